@@ -1,0 +1,1 @@
+//! Files: mapped read-only, replaced atomically.

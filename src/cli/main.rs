@@ -1,0 +1,2 @@
+//! The command `mynah`.
+fn main() {}
