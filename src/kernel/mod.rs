@@ -1,1 +1,144 @@
-//! (room)
+//! The arithmetic, once for each instruction set.
+//!
+//! [`Kernels`] is a table of function pointers; [`best`] picks one for this machine and [`available`] lists all that
+//! run here. `body.rs` holds each kernel in plain Rust over a fixed number of lanes, `backend.rs` compiles those bodies
+//! again for each instruction set, and `x86.rs`, `arm.rs`, `wasm.rs` hold what is written by hand. `pool.rs` lends
+//! parts of an output to threads.
+//!
+//! # Numeric contract
+//! A result depends on the inputs alone: not on the backend, the number of threads, or which rows were fed together.
+//!
+//! * [`Kernels::dots`]: 16 lanes; lane `l` starts at 0 and adds `x[k]·w[k]` for `k = l, l+16, …` by fused multiply-add;
+//!   the lanes are summed as a tree: `l` with `l+8`, then `+4`, `+2`, `+1`.
+//! * [`Kernels::sums`], [`Kernels::outer`]: one chain an output, in the order of the inner index, by fused multiply-add,
+//!   starting from the value that is there.
+//! * [`Kernels::int_dots`]: for each block of weights that share a scale, in order: the exact integer sum, then
+//!   `acc = fma(scale · d, sum, acc)` and, for formats with a minimum, `low = fma(min · d, Σ q, low)`; the output is
+//!   `acc + low`.
+//! * WebAssembly has no fused multiply-add: there `fma(a, b, c)` rounds twice.
+
+pub mod body;
+pub mod pool;
+
+use crate::quant::Matrix;
+use core::ops::Range;
+use std::prelude::v1::*;
+
+pub use pool::{Pool, Scratch, Tile};
+
+/// A read-only matrix of `f32`: `n` rows of `c` values, `stride` apart.
+#[derive(Clone, Copy)]
+pub struct View<'a> {
+    /// The values; row `i` starts at `i · stride`.
+    pub data: &'a [f32],
+    /// Rows.
+    pub n: usize,
+    /// Columns.
+    pub c: usize,
+    /// Distance of rows.
+    pub stride: usize,
+}
+
+impl<'a> View<'a> {
+    /// `n` rows of `c` values without gaps.
+    pub fn new(data: &'a [f32], n: usize, c: usize) -> Self {
+        Self::strided(data, n, c, c)
+    }
+
+    /// # Panics
+    /// If `data` is too short.
+    pub fn strided(data: &'a [f32], n: usize, c: usize, stride: usize) -> Self {
+        assert!(
+            n == 0 || (n - 1) * stride + c <= data.len(),
+            "view of {n} × {c}, stride {stride}, in {} values",
+            data.len()
+        );
+        View { data, n, c, stride }
+    }
+
+    /// Row `i`.
+    #[inline(always)]
+    pub fn row(&self, i: usize) -> &'a [f32] {
+        &self.data[i * self.stride..i * self.stride + self.c]
+    }
+
+    /// Rows `range`.
+    pub fn rows(&self, range: Range<usize>) -> Self {
+        View { data: &self.data[range.start * self.stride..], n: range.len(), ..*self }
+    }
+
+    /// Columns `range` of every row.
+    pub fn cols(&self, range: Range<usize>) -> Self {
+        View { data: &self.data[range.start..], c: range.len(), ..*self }
+    }
+}
+
+/// Rows rounded to 8 bits in blocks of 32: `x ≈ d · q`. What the fast path of a linear layer multiplies with.
+#[derive(Default, Clone)]
+pub struct Acts8 {
+    /// Rows.
+    pub n: usize,
+    /// Columns, a multiple of 32.
+    pub c: usize,
+    /// Codes −127..127, `[n, c]`.
+    pub q: Vec<i8>,
+    /// Scales, `[n, c / 32]`.
+    pub d: Vec<f32>,
+    /// Sums of 16 neighbouring codes, `[n, c / 16]`.
+    pub s: Vec<i32>,
+}
+
+impl Acts8 {
+    /// Room for `n` rows of `c` values.
+    pub fn resize(&mut self, n: usize, c: usize) {
+        assert!(c % 32 == 0, "columns {c} in blocks of 32");
+        (self.n, self.c) = (n, c);
+        self.q.resize(n * c, 0);
+        self.d.resize(n * c / 32, 0.0);
+        self.s.resize(n * c / 16, 0);
+    }
+}
+
+/// Every kernel of one backend.
+pub struct Kernels {
+    /// Its name, as `MYNAH_BACKEND` takes it.
+    pub name: &'static str,
+    /// `y = x · wᵀ`. x: `[n, c]`, w: `[f, c]`, y: `[n, f]`.
+    pub dots: fn(x: View, w: View, y: &mut Tile),
+    /// `y += a · w`. a: `[n, k]`, w: `[k, c]`, y: `[n, c]`.
+    pub sums: fn(a: View, w: View, y: &mut Tile),
+    /// `y += aᵀ · b`. a: `[t, f]`, b: `[t, c]`, y: `[f, c]`.
+    pub outer: fn(a: View, b: View, y: &mut Tile),
+    /// Columns `cols` (on block edges) of rows `rows` of a frozen matrix, decoded. out: `[rows, cols]` without gaps.
+    pub decode: fn(w: &Matrix, rows: Range<usize>, cols: Range<usize>, out: &mut [f32]),
+    /// Rounds rows to 8 bits: `d = max|x| / 127`, `q = x / d` to the nearest, ties to even. x: `[n, c]`.
+    pub quantize: fn(x: View, row: usize, out: &mut Acts8),
+    /// `y = x · wᵀ` for rows `rows` of a matrix whose format has integer codes. x: `[n, c]`, y: `[n, rows]`.
+    pub int_dots: fn(w: &Matrix, rows: Range<usize>, x: &Acts8, y: &mut Tile, scratch: &mut Scratch),
+    /// `x = exp(x)`.
+    pub exp: fn(x: &mut [f32]),
+    /// `x = softmax(x)`; returns `ln Σ exp(x)`.
+    pub softmax: fn(x: &mut [f32]) -> f32,
+    /// `out = silu(gate) · up`.
+    pub silu_mul: fn(gate: &[f32], up: &[f32], out: &mut [f32]),
+    /// From `d = ∂L/∂out`: `dgate = d · up · silu′(gate)`, `dup = d · silu(gate)`. `gate` and `up` are overwritten by
+    /// their gradients.
+    pub silu_mul_backward: fn(gate: &mut [f32], up: &mut [f32], d: &[f32]),
+    /// Half floats (bits) to `f32`.
+    pub widen: fn(x: &[u16], out: &mut [f32]),
+    /// `f32` to the nearest half float (bits), ties to even.
+    pub narrow: fn(x: &[f32], out: &mut [u16]),
+}
+
+/// The plain backend: the reference for all others.
+pub static PLAIN: Kernels = body::PLAIN;
+
+/// Every backend that runs on this machine, plain first.
+pub fn available() -> Vec<&'static Kernels> {
+    vec![&PLAIN]
+}
+
+/// The fastest backend of this machine.
+pub fn best() -> &'static Kernels {
+    available()[available().len() - 1]
+}
