@@ -1,1 +1,323 @@
-//! Files: mapped read-only, replaced atomically.
+//! Files: mapped read-only, read whole, replaced atomically. Every error carries the path.
+//!
+//! **A mapped file must not change.** Whoever shortens a file that is mapped makes the next access to the missing part
+//! end the process with a signal, and no library can turn that into an error. So models belong in storage of the
+//! program's own; files are replaced by [`replace`] (which leaves the mapped one alone), never written in place; and
+//! for files that others may write or that lie on a network, [`read`] takes a copy instead. [`open`] never reads a copy
+//! behind the caller's back: where a file system cannot map, it says so.
+#![allow(unsafe_code)] // mapping a file, and asking whether a process lives
+
+use super::{Bytes, Limits};
+use crate::error::{Error, Result};
+use std::fs::{self, File, Metadata, OpenOptions};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::prelude::v1::*;
+
+/// Maps a regular file read-only, exactly as long as it is now. Never waits, whatever the path names.
+///
+/// # Errors
+/// `Io` from the system; `Invalid` for a directory, a pipe, a socket or a device; `Limit` if the address space cannot
+/// hold the file.
+pub fn open(path: &Path) -> Result<Bytes> {
+    open_inner(path).map_err(|e| e.in_file(path.to_string_lossy()))
+}
+
+/// Reads a regular file of at most `limit` bytes. Never waits, whatever the path names.
+///
+/// # Errors
+/// As [`open`], and `Limit` if the file is longer than `limit`.
+pub fn read(path: &Path, limit: u64) -> Result<Vec<u8>> {
+    read_inner(path, limit).map_err(|e| e.in_file(path.to_string_lossy()))
+}
+
+/// Makes `bytes` the content of the file at `path`: a new file beside it is written, forced to the disk and renamed
+/// over it. After a crash at any moment the path names the whole old file or the whole new one. On an error the old
+/// file is as it was and the new one is removed. What a dead process left behind from the same target is removed.
+///
+/// An existing file keeps its permissions. A symbolic link is replaced, not followed.
+///
+/// # Errors
+/// `Io` from the system; `Invalid` if the path names something other than a regular file, or a file marked read-only.
+pub fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
+    replace_inner(path, bytes).map_err(|e| e.in_file(path.to_string_lossy()))
+}
+
+fn io(doing: &'static str) -> impl FnOnce(io::Error) -> Error {
+    move |source| Error::Io { doing, source }
+}
+
+/// Refuses what is no regular file, by its name.
+fn regular(meta: &Metadata) -> Result<()> {
+    let kind = meta.file_type();
+    if kind.is_file() {
+        return Ok(());
+    }
+    let mut found = if kind.is_dir() { "a directory" } else { "something else" };
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::FileTypeExt;
+        if kind.is_fifo() {
+            found = "a pipe";
+        } else if kind.is_socket() {
+            found = "a socket";
+        } else if kind.is_char_device() || kind.is_block_device() {
+            found = "a device";
+        }
+    }
+    Err(Error::invalid("file", format!("a regular file is needed and this is {found}")))
+}
+
+/// Opens a regular file for reading. The kind is looked at before, so that no device or pipe is touched, and again
+/// after, on the open file, since the name may have come to mean another file between the two; `O_NONBLOCK` keeps a
+/// pipe that slips in from holding us. It has no effect on regular files.
+fn open_regular(path: &Path) -> Result<(File, u64)> {
+    regular(&fs::metadata(path).map_err(io("look at"))?)?;
+    let mut options = OpenOptions::new();
+    options.read(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, libc::O_NONBLOCK);
+    let file = options.open(path).map_err(io("open"))?;
+    let meta = file.metadata().map_err(io("look at"))?;
+    regular(&meta)?;
+    Ok((file, meta.len()))
+}
+
+fn open_inner(path: &Path) -> Result<Bytes> {
+    let (file, len) = open_regular(path)?;
+    let most = isize::MAX.unsigned_abs();
+    let len = usize::try_from(len)
+        .ok()
+        .filter(|&len| len <= most)
+        .ok_or_else(|| Error::limit("address space", len, most as u64))?;
+    if len == 0 {
+        return Ok(Bytes::from_static(&[])); // the system maps no empty range
+    }
+    // SAFETY: the mapping is private to this process, read-only, and exactly as long as the regular file was when
+    // looked at above. That nobody shortens the file while it is mapped cannot be established here; the front page
+    // of this file makes it the caller's duty.
+    let map = unsafe { memmap2::MmapOptions::new().len(len).map(&file) }.map_err(io("map"))?;
+    Ok(Bytes::from_map(map))
+}
+
+fn read_inner(path: &Path, limit: u64) -> Result<Vec<u8>> {
+    let (file, len) = open_regular(path)?;
+    Limits::check("file", len, limit)?;
+    let mut out = Vec::new();
+    let len = usize::try_from(len).unwrap_or(usize::MAX);
+    out.try_reserve_exact(len).map_err(|_| Error::limit("memory", len as u64, 0))?;
+    // A file that grows while it is read must not pass the limit either.
+    file.take(limit.saturating_add(1)).read_to_end(&mut out).map_err(io("read"))?;
+    Limits::check("file", out.len() as u64, limit)?;
+    Ok(out)
+}
+
+fn replace_inner(path: &Path, bytes: &[u8]) -> Result<()> {
+    let Some(name) = path.file_name() else {
+        return Err(Error::invalid("path", "it does not end in a file name"));
+    };
+    let old = match fs::metadata(path) {
+        Ok(meta) => Some(meta),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+        Err(e) => return Err(io("look at")(e)),
+    };
+    if let Some(meta) = &old {
+        regular(meta)?;
+        if meta.permissions().readonly() {
+            return Err(Error::invalid("file", "it is marked read-only and will not be replaced"));
+        }
+    }
+    let folder = match path.parent() {
+        Some(p) if !p.as_os_str().is_empty() => p,
+        _ => Path::new("."),
+    };
+    remove_stale(folder, name);
+
+    let (file, temporary) = create_beside(folder, name)?;
+    let permissions = old.map(|meta| meta.permissions());
+    let written = write_and_rename(file, &temporary, path, permissions, bytes);
+    if written.is_err() {
+        // The first error is the one to report; a failure to clean up adds nothing to it.
+        fs::remove_file(&temporary).ok();
+    }
+    written?;
+    sync_folder(folder)
+}
+
+/// A new file in the target's folder, of a name that nobody has.
+fn create_beside(folder: &Path, name: &std::ffi::OsStr) -> Result<(File, PathBuf)> {
+    use std::hash::{BuildHasher, Hasher};
+    let mut tries = 0u32;
+    loop {
+        // The standard library's hash keys are its one source of randomness.
+        let random = std::collections::hash_map::RandomState::new().build_hasher().finish();
+        let mut own = name.to_os_string();
+        own.push(format!(".tmp-{}-{:08x}", std::process::id(), random as u32));
+        let temporary = folder.join(own);
+        match OpenOptions::new().write(true).create_new(true).open(&temporary) {
+            Ok(file) => return Ok((file, temporary)),
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists && tries < 16 => tries = tries.saturating_add(1),
+            Err(e) => return Err(io("create a file beside it")(e)),
+        }
+    }
+}
+
+fn write_and_rename(
+    mut file: File,
+    temporary: &Path,
+    path: &Path,
+    permissions: Option<fs::Permissions>,
+    bytes: &[u8],
+) -> Result<()> {
+    file.write_all(bytes).map_err(io("write"))?;
+    if let Some(permissions) = permissions {
+        file.set_permissions(permissions).map_err(io("set permissions"))?;
+    }
+    // On Apple systems this is F_FULLFSYNC. After an error the data counts as lost: trying again could succeed
+    // without having written it.
+    file.sync_all().map_err(io("force to disk"))?;
+    drop(file);
+    fs::rename(temporary, path).map_err(io("rename"))
+}
+
+/// Forces the rename itself to disk.
+fn sync_folder(folder: &Path) -> Result<()> {
+    if cfg!(unix) {
+        File::open(folder).and_then(|f| f.sync_all()).map_err(io("force the folder to disk"))?;
+    }
+    Ok(())
+}
+
+/// Removes `name.tmp-<pid>-<random>` files of processes that no longer run. What cannot be removed stays: it harms
+/// nobody.
+fn remove_stale(folder: &Path, name: &std::ffi::OsStr) {
+    let (Some(name), Ok(entries)) = (name.to_str(), fs::read_dir(folder)) else { return };
+    for entry in entries.flatten() {
+        let entry_name = entry.file_name();
+        let pid = entry_name
+            .to_str()
+            .and_then(|n| n.strip_prefix(name)?.strip_prefix(".tmp-")?.split_once('-'))
+            .filter(|(_, random)| random.len() == 8 && random.bytes().all(|b| b.is_ascii_hexdigit()))
+            .and_then(|(pid, _)| pid.parse().ok());
+        if pid.is_some_and(dead) {
+            fs::remove_file(entry.path()).ok();
+        }
+    }
+}
+
+/// Whether no process has this number. When in doubt, it lives.
+fn dead(pid: u32) -> bool {
+    #[cfg(unix)]
+    if let Ok(pid) = libc::pid_t::try_from(pid).map(|p| p.max(1)) {
+        // SAFETY: signal 0 is never delivered; the call only looks the number up.
+        let found = unsafe { libc::kill(pid, 0) };
+        return found == -1 && io::Error::last_os_error().raw_os_error() == Some(libc::ESRCH);
+    }
+    let _ = pid;
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(folder: &Path) -> Vec<String> {
+        let mut v: Vec<_> =
+            fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        v.sort();
+        v
+    }
+
+    #[test]
+    fn maps_what_is_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        fs::write(&path, b"hello").unwrap();
+        let mapped = open(&path).unwrap();
+        assert_eq!(&mapped[..], b"hello");
+        replace(&path, b"other").unwrap();
+        assert_eq!(&mapped[..], b"hello", "a mapped file is never written in place");
+        assert_eq!(read(&path, 5).unwrap(), b"other");
+        assert!(matches!(read(&path, 4).unwrap_err().inner(), Error::Limit { asked: 5, allowed: 4, .. }));
+        fs::write(&path, b"").unwrap();
+        assert!(open(&path).unwrap().is_empty());
+    }
+
+    #[test]
+    fn errors_carry_the_path() {
+        let dir = tempfile::tempdir().unwrap();
+        let missing = dir.path().join("no\nsuch");
+        for e in [open(&missing).unwrap_err(), read(&missing, 1).unwrap_err()] {
+            assert!(matches!(e.inner(), Error::Io { doing: "look at", .. }), "{e}");
+            assert!(e.to_string().contains("no\\nsuch: look at"), "{e}");
+        }
+        for e in [open(dir.path()).unwrap_err(), replace(dir.path(), b"x").unwrap_err()] {
+            assert!(e.to_string().contains("a directory"), "{e}");
+        }
+        assert!(replace(&dir.path().join("none/file"), b"x").is_err());
+        assert!(replace(Path::new("/"), b"x").is_err());
+        assert!(replace(Path::new(""), b"x").is_err());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn pipes_devices_and_loops_are_refused_without_waiting() {
+        let dir = tempfile::tempdir().unwrap();
+        let pipe = dir.path().join("pipe");
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status().unwrap();
+        assert!(made.success());
+        let zero = Path::new("/dev/zero");
+        for (path, word) in [(pipe.as_path(), "a pipe"), (zero, "a device")] {
+            for e in [open(path).unwrap_err(), read(path, 9).unwrap_err(), replace(path, b"").unwrap_err()] {
+                assert!(matches!(e.inner(), Error::Invalid { .. }) && e.to_string().contains(word), "{e}");
+            }
+        }
+        let loop_ = dir.path().join("loop");
+        std::os::unix::fs::symlink(&loop_, &loop_).unwrap();
+        assert!(matches!(open(&loop_).unwrap_err().inner(), Error::Io { .. }));
+        assert!(matches!(open(Path::new("a\0b")).unwrap_err().inner(), Error::Io { .. }));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn replacing_keeps_permissions_and_leaves_nothing_behind() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        fs::write(&path, b"old").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+        replace(&path, b"new").unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o444)).unwrap();
+        assert!(replace(&path, b"x").unwrap_err().to_string().contains("read-only"));
+        assert_eq!(fs::read(&path).unwrap(), b"new");
+        assert_eq!(names(dir.path()), ["a"]);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn leavings_of_the_dead_are_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let gone = child.id();
+        child.wait().unwrap();
+        let live = std::process::id();
+        for name in [format!("a.tmp-{gone}-0123abcd"), format!("a.tmp-{live}-0123abcd")] {
+            fs::write(dir.path().join(name), b"").unwrap();
+        }
+        for other in [format!("b.tmp-{gone}-0123abcd"), format!("a.tmp-{gone}-notes"), "a.tmp-x-0123abcd".into()] {
+            fs::write(dir.path().join(other), b"").unwrap();
+        }
+        replace(&path, b"new").unwrap();
+        let mut want = vec![
+            "a".to_string(),
+            format!("a.tmp-{live}-0123abcd"),
+            format!("a.tmp-{gone}-notes"),
+            "a.tmp-x-0123abcd".into(),
+            format!("b.tmp-{gone}-0123abcd"),
+        ];
+        want.sort();
+        assert_eq!(names(dir.path()), want);
+    }
+}

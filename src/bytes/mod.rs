@@ -1,8 +1,19 @@
 //! Bytes and the checked ways to read them. Where they live (a mapped file, a browser buffer, flash) is the
 //! caller's business: everything above this room sees one slice.
 
+//!
+//! Input is hostile here and in the parsers above ([`crate::gguf`], [`crate::container`]): counts and lengths are
+//! checked against what remains and against [`Limits`] before anything is reserved.
+#![cfg_attr(
+    not(test),
+    deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used, clippy::arithmetic_side_effects)
+)]
+
+mod limits;
 #[cfg(feature = "std")]
 pub mod map;
+
+pub use limits::Limits;
 
 use crate::error::{Error, Result};
 use core::ops::{Deref, Range};
@@ -33,7 +44,7 @@ impl Bytes {
 
     /// The bytes of native `f32` values, shared with whoever else holds the `Arc`.
     pub fn from_floats(values: Arc<Vec<f32>>) -> Self {
-        Bytes { range: 0..values.len() * 4, keep: Keep::Floats(values) }
+        Bytes { range: 0..size_of_val(values.as_slice()), keep: Keep::Floats(values) }
     }
 
     #[cfg(feature = "std")]
@@ -46,13 +57,16 @@ impl Bytes {
     /// # Errors
     /// `Corrupt` if the range does not lie inside.
     pub fn slice(&self, range: Range<usize>) -> Result<Self> {
-        if range.start > range.end || range.end > self.len() {
-            return Err(Error::corrupt(
+        let inside = range.start <= range.end && range.end <= self.len();
+        let start = self.range.start.checked_add(range.start).filter(|_| inside);
+        let end = self.range.start.checked_add(range.end);
+        match (start, end) {
+            (Some(start), Some(end)) => Ok(Bytes { keep: self.keep.clone(), range: start..end }),
+            _ => Err(Error::corrupt(
                 format!("range {}..{} leaves the {} bytes there are", range.start, range.end, self.len()),
                 range.start,
-            ));
+            )),
         }
-        Ok(Bytes { keep: self.keep.clone(), range: self.range.start + range.start..self.range.start + range.end })
     }
 }
 
@@ -67,7 +81,8 @@ impl Deref for Bytes {
             #[cfg(feature = "std")]
             Keep::Mapped(m) => m,
         };
-        &all[self.range.clone()]
+        // Every constructor keeps the range inside.
+        all.get(self.range.clone()).unwrap_or_default()
     }
 }
 
@@ -80,5 +95,160 @@ impl From<Vec<u8>> for Bytes {
 impl core::fmt::Debug for Bytes {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         write!(f, "Bytes({} bytes)", self.len())
+    }
+}
+
+/// A place in a slice, moving forward. Numbers are little-endian. Every read is checked, and an error carries the
+/// offset in the file at which the value that did not fit begins.
+#[derive(Clone, Debug)]
+pub struct Cursor<'a> {
+    rest: &'a [u8],
+    offset: usize,
+}
+
+impl<'a> Cursor<'a> {
+    /// At the first byte of `bytes`, which is offset 0.
+    pub fn new(bytes: &'a [u8]) -> Self {
+        Cursor { rest: bytes, offset: 0 }
+    }
+
+    /// At the first byte of `bytes`, a part that begins at `offset` of its file. Offsets count from the file's start.
+    pub fn at(bytes: &'a [u8], offset: usize) -> Self {
+        Cursor { rest: bytes, offset }
+    }
+
+    /// Offset of the next byte.
+    pub fn offset(&self) -> usize {
+        self.offset
+    }
+
+    /// Bytes not yet read.
+    pub fn remaining(&self) -> usize {
+        self.rest.len()
+    }
+
+    /// The next `n` bytes.
+    ///
+    /// # Errors
+    /// `Corrupt` if fewer remain. So for every read below.
+    pub fn take(&mut self, n: usize) -> Result<&'a [u8]> {
+        let Some((head, rest)) = self.rest.split_at_checked(n) else {
+            let what = format!("ends early: {n} bytes wanted, {} remain", self.rest.len());
+            return Err(Error::corrupt(what, self.offset));
+        };
+        self.rest = rest;
+        // Cannot pass the end of a slice, whose length fits.
+        self.offset = self.offset.saturating_add(n);
+        Ok(head)
+    }
+
+    /// The next `N` bytes.
+    pub fn array<const N: usize>(&mut self) -> Result<[u8; N]> {
+        let mut out = [0; N];
+        out.copy_from_slice(self.take(N)?);
+        Ok(out)
+    }
+
+    /// A byte.
+    pub fn u8(&mut self) -> Result<u8> {
+        self.array().map(u8::from_le_bytes)
+    }
+
+    /// Two bytes.
+    pub fn u16(&mut self) -> Result<u16> {
+        self.array().map(u16::from_le_bytes)
+    }
+
+    /// Four bytes.
+    pub fn u32(&mut self) -> Result<u32> {
+        self.array().map(u32::from_le_bytes)
+    }
+
+    /// Eight bytes.
+    pub fn u64(&mut self) -> Result<u64> {
+        self.array().map(u64::from_le_bytes)
+    }
+
+    /// A signed byte.
+    pub fn i8(&mut self) -> Result<i8> {
+        self.array().map(i8::from_le_bytes)
+    }
+
+    /// Two bytes, signed.
+    pub fn i16(&mut self) -> Result<i16> {
+        self.array().map(i16::from_le_bytes)
+    }
+
+    /// Four bytes, signed.
+    pub fn i32(&mut self) -> Result<i32> {
+        self.array().map(i32::from_le_bytes)
+    }
+
+    /// Eight bytes, signed.
+    pub fn i64(&mut self) -> Result<i64> {
+        self.array().map(i64::from_le_bytes)
+    }
+
+    /// Four bytes of IEEE 754.
+    pub fn f32(&mut self) -> Result<f32> {
+        self.array().map(f32::from_le_bytes)
+    }
+
+    /// Eight bytes of IEEE 754.
+    pub fn f64(&mut self) -> Result<f64> {
+        self.array().map(f64::from_le_bytes)
+    }
+
+    /// Eight bytes that count things of at least `each` bytes, all of which must still follow. The result may be
+    /// reserved: it is bounded by the file.
+    ///
+    /// # Errors
+    /// `Corrupt` naming `what` if that many cannot follow.
+    pub fn count(&mut self, what: &str, each: usize) -> Result<usize> {
+        let offset = self.offset;
+        let n = self.u64()?;
+        let most = self.rest.len().checked_div(each).unwrap_or(usize::MAX);
+        usize::try_from(n).ok().filter(|&n| n <= most).ok_or_else(|| {
+            Error::corrupt(format!("{what}: {n} of at least {each} bytes, {} remain", self.rest.len()), offset)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slices_share_and_stay_inside() {
+        let all = Bytes::from(vec![0, 1, 2, 3, 4, 5, 6, 7]);
+        let part = all.slice(2..6).unwrap();
+        assert_eq!(&part[..], &[2, 3, 4, 5]);
+        assert_eq!(&part.slice(1..4).unwrap()[..], &[3, 4, 5]);
+        assert!(part.slice(4..4).unwrap().is_empty());
+        for bad in [0..5, 5..5, 3..usize::MAX, Range { start: 3, end: 2 }] {
+            assert!(matches!(part.slice(bad), Err(Error::Corrupt { .. })));
+        }
+        let floats = Bytes::from_floats(Arc::new(vec![1.0, 2.0]));
+        assert_eq!(floats.len(), 8);
+    }
+
+    #[test]
+    fn cursor_reads_little_endian_and_stops_at_the_end() {
+        let bytes = [1, 2, 0, 3, 0, 0, 0, 0xff, 0xff];
+        let mut c = Cursor::at(&bytes, 100);
+        assert_eq!((c.u8().unwrap(), c.u16().unwrap(), c.u32().unwrap(), c.i16().unwrap()), (1, 2, 3, -1));
+        assert_eq!((c.offset(), c.remaining()), (109, 0));
+        assert!(matches!(c.u64(), Err(Error::Corrupt { offset: 109, .. })));
+        assert!(c.take(0).unwrap().is_empty());
+    }
+
+    #[test]
+    fn counts_are_bounded_by_what_follows() {
+        let mut bytes = 3u64.to_le_bytes().to_vec();
+        bytes.extend([0; 12]);
+        assert_eq!(Cursor::new(&bytes).count("things", 4).unwrap(), 3);
+        assert!(matches!(Cursor::new(&bytes).count("things", 5), Err(Error::Corrupt { offset: 0, .. })));
+        let huge = u64::MAX.to_le_bytes();
+        assert!(Cursor::new(&huge).count("things", 1).is_err());
     }
 }

@@ -1,0 +1,84 @@
+//! What a file may ask of us.
+
+/// Bounds on files, checked before anything is reserved. Every error names the field that was passed.
+///
+/// The defaults fit every published model; a program that knows its files may set them lower or higher.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Limits {
+    /// Bytes of a file.
+    pub file: u64,
+    /// Metadata pairs of a model file.
+    pub pairs: u64,
+    /// Tensors of a model file.
+    pub tensors: u64,
+    /// Bytes of a metadata key.
+    pub key: u64,
+    /// Bytes of a tensor or section name.
+    pub name: u64,
+    /// Bytes of one string.
+    pub string: u64,
+    /// Bytes of all strings of one array together.
+    pub strings: u64,
+    /// Elements of a metadata array.
+    pub array: u64,
+    /// Values of one tensor.
+    pub elements: u64,
+    /// Alignment of tensor data, in bytes.
+    pub alignment: u64,
+    /// Sections of a container.
+    pub sections: u64,
+    /// Nesting of a JSON text.
+    pub json_depth: u64,
+    /// Bytes of a JSON text.
+    pub json: u64,
+    /// Bytes of a safetensors header.
+    pub safetensors_header: u64,
+    /// Bytes of a chat template.
+    pub template: u64,
+    /// Steps a chat template may take.
+    pub template_steps: u64,
+    /// Bytes a chat template may write.
+    pub template_output: u64,
+    /// Bytes of one line of a dataset.
+    pub line: u64,
+    /// Rank of an adapter.
+    pub rank: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        const KIB: u64 = 1 << 10;
+        const MIB: u64 = 1 << 20;
+        const GIB: u64 = 1 << 30;
+        Limits {
+            file: 64 * GIB,
+            pairs: 65_536,
+            tensors: 65_536,
+            key: 65_535,
+            name: 1_024,
+            string: 16 * MIB,
+            strings: 64 * MIB,
+            array: 4 * MIB,
+            elements: 1 << 40,
+            alignment: 65_536,
+            sections: 65_536,
+            json_depth: 64,
+            json: MIB,
+            safetensors_header: 100_000_000,
+            template: 256 * KIB,
+            template_steps: 1_000_000,
+            template_output: 4 * MIB,
+            line: 8 * MIB,
+            rank: 1_024,
+        }
+    }
+}
+
+impl Limits {
+    /// # Errors
+    /// `Limit` named `what` if `asked` is more than `allowed`.
+    pub fn check(what: &str, asked: u64, allowed: u64) -> crate::Result<()> {
+        if asked > allowed { Err(crate::Error::limit(what, asked, allowed)) } else { Ok(()) }
+    }
+}
