@@ -1,4 +1,15 @@
 //! Block formats of matrices, as ggml defines them, and the frozen matrix that uses them.
+//!
+//! A format is a row of [`FORMATS`]. Its functions for one block stand in the file of its family: `decode` gives
+//! ggml's values bit for bit, `encode` ggml's reference bytes, `codes` what an integer dot product needs. A format
+//! with nothing but a decoder already trains and generates.
+
+mod float;
+mod legacy;
+mod table;
+
+pub use table::FORMATS;
+pub(crate) use table::{decode_inline, unpack_inline};
 
 use crate::bytes::Bytes;
 use crate::error::{Error, Result};
@@ -19,6 +30,38 @@ pub struct Format {
     pub decode: Option<fn(&[u8], &mut [f32])>,
     /// Values to whole blocks, byte for byte as ggml's reference.
     pub encode: Option<fn(&[f32], &mut [u8])>,
+    /// One block as small integers with scales, where that is natural.
+    pub codes: Option<Codes>,
+}
+
+/// How a block is read as unsigned codes: value = scale · (code − `zero`) + min, with a scale and a min for every
+/// `sub` values.
+pub struct Codes {
+    /// The code of the value 0, before the min is added.
+    pub zero: u8,
+    /// Values that share a scale: 16 or 32.
+    pub sub: usize,
+    /// Whether there are mins.
+    pub min: bool,
+    /// Takes one block to its codes `[block]`, scales `[block / sub]` and mins (as many as scales, or none).
+    pub unpack: fn(block: &[u8], codes: &mut [u8], scales: &mut [f32], mins: &mut [f32]),
+}
+
+impl Format {
+    /// The format of ggml's type `id`.
+    pub fn by_id(id: u32) -> Option<&'static Format> {
+        FORMATS.iter().find(|format| format.id == id)
+    }
+
+    /// The format of that name; case does not matter.
+    pub fn by_name(name: &str) -> Option<&'static Format> {
+        FORMATS.iter().find(|format| format.name.eq_ignore_ascii_case(name))
+    }
+
+    /// Bytes of a row of `cols` values; `None` if it does not end on a block edge or overflows.
+    pub fn row_bytes(&self, cols: usize) -> Option<usize> {
+        if cols.is_multiple_of(self.block) { (cols / self.block).checked_mul(self.bytes) } else { None }
+    }
 }
 
 /// A frozen matrix of a file: `rows` outputs, `cols` inputs, each row a run of blocks along the input side.
@@ -41,10 +84,10 @@ impl Matrix {
         if format.decode.is_none() {
             return Err(Error::unsupported("tensor format", format.name));
         }
-        if cols % format.block != 0 {
+        if !cols.is_multiple_of(format.block) {
             return Err(Error::mismatch("matrix columns", format!("a multiple of {}", format.block), cols));
         }
-        let want = (cols / format.block).checked_mul(format.bytes).and_then(|b| b.checked_mul(rows));
+        let want = format.row_bytes(cols).and_then(|bytes| bytes.checked_mul(rows));
         if want != Some(data.len()) {
             return Err(Error::mismatch(
                 format!("bytes of a {rows} × {cols} {} matrix", format.name),
@@ -83,5 +126,26 @@ impl Matrix {
     }
 }
 
-/// Every format this build knows.
-pub static FORMATS: &[Format] = &[];
+/// Stores `values`, `[rows, cols]` row-major, in `format`.
+///
+/// # Errors
+/// `Unsupported` if this build cannot write the format; `Mismatch` if `cols` is no multiple of the block or there are
+/// not `rows · cols` values.
+pub fn encode_matrix(format: &'static Format, rows: usize, cols: usize, values: &[f32]) -> Result<Matrix> {
+    let Some(encode) = format.encode else {
+        return Err(Error::unsupported("tensor format to write", format.name));
+    };
+    if rows.checked_mul(cols) != Some(values.len()) {
+        return Err(Error::mismatch(
+            format!("values of a {rows} × {cols} matrix"),
+            rows.saturating_mul(cols),
+            values.len(),
+        ));
+    }
+    let Some(row_bytes) = format.row_bytes(cols) else {
+        return Err(Error::mismatch("matrix columns", format!("a multiple of {}", format.block), cols));
+    };
+    let mut bytes = vec![0; rows * row_bytes];
+    encode(values, &mut bytes);
+    Matrix::new(format, rows, cols, Bytes::from(bytes))
+}

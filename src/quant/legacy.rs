@@ -1,0 +1,191 @@
+//! Blocks of 32 values with a scale each and, in the `_1` formats, a minimum.
+//!
+//! | format | bytes | layout | value |
+//! | --- | --- | --- | --- |
+//! | Q4_0 | 18 | d: f16, 16 bytes of nibbles | (q − 8) · d |
+//! | Q4_1 | 20 | d, m: f16, 16 bytes of nibbles | q · d + m |
+//! | Q5_0 | 22 | d: f16, 32 fifth bits, 16 bytes of nibbles | (q − 16) · d |
+//! | Q5_1 | 24 | d, m: f16, 32 fifth bits, 16 bytes of nibbles | q · d + m |
+//! | Q8_0 | 34 | d: f16, 32 signed bytes | q · d |
+//!
+//! The low nibble of byte j is value j, the high nibble value j + 16; bit j of the fifth bits belongs to value j.
+
+use super::float::{half_at, to_half};
+
+/// The 4-bit codes of a block whose nibbles start at byte `at`.
+#[inline(always)]
+fn nibbles(b: &[u8], at: usize) -> [u8; 32] {
+    let mut q = [0; 32];
+    let packed = &b[at..at + 16];
+    for j in 0..16 {
+        q[j] = packed[j] & 15;
+        q[j + 16] = packed[j] >> 4;
+    }
+    q
+}
+
+/// The 5-bit codes of a block whose fifth bits start at byte `at`, with the nibbles after them.
+#[inline(always)]
+fn five_bits(b: &[u8], at: usize) -> [u8; 32] {
+    let mut q = nibbles(b, at + 4);
+    for j in 0..32 {
+        // A mask instead of a shift by j: vector units have no shift of bytes by different counts.
+        q[j] |= if b[at + j / 8] & 1 << (j % 8) != 0 { 16 } else { 0 };
+    }
+    q
+}
+
+/// Q4_0.
+#[inline(always)]
+pub(crate) fn q4_0(b: &[u8; 18], y: &mut [f32; 32]) {
+    let (d, q) = (half_at(b, 0), nibbles(b, 2));
+    for j in 0..32 {
+        y[j] = (q[j] as i32 - 8) as f32 * d;
+    }
+}
+
+/// Q4_1.
+#[inline(always)]
+pub(crate) fn q4_1(b: &[u8; 20], y: &mut [f32; 32]) {
+    let (d, m, q) = (half_at(b, 0), half_at(b, 2), nibbles(b, 4));
+    for j in 0..32 {
+        y[j] = q[j] as f32 * d + m;
+    }
+}
+
+/// Q5_0.
+#[inline(always)]
+pub(crate) fn q5_0(b: &[u8; 22], y: &mut [f32; 32]) {
+    let (d, q) = (half_at(b, 0), five_bits(b, 2));
+    for j in 0..32 {
+        y[j] = (q[j] as i32 - 16) as f32 * d;
+    }
+}
+
+/// Q5_1.
+#[inline(always)]
+pub(crate) fn q5_1(b: &[u8; 24], y: &mut [f32; 32]) {
+    let (d, m, q) = (half_at(b, 0), half_at(b, 2), five_bits(b, 4));
+    for j in 0..32 {
+        y[j] = q[j] as f32 * d + m;
+    }
+}
+
+/// Q8_0.
+#[inline(always)]
+pub(crate) fn q8_0(b: &[u8; 34], y: &mut [f32; 32]) {
+    let d = half_at(b, 0);
+    for j in 0..32 {
+        y[j] = b[2 + j] as i8 as f32 * d;
+    }
+}
+
+/// Codes of Q4_0; zero is 8.
+#[inline(always)]
+pub(crate) fn q4_0_codes(b: &[u8; 18], q: &mut [u8; 32], d: &mut [f32; 1], _: &mut [f32; 0]) {
+    (*q, *d) = (nibbles(b, 2), [half_at(b, 0)]);
+}
+
+/// Codes of Q4_1.
+#[inline(always)]
+pub(crate) fn q4_1_codes(b: &[u8; 20], q: &mut [u8; 32], d: &mut [f32; 1], m: &mut [f32; 1]) {
+    (*q, *d, *m) = (nibbles(b, 4), [half_at(b, 0)], [half_at(b, 2)]);
+}
+
+/// Codes of Q5_0; zero is 16.
+#[inline(always)]
+pub(crate) fn q5_0_codes(b: &[u8; 22], q: &mut [u8; 32], d: &mut [f32; 1], _: &mut [f32; 0]) {
+    (*q, *d) = (five_bits(b, 2), [half_at(b, 0)]);
+}
+
+/// Codes of Q5_1.
+#[inline(always)]
+pub(crate) fn q5_1_codes(b: &[u8; 24], q: &mut [u8; 32], d: &mut [f32; 1], m: &mut [f32; 1]) {
+    (*q, *d, *m) = (five_bits(b, 4), [half_at(b, 0)], [half_at(b, 2)]);
+}
+
+/// Codes of Q8_0; zero is 128.
+#[inline(always)]
+pub(crate) fn q8_0_codes(b: &[u8; 34], q: &mut [u8; 32], d: &mut [f32; 1], _: &mut [f32; 0]) {
+    *d = [half_at(b, 0)];
+    for j in 0..32 {
+        q[j] = b[2 + j] ^ 0x80;
+    }
+}
+
+/// The value of largest magnitude, the first of equals, with its sign.
+fn extreme(x: &[f32; 32]) -> f32 {
+    x.iter().fold(0.0, |most: f32, &v| if v.abs() > most.abs() { v } else { most })
+}
+
+/// The smallest and the largest value.
+fn range(x: &[f32; 32]) -> (f32, f32) {
+    x.iter()
+        .fold((f32::MAX, f32::MIN), |(low, high), &v| (if v < low { v } else { low }, if v > high { v } else { high }))
+}
+
+/// 1 / d, or 0 where there is no scale.
+fn inverse(d: f32) -> f32 {
+    if d != 0.0 { 1.0 / d } else { 0.0 }
+}
+
+fn pack_nibbles(q: &[u8; 32], b: &mut [u8]) {
+    for j in 0..16 {
+        b[j] = q[j] & 15 | q[j + 16] << 4;
+    }
+}
+
+fn pack_fifth_bits(q: &[u8; 32], b: &mut [u8]) {
+    let bits = (0..32).fold(0u32, |bits, j| bits | (q[j] as u32 >> 4 & 1) << j);
+    b.copy_from_slice(&bits.to_le_bytes());
+}
+
+/// Q4_0: the value of largest magnitude becomes code 0, and the rest are rounded to the nearest step.
+pub(crate) fn encode_q4_0(x: &[f32; 32], b: &mut [u8; 18]) {
+    let d = extreme(x) / -8.0;
+    let scale = inverse(d);
+    b[..2].copy_from_slice(&to_half(d));
+    pack_nibbles(&x.map(|v| ((v * scale + 8.5) as u8).min(15)), &mut b[2..]);
+}
+
+/// Q4_1: steps from the smallest to the largest value.
+pub(crate) fn encode_q4_1(x: &[f32; 32], b: &mut [u8; 20]) {
+    let (low, high) = range(x);
+    let d = (high - low) / 15.0;
+    let scale = inverse(d);
+    b[..2].copy_from_slice(&to_half(d));
+    b[2..4].copy_from_slice(&to_half(low));
+    pack_nibbles(&x.map(|v| (((v - low) * scale + 0.5) as u8).min(15)), &mut b[4..]);
+}
+
+/// Q5_0: the value of largest magnitude becomes code 0, and the rest are rounded to the nearest step.
+pub(crate) fn encode_q5_0(x: &[f32; 32], b: &mut [u8; 22]) {
+    let d = extreme(x) / -16.0;
+    let scale = inverse(d);
+    let q = x.map(|v| ((v * scale + 16.5) as u8).min(31));
+    b[..2].copy_from_slice(&to_half(d));
+    pack_fifth_bits(&q, &mut b[2..6]);
+    pack_nibbles(&q, &mut b[6..]);
+}
+
+/// Q5_1: steps from the smallest to the largest value.
+pub(crate) fn encode_q5_1(x: &[f32; 32], b: &mut [u8; 24]) {
+    let (low, high) = range(x);
+    let d = (high - low) / 31.0;
+    let scale = inverse(d);
+    let q = x.map(|v| (((v - low) * scale + 0.5) as u8).min(31));
+    b[..2].copy_from_slice(&to_half(d));
+    b[2..4].copy_from_slice(&to_half(low));
+    pack_fifth_bits(&q, &mut b[4..8]);
+    pack_nibbles(&q, &mut b[8..]);
+}
+
+/// Q8_0: 127 steps to the largest magnitude, halves rounded away from zero.
+pub(crate) fn encode_q8_0(x: &[f32; 32], b: &mut [u8; 34]) {
+    let d = extreme(x).abs() / 127.0;
+    let scale = inverse(d);
+    b[..2].copy_from_slice(&to_half(d));
+    for j in 0..32 {
+        b[2 + j] = libm::roundf(x[j] * scale) as i8 as u8;
+    }
+}
