@@ -1,1 +1,573 @@
-//! (room)
+//! GGUF, the file format of llama.cpp's models: metadata, then a table of tensors, then their bytes.
+//!
+//! [`Gguf::parse`] walks the first two once and checks every count, length and range; no byte of a tensor and no
+//! array is copied. This room knows nothing of models: it yields keys, names, shapes and slices.
+//!
+//! ```text
+//! "GGUF" · version u32 · tensors u64 · pairs u64
+//! pairs:   key (u64 length, UTF-8) · type u32 · value
+//! tensors: name (u64 length, UTF-8) · rank u32 · dims u64 each, row length first · format u32 · offset u64
+//! padding to general.alignment (32 if absent) · data, each tensor padded to the alignment
+//! ```
+//!
+//! As llama.cpp does, this parser wants tensor data in the order of the table, one after the other. Trailing bytes
+//! are accepted and reported by [`Gguf::trailing`].
+#![cfg_attr(
+    not(test),
+    deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used, clippy::arithmetic_side_effects)
+)]
+
+mod value;
+mod write;
+
+pub use value::{Array, Kind, Strings, Value};
+pub use write::Writer;
+
+use crate::bytes::{Bytes, Cursor, Limits};
+use crate::error::{Error, Result, printable};
+use crate::quant::{FORMATS, Format, Matrix};
+use std::collections::BTreeMap;
+use std::prelude::v1::*;
+use value::inside;
+
+const MAGIC: &[u8; 4] = b"GGUF";
+const ALIGNMENT_KEY: &str = "general.alignment";
+const DEFAULT_ALIGNMENT: usize = 32;
+const MAX_RANK: usize = 4;
+
+/// Fewest bytes of a pair: a key of one byte, its type, a value of one byte.
+const PAIR_BYTES: u64 = 8 + 1 + 4 + 1;
+/// Fewest bytes of a row of the tensor table: a name of one byte, one dimension.
+const ROW_BYTES: u64 = 8 + 1 + 4 + 8 + 4 + 8;
+
+/// Files that are often taken for a model: first bytes, and what to say.
+const NOT_GGUF: &[(&[u8], &str)] = &[
+    (b"FUGG", "GGUF of a big-endian machine; convert it to little-endian"),
+    (b"ggml", "GGML, older than GGUF; convert the original model again"),
+    (b"GGML", "GGML, older than GGUF; convert the original model again"),
+    (b"lmgg", "GGML, older than GGUF; convert the original model again"),
+    (b"fmgg", "GGMF, older than GGUF; convert the original model again"),
+    (b"GGMF", "GGMF, older than GGUF; convert the original model again"),
+    (b"tjgg", "GGJT, older than GGUF; convert the original model again"),
+    (b"GGJT", "GGJT, older than GGUF; convert the original model again"),
+    (b"algg", "GGLA, an adapter older than GGUF; convert the original adapter again"),
+    (b"ggla", "GGLA, an adapter older than GGUF; convert the original adapter again"),
+    (b"GGLA", "GGLA, an adapter older than GGUF; convert the original adapter again"),
+    (b"PK\x03\x04", "a zip archive, perhaps a PyTorch checkpoint; convert it to GGUF"),
+    (b"version https://git-lfs", "a Git LFS pointer; fetch the file itself"),
+    (b"<", "HTML or XML, perhaps the error page of a download"),
+    (b"{", "JSON"),
+];
+
+/// One row of the tensor table.
+#[derive(Clone)]
+pub struct Tensor {
+    /// As the file spells it. Never a path.
+    pub name: Box<str>,
+    /// How the values are stored.
+    pub format: &'static Format,
+    /// Where its bytes begin in the file.
+    pub offset: u64,
+    /// How many bytes it has.
+    pub bytes: u64,
+    dims: [u64; MAX_RANK],
+    rank: u8,
+}
+
+impl Tensor {
+    /// One to four dimensions, the length of a row first.
+    pub fn dims(&self) -> &[u64] {
+        self.dims.get(..usize::from(self.rank)).unwrap_or_default()
+    }
+
+    /// The number of values.
+    pub fn elements(&self) -> u64 {
+        // Bounded when the table was read.
+        self.dims().iter().fold(1, |n: u64, &d| n.saturating_mul(d))
+    }
+}
+
+impl core::fmt::Debug for Tensor {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "{} {:?} {}", printable(&self.name), self.dims(), self.format.name)
+    }
+}
+
+/// A parsed file. Cloning it copies the tables, not the data.
+#[derive(Clone)]
+pub struct Gguf {
+    file: Bytes,
+    version: u32,
+    pairs: BTreeMap<Box<str>, Value>,
+    tensors: Vec<Tensor>,
+    /// Places in `tensors`, sorted by name.
+    by_name: Vec<u32>,
+    trailing: usize,
+}
+
+impl Gguf {
+    /// Reads metadata and tensor table, and checks that every range lies in the file.
+    ///
+    /// # Errors
+    /// `Corrupt` with key or tensor and offset; `Limit`; `Unsupported` for version 1, big-endian files, tensor formats
+    /// this build does not know, and one part of a model split over several files.
+    pub fn parse(bytes: Bytes, limits: &Limits) -> Result<Gguf> {
+        Limits::check("bytes of a file", bytes.len() as u64, limits.file)?;
+        let file = &bytes;
+        let mut cursor = Cursor::new(file);
+        let version = read_version(&mut cursor)?;
+        let at = cursor.offset();
+        let tensors = cursor.u64()?;
+        Limits::check("tensors", tensors, limits.tensors)?;
+        let pairs = cursor.u64()?;
+        Limits::check("metadata pairs", pairs, limits.pairs)?;
+        fits("metadata pairs", pairs, PAIR_BYTES, 0, cursor.remaining(), at)?;
+
+        let pairs = read_pairs(&mut cursor, pairs, file, limits)?;
+        let alignment = alignment(&pairs, limits)?;
+        refuse_parts(&pairs)?;
+        // Each tensor but the last also takes at least one alignment of data, so the table is bounded by the file.
+        let each = ROW_BYTES.saturating_add(alignment);
+        fits("tensors", tensors, each, alignment, cursor.remaining(), at)?;
+        let (tensors, end) = read_tensors(&mut cursor, tensors, file, alignment, limits)?;
+
+        let mut by_name: Vec<u32> = (0..tensors.len() as u32).collect();
+        let name = |i: &u32| tensors.get(*i as usize).map_or("", |t: &Tensor| &t.name);
+        by_name.sort_unstable_by(|a, b| name(a).cmp(name(b)));
+        if let Some(twice) = by_name.windows(2).find_map(|w| match w {
+            [a, b] if name(a) == name(b) => Some(name(a)),
+            _ => None,
+        }) {
+            return Err(Error::corrupt(format!("tensor `{}` comes twice", printable(twice)), at));
+        }
+        let trailing = usize::try_from((file.len() as u64).saturating_sub(end)).unwrap_or(usize::MAX);
+        Ok(Gguf { version, pairs, tensors, by_name, trailing, file: bytes })
+    }
+
+    /// The bytes of the whole file.
+    pub fn bytes(&self) -> &Bytes {
+        &self.file
+    }
+
+    /// Version of the format, 2 or 3.
+    pub fn version(&self) -> u32 {
+        self.version
+    }
+
+    /// Bytes after the last tensor that nothing refers to.
+    pub fn trailing(&self) -> usize {
+        self.trailing
+    }
+
+    /// All metadata, sorted by key.
+    pub fn pairs(&self) -> impl Iterator<Item = (&str, &Value)> {
+        self.pairs.iter().map(|(key, value)| (&**key, value))
+    }
+
+    /// The value of a key.
+    pub fn get(&self, key: &str) -> Option<&Value> {
+        self.pairs.get(key)
+    }
+
+    /// A string.
+    ///
+    /// # Errors
+    /// `Mismatch` naming the key if the value is of another type. So for every getter below.
+    pub fn string(&self, key: &str) -> Result<Option<&str>> {
+        self.typed(key, "string", |v| match v {
+            Value::String(s) => Some(s.as_str()),
+            _ => None,
+        })
+    }
+
+    /// An integer of any width that fits.
+    pub fn u32(&self, key: &str) -> Result<Option<u32>> {
+        self.typed(key, "u32", |v| v.integer()?.try_into().ok())
+    }
+
+    /// An integer of any width that fits.
+    pub fn u64(&self, key: &str) -> Result<Option<u64>> {
+        self.typed(key, "u64", |v| v.integer()?.try_into().ok())
+    }
+
+    /// A finite number stored as `f32` or `f64`.
+    pub fn f32(&self, key: &str) -> Result<Option<f32>> {
+        self.typed(key, "finite f32", |v| {
+            match v {
+                Value::F32(x) => Some(*x),
+                Value::F64(x) => Some(*x as f32),
+                _ => None,
+            }
+            .filter(|x| x.is_finite())
+        })
+    }
+
+    /// A bool.
+    pub fn bool(&self, key: &str) -> Result<Option<bool>> {
+        self.typed(key, "bool", |v| match v {
+            Value::Bool(b) => Some(*b),
+            _ => None,
+        })
+    }
+
+    /// An array of anything.
+    pub fn array(&self, key: &str) -> Result<Option<&Array>> {
+        self.typed(key, "array", |v| match v {
+            Value::Array(a) => Some(a),
+            _ => None,
+        })
+    }
+
+    /// An array of strings.
+    pub fn strings(&self, key: &str) -> Result<Option<Strings<'_>>> {
+        self.elements(key, Array::strings)
+    }
+
+    /// An array of `f32`.
+    pub fn f32s(&self, key: &str) -> Result<Option<impl ExactSizeIterator<Item = f32> + '_>> {
+        self.elements(key, Array::f32s)
+    }
+
+    /// An array of integers of any width that all fit.
+    pub fn i32s(&self, key: &str) -> Result<Option<impl Iterator<Item = i32> + '_>> {
+        self.elements(key, Array::i32s)
+    }
+
+    /// An array of integers of any width that all fit.
+    pub fn u32s(&self, key: &str) -> Result<Option<impl Iterator<Item = u32> + '_>> {
+        self.elements(key, Array::u32s)
+    }
+
+    /// As [`Self::string`], for a key that must be there.
+    ///
+    /// # Errors
+    /// Also [`Self::missing`]. So for every getter below.
+    pub fn require_string(&self, key: &str) -> Result<&str> {
+        self.string(key)?.ok_or_else(|| self.missing(key))
+    }
+
+    /// As [`Self::u32`], for a key that must be there.
+    pub fn require_u32(&self, key: &str) -> Result<u32> {
+        self.u32(key)?.ok_or_else(|| self.missing(key))
+    }
+
+    /// As [`Self::u64`], for a key that must be there.
+    pub fn require_u64(&self, key: &str) -> Result<u64> {
+        self.u64(key)?.ok_or_else(|| self.missing(key))
+    }
+
+    /// As [`Self::f32`], for a key that must be there.
+    pub fn require_f32(&self, key: &str) -> Result<f32> {
+        self.f32(key)?.ok_or_else(|| self.missing(key))
+    }
+
+    /// As [`Self::array`], for a key that must be there.
+    pub fn require_array(&self, key: &str) -> Result<&Array> {
+        self.array(key)?.ok_or_else(|| self.missing(key))
+    }
+
+    /// The error for a key that must be there and is not. Says what the file looks like instead.
+    pub fn missing(&self, key: &str) -> Error {
+        Error::mismatch("metadata", format!("key {}", printable(key)), format!("none; this is {}", self.looks_like()))
+    }
+
+    /// What the file seems to be, in words.
+    pub fn looks_like(&self) -> String {
+        let text = |key| match self.get(key) {
+            Some(Value::String(s)) => s.as_str(),
+            _ => "",
+        };
+        let has = |key| self.get(key).is_some();
+        let kind = text("general.type");
+        let arch = text("general.architecture");
+        if kind == "adapter" || has("adapter.type") {
+            "an adapter, not a model".into()
+        } else if kind == "mmproj" || arch == "clip" {
+            "a projector for images or sound, not a language model".into()
+        } else if kind == "imatrix" || has("imatrix.datasets") {
+            "an importance matrix, not a model".into()
+        } else if has("optimizer.type") || has("training.type") {
+            "the state of a training run, not a model".into()
+        } else if self.tensors.is_empty() && has("tokenizer.ggml.tokens") {
+            "a vocabulary without weights".into()
+        } else if arch.is_empty() {
+            "a file that names no architecture".into()
+        } else {
+            format!("a file of architecture {}", printable(arch))
+        }
+    }
+
+    /// All tensors, in the order of the file.
+    pub fn tensors(&self) -> &[Tensor] {
+        &self.tensors
+    }
+
+    /// The tensor of that name.
+    pub fn tensor(&self, name: &str) -> Option<&Tensor> {
+        let of = |i: &u32| self.tensors.get(*i as usize);
+        let place = self.by_name.binary_search_by(|i| of(i).map_or("", |t| &t.name).cmp(name)).ok()?;
+        of(self.by_name.get(place)?)
+    }
+
+    /// The stored bytes of a tensor of this file.
+    ///
+    /// # Errors
+    /// `Corrupt` for a tensor of another, longer file.
+    pub fn data(&self, tensor: &Tensor) -> Result<Bytes> {
+        let place = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
+        self.file.slice(place(tensor.offset)..place(tensor.offset.saturating_add(tensor.bytes)))
+    }
+
+    /// A tensor of one or two dimensions as a matrix over the file's bytes; one dimension is one row.
+    ///
+    /// # Errors
+    /// `Mismatch` if it is not there or has more dimensions; `Unsupported` if the format cannot be decoded.
+    pub fn matrix(&self, name: &str) -> Result<Matrix> {
+        let tensor = self.wanted(name)?;
+        let (cols, rows) = match *tensor.dims() {
+            [cols] => (cols, 1),
+            [cols, rows] => (cols, rows),
+            ref dims => return Err(Error::mismatch(shape_of(name), "one or two dimensions", format!("{dims:?}"))),
+        };
+        if tensor.format.decode.is_none() {
+            return Err(unknown_format(tensor.format.name, name));
+        }
+        let size = |n: u64| usize::try_from(n).map_err(|_| Error::limit("address space", n, usize::MAX as u64));
+        Matrix::new(tensor.format, size(rows)?, size(cols)?, self.data(tensor)?)
+            .map_err(|e| inside(e, format_args!("tensor `{}`", printable(name))))
+    }
+
+    /// The values of a tensor of one dimension, stored as floats of any width.
+    ///
+    /// # Errors
+    /// As [`Self::matrix`], and `Unsupported` for a block format: no file stores a bias or a norm in one.
+    pub fn vector(&self, name: &str) -> Result<Vec<f32>> {
+        let matrix = self.matrix(name)?;
+        if matrix.rows != 1 {
+            return Err(Error::mismatch(shape_of(name), "one row", format!("{} rows", matrix.rows)));
+        }
+        if matrix.format.block != 1 {
+            return Err(unknown_format(matrix.format.name, name));
+        }
+        let mut out = vec![0.0; matrix.cols];
+        matrix.decode(0, 0..matrix.cols, &mut out);
+        Ok(out)
+    }
+
+    fn wanted(&self, name: &str) -> Result<&Tensor> {
+        self.tensor(name).ok_or_else(|| {
+            let found = format!("none among {}; this is {}", self.tensors.len(), self.looks_like());
+            Error::mismatch("tensors", format!("`{}`", printable(name)), found)
+        })
+    }
+
+    fn typed<'a, T>(&'a self, key: &str, wanted: &str, read: impl Fn(&'a Value) -> Option<T>) -> Result<Option<T>> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        read(value).map(Some).ok_or_else(|| {
+            Error::mismatch(format!("key {}", printable(key)), wanted, format!("{} {value}", value.kind().name()))
+        })
+    }
+
+    fn elements<'a, T>(&'a self, key: &str, read: impl Fn(&'a Array) -> Result<T>) -> Result<Option<T>> {
+        let array = self.array(key)?;
+        array.map(read).transpose().map_err(|e| inside(e, format_args!("key {}", printable(key))))
+    }
+}
+
+impl core::fmt::Debug for Gguf {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "Gguf({} pairs, {} tensors, {} bytes)", self.pairs.len(), self.tensors.len(), self.file.len())
+    }
+}
+
+fn shape_of(name: &str) -> String {
+    format!("shape of tensor `{}`", printable(name))
+}
+
+fn unknown_format(format: impl core::fmt::Display, tensor: &str) -> Error {
+    Error::unsupported("tensor format", format!("{format} of tensor `{tensor}`"))
+}
+
+/// Checks that `n` things of at least `each` bytes, the last of which may lack `spare`, can still follow.
+fn fits(what: &str, n: u64, each: u64, spare: u64, remaining: usize, offset: usize) -> Result<()> {
+    let need = n.checked_mul(each).map(|need| need.saturating_sub(spare));
+    if need.is_some_and(|need| need <= remaining as u64) {
+        return Ok(());
+    }
+    Err(Error::corrupt(format!("{n} {what} cannot lie in the {remaining} bytes that follow"), offset))
+}
+
+fn read_version(cursor: &mut Cursor<'_>) -> Result<u32> {
+    let start = cursor.clone().take(cursor.remaining())?;
+    if start.is_empty() {
+        return Err(Error::corrupt("the file is empty", 0));
+    }
+    if let Some((_, found)) = NOT_GGUF.iter().find(|(magic, _)| start.starts_with(magic)) {
+        return Err(Error::unsupported("file format", found));
+    }
+    if start.get(8) == Some(&b'{') {
+        return Err(Error::unsupported("file format", "perhaps safetensors; convert it to GGUF"));
+    }
+    let magic = cursor.array::<4>()?;
+    if &magic != MAGIC {
+        return Err(Error::corrupt(format!("first bytes {magic:02x?}, those of GGUF are {MAGIC:02x?}"), 0));
+    }
+    let version = cursor.u32()?;
+    match version {
+        2 | 3 => Ok(version),
+        1 => Err(Error::unsupported("GGUF version", "1; convert the original model again")),
+        _ if version.swap_bytes() <= 3 && version != 0 => Err(Error::unsupported(
+            "GGUF version",
+            format!("{version:#010x}, perhaps a big-endian file; convert it to little-endian"),
+        )),
+        _ => Err(Error::unsupported("GGUF version", format!("{version}; this build reads 2 and 3"))),
+    }
+}
+
+/// A key or a tensor's name.
+fn read_name<'a>(what: &str, cursor: &mut Cursor<'a>, limit: u64) -> Result<&'a str> {
+    let offset = cursor.offset();
+    let name = value::read_string(cursor, limit).map_err(|e| inside(e, what))?;
+    if name.is_empty() {
+        return Err(Error::corrupt(format!("{what} is empty"), offset));
+    }
+    if name.chars().any(char::is_control) {
+        return Err(Error::corrupt(format!("{what} has a control character: `{}`", printable(name)), offset));
+    }
+    Ok(name)
+}
+
+fn read_pairs(cursor: &mut Cursor<'_>, n: u64, file: &Bytes, limits: &Limits) -> Result<BTreeMap<Box<str>, Value>> {
+    let mut pairs = BTreeMap::new();
+    for i in 0..n {
+        let offset = cursor.offset();
+        let key = read_name("key", cursor, limits.key).map_err(|e| inside(e, format_args!("pair {i} of {n}")))?;
+        let kind = Kind::read(cursor);
+        let value = kind.and_then(|kind| Value::read(kind, cursor, file, limits));
+        let value = value.map_err(|e| inside(e, format_args!("key {}", printable(key))))?;
+        if pairs.insert(key.into(), value).is_some() {
+            return Err(Error::corrupt(format!("key {} comes twice", printable(key)), offset));
+        }
+    }
+    Ok(pairs)
+}
+
+fn alignment(pairs: &BTreeMap<Box<str>, Value>, limits: &Limits) -> Result<u64> {
+    let found = match pairs.get(ALIGNMENT_KEY) {
+        None => return Ok(DEFAULT_ALIGNMENT as u64),
+        Some(Value::U32(n)) => u64::from(*n),
+        Some(other) => return Err(Error::mismatch(format!("key {ALIGNMENT_KEY}"), "u32", other.kind().name())),
+    };
+    if !found.is_power_of_two() || found < 8 {
+        return Err(Error::mismatch(format!("key {ALIGNMENT_KEY}"), "a power of two of at least 8", found));
+    }
+    Limits::check(ALIGNMENT_KEY, found, limits.alignment)?;
+    Ok(found)
+}
+
+/// Refuses one part of several. A count of 0 or 1 is how tools mark a file that was put together again.
+fn refuse_parts(pairs: &BTreeMap<Box<str>, Value>) -> Result<()> {
+    let number = |key: &str| match pairs.get(key) {
+        None => Ok(None),
+        Some(v) => v
+            .integer()
+            .map(Some)
+            .ok_or_else(|| Error::mismatch(format!("key {key}"), "an integer", format!("{} {v}", v.kind().name()))),
+    };
+    let (count, part) = (number("split.count")?, number("split.no")?);
+    match count {
+        Some(count) if count > 1 => {
+            let part = part.map_or_else(|| "one part".into(), |n| format!("part {}", n.saturating_add(1)));
+            let what = format!("{part} of {count}; put the parts together with llama-gguf-split --merge");
+            Err(Error::unsupported("split model file", what))
+        }
+        Some(count) if count < 0 => Err(Error::mismatch("key split.count", "a count", count)),
+        _ => Ok(()),
+    }
+}
+
+/// Bytes of a tensor, or why it cannot be.
+fn tensor_bytes(format: &Format, dims: &[u64]) -> core::result::Result<u64, String> {
+    let Some((&cols, rest)) = dims.split_first() else { return Err("no dimensions".into()) };
+    let blocks = cols.checked_div(format.block as u64).filter(|n| n.checked_mul(format.block as u64) == Some(cols));
+    let Some(blocks) = blocks else {
+        return Err(format!(
+            "rows of {cols} values are no multiple of the {} in a block of {}",
+            format.block, format.name
+        ));
+    };
+    let bytes = rest.iter().try_fold(blocks, |n, &d| n.checked_mul(d)).and_then(|n| n.checked_mul(format.bytes as u64));
+    bytes.ok_or_else(|| format!("dimensions {dims:?} overflow"))
+}
+
+/// The tensor table, and the padded end of the data in the file.
+fn read_tensors(
+    cursor: &mut Cursor<'_>,
+    n: u64,
+    file: &Bytes,
+    alignment: u64,
+    limits: &Limits,
+) -> Result<(Vec<Tensor>, u64)> {
+    let mut tensors = Vec::with_capacity(usize::try_from(n).unwrap_or(0));
+    let mut next = 0u64; // where the data of the next tensor begins, from the start of the data
+    for i in 0..n {
+        let name = read_name("name", cursor, limits.name).map_err(|e| inside(e, format_args!("tensor {i} of {n}")))?;
+        let tensor = read_tensor(cursor, name, next, alignment, limits)
+            .map_err(|e| inside(e, format_args!("tensor `{}`", printable(name))))?;
+        next = (tensor.offset.checked_add(tensor.bytes))
+            .and_then(|end| end.checked_next_multiple_of(alignment))
+            .ok_or_else(|| Error::corrupt(format!("tensor `{}` ends past 2^64", printable(name)), cursor.offset()))?;
+        tensors.push(tensor);
+    }
+    // Offsets so far count from the start of the data, which the end of the table decides.
+    let start = (cursor.offset() as u64).checked_next_multiple_of(alignment);
+    let len = file.len() as u64;
+    for tensor in &mut tensors {
+        let begin = start.and_then(|start| start.checked_add(tensor.offset));
+        let end = begin.and_then(|begin| begin.checked_add(tensor.bytes));
+        match (begin, end) {
+            (Some(begin), Some(end)) if end <= len => tensor.offset = begin,
+            _ => {
+                let whole = start.and_then(|start| start.checked_add(next)).unwrap_or(u64::MAX);
+                let what =
+                    format!("incomplete: {len} of {whole} bytes; tensor `{}` is cut off", printable(&tensor.name));
+                return Err(Error::corrupt(what, file.len()));
+            }
+        }
+    }
+    let end = if tensors.is_empty() { None } else { start.and_then(|start| start.checked_add(next)) };
+    Ok((tensors, end.unwrap_or(cursor.offset() as u64)))
+}
+
+/// A row of the table after its name. `next` is where its data must begin.
+fn read_tensor(cursor: &mut Cursor<'_>, name: &str, next: u64, alignment: u64, limits: &Limits) -> Result<Tensor> {
+    let at = cursor.offset();
+    let rank = cursor.u32()?;
+    if rank == 0 || rank > MAX_RANK as u32 {
+        return Err(Error::corrupt(format!("{rank} dimensions, wanted 1 to {MAX_RANK}"), at));
+    }
+    let mut dims = [1u64; MAX_RANK];
+    for dim in dims.iter_mut().take(rank as usize) {
+        *dim = cursor.u64()?;
+    }
+    let elements = dims.iter().try_fold(1u64, |n, &d| n.checked_mul(d));
+    if dims.contains(&0) {
+        return Err(Error::corrupt(format!("dimensions {dims:?} with a zero"), at));
+    }
+    Limits::check("values of a tensor", elements.unwrap_or(u64::MAX), limits.elements)?;
+    let id = cursor.u32()?;
+    let format = FORMATS.iter().find(|f| f.id == id).ok_or_else(|| unknown_format(format_args!("id {id}"), name))?;
+    let mut tensor = Tensor { name: name.into(), format, offset: 0, bytes: 0, dims, rank: rank as u8 };
+    tensor.bytes = tensor_bytes(format, tensor.dims()).map_err(|why| Error::corrupt(why, at))?;
+    let at = cursor.offset();
+    tensor.offset = cursor.u64()?;
+    if tensor.offset != next {
+        let why = match tensor.offset {
+            o if !o.is_multiple_of(alignment) => format!("no multiple of the alignment {alignment}"),
+            o if o < next => "inside the tensor before it".into(),
+            _ => "a hole before it".into(),
+        };
+        return Err(Error::corrupt(format!("offset {}, wanted {next}: {why}", tensor.offset), at));
+    }
+    Ok(tensor)
+}
