@@ -571,3 +571,80 @@ fn read_tensor(cursor: &mut Cursor<'_>, name: &str, next: u64, alignment: u64, l
     }
     Ok(tensor)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read() {
+        let f32 = Format::by_id(0).unwrap();
+        let values: Vec<u8> = [1f32, 2.0, 3.0, -4.0, 5.0, 6.0].iter().flat_map(|x| x.to_le_bytes()).collect();
+        let mut w = Writer::new();
+        w.set("general.architecture", "llama").set("a.u8", 7u8).set("a.i64", -7i64).set("a.eps", 1e-5f32);
+        w.set("general.alignment", 8u32).set("a.flag", true).set("a.big", u64::MAX);
+        w.set("a.tokens", &["x", "", "é"][..]).set("a.types", &[1i32, -2][..]).set("a.scores", &[0.5f32][..]);
+        w.tensor("w", &[3, 2], f32, values.clone()).tensor("b", &[3], f32, values[..12].to_vec());
+        let bytes = w.finish().unwrap();
+        assert_eq!(bytes, w.finish().unwrap());
+
+        let g = Gguf::parse(bytes.into(), &Limits::default()).unwrap();
+        assert_eq!((g.version(), g.trailing(), g.pairs().count()), (3, 0, 9));
+        assert_eq!(g.require_string("general.architecture").unwrap(), "llama");
+        assert_eq!(g.u32("a.u8").unwrap(), Some(7));
+        assert_eq!(g.f32("a.eps").unwrap(), Some(1e-5));
+        assert_eq!(g.bool("a.flag").unwrap(), Some(true));
+        assert_eq!(g.u64("a.big").unwrap(), Some(u64::MAX));
+        assert_eq!(g.u32("none").unwrap(), None);
+        assert!(g.strings("a.tokens").unwrap().unwrap().eq(["x", "", "é"]));
+        assert!(g.i32s("a.types").unwrap().unwrap().eq([1, -2]));
+        assert!(g.f32s("a.scores").unwrap().unwrap().eq([0.5]));
+        assert_eq!(g.tensor("w").unwrap().dims(), [3, 2]);
+        let m = g.matrix("w").unwrap();
+        assert_eq!((m.rows, m.cols, &m.data()[..]), (2, 3, &values[..]));
+        assert_eq!(g.vector("b").unwrap(), [1.0, 2.0, 3.0]);
+
+        for (e, want) in [
+            (g.u32("a.i64").unwrap_err(), "key a.i64 does not fit: wanted u32, found i64 -7"),
+            (g.u32("a.big").unwrap_err(), "key a.big does not fit: wanted u32, found u64 18446744073709551615"),
+            (g.string("a.types").unwrap_err(), "key a.types does not fit: wanted string, found array [2 × i32]"),
+            (
+                g.u32s("a.types").map(|_| ()).unwrap_err(),
+                "key a.types: element of an array does not fit: wanted u32, found -2",
+            ),
+            (
+                g.f32s("a.types").map(|_| ()).unwrap_err(),
+                "key a.types: type of an array's elements does not fit: wanted f32, found i32",
+            ),
+            (
+                g.require_u32("x.y").unwrap_err(),
+                "metadata does not fit: wanted key x.y, found none; this is a file of architecture llama",
+            ),
+            (g.vector("w").unwrap_err(), "shape of tensor `w` does not fit: wanted one row, found 2 rows"),
+        ] {
+            assert_eq!(e.to_string(), want);
+        }
+        assert!(g.matrix("v").is_err_and(|e| e.to_string().contains("`v`")));
+    }
+
+    #[test]
+    fn the_writer_refuses_what_the_parser_would() {
+        let f32 = Format::by_id(0).unwrap();
+        let q4 = Format::by_id(2).unwrap();
+        let four = || vec![0u8; 4];
+        for (w, word) in [
+            (Writer::new().set("", 1u32).finish(), "empty"),
+            (Writer::new().set("a", 1u32).set("a", 1u32).finish(), "twice"),
+            (Writer::new().tensor("a", &[1], f32, four()).tensor("a", &[1], f32, four()).finish(), "twice"),
+            (Writer::new().tensor("", &[1], f32, four()).finish(), "empty"),
+            (Writer::new().tensor("a", &[], f32, four()).finish(), "dimensions"),
+            (Writer::new().tensor("a", &[1, 1, 1, 1, 1], f32, four()).finish(), "dimensions"),
+            (Writer::new().tensor("a", &[1, 0], f32, vec![]).finish(), "dimensions"),
+            (Writer::new().tensor("a", &[2], f32, four()).finish(), "takes 8"),
+            (Writer::new().tensor("a", &[31], q4, vec![0; 18]).finish(), "multiple of the 32"),
+            (Writer::new().tensor("a", &[u64::MAX, 2], f32, four()).finish(), "overflow"),
+        ] {
+            assert!(w.unwrap_err().to_string().contains(word), "{word}");
+        }
+    }
+}
