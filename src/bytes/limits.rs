@@ -28,6 +28,8 @@ pub struct Limits {
     pub alignment: u64,
     /// Sections of a container.
     pub sections: u64,
+    /// Bytes of the head of a container.
+    pub head: u64,
     /// Nesting of a JSON text.
     pub json_depth: u64,
     /// Bytes of a JSON text.
@@ -63,6 +65,7 @@ impl Default for Limits {
             elements: 1 << 40,
             alignment: 65_536,
             sections: 65_536,
+            head: MIB,
             json_depth: 64,
             json: MIB,
             safetensors_header: 100_000_000,
