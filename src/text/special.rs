@@ -1,0 +1,143 @@
+//! Tokens with a role: which end a generation, and which are cut out of the text before it is encoded.
+
+use super::vocab::{MAX_PIECE, TokenKind, Vocab};
+use core::cmp::Reverse;
+use core::ops::Range;
+use std::collections::BinaryHeap;
+use std::prelude::v1::*;
+
+/// Spellings that end a turn, the likeliest first; one of them is the end of turn where the file names none.
+pub(super) const END_OF_TURN: &[&str] = &[
+    "<|eot_id|>",
+    "<|im_end|>",
+    "<|end|>",
+    "<end_of_turn>",
+    "<|endoftext|>",
+    "<|end_of_text|>",
+    "<EOT>",
+    "_<EOT>",
+    "[EOT]",
+    "<｜end▁of▁sentence｜>",
+    "<end_of_utterance>",
+];
+
+/// The spelling of the end of a message to a tool.
+pub(super) const END_OF_MESSAGE: &str = "<|eom_id|>";
+
+/// Further spellings that end a generation.
+pub(super) const OTHER_ENDS: &[&str] = &[
+    "<|return|>",
+    "<|call|>",
+    "<|flush|>",
+    "<|calls|>",
+    "</s>",
+    "<|eom_id|>",
+    "[EOS]",
+    "<eos>",
+    "<turn|>",
+    "<|tool_response>",
+    "[e~[",
+];
+
+/// Spellings of padding, repository and file separators of code models; they end a generation too.
+pub(super) const FILL_ENDS: &[&[&str]] = &[
+    &["<|fim_pad|>", "<fim-pad>", "<fim_pad>", "<PAD>", "[PAD]"],
+    &["<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<REPO>", "<reponame>"],
+    &["<|file_sep|>"],
+];
+
+/// Control spellings that are shown when decoding.
+pub(super) const SHOWN: &[&str] = &["<|channel|>", "<|message|>", "<|start|>", "<|constrain|>"];
+
+/// A piece of a text: to be encoded, or a token already.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Fragment {
+    Text(Range<usize>),
+    Token(u32),
+}
+
+/// Finds the spellings of some tokens in a text.
+pub(super) struct Finder {
+    /// The tokens, sorted by their bytes.
+    sorted: Vec<u32>,
+    /// Where the tokens with a first byte begin in `sorted`.
+    first: Box<[u32; 257]>,
+}
+
+impl Finder {
+    /// For the tokens of the kinds that `wanted` accepts.
+    pub fn new(vocab: &Vocab, wanted: impl Fn(TokenKind) -> bool) -> Self {
+        let all = 0..vocab.len() as u32;
+        let mut sorted: Vec<u32> =
+            all.filter(|&id| wanted(vocab.kind(id)) && (1..=MAX_PIECE).contains(&vocab.bytes(id).len())).collect();
+        sorted.sort_by_key(|&id| (vocab.bytes(id), id));
+        sorted.dedup_by_key(|id| vocab.bytes(*id));
+        let starts = |b: usize| sorted.partition_point(|&id| (vocab.bytes(id)[0] as usize) < b) as u32;
+        let first = Box::new(core::array::from_fn(starts));
+        Finder { sorted, first }
+    }
+
+    /// The longest spelling of at most `most` bytes that `text` begins with: length and token.
+    fn longest(&self, vocab: &Vocab, text: &[u8], most: usize) -> Option<(usize, u32)> {
+        let head = *text.first()? as usize;
+        let mut range = &self.sorted[self.first[head] as usize..self.first[head + 1] as usize];
+        let mut best = None;
+        for depth in 1..=text.len().min(most) {
+            // Those in range agree with the text in `depth` bytes; one that ends here sorts first.
+            let Some(&id) = range.first() else { break };
+            if vocab.bytes(id).len() == depth {
+                best = Some((depth, id));
+                range = &range[1..];
+            }
+            let Some(&next) = text.get(depth) else { break };
+            let from = range.partition_point(|&id| vocab.bytes(id)[depth] < next);
+            let to = range.partition_point(|&id| vocab.bytes(id)[depth] <= next);
+            range = &range[from..to];
+        }
+        best
+    }
+
+    /// Cuts the text: longer spellings first anywhere in it, then from left to right.
+    pub fn cut(&self, vocab: &Vocab, text: &[u8]) -> Vec<Fragment> {
+        let mut queue = BinaryHeap::new();
+        if !self.sorted.is_empty() {
+            for at in 0..text.len() {
+                if let Some((len, id)) = self.longest(vocab, &text[at..], MAX_PIECE) {
+                    queue.push((len, Reverse(id), Reverse(at)));
+                }
+            }
+        }
+        if queue.is_empty() {
+            return if text.is_empty() { Vec::new() } else { vec![Fragment::Text(0..text.len())] };
+        }
+        let mut taken = vec![false; text.len()];
+        let mut found = Vec::new();
+        while let Some((len, Reverse(id), Reverse(at))) = queue.pop() {
+            // What is taken is no shorter than this, so an overlap covers one of its ends.
+            if taken[at] {
+                continue;
+            }
+            if taken[at + len - 1] {
+                if let Some((len, id)) = self.longest(vocab, &text[at..], len - 1) {
+                    queue.push((len, Reverse(id), Reverse(at)));
+                }
+                continue;
+            }
+            taken[at..at + len].fill(true);
+            found.push((at, len, id));
+        }
+        found.sort_unstable();
+        let (mut out, mut start) = (Vec::new(), 0);
+        for (at, len, id) in found {
+            if start < at {
+                out.push(Fragment::Text(start..at));
+            }
+            out.push(Fragment::Token(id));
+            start = at + len;
+        }
+        if start < text.len() {
+            out.push(Fragment::Text(start..text.len()));
+        }
+        out
+    }
+}

@@ -1,0 +1,128 @@
+//! The tokens: what bytes each stands for, what kind it is, and which token some bytes are.
+
+use super::hash::{Key, Slots};
+use crate::error::{Error, Result, printable};
+use std::prelude::v1::*;
+
+/// No token.
+pub(super) const NONE: u32 = u32::MAX;
+
+/// The longest token, in bytes, that text is searched for; a longer one is never produced. It keeps the time to
+/// encode linear in the text whatever the file holds.
+pub(super) const MAX_PIECE: usize = 1024;
+
+/// What a token is for; the numbers are those of `tokenizer.ggml.token_type`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TokenKind {
+    /// A piece of text.
+    Normal,
+    /// Stands for text that no token covers.
+    Unknown,
+    /// Structure, never text: begins a turn, ends one.
+    Control,
+    /// A piece of text that is cut out before anything else happens to the text.
+    UserDefined,
+    /// A piece of text that the model was not trained on.
+    Unused,
+    /// One byte.
+    Byte,
+}
+
+impl TokenKind {
+    pub(super) fn from_file(number: i32) -> Self {
+        match number {
+            2 => TokenKind::Unknown,
+            3 => TokenKind::Control,
+            4 => TokenKind::UserDefined,
+            5 => TokenKind::Unused,
+            6 => TokenKind::Byte,
+            _ => TokenKind::Normal,
+        }
+    }
+
+    /// Whether text may become such a token without being asked for it.
+    pub(super) fn is_text(self) -> bool {
+        matches!(self, TokenKind::Normal | TokenKind::UserDefined | TokenKind::Unused)
+    }
+
+    /// Whether decoding leaves it out unless asked.
+    pub(super) fn is_hidden(self) -> bool {
+        matches!(self, TokenKind::Control | TokenKind::Unknown)
+    }
+}
+
+pub(super) struct Vocab {
+    /// The bytes of all tokens, end to end.
+    bytes: Vec<u8>,
+    /// Where each token's bytes end.
+    ends: Vec<u32>,
+    kinds: Vec<TokenKind>,
+    slots: Slots,
+    pub key: Key,
+}
+
+impl Vocab {
+    /// Room for `n` tokens of about `size` bytes in all.
+    pub fn with_capacity(n: usize, size: usize, key: Key) -> Self {
+        Vocab {
+            bytes: Vec::with_capacity(size),
+            ends: Vec::with_capacity(n),
+            kinds: Vec::with_capacity(n),
+            slots: Slots::with_capacity(n),
+            key,
+        }
+    }
+
+    /// Adds the next token. `write` appends its bytes and says whether [`Vocab::find`] should know it by them.
+    pub fn push(&mut self, kind: TokenKind, write: impl FnOnce(&mut Vec<u8>) -> Result<bool>) -> Result<()> {
+        let (id, start) = (self.ends.len() as u32, self.bytes.len());
+        let findable = write(&mut self.bytes)?;
+        let end = u32::try_from(self.bytes.len())
+            .map_err(|_| Error::limit("bytes of the vocabulary", self.bytes.len() as u64, u32::MAX as u64))?;
+        self.ends.push(end);
+        self.kinds.push(kind);
+        let bytes = &self.bytes[start..];
+        if findable && !bytes.is_empty() && bytes.len() <= MAX_PIECE {
+            if let Some(first) = self.find(bytes) {
+                let text = String::from_utf8_lossy(bytes);
+                return Err(Error::corrupt(format!("tokens {first} and {id} are both {:?}", printable(&text)), 0));
+            }
+            self.slots.insert(self.key.of_bytes(bytes), id);
+        }
+        Ok(())
+    }
+
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// The token's bytes; none if there is no such token.
+    pub fn bytes(&self, id: u32) -> &[u8] {
+        let id = id as usize;
+        let Some(&end) = self.ends.get(id) else { return &[] };
+        let start = if id == 0 { 0 } else { self.ends[id - 1] };
+        &self.bytes[start as usize..end as usize]
+    }
+
+    /// The kind of a token that exists.
+    pub fn kind(&self, id: u32) -> TokenKind {
+        self.kinds[id as usize]
+    }
+
+    pub fn set_kind(&mut self, id: u32, kind: TokenKind) {
+        self.kinds[id as usize] = kind;
+    }
+
+    /// The token of any kind that is known by these bytes.
+    pub fn find(&self, bytes: &[u8]) -> Option<u32> {
+        if bytes.len() > MAX_PIECE {
+            return None;
+        }
+        self.slots.find(self.key.of_bytes(bytes), |id| self.bytes(id) == bytes)
+    }
+
+    /// The token that text of these bytes may become.
+    pub fn find_text(&self, bytes: &[u8]) -> Option<u32> {
+        self.find(bytes).filter(|&id| self.kind(id).is_text())
+    }
+}
