@@ -1,1 +1,226 @@
-//! (room)
+//! Adapters: small trained changes of the linear layers of a frozen model.
+//!
+//! [`Adapter`] is what a kind of adapter must do, [`KINDS`] lists them. An adapter knows where it attaches ([`Site`])
+//! and what it attaches to ([`Base`], by which a model describes itself); it knows nothing of layers around it.
+//! `lowrank.rs` is the algebra the kinds share, `file.rs` the way to and from our container, `peft.rs` and
+//! `gguf_adapter.rs` read what other programs trained.
+//!
+//! # Laws
+//! Tested for every row of [`KINDS`]: a fresh adapter adds exactly zero; `backward` agrees with finite differences;
+//! `bake_row` gives the weights whose product is what `forward` adds; saved and loaded is equal, and saved again is the
+//! same bytes; another base is refused; neither threads nor tiling change a bit.
+
+pub mod lora;
+pub mod lowrank;
+mod site;
+
+pub use site::{Linear, Site, parse_targets};
+
+use crate::error::{Error, Result, printable};
+use crate::kernel::{Compute, Tile, View};
+use core::ops::Range;
+use lowrank::{Layout, Slot};
+use std::prelude::v1::*;
+
+/// Largest rank.
+pub const MAX_RANK: usize = 1024;
+
+/// A change of the linear layers of a frozen model. `y` and `dy` are rows of a layer's output, `x` and `dx` of its input.
+///
+/// After any change of the parameters, [`Adapter::prepare`] must run before the adapter is used; the functions
+/// that compute panic if it never ran.
+pub trait Adapter: Send + Sync {
+    /// The name of its row in [`KINDS`].
+    fn kind(&self) -> &'static str;
+
+    /// What is trained, in one piece.
+    fn params(&self) -> &[f32];
+
+    /// The same, to change.
+    fn params_mut(&mut self) -> &mut [f32];
+
+    /// Brings what is derived from the parameters up to date.
+    fn prepare(&mut self, cx: &Compute);
+
+    /// Where it attaches, with shapes and ranks.
+    fn layout(&self) -> &Layout;
+
+    /// For its strength, [`Layout::scale`].
+    fn layout_mut(&mut self) -> &mut Layout;
+
+    /// Whether it changes that layer.
+    fn covers(&self, site: Site) -> bool {
+        self.layout().slot(site).is_some()
+    }
+
+    /// The factors of a low-rank change: A `[rank, in]`, Bᵀ `[rank, out]`, and the factor `s` of `ΔW = s·B·A`.
+    fn factors(&self, site: Site) -> Option<(View<'_>, View<'_>, f32)>;
+
+    /// `y += ΔW·x` for a covered site; nothing for others. x: `[N, in]`, y: `[N, out]`, added to.
+    /// `scratch` grows once and may be shared by all calls.
+    fn forward(&self, cx: &Compute, site: Site, x: View, y: &mut Tile, scratch: &mut Vec<f32>);
+
+    /// Length of the buffer that `backward` adds into.
+    fn grad_len(&self) -> usize;
+
+    /// Adds `ΔWᵀ·dy` into `dx` if it is wanted, and what the parameters' gradients are made of into `acc`, a buffer of
+    /// [`Adapter::grad_len`] values that starts as zeros. x: `[N, in]`, dy: `[N, out]`, dx: `[N, in]`.
+    fn backward(
+        &self,
+        cx: &Compute,
+        site: Site,
+        x: View,
+        dy: View,
+        dx: Option<&mut Tile>,
+        acc: &mut [f32],
+        scratch: &mut Vec<f32>,
+    );
+
+    /// The gradients of the parameters from what `backward` gathered: once a step. `grads` is overwritten.
+    fn reduce(&self, cx: &Compute, acc: &[f32], grads: &mut [f32]);
+
+    /// `w += ` row `row` of `ΔW`. w: `[in]`.
+    fn bake_row(&self, site: Site, row: usize, w: &mut [f32]);
+
+    /// Whether it would change any output at all.
+    fn changes_something(&self) -> bool;
+}
+
+/// What a model tells of itself to adapters.
+#[derive(Clone, Debug)]
+pub struct Base {
+    /// The architecture's name, as GGUF files spell it.
+    pub architecture: String,
+    /// Input and output width of the linear layers of each block, in the order of [`Linear::ALL`]; `None` where there is
+    /// none.
+    pub shapes: Vec<[Option<[usize; 2]>; Linear::COUNT]>,
+    /// Heads of the queries.
+    pub heads: usize,
+    /// Heads of keys and values.
+    pub kv_heads: usize,
+    /// Whether rows of q and k come in neighbouring pairs (the NORM layout of GGUF files for llama-like architectures),
+    /// so that rows from Hugging Face files, which pair halves, must be reordered.
+    pub paired_rows: bool,
+    /// Identity of the weights.
+    pub fingerprint: [u8; 32],
+    /// Identity of the tokenizer.
+    pub tokenizer: [u8; 32],
+}
+
+impl Base {
+    /// Blocks.
+    pub fn layers(&self) -> usize {
+        self.shapes.len()
+    }
+
+    /// Input and output width of a layer.
+    ///
+    /// # Errors
+    /// `Mismatch` if there is no such layer.
+    pub fn shape(&self, site: Site) -> Result<[usize; 2]> {
+        let found = self.shapes.get(site.layer).and_then(|block| block[site.linear as usize]);
+        found.ok_or_else(|| {
+            let base = format!("{} with {} blocks", printable(&self.architecture), self.layers());
+            Error::mismatch(format!("base of {site}"), "a model with this layer", base)
+        })
+    }
+
+    /// All linear layers there are.
+    pub fn sites(&self) -> impl Iterator<Item = Site> + '_ {
+        (0..self.layers() * Linear::COUNT).map(Site::at).filter(|s| self.shapes[s.layer][s.linear as usize].is_some())
+    }
+}
+
+/// What to create.
+#[derive(Clone, Debug)]
+pub struct Spec {
+    /// A name of [`KINDS`].
+    pub kind: String,
+    /// Rank of the change, 1 to [`MAX_RANK`] and at most the smaller side of every layer.
+    pub rank: usize,
+    /// Numerator of the factor: `s = alpha / rank`.
+    pub alpha: f32,
+    /// `s = alpha / √rank` instead (arXiv:2312.03732).
+    pub rank_stabilised: bool,
+    /// Which linear layers.
+    pub targets: Vec<Linear>,
+    /// Of which blocks; all if `None`.
+    pub layers: Option<Range<usize>>,
+    /// Bases for A and for B (`nola`).
+    pub bases: [usize; 2],
+    /// How bases are drawn (`nola`), `uniform` for example.
+    pub basis: String,
+    /// Everything random follows from it.
+    pub seed: u64,
+}
+
+impl Default for Spec {
+    fn default() -> Self {
+        Spec {
+            kind: "lora".into(),
+            rank: 8,
+            alpha: 16.0,
+            rank_stabilised: false,
+            targets: Linear::ALL.to_vec(),
+            layers: None,
+            bases: [64, 64],
+            basis: "uniform".into(),
+            seed: 0,
+        }
+    }
+}
+
+impl Spec {
+    /// Where it would attach to `base`.
+    ///
+    /// # Errors
+    /// `Invalid` for settings that cannot be used, naming them; `Mismatch` if `base` lacks a layer.
+    pub fn layout(&self, base: &Base) -> Result<Layout> {
+        let all = 0..base.layers();
+        let layers = self.layers.clone().unwrap_or(all.clone());
+        if layers.is_empty() || layers.end > all.end {
+            return Err(Error::invalid("layers", format!("{layers:?} of {} there are", all.end)));
+        }
+        let mut targets = self.targets.clone();
+        targets.sort();
+        targets.dedup();
+        if targets.is_empty() {
+            return Err(Error::invalid("targets", "none named"));
+        }
+        let mut slots = Vec::new();
+        for layer in layers {
+            for &linear in &targets {
+                slots.push(Slot::new(Site { layer, linear }, base, self.rank, self.alpha, self.rank_stabilised)?);
+            }
+        }
+        Ok(Layout::new(slots, self.rank_stabilised))
+    }
+}
+
+/// One row of [`KINDS`].
+pub struct Kind {
+    /// As files and people call it.
+    pub name: &'static str,
+    /// A fresh one.
+    pub create: fn(&Spec, &Base) -> Result<Box<dyn Adapter>>,
+}
+
+/// Every kind of adapter.
+pub static KINDS: &[Kind] =
+    &[Kind { name: "lora", create: |spec, base| Ok(Box::new(lora::Lora::create(spec, base)?)) }];
+
+impl Kind {
+    /// # Errors
+    /// `Unsupported` if this build does not know it.
+    pub fn by_name(name: &str) -> Result<&'static Kind> {
+        KINDS.iter().find(|k| k.name == name).ok_or_else(|| Error::unsupported("adapter kind", name))
+    }
+}
+
+/// A fresh adapter: it changes nothing until it is trained.
+///
+/// # Errors
+/// `Unsupported` for an unknown kind; those of [`Spec::layout`].
+pub fn create(spec: &Spec, base: &Base) -> Result<Box<dyn Adapter>> {
+    (Kind::by_name(&spec.kind)?.create)(spec, base)
+}

@@ -1,0 +1,113 @@
+//! LoRA (arXiv:2106.09685): `ΔW = s·B·A`, both factors trained.
+
+use super::lowrank::Layout;
+use super::{Adapter, Base, Site, Spec};
+use crate::error::Result;
+use crate::kernel::{Compute, Tile, View};
+use crate::rng::Stream;
+use std::prelude::v1::*;
+
+/// Parameters: A `[rank, in]` and Bᵀ `[rank, out]` of each site in turn.
+#[derive(Clone)]
+pub struct Lora {
+    layout: Layout,
+    params: Vec<f32>,
+    seed: Option<u64>,
+}
+
+impl Lora {
+    /// A fresh one: A uniform in ±1/√in from the seed, a stream a site; B zero.
+    ///
+    /// # Errors
+    /// Those of [`Spec::layout`].
+    pub fn create(spec: &Spec, base: &Base) -> Result<Lora> {
+        let layout = spec.layout(base)?;
+        let mut params = vec![0.0; layout.len()];
+        for slot in layout.slots() {
+            start(spec.seed, "lora_a", slot.site, slot.shape[0], &mut params[slot.a()]);
+        }
+        Ok(Lora { layout, params, seed: Some(spec.seed) })
+    }
+
+    /// From trained factors in the order of `layout`, with the seed that A was drawn from if it is known.
+    ///
+    /// # Panics
+    /// If their number is not that of the layout.
+    pub fn from_params(layout: Layout, params: Vec<f32>, seed: Option<u64>) -> Lora {
+        assert_eq!(params.len(), layout.len(), "parameters of a LoRA");
+        Lora { layout, params, seed }
+    }
+
+    /// What A was drawn from, if it is known.
+    pub fn seed(&self) -> Option<u64> {
+        self.seed
+    }
+}
+
+/// Uniform in ±1/√in: Kaiming's bound with a = √5.
+pub(super) fn start(seed: u64, role: &str, site: Site, n_in: usize, a: &mut [f32]) {
+    Stream::new(seed, &site.to_string(), role).fill_uniform(0, a);
+    let bound = 1.0 / libm::sqrtf(n_in as f32);
+    a.iter_mut().for_each(|v| *v *= bound);
+}
+
+impl Adapter for Lora {
+    fn kind(&self) -> &'static str {
+        "lora"
+    }
+
+    fn params(&self) -> &[f32] {
+        &self.params
+    }
+
+    fn params_mut(&mut self) -> &mut [f32] {
+        &mut self.params
+    }
+
+    fn prepare(&mut self, _cx: &Compute) {}
+
+    fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    fn layout_mut(&mut self) -> &mut Layout {
+        &mut self.layout
+    }
+
+    fn factors(&self, site: Site) -> Option<(View<'_>, View<'_>, f32)> {
+        self.layout.factors(site, &self.params)
+    }
+
+    fn forward(&self, cx: &Compute, site: Site, x: View, y: &mut Tile, scratch: &mut Vec<f32>) {
+        self.layout.forward(cx, &self.params, site, x, y, scratch);
+    }
+
+    fn grad_len(&self) -> usize {
+        self.params.len()
+    }
+
+    fn backward(
+        &self,
+        cx: &Compute,
+        site: Site,
+        x: View,
+        dy: View,
+        dx: Option<&mut Tile>,
+        acc: &mut [f32],
+        scratch: &mut Vec<f32>,
+    ) {
+        self.layout.backward(cx, &self.params, site, x, dy, dx, acc, scratch);
+    }
+
+    fn reduce(&self, _cx: &Compute, acc: &[f32], grads: &mut [f32]) {
+        grads.copy_from_slice(acc);
+    }
+
+    fn bake_row(&self, site: Site, row: usize, w: &mut [f32]) {
+        self.layout.bake_row(&self.params, site, row, w);
+    }
+
+    fn changes_something(&self) -> bool {
+        self.layout.changes_something(&self.params)
+    }
+}
