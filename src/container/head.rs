@@ -198,7 +198,7 @@ impl core::fmt::Display for Field {
         match self {
             Field::Text(v) => f.write_str(&printable(v)),
             Field::Integer(v) => write!(f, "{v}"),
-            Field::Real(v) => write!(f, "{v}"),
+            Field::Real(v) => write!(f, "{v:?}"), // with an exponent where there would be hundreds of zeros
             Field::List(v) => f.write_str(&printable(&v.join(", "))),
         }
     }

@@ -153,8 +153,9 @@ impl Value {
 impl core::fmt::Display for Value {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self {
-            Value::F32(v) => write!(f, "{v}"),
-            Value::F64(v) => write!(f, "{v}"),
+            // `Debug` writes very small and very large numbers with an exponent, `Display` with hundreds of zeros.
+            Value::F32(v) => write!(f, "{v:?}"),
+            Value::F64(v) => write!(f, "{v:?}"),
             Value::Bool(v) => write!(f, "{v}"),
             Value::String(v) => write!(f, "{}", printable(v)),
             Value::Array(v) => write!(f, "[{} × {}]", v.len, v.kind.name()),

@@ -1,5 +1,7 @@
 //! The integration suite.
 
+mod alloc;
 mod formats;
+mod hostile;
 mod shared;
 mod tokenizer;
