@@ -16,6 +16,9 @@ mod spm;
 mod stream;
 mod vocab;
 
+#[cfg(test)]
+mod tests;
+
 pub use split::{SPLITTERS, Splitter, splitter};
 pub use stream::TextStream;
 pub use vocab::TokenKind;

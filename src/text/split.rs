@@ -164,3 +164,109 @@ fn run_of(text: &str, most: usize) -> usize {
     let Some(kind) = text.chars().next().map(class) else { return 0 };
     text.chars().take(most).take_while(|&c| class(c) == kind).map(char::len_utf8).sum()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fancy_regex::Regex;
+
+    const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
+    const LLAMA3: &str = r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+    const QWEN2: &str = r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+
+    fn words(text: &str, first: fn(&str) -> usize) -> Vec<&str> {
+        let (mut rest, mut out) = (text, Vec::new());
+        while !rest.is_empty() {
+            let (word, tail) = rest.split_at(first(rest));
+            assert!(!word.is_empty());
+            out.push(word);
+            rest = tail;
+        }
+        out
+    }
+
+    /// The stretches that match, and those between.
+    fn cut<'a>(text: &'a str, pattern: &Regex) -> Vec<&'a str> {
+        let (mut out, mut start) = (Vec::new(), 0);
+        for found in pattern.find_iter(text) {
+            let found = found.unwrap();
+            out.extend([&text[start..found.start()], found.as_str()]);
+            start = found.end();
+        }
+        out.push(&text[start..]);
+        out.retain(|word| !word.is_empty());
+        out
+    }
+
+    /// Text of the characters that the rules tell apart, and of any others.
+    fn random_text(state: &mut u64) -> String {
+        const TELLING: &str = "aZsStTrReEvVmMlLdD''''  \t\n\r\u{b}\u{85}\u{a0}\u{2003}\u{2028}\u{3000}09٣½Ⅷ一é\u{301}中ſK!.,-_🦀\u{200d}\u{feff}\u{1c}";
+        let telling: Vec<char> = TELLING.chars().collect();
+        let mut next = |n: usize| {
+            *state ^= *state << 13;
+            *state ^= *state >> 7;
+            *state ^= *state << 17;
+            (*state >> 11) as usize % n
+        };
+        let len = next(24);
+        (0..len)
+            .map(|_| match next(5) {
+                0 => char::from_u32(next(0x11_0000) as u32).unwrap_or('x'),
+                1 => char::from_u32(next(0x3000) as u32).unwrap_or('x'),
+                _ => telling[next(telling.len())],
+            })
+            .collect()
+    }
+
+    #[test]
+    fn words_are_those_of_the_published_expressions() {
+        let (gpt2, llama3, qwen2) =
+            (Regex::new(GPT2).unwrap(), Regex::new(LLAMA3).unwrap(), Regex::new(QWEN2).unwrap());
+        let number = Regex::new(r"\p{N}").unwrap();
+        let first = |name| splitter(name).unwrap().first;
+        let mut state = 7;
+        for _ in 0..20_000 {
+            let text = random_text(&mut state);
+            assert_eq!(words(&text, first("gpt-2")), cut(&text, &gpt2), "{text:?}");
+            assert_eq!(words(&text, first("llama-bpe")), cut(&text, &llama3), "{text:?}");
+            assert_eq!(words(&text, first("qwen2")), cut(&text, &qwen2), "{text:?}");
+            let twice: Vec<&str> = cut(&text, &number).into_iter().flat_map(|part| cut(part, &gpt2)).collect();
+            assert_eq!(words(&text, first("smollm")), twice, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn every_character_is_of_the_class_the_expressions_say() {
+        let letter = Regex::new(r"\p{L}").unwrap();
+        let number = Regex::new(r"\p{N}").unwrap();
+        let space = Regex::new(r"\s").unwrap();
+        for c in '\0'..=char::MAX {
+            let is = |pattern: &Regex| pattern.is_match(c.encode_utf8(&mut [0; 4])).unwrap();
+            let want = match (is(&letter), is(&number), is(&space)) {
+                (true, _, _) => Class::Letter,
+                (_, true, _) => Class::Number,
+                (_, _, true) => Class::Space,
+                _ => Class::Other,
+            };
+            assert!(class(c) == want, "{c:?}");
+        }
+    }
+
+    #[test]
+    fn names_are_unique() {
+        let mut names: Vec<&str> = SPLITTERS.iter().flat_map(|row| row.names).copied().collect();
+        names.sort_unstable();
+        assert!(names.windows(2).all(|pair| pair[0] != pair[1]));
+        assert!(splitter("default").is_none());
+    }
+
+    #[test]
+    fn long_runs_take_linear_time() {
+        for unit in ["a", " ", "\n ", " \n", "'", "1", "!", "\u{3000}", "\r"] {
+            let text = unit.repeat(1 << 18);
+            for row in SPLITTERS {
+                assert_eq!(words(&text, row.first).concat().len(), text.len());
+            }
+        }
+    }
+}

@@ -1,0 +1,407 @@
+//! Tokenizers from small files, good and bad, beside the plainest way to do the same.
+
+use super::*;
+use crate::bytes::{Bytes, Limits};
+use crate::gguf::{Gguf, Value, Writer};
+
+const PLAIN: Encode = Encode { add_special: false, parse_special: false };
+const PARSED: Encode = Encode { add_special: false, parse_special: true };
+
+type Pairs<'a> = Vec<(&'a str, Value)>;
+
+fn load(pairs: &[(&str, Value)]) -> Result<Tokenizer> {
+    let mut writer = Writer::new();
+    for (key, value) in pairs {
+        writer.set(format!("tokenizer.{key}"), value.clone());
+    }
+    Tokenizer::from_gguf(&Gguf::parse(Bytes::from(writer.finish()?), &Limits::default())?)
+}
+
+fn with<'a>(mut pairs: Pairs<'a>, key: &'a str, value: impl Into<Value>) -> Pairs<'a> {
+    pairs.retain(|pair| pair.0 != key);
+    pairs.push((key, value.into()));
+    pairs
+}
+
+fn strings(list: &[String]) -> Value {
+    list.into()
+}
+
+/// The bytes `abcd`, space, and what the merges make of them; a control and a user-defined token last.
+fn bpe_pairs(merges: &[String]) -> (Vec<String>, Pairs<'static>) {
+    let mut tokens: Vec<String> = ["a", "b", "c", "d", "Ġ", "<", ">", "s"].map(String::from).to_vec();
+    for merge in merges {
+        let token = merge.replace(' ', "");
+        if token != "<s>" && !tokens.contains(&token) {
+            tokens.push(token);
+        }
+    }
+    let mut kinds = vec![1i32; tokens.len()];
+    tokens.extend(["<s>".into(), "da".into()]);
+    kinds.extend([3, 4]);
+    let pairs = vec![
+        ("ggml.model", "gpt2".into()),
+        ("ggml.pre", "gpt-2".into()),
+        ("ggml.tokens", strings(&tokens)),
+        ("ggml.token_type", kinds.as_slice().into()),
+        ("ggml.merges", strings(merges)),
+    ];
+    (tokens, pairs)
+}
+
+fn merges(list: &[&str]) -> Vec<String> {
+    list.iter().map(|line| line.to_string()).collect()
+}
+
+/// Letters `abc`, a space, all bytes, and some words with scores.
+fn spm_pairs() -> Pairs<'static> {
+    let mut tokens: Vec<String> = ["<unk>", "<s>", "</s>"].map(String::from).to_vec();
+    tokens.extend((0..256).map(|b| format!("<0x{b:02X}>")));
+    let words = ["▁", "a", "b", "c", "ab", "bc", "▁a", "abc", "▁ab", "▁▁", "s>", "<"];
+    tokens.extend(words.map(String::from));
+    let mut kinds = vec![2i32, 3, 3];
+    kinds.extend([6; 256]);
+    kinds.extend([1; 12]);
+    let mut scores = vec![0f32; 259];
+    scores.extend([-1.0, -1.0, -1.0, -1.0, -3.0, -2.0, -2.0, -5.0, -4.0, -9.0, -3.5, -1.0]);
+    vec![
+        ("ggml.model", "llama".into()),
+        ("ggml.tokens", strings(&tokens)),
+        ("ggml.token_type", kinds.as_slice().into()),
+        ("ggml.scores", scores.as_slice().into()),
+    ]
+}
+
+fn spell(tokenizer: &Tokenizer, ids: &[u32]) -> Vec<String> {
+    ids.iter().map(|&id| String::from_utf8_lossy(tokenizer.token_bytes(id)).into_owned()).collect()
+}
+
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, n: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 11) as usize % n
+    }
+
+    fn text(&mut self, letters: &str, len: usize) -> String {
+        let letters: Vec<char> = letters.chars().collect();
+        (0..len).map(|_| letters[self.below(letters.len())]).collect()
+    }
+}
+
+/// The lowest merge that fits anywhere, the leftmost of equals, until none does.
+fn plain_bpe(word: &str, merges: &[String]) -> Vec<String> {
+    let mut parts: Vec<String> = word.chars().map(|c| c.to_string()).collect();
+    loop {
+        let rank = |i: usize| merges.iter().position(|m| *m == format!("{} {}", parts[i], parts[i + 1]));
+        let best = (0..parts.len().saturating_sub(1)).filter_map(|i| Some((rank(i)?, i))).min();
+        let Some((_, i)) = best else { return parts };
+        let right = parts.remove(i + 1);
+        parts[i] += &right;
+    }
+}
+
+#[test]
+fn merging_by_queue_is_merging_one_by_one() {
+    let mut random = Random(11);
+    for round in 0..60 {
+        let mut pieces: Vec<String> = ["a", "b", "c", "d"].map(String::from).to_vec();
+        let mut list: Vec<String> = Vec::new();
+        for _ in 0..3 + round % 20 {
+            let (left, right) = (random.below(pieces.len()), random.below(pieces.len()));
+            let token = format!("{}{}", pieces[left], pieces[right]);
+            let line = format!("{} {}", pieces[left], pieces[right]);
+            // "da" is user-defined below, and would be cut out first.
+            if token.len() < 12 && !token.contains("da") && !list.contains(&line) {
+                list.push(line);
+                if !pieces.contains(&token) {
+                    pieces.push(token);
+                }
+            }
+        }
+        let tokenizer = load(&bpe_pairs(&list).1).unwrap();
+        for _ in 0..50 {
+            let len = random.below(40);
+            let mut word = random.text("abcd", len);
+            while word.contains("da") {
+                word = word.replace("da", "d");
+            }
+            let ids = tokenizer.encode(&word, &PLAIN).unwrap();
+            assert_eq!(spell(&tokenizer, &ids), plain_bpe(&word, &list), "{word} with {list:?}");
+        }
+    }
+}
+
+/// The pair with the best score, the leftmost of equals, until none is a token.
+fn plain_spm(tokenizer: &Tokenizer, scores: &[f32], text: &str) -> Vec<u32> {
+    let mut parts: Vec<String> = text.chars().map(String::from).collect();
+    loop {
+        let mut best: Option<(f32, usize)> = None;
+        for i in 1..parts.len() {
+            if let Some(id) = tokenizer.inner.vocab.find_text(format!("{}{}", parts[i - 1], parts[i]).as_bytes()) {
+                let score = scores[id as usize];
+                if best.is_none_or(|(most, _)| score > most) {
+                    best = Some((score, i));
+                }
+            }
+        }
+        let Some((_, i)) = best else { break };
+        let right = parts.remove(i);
+        parts[i - 1] += &right;
+    }
+    let token = |part: &String| match tokenizer.inner.vocab.find_text(part.as_bytes()) {
+        Some(id) => vec![id],
+        None => part.bytes().map(|b| b as u32 + 3).collect(),
+    };
+    parts.iter().flat_map(token).collect()
+}
+
+#[test]
+fn merging_by_score_is_merging_one_by_one() {
+    let pairs = spm_pairs();
+    let tokenizer = load(&pairs).unwrap();
+    let Value::Array(array) = &pairs[3].1 else { panic!("scores") };
+    let scores: Vec<f32> = array.f32s().unwrap().collect();
+    let mut random = Random(5);
+    for _ in 0..3000 {
+        let len = 1 + random.below(20);
+        let text = random.text("aabbccc  ▁é<s>", len);
+        let spaced = format!(" {}", text.replace('▁', " "));
+        let ids = tokenizer.encode(&text, &PLAIN).unwrap();
+        assert_eq!(ids, plain_spm(&tokenizer, &scores, &spaced), "{text:?}");
+        assert_eq!(tokenizer.decode(&ids, &Decode::default()).unwrap(), spaced[1..].as_bytes());
+    }
+}
+
+#[test]
+fn special_tokens_are_cut_out_when_asked() {
+    let tokenizer = load(&bpe_pairs(&merges(&["< s", "<s >"])).1).unwrap();
+    let ids = |text: &str, how| spell(&tokenizer, &tokenizer.encode(text, how).unwrap());
+    // The merges would spell the control token; they are not allowed to.
+    assert_eq!(ids("a<s>b", &PLAIN), ["a", "<", "s", ">", "b"]);
+    assert_eq!(ids("a<s>b", &PARSED), ["a", "<s>", "b"]);
+    assert_eq!(ids("<s><s>", &PARSED), ["<s>", "<s>"]);
+    assert_eq!(ids("cdada", &PLAIN), ["c", "da", "da"]);
+    assert_eq!(ids("", &PARSED), [""; 0]);
+    let control = tokenizer.token("<s>").unwrap();
+    assert_eq!(tokenizer.decode(&[0, control, 1], &Decode::default()).unwrap(), b"ab");
+    assert_eq!(
+        tokenizer.decode(&[0, control], &Decode { unparse_special: true, ..Decode::default() }).unwrap(),
+        b"a<s>"
+    );
+    assert!(tokenizer.decode(&[0, 4_000_000_000], &Decode::default()).is_err());
+}
+
+/// The tokens one by one, longest first, each everywhere in what is still text.
+fn plain_cut(tokens: &[String], text: &str) -> Vec<Fragment> {
+    let mut order: Vec<usize> = (0..tokens.len()).collect();
+    order.sort_by_key(|&i| (core::cmp::Reverse(tokens[i].len()), i));
+    let mut parts = if text.is_empty() { vec![] } else { vec![Fragment::Text(0..text.len())] };
+    for i in order {
+        let mut next = Vec::new();
+        for part in parts {
+            let Fragment::Text(range) = part else {
+                next.push(part);
+                continue;
+            };
+            let mut start = range.start;
+            while let Some(at) = text[start..range.end].find(&tokens[i]) {
+                if at > 0 {
+                    next.push(Fragment::Text(start..start + at));
+                }
+                next.push(Fragment::Token(i as u32));
+                start += at + tokens[i].len();
+            }
+            if start < range.end {
+                next.push(Fragment::Text(start..range.end));
+            }
+        }
+        parts = next;
+    }
+    parts
+}
+
+#[test]
+fn cutting_by_queue_is_cutting_token_by_token() {
+    let mut random = Random(3);
+    for _ in 0..300 {
+        let mut tokens: Vec<String> = Vec::new();
+        for _ in 0..1 + random.below(8) {
+            let len = 1 + random.below(5);
+            let token = random.text("abc", len);
+            if !tokens.contains(&token) {
+                tokens.push(token);
+            }
+        }
+        let mut vocab = Vocab::with_capacity(tokens.len(), 64, hash::Key::new(&[7; 32]));
+        for token in &tokens {
+            let write = |out: &mut Vec<u8>| {
+                out.extend_from_slice(token.as_bytes());
+                Ok(true)
+            };
+            vocab.push(TokenKind::UserDefined, write).unwrap();
+        }
+        let finder = Finder::new(&vocab, |_| true);
+        for _ in 0..30 {
+            let len = random.below(30);
+            let text = random.text("abcd", len);
+            assert_eq!(finder.cut(&vocab, text.as_bytes()), plain_cut(&tokens, &text), "{tokens:?} in {text}");
+        }
+    }
+}
+
+#[test]
+fn added_tokens_and_spaces_are_as_the_file_says() {
+    let ids = |pairs: Pairs<'_>, text: &str, add_special| {
+        let tokenizer = load(&pairs).unwrap();
+        let ids = tokenizer.encode(text, &Encode { add_special, parse_special: true }).unwrap();
+        spell(&tokenizer, &ids)
+    };
+    assert_eq!(ids(spm_pairs(), "ab", true), ["<s>", " ab"]);
+    assert_eq!(ids(spm_pairs(), "", true), ["<s>"]);
+    assert_eq!(ids(spm_pairs(), "a</s>ab", false), [" a", "</s>", " ab"]);
+    let pairs = with(with(spm_pairs(), "ggml.add_bos_token", false), "ggml.add_eos_token", true);
+    assert_eq!(ids(pairs, "ab", true), [" ab", "</s>"]);
+    assert_eq!(ids(with(spm_pairs(), "ggml.add_space_prefix", false), "ab", false), ["ab"]);
+    assert_eq!(ids(with(spm_pairs(), "ggml.remove_extra_whitespaces", true), "  a   b ", false), [" a", " ", "b"]);
+    let round = load(&spm_pairs()).unwrap();
+    let all = round.encode("ab", &Encode { add_special: true, parse_special: false }).unwrap();
+    // As llama.cpp has it: the space that was added goes only where nothing is removed before it.
+    assert_eq!(round.decode(&all, &Decode { remove_special: true, unparse_special: true }).unwrap(), b" ab");
+}
+
+#[test]
+fn words_that_are_tokens_may_skip_the_merges() {
+    let (mut tokens, pairs) = bpe_pairs(&merges(&["a b"]));
+    tokens.insert(0, "abc".into());
+    let pairs = with(with(pairs, "ggml.pre", "llama3"), "ggml.add_bos_token", false);
+    let mut pairs = with(pairs, "ggml.tokens", tokens.as_slice());
+    pairs.retain(|pair| pair.0 != "ggml.token_type");
+    let spelled = |pairs: &Pairs<'_>| {
+        let tokenizer = load(pairs).unwrap();
+        spell(&tokenizer, &tokenizer.encode("abc", &PLAIN).unwrap())
+    };
+    assert_eq!(spelled(&pairs), ["abc"]);
+    assert_eq!(spelled(&with(pairs, "ggml.pre", "qwen2")), ["ab", "c"]);
+}
+
+#[test]
+fn bad_files_are_errors() {
+    let (tokens, bpe) = bpe_pairs(&merges(&["a b"]));
+    let n = tokens.len();
+    let both = |key: &'static str, value: Value| {
+        let message = load(&with(bpe.clone(), key, value.clone())).unwrap_err().to_string();
+        let spm = load(&with(spm_pairs(), key, value)).unwrap_err().to_string();
+        (message, spm)
+    };
+    let text = |list: &[&str]| Value::from(list);
+    both("ggml.model", "bert".into());
+    both("ggml.model", 3u32.into());
+    both("ggml.tokens", text(&[]));
+    both("ggml.tokens", text(&["a"]));
+    both("ggml.tokens", 7u32.into());
+    both("ggml.tokens", [1i32].as_slice().into());
+    both("ggml.token_type", [1i32; 3].as_slice().into());
+    both("ggml.token_type", vec![1f32; n].as_slice().into());
+    for role in ["bos", "eos", "eot", "eom", "unknown", "padding", "fim_pad", "fim_rep", "fim_sep"] {
+        let key: &'static str = format!("ggml.{role}_token_id").leak();
+        assert!(both(key, 100_000u32.into()).0.contains(role));
+        both(key, (-1i32).into());
+        both(key, "1".into());
+    }
+    both("ggml.add_bos_token", 1u32.into());
+    assert!(load(&with(bpe.clone(), "ggml.add_eos_token", true)).is_err(), "eos to add, and none there");
+    for scores in [vec![0f32; 3], vec![f32::NAN; 271]] {
+        assert!(load(&with(spm_pairs(), "ggml.scores", scores.as_slice())).is_err());
+    }
+    let message = load(&with(bpe.clone(), "ggml.pre", "no\u{1b}such")).unwrap_err().to_string();
+    assert!(message.contains("smollm") && message.contains("llama-bpe") && !message.contains('\u{1b}'), "{message}");
+    let bad = ["", " ", "a", "a ", " a", "ab", "a  b", "a x", "x a", "b a", "a b c", "é a", "😀 a"];
+    for merge in bad {
+        let message = load(&with(bpe.clone(), "ggml.merges", text(&[merge]))).unwrap_err().to_string();
+        assert!(message.contains("merge 0"), "{merge:?}: {message}");
+    }
+    let missing = |key: &str| load(&bpe.iter().filter(|pair| pair.0 != key).cloned().collect::<Pairs<'_>>()).is_err();
+    assert!(["ggml.model", "ggml.pre", "ggml.tokens", "ggml.merges"].into_iter().all(missing));
+    let mut twice = tokens.clone();
+    twice[1] = "a".into();
+    let message = load(&with(bpe.clone(), "ggml.tokens", twice.as_slice())).unwrap_err().to_string();
+    assert!(message.contains("tokens 0 and 1"), "{message}");
+}
+
+#[test]
+fn odd_files_do_no_harm() {
+    // Empty and huge tokens, infinite scores, no byte tokens.
+    let list = ["<unk>", "<s>", "</s>", "", "", "▁", "a", "aa"];
+    let mut tokens: Vec<String> = list.map(String::from).to_vec();
+    tokens.push("a".repeat(1 << 20));
+    let inf = f32::INFINITY;
+    let scores = [0.0, 0.0, 0.0, 0.0, 0.0, -0.0, inf, -inf, 1.0];
+    let kinds = [2i32, 3, 3, 1, 3, 1, 1, 77, 1];
+    let pairs = vec![
+        ("ggml.model", "llama".into()),
+        ("ggml.tokens", strings(&tokens)),
+        ("ggml.token_type", kinds.as_slice().into()),
+        ("ggml.scores", scores.as_slice().into()),
+    ];
+    let tokenizer = load(&pairs).unwrap();
+    assert_eq!(tokenizer.encode("aaa", &PARSED).unwrap(), [5, 7, 6]);
+    assert_eq!(tokenizer.encode("é", &PARSED).unwrap(), [5, 0, 0], "unknown bytes are the unknown token");
+    assert_eq!(tokenizer.token_bytes(3), b"");
+    let short: Vec<String> = tokens[5..8].to_vec();
+    let pairs = vec![
+        ("ggml.model", "llama".into()),
+        ("ggml.tokens", strings(&short)),
+        ("ggml.token_type", [1i32, 3, 1].as_slice().into()),
+        ("ggml.add_bos_token", false.into()),
+    ];
+    // The default for the unknown is token 0, which is there.
+    assert!(load(&pairs).unwrap().encode("é", &PLAIN).is_ok());
+    let bad_byte =
+        with(with(pairs, "ggml.token_type", [1i32, 6, 1].as_slice()), "ggml.tokens", ["x", "<0xZZ>", "y"].as_slice());
+    assert!(load(&bad_byte).is_err());
+}
+
+#[test]
+fn long_texts_take_linear_time() {
+    let mut list: Vec<String> = (0..8).map(|k| ["a".repeat(1 << k), "a".repeat(1 << k)].join(" ")).collect();
+    list.push("Ġ Ġ".into());
+    let (_, pairs) = bpe_pairs(&list);
+    let tokenizer = load(&pairs).unwrap();
+    let spm = load(&spm_pairs()).unwrap();
+    for unit in ["a", " ", "da", "ad", "abc", "<", "\n", "<s>", "é"] {
+        let text = unit.repeat(1_000_000 / unit.len());
+        for how in [PLAIN, PARSED] {
+            assert!(tokenizer.encode(&text, &how).unwrap().len() <= text.len());
+            assert!(spm.encode(&text, &how).unwrap().len() <= text.len() + 1);
+        }
+    }
+}
+
+#[test]
+fn a_stream_gives_whole_characters() {
+    let tokenizer = load(&spm_pairs()).unwrap();
+    let push = |bytes: &[u8]| {
+        let mut stream = TextStream::new(&tokenizer, false);
+        let mut out: Vec<String> = bytes.iter().map(|&b| stream.push(b as u32 + 3)).collect();
+        out.push(stream.finish());
+        out
+    };
+    assert_eq!(push("é😀".as_bytes()), ["", "é", "", "", "", "😀", ""]);
+    assert_eq!(push(b"\xc3"), ["", "\u{fffd}"]);
+    assert_eq!(push(b"\xc3a"), ["", "\u{fffd}a", ""]);
+    assert_eq!(push(b"\xffa\xe2\x82"), ["\u{fffd}", "a", "", "", "\u{fffd}"]);
+    let mut random = Random(9);
+    for _ in 0..2000 {
+        let bytes: Vec<u8> = (0..12)
+            .map(|_| [0x61, 0xc3, 0xa9, 0xe2, 0x82, 0xac, 0xf0, 0x9f, 0x98, 0x80, 0xff][random.below(11)])
+            .collect();
+        assert_eq!(push(&bytes).concat(), String::from_utf8_lossy(&bytes), "{bytes:x?}");
+    }
+    let mut stream = TextStream::new(&tokenizer, false);
+    assert_eq!((stream.push(1), stream.push(u32::MAX)), (String::new(), String::new()));
+    assert_eq!(TextStream::new(&tokenizer, true).push(1), "<s>");
+}
