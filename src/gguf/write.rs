@@ -112,7 +112,7 @@ impl Entry {
         if self.dims.is_empty() || self.dims.len() > MAX_RANK || self.dims.contains(&0) {
             return Err(self.invalid(format!("dimensions {:?}", self.dims)));
         }
-        let want = super::tensor_bytes(self.format, &self.dims).map_err(|why| self.invalid(why))?;
+        let want = super::read::tensor_bytes(self.format, &self.dims).map_err(|why| self.invalid(why))?;
         if want != self.data.len() as u64 {
             return Err(self.invalid(format!(
                 "{} bytes, {:?} of {} takes {want}",
