@@ -130,6 +130,24 @@ pub struct Kernels {
     pub narrow: fn(x: &[f32], out: &mut [u16]),
 }
 
+/// What computes: the kernels of one backend and the threads to share the work.
+#[derive(Clone)]
+pub struct Compute {
+    /// The backend.
+    pub kernels: &'static Kernels,
+    /// The threads.
+    pub pool: Pool,
+}
+
+impl Compute {
+    /// Rounds every row of `x` to 8 bits. `out` has room for them.
+    pub fn quantize(&self, x: View, out: &mut Acts8) {
+        for row in 0..x.n {
+            (self.kernels.quantize)(x, row, out);
+        }
+    }
+}
+
 /// The plain backend: the reference for all others.
 pub static PLAIN: Kernels = body::PLAIN;
 

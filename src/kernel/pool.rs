@@ -90,6 +90,19 @@ impl Scratch {
         }
         &mut self.f[..n]
     }
+
+    /// Two pieces of `a` and `b` values, their contents unspecified.
+    pub fn two(&mut self, a: usize, b: usize) -> [&mut [f32]; 2] {
+        let (x, y) = self.floats(a + b).split_at_mut(a);
+        [x, y]
+    }
+
+    /// Three pieces, likewise.
+    pub fn three(&mut self, a: usize, b: usize, c: usize) -> [&mut [f32]; 3] {
+        let (x, rest) = self.floats(a + b + c).split_at_mut(a);
+        let (y, z) = rest.split_at_mut(b);
+        [x, y, z]
+    }
 }
 
 /// Threads that share the parts of one piece of work at a time.
@@ -141,6 +154,23 @@ impl Pool {
         let tiles = Cut(tiles);
         self.run(parts, &|part, scratch| f(part, tiles.rows(part, granules), scratch));
     }
+
+    /// Cuts each of `tiles` into rectangles of `granules[i]` rows and columns and calls `f(row part, column part, tiles)`
+    /// for each. Tiles must all give the same grid.
+    pub fn grid<const K: usize>(
+        &self,
+        tiles: [Tile; K],
+        granules: [(usize, usize); K],
+        f: &(dyn Fn(usize, usize, [Tile; K], &mut Scratch) + Sync),
+    ) {
+        let (down, across) = (tiles[0].n.div_ceil(granules[0].0), tiles[0].c.div_ceil(granules[0].1));
+        let tiles = Cut(tiles);
+        self.run(down * across, &|part, scratch| {
+            // From the last row part to the first: where later rows cost more, the large parts go first.
+            let (i, j) = (down - 1 - part / across, part % across);
+            f(i, j, tiles.rectangle(i, j, granules), scratch);
+        });
+    }
 }
 
 /// Tiles that are only handed out in parts that do not touch.
@@ -162,6 +192,13 @@ impl<const K: usize> Cut<'_, K> {
         core::array::from_fn(|i| {
             let (t, g) = (&self.0[i], granules[i]);
             t.shared_part((part * g).min(t.n)..((part + 1) * g).min(t.n), 0..t.c)
+        })
+    }
+
+    fn rectangle<'b>(&self, down: usize, across: usize, granules: [(usize, usize); K]) -> [Tile<'b>; K] {
+        core::array::from_fn(|i| {
+            let (t, (n, c)) = (&self.0[i], granules[i]);
+            t.shared_part(down * n..(down * n + n).min(t.n), across * c..(across * c + c).min(t.c))
         })
     }
 }

@@ -114,6 +114,15 @@ impl Matrix {
         &self.data
     }
 
+    /// The values themselves, `[rows, cols]`, where they are stored as aligned native `f32`.
+    pub fn floats(&self) -> Option<&[f32]> {
+        if self.format.id == 0 && cfg!(target_endian = "little") {
+            bytemuck::try_cast_slice(&self.data).ok()
+        } else {
+            None
+        }
+    }
+
     /// Decodes columns `cols` of row `row` into `out`. `cols` starts and ends on block edges.
     ///
     /// # Panics

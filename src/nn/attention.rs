@@ -1,0 +1,145 @@
+//! Causal attention with grouped queries: `out_h = softmax(q_h · Kᵀ / √D) · V` over the keys up to each row's position.
+//!
+//! Scores exist for a few query rows at a time; there is no rows × positions matrix. A row's result does not depend on
+//! which rows are computed with it.
+
+use crate::kernel::{Compute, Kernels, Scratch, Tile, View};
+use std::prelude::v1::*;
+
+/// Query rows that share the passes over keys and values.
+const QUERIES: usize = 16;
+/// Keys that are widened together.
+const KEYS: usize = 64;
+
+/// The sizes of a layer's heads.
+#[derive(Clone, Copy, Debug)]
+pub struct Heads {
+    /// Query heads.
+    pub q: usize,
+    /// Key and value heads; divides `q`.
+    pub kv: usize,
+    /// Width of a head.
+    pub dim: usize,
+    /// What scores are multiplied with, usually `1 / √dim`.
+    pub scale: f32,
+}
+
+/// Keys or values of the positions so far, `[T, KV · D]`.
+#[derive(Clone, Copy)]
+pub enum Memory<'a> {
+    /// Full precision.
+    F32(View<'a>),
+    /// Half floats, rows without gaps, `width` values each.
+    F16 {
+        /// The bits.
+        data: &'a [u16],
+        /// Values in a row.
+        width: usize,
+    },
+}
+
+impl Memory<'_> {
+    /// Calls `f(first row, rows)` for blocks of the first `n` rows, columns `start..start + dim`.
+    fn blocks(&self, k: &Kernels, n: usize, start: usize, dim: usize, tmp: &mut [f32], mut f: impl FnMut(usize, View)) {
+        match *self {
+            Memory::F32(view) => f(0, view.rows(0..n).cols(start..start + dim)),
+            Memory::F16 { data, width } => {
+                for first in (0..n).step_by(KEYS) {
+                    let rows = KEYS.min(n - first);
+                    for (i, out) in tmp.chunks_exact_mut(dim).take(rows).enumerate() {
+                        (k.widen)(&data[(first + i) * width + start..][..dim], out);
+                    }
+                    f(first, View::new(&tmp[..rows * dim], rows, dim));
+                }
+            }
+        }
+    }
+}
+
+/// Query rows `rows` of head `h`: their attention weights into `p`, `[rows, keys]`.
+fn weights(k: &Kernels, heads: Heads, q: View, keys: &Memory, first: usize, h: usize, p: &mut [f32], tmp: &mut [f32]) {
+    let (n, kv) = (q.n, h / (heads.q / heads.kv));
+    let count = first + n;
+    let mut scores = Tile::new(p, n, count);
+    keys.blocks(k, count, kv * heads.dim, heads.dim, tmp, |at, block| {
+        (k.dots)(q, block, &mut scores.part(0..n, at..at + block.n));
+    });
+    for i in 0..n {
+        let (seen, future) = scores.row(i).split_at_mut(first + i + 1);
+        for s in seen.iter_mut() {
+            *s *= heads.scale;
+        }
+        (k.softmax)(seen);
+        future.fill(0.0);
+    }
+}
+
+/// Row `i` of `q` stands at position `first + i` and sees keys `0..=first + i`.
+/// q: `[N, H·D]`, keys and values: `[first + N, KV·D]`, out: `[N, H·D]`, overwritten.
+pub fn forward(cx: &Compute, heads: Heads, q: View, keys: Memory, values: Memory, first: usize, out: &mut Tile) {
+    let (k, d) = (cx.kernels, heads.dim);
+    let (n, c) = (out.n(), out.c());
+    let tiles = n.div_ceil(QUERIES);
+    // A part is one tile of query rows of one head; the later, longer tiles first, so threads finish together.
+    cx.pool.grid([out.part(0..n, 0..c)], [(QUERIES, d)], &|row_part, h, [mut out], scratch| {
+        debug_assert!(row_part < tiles);
+        let rows = row_part * QUERIES..row_part * QUERIES + out.n();
+        let (at, count) = (first + rows.start, first + rows.end);
+        let [p, tmp] = scratch.two(out.n() * count, KEYS * d);
+        weights(k, heads, q.rows(rows).cols(h * d..h * d + d), &keys, at, h, p, tmp);
+        for i in 0..out.n() {
+            out.row(i).fill(0.0);
+        }
+        let kv = h / (heads.q / heads.kv);
+        values.blocks(k, count, kv * d, d, tmp, |at, block| {
+            let p = View::strided(p, out.n(), count, count).cols(at..at + block.n);
+            (k.sums)(p, block, &mut out);
+        });
+    });
+}
+
+/// Gradients of [`forward`] for one sequence that starts at position 0, with the weights computed again:
+/// `dV += pᵀ·do`, `ds = p ∘ (do·Vᵀ − Σ p∘(do·Vᵀ)) · scale`, `dq += ds·K`, `dK += dsᵀ·q`.
+/// q, dout, dq: `[N, H·D]`; keys, values, dk, dv: `[N, KV·D]`.
+pub fn backward(
+    cx: &Compute,
+    heads: Heads,
+    q: View,
+    keys: View,
+    values: View,
+    dout: View,
+    dq: &mut Tile,
+    dk: &mut Tile,
+    dv: &mut Tile,
+) {
+    let (k, d, group) = (cx.kernels, heads.dim, heads.q / heads.kv);
+    let (n, qc, kc) = (q.n, dq.c(), dk.c());
+    let tiles = [dq.part(0..n, 0..qc), dk.part(0..n, 0..kc), dv.part(0..n, 0..kc)];
+    cx.pool.columns(tiles, [group * d, d, d], &|kv, [mut dq, mut dk, mut dv], scratch: &mut Scratch| {
+        let (key, value) = (keys.cols(kv * d..kv * d + d), values.cols(kv * d..kv * d + d));
+        for g in 0..group {
+            let h = kv * group + g;
+            for start in (0..n).step_by(QUERIES) {
+                let rows = start..(start + QUERIES).min(n);
+                let (m, count) = (rows.len(), rows.end);
+                let [p, ds] = scratch.two(m * count, m * count);
+                let q = q.rows(rows.clone()).cols(h * d..h * d + d);
+                let dout = dout.rows(rows.clone()).cols(h * d..h * d + d);
+                weights(k, heads, q, &Memory::F32(keys), start, h, p, &mut []);
+                (k.dots)(dout, value.rows(0..count), &mut Tile::new(ds, m, count));
+                for (p, ds) in p.chunks_exact(count).zip(ds.chunks_exact_mut(count)) {
+                    let mut mean = [0.0];
+                    let (pv, dv) = (View::new(p, 1, count), View::new(ds, 1, count));
+                    (k.dots)(pv, dv, &mut Tile::new(&mut mean, 1, 1));
+                    for (ds, p) in ds.iter_mut().zip(p) {
+                        *ds = p * (*ds - mean[0]) * heads.scale;
+                    }
+                }
+                let (p, ds) = (View::new(p, m, count), View::new(ds, m, count));
+                (k.sums)(ds, key.rows(0..count), &mut dq.part(rows, g * d..g * d + d));
+                (k.outer)(ds, q, &mut dk.part(0..count, 0..d));
+                (k.outer)(p, dout, &mut dv.part(0..count, 0..d));
+            }
+        }
+    });
+}

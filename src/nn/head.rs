@@ -1,0 +1,110 @@
+//! The output head: logits, and log-probabilities streamed over slices of the vocabulary.
+
+use crate::kernel::{Compute, Tile, View};
+use crate::math;
+use crate::quant::Matrix;
+use std::prelude::v1::*;
+
+/// Vocabulary rows that are decoded and multiplied together.
+const SLICE: usize = 128;
+
+/// `logp[i] = ln softmax(x[i] · Wᵀ)[targets[i]]`, and its gradient with respect to the input,
+/// `g[i] = W[targets[i]] − Σ_v softmax_v · W[v]`, if `g` is there. One pass: the sum over the vocabulary is kept under a
+/// running maximum and rescaled when that rises, so neither logits nor a second product is needed, and an objective may
+/// weigh the rows afterwards. x, g: `[N, C]`, W: `[V, C]`; g is overwritten.
+pub fn log_probs(cx: &Compute, w: &Matrix, x: View, targets: &[u32], logp: &mut [f32], g: Option<&mut [f32]>) {
+    let (n, c, k) = (x.n, w.cols, cx.kernels);
+    let with_grad = g.is_some();
+    let mut none = [];
+    let g = g.unwrap_or(&mut none);
+    let width = if with_grad { c } else { 0 };
+    // Rows are independent, so how many a thread takes changes no bit; fewer parts decode the vocabulary less often.
+    let granule = n.div_ceil(cx.pool.threads()).clamp(1, 128);
+    let tiles = [Tile::new(logp, n, 1), Tile::new(g, n, width)];
+    cx.pool.rows(tiles, [granule, granule], &|part, [mut logp, mut g], scratch| {
+        let m = logp.n();
+        let first = part * granule;
+        let x = x.rows(first..first + m);
+        let [tile, z, state] = scratch.three(SLICE * c, m * SLICE, 3 * m);
+        let (max, rest) = state.split_at_mut(m);
+        let (sum, hit) = rest.split_at_mut(m);
+        max.fill(f32::NEG_INFINITY);
+        sum.fill(0.0);
+        for i in 0..m {
+            g.row(i).fill(0.0);
+        }
+        for start in (0..w.rows).step_by(SLICE) {
+            let count = SLICE.min(w.rows - start);
+            (k.decode)(w, start..start + count, 0..c, &mut tile[..count * c]);
+            let slice = View::new(&tile[..count * c], count, c);
+            let z = &mut z[..m * count];
+            (k.dots)(x, slice, &mut Tile::new(z, m, count));
+            for (i, z) in z.chunks_exact_mut(count).enumerate() {
+                let target = targets[first + i] as usize;
+                if (start..start + count).contains(&target) {
+                    hit[i] = z[target - start];
+                }
+                let top = z.iter().copied().fold(max[i], f32::max);
+                if top > max[i] {
+                    let shrink = math::exp(max[i] - top);
+                    sum[i] *= shrink;
+                    for v in g.row(i) {
+                        *v *= shrink;
+                    }
+                    max[i] = top;
+                }
+                for v in z.iter_mut() {
+                    *v -= top;
+                }
+                (k.exp)(z);
+                let mut part = 0.0;
+                for v in z.iter() {
+                    part += v;
+                }
+                sum[i] += part;
+            }
+            if with_grad {
+                (k.sums)(View::new(z, m, count), slice, &mut g);
+            }
+        }
+        for i in 0..m {
+            logp.row(i)[0] = hit[i] - max[i] - libm::logf(sum[i]);
+            if with_grad {
+                let scale = -1.0 / sum[i];
+                let target = targets[first + i] as usize;
+                let row = &mut tile[..c];
+                (k.decode)(w, target..target + 1, 0..c, row);
+                for (g, w) in g.row(i).iter_mut().zip(row) {
+                    *g = *g * scale + *w;
+                }
+            }
+        }
+    });
+}
+
+/// `dW += dlogitsᵀ · x` for an output matrix that is trained itself, with `dlogits[i] = c[i] · (onehot − softmax)`
+/// computed again slice by slice from the log-probabilities' normaliser. x: `[N, C]`, c, norm: `[N]`, dw: `[V, C]`.
+/// `norm[i] = ln Σ_v exp(z_v)`.
+pub fn backward_weights(cx: &Compute, w: &Matrix, x: View, targets: &[u32], c: &[f32], norm: &[f32], dw: &mut [f32]) {
+    let (n, k) = (x.n, cx.kernels);
+    cx.pool.rows([Tile::new(dw, w.rows, w.cols)], [SLICE], &|part, [mut dw], scratch| {
+        let (start, count) = (part * SLICE, dw.n());
+        let [tile, z] = scratch.two(count * w.cols, n * count);
+        (k.decode)(w, start..start + count, 0..w.cols, tile);
+        (k.dots)(x, View::new(tile, count, w.cols), &mut Tile::new(z, n, count));
+        for (i, z) in z.chunks_exact_mut(count).enumerate() {
+            for v in z.iter_mut() {
+                *v -= norm[i];
+            }
+            (k.exp)(z);
+            for v in z.iter_mut() {
+                *v *= -c[i];
+            }
+            let target = targets[i] as usize;
+            if (start..start + count).contains(&target) {
+                z[target - start] += c[i];
+            }
+        }
+        (k.outer)(View::new(z, n, count), x, &mut dw);
+    });
+}
