@@ -19,6 +19,15 @@ fn libm_free_fma(a: f32, b: f32, c: f32) -> f32 {
     libm::fmaf(a, b, c)
 }
 
+/// The square root, correctly rounded on every target.
+#[inline(always)]
+pub fn sqrt(x: f32) -> f32 {
+    #[cfg(feature = "std")]
+    return x.sqrt();
+    #[cfg(not(feature = "std"))]
+    return libm::sqrtf(x);
+}
+
 /// `eˣ` within 2 units of the last place; 0 below −87.3, infinite above 88.7, NaN for NaN.
 ///
 /// `x = n·ln 2 + r` with `|r| ≤ ln 2 / 2`, a polynomial of degree 7 (coefficients of Cephes `expf`) for `eʳ`, and `2ⁿ` put into the exponent bits: no

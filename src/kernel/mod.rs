@@ -160,12 +160,3 @@ pub fn available() -> Vec<&'static Kernels> {
 pub fn best() -> &'static Kernels {
     available()[available().len() - 1]
 }
-
-/// What every computation needs: a backend and threads.
-#[derive(Clone)]
-pub struct Compute {
-    /// The arithmetic.
-    pub kernels: &'static Kernels,
-    /// The threads.
-    pub pool: Pool,
-}

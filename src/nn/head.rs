@@ -11,8 +11,17 @@ const SLICE: usize = 128;
 /// `logp[i] = ln softmax(x[i] · Wᵀ)[targets[i]]`, and its gradient with respect to the input,
 /// `g[i] = W[targets[i]] − Σ_v softmax_v · W[v]`, if `g` is there. One pass: the sum over the vocabulary is kept under a
 /// running maximum and rescaled when that rises, so neither logits nor a second product is needed, and an objective may
-/// weigh the rows afterwards. x, g: `[N, C]`, W: `[V, C]`; g is overwritten.
-pub fn log_probs(cx: &Compute, w: &Matrix, x: View, targets: &[u32], logp: &mut [f32], g: Option<&mut [f32]>) {
+/// weigh the rows afterwards. `norm[i]` becomes `ln Σ_v exp(z_v)`.
+/// x, g: `[N, C]`, W: `[V, C]`, logp, norm: `[N]`, overwritten.
+pub fn log_probs(
+    cx: &Compute,
+    w: &Matrix,
+    x: View,
+    targets: &[u32],
+    logp: &mut [f32],
+    norm: &mut [f32],
+    g: Option<&mut [f32]>,
+) {
     let (n, c, k) = (x.n, w.cols, cx.kernels);
     let with_grad = g.is_some();
     let mut none = [];
@@ -20,8 +29,8 @@ pub fn log_probs(cx: &Compute, w: &Matrix, x: View, targets: &[u32], logp: &mut 
     let width = if with_grad { c } else { 0 };
     // Rows are independent, so how many a thread takes changes no bit; fewer parts decode the vocabulary less often.
     let granule = n.div_ceil(cx.pool.threads()).clamp(1, 128);
-    let tiles = [Tile::new(logp, n, 1), Tile::new(g, n, width)];
-    cx.pool.rows(tiles, [granule, granule], &|part, [mut logp, mut g], scratch| {
+    let tiles = [Tile::new(logp, n, 1), Tile::new(norm, n, 1), Tile::new(g, n, width)];
+    cx.pool.rows(tiles, [granule; 3], &|part, [mut logp, mut norm, mut g], scratch| {
         let m = logp.n();
         let first = part * granule;
         let x = x.rows(first..first + m);
@@ -68,7 +77,8 @@ pub fn log_probs(cx: &Compute, w: &Matrix, x: View, targets: &[u32], logp: &mut 
             }
         }
         for i in 0..m {
-            logp.row(i)[0] = hit[i] - max[i] - libm::logf(sum[i]);
+            norm.row(i)[0] = max[i] + libm::logf(sum[i]);
+            logp.row(i)[0] = hit[i] - norm.row(i)[0];
             if with_grad {
                 let scale = -1.0 / sum[i];
                 let target = targets[first + i] as usize;
@@ -83,8 +93,7 @@ pub fn log_probs(cx: &Compute, w: &Matrix, x: View, targets: &[u32], logp: &mut 
 }
 
 /// `dW += dlogitsᵀ · x` for an output matrix that is trained itself, with `dlogits[i] = c[i] · (onehot − softmax)`
-/// computed again slice by slice from the log-probabilities' normaliser. x: `[N, C]`, c, norm: `[N]`, dw: `[V, C]`.
-/// `norm[i] = ln Σ_v exp(z_v)`.
+/// computed again slice by slice under the `norm` of [`log_probs`]. x: `[N, C]`, c, norm: `[N]`, dw: `[V, C]`.
 pub fn backward_weights(cx: &Compute, w: &Matrix, x: View, targets: &[u32], c: &[f32], norm: &[f32], dw: &mut [f32]) {
     let (n, k) = (x.n, cx.kernels);
     cx.pool.rows([Tile::new(dw, w.rows, w.cols)], [SLICE], &|part, [mut dw], scratch| {

@@ -2,6 +2,7 @@
 
 use super::ROWS;
 use crate::kernel::{Compute, Tile, View};
+use crate::math;
 use std::prelude::v1::*;
 
 fn dot(cx: &Compute, x: &[f32], y: &[f32]) -> f32 {
@@ -11,7 +12,7 @@ fn dot(cx: &Compute, x: &[f32], y: &[f32]) -> f32 {
 }
 
 fn scale(cx: &Compute, x: &[f32], eps: f32) -> f32 {
-    1.0 / libm::sqrtf(dot(cx, x, x) / x.len() as f32 + eps)
+    1.0 / math::sqrt(dot(cx, x, x) / x.len() as f32 + eps)
 }
 
 /// x: `[N, C]`, w: `[C]`, y: `[N, C]`, overwritten.

@@ -1,0 +1,90 @@
+//! Where a frozen matrix and its adapters meet.
+
+use super::Model;
+use crate::adapter::{Adapter, Linear, Site};
+use crate::kernel::{Acts8, Tile, View};
+use crate::nn::linear::{self, Input, Path};
+use std::prelude::v1::*;
+use std::sync::Arc;
+
+/// Adapters attached to a model, in the order of their attachment.
+pub type Attached = [Arc<dyn Adapter>];
+
+/// Buffers that projections share.
+#[derive(Default)]
+pub struct Workspace {
+    acts: Acts8,
+    rows: Vec<f32>,
+}
+
+/// One linear layer to compute, and where its output goes.
+pub struct Out<'a> {
+    /// Which.
+    pub linear: Linear,
+    /// `[N, F]`.
+    pub y: &'a mut [f32],
+}
+
+/// `y = x · Wᵀ + Σ adapters`, for linear layers of one block that share their input. x: `[N, C]`.
+pub fn forward<const K: usize>(
+    m: &Model,
+    adapters: &Attached,
+    path: Path,
+    layer: usize,
+    x: View,
+    outs: [Out; K],
+    work: &mut Workspace,
+) {
+    let block = &m.weights.blocks[layer];
+    let matrices = [(); K];
+    let mut i = 0;
+    let matrices = matrices.map(|()| {
+        i += 1;
+        block.linear(outs[i - 1].linear)
+    });
+    let input = Input::new(&m.compute, path, x, &matrices, &mut work.acts);
+    for (out, w) in outs.into_iter().zip(matrices) {
+        let mut y = Tile::new(out.y, x.n, w.rows);
+        linear::forward(&m.compute, w, input, &mut y);
+        let site = Site { layer, linear: out.linear };
+        for adapter in adapters.iter().filter(|a| a.covers(site)) {
+            adapter.forward(&m.compute, site, x, &mut y, &mut work.rows);
+        }
+    }
+}
+
+/// Who receives the gradients of a backward pass.
+pub enum Sink<'a> {
+    /// An adapter; the base is frozen.
+    Adapter(&'a dyn Adapter, &'a mut [f32]),
+    /// The weights themselves, flat.
+    Weights(&'a super::weights::Places, &'a mut [f32]),
+}
+
+/// `dx += dy · W` and the adapter's or the matrix's own gradient. x: `[N, C]`, dy: `[N, F]`, dx: `[N, C]`.
+pub fn backward(
+    m: &Model,
+    layer: usize,
+    which: Linear,
+    x: View,
+    dy: View,
+    dx: &mut [f32],
+    sink: &mut Sink,
+    work: &mut Workspace,
+) {
+    let w = m.weights.blocks[layer].linear(which);
+    let mut dx = Tile::new(dx, x.n, w.cols);
+    linear::backward(&m.compute, w, dy, &mut dx);
+    let site = Site { layer, linear: which };
+    match sink {
+        Sink::Adapter(adapter, acc) => {
+            if adapter.covers(site) {
+                adapter.backward(&m.compute, site, x, dy, Some(&mut dx), acc, &mut work.rows);
+            }
+        }
+        Sink::Weights(places, grads) => {
+            let at = places.blocks[layer].linears[which as usize].clone();
+            linear::backward_weights(&m.compute, x, dy, &mut Tile::new(&mut grads[at], w.rows, w.cols));
+        }
+    }
+}
