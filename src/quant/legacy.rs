@@ -35,78 +35,33 @@ fn five_bits(b: &[u8], at: usize) -> [u8; 32] {
     q
 }
 
-/// Q4_0.
+/// Q4_0; zero is 8.
 #[inline(always)]
-pub(crate) fn q4_0(b: &[u8; 18], y: &mut [f32; 32]) {
-    let (d, q) = (half_at(b, 0), nibbles(b, 2));
-    for j in 0..32 {
-        y[j] = (q[j] as i32 - 8) as f32 * d;
-    }
+pub(crate) fn q4_0(b: &[u8; 18], q: &mut [u8; 32], d: &mut [f32; 1], _: &mut [f32; 0]) {
+    (*q, *d) = (nibbles(b, 2), [half_at(b, 0)]);
 }
 
 /// Q4_1.
 #[inline(always)]
-pub(crate) fn q4_1(b: &[u8; 20], y: &mut [f32; 32]) {
-    let (d, m, q) = (half_at(b, 0), half_at(b, 2), nibbles(b, 4));
-    for j in 0..32 {
-        y[j] = q[j] as f32 * d + m;
-    }
+pub(crate) fn q4_1(b: &[u8; 20], q: &mut [u8; 32], d: &mut [f32; 1], m: &mut [f32; 1]) {
+    (*q, *d, *m) = (nibbles(b, 4), [half_at(b, 0)], [half_at(b, 2)]);
 }
 
-/// Q5_0.
+/// Q5_0; zero is 16.
 #[inline(always)]
-pub(crate) fn q5_0(b: &[u8; 22], y: &mut [f32; 32]) {
-    let (d, q) = (half_at(b, 0), five_bits(b, 2));
-    for j in 0..32 {
-        y[j] = (q[j] as i32 - 16) as f32 * d;
-    }
+pub(crate) fn q5_0(b: &[u8; 22], q: &mut [u8; 32], d: &mut [f32; 1], _: &mut [f32; 0]) {
+    (*q, *d) = (five_bits(b, 2), [half_at(b, 0)]);
 }
 
 /// Q5_1.
 #[inline(always)]
-pub(crate) fn q5_1(b: &[u8; 24], y: &mut [f32; 32]) {
-    let (d, m, q) = (half_at(b, 0), half_at(b, 2), five_bits(b, 4));
-    for j in 0..32 {
-        y[j] = q[j] as f32 * d + m;
-    }
-}
-
-/// Q8_0.
-#[inline(always)]
-pub(crate) fn q8_0(b: &[u8; 34], y: &mut [f32; 32]) {
-    let d = half_at(b, 0);
-    for j in 0..32 {
-        y[j] = b[2 + j] as i8 as f32 * d;
-    }
-}
-
-/// Codes of Q4_0; zero is 8.
-#[inline(always)]
-pub(crate) fn q4_0_codes(b: &[u8; 18], q: &mut [u8; 32], d: &mut [f32; 1], _: &mut [f32; 0]) {
-    (*q, *d) = (nibbles(b, 2), [half_at(b, 0)]);
-}
-
-/// Codes of Q4_1.
-#[inline(always)]
-pub(crate) fn q4_1_codes(b: &[u8; 20], q: &mut [u8; 32], d: &mut [f32; 1], m: &mut [f32; 1]) {
-    (*q, *d, *m) = (nibbles(b, 4), [half_at(b, 0)], [half_at(b, 2)]);
-}
-
-/// Codes of Q5_0; zero is 16.
-#[inline(always)]
-pub(crate) fn q5_0_codes(b: &[u8; 22], q: &mut [u8; 32], d: &mut [f32; 1], _: &mut [f32; 0]) {
-    (*q, *d) = (five_bits(b, 2), [half_at(b, 0)]);
-}
-
-/// Codes of Q5_1.
-#[inline(always)]
-pub(crate) fn q5_1_codes(b: &[u8; 24], q: &mut [u8; 32], d: &mut [f32; 1], m: &mut [f32; 1]) {
+pub(crate) fn q5_1(b: &[u8; 24], q: &mut [u8; 32], d: &mut [f32; 1], m: &mut [f32; 1]) {
     (*q, *d, *m) = (five_bits(b, 4), [half_at(b, 0)], [half_at(b, 2)]);
 }
 
-/// Codes of Q8_0; zero is 128.
+/// Q8_0; zero is 128.
 #[inline(always)]
-pub(crate) fn q8_0_codes(b: &[u8; 34], q: &mut [u8; 32], d: &mut [f32; 1], _: &mut [f32; 0]) {
+pub(crate) fn q8_0(b: &[u8; 34], q: &mut [u8; 32], d: &mut [f32; 1], _: &mut [f32; 0]) {
     *d = [half_at(b, 0)];
     for j in 0..32 {
         q[j] = b[2 + j] ^ 0x80;

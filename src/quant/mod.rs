@@ -1,12 +1,17 @@
 //! Block formats of matrices, as ggml defines them, and the frozen matrix that uses them.
 //!
-//! A format is a row of [`FORMATS`]. Its functions for one block stand in the file of its family: `decode` gives
-//! ggml's values bit for bit, `encode` ggml's reference bytes, `codes` what an integer dot product needs. A format
-//! with nothing but a decoder already trains and generates.
+//! A format is a row of [`FORMATS`], and its functions for one block stand in the file of its family. A float
+//! format has a decoder. A quantised one has a function that takes a block apart into unsigned codes, scales and mins:
+//! integer dots use these as they are, and its decoder is scale · (code − zero) + min, which is ggml's value bit for
+//! bit. `encode` gives ggml's reference bytes.
 
 mod float;
+mod iq;
+mod k;
 mod legacy;
+mod micro;
 mod table;
+mod ternary;
 
 pub use table::FORMATS;
 pub(crate) use table::{decode_inline, unpack_inline};
