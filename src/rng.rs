@@ -80,6 +80,15 @@ impl Stream {
         self.words(start / 32, words, |place, words| {
             for (i, &w) in words.iter().enumerate() {
                 let first = (place + i) * 32;
+                if skip == 0
+                    && let Some(out) = out[first..].first_chunk_mut::<32>()
+                {
+                    // A mask a lane instead of a shift, which not every vector unit has.
+                    for (bit, o) in out.iter_mut().enumerate() {
+                        *o = if w & 1 << bit == 0 { -1.0 } else { 1.0 };
+                    }
+                    continue;
+                }
                 let from = first.max(skip);
                 let to = (first + 32).min(skip + out.len());
                 for bit in from..to {

@@ -1,10 +1,12 @@
 //! LoRA (arXiv:2106.09685): `ΔW = s·B·A`, both factors trained.
 
+use super::file::Stored;
 use super::lowrank::Layout;
 use super::{Adapter, Base, Site, Spec};
+use crate::container::head::Head;
 use crate::error::Result;
 use crate::kernel::{Compute, Tile, View};
-use crate::rng::Stream;
+use crate::rng::{GENERATOR, Stream};
 use std::prelude::v1::*;
 
 /// Parameters: A `[rank, in]` and Bᵀ `[rank, out]` of each site in turn.
@@ -24,7 +26,7 @@ impl Lora {
         let layout = spec.layout(base)?;
         let mut params = vec![0.0; layout.len()];
         for slot in layout.slots() {
-            start(spec.seed, "lora_a", slot.site, slot.shape[0], &mut params[slot.a()]);
+            start(spec.seed, slot.site, slot.shape[0], &mut params[slot.a()]);
         }
         Ok(Lora { layout, params, seed: Some(spec.seed) })
     }
@@ -38,16 +40,26 @@ impl Lora {
         Lora { layout, params, seed }
     }
 
+    pub(super) fn read(stored: Stored) -> Result<Lora> {
+        let seed = stored.head.get("seed").map(|_| stored.head.integer("seed")).transpose()?;
+        let params = stored.params(stored.layout.len())?;
+        Ok(Lora { layout: stored.layout, params, seed })
+    }
+
     /// What A was drawn from, if it is known.
     pub fn seed(&self) -> Option<u64> {
         self.seed
     }
 }
 
-/// Uniform in ±1/√in: Kaiming's bound with a = √5.
-pub(super) fn start(seed: u64, role: &str, site: Site, n_in: usize, a: &mut [f32]) {
-    Stream::new(seed, &site.to_string(), role).fill_uniform(0, a);
-    let bound = 1.0 / libm::sqrtf(n_in as f32);
+/// Kaiming's bound of a uniform distribution with a = √5, the usual start of A.
+pub(super) fn bound(n_in: usize) -> f32 {
+    1.0 / libm::sqrtf(n_in as f32)
+}
+
+fn start(seed: u64, site: Site, n_in: usize, a: &mut [f32]) {
+    Stream::new(seed, &site.to_string(), "lora_a").fill_uniform(0, a);
+    let bound = bound(n_in);
     a.iter_mut().for_each(|v| *v *= bound);
 }
 
@@ -109,5 +121,15 @@ impl Adapter for Lora {
 
     fn changes_something(&self) -> bool {
         self.layout.changes_something(&self.params)
+    }
+
+    fn describe(&self, head: &mut Head) {
+        if let Some(seed) = self.seed {
+            head.set("seed", seed).set("generator", GENERATOR);
+        }
+    }
+
+    fn sections(&self) -> Vec<(&'static str, Vec<u8>)> {
+        Vec::new()
     }
 }

@@ -10,12 +10,17 @@
 //! `bake_row` gives the weights whose product is what `forward` adds; saved and loaded is equal, and saved again is the
 //! same bytes; another base is refused; neither threads nor tiling change a bit.
 
+pub mod basis;
+pub mod file;
 pub mod lora;
 pub mod lowrank;
+pub mod nola;
 mod site;
 
+pub use file::{Fit, Info, Provenance, from_bytes, from_bytes_for_shapes, info, restore, to_bytes, to_bytes_as};
 pub use site::{Linear, Site, parse_targets};
 
+use crate::container::head::Head;
 use crate::error::{Error, Result, printable};
 use crate::kernel::{Compute, Tile, View};
 use core::ops::Range;
@@ -84,6 +89,12 @@ pub trait Adapter: Send + Sync {
 
     /// Whether it would change any output at all.
     fn changes_something(&self) -> bool;
+
+    /// Adds what a file must say beyond parameters and layout.
+    fn describe(&self, head: &mut Head);
+
+    /// Sections of a file beyond parameters and layout.
+    fn sections(&self) -> Vec<(&'static str, Vec<u8>)>;
 }
 
 /// What a model tells of itself to adapters.
@@ -125,10 +136,30 @@ impl Base {
         })
     }
 
+    /// The head width by which rows of this layer are paired, if they are: those of q and k where
+    /// [`Base::paired_rows`].
+    pub fn paired(&self, site: Site) -> Option<usize> {
+        let heads = match site.linear {
+            Linear::Q => self.heads,
+            Linear::K => self.kv_heads,
+            _ => return None,
+        };
+        let [_, n_out] = self.shape(site).ok()?;
+        n_out.checked_div(heads).filter(|width| self.paired_rows && width % 2 == 0)
+    }
+
     /// All linear layers there are.
     pub fn sites(&self) -> impl Iterator<Item = Site> + '_ {
         (0..self.layers() * Linear::COUNT).map(Site::at).filter(|s| self.shapes[s.layer][s.linear as usize].is_some())
     }
+}
+
+/// Where a row of a Hugging Face matrix stands in a GGUF file, for heads of `width` rows: Hugging Face pairs row `j` of a
+/// head with row `j + width/2`, GGUF's NORM layout has the two side by side.
+pub fn gguf_row(row: usize, width: usize) -> usize {
+    let (head, within) = (row / width * width, row % width);
+    let (half, j) = (within / (width / 2), within % (width / 2));
+    head + 2 * j + half
 }
 
 /// What to create.
@@ -148,7 +179,7 @@ pub struct Spec {
     pub layers: Option<Range<usize>>,
     /// Bases for A and for B (`nola`).
     pub bases: [usize; 2],
-    /// How bases are drawn (`nola`), `uniform` for example.
+    /// How bases are drawn (`nola`), a name of [`basis::BASES`].
     pub basis: String,
     /// Everything random follows from it.
     pub seed: u64,
@@ -203,11 +234,27 @@ pub struct Kind {
     pub name: &'static str,
     /// A fresh one.
     pub create: fn(&Spec, &Base) -> Result<Box<dyn Adapter>>,
+    /// One from a file.
+    pub read: fn(file::Stored) -> Result<Box<dyn Adapter>>,
+    /// Names of its [`Adapter::sections`].
+    pub sections: &'static [&'static str],
 }
 
 /// Every kind of adapter.
-pub static KINDS: &[Kind] =
-    &[Kind { name: "lora", create: |spec, base| Ok(Box::new(lora::Lora::create(spec, base)?)) }];
+pub static KINDS: &[Kind] = &[
+    Kind {
+        name: "lora",
+        create: |spec, base| Ok(Box::new(lora::Lora::create(spec, base)?)),
+        read: |stored| Ok(Box::new(lora::Lora::read(stored)?)),
+        sections: &[],
+    },
+    Kind {
+        name: "nola",
+        create: |spec, base| Ok(Box::new(nola::Nola::create(spec, base)?)),
+        read: |stored| Ok(Box::new(nola::Nola::read(stored)?)),
+        sections: &["seeds", "start"],
+    },
+];
 
 impl Kind {
     /// # Errors

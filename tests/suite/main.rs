@@ -1,5 +1,6 @@
 //! The integration suite.
 
+mod adapters;
 mod alloc;
 mod formats;
 mod hostile;

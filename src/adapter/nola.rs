@@ -1,0 +1,465 @@
+//! NOLA (arXiv:2310.02556): both low-rank factors are combinations of random bases that a seed regenerates, so an
+//! adapter is a seed and a few coefficients a layer.
+//!
+//! ```text
+//! A = A₀ + c·Σ aᵢ·Aᵢ    Aᵢ [rank, in],  c = 1/√k, k bases     trained: a (k numbers) and b (l numbers) a site
+//! B =      c·Σ bⱼ·Bⱼ    Bⱼ [rank, out], c = 1/√l, l bases     A₀ uniform in ±1/√in, without which nothing would move
+//! ∂L/∂aᵢ = c·⟨∂L/∂A, Aᵢ⟩    ∂L/∂bⱼ = c·⟨∂L/∂B, Bⱼ⟩
+//! ```
+//!
+//! A sum starts at zero and takes its bases in order, each by a multiplication and an addition, never fused; then it is
+//! multiplied by `c`, and `A₀` is added. So the factors have the same bits on every target. For bases of signs, whose
+//! entries are √3 times as large as uniform ones, `c` is 1/√(3k).
+//!
+//! No basis is ever stored: both passes over them, [`Adapter::prepare`] and [`Adapter::reduce`], draw a tile at a time.
+
+use super::basis::{Basis, Source, Walk};
+use super::file::Stored;
+use super::lora;
+use super::lowrank::{Layout, Slot};
+use super::{Adapter, Base, Site, Spec, gguf_row};
+use crate::container::codec;
+use crate::container::head::Head;
+use crate::error::{Error, Result, printable};
+use crate::kernel::{Compute, Tile, View};
+use crate::rng::{GENERATOR, Random, Stream};
+use core::ops::Range;
+use std::prelude::v1::*;
+
+/// Most bases of a factor.
+pub const MAX_BASES: usize = 4096;
+
+/// Entries drawn at a time: with what is made of them they stay in the nearest cache.
+const TILE: usize = 2048;
+
+/// Parameters: `a` then `b` of each site in turn.
+#[derive(Clone)]
+pub struct Nola {
+    layout: Layout,
+    params: Vec<f32>,
+    bases: [usize; 2],
+    basis: &'static Basis,
+    seed: u64,
+    given: Option<Given>,
+    /// Head width of sites whose rows GGUF files pair.
+    paired: Vec<Option<usize>>,
+    /// A and Bᵀ by `layout`; empty until prepared.
+    factors: Vec<f32>,
+}
+
+/// What other programs drew or stored, in place of what follows from our seed.
+#[derive(Clone)]
+pub struct Given {
+    /// Seeds of the bases of A and B, for each site of the layout.
+    pub seeds: Vec<[u64; 2]>,
+    /// `A₀` of each site of the layout in turn, `[rank, in]`.
+    pub start: Vec<f32>,
+}
+
+/// Which factor.
+#[derive(Clone, Copy)]
+enum Factor {
+    A,
+    B,
+}
+
+impl Nola {
+    /// A fresh one: all coefficients zero.
+    ///
+    /// # Errors
+    /// Those of [`Spec::layout`]; `Invalid` for the number of bases; `Unsupported` for an unknown basis.
+    pub fn create(spec: &Spec, base: &Base) -> Result<Nola> {
+        let layout = spec.layout(base)?;
+        check_bases(spec.bases)?;
+        let n = (spec.bases[0] + spec.bases[1]) * layout.slots().len();
+        Nola::from_params(layout, base, spec.bases, Basis::by_name(&spec.basis)?, spec.seed, None, vec![0.0; n])
+    }
+
+    /// From trained coefficients, `a` then `b` of each site of `layout` in turn; drawn from `seed` unless `given`.
+    ///
+    /// # Errors
+    /// `Invalid` for a number of bases outside 1 to [`MAX_BASES`], or if something given is of another length.
+    pub fn from_params(
+        layout: Layout,
+        base: &Base,
+        bases: [usize; 2],
+        basis: &'static Basis,
+        seed: u64,
+        given: Option<Given>,
+        params: Vec<f32>,
+    ) -> Result<Nola> {
+        check_bases(bases)?;
+        let sites = layout.slots().len();
+        let fits = given.as_ref().is_none_or(|g| g.seeds.len() == sites && g.start.len() == starts(&layout));
+        if !fits || params.len() != (bases[0] + bases[1]) * sites {
+            return Err(Error::invalid("coefficients", "as many as the layout needs"));
+        }
+        let paired = layout.slots().iter().map(|s| base.paired(s.site)).collect();
+        Ok(Nola { layout, params, bases, basis, seed, given, paired, factors: Vec::new() })
+    }
+
+    pub(super) fn read(stored: Stored) -> Result<Nola> {
+        let head = stored.head;
+        let generator = head.text("generator")?;
+        if generator != GENERATOR {
+            return Err(Error::unsupported("generator", format!("{generator}; this build has {GENERATOR}")));
+        }
+        let basis = Basis::by_name(head.text("basis")?)?;
+        let count = |key| Ok(usize::try_from(head.integer(key)?).unwrap_or(usize::MAX));
+        let bases = [count("bases.a")?, count("bases.b")?];
+        check_bases(bases)?;
+        let sites = stored.layout.slots().len();
+        let params = stored.params((bases[0] + bases[1]) * sites)?;
+        let given = match stored.container.section("seeds") {
+            None => None,
+            Some(bytes) => {
+                let (pairs, rest) = bytes.as_chunks::<16>();
+                if pairs.len() != sites || !rest.is_empty() {
+                    return Err(Error::corrupt(format!("{} bytes of seeds for {sites} sites", bytes.len()), 0));
+                }
+                let half = |p: &[u8; 16], at| u64::from_le_bytes(core::array::from_fn(|i| p[at + i]));
+                let seeds = pairs.iter().map(|p| [half(p, 0), half(p, 8)]).collect();
+                let start = codec::decode("f32", &stored.container.require("start")?, starts(&stored.layout))?;
+                Some(Given { seeds, start })
+            }
+        };
+        let seed = head.integer("seed")?;
+        let nola = Nola::from_params(stored.layout, stored.base, bases, basis, seed, given, params)?;
+        let (wanted, found) = (head.text("canary")?, blake3::Hash::from(nola.canary()).to_hex());
+        match wanted == found.as_str() {
+            true => Ok(nola),
+            false => Err(Error::mismatch("canary of the random streams", printable(wanted), found)),
+        }
+    }
+
+    /// Bases of A and of B.
+    pub fn bases(&self) -> [usize; 2] {
+        self.bases
+    }
+
+    /// How bases are drawn.
+    pub fn basis(&self) -> &'static Basis {
+        self.basis
+    }
+
+    /// What everything random follows from.
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    /// What did not follow from the seed.
+    pub fn given(&self) -> Option<&Given> {
+        self.given.as_ref()
+    }
+
+    /// BLAKE3 of the little-endian bytes of all factors: equal on every target.
+    ///
+    /// # Panics
+    /// If the adapter was not prepared.
+    pub fn expanded_digest(&self) -> [u8; 32] {
+        let mut hash = blake3::Hasher::new();
+        for chunk in self.expanded().chunks(TILE) {
+            let bytes: Vec<u8> = chunk.iter().flat_map(|v| v.to_le_bytes()).collect();
+            hash.update(&bytes);
+        }
+        *hash.finalize().as_bytes()
+    }
+
+    /// BLAKE3 of the first 16 entries of every stream: a generator that differs is found without expanding anything.
+    pub fn canary(&self) -> [u8; 32] {
+        let mut hash = blake3::Hasher::new();
+        let mut add = |first: &[f32]| first.iter().flat_map(|v| v.to_le_bytes()).for_each(|b| _ = hash.update(&[b]));
+        for (place, slot) in self.layout.slots().iter().enumerate() {
+            for factor in [Factor::A, Factor::B] {
+                let source = self.source(place, factor);
+                let mut first = [0.0; 16];
+                let first = &mut first[..16.min(source.entries)];
+                Walk::new(self.basis, &source, 0).fill(first);
+                add(first);
+            }
+            let mut first = [0.0; 16];
+            let first = &mut first[..16.min(slot.a().len())];
+            self.add_start(place, 0, first);
+            add(first);
+        }
+        *hash.finalize().as_bytes()
+    }
+
+    /// Basis `i` of A (`[rank, in]`) or of B (`[rank, out]`, transposed) of a site times `c`, for tests and inspection.
+    pub fn basis_matrix(&self, site: Site, of_b: bool, i: usize) -> Option<Vec<f32>> {
+        let place = self.layout.place(site)?;
+        let factor = if of_b { Factor::B } else { Factor::A };
+        let source = self.source(place, factor);
+        let mut drawn = vec![0.0; source.entries];
+        let mut walk = Walk::new(self.basis, &source, 0);
+        for _ in 0..i {
+            walk.leave_out(source.entries);
+        }
+        walk.fill(&mut drawn);
+        drawn.iter_mut().for_each(|v| *v *= self.normal(factor));
+        let mut out = vec![0.0; source.entries];
+        self.order(place, factor, &mut |to, from| out[to] = drawn[from]);
+        Some(out)
+    }
+
+    fn expanded(&self) -> &[f32] {
+        assert_eq!(self.factors.len(), self.layout.len(), "the adapter was not prepared");
+        &self.factors
+    }
+
+    fn range(&self, slot: &Slot, factor: Factor) -> Range<usize> {
+        match factor {
+            Factor::A => slot.a(),
+            Factor::B => slot.b(),
+        }
+    }
+
+    /// Where the coefficients of a factor lie among the parameters of a site.
+    fn coefficients(&self, factor: Factor) -> Range<usize> {
+        let [k, l] = self.bases;
+        match factor {
+            Factor::A => 0..k,
+            Factor::B => k..k + l,
+        }
+    }
+
+    /// `c`.
+    fn normal(&self, factor: Factor) -> f32 {
+        1.0 / libm::sqrtf((self.bases[factor as usize] * self.basis.spread) as f32)
+    }
+
+    fn source(&self, place: usize, factor: Factor) -> Source {
+        let slot = &self.layout.slots()[place];
+        let name = slot.site.to_string();
+        let role = ["nola_a", "nola_b"][factor as usize];
+        // The authors' code draws seeds below 10¹⁰.
+        let drawn = || Random::new(self.seed, &name, role).below(10_000_000_000);
+        let seed = self.given.as_ref().map_or_else(drawn, |g| g.seeds[place][factor as usize]);
+        Source { stream: Stream::new(self.seed, &name, role), seed, entries: self.range(slot, factor).len() }
+    }
+
+    /// Adds entries `from..` of `A₀`.
+    fn add_start(&self, place: usize, from: usize, out: &mut [f32]) {
+        let slots = self.layout.slots();
+        if let Some(given) = &self.given {
+            let before: usize = slots[..place].iter().map(|s| s.a().len()).sum();
+            out.iter_mut().zip(&given.start[before + from..]).for_each(|(o, v)| *o += v);
+            return;
+        }
+        let slot = &slots[place];
+        let bound = lora::bound(slot.shape[0]);
+        let stream = Stream::new(self.seed, &slot.site.to_string(), "nola_start");
+        stream.words(from as u64, out.len(), |at, words| {
+            for (o, &w) in out[at..].iter_mut().zip(words) {
+                *o += crate::rng::uniform(w) * bound;
+            }
+        });
+    }
+
+    /// Calls `f(place in the factor as we store it, place as drawn)` for all entries.
+    fn order(&self, place: usize, factor: Factor, f: &mut dyn FnMut(usize, usize)) {
+        let slot = &self.layout.slots()[place];
+        let (rank, n_out) = (slot.rank, slot.shape[1]);
+        match factor {
+            // torch holds B as [out, rank], its rows in Hugging Face's order.
+            Factor::B if self.basis.is_torch() => {
+                for row in 0..n_out {
+                    let to = self.paired[place].map_or(row, |width| gguf_row(row, width));
+                    for r in 0..rank {
+                        f(r * n_out + to, row * rank + r);
+                    }
+                }
+            }
+            _ => (0..self.range(slot, factor).len()).for_each(|i| f(i, i)),
+        }
+    }
+
+    /// Entries `from..` of a factor, in the order they are drawn. `tile` has the length of `out`.
+    fn combine(&self, place: usize, factor: Factor, from: usize, out: &mut [f32], tile: &mut [f32]) {
+        let each = self.bases[0] + self.bases[1];
+        let params = &self.params[place * each..][self.coefficients(factor)];
+        let source = self.source(place, factor);
+        let mut walk = Walk::new(self.basis, &source, from);
+        out.fill(0.0);
+        for &a in params {
+            // A term of zeros changes no bit of a sum that began at +0.
+            if a == 0.0 {
+                walk.leave_out(out.len());
+                continue;
+            }
+            walk.fill(tile);
+            for (o, &v) in out.iter_mut().zip(&*tile) {
+                *o += a * v;
+            }
+        }
+        let c = self.normal(factor);
+        out.iter_mut().for_each(|o| *o *= c);
+        if let Factor::A = factor {
+            self.add_start(place, from, out);
+        }
+    }
+
+    /// The part `first..` of all factors.
+    fn expand(&self, first: usize, out: &mut [f32], scratch: &mut Vec<f32>) {
+        let slots = self.layout.slots();
+        let last = first + out.len();
+        let mut place = slots.partition_point(|s| s.b().end <= first);
+        while place < slots.len() && slots[place].start < last {
+            for factor in [Factor::A, Factor::B] {
+                let range = self.range(&slots[place], factor);
+                let part = range.start.max(first)..range.end.min(last);
+                if part.is_empty() {
+                    continue;
+                }
+                scratch.resize(2 * part.len(), 0.0);
+                let (drawn, tile) = scratch.split_at_mut(part.len());
+                self.combine(place, factor, part.start - range.start, drawn, tile);
+                let out = &mut out[part.start - first..part.end - first];
+                if self.basis.is_torch() {
+                    self.order(place, factor, &mut |to, from| out[to] = drawn[from]);
+                } else {
+                    out.copy_from_slice(drawn);
+                }
+            }
+            place += 1;
+        }
+    }
+
+    /// Entries handled at a time.
+    fn tile(&self) -> usize {
+        if self.basis.is_torch() { self.layout.len() } else { TILE }
+    }
+
+    /// `grads = c·⟨g, basis⟩` for each basis of a factor, where `g` is its gradient.
+    fn project(&self, place: usize, factor: Factor, g: &[f32], grads: &mut [f32], scratch: &mut Vec<f32>) {
+        let source = self.source(place, factor);
+        let step = self.tile().min(g.len());
+        scratch.resize(g.len() + step, 0.0);
+        let (drawn, tile) = scratch.split_at_mut(g.len());
+        self.order(place, factor, &mut |to, from| drawn[from] = g[to]);
+        grads.fill(0.0);
+        for (i, part) in drawn.chunks(step).enumerate() {
+            let mut walk = Walk::new(self.basis, &source, i * step);
+            for grad in &mut *grads {
+                let tile = &mut tile[..part.len()];
+                walk.fill(tile);
+                *grad += dot(part, tile);
+            }
+        }
+        let c = self.normal(factor);
+        grads.iter_mut().for_each(|v| *v *= c);
+    }
+}
+
+fn check_bases(bases: [usize; 2]) -> Result<()> {
+    match bases.iter().find(|n| !(1..=MAX_BASES).contains(*n)) {
+        Some(n) => Err(Error::invalid("bases", format!("{n}; 1 to {MAX_BASES} can be used"))),
+        None => Ok(()),
+    }
+}
+
+/// Values of `A₀` of all sites.
+fn starts(layout: &Layout) -> usize {
+    layout.slots().iter().map(|s| s.a().len()).sum()
+}
+
+/// Sixteen sums side by side, then one after the other: fast, and the same bits everywhere.
+fn dot(x: &[f32], y: &[f32]) -> f32 {
+    let mut lanes = [0.0f32; 16];
+    for (x, y) in x.chunks(16).zip(y.chunks(16)) {
+        for (lane, (x, y)) in lanes.iter_mut().zip(x.iter().zip(y)) {
+            *lane += x * y;
+        }
+    }
+    lanes.iter().sum()
+}
+
+impl Adapter for Nola {
+    fn kind(&self) -> &'static str {
+        "nola"
+    }
+
+    fn params(&self) -> &[f32] {
+        &self.params
+    }
+
+    fn params_mut(&mut self) -> &mut [f32] {
+        &mut self.params
+    }
+
+    fn prepare(&mut self, cx: &Compute) {
+        let mut factors = core::mem::take(&mut self.factors);
+        factors.resize(self.layout.len(), 0.0);
+        let (granule, len) = (self.tile(), self.layout.len());
+        cx.pool.columns([Tile::new(&mut factors, 1, len)], [granule], &|part, [mut out], scratch| {
+            self.expand(part * granule, out.row(0), &mut scratch.f);
+        });
+        self.factors = factors;
+    }
+
+    fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    fn layout_mut(&mut self) -> &mut Layout {
+        &mut self.layout
+    }
+
+    fn factors(&self, site: Site) -> Option<(View<'_>, View<'_>, f32)> {
+        self.layout.factors(site, self.expanded())
+    }
+
+    fn forward(&self, cx: &Compute, site: Site, x: View, y: &mut Tile, scratch: &mut Vec<f32>) {
+        self.layout.forward(cx, self.expanded(), site, x, y, scratch);
+    }
+
+    fn grad_len(&self) -> usize {
+        self.layout.len()
+    }
+
+    fn backward(
+        &self,
+        cx: &Compute,
+        site: Site,
+        x: View,
+        dy: View,
+        dx: Option<&mut Tile>,
+        acc: &mut [f32],
+        scratch: &mut Vec<f32>,
+    ) {
+        self.layout.backward(cx, self.expanded(), site, x, dy, dx, acc, scratch);
+    }
+
+    fn reduce(&self, cx: &Compute, acc: &[f32], grads: &mut [f32]) {
+        let (sites, each) = (self.layout.slots().len(), self.bases[0] + self.bases[1]);
+        cx.pool.rows([Tile::new(grads, sites, each)], [1], &|place, [mut grads], scratch| {
+            for factor in [Factor::A, Factor::B] {
+                let g = &acc[self.range(&self.layout.slots()[place], factor)];
+                self.project(place, factor, g, &mut grads.row(0)[self.coefficients(factor)], &mut scratch.f);
+            }
+        });
+    }
+
+    fn bake_row(&self, site: Site, row: usize, w: &mut [f32]) {
+        self.layout.bake_row(self.expanded(), site, row, w);
+    }
+
+    /// A is never zero, since `A₀` is not.
+    fn changes_something(&self) -> bool {
+        let each = self.bases[0] + self.bases[1];
+        self.params.chunks(each).any(|p| p[self.coefficients(Factor::B)].iter().any(|&b| b != 0.0))
+    }
+
+    fn describe(&self, head: &mut Head) {
+        head.set("bases.a", self.bases[0] as u64).set("bases.b", self.bases[1] as u64);
+        head.set("basis", self.basis.name).set("seed", self.seed).set("generator", GENERATOR);
+        head.set("canary", blake3::Hash::from(self.canary()).to_hex().as_str());
+    }
+
+    fn sections(&self) -> Vec<(&'static str, Vec<u8>)> {
+        let Some(given) = &self.given else { return Vec::new() };
+        let seeds = given.seeds.as_flattened().iter().flat_map(|s| s.to_le_bytes()).collect();
+        let start = given.start.iter().flat_map(|v| v.to_le_bytes()).collect();
+        vec![("seeds", seeds), ("start", start)]
+    }
+}
