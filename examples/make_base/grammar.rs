@@ -414,14 +414,15 @@ fn plural(word: &str) -> String {
 /// Capitals at the starts of sentences, lines and quotations; single spaces; none before a stop.
 pub fn tidy(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
-    let (mut capital, mut quoted, mut words) = (true, false, 0);
+    // `broken`: a quotation ended in a comma, so the next one in the sentence goes on with it.
+    let (mut capital, mut quoted, mut broken, mut words) = (true, false, false, 0);
     for c in text.chars() {
         match c {
             '^' => capital = true,
             '\n' => {
                 out.truncate(out.trim_end_matches(' ').len());
                 out.push('\n');
-                (capital, quoted, words) = (true, false, 0);
+                (capital, quoted, broken, words) = (true, false, false, 0);
             }
             ' ' => {
                 if out.ends_with(['.', '!', '?']) || out.ends_with(".\"") || (words == 0 && out.ends_with(':')) {
@@ -437,12 +438,10 @@ pub fn tidy(text: &str) -> String {
                 out.push(c);
             }
             '"' => {
-                out.push('"');
+                broken = if quoted { out.ends_with(',') } else { broken && !capital };
                 quoted = !quoted;
-                capital = quoted && !out[..out.len() - 1].ends_with(|c: char| c.is_ascii_alphanumeric());
-                if quoted && out.ends_with("called \"") {
-                    capital = true;
-                }
+                capital = quoted && !broken;
+                out.push('"');
             }
             c => {
                 if c == '-' && (out.is_empty() || out.ends_with('\n')) {
