@@ -80,12 +80,12 @@ impl Corpus {
     pub fn document(&mut self) -> Document {
         self.count += 1;
         let mut at = self.rng.below(100);
-        let kind = KINDS.iter().find(|k| at.checked_sub(k.share).map(|rest| at = rest).is_none()).expect("shares sum to 100");
+        let kind =
+            KINDS.iter().find(|k| at.checked_sub(k.share).map(|rest| at = rest).is_none()).expect("shares sum to 100");
         loop {
             let mut scene = Scene::default();
             let text = self.grammar.expand(kind.rule, &mut scene, &mut self.rng, builtin);
-            let unseen = kind.open
-                && scene.combination(&self.grammar, WIDE).is_some_and(|c| c % HELD_OUT_ONE_IN == 0);
+            let unseen = kind.open && scene.combination(&self.grammar, WIDE).is_some_and(|c| c % HELD_OUT_ONE_IN == 0);
             let wanted = self.split == Split::HeldOut && kind.open && self.count % 2 == 0;
             if unseen == wanted || (unseen && self.split == Split::HeldOut) {
                 let text = tidy(&text);
@@ -177,8 +177,26 @@ fn builtin(name: &str, rng: &mut Rng, scene: &mut Scene) {
 /// A number below a thousand in words, as far as sums need it.
 fn word(n: usize) -> String {
     const ONES: [&str; 20] = [
-        "no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
-        "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
+        "no",
+        "one",
+        "two",
+        "three",
+        "four",
+        "five",
+        "six",
+        "seven",
+        "eight",
+        "nine",
+        "ten",
+        "eleven",
+        "twelve",
+        "thirteen",
+        "fourteen",
+        "fifteen",
+        "sixteen",
+        "seventeen",
+        "eighteen",
+        "nineteen",
     ];
     const TENS: [&str; 8] = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"];
     match n {
@@ -214,10 +232,19 @@ mod tests {
             assert_eq!(t.matches('"').count() % 2, 0, "{t}");
             let words: Vec<&str> = t.split_whitespace().collect();
             for pair in words.windows(2).filter(|p| ["a", "an", "A", "An"].contains(&p[0])) {
-                assert_eq!(pair[0].to_lowercase(), article(pair[1].trim_start_matches('"')), "{} in {t}", pair.join(" "));
+                assert_eq!(
+                    pair[0].to_lowercase(),
+                    article(pair[1].trim_start_matches('"')),
+                    "{} in {t}",
+                    pair.join(" ")
+                );
             }
             for pair in words.windows(2).filter(|p| p[0].ends_with(|c: char| c.is_alphabetic())) {
-                assert!(!pair[0].eq_ignore_ascii_case(pair[1]) || ["that", "had"].contains(&pair[0]), "{} in {t}", pair.join(" "));
+                assert!(
+                    !pair[0].eq_ignore_ascii_case(pair[1]) || ["that", "had"].contains(&pair[0]),
+                    "{} in {t}",
+                    pair.join(" ")
+                );
             }
         }
     }
@@ -235,7 +262,8 @@ mod tests {
         for d in Corpus::new(5, Split::Train).take(20_000) {
             for line in d.text.lines() {
                 let w: Vec<&str> = line.trim_end_matches("<|im_end|>").trim_end_matches('.').split(' ').collect();
-                if let ["A:", x, op @ ("plus" | "minus" | "times"), y, "is", z] | [x, op @ ("plus" | "minus" | "times"), y, "is", z] = w[..]
+                if let ["A:", x, op @ ("plus" | "minus" | "times"), y, "is", z]
+                | [x, op @ ("plus" | "minus" | "times"), y, "is", z] = w[..]
                     && let (Ok(x), Ok(y), Ok(z)) = (x.parse::<i32>(), y.parse::<i32>(), z.parse::<i32>())
                 {
                     let want = match op {

@@ -286,7 +286,15 @@ impl Grammar {
         }
     }
 
-    fn parts(&self, parts: &[Part], scene: &mut Scene, rng: &mut Rng, builtins: Builtins, out: &mut String, depth: usize) {
+    fn parts(
+        &self,
+        parts: &[Part],
+        scene: &mut Scene,
+        rng: &mut Rng,
+        builtins: Builtins,
+        out: &mut String,
+        depth: usize,
+    ) {
         assert!(depth < 40, "a rule that contains itself: {out}");
         for part in parts {
             match part {
