@@ -1,10 +1,10 @@
 //! LoRA (arXiv:2106.09685): `ΔW = s·B·A`, both factors trained.
 
 use super::file::Stored;
-use super::lowrank::Layout;
+use super::lowrank::{Layout, Slot};
 use super::{Adapter, Base, Site, Spec};
 use crate::container::head::Head;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::kernel::{Compute, Tile, View};
 use crate::rng::{GENERATOR, Stream};
 use std::prelude::v1::*;
@@ -38,6 +38,30 @@ impl Lora {
     pub fn from_params(layout: Layout, params: Vec<f32>, seed: Option<u64>) -> Lora {
         assert_eq!(params.len(), layout.len(), "parameters of a LoRA");
         Lora { layout, params, seed }
+    }
+
+    /// From factors that `fill(slot, A, Bᵀ)` writes for each site: what readers of other formats end with.
+    pub(super) fn assemble(
+        slots: Vec<Slot>,
+        stabilised: bool,
+        mut fill: impl FnMut(&Slot, &mut [f32], &mut [f32]) -> Result<()>,
+    ) -> Result<Lora> {
+        if slots.is_empty() {
+            return Err(Error::invalid("adapter", "it changes nothing: it has no tensors"));
+        }
+        let layout = Layout::new(slots, stabilised);
+        let mut params = vec![0.0; layout.len()];
+        for slot in layout.slots() {
+            let (a, b) = params[slot.a().start..slot.b().end].split_at_mut(slot.a().len());
+            fill(slot, a, b)?;
+            if a.iter().chain(&*b).any(|v| !v.is_finite()) {
+                return Err(Error::corrupt(format!("a value for {} is not finite", slot.site), 0));
+            }
+        }
+        if !layout.changes_something(&params) {
+            return Err(Error::invalid("adapter", "it changes nothing: every B is zero"));
+        }
+        Ok(Lora { layout, params, seed: None })
     }
 
     pub(super) fn read(stored: Stored) -> Result<Lora> {

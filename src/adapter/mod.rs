@@ -12,9 +12,13 @@
 
 pub mod basis;
 pub mod file;
+pub mod gguf_adapter;
+mod json;
 pub mod lora;
 pub mod lowrank;
 pub mod nola;
+pub mod peft;
+pub mod safetensors;
 mod site;
 
 pub use file::{Fit, Info, Provenance, from_bytes, from_bytes_for_shapes, info, restore, to_bytes, to_bytes_as};

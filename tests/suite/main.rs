@@ -2,6 +2,7 @@
 
 mod adapters;
 mod alloc;
+mod foreign;
 mod formats;
 mod hostile;
 mod shared;

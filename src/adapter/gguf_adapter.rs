@@ -1,0 +1,78 @@
+//! LoRA adapters in GGUF files, as llama.cpp reads them: `NAME.lora_a` `[rank, in]` and `NAME.lora_b` `[out, rank]` for a
+//! weight `NAME`, rows already in the order of GGUF files. The factor is alpha over the rank, or 1 if alpha is 0.
+
+use super::lora::Lora;
+use super::lowrank::Slot;
+use super::{Base, Site};
+use crate::bytes::Limits;
+use crate::error::{Error, Result, printable};
+use crate::gguf::Gguf;
+use std::collections::BTreeMap;
+use std::prelude::v1::*;
+
+const SUFFIXES: [&str; 2] = [".lora_a", ".lora_b"];
+
+/// Reads an adapter of any float or block format.
+///
+/// # Errors
+/// `Unsupported` for other kinds of adapter and for weights none attaches to here; `Mismatch` where it does not fit the
+/// base or is no adapter; `Invalid` if it would change nothing.
+pub fn read(file: &Gguf, base: &Base, limits: &Limits) -> Result<Lora> {
+    if file.string("general.type")? != Some("adapter") {
+        return Err(Error::mismatch("kind of file", "an adapter", file.looks_like()));
+    }
+    let kind = file.require_string("adapter.type")?;
+    if kind != "lora" {
+        return Err(Error::unsupported("adapter.type", kind));
+    }
+    if file.get("adapter.alora.invocation_tokens").is_some() {
+        return Err(Error::unsupported("adapter", "one that begins at an invocation text (aLoRA)"));
+    }
+    let architecture = file.require_string("general.architecture")?;
+    if architecture != base.architecture {
+        let [wanted, found] = [architecture, &base.architecture].map(printable);
+        return Err(Error::mismatch("architecture of the base", wanted, found));
+    }
+    let alpha = file.f32("adapter.lora.alpha")?.unwrap_or(0.0);
+
+    let mut halves: BTreeMap<Site, [Option<&str>; 2]> = BTreeMap::new();
+    for tensor in file.tensors() {
+        let half = SUFFIXES.iter().position(|s| tensor.name.ends_with(s));
+        let site = half.and_then(|h| Site::by_gguf(tensor.name.strip_suffix(SUFFIXES[h])?));
+        let (Some(half), Some(site)) = (half, site) else {
+            return Err(Error::unsupported("adapter tensor", &tensor.name));
+        };
+        halves.entry(site).or_default()[half] = Some(&tensor.name);
+    }
+    let mut slots = Vec::new();
+    for (site, pair) in &halves {
+        let &[Some(a), Some(b)] = pair else {
+            let found = pair.iter().flatten().map(|n| printable(n)).collect::<String>();
+            return Err(Error::mismatch(format!("adapter of {site}"), "both lora_a and lora_b", found));
+        };
+        let [n_in, n_out] = base.shape(*site)?;
+        let (ma, mb) = (file.matrix(a)?, file.matrix(b)?);
+        let rank = ma.rows;
+        for (name, m, wanted) in [(a, &ma, [rank, n_in]), (b, &mb, [n_out, rank])] {
+            if [m.rows, m.cols] != wanted {
+                let what = format!("shape of {}", printable(name));
+                return Err(Error::mismatch(what, format!("{wanted:?}"), format!("{:?}", [m.rows, m.cols])));
+            }
+        }
+        Limits::check("rank", rank as u64, limits.rank)?;
+        slots.push(Slot::new(*site, base, rank, if alpha == 0.0 { rank as f32 } else { alpha }, false)?);
+    }
+    Lora::assemble(slots, false, |slot, a, b| {
+        let Some(&[Some(na), Some(nb)]) = halves.get(&slot.site) else { unreachable!("every slot came from a pair") };
+        let (ma, mb) = (file.matrix(na)?, file.matrix(nb)?);
+        for (r, row) in a.chunks_exact_mut(slot.shape[0]).enumerate() {
+            ma.decode(r, 0..slot.shape[0], row);
+        }
+        let mut row = vec![0.0; slot.rank];
+        for i in 0..slot.shape[1] {
+            mb.decode(i, 0..slot.rank, &mut row);
+            row.iter().enumerate().for_each(|(r, v)| b[r * slot.shape[1] + i] = *v);
+        }
+        Ok(())
+    })
+}

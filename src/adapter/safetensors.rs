@@ -1,0 +1,171 @@
+//! safetensors files: a JSON table of tensors, then their bytes, without holes.
+
+use super::json::Json;
+use crate::bytes::{Bytes, Cursor, Limits};
+use crate::error::{Error, Result, printable};
+use crate::quant::{Format, Matrix};
+use core::ops::Range;
+use std::prelude::v1::*;
+
+/// Name, bits of a value, and the block format that decodes it.
+type Dtype = (&'static str, u64, Option<&'static str>);
+
+/// Types a table may name. Values are read of those that have a format.
+const DTYPES: &[Dtype] = &[
+    ("F32", 32, Some("F32")),
+    ("F16", 16, Some("F16")),
+    ("BF16", 16, Some("BF16")),
+    ("F64", 64, None),
+    ("F8_E4M3", 8, None),
+    ("F8_E5M2", 8, None),
+    ("F8_E8M0", 8, None),
+    ("C64", 64, None),
+    ("I64", 64, None),
+    ("I32", 32, None),
+    ("I16", 16, None),
+    ("I8", 8, None),
+    ("U64", 64, None),
+    ("U32", 32, None),
+    ("U16", 16, None),
+    ("U8", 8, None),
+    ("BOOL", 8, None),
+];
+
+/// One row of the table.
+#[derive(Clone, Debug)]
+pub struct Tensor {
+    /// As the file spells it.
+    pub name: Box<str>,
+    /// Lengths, the slowest first.
+    pub shape: Vec<u64>,
+    dtype: &'static Dtype,
+    range: Range<usize>,
+}
+
+/// A parsed file: its tensors sorted by name.
+#[derive(Clone)]
+pub struct Safetensors {
+    file: Bytes,
+    tensors: Vec<Tensor>,
+}
+
+impl Safetensors {
+    /// # Errors
+    /// `Corrupt` with the tensor and the offset; `Limit`; `Unsupported` for other files and unknown types.
+    pub fn parse(file: Bytes, limits: &Limits) -> Result<Safetensors> {
+        Limits::check("bytes of a file", file.len() as u64, limits.file)?;
+        let pickle = [b"PK\x03\x04".as_slice(), b"\x80\x02", b"\x80\x03", b"\x80\x04"];
+        if pickle.iter().any(|magic| file.starts_with(magic)) {
+            return Err(pickled());
+        }
+        let mut cursor = Cursor::new(&file);
+        let length = cursor.u64()?;
+        Limits::check("bytes of a safetensors header", length, limits.safetensors_header)?;
+        let length = usize::try_from(length).unwrap_or(usize::MAX);
+        let header = cursor.take(length)?;
+        if header.first() != Some(&b'{') {
+            return Err(Error::corrupt("the header of a safetensors file begins with `{`", 8));
+        }
+        let data = cursor.offset();
+        let mut tensors: Vec<Tensor> = Vec::new();
+        let mut json = Json::new(header, limits)?;
+        json.object(|json, name| {
+            if name == "__metadata__" {
+                return json.object(|json, _| json.string().map(|_| ()));
+            }
+            Limits::check("tensors", tensors.len() as u64 + 1, limits.tensors)?;
+            Limits::check("bytes of a tensor name", name.len() as u64, limits.name)?;
+            tensors.push(read_tensor(json, name, data, file.len(), limits)?);
+            Ok(())
+        })?;
+        json.end()?;
+
+        tensors.sort_unstable_by_key(|t| (t.range.start, t.range.end));
+        let mut next = data;
+        for t in &tensors {
+            if t.range.start != next {
+                let what = format!("tensor `{}` begins at {}, wanted {next}", printable(&t.name), t.range.start);
+                return Err(Error::corrupt(what, t.range.start));
+            }
+            next = t.range.end;
+        }
+        if next != file.len() {
+            return Err(Error::corrupt(format!("{} bytes belong to no tensor", file.len() - next), next));
+        }
+        tensors.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        Ok(Safetensors { file, tensors })
+    }
+
+    /// All tensors, sorted by name.
+    pub fn tensors(&self) -> &[Tensor] {
+        &self.tensors
+    }
+
+    /// The tensor of that name.
+    pub fn tensor(&self, name: &str) -> Option<&Tensor> {
+        self.tensors.binary_search_by(|t| (*t.name).cmp(name)).ok().map(|i| &self.tensors[i])
+    }
+
+    /// The values of a tensor of two dimensions as rows.
+    ///
+    /// # Errors
+    /// `Unsupported` if its type is not a float of 16 or 32 bits; `Mismatch` if it has not two dimensions.
+    pub fn matrix(&self, tensor: &Tensor) -> Result<Matrix> {
+        let name = printable(&tensor.name);
+        let format = tensor.dtype.2.and_then(Format::by_name);
+        let format =
+            format.ok_or_else(|| Error::unsupported("type of tensor", format!("{name}: {}", tensor.dtype.0)))?;
+        let &[rows, cols] = tensor.shape.as_slice() else {
+            return Err(Error::mismatch(format!("shape of {name}"), "two dimensions", format!("{:?}", tensor.shape)));
+        };
+        // Both fit: their product was checked against the bytes there are, unless one is zero.
+        let size = |n: u64| usize::try_from(n).map_err(|_| Error::limit("address space", n, usize::MAX as u64));
+        Matrix::new(format, size(rows)?, size(cols)?, self.file.slice(tensor.range.clone())?)
+    }
+}
+
+/// What to say of a pickle, which is never read: reading one runs the program in it.
+pub(super) fn pickled() -> Error {
+    Error::unsupported("file format", "a pickle; convert it to safetensors")
+}
+
+fn read_tensor(json: &mut Json, name: &str, data: usize, len: usize, limits: &Limits) -> Result<Tensor> {
+    let bad = |what: String| Error::corrupt(format!("tensor `{}`: {what}", printable(name)), 8);
+    let (mut dtype, mut shape, mut offsets) = (None, None, None);
+    json.object(|json, key| {
+        match key {
+            "dtype" => {
+                let found = json.string()?;
+                let row = DTYPES.iter().find(|d| d.0 == found);
+                dtype = Some(row.ok_or_else(|| Error::unsupported("type of tensor", format!("{name}: {found}")))?);
+            }
+            "shape" => shape = Some(wholes(json, 8)?),
+            "data_offsets" => offsets = Some(wholes(json, 2)?),
+            _ => return Err(bad(format!("unknown key `{}`", printable(key)))),
+        }
+        Ok(())
+    })?;
+    let (Some(dtype), Some(shape), Some(offsets)) = (dtype, shape, offsets) else {
+        return Err(bad("dtype, shape and data_offsets are wanted".into()));
+    };
+    let bits = shape.iter().try_fold(dtype.1, |n: u64, &d: &u64| n.checked_mul(d));
+    let bytes = bits.filter(|b| b / dtype.1 <= limits.elements).map(|b| b / 8);
+    let place = |n: u64| usize::try_from(n).ok()?.checked_add(data).filter(|end| *end <= len);
+    let range = match offsets[..] {
+        [from, to] if from <= to && Some(to - from) == bytes => place(from).zip(place(to)),
+        _ => None,
+    };
+    let (start, end) =
+        range.ok_or_else(|| bad(format!("shape {shape:?} of {} at {offsets:?} of {} bytes", dtype.0, len - data)))?;
+    Ok(Tensor { name: name.into(), shape, dtype, range: start..end })
+}
+
+fn wholes(json: &mut Json, most: usize) -> Result<Vec<u64>> {
+    let mut out = Vec::new();
+    json.array(|json| {
+        Limits::check("numbers of a tensor", out.len() as u64 + 1, most as u64)?;
+        out.push(json.whole()?);
+        Ok(())
+    })?;
+    Ok(out)
+}

@@ -1,0 +1,332 @@
+//! Adapters that other programs made: PEFT directories, GGUF adapters, the bases of NOLA's authors; and such files under
+//! damage.
+
+use crate::alloc::largest;
+use crate::shared::shared;
+use mynah::adapter::basis::Basis;
+use mynah::adapter::lowrank::{Layout, Slot};
+use mynah::adapter::nola::{Given, Nola};
+use mynah::adapter::{Adapter, Base, Linear, Site, gguf_adapter, peft};
+use mynah::bytes::Limits;
+use mynah::gguf::Gguf;
+use mynah::kernel::{self, Compute, Pool};
+use safetensors::SafeTensors;
+use std::path::Path;
+
+/// The model of the PEFT goldens: five blocks, width 64, eight heads of 8, four for keys and values.
+fn base() -> Base {
+    let block = [[64, 64], [64, 32], [64, 32], [64, 64], [64, 172], [64, 172], [172, 64]].map(Some);
+    Base {
+        architecture: "llama".into(),
+        shapes: vec![block; 5],
+        heads: 8,
+        kv_heads: 4,
+        paired_rows: true,
+        fingerprint: [0; 32],
+        tokenizer: [0; 32],
+    }
+}
+
+fn values(file: &SafeTensors, name: &str) -> Vec<f32> {
+    let bytes = file.tensor(name).unwrap().data().to_vec();
+    bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
+}
+
+fn transposed(values: &[f32], cols: usize) -> Vec<f32> {
+    (0..values.len()).map(|i| values[i % (values.len() / cols) * cols + i / (values.len() / cols)]).collect()
+}
+
+fn read(path: &Path) -> Vec<u8> {
+    std::fs::read(path).unwrap()
+}
+
+#[test]
+fn peft_directories_load_with_rows_in_gguf_order() {
+    let Some(shared) = shared() else { return };
+    let golden = shared.join("golden/peft/b_peft");
+    for (folder, weights, factor) in [
+        ("lora/init", "lora/init", 2.0),
+        ("lora/final", "lora/final", 2.0),
+        ("rslora/init", "lora/init", 4.0),
+        ("loraplus/final", "loraplus/final", 2.0),
+    ] {
+        let config = read(&golden.join(folder).join("adapter_config.json"));
+        let raw = read(&golden.join(weights).join("adapter_model.safetensors"));
+        let layout = read(&golden.join(weights).join("gguf_layout.safetensors"));
+        let lora = peft::read(&config, raw.clone().into(), &base(), &Limits::default()).unwrap();
+        let (raw, layout) = (SafeTensors::deserialize(&raw).unwrap(), SafeTensors::deserialize(&layout).unwrap());
+        let mut permuted = 0;
+        for site in base().sites() {
+            let name = format!("base_model.model.model.layers.{}.{}", site.layer, site.linear.peft());
+            let (a, b, s) = lora.factors(site).unwrap();
+            assert_eq!(s, factor);
+            assert_eq!(a.data, values(&raw, &format!("{name}.lora_A.weight")));
+            let gguf = format!("{name}.lora_B.weight::gguf");
+            let wanted = match layout.tensor(&gguf) {
+                Ok(_) => {
+                    permuted += 1;
+                    values(&layout, &gguf)
+                }
+                Err(_) => values(&raw, &format!("{name}.lora_B.weight")),
+            };
+            assert_eq!(b.data, transposed(&wanted, 4), "{name}");
+        }
+        assert_eq!(permuted, 10);
+    }
+    let lora = peft::open(&golden.join("lora/final"), &base(), &Limits::default()).unwrap();
+    assert_eq!(lora.layout().slots().len(), 35);
+}
+
+#[test]
+fn other_peft_methods_are_refused_by_name() {
+    let Some(shared) = shared() else { return };
+    let golden = shared.join("golden/peft/b_peft");
+    for (method, word) in [
+        ("dora", "use_dora"),
+        ("vera", "VERA"),
+        ("ia3", "IA3"),
+        ("prefix", "PREFIX_TUNING"),
+        ("loha", "LOHA"),
+        ("adalora", "ADALORA"),
+        ("oft", "OFT"),
+    ] {
+        let e = peft::open(&golden.join(method).join("init"), &base(), &Limits::default()).err().unwrap();
+        assert!(matches!(e.inner(), mynah::Error::Unsupported { .. }) && e.to_string().contains(word), "{e}");
+    }
+}
+
+#[test]
+fn gguf_adapters_load() {
+    let Some(shared) = shared() else { return };
+    let bytes = read(&shared.join("golden/llamacpp/lora/lora-stories-public.gguf"));
+    let file = Gguf::parse(bytes.into(), &Limits::default()).unwrap();
+    let lora = gguf_adapter::read(&file, &base(), &Limits::default()).unwrap();
+    assert_eq!(lora.layout().slots().len(), 35);
+    let site = Site { layer: 2, linear: Linear::K };
+    let (a, b, s) = lora.factors(site).unwrap();
+    assert_eq!((a.n, a.c, b.n, b.c, s), (4, 64, 4, 32, 2.0));
+    let (ma, mb) =
+        (file.matrix("blk.2.attn_k.weight.lora_a").unwrap(), file.matrix("blk.2.attn_k.weight.lora_b").unwrap());
+    let (mut va, mut vb) = (vec![0.0; 256], vec![0.0; 128]);
+    (0..4).for_each(|r| ma.decode(r, 0..64, &mut va[r * 64..][..64]));
+    (0..32).for_each(|r| mb.decode(r, 0..4, &mut vb[r * 4..][..4]));
+    assert_eq!((a.data, b.data), (&va[..], &transposed(&vb, 4)[..]));
+
+    let model = read(&shared.join("models/stories260K.gguf"));
+    let model = Gguf::parse(model.into(), &Limits::default()).unwrap();
+    assert!(gguf_adapter::read(&model, &base(), &Limits::default()).is_err());
+    let smaller = Base { shapes: base().shapes[..3].to_vec(), ..base() };
+    assert!(gguf_adapter::read(&file, &smaller, &Limits::default()).is_err());
+}
+
+/// The authors' bases are drawn bit for bit, and their assembled factors and gradients of coefficients are ours.
+#[test]
+fn nola_of_its_authors() {
+    let Some(shared) = shared() else { return };
+    let golden = shared.join("golden/peft/c_nola");
+    let raw = read(&golden.join("nola_llm.safetensors"));
+    let file = SafeTensors::deserialize(&raw).unwrap();
+    let json: serde_json::Value = serde_json::from_slice(&read(&golden.join("nola.json"))).unwrap();
+    let linears = [Linear::Q, Linear::V, Linear::Gate, Linear::Down];
+    let base = base();
+    let sites = base.sites().filter(|s| linears.contains(&s.linear));
+    let slots = sites.map(|s| Slot::new(s, &base, 4, 8.0, false).unwrap()).collect();
+    let layout = Layout::new(slots, false);
+    let (mut seeds, mut start, mut params) = (vec![], vec![], vec![]);
+    for slot in layout.slots() {
+        let name = format!("layers.{}.{}", slot.site.layer, slot.site.linear.peft());
+        let seed = |f: &str| json["basis_seeds"][&name][f].as_u64().unwrap();
+        seeds.push([seed("A"), seed("B")]);
+        start.extend(values(&file, &format!("{name}.A_frozen")));
+        params.extend(values(&file, &format!("{name}.alpha")));
+        params.extend(values(&file, &format!("{name}.beta")));
+    }
+    let basis = Basis::by_name("torch-uniform").unwrap();
+    let given = Some(Given { seeds, start });
+    let mut nola = Nola::from_params(layout, &base, [4, 4], basis, 0, given, params).unwrap();
+    let cx = Compute { kernels: kernel::best(), pool: Pool::new(1) };
+    nola.prepare(&cx);
+
+    let slots = nola.layout().slots().to_vec();
+    let acc: Vec<f32> = (0..nola.grad_len()).map(|i| (i * 7919 % 1000) as f32 / 500.0 - 1.0).collect();
+    let mut grads = vec![0.0; nola.params().len()];
+    nola.reduce(&cx, &acc, &mut grads);
+    for (place, slot) in slots.iter().enumerate() {
+        let name = format!("layers.{}.{}", slot.site.layer, slot.site.linear.peft());
+        let bases_a = values(&file, &format!("{name}.A_bases"));
+        let gguf = format!("{name}.B_bases::gguf");
+        let plain = format!("{name}.B_bases");
+        let bases_b = values(&file, if slot.site.linear == Linear::Q { &gguf } else { &plain });
+        let (mut a, mut b) = (values(&file, &format!("{name}.A_frozen")), vec![0.0; slot.b().len()]);
+        for i in 0..4 {
+            let of_a = &bases_a[i * a.len()..][..slot.a().len()];
+            let of_b = transposed(&bases_b[i * b.len()..][..slot.b().len()], 4);
+            assert_eq!(nola.basis_matrix(slot.site, false, i).unwrap(), of_a, "{name} A {i}");
+            assert_eq!(nola.basis_matrix(slot.site, true, i).unwrap(), of_b, "{name} B {i}");
+            let coefficients = &nola.params()[place * 8..];
+            a.iter_mut().zip(of_a).for_each(|(a, v)| *a += coefficients[i] * v);
+            b.iter_mut().zip(&of_b).for_each(|(b, v)| *b += coefficients[4 + i] * v);
+            let inner = |g: &[f32], m: &[f32]| g.iter().zip(m).map(|(g, m)| f64::from(g * m)).sum::<f64>() as f32;
+            assert!((inner(&acc[slot.a()], of_a) - grads[place * 8 + i]).abs() < 1e-3);
+            assert!((inner(&acc[slot.b()], &of_b) - grads[place * 8 + 4 + i]).abs() < 1e-3);
+        }
+        let (va, vb, s) = nola.factors(slot.site).unwrap();
+        assert_eq!(s, 2.0);
+        assert!(va.data.iter().zip(&a).chain(vb.data.iter().zip(&b)).all(|(x, y)| (x - y).abs() < 1e-6));
+    }
+    // Through a file and back, with the authors' seeds and starts.
+    let bytes = mynah::adapter::to_bytes_as(&nola, &base, &Default::default(), "f32").unwrap();
+    let mut back = mynah::adapter::from_bytes(bytes.into(), &base, &Limits::default()).unwrap();
+    back.prepare(&cx);
+    let site = slots[0].site;
+    assert_eq!(back.factors(site).unwrap().0.data, nola.factors(site).unwrap().0.data);
+}
+
+#[test]
+fn torch_draws_are_reproduced() {
+    let Some(shared) = shared() else { return };
+    let path = shared.join("golden/peft/c_nola/torch_cpu_random.json");
+    let json: serde_json::Value = serde_json::from_slice(&read(&path)).unwrap();
+    for case in json["cases"].as_array().unwrap() {
+        let seed = case["seed"].as_u64().unwrap();
+        let mut words = mynah::rng::Mt19937::new(seed);
+        for word in case["mt19937_u32"].as_array().unwrap() {
+            assert_eq!(u64::from(words.next_u32()), word.as_u64().unwrap());
+        }
+        let mut draws = mynah::rng::Mt19937::new(seed);
+        for value in case["uniform_m1_1"].as_array().unwrap() {
+            assert_eq!(draws.next_uniform(), value.as_f64().unwrap() as f32);
+        }
+    }
+}
+
+/// A PEFT directory of one site, made here.
+fn files(config: &str, header: &str, data: usize) -> (Vec<u8>, Vec<u8>) {
+    let mut file = (header.len() as u64).to_le_bytes().to_vec();
+    file.extend(header.as_bytes());
+    file.extend((0..data / 4).flat_map(|i| (i as f32 * 0.01).to_le_bytes()));
+    file.resize(8 + header.len() + data, 0);
+    (config.as_bytes().to_vec(), file)
+}
+
+const CONFIG: &str =
+    r#"{"peft_type":"LORA","r":2,"lora_alpha":4,"bias":"none","use_dora":false,"target_modules":["v_proj"]}"#;
+const A: &str = r#""base_model.model.model.layers.0.self_attn.v_proj.lora_A.weight":{"dtype":"F32","shape":[2,64],"data_offsets":[0,512]}"#;
+const B: &str = r#""base_model.model.model.layers.0.self_attn.v_proj.lora_B.weight":{"dtype":"F32","shape":[32,2],"data_offsets":[512,768]}"#;
+
+fn load((config, file): (Vec<u8>, Vec<u8>)) -> mynah::Result<mynah::adapter::lora::Lora> {
+    let most = (2 * (config.len() + file.len())).max(1 << 20);
+    let (out, reserved) = largest(|| peft::read(&config, file.into(), &base(), &Limits::default()));
+    assert!(reserved <= most, "{reserved} bytes reserved for a file of {}", most / 2);
+    out
+}
+
+#[test]
+fn lying_directories_are_errors() {
+    let header = format!("{{{A},{B}}}");
+    let lora = load(files(CONFIG, &header, 768)).unwrap();
+    assert_eq!(lora.layout().slots()[0].factor, 2.0);
+
+    // Settings that change what is computed, or contradict the tensors.
+    for (from, to) in [
+        (r#""r":2"#, r#""r":0"#),
+        (r#""r":2"#, r#""r":-1"#),
+        (r#""r":2"#, r#""r":1000000000"#),
+        (r#""r":2"#, r#""r":2.0"#),
+        (r#""r":2"#, r#""r":"2""#),
+        (r#""r":2"#, r#""r":3"#),
+        (r#""r":2"#, r#""r":2,"rank_pattern":{"v_proj":4}"#),
+        (r#""r":2"#, r#""r":2,"rank_pattern":{"(a+)+$":4}"#),
+        (r#""r":2"#, r#""r":2,"r":2"#),
+        (r#"_alpha":4"#, r#"_alpha":NaN"#),
+        (r#"_alpha":4"#, r#"_alpha":1e400"#),
+        (r#"_alpha":4"#, r#"_alpha":0"#),
+        ("\"none\"", "\"all\""),
+        (r#""use_dora":false"#, r#""use_dora":true"#),
+        (r#""use_dora":false"#, r#""modules_to_save":["lm_head"]"#),
+        (r#""use_dora":false"#, r#""init_lora_weights":"pissa_niter_4""#),
+        ("LORA", "VERA"),
+        (r#""peft_type":"LORA","#, ""),
+    ] {
+        let config = CONFIG.replace(from, to);
+        assert_ne!(config, CONFIG);
+        assert!(load(files(&config, &header, 768)).is_err(), "{config}");
+    }
+    let patterned = CONFIG.replace(r#""r":2"#, r#""r":2,"alpha_pattern":{"self_attn.v_proj":6},"rank_pattern":{}"#);
+    assert_eq!(load(files(&patterned, &header, 768)).unwrap().layout().slots()[0].factor, 3.0);
+
+    // Tables of tensors.
+    for (from, to) in [
+        ("[0,512]", "[512,0]"),
+        ("[0,512]", "[0,508]"),
+        ("[0,512]", "[256,768]"),
+        ("[0,512]", "[0,512.0]"),
+        ("[0,512]", "[-4,508]"),
+        ("[0,512]", "[0,18014398509481984]"),
+        ("[512,768]", "[516,772]"),
+        ("[512,768]", "[512,768],\"x\":1"),
+        ("[512,768]", "[512]"),
+        ("[2,64]", "[64,2]"),
+        ("[2,64]", "[128]"),
+        ("[2,64]", "[4294967296,4294967296,128]"),
+        ("[32,2]", "[2,32]"),
+        ("\"F32\",\"shape\":[2", "\"C64\",\"shape\":[1"),
+        ("\"F32\"", "\"F4\""),
+        ("lora_B", "lora_A"),
+        ("lora_B", "lora_C"),
+        ("lora_A", "lora_a"),
+        ("layers.0", "layers.5"),
+        ("layers.0", "layers.00"),
+        ("base_model.model.model.", "vision.model."),
+        ("self_attn.v_proj", "self_attn.w_proj"),
+        ("{\"base", "{\"__metadata__\":{\"format\":1},\"base"),
+        ("{\"base", "\u{feff}{\"base"),
+    ] {
+        let changed = header.replace(from, to);
+        assert_ne!(changed, header);
+        assert!(load(files(CONFIG, &changed, 768)).is_err(), "{changed}");
+    }
+    let metadata = header.replacen('{', "{\"__metadata__\":{\"format\":\"pt\"},", 1);
+    assert!(load(files(CONFIG, &metadata, 768)).is_ok());
+    let one = |tensor: &str, bytes| load(files(CONFIG, &format!("{{{tensor}}}"), bytes)).err().unwrap().to_string();
+    assert!(one(A, 512).contains("no lora_B"));
+    assert!(one(&B.replace("[512,768]", "[0,256]"), 256).contains("no lora_A"));
+    assert!(one("", 0).contains("changes nothing"));
+    let stranger = r#","lm_head.weight":{"dtype":"U8","shape":[0],"data_offsets":[768,768]}"#;
+    assert!(load(files(CONFIG, &format!("{{{A},{B}{stranger}}}"), 768)).err().unwrap().to_string().contains("lm_head"));
+    assert!(load(files(CONFIG, &header, 764)).is_err());
+    assert!(load(files(CONFIG, &header, 772)).is_err());
+
+    let (config, good) = files(CONFIG, &header, 768);
+    for n in 0..good.len() {
+        assert!(load((config.clone(), good[..n].to_vec())).is_err(), "cut to {n}");
+    }
+    for length in [0, 7, good.len() as u64, 1 << 63, u64::MAX, 100_000_001] {
+        let mut bad = good.clone();
+        bad[..8].copy_from_slice(&length.to_le_bytes());
+        assert!(load((config.clone(), bad)).is_err(), "header of {length}");
+    }
+    let mut idle = good.clone();
+    idle[good.len() - 256..].fill(0);
+    assert!(load((config.clone(), idle)).err().unwrap().to_string().contains("changes nothing"));
+    let mut nan = good.clone();
+    nan[good.len() - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
+    assert!(load((config.clone(), nan)).err().unwrap().to_string().contains("not finite"));
+    // Every byte of the header changed: an error or some adapter, never a panic.
+    for at in 0..8 + header.len() {
+        for bit in 0..8 {
+            let mut bad = good.clone();
+            bad[at] ^= 1 << bit;
+            _ = load((config.clone(), bad));
+        }
+    }
+    for at in 0..config.len() {
+        for value in [0, b'"', b'{', b'9', b'\\', 0xff] {
+            let mut bad = config.clone();
+            bad[at] = value;
+            _ = load((bad, good.clone()));
+        }
+    }
+    let pickle = load((config, b"PK\x03\x04 archive".to_vec())).err().unwrap().to_string();
+    assert!(pickle.contains("convert it to safetensors"), "{pickle}");
+}
