@@ -4,6 +4,7 @@ mod adapters;
 mod alloc;
 mod foreign;
 mod formats;
+mod golden;
 mod hostile;
 mod shared;
 mod tokenizer;
