@@ -5,6 +5,8 @@ mod alloc;
 mod foreign;
 mod formats;
 mod golden;
+mod gradients;
 mod hostile;
 mod shared;
+mod tiny;
 mod tokenizer;
