@@ -4,13 +4,17 @@
 //! ```text
 //! cargo run --release --example make_base -- --corpus-only 20        prints sample documents
 //! cargo run --release --example make_base -- --stats 200000          counts documents and repetitions
-//! cargo run --release --example make_base -- --first FILE            writes the untrained model
+//! cargo run --release --example make_base -- --out base.gguf         does everything
 //! ```
+//!
+//! Training writes its state to `base.gguf.f32` every few minutes; `--init base.gguf.f32` goes on from there. Other
+//! settings: `--seed 1 --steps 3000 --rate 0.002 --threads 2`.
 
 mod bpe;
 mod corpus;
 mod grammar;
 mod model;
+mod train;
 
 use corpus::{Corpus, Split};
 use std::collections::{BTreeMap, HashSet};
@@ -32,10 +36,20 @@ fn main() -> Fallible<()> {
         }
     } else if let Some(n) = value("--stats") {
         stats(Corpus::new(seed, split), n.parse()?);
-    } else if let Some(path) = value("--first") {
-        std::fs::write(path, model::initial(&vocabulary(seed), seed)?)?;
+    } else if let Some(path) = value("--out") {
+        let start = match value("--init") {
+            Some(path) => std::fs::read(path)?,
+            None => model::initial(&vocabulary(seed), seed)?,
+        };
+        let plan = train::Plan {
+            seed,
+            steps: value("--steps").map_or(Ok(3000), |s| s.parse())?,
+            rate: value("--rate").map_or(Ok(2e-3), |s| s.parse())?,
+            threads: value("--threads").map_or(Ok(2), |s| s.parse())?,
+        };
+        train::run(start, &plan, path)?;
     } else {
-        return Err("one of --corpus-only N, --stats N, --first FILE".into());
+        return Err("one of --corpus-only N, --stats N, --out FILE".into());
     }
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 use crate::bpe::{CONTROLS, END_OF_TEXT, TURN_END, Vocabulary};
 use crate::grammar::Rng;
+use core::ops::Range;
 use mynah::Result;
 use mynah::bytes::{Bytes, Limits};
 use mynah::gguf::{Gguf, Writer};
@@ -63,11 +64,6 @@ fn plan() -> Vec<Plan> {
     }
     all.push(norm("output_norm.weight".into()));
     all
-}
-
-/// Trainable numbers.
-pub fn parameters() -> usize {
-    plan().iter().map(|p| p.rows * p.cols).sum()
 }
 
 fn format(name: &str) -> &'static Format {
@@ -139,18 +135,36 @@ fn put(w: &mut Writer, p: &Plan, stored: &str, values: &[f32]) -> Result<()> {
     Ok(())
 }
 
+/// Metadata: optimiser steps done.
+const STEP: &str = "mynah.training.step";
+
+/// Optimiser steps that made this file.
+pub fn step(gguf: &Gguf) -> Result<u32> {
+    Ok(gguf.u32(STEP)?.unwrap_or(0))
+}
+
+/// The model of `gguf` with other values, `at` where `names` says, in F32: what training goes on from.
+///
+/// # Errors
+/// None if `names` and `values` are those of this model.
+pub fn checkpoint(gguf: &Gguf, step: u32, names: &[(String, Range<usize>)], values: &[f32]) -> Result<Vec<u8>> {
+    let mut w = pairs_of(gguf);
+    w.set("general.file_type", 0u32).set(STEP, step);
+    for p in plan() {
+        let (_, at) = names.iter().find(|(name, _)| *name == p.name).expect("a tensor of this model");
+        put(&mut w, &p, "F32", &values[at.clone()])?;
+    }
+    w.finish()
+}
+
 /// A trained F32 file as the file that ships: matrices in Q4_0, the embedding in Q8_0, norms as they are.
 ///
 /// # Errors
-/// Those of reading `trained`; `Mismatch` if it is not of this shape.
-pub fn quantised(trained: Vec<u8>) -> Result<Vec<u8>> {
-    let gguf = Gguf::parse(Bytes::from(trained), &Limits::default())?;
-    let mut w = Writer::new();
-    for (key, value) in gguf.pairs().filter(|(key, _)| *key != "general.file_type") {
-        w.set(key, value.clone());
-    }
+/// `Mismatch` if it is not of this shape.
+pub fn quantised(gguf: &Gguf) -> Result<Vec<u8>> {
+    let mut w = pairs_of(gguf);
     // ggml's number for files that are mostly Q4_0.
-    w.set("general.file_type", 2u32).set("general.quantization_version", 2u32);
+    w.set("general.file_type", 2u32).set("general.quantization_version", 2u32).set(STEP, step(gguf)?);
     for p in plan() {
         let matrix = gguf.matrix(&p.name)?;
         let mut values = vec![0.0; p.rows * p.cols];
@@ -167,6 +181,20 @@ pub fn quantised(trained: Vec<u8>) -> Result<Vec<u8>> {
     w.finish()
 }
 
+/// A writer with the metadata of `gguf`, without what each kind of file sets for itself.
+fn pairs_of(gguf: &Gguf) -> Writer {
+    let mut w = Writer::new();
+    for (key, value) in gguf.pairs().filter(|(key, _)| *key != "general.file_type" && *key != STEP) {
+        w.set(key, value.clone());
+    }
+    w
+}
+
+/// Reads a model file from memory.
+pub fn parse(file: Vec<u8>) -> Result<Gguf> {
+    Gguf::parse(Bytes::from(file), &Limits::default())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -180,9 +208,9 @@ mod tests {
         let vocabulary = bpe::train(&text, VOCABULARY);
         let first = initial(&vocabulary, 1).unwrap();
         assert_eq!(first, initial(&vocabulary, 1).unwrap());
-        let small = quantised(first).unwrap();
+        let small = quantised(&parse(first).unwrap()).unwrap();
         assert!(small.len() <= SIZE_LIMIT, "{} bytes", small.len());
-        let gguf = Gguf::parse(Bytes::from(small), &Limits::default()).unwrap();
+        let gguf = parse(small).unwrap();
         let tokenizer = Tokenizer::from_gguf(&gguf).unwrap();
         for d in &documents[..200] {
             let ids = tokenizer.encode(&d.text, &Encode { parse_special: true, ..Encode::default() }).unwrap();
