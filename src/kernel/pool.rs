@@ -3,9 +3,12 @@
 //! Work is cut into parts that do not depend on the number of threads, every part writes its own rows or columns, and
 //! no sum is split: so a result has the same bits for any pool.
 
+use core::cell::UnsafeCell;
 use core::marker::PhantomData;
 use core::ops::Range;
+use core::sync::atomic::{AtomicBool, Ordering};
 use std::prelude::v1::*;
+use std::sync::Arc;
 
 /// A rectangle of `f32` that may be written: `n` rows of `c` values, `stride` apart in memory that others may share.
 pub struct Tile<'a> {
@@ -105,29 +108,81 @@ impl Scratch {
     }
 }
 
-/// Threads that share the parts of one piece of work at a time.
+/// Threads that share the parts of one piece of work at a time. Clones share them; they end with the last clone.
 #[derive(Clone)]
 pub struct Pool {
-    threads: usize,
+    crew: Arc<Crew>,
 }
 
+/// The threads of a pool, and what the caller of `run` keeps between calls.
+struct Crew {
+    /// Whether a `run` is under way. Another one, from a part or from another thread, then works alone.
+    busy: AtomicBool,
+    /// The caller's scratch, for whoever made `busy` true.
+    scratch: UnsafeCell<Scratch>,
+    #[cfg(feature = "std")]
+    workers: threads::Workers,
+}
+
+// SAFETY: `scratch` is touched only by the thread that changed `busy` from false to true.
+#[allow(unsafe_code)]
+unsafe impl Sync for Crew {}
+
+/// Ends a `run`, also when a part panics.
+struct Busy<'a>(&'a AtomicBool);
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
+}
+
+type Work<'a> = dyn Fn(usize, &mut Scratch) + Sync + 'a;
+
 impl Pool {
-    /// A pool of `threads` workers, the caller among them.
+    /// A pool of `threads` workers, the caller among them; fewer if the system gives no more. Without the standard
+    /// library the caller works alone.
     pub fn new(threads: usize) -> Self {
-        Pool { threads: threads.max(1) }
+        let _ = threads;
+        Pool {
+            crew: Arc::new(Crew {
+                busy: AtomicBool::new(false),
+                scratch: UnsafeCell::default(),
+                #[cfg(feature = "std")]
+                workers: threads::Workers::new(threads.saturating_sub(1)),
+            }),
+        }
     }
 
-    /// Workers.
+    /// Workers, the caller among them.
     pub fn threads(&self) -> usize {
-        self.threads
+        #[cfg(feature = "std")]
+        return 1 + self.crew.workers.count();
+        #[cfg(not(feature = "std"))]
+        return 1;
     }
 
     /// Calls `f(part, scratch)` once for each part `0..parts`, in any order, on any worker; returns when all are done.
-    pub fn run(&self, parts: usize, f: &(dyn Fn(usize, &mut Scratch) + Sync)) {
-        let mut scratch = Scratch::default();
-        for part in 0..parts {
-            f(part, &mut scratch);
+    /// A call from inside a part, or while another thread is in `run`, does all its parts on its own thread.
+    ///
+    /// # Panics
+    /// With the panic of a part, after every worker has stopped; parts not yet begun are dropped.
+    #[allow(unsafe_code)]
+    pub fn run(&self, parts: usize, f: &Work) {
+        let crew = &*self.crew;
+        if crew.busy.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).is_err() {
+            let mut scratch = Scratch::default();
+            return (0..parts).for_each(|part| f(part, &mut scratch));
         }
+        let _busy = Busy(&crew.busy);
+        // SAFETY: this call made `busy` true, so no other holds the scratch.
+        let scratch = unsafe { &mut *crew.scratch.get() };
+        #[cfg(feature = "std")]
+        if parts > 1 && crew.workers.count() > 0 {
+            // SAFETY: `busy` keeps other calls out.
+            return unsafe { crew.workers.run(parts, f, scratch) };
+        }
+        (0..parts).for_each(|part| f(part, scratch));
     }
 
     /// Cuts each of `tiles` into ranges of columns, `granules[i]` wide for tile `i` (the last may be narrower), and calls
@@ -200,5 +255,261 @@ impl<const K: usize> Cut<'_, K> {
             let (t, (n, c)) = (&self.0[i], granules[i]);
             t.shared_part(down * n..(down * n + n).min(t.n), across * c..(across * c + c).min(t.c))
         })
+    }
+}
+
+/// The threads beside the caller.
+#[cfg(feature = "std")]
+#[allow(unsafe_code)]
+mod threads {
+    use super::{Scratch, Work};
+    use core::any::Any;
+    use core::cell::UnsafeCell;
+    use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+    use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+    use std::prelude::v1::*;
+    use std::sync::{Arc, Mutex};
+    use std::thread::{self, JoinHandle, Thread};
+
+    /// Looks at the gate before a thread goes to sleep: some 20 µs, longer than the pauses inside one token.
+    const SPINS: usize = 1500;
+    /// The gate: workers inside the job, whether more may enter, and above these the number of the job.
+    const INSIDE: usize = OPEN - 1;
+    const OPEN: usize = 1 << 10;
+    const NUMBER: usize = 1 << 11;
+    const MOST: usize = 512;
+
+    pub(super) struct Workers {
+        shared: Arc<Shared>,
+        handles: Vec<JoinHandle<()>>,
+    }
+
+    struct Shared {
+        /// A worker enters an open gate with a number it has not seen by adding one, and leaves by taking one off. Who
+        /// sleeps through a job is not waited for.
+        gate: AtomicUsize,
+        /// The part to do next.
+        next: AtomicUsize,
+        /// Changed only while the gate is closed and nobody is inside.
+        job: UnsafeCell<Option<Job>>,
+        panicked: AtomicBool,
+        panic: Mutex<Option<Box<dyn Any + Send>>>,
+        quit: AtomicBool,
+    }
+
+    struct Job {
+        parts: usize,
+        work: *const Work<'static>,
+        caller: Thread,
+    }
+
+    // SAFETY: `job` is written by the one caller of `run` while the gate is closed and empty, and read by workers inside
+    // the gate; entering and leaving order these. `work` points to a `Sync` closure that outlives the open gate.
+    unsafe impl Sync for Shared {}
+    // SAFETY: as above; nothing in it belongs to one thread.
+    unsafe impl Send for Shared {}
+
+    impl Shared {
+        /// Does parts until none is left. A panic ends the job for all and is kept for the caller.
+        fn work(&self, parts: usize, work: &Work, scratch: &mut Scratch) {
+            let result = catch_unwind(AssertUnwindSafe(|| {
+                loop {
+                    let part = self.next.fetch_add(1, Ordering::Relaxed);
+                    if part >= parts {
+                        return;
+                    }
+                    work(part, scratch);
+                }
+            }));
+            if let Err(panic) = result {
+                self.next.store(parts, Ordering::Relaxed);
+                self.panic.lock().unwrap_or_else(|e| e.into_inner()).get_or_insert(panic);
+                self.panicked.store(true, Ordering::Release);
+            }
+        }
+
+        /// A worker's life.
+        fn serve(&self) {
+            let mut scratch = Scratch::default();
+            let mut seen = 0;
+            let mut idle = 0;
+            while !self.quit.load(Ordering::Acquire) {
+                let gate = self.gate.load(Ordering::Relaxed);
+                let fresh = gate & OPEN != 0 && gate / NUMBER != seen;
+                if !fresh || self.gate.compare_exchange(gate, gate + 1, Ordering::Acquire, Ordering::Relaxed).is_err() {
+                    idle += 1;
+                    if fresh || idle < SPINS {
+                        core::hint::spin_loop();
+                    } else {
+                        thread::park();
+                        idle = 0;
+                    }
+                    continue;
+                }
+                (seen, idle) = (gate / NUMBER, 0);
+                // SAFETY: the gate was open when this worker entered, so `job` holds until it leaves.
+                let job = unsafe { &*self.job.get() };
+                let Job { parts, work, caller } = job.as_ref().expect("an open gate has a job");
+                let caller = caller.clone();
+                // SAFETY: the caller does not return from `run` before this worker leaves the gate.
+                self.work(*parts, unsafe { &**work }, &mut scratch);
+                if self.gate.fetch_sub(1, Ordering::Release) & (OPEN | INSIDE) == 1 {
+                    caller.unpark();
+                }
+            }
+        }
+    }
+
+    impl Workers {
+        pub(super) fn new(count: usize) -> Self {
+            let shared = Arc::new(Shared {
+                gate: AtomicUsize::new(0),
+                next: AtomicUsize::new(0),
+                job: UnsafeCell::new(None),
+                panicked: AtomicBool::new(false),
+                panic: Mutex::new(None),
+                quit: AtomicBool::new(false),
+            });
+            let spawn = |i| {
+                let shared = shared.clone();
+                thread::Builder::new().name(format!("mynah-{i}")).spawn(move || shared.serve()).ok()
+            };
+            let handles = (0..count.min(MOST)).map_while(spawn).collect();
+            Workers { shared, handles }
+        }
+
+        pub(super) fn count(&self) -> usize {
+            self.handles.len()
+        }
+
+        /// # Safety
+        /// One call at a time.
+        pub(super) unsafe fn run(&self, parts: usize, f: &Work, scratch: &mut Scratch) {
+            let shared = &*self.shared;
+            // SAFETY: only the lifetime changes, and this function returns after the last use by a worker.
+            let work = unsafe { core::mem::transmute::<*const Work<'_>, *const Work<'static>>(f) };
+            // SAFETY: the gate is closed and empty between calls, so no worker reads `job`.
+            unsafe { *shared.job.get() = Some(Job { parts, work, caller: thread::current() }) };
+            shared.next.store(0, Ordering::Relaxed);
+            let number = (shared.gate.load(Ordering::Relaxed) / NUMBER).wrapping_add(1);
+            shared.gate.store(number.wrapping_mul(NUMBER) | OPEN, Ordering::Release);
+            for handle in self.handles.iter().take(parts - 1) {
+                handle.thread().unpark();
+            }
+            shared.work(parts, f, scratch);
+            let mut gate = shared.gate.fetch_and(!OPEN, Ordering::Acquire);
+            let mut spins = 0;
+            while gate & INSIDE != 0 {
+                spins += 1;
+                if spins < SPINS {
+                    core::hint::spin_loop();
+                } else {
+                    thread::park();
+                }
+                gate = shared.gate.load(Ordering::Acquire);
+            }
+            if shared.panicked.swap(false, Ordering::Acquire) {
+                let panic = shared.panic.lock().unwrap_or_else(|e| e.into_inner()).take();
+                resume_unwind(panic.unwrap_or_else(|| Box::new("a part panicked")));
+            }
+        }
+    }
+
+    impl Drop for Workers {
+        fn drop(&mut self) {
+            self.shared.quit.store(true, Ordering::Release);
+            for handle in self.handles.drain(..) {
+                handle.thread().unpark();
+                // A worker catches the panics of its parts, so it has none of its own to pass on.
+                let _ = handle.join();
+            }
+        }
+    }
+}
+
+#[cfg(all(test, feature = "std"))]
+mod tests {
+    use super::{Pool, Tile};
+    use core::sync::atomic::{AtomicUsize, Ordering};
+    use std::prelude::v1::*;
+
+    #[test]
+    fn every_part_runs_once() {
+        for threads in 1..=4 {
+            let pool = Pool::new(threads);
+            for parts in (0..40).chain([1000]) {
+                let counts: Vec<AtomicUsize> = (0..parts).map(|_| AtomicUsize::new(0)).collect();
+                pool.run(parts, &|part, _| {
+                    counts[part].fetch_add(1, Ordering::Relaxed);
+                });
+                assert!(counts.iter().all(|c| c.load(Ordering::Relaxed) == 1), "{threads} threads, {parts} parts");
+            }
+        }
+    }
+
+    #[test]
+    fn nested_and_concurrent_runs_finish() {
+        let pool = Pool::new(3);
+        let total = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..200 {
+                        pool.run(5, &|_, _| {
+                            pool.clone().run(3, &|_, _| {
+                                total.fetch_add(1, Ordering::Relaxed);
+                            });
+                        });
+                    }
+                });
+            }
+        });
+        assert_eq!(total.into_inner(), 4 * 200 * 15);
+    }
+
+    #[test]
+    fn a_panic_reaches_the_caller_and_the_pool_lives_on() {
+        for threads in 1..=3 {
+            let pool = Pool::new(threads);
+            for round in 0..50 {
+                let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                    pool.run(20, &|part, _| assert!(part != round % 20, "part {part} fails"));
+                }));
+                let text = *caught.unwrap_err().downcast::<String>().unwrap();
+                assert!(text.contains("fails"), "{text}");
+                let done = AtomicUsize::new(0);
+                pool.run(20, &|_, _| {
+                    done.fetch_add(1, Ordering::Relaxed);
+                });
+                assert_eq!(done.into_inner(), 20);
+            }
+        }
+    }
+
+    #[test]
+    fn scratch_is_kept_between_runs() {
+        let pool = Pool::new(1);
+        pool.run(1, &|_, scratch| scratch.floats(100)[99] = 7.0);
+        pool.run(1, &|_, scratch| assert_eq!(scratch.floats(100)[99], 7.0));
+    }
+
+    #[test]
+    fn parts_of_tiles_cover_them() {
+        let pool = Pool::new(2);
+        let (mut a, mut b) = (vec![0.0; 7 * 10], vec![0.0; 7 * 10]);
+        pool.columns([Tile::new(&mut a, 7, 10)], [3], &|part, [mut t], _| {
+            for i in 0..t.n() {
+                t.row(i).iter_mut().for_each(|v| *v += 1.0 + part as f32);
+            }
+        });
+        pool.grid([Tile::new(&mut b, 7, 10)], [(2, 4)], &|_, j, [mut t], _| {
+            for i in 0..t.n() {
+                t.row(i).iter_mut().for_each(|v| *v += 1.0 + j as f32);
+            }
+        });
+        for i in 0..70 {
+            assert_eq!(a[i], 1.0 + (i % 10 / 3) as f32);
+            assert_eq!(b[i], 1.0 + (i % 10 / 4) as f32);
+        }
     }
 }
