@@ -132,7 +132,7 @@ fn backward_agrees_with_differences() {
                 );
             }
             for i in (0..dx.len()).step_by(11) {
-                let mut side = |d: f32| {
+                let side = |d: f32| {
                     let mut x = x.clone();
                     x[i] += d;
                     loss(&*a, &x)
@@ -246,7 +246,7 @@ fn another_base_is_refused_by_name() {
             (other(|b| b.tokenizer[3] ^= 1), "tokenizer"),
             (other(|b| b.architecture = "qwen2".into()), "architecture"),
             (other(|b| b.shapes[1][0] = Some([24, 28])), "shape of blk.1.attn_q.weight"),
-            (other(|b| drop(b.shapes.pop())), "layers"),
+            (other(|b| b.shapes.truncate(1)), "layers"),
             (other(|b| b.shapes[0][1] = None), "blk.0.attn_k.weight"),
         ] {
             let e = adapter::from_bytes(bytes.clone().into(), &foreign, &limits).err().unwrap();
@@ -292,7 +292,8 @@ fn lying_heads_are_errors() {
         let params = file.require("params").unwrap().to_vec();
         assert!(lie(&|_| {}, &params).is_ok());
         let list = |t: &str| vec![t.to_string()];
-        let changes: Vec<Box<dyn Fn(&mut Head)>> = vec![
+        type Change = Box<dyn Fn(&mut Head)>;
+        let changes: Vec<Change> = vec![
             Box::new(|h| _ = h.set("kind", "dora")),
             Box::new(|h| _ = h.set("rank", 0u64)),
             Box::new(|h| _ = h.set("rank", u64::MAX)),
@@ -335,7 +336,8 @@ fn lying_heads_are_errors() {
 
 #[test]
 fn settings_that_cannot_be_used_are_named() {
-    let cases: [(&str, fn(&mut Spec)); 8] = [
+    type Change = fn(&mut Spec);
+    let cases: [(&str, Change); 8] = [
         ("rank", |s| s.rank = 0),
         ("rank", |s| s.rank = 13),
         ("alpha", |s| s.alpha = f32::NAN),
