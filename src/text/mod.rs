@@ -7,6 +7,8 @@
 //! Encoding takes time linear in the text but for a logarithm, whatever the text and whatever the file.
 
 mod bpe;
+#[cfg(feature = "chat")]
+pub mod chat;
 mod hash;
 mod load;
 mod merge;
@@ -25,6 +27,7 @@ pub use vocab::TokenKind;
 
 use crate::error::{Error, Result};
 use bpe::Bpe;
+use core::ops::Range;
 use merge::Merger;
 use special::{Finder, Fragment};
 use spm::Spm;
@@ -87,36 +90,50 @@ impl Tokenizer {
     /// `Limit` for a text of 4 GiB, `Unsupported` for a byte that no token covers where the model has none for that.
     pub fn encode(&self, text: &str, options: &Encode) -> Result<Vec<u32>> {
         let inner = &*self.inner;
-        let most = u32::MAX as usize - 2;
-        if text.len() > most {
-            return Err(Error::limit("bytes of a text", text.len() as u64, most as u64));
-        }
-        let finder = if options.parse_special { &inner.special } else { &inner.always };
         let mut out = Vec::new();
         if options.add_special && inner.add_bos {
             out.extend(inner.bos);
         }
+        let finder = if options.parse_special { &inner.special } else { &inner.always };
+        self.encode_into(text, finder, |_, _| true, &mut true, &mut out)?;
+        if options.add_special && inner.add_eos {
+            out.extend(inner.eos);
+        }
+        Ok(out)
+    }
+
+    /// Appends the tokens of a text. Of the spellings that `finder` knows, those count that are `allowed`. `fresh`:
+    /// whether the text is the first or follows a special token, and then whether what comes next does.
+    fn encode_into(
+        &self,
+        text: &str,
+        finder: &Finder,
+        allowed: impl Fn(u32, Range<usize>) -> bool,
+        fresh: &mut bool,
+        out: &mut Vec<u32>,
+    ) -> Result<()> {
+        let inner = &*self.inner;
+        let most = u32::MAX as usize - 2;
+        if text.len() > most {
+            return Err(Error::limit("bytes of a text", text.len() as u64, most as u64));
+        }
         let mut merger = Merger::default();
-        let mut fresh = true;
-        for fragment in finder.cut(&inner.vocab, text.as_bytes()) {
-            fresh = match fragment {
+        for fragment in finder.cut(&inner.vocab, text.as_bytes(), allowed) {
+            *fresh = match fragment {
                 Fragment::Token(id) => {
                     out.push(id);
                     true
                 }
                 Fragment::Text(range) => {
                     match &inner.method {
-                        Method::Bpe(bpe) => bpe.encode(&inner.vocab, &text[range], &mut merger, &mut out),
-                        Method::Spm(spm) => spm.encode(&inner.vocab, &text[range], fresh, &mut merger, &mut out)?,
+                        Method::Bpe(bpe) => bpe.encode(&inner.vocab, &text[range], &mut merger, out),
+                        Method::Spm(spm) => spm.encode(&inner.vocab, &text[range], *fresh, &mut merger, out)?,
                     }
                     false
                 }
             };
         }
-        if options.add_special && inner.add_eos {
-            out.extend(inner.eos);
-        }
-        Ok(out)
+        Ok(())
     }
 
     /// The bytes of some tokens; not always UTF-8, since a token may end inside a character.

@@ -97,12 +97,22 @@ impl Finder {
         best
     }
 
-    /// Cuts the text: longer spellings first anywhere in it, then from left to right.
-    pub fn cut(&self, vocab: &Vocab, text: &[u8]) -> Vec<Fragment> {
+    /// Cuts the text: longer spellings first anywhere in it, then from left to right. A spelling counts if `allowed`
+    /// says so of its token and place.
+    pub fn cut(&self, vocab: &Vocab, text: &[u8], allowed: impl Fn(u32, Range<usize>) -> bool) -> Vec<Fragment> {
+        let longest = |at: usize, mut most: usize| {
+            loop {
+                let (len, id) = self.longest(vocab, &text[at..], most)?;
+                if allowed(id, at..at + len) {
+                    return Some((len, id));
+                }
+                most = len - 1;
+            }
+        };
         let mut queue = BinaryHeap::new();
         if !self.sorted.is_empty() {
             for at in 0..text.len() {
-                if let Some((len, id)) = self.longest(vocab, &text[at..], MAX_PIECE) {
+                if let Some((len, id)) = longest(at, MAX_PIECE) {
                     queue.push((len, Reverse(id), Reverse(at)));
                 }
             }
@@ -118,7 +128,7 @@ impl Finder {
                 continue;
             }
             if taken[at + len - 1] {
-                if let Some((len, id)) = self.longest(vocab, &text[at..], len - 1) {
+                if let Some((len, id)) = longest(at, len - 1) {
                     queue.push((len, Reverse(id), Reverse(at)));
                 }
                 continue;

@@ -2,6 +2,8 @@
 
 mod adapters;
 mod alloc;
+#[cfg(feature = "chat")]
+mod chat;
 mod foreign;
 mod formats;
 mod golden;

@@ -1,0 +1,61 @@
+//! The methods of Python's strings and dictionaries that templates call.
+//!
+//! The engine charges a method for what it returns, after the fact. Here the work is paid for first, so that a short
+//! template cannot ask for a long one.
+
+use minijinja::value::{Value, ValueKind};
+use minijinja::{Error, ErrorKind, State};
+use std::prelude::v1::*;
+
+/// Bytes, or items, that cost one unit.
+const PER_UNIT: u64 = 64;
+
+fn size(value: &Value) -> u64 {
+    value.as_str().map_or_else(|| value.len().unwrap_or(0), str::len) as u64
+}
+
+/// What a method of the string `text` goes through and makes, in bytes, about.
+fn work(text: &str, method: &str, args: &[Value]) -> u64 {
+    let len = text.len() as u64;
+    let all = args.iter().map(size).fold(len, u64::saturating_add);
+    match (method, args) {
+        ("replace", [old, new, ..]) => {
+            let found = old.as_str().map_or(0, |old| text.matches(old).count());
+            all.saturating_add((found as u64).saturating_mul(size(new)))
+        }
+        ("strip" | "lstrip" | "rstrip" | "startswith" | "endswith", [chars]) => {
+            all.saturating_add(len.saturating_mul(size(chars)))
+        }
+        _ => all,
+    }
+}
+
+fn join(state: &State, separator: &str, args: &[Value]) -> Result<Value, Error> {
+    let [items] = args else { return Err(ErrorKind::MissingArgument.into()) };
+    let mut out = String::new();
+    for (i, item) in items.try_iter()?.enumerate() {
+        let not_text = || Error::new(ErrorKind::InvalidOperation, "join takes strings");
+        let item = item.as_str().ok_or_else(not_text)?.to_string();
+        state.consume_fuel(1 + (separator.len() + item.len()) as u64 / PER_UNIT)?;
+        if i > 0 {
+            out.push_str(separator);
+        }
+        out.push_str(&item);
+    }
+    Ok(Value::from(out))
+}
+
+/// Calls a method that the engine itself does not know.
+pub(super) fn call(state: &mut State, value: &Value, method: &str, args: &[Value]) -> Result<Value, Error> {
+    match (value.kind(), value.as_str()) {
+        (ValueKind::String, Some(separator)) if method == "join" => return join(state, separator, args),
+        (ValueKind::String, Some(text)) => {
+            // Looking through the text is work too.
+            state.consume_fuel(text.len() as u64 / PER_UNIT)?;
+            state.consume_fuel(work(text, method, args) / PER_UNIT)?;
+        }
+        (ValueKind::Map, _) => {}
+        _ => return Err(ErrorKind::UnknownMethod.into()),
+    }
+    minijinja_contrib::pycompat::unknown_method_callback(state, value, method, args)
+}
