@@ -163,3 +163,35 @@ pub fn encode_matrix(format: &'static Format, rows: usize, cols: usize, values: 
     encode(values, &mut bytes);
     Matrix::new(format, rows, cols, Bytes::from(bytes))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_matrix_is_encoded_row_by_row_and_read_in_parts() {
+        let format = Format::by_name("q8_0").unwrap();
+        let values: Vec<f32> = (0..3 * 64).map(|i| (i % 64) as f32 - 32.0 + (i / 64) as f32).collect();
+        let matrix = encode_matrix(format, 3, 64, &values).unwrap();
+        assert_eq!(matrix.row_bytes(), 68);
+        assert_eq!(matrix.data().len(), 204);
+        let mut row = [0.0; 32];
+        matrix.decode(2, 32..64, &mut row);
+        for (got, want) in row.iter().zip(&values[2 * 64 + 32..]) {
+            assert!((got - want).abs() < 0.2, "{got} for {want}");
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        let q8 = Format::by_name("Q8_0").unwrap();
+        assert!(matches!(encode_matrix(q8, 1, 33, &[0.0; 33]), Err(Error::Mismatch { .. })));
+        assert!(matches!(encode_matrix(q8, 2, 32, &[0.0; 32]), Err(Error::Mismatch { .. })));
+        assert!(matches!(encode_matrix(q8, usize::MAX, 32, &[0.0; 32]), Err(Error::Mismatch { .. })));
+        let q4_k = Format::by_name("Q4_K").unwrap();
+        assert!(matches!(encode_matrix(q4_k, 1, 256, &[0.0; 256]), Err(Error::Unsupported { .. })));
+        let iq1 = Format::by_name("IQ1_S").unwrap();
+        let refused = Matrix::new(iq1, 1, 256, Bytes::from(vec![0; 50])).err().unwrap();
+        assert_eq!(refused.to_string(), "unsupported tensor format: IQ1_S");
+    }
+}

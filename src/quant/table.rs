@@ -156,3 +156,150 @@ formats! {
     41 "Q1_0"    128  18, codes   1 32 false ternary::q1_0;
     42 "Q2_0"     64  18, codes   1 32 false ternary::q2_0;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::prelude::v1::*;
+
+    /// Bytes of a fixed sequence (a linear congruence), all bit patterns.
+    fn noise(n: usize) -> Vec<u8> {
+        let mut state = 1u64;
+        (0..n)
+            .map(|_| {
+                state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+                (state >> 56) as u8
+            })
+            .collect()
+    }
+
+    /// Values between −1 and 1.
+    fn values(n: usize) -> Vec<f32> {
+        noise(2 * n).chunks_exact(2).map(|b| i16::from_le_bytes([b[0], b[1]]) as f32 / 32768.0).collect()
+    }
+
+    fn same(a: f32, b: f32) -> bool {
+        a.to_bits() == b.to_bits() || a.is_nan() && b.is_nan()
+    }
+
+    #[test]
+    fn ids_and_names_occur_once_and_are_found() {
+        for (i, format) in FORMATS.iter().enumerate() {
+            assert!(FORMATS[..i].iter().all(|other| other.id < format.id && other.name != format.name));
+            assert!(core::ptr::eq(Format::by_id(format.id).unwrap(), format));
+            assert!(core::ptr::eq(Format::by_name(&format.name.to_lowercase()).unwrap(), format));
+        }
+        // Removed from ggml (Q4_2, repacked Q4_0, repacked IQ4_NL), or not assigned.
+        for id in [4, 5, 31, 32, 33, 36, 37, 38, 43, u32::MAX] {
+            assert!(Format::by_id(id).is_none());
+        }
+        assert!(Format::by_name("Q4_2").is_none());
+    }
+
+    #[test]
+    fn row_bytes_are_whole_blocks_or_nothing() {
+        for format in FORMATS {
+            assert_eq!(format.row_bytes(0), Some(0));
+            assert_eq!(format.row_bytes(3 * format.block), Some(3 * format.bytes));
+            if format.block > 1 {
+                assert_eq!(format.row_bytes(format.block + 1), None);
+            }
+            if format.bytes > format.block {
+                assert_eq!(format.row_bytes(usize::MAX / format.block * format.block), None);
+            }
+        }
+    }
+
+    #[test]
+    fn functions_take_blocks_of_the_sizes_in_the_table() {
+        for format in FORMATS {
+            let data = noise(5 * format.bytes);
+            let Some(decode) = format.decode else {
+                assert!(format.encode.is_none() && format.codes.is_none());
+                continue;
+            };
+            let (mut plain, mut inlined) = (vec![0.0; 5 * format.block], vec![1.0; 5 * format.block]);
+            decode(&data, &mut plain);
+            decode_inline(format.id, &data, &mut inlined);
+            assert!(plain.iter().zip(&inlined).all(|(&a, &b)| same(a, b)), "{}", format.name);
+
+            let Some(codes) = &format.codes else { continue };
+            let n = format.block / codes.sub;
+            for (block, plain) in data.chunks_exact(format.bytes).zip(plain.chunks_exact(format.block)) {
+                let (mut q, mut scales, mut mins) =
+                    (vec![0; format.block], vec![0.0; n], vec![0.0; if codes.min { n } else { 0 }]);
+                unpack_inline(format.id, block, &mut q, &mut scales, &mut mins);
+                let (was_q, was_scales, was_mins) = (q.clone(), scales.clone(), mins.clone());
+                (codes.unpack)(block, &mut q, &mut scales, &mut mins);
+                assert_eq!(q, was_q, "{}", format.name);
+                assert!(scales.iter().zip(&was_scales).chain(mins.iter().zip(&was_mins)).all(|(&a, &b)| same(a, b)));
+                for j in 0..format.block {
+                    let product = scales[j / codes.sub] * (q[j] as i32 - codes.zero as i32) as f32;
+                    let value = if codes.min { product + mins[j / codes.sub] } else { product };
+                    assert!(same(value, plain[j]), "{}: value {j}: {value} and {}", format.name, plain[j]);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn encoding_errs_by_half_a_step_and_the_rounding_of_its_scale() {
+        // Steps to the largest magnitude, or from the smallest to the largest value. The side of the codes that
+        // lacks the extreme itself (7 of 8 steps) can be a whole step off.
+        let steps =
+            [("Q4_0", 8.0, 1.0), ("Q4_1", 15.0, 0.5), ("Q5_0", 16.0, 1.0), ("Q5_1", 31.0, 0.5), ("Q8_0", 127.0, 0.5)];
+        let x = values(64 * 32);
+        for (name, steps, most) in steps {
+            let format = Format::by_name(name).unwrap();
+            let mut bytes = vec![0; format.row_bytes(x.len()).unwrap()];
+            format.encode.unwrap()(&x, &mut bytes);
+            let mut y = vec![0.0; x.len()];
+            format.decode.unwrap()(&bytes, &mut y);
+            for (x, y) in x.chunks_exact(32).zip(y.chunks_exact(32)) {
+                let (low, high) = x.iter().fold((0f32, 0f32), |(l, h), &v| (l.min(v), h.max(v)));
+                let reach = if name.ends_with('1') { high - low } else { high.max(-low) };
+                for (x, y) in x.iter().zip(y) {
+                    assert!((x - y).abs() <= most * reach / steps + reach / 1024.0, "{name}: {x} became {y}");
+                }
+            }
+        }
+        for (name, error) in [("F32", 0.0), ("F16", 1.0 / 2048.0), ("BF16", 1.0 / 256.0)] {
+            let format = Format::by_name(name).unwrap();
+            let mut bytes = vec![0; format.row_bytes(x.len()).unwrap()];
+            format.encode.unwrap()(&x, &mut bytes);
+            let mut y = vec![0.0; x.len()];
+            format.decode.unwrap()(&bytes, &mut y);
+            assert!(x.iter().zip(&y).all(|(x, y)| (x - y).abs() <= error * x.abs() + 1e-7), "{name}");
+        }
+    }
+
+    #[test]
+    fn any_value_encodes_and_decodes() {
+        let odd = [
+            0.0,
+            -0.0,
+            1e-45,
+            -1e-40,
+            f32::MIN_POSITIVE,
+            f32::MAX,
+            f32::MIN,
+            f32::INFINITY,
+            f32::NEG_INFINITY,
+            f32::NAN,
+        ];
+        for format in FORMATS.iter().filter(|format| format.encode.is_some()) {
+            for &a in &odd {
+                for &b in &odd {
+                    let x: Vec<f32> = (0..format.block.max(2)).map(|j| if j % 2 == 0 { a } else { b }).collect();
+                    let mut bytes = vec![0; format.row_bytes(x.len()).unwrap()];
+                    format.encode.unwrap()(&x, &mut bytes);
+                    let mut y = vec![1.0; x.len()];
+                    format.decode.unwrap()(&bytes, &mut y);
+                    if a == 0.0 && b == 0.0 {
+                        assert!(y.iter().all(|&v| v == 0.0), "{}: zeros", format.name);
+                    }
+                }
+            }
+        }
+    }
+}
