@@ -8,34 +8,31 @@
 //! Each 16 bytes hold 32 values, the lower nibbles first.
 
 use super::float::half_at;
+use super::legacy::nibbles;
 
 /// The table, plus 128.
 const VALUES: [u8; 16] = [1, 24, 45, 63, 79, 93, 106, 118, 129, 141, 153, 166, 181, 197, 217, 241];
 
-/// `table[nibble]` for the 32 nibbles of 16 bytes. Adds the table's steps one after another up to the index, since
+/// Replaces each 4-bit code by its value in `table`. Adds the table's steps one after another up to the code, since
 /// compilers turn that into vector code and a look-up not.
 #[inline(always)]
-pub(crate) fn look_up(table: &[u8; 16], packed: &[u8], q: &mut [u8]) {
-    let mut nibbles = [0; 32];
-    for j in 0..16 {
-        nibbles[j] = packed[j] & 15;
-        nibbles[j + 16] = packed[j] >> 4;
-    }
-    let mut found = [table[0]; 32];
-    for i in 1..16 {
-        let step = table[i].wrapping_sub(table[i - 1]);
-        for j in 0..32 {
-            found[j] = found[j].wrapping_add(if nibbles[j] >= i as u8 { step } else { 0 });
+pub(super) fn look_up(table: &[u8; 16], q: &mut [u8]) {
+    for q in q {
+        let mut found = table[0];
+        for i in 1..16 {
+            let step = table[i].wrapping_sub(table[i - 1]);
+            found = found.wrapping_add(if *q >= i as u8 { step } else { 0 });
         }
+        *q = found;
     }
-    q.copy_from_slice(&found);
 }
 
 /// IQ4_NL; zero is 128.
 #[inline(always)]
 pub(crate) fn iq4_nl(b: &[u8; 18], q: &mut [u8; 32], d: &mut [f32; 1], _: &mut [f32; 0]) {
     *d = [half_at(b, 0)];
-    look_up(&VALUES, &b[2..], q);
+    nibbles::<16>(&b[2..], q);
+    look_up(&VALUES, q);
 }
 
 /// IQ4_XS; zero is 128.
@@ -45,6 +42,7 @@ pub(crate) fn iq4_xs(b: &[u8; 136], q: &mut [u8; 256], scales: &mut [f32; 8], _:
     for i in 0..8 {
         let low = b[4 + i / 2] >> (i % 2 * 4) & 15;
         scales[i] = d * ((low as u16 | (high >> (2 * i) & 3) << 4) as i32 - 32) as f32;
-        look_up(&VALUES, &b[8 + 16 * i..24 + 16 * i], &mut q[32 * i..32 * i + 32]);
     }
+    nibbles::<16>(&b[8..], q);
+    look_up(&VALUES, q);
 }

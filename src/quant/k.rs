@@ -12,6 +12,7 @@
 //! the bits above. Every product of d and a scale is exact in f32, so a value is rounded as ggml rounds it.
 
 use super::float::half_at;
+use super::legacy::nibbles;
 
 /// 2-bit codes: each 32 bytes hold 128 values.
 #[inline(always)]
@@ -21,17 +22,6 @@ fn pairs(packed: &[u8], q: &mut [u8; 256]) {
             for l in 0..32 {
                 q[l] = part[l] >> (2 * j) & 3;
             }
-        }
-    }
-}
-
-/// 4-bit codes: each 32 bytes hold 64 values, or each 64 bytes 128 values.
-#[inline(always)]
-fn nibbles<const RUN: usize>(packed: &[u8], q: &mut [u8; 256]) {
-    for (part, q) in packed.chunks_exact(RUN).zip(q.chunks_exact_mut(2 * RUN)) {
-        for l in 0..RUN {
-            q[l] = part[l] & 15;
-            q[l + RUN] = part[l] >> 4;
         }
     }
 }

@@ -12,51 +12,53 @@
 
 use super::float::{half_at, to_half};
 
-/// The 4-bit codes of a block whose nibbles start at byte `at`.
+/// Takes 4-bit codes apart: `RUN` bytes hold `RUN` codes in their lower nibbles and the next `RUN` in the upper ones.
 #[inline(always)]
-fn nibbles(b: &[u8], at: usize) -> [u8; 32] {
-    let mut q = [0; 32];
-    let packed = &b[at..at + 16];
-    for j in 0..16 {
-        q[j] = packed[j] & 15;
-        q[j + 16] = packed[j] >> 4;
+pub(super) fn nibbles<const RUN: usize>(packed: &[u8], q: &mut [u8]) {
+    for (part, q) in packed.chunks_exact(RUN).zip(q.chunks_exact_mut(2 * RUN)) {
+        for l in 0..RUN {
+            q[l] = part[l] & 15;
+            q[l + RUN] = part[l] >> 4;
+        }
     }
-    q
 }
 
-/// The 5-bit codes of a block whose fifth bits start at byte `at`, with the nibbles after them.
+/// Takes 5-bit codes apart: 32 fifth bits, then 16 bytes of nibbles.
 #[inline(always)]
-fn five_bits(b: &[u8], at: usize) -> [u8; 32] {
-    let mut q = nibbles(b, at + 4);
+fn five_bits(packed: &[u8], q: &mut [u8; 32]) {
+    nibbles::<16>(&packed[4..], q);
     for j in 0..32 {
         // A mask instead of a shift by j: vector units have no shift of bytes by different counts.
-        q[j] |= if b[at + j / 8] & 1 << (j % 8) != 0 { 16 } else { 0 };
+        q[j] |= if packed[j / 8] & 1 << (j % 8) != 0 { 16 } else { 0 };
     }
-    q
 }
 
 /// Q4_0; zero is 8.
 #[inline(always)]
 pub(crate) fn q4_0(b: &[u8; 18], q: &mut [u8; 32], d: &mut [f32; 1], _: &mut [f32; 0]) {
-    (*q, *d) = (nibbles(b, 2), [half_at(b, 0)]);
+    *d = [half_at(b, 0)];
+    nibbles::<16>(&b[2..], q);
 }
 
 /// Q4_1.
 #[inline(always)]
 pub(crate) fn q4_1(b: &[u8; 20], q: &mut [u8; 32], d: &mut [f32; 1], m: &mut [f32; 1]) {
-    (*q, *d, *m) = (nibbles(b, 4), [half_at(b, 0)], [half_at(b, 2)]);
+    (*d, *m) = ([half_at(b, 0)], [half_at(b, 2)]);
+    nibbles::<16>(&b[4..], q);
 }
 
 /// Q5_0; zero is 16.
 #[inline(always)]
 pub(crate) fn q5_0(b: &[u8; 22], q: &mut [u8; 32], d: &mut [f32; 1], _: &mut [f32; 0]) {
-    (*q, *d) = (five_bits(b, 2), [half_at(b, 0)]);
+    *d = [half_at(b, 0)];
+    five_bits(&b[2..], q);
 }
 
 /// Q5_1.
 #[inline(always)]
 pub(crate) fn q5_1(b: &[u8; 24], q: &mut [u8; 32], d: &mut [f32; 1], m: &mut [f32; 1]) {
-    (*q, *d, *m) = (five_bits(b, 4), [half_at(b, 0)], [half_at(b, 2)]);
+    (*d, *m) = ([half_at(b, 0)], [half_at(b, 2)]);
+    five_bits(&b[4..], q);
 }
 
 /// Q8_0; zero is 128.

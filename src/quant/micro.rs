@@ -8,6 +8,7 @@
 //! The table holds twice the values (0, 1, 2, 3, 4, 6, 8, 12 and their negatives), so the scales are halved.
 
 use super::iq::look_up;
+use super::legacy::nibbles;
 
 /// Twice the value, plus 12.
 const VALUES: [u8; 16] = [12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0];
@@ -35,7 +36,8 @@ fn half_scale(s: u8) -> f32 {
 #[inline(always)]
 pub(crate) fn mxfp4(b: &[u8; 17], q: &mut [u8; 32], d: &mut [f32; 1], _: &mut [f32; 0]) {
     *d = [half_power(b[0])];
-    look_up(&VALUES, &b[1..], q);
+    nibbles::<16>(&b[1..], q);
+    look_up(&VALUES, q);
 }
 
 /// NVFP4; zero is 12.
@@ -44,16 +46,6 @@ pub(crate) fn nvfp4(b: &[u8; 36], q: &mut [u8; 64], scales: &mut [f32; 4], _: &m
     for i in 0..4 {
         scales[i] = half_scale(b[i]);
     }
-    for i in 0..2 {
-        let mut found = [0; 32];
-        look_up(&VALUES, &b[4 + 16 * i..20 + 16 * i], &mut found);
-        // Two sub-blocks of 8 bytes were read as one of 16: the middle quarters change places.
-        let q = &mut q[32 * i..32 * i + 32];
-        for j in 0..8 {
-            q[j] = found[j];
-            q[j + 8] = found[j + 16];
-            q[j + 16] = found[j + 8];
-            q[j + 24] = found[j + 24];
-        }
-    }
+    nibbles::<8>(&b[4..], q);
+    look_up(&VALUES, q);
 }

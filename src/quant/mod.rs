@@ -21,6 +21,13 @@ use crate::error::{Error, Result};
 use core::ops::Range;
 use std::prelude::v1::*;
 
+/// Whole blocks to their values.
+pub type Decode = fn(blocks: &[u8], values: &mut [f32]);
+/// Values to whole blocks.
+pub type Encode = fn(values: &[f32], blocks: &mut [u8]);
+/// One block to codes, scales and mins.
+pub type Unpack = fn(block: &[u8], codes: &mut [u8], scales: &mut [f32], mins: &mut [f32]);
+
 /// One row of [`FORMATS`].
 pub struct Format {
     /// ggml's type id, as GGUF stores it.
@@ -32,9 +39,9 @@ pub struct Format {
     /// Bytes of a block.
     pub bytes: usize,
     /// Whole blocks to values, bit for bit as ggml. `None`: known to exist, not decoded by this build.
-    pub decode: Option<fn(&[u8], &mut [f32])>,
+    pub decode: Option<Decode>,
     /// Values to whole blocks, byte for byte as ggml's reference.
-    pub encode: Option<fn(&[f32], &mut [u8])>,
+    pub encode: Option<Encode>,
     /// One block as small integers with scales, where that is natural.
     pub codes: Option<Codes>,
 }
@@ -49,7 +56,7 @@ pub struct Codes {
     /// Whether there are mins.
     pub min: bool,
     /// Takes one block to its codes `[block]`, scales `[block / sub]` and mins (as many as scales, or none).
-    pub unpack: fn(block: &[u8], codes: &mut [u8], scales: &mut [f32], mins: &mut [f32]),
+    pub unpack: Unpack,
 }
 
 impl Format {
@@ -134,7 +141,8 @@ impl Matrix {
     /// If `cols` does not lie on block edges or `out` has another length.
     pub fn decode(&self, row: usize, cols: Range<usize>, out: &mut [f32]) {
         let Format { block, bytes, decode: Some(decode), .. } = self.format else { unreachable!("checked in new") };
-        assert!(cols.start % block == 0 && cols.end % block == 0 && cols.len() == out.len(), "columns on block edges");
+        let on_edges = cols.start.is_multiple_of(*block) && cols.end.is_multiple_of(*block);
+        assert!(on_edges && cols.len() == out.len(), "columns on block edges");
         let start = row * self.row_bytes();
         decode(&self.data[start + cols.start / block * bytes..start + cols.end / block * bytes], out);
     }

@@ -24,8 +24,13 @@ pub(crate) fn q1_0(b: &[u8; 18], q: &mut [u8; 128], d: &mut [f32; 4], _: &mut [f
 #[inline(always)]
 pub(crate) fn q2_0(b: &[u8; 18], q: &mut [u8; 64], d: &mut [f32; 2], _: &mut [f32; 0]) {
     *d = [half_at(b, 0); 2];
-    for j in 0..64 {
-        q[j] = b[2 + j / 4] >> (j % 4 * 2) & 3;
+    let (words, _) = q.as_chunks_mut();
+    for i in 0..8 {
+        // Eight codes move apart in three halvings: bytes, nibbles, pairs of bits.
+        let packed = u16::from_le_bytes([b[2 + 2 * i], b[3 + 2 * i]]) as u64;
+        let bytes = (packed | packed << 24) & 0x0000_00ff_0000_00ff;
+        let nibbles = (bytes | bytes << 12) & 0x000f_000f_000f_000f;
+        words[i] = ((nibbles | nibbles << 6) & 0x0303_0303_0303_0303).to_le_bytes();
     }
 }
 
@@ -44,7 +49,7 @@ fn digits<const RUN: usize>(packed: &[u8], q: &mut [u8]) {
     let mut power = 1u8;
     for q in q.chunks_exact_mut(RUN) {
         for l in 0..RUN {
-            q[l] = (packed[l].wrapping_mul(power) as u16 * 3 >> 8) as u8;
+            q[l] = ((packed[l].wrapping_mul(power) as u16 * 3) >> 8) as u8;
         }
         power = power.wrapping_mul(3);
     }
