@@ -86,7 +86,7 @@ impl Corpus {
             let mut scene = Scene::default();
             let text = self.grammar.expand(kind.rule, &mut scene, &mut self.rng, builtin);
             let unseen = kind.open && scene.combination(&self.grammar, WIDE).is_some_and(|c| c % HELD_OUT_ONE_IN == 0);
-            let wanted = self.split == Split::HeldOut && kind.open && self.count % 2 == 0;
+            let wanted = self.split == Split::HeldOut && kind.open && self.count.is_multiple_of(2);
             if unseen == wanted || (unseen && self.split == Split::HeldOut) {
                 let text = tidy(&text);
                 let text = if kind.rule == "chat_doc" { chat(&text) } else { text };
@@ -156,7 +156,7 @@ fn builtin(name: &str, rng: &mut Rng, scene: &mut Scene) {
             (x, 1, x + 1)
         }
         "coin" => {
-            let (x, z) = (rng.range(2, 12), rng.range(1, 8));
+            let (x, z) = (rng.range(2, 12), rng.range(2, 8));
             (x, x + z, z)
         }
         "later" => {
@@ -202,7 +202,7 @@ fn word(n: usize) -> String {
     match n {
         0..20 => ONES[n].into(),
         100 => "a hundred".into(),
-        _ if n % 10 == 0 => TENS[n / 10 - 2].into(),
+        _ if n.is_multiple_of(10) => TENS[n / 10 - 2].into(),
         _ => format!("{}-{}", TENS[n / 10 - 2], ONES[n % 10]),
     }
 }

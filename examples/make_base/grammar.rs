@@ -442,6 +442,7 @@ pub fn tidy(text: &str) -> String {
                 }
             }
             '.' | ',' | '!' | '?' | ';' | ':' => {
+                broken &= quoted || matches!(c, ',' | ';' | ':');
                 out.truncate(out.trim_end_matches(' ').len());
                 out.push(c);
             }

@@ -139,6 +139,9 @@ fn put(w: &mut Writer, p: &Plan, stored: &str, values: &[f32]) -> Result<()> {
 const STEP: &str = "mynah.training.step";
 
 /// Optimiser steps that made this file.
+///
+/// # Errors
+/// `Mismatch` if the key holds no number.
 pub fn step(gguf: &Gguf) -> Result<u32> {
     Ok(gguf.u32(STEP)?.unwrap_or(0))
 }
