@@ -1,1 +1,276 @@
-//! (room)
+//! From logits to text: which token comes next, and one after another.
+//!
+//! [`Sampler`] picks a token from logits by the stages of `stage.rs`, in llama.cpp's order: repetition penalty, top-k,
+//! top-p, min-p, temperature, draw. [`Generator`] runs a session: the caller calls [`Generator::next`] for each token
+//! and stops when it likes.
+
+pub mod stage;
+
+use crate::error::{Error, Result};
+use crate::model::Session;
+use crate::rng::Random;
+use stage::Candidate;
+use std::prelude::v1::*;
+
+/// How tokens are picked. The default is greedy.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sampling {
+    /// Divides the logits before the draw; 0 takes the best token, the lower id among equals.
+    pub temperature: f32,
+    /// Draws from the best so many; 0 is no bound.
+    pub top_k: usize,
+    /// Draws from the fewest best tokens that have this probability together; 1 is no bound.
+    pub top_p: f32,
+    /// Draws from tokens at least so many times as likely as the best; 0 is no bound.
+    pub min_p: f32,
+    /// Makes tokens of the last [`Sampling::window`] less likely; 1 does nothing.
+    pub repeat_penalty: f32,
+    /// How many tokens back the penalty looks, those of the prompt included.
+    pub window: usize,
+    /// Every draw follows from it.
+    pub seed: u64,
+}
+
+impl Default for Sampling {
+    fn default() -> Self {
+        Sampling { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, repeat_penalty: 1.0, window: 64, seed: 0 }
+    }
+}
+
+impl Sampling {
+    fn check(&self) -> Result<()> {
+        let rows = [
+            ("temperature", self.temperature, self.temperature >= 0.0, "0 or more"),
+            ("top-p", self.top_p, self.top_p > 0.0 && self.top_p <= 1.0, "above 0, at most 1"),
+            ("min-p", self.min_p, (0.0..=1.0).contains(&self.min_p), "0 to 1"),
+            ("repetition penalty", self.repeat_penalty, self.repeat_penalty > 0.0, "above 0"),
+        ];
+        for (name, value, good, wanted) in rows {
+            if !good || !value.is_finite() {
+                return Err(Error::invalid(name, format!("{value}; it must be {wanted}")));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Picks tokens.
+#[derive(Clone, Debug)]
+pub struct Sampler {
+    sampling: Sampling,
+    random: Random,
+    /// A ring; the oldest is at `oldest` once it is full.
+    recent: Vec<u32>,
+    oldest: usize,
+    candidates: Vec<Candidate>,
+}
+
+impl Sampler {
+    /// # Errors
+    /// `Invalid` naming the setting that cannot be used.
+    pub fn new(sampling: Sampling) -> Result<Sampler> {
+        sampling.check()?;
+        Ok(Sampler {
+            random: Random::new(sampling.seed, "sampler", "draw"),
+            recent: Vec::new(),
+            oldest: 0,
+            candidates: Vec::new(),
+            sampling,
+        })
+    }
+
+    /// Tells of a token of the text, for the repetition penalty.
+    pub fn accept(&mut self, id: u32) {
+        if self.recent.len() < self.sampling.window {
+            self.recent.push(id);
+        } else if let Some(place) = self.recent.get_mut(self.oldest) {
+            *place = id;
+            self.oldest = (self.oldest + 1) % self.sampling.window;
+        }
+    }
+
+    /// The token that comes next. Takes memory on the first call only.
+    ///
+    /// # Errors
+    /// `Invalid` if there are no logits or one is not finite.
+    pub fn pick(&mut self, logits: &[f32]) -> Result<u32> {
+        let s = &self.sampling;
+        if let Some(i) = logits.iter().position(|x| !x.is_finite()) {
+            return Err(Error::invalid("logits", format!("that of token {i} is {}", logits[i])));
+        }
+        let c = &mut self.candidates;
+        c.clear();
+        c.extend(logits.iter().zip(0..).map(|(&logit, id)| Candidate { id, logit }));
+        if s.repeat_penalty != 1.0 {
+            stage::repetition(c, &self.recent, s.repeat_penalty);
+        }
+        if s.temperature == 0.0 {
+            let best = c.iter().reduce(|best, c| if c.logit > best.logit { c } else { best });
+            return best.map(|c| c.id).ok_or_else(|| Error::invalid("logits", "there are none"));
+        }
+        stage::top_k(c, s.top_k);
+        stage::top_p(c, s.top_p);
+        stage::min_p(c, s.min_p);
+        stage::temperature(c, s.temperature);
+        let total: f64 = stage::weights(c).sum();
+        let mut left = f64::from(self.random.next_f32()) * total;
+        let drawn = stage::weights(c).position(|w| {
+            left -= w;
+            left < 0.0
+        });
+        // Rounding may leave a little over: that is the last one's.
+        let drawn = drawn.and_then(|i| c.get(i)).or(c.last());
+        drawn.map(|c| c.id).ok_or_else(|| Error::invalid("logits", "there are none"))
+    }
+}
+
+/// Why a generation ended by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// The model said one of the ends.
+    End(u32),
+    /// There is no room left.
+    Context,
+}
+
+/// Tokens one after another.
+pub struct Generator<'a> {
+    session: &'a mut Session,
+    sampler: Sampler,
+    ends: &'a [u32],
+    /// What the session has not read yet: the prompt, then the last token.
+    unread: Vec<u32>,
+    stop: Option<Stop>,
+}
+
+impl<'a> Generator<'a> {
+    /// Continues what `session` has read with `prompt`. Tokens of `ends` (sorted) end it.
+    pub fn new(session: &'a mut Session, mut sampler: Sampler, prompt: &[u32], ends: &'a [u32]) -> Self {
+        prompt.iter().for_each(|&id| sampler.accept(id));
+        Generator { session, sampler, ends, unread: prompt.to_vec(), stop: None }
+    }
+
+    /// The next token; `None` at the end, which [`Generator::stopped`] explains. The first call reads the prompt.
+    ///
+    /// # Errors
+    /// Those of [`Session::feed`] and [`Sampler::pick`].
+    #[allow(clippy::should_implement_trait)] // an iterator would hide that each step can fail
+    pub fn next(&mut self) -> Result<Option<u32>> {
+        if self.stop.is_some() {
+            return Ok(None);
+        }
+        if self.session.position() == self.session.context() {
+            self.stop = Some(Stop::Context);
+            return Ok(None);
+        }
+        let id = self.sampler.pick(self.session.feed(&self.unread)?)?;
+        if self.ends.binary_search(&id).is_ok() {
+            self.stop = Some(Stop::End(id));
+            self.unread.clear();
+            return Ok(None);
+        }
+        self.sampler.accept(id);
+        self.unread.clear();
+        self.unread.push(id);
+        Ok(Some(id))
+    }
+
+    /// Why it ended, if it did.
+    pub fn stopped(&self) -> Option<Stop> {
+        self.stop
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sampler(change: impl FnOnce(&mut Sampling)) -> Sampler {
+        let mut s = Sampling { temperature: 1.0, ..Sampling::default() };
+        change(&mut s);
+        Sampler::new(s).unwrap()
+    }
+
+    fn counts(sampler: &mut Sampler, logits: &[f32], n: usize) -> Vec<f64> {
+        let mut out = vec![0.0; logits.len()];
+        for _ in 0..n {
+            out[sampler.pick(logits).unwrap() as usize] += 1.0 / n as f64;
+        }
+        out
+    }
+
+    #[test]
+    fn greedy_takes_the_lower_id_among_equals() {
+        let mut s = Sampler::new(Sampling::default()).unwrap();
+        assert_eq!(s.pick(&[0.0, 3.0, 3.0, -1.0]).unwrap(), 1);
+    }
+
+    #[test]
+    fn draws_follow_the_probabilities() {
+        let logits = [0.5f32.ln(), 0.25f32.ln(), 0.125f32.ln(), 0.125f32.ln()];
+        let seen = counts(&mut sampler(|_| ()), &logits, 20_000);
+        for (seen, wanted) in seen.iter().zip([0.5, 0.25, 0.125, 0.125]) {
+            assert!((seen - wanted).abs() < 0.02, "{seen} {wanted}");
+        }
+        // At half the temperature probabilities are squared.
+        let seen = counts(&mut sampler(|s| s.temperature = 0.5), &logits, 20_000);
+        assert!((seen[0] - 0.25 / 0.34375).abs() < 0.02);
+    }
+
+    #[test]
+    fn bounds_leave_out_what_they_should() {
+        let logits = [0.1f32.ln(), 0.5f32.ln(), 0.1f32.ln(), 0.3f32.ln()];
+        let alive = |s: &mut Sampler| counts(s, &logits, 2000).iter().map(|p| *p > 0.0).collect::<Vec<_>>();
+        assert_eq!(alive(&mut sampler(|s| s.top_k = 2)), [false, true, false, true]);
+        assert_eq!(alive(&mut sampler(|s| s.top_k = 3)), [true, true, false, true]);
+        assert_eq!(alive(&mut sampler(|s| s.top_p = 0.75)), [false, true, false, true]);
+        assert_eq!(alive(&mut sampler(|s| s.top_p = 0.3)), [false, true, false, false]);
+        assert_eq!(alive(&mut sampler(|s| s.min_p = 0.5)), [false, true, false, true]);
+        assert_eq!(alive(&mut sampler(|s| s.min_p = 1.0)), [false, true, false, false]);
+        assert_eq!(alive(&mut sampler(|s| s.top_k = 1)), [false, true, false, false]);
+    }
+
+    #[test]
+    fn penalty_looks_back_over_its_window() {
+        let mut s = Sampler::new(Sampling { repeat_penalty: 2.0, window: 2, ..Sampling::default() }).unwrap();
+        let logits = [4.0, 3.0, -1.0];
+        s.accept(0);
+        s.accept(0);
+        assert_eq!(s.pick(&logits).unwrap(), 1);
+        s.accept(1);
+        assert_eq!(s.pick(&logits).unwrap(), 0); // 2.0 and 1.5
+        s.accept(1);
+        assert_eq!(s.pick(&logits).unwrap(), 0); // the zeros have left the window
+        let mut all: Vec<_> = (0..).zip([1.0, -1.0]).map(|(id, logit)| Candidate { id, logit }).collect();
+        stage::repetition(&mut all, &[0, 1, 1, 9], 2.0);
+        assert_eq!([all[0].logit, all[1].logit], [0.5, -2.0]);
+    }
+
+    #[test]
+    fn a_seed_decides_everything() {
+        let logits: Vec<f32> = (0..100).map(|i| (i as f32 * 0.37).sin()).collect();
+        let draw = |seed| -> Vec<u32> {
+            let mut s = sampler(|s| s.seed = seed);
+            (0..32).map(|_| s.pick(&logits).unwrap()).collect()
+        };
+        assert_eq!(draw(7), draw(7));
+        assert_ne!(draw(7), draw(8));
+    }
+
+    #[test]
+    fn refuses_what_is_no_number() {
+        let mut s = sampler(|_| ());
+        assert!(s.pick(&[0.0, f32::NAN]).is_err() && s.pick(&[f32::INFINITY]).is_err() && s.pick(&[]).is_err());
+        for change in [
+            (|s| s.temperature = -1.0) as fn(&mut Sampling),
+            |s| s.temperature = f32::NAN,
+            |s| s.top_p = 0.0,
+            |s| s.min_p = 1.5,
+            |s| s.repeat_penalty = 0.0,
+        ] {
+            let mut s = Sampling::default();
+            change(&mut s);
+            assert!(Sampler::new(s).is_err());
+        }
+    }
+}
