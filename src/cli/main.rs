@@ -1,2 +1,57 @@
-//! The command `mynah`.
-fn main() {}
+//! The command `mynah`: the library's public names behind options, files and a terminal.
+//!
+//! Results go to standard output, everything for eyes to standard error. Exit status 0 is success, 1 a failure, 2 wrong
+//! use, 130 an interruption.
+
+mod args;
+mod eval;
+mod inspect;
+mod load;
+mod logits;
+mod meter;
+mod out;
+mod plot;
+mod run;
+mod tokens;
+mod train;
+
+use args::{Cli, Command};
+use clap::Parser;
+use std::process::ExitCode;
+
+/// What a command that did not fail says of itself.
+pub enum Outcome {
+    /// All done.
+    Done,
+    /// Stopped by Ctrl-C, with what was done so far in safety.
+    Interrupted,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = match &cli.command {
+        Command::Run(a) => run::run(a, cli.json),
+        Command::Train(a) => train::train(a, cli.json),
+        Command::Eval(a) => eval::eval(a, cli.json),
+        Command::Logits(a) => logits::logits(a, cli.json),
+        Command::Tokenize(a) => tokens::tokenize(a, cli.json),
+        Command::Detokenize(a) => tokens::detokenize(a, cli.json),
+        Command::Inspect(a) => inspect::inspect(a, cli.json),
+    };
+    match result {
+        Ok(Outcome::Done) => ExitCode::SUCCESS,
+        Ok(Outcome::Interrupted) => ExitCode::from(130),
+        // Whoever read our output has seen enough.
+        Err(e) if out::is_closed_pipe(&e) => ExitCode::SUCCESS,
+        Err(e) => {
+            out::say(&format!("mynah: {e:#}"));
+            match e.downcast_ref::<args::Usage>() {
+                Some(_) => {
+                    out::say("`mynah --help` and `mynah COMMAND --help` explain the options.");
+                    ExitCode::from(2)
+                }
+                None => ExitCode::FAILURE,
+            }
+        }
+    }
+}

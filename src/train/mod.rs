@@ -6,6 +6,7 @@
 
 mod backprop;
 pub mod batch;
+pub mod data;
 pub mod optim;
 pub mod schedule;
 

@@ -1,0 +1,460 @@
+//! Options, their bounds and their help.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use mynah::model::CacheType;
+use std::path::PathBuf;
+
+/// The command was used wrongly.
+#[derive(Debug)]
+pub struct Usage(pub String);
+
+impl std::fmt::Display for Usage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Usage {}
+
+impl Usage {
+    /// As the error of a command.
+    pub fn error(text: impl Into<String>) -> anyhow::Error {
+        Usage(text.into()).into()
+    }
+}
+
+/// A setting of the caller's that the library refuses is wrong use; other errors stay what they are.
+pub fn setting<T>(result: mynah::Result<T>) -> anyhow::Result<T> {
+    result.map_err(|e| match e.inner() {
+        mynah::Error::Invalid { .. } => Usage::error(e.to_string()),
+        _ => e.into(),
+    })
+}
+
+const TOP: &str = "\
+Examples:
+  mynah run -m model.gguf -p 'Once upon a time'
+      Let a model continue a text
+  mynah train -m model.gguf -d notes.txt -o notes.mynah
+      Teach it a text; the model file stays as it is
+  mynah run -m model.gguf -a notes.mynah -p 'Once upon a time'
+      The same model with what it learnt
+
+Results go to standard output, everything else to standard error.
+Exit status: 0 success, 1 failure, 2 wrong use, 130 interrupted.";
+
+/// Teaches a language model on the device it runs on.
+///
+/// mynah maps a quantised GGUF model, runs it, trains a small adapter (LoRA or NOLA) on your own text while the model's
+/// weights stay frozen, and keeps what was learnt in a file of kilobytes.
+#[derive(Parser)]
+#[command(version, after_help = TOP, max_term_width = 100, propagate_version = true)]
+pub struct Cli {
+    /// Print results as JSON
+    #[arg(long, global = true)]
+    pub json: bool,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Continue a text, or chat
+    Run(Run),
+    /// Teach a model a text: writes an adapter, or with --method full a model
+    Train(Train),
+    /// Measure how well a model predicts a text
+    Eval(Eval),
+    /// Show what a model computes for a text: losses and next-token logits
+    Logits(Logits),
+    /// Cut a text into tokens
+    Tokenize(Tokenize),
+    /// Join tokens to text
+    Detokenize(Detokenize),
+    /// Show what a model file or an adapter holds
+    Inspect(Inspect),
+}
+
+/// What computes.
+#[derive(Args, Clone)]
+pub struct Engine {
+    /// Threads that compute; results do not depend on it [default: all cores]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: Option<u16>,
+}
+
+/// A model with adapters, and how it computes.
+#[derive(Args, Clone)]
+pub struct ModelArgs {
+    /// The model, a GGUF file
+    #[arg(short, long, value_name = "MODEL")]
+    pub model: PathBuf,
+    /// Attach an adapter: a file that `mynah train` wrote, a PEFT LoRA directory or a GGUF adapter. SCALE multiplies its
+    /// effect [default: 1]. May be given several times
+    #[arg(short, long = "adapter", value_name = "ADAPTER[:SCALE]")]
+    pub adapters: Vec<String>,
+    /// Compute with 32-bit activations, and a 32-bit cache unless --cache says otherwise. Without it activations are
+    /// rounded to 8 bits: faster, a little less precise
+    #[arg(long)]
+    pub exact: bool,
+    /// Precision of the cache of keys and values [default: f16, with --exact f32]
+    #[arg(long, value_enum)]
+    pub cache: Option<Cache>,
+    #[command(flatten)]
+    pub engine: Engine,
+}
+
+#[derive(ValueEnum, Clone, Copy)]
+pub enum Cache {
+    F16,
+    F32,
+}
+
+impl From<Cache> for CacheType {
+    fn from(c: Cache) -> CacheType {
+        match c {
+            Cache::F16 => CacheType::F16,
+            Cache::F32 => CacheType::F32,
+        }
+    }
+}
+
+/// How tokens are picked.
+#[derive(Args, Clone)]
+pub struct SamplingArgs {
+    /// Randomness; 0 always takes the likeliest token
+    #[arg(long, value_name = "T", default_value_t = 0.8, value_parser = between(0.0, 100.0))]
+    pub temp: f32,
+    /// Choose among the K likeliest tokens; 0: all
+    #[arg(long, value_name = "K", default_value_t = 40)]
+    pub top_k: usize,
+    /// Choose among the likeliest tokens that make up probability P together; 1: all
+    #[arg(long, value_name = "P", default_value_t = 0.95, value_parser = between(1e-6, 1.0))]
+    pub top_p: f32,
+    /// Choose among tokens at least P times as likely as the likeliest; 0: all
+    #[arg(long, value_name = "P", default_value_t = 0.05, value_parser = between(0.0, 1.0))]
+    pub min_p: f32,
+    /// Make the last 64 tokens less likely; 1: do not
+    #[arg(long, value_name = "R", default_value_t = 1.0, value_parser = between(0.01, 100.0))]
+    pub repeat_penalty: f32,
+    /// The same seed gives the same text
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    pub seed: u64,
+}
+
+#[derive(Args)]
+#[command(after_help = "\
+Without -p and --chat the prompt is read from standard input.
+With --json: one object a token (id, text) and a last one (ids, text, prompt_tokens, prompt_tokens_per_second,
+tokens_per_second, stop), in a chat for every turn.
+
+Examples:
+  mynah run -m model.gguf -p 'Once upon a time' -n 64
+  mynah run -m model.gguf -a notes.mynah -p 'The key is' --temp 0
+  mynah run -m model.gguf -a notes.mynah:0.5 --chat")]
+pub struct Run {
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// The text to continue
+    #[arg(short, long, conflicts_with = "chat")]
+    pub prompt: Option<String>,
+    /// Talk with the model, line by line, by its own chat template
+    #[arg(long)]
+    pub chat: bool,
+    /// What the chat begins with
+    #[arg(long, value_name = "TEXT", requires = "chat")]
+    pub system: Option<String>,
+    /// Most tokens to say [default: 128, in a chat 512]
+    #[arg(short, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub n: Option<u32>,
+    /// Most tokens of prompt and answer [default: what the model was made for, at most 4096]
+    #[arg(long, value_name = "T", value_parser = clap::value_parser!(u32).range(1..))]
+    pub ctx: Option<u32>,
+    /// Read spellings of control tokens in the prompt, such as <|im_start|>, as those tokens
+    #[arg(long)]
+    pub parse_special: bool,
+    /// Go on when the model says that the text has ended
+    #[arg(long)]
+    pub ignore_end: bool,
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
+}
+
+#[derive(Args)]
+#[command(after_help = "\
+Data: a text file (.txt), or JSON Lines (.jsonl) with one row a line:
+  {\"text\": \"...\"}                                   every token is learnt
+  {\"prompt\": \"...\", \"completion\": \"...\"}            the completion and the end token are learnt
+  {\"messages\": [{\"role\": \"user\", \"content\": \"...\"}, ...]}   what assistants say is learnt
+  {\"tokens\": [1, 2, 3], \"mask\": [0, 1, 1]}           tokens with mask 1 are learnt; all without mask
+
+The loss is the mean over all learnt tokens of a step, in nats. Ctrl-C once finishes the step and saves; twice ends.
+The log has one object a step: step, loss (before the update), grad_norm, lr, tokens.
+With --json a last object: loss_first, loss_last, eval_before, eval_after, adapter_bytes, tokens_per_second,
+peak_rss_bytes, and more.
+
+Examples:
+  mynah train -m model.gguf -d notes.txt -o notes.mynah
+  mynah train -m model.gguf -d notes.txt -o notes.mynah --method nola --eval-fraction 0.1
+  mynah train -m model.gguf -d rows.jsonl -o rows.mynah --steps 100 --batch 2 --accumulate 2 --log rows.log.jsonl
+  mynah train -m model.gguf -d notes.txt -o more.mynah --init notes.mynah --steps 50")]
+pub struct Train {
+    /// The model, a GGUF file; it stays as it is
+    #[arg(short, long, value_name = "MODEL")]
+    pub model: PathBuf,
+    /// What to learn: .txt or .jsonl
+    #[arg(short, long, value_name = "DATA")]
+    pub data: PathBuf,
+    /// Where the adapter goes (with --method full: the new model, a GGUF file in F32)
+    #[arg(short, long, value_name = "OUT")]
+    pub output: PathBuf,
+    /// lora: kilobytes to megabytes, learns fast. nola: coefficients of random bases, the smallest files. full: all
+    /// weights, for small models [default: lora]
+    #[arg(long, value_enum)]
+    pub method: Option<Method>,
+    /// Rank of the change
+    #[arg(long, value_name = "R", default_value_t = 8, value_parser = count(1024))]
+    pub rank: usize,
+    /// Strength of the change: it is multiplied by A / R
+    #[arg(long, value_name = "A", default_value_t = 16.0, value_parser = between(1e-6, 1e6))]
+    pub alpha: f32,
+    /// Multiply by A / √R instead
+    #[arg(long)]
+    pub rank_stabilised: bool,
+    /// NOLA: random bases for each of the two factors
+    #[arg(long, value_name = "K", default_value_t = 64, value_parser = count(4096))]
+    pub basis: usize,
+    /// Layers to change, separated by commas: all, attn, mlp, or q, k, v, o, gate, up, down
+    #[arg(long, value_name = "LIST", default_value = "all")]
+    pub targets: String,
+    /// Optimiser steps; without it --epochs decides
+    #[arg(long, value_name = "N", conflicts_with = "epochs", value_parser = clap::value_parser!(u64).range(1..))]
+    pub steps: Option<u64>,
+    /// How often every row is seen [default: 3]
+    #[arg(long, value_name = "E", value_parser = clap::value_parser!(u64).range(1..))]
+    pub epochs: Option<u64>,
+    /// Rows that go through the model together
+    #[arg(long, value_name = "B", default_value_t = 1, value_parser = count(65_536))]
+    pub batch: usize,
+    /// Batches of one step
+    #[arg(long, value_name = "G", default_value_t = 1, value_parser = count(65_536))]
+    pub accumulate: usize,
+    /// Tokens of a row; longer rows are cut [default: 256, or less if the model was made for less]
+    #[arg(long, value_name = "T", value_parser = count(1 << 24))]
+    pub ctx: Option<usize>,
+    /// Highest learning rate [default: lora 5e-4, nola 5e-3, full 1e-3]
+    #[arg(long, value_name = "LR", value_parser = between(1e-12, 1000.0))]
+    pub lr: Option<f32>,
+    /// How the learning rate falls after the warm-up
+    #[arg(long, value_enum, default_value_t = Schedule::Cosine)]
+    pub schedule: Schedule,
+    /// Steps over which the learning rate rises from 0
+    #[arg(long, value_name = "W", default_value_t = 0)]
+    pub warmup: u64,
+    /// Decoupled weight decay of AdamW
+    #[arg(long, value_name = "D", default_value_t = 0.0, value_parser = between(0.0, 1000.0))]
+    pub weight_decay: f32,
+    /// Largest norm of the gradients; 0 leaves them alone
+    #[arg(long, value_name = "C", default_value_t = 1.0, value_parser = between(0.0, 1e9))]
+    pub clip: f32,
+    /// Part of the rows that is put aside to measure on, for example 0.1
+    #[arg(long, value_name = "F", default_value_t = 0.0, value_parser = between(0.0, 0.99))]
+    pub eval_fraction: f32,
+    /// Everything random follows from it
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    pub seed: u64,
+    /// Order of the rows
+    #[arg(long, value_enum, default_value_t = RowOrder::Shuffled)]
+    pub order: RowOrder,
+    /// Go on from an adapter instead of a fresh one; rank, alpha, basis and targets are its own
+    #[arg(long, value_name = "ADAPTER", conflicts_with_all = ["rank", "alpha", "rank_stabilised", "basis", "targets"])]
+    pub init: Option<String>,
+    /// Write one JSON object a step
+    #[arg(long, value_name = "FILE.jsonl")]
+    pub log: Option<PathBuf>,
+    #[command(flatten)]
+    pub engine: Engine,
+}
+
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Method {
+    Lora,
+    Nola,
+    Full,
+}
+
+impl Method {
+    /// As files and people call it, and its default learning rate.
+    pub fn row(self) -> (&'static str, f32) {
+        match self {
+            Method::Lora => ("lora", 5e-4),
+            Method::Nola => ("nola", 5e-3),
+            Method::Full => ("full", 1e-3),
+        }
+    }
+}
+
+#[derive(ValueEnum, Clone, Copy)]
+pub enum Schedule {
+    Cosine,
+    Linear,
+    Constant,
+}
+
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq)]
+pub enum RowOrder {
+    Given,
+    Shuffled,
+}
+
+#[derive(Args)]
+#[command(after_help = "\
+Without --stride the text is cut into rows of T tokens, and every token of a row but its first is predicted.
+--stride llama does as llama-perplexity does: whole rows only, their first token replaced by the model's begin token
+where it has one, and only the second half of each row predicted.
+With --json: loss, perplexity, tokens (predicted), tokens_per_second (read).
+
+Examples:
+  mynah eval -m model.gguf -d text.txt
+  mynah eval -m model.gguf -a notes.mynah -d notes.txt --ctx 256
+  mynah eval -m model.gguf -d text.txt --ctx 512 --stride llama")]
+pub struct Eval {
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// A text, or JSON Lines as for `mynah train`
+    #[arg(short, long, value_name = "TEXT")]
+    pub data: PathBuf,
+    /// Tokens of a row [default: 512, or less if the model was made for less]
+    #[arg(long, value_name = "T", value_parser = count(1 << 24))]
+    pub ctx: Option<usize>,
+    /// Which tokens of a row are predicted
+    #[arg(long, value_enum)]
+    pub stride: Option<Stride>,
+}
+
+#[derive(ValueEnum, Clone, Copy)]
+pub enum Stride {
+    Llama,
+}
+
+/// How a text becomes tokens.
+#[derive(Args, Clone)]
+pub struct TextArgs {
+    /// Add the begin and end tokens that the model wants
+    #[arg(long)]
+    pub add_special: bool,
+    /// Read spellings of control tokens in the text as those tokens
+    #[arg(long)]
+    pub parse_special: bool,
+}
+
+#[derive(Args)]
+#[command(after_help = "\
+With --json: tokens; nll, the negative log-likelihood in nats of every token but the first; top, [id, logit] of the
+likeliest next tokens.
+
+Examples:
+  mynah logits -m model.gguf -p 'Once upon a time' --add-special
+  mynah logits -m model.gguf -p 'Once upon a time' --top 0 --exact --json")]
+pub struct Logits {
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// The text
+    #[arg(short, long)]
+    pub prompt: String,
+    #[command(flatten)]
+    pub text: TextArgs,
+    /// How many of the likeliest next tokens to show; 0: all
+    #[arg(long, value_name = "K", default_value_t = 10)]
+    pub top: usize,
+}
+
+#[derive(Args)]
+#[command(after_help = "\
+With --json: ids.
+
+Examples:
+  mynah tokenize -m model.gguf 'Once upon a time'
+  mynah tokenize -m model.gguf --parse-special --json '<|im_start|>user'")]
+pub struct Tokenize {
+    /// The model, a GGUF file
+    #[arg(short, long, value_name = "MODEL")]
+    pub model: PathBuf,
+    #[command(flatten)]
+    pub options: TextArgs,
+    /// The text
+    #[arg(allow_hyphen_values = true)]
+    pub text: String,
+}
+
+#[derive(Args)]
+#[command(after_help = "\
+With --json: hex, the bytes; text, the same with U+FFFD where they are not UTF-8.
+
+Examples:
+  mynah detokenize -m model.gguf 403 407 261 378")]
+pub struct Detokenize {
+    /// The model, a GGUF file
+    #[arg(short, long, value_name = "MODEL")]
+    pub model: PathBuf,
+    /// Spell control tokens out instead of leaving them out
+    #[arg(long)]
+    pub parse_special: bool,
+    /// Token ids
+    #[arg(value_name = "IDS", required = true)]
+    pub ids: Vec<u32>,
+}
+
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  mynah inspect model.gguf
+  mynah inspect notes.mynah --json")]
+pub struct Inspect {
+    /// A GGUF model, a GGUF adapter, or an adapter that `mynah train` wrote
+    pub file: PathBuf,
+}
+
+/// A number within bounds, both included.
+fn between(low: f32, high: f32) -> impl Fn(&str) -> Result<f32, String> + Clone + Send + Sync + 'static {
+    move |text| {
+        let value: f32 = text.parse().map_err(|_| "not a number".to_string())?;
+        if (low..=high).contains(&value) { Ok(value) } else { Err(format!("it must be {low} to {high}")) }
+    }
+}
+
+/// A whole number from 1 to `high`.
+fn count(high: usize) -> impl Fn(&str) -> Result<usize, String> + Clone + Send + Sync + 'static {
+    move |text| {
+        let value: usize = text.parse().map_err(|_| "not a whole number".to_string())?;
+        if (1..=high).contains(&value) { Ok(value) } else { Err(format!("it must be 1 to {high}")) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn options_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_example_parses() {
+        for command in Cli::command().get_subcommands().chain([&Cli::command()]) {
+            let help = command.get_after_help().map(|h| h.to_string()).unwrap_or_default();
+            let examples: Vec<&str> = help.lines().map(str::trim).filter(|l| l.starts_with("mynah ")).collect();
+            assert!(!examples.is_empty(), "{} has no example", command.get_name());
+            for example in examples {
+                let parts = example.split('\'').enumerate();
+                let words = parts.flat_map(|(i, part)| match i % 2 {
+                    0 => part.split_whitespace().collect::<Vec<_>>(),
+                    _ => vec![part],
+                });
+                Cli::try_parse_from(words).unwrap_or_else(|e| panic!("{example}: {e}"));
+            }
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! `mynah eval`: mean loss and perplexity over a text.
+
+use crate::args::{Eval, Stride, Usage, setting};
+use crate::load::Loaded;
+use crate::logits::loss;
+use crate::meter::Meter;
+use crate::{Outcome, out};
+use anyhow::Context;
+use mynah::bytes::{Limits, map};
+use mynah::text::Encode;
+use mynah::train::Example;
+use mynah::train::data::{Reader, utf8};
+use serde::Serialize;
+use std::time::Instant;
+
+/// Tokens of a row where nothing is said.
+const CONTEXT: usize = 512;
+
+#[derive(Serialize)]
+struct Result {
+    loss: f64,
+    perplexity: f64,
+    tokens: u64,
+    tokens_per_second: f64,
+}
+
+pub fn eval(args: &Eval, json: bool) -> anyhow::Result<Outcome> {
+    let loaded = Loaded::open(&args.model.model, &args.model.engine)?;
+    let ctx = args.ctx.unwrap_or(CONTEXT.min(loaded.model.hparams.context));
+    if ctx < 2 || ctx > loaded.model.hparams.context {
+        let most = loaded.model.hparams.context;
+        return Err(Usage::error(format!("--ctx {ctx}: the model was made for 2 to {most} tokens")));
+    }
+    let name = args.data.to_string_lossy();
+    let bytes = map::open(&args.data)?;
+    let rows = match args.stride {
+        Some(Stride::Llama) => second_halves(&loaded, utf8(&bytes).map_err(|e| e.in_file(&name))?, ctx)?,
+        None => {
+            let template = loaded.template()?;
+            let reader =
+                Reader { tokenizer: &loaded.tokenizer, template: template.as_ref(), ctx, limits: Limits::default() };
+            reader.file(&name, &bytes).map_err(|e| e.in_file(&name))?.examples
+        }
+    };
+
+    let mut session = loaded.session(&args.model, ctx)?;
+    let meter = Meter::new(rows.len() as u64);
+    let start = Instant::now();
+    let (mut sum, mut counted, mut read) = (0.0, 0u64, 0u64);
+    for (i, row) in rows.iter().enumerate() {
+        let Some(first) = (1..row.tokens.len()).find(|t| row.counts[*t]) else { continue };
+        session.rewind(0);
+        if first > 1 {
+            session.feed(&row.tokens[..first - 1]).with_context(|| format!("row {}", i + 1))?;
+        }
+        let inputs = &row.tokens[first - 1..row.tokens.len() - 1];
+        session.feed_each(
+            inputs,
+            Some(&mut |j, logits: &[f32]| {
+                if row.counts[first + j] {
+                    sum += loss(logits, row.tokens[first + j]);
+                    counted += 1;
+                }
+            }),
+        )?;
+        read += row.tokens.len() as u64 - 1;
+        meter.show(i as u64 + 1, || {
+            let so_far = (sum / counted.max(1) as f64).exp();
+            format!("perplexity {so_far:.3}  {:.0} tokens/s", read as f64 / start.elapsed().as_secs_f64())
+        });
+    }
+    meter.done();
+    let mean = sum / counted as f64;
+    if !mean.is_finite() {
+        anyhow::bail!("{}: the mean loss over {counted} tokens is {mean}", args.model.model.display());
+    }
+    let result = Result {
+        loss: mean,
+        perplexity: mean.exp(),
+        tokens: counted,
+        tokens_per_second: read as f64 / start.elapsed().as_secs_f64(),
+    };
+    if json {
+        out::print_json(&result)?;
+    } else {
+        let Result { loss, perplexity, tokens, tokens_per_second } = result;
+        out::print(&format!(
+            "loss {loss:.4}  perplexity {perplexity:.4}  tokens {tokens}  tokens/s {tokens_per_second:.1}\n"
+        ))?;
+    }
+    Ok(Outcome::Done)
+}
+
+/// llama-perplexity's rows: whole ones only, begun by the model's begin token if it has one, and of each the targets
+/// after the middle.
+fn second_halves(loaded: &Loaded, text: &str, ctx: usize) -> anyhow::Result<Vec<Example>> {
+    let t = &loaded.tokenizer;
+    let ids = setting(t.encode(text, &Encode { add_special: true, parse_special: false }))?;
+    let rows: Vec<Example> = ids
+        .chunks_exact(ctx)
+        .map(|chunk| {
+            let mut tokens = chunk.to_vec();
+            if let Some(bos) = t.bos().filter(|_| t.adds_bos()) {
+                tokens[0] = bos;
+            }
+            Example { tokens, counts: (0..ctx).map(|t| t > ctx / 2).collect() }
+        })
+        .collect();
+    if rows.is_empty() || ctx < 4 {
+        return Err(Usage::error(format!("{} tokens do not fill a row of {ctx}; rows need 4 or more", ids.len())));
+    }
+    Ok(rows)
+}

@@ -1,0 +1,133 @@
+//! Files to models, tokenizers, templates and adapters.
+
+use crate::args::{Engine, ModelArgs, Usage, setting};
+use mynah::adapter::{self, Adapter, Base};
+use mynah::bytes::{Bytes, Limits, map};
+use mynah::gguf::Gguf;
+use mynah::kernel::{self, Compute, Pool};
+use mynah::model::{CacheType, Model, Session, SessionConfig};
+use mynah::nn::linear::Path as LinearPath;
+use mynah::text::Tokenizer;
+use mynah::text::chat::Template;
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+
+/// Everything a model file gives.
+pub struct Loaded {
+    /// The file.
+    pub gguf: Gguf,
+    /// Its tokenizer.
+    pub tokenizer: Tokenizer,
+    /// Its weights.
+    pub model: Model,
+    base: OnceLock<Base>,
+}
+
+/// A parsed file; errors name it.
+pub fn gguf(path: &Path) -> mynah::Result<Gguf> {
+    Gguf::parse(map::open(path)?, &Limits::default()).map_err(|e| e.in_file(path.to_string_lossy()))
+}
+
+/// A file's tokenizer; errors name the file.
+pub fn tokenizer(path: &Path) -> mynah::Result<Tokenizer> {
+    Tokenizer::from_gguf(&gguf(path)?).map_err(|e| e.in_file(path.to_string_lossy()))
+}
+
+/// What computes.
+pub fn compute(engine: &Engine) -> mynah::Result<Compute> {
+    let cores = || std::thread::available_parallelism().map_or(1, |n| n.get());
+    Ok(Compute { kernels: kernel::best(), pool: Pool::new(engine.threads.map_or_else(cores, usize::from)) })
+}
+
+impl Loaded {
+    /// A model file.
+    pub fn open(path: &Path, engine: &Engine) -> anyhow::Result<Loaded> {
+        let file = gguf(path)?;
+        Ok(Loaded::new(file, compute(engine)?).map_err(|e| e.in_file(path.to_string_lossy()))?)
+    }
+
+    /// A model from bytes in memory.
+    pub fn new(gguf: Gguf, compute: Compute) -> mynah::Result<Loaded> {
+        let tokenizer = Tokenizer::from_gguf(&gguf)?;
+        let model = Model::load(&gguf, compute)?;
+        Ok(Loaded { gguf, tokenizer, model, base: OnceLock::new() })
+    }
+
+    /// What adapters see. Reads the whole file, once.
+    pub fn base(&self) -> &Base {
+        self.base.get_or_init(|| self.model.base(self.tokenizer.fingerprint()))
+    }
+
+    /// The chat template, if the file has one.
+    pub fn template(&self) -> mynah::Result<Option<Template>> {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs() as i64);
+        Ok(Template::from_gguf(&self.gguf, &self.tokenizer)?.map(|t| t.at(now)))
+    }
+
+    /// The adapter that `PATH` or `PATH:SCALE` names.
+    pub fn adapter(&self, name: &str) -> anyhow::Result<Arc<dyn Adapter>> {
+        let (path, scale) = split_scale(name)?;
+        let mut adapter =
+            adapter::file::refuse_idle(self.read_adapter(Path::new(path))?).map_err(|e| e.in_file(path))?;
+        adapter.layout_mut().scale *= scale;
+        adapter.prepare(&self.model.compute);
+        Ok(adapter.into())
+    }
+
+    /// An adapter of any kind, even one that changes nothing yet.
+    pub fn read_adapter(&self, path: &Path) -> anyhow::Result<Box<dyn Adapter>> {
+        let limits = Limits::default();
+        let named = |e: mynah::Error| e.in_file(path.to_string_lossy());
+        if path.is_dir() {
+            let lora = adapter::peft::open(path, self.base(), &limits).map_err(named)?;
+            return Ok(Box::new(lora));
+        }
+        let bytes: Bytes = map::read(path, limits.file)?.into();
+        let read = if bytes.starts_with(b"GGUF") {
+            let lora = Gguf::parse(bytes, &limits).and_then(|g| adapter::gguf_adapter::read(&g, self.base(), &limits));
+            lora.map(|lora| Box::new(lora) as Box<dyn Adapter>)
+        } else {
+            adapter::restore(bytes, self.base(), &limits, adapter::Fit::Same)
+        };
+        Ok(read.map_err(named)?)
+    }
+
+    /// A session with the adapters attached.
+    pub fn session(&self, args: &ModelArgs, context: usize) -> anyhow::Result<Session> {
+        let path = if args.exact { LinearPath::Exact } else { LinearPath::Fast };
+        let cache = args.cache.map_or(if args.exact { CacheType::F32 } else { CacheType::F16 }, Into::into);
+        let config = SessionConfig { context, path, cache, chunk: 256 };
+        let mut session = setting(Session::new(&self.model, config))?;
+        for name in &args.adapters {
+            session.attach(self.adapter(name)?);
+        }
+        Ok(session)
+    }
+}
+
+/// A path, and what follows its last colon if that is a number and no file is called so.
+fn split_scale(name: &str) -> anyhow::Result<(&str, f32)> {
+    match name.rsplit_once(':') {
+        Some((path, scale)) if !Path::new(name).exists() => match scale.parse::<f32>() {
+            Ok(scale) if scale.is_finite() && !path.is_empty() => Ok((path, scale)),
+            Ok(_) => Err(Usage::error(format!("adapter {name}: {scale} is no scale"))),
+            Err(_) if Path::new(path).exists() => Err(Usage::error(format!("adapter {path}: {scale:?} is no scale"))),
+            Err(_) => Ok((name, 1.0)),
+        },
+        _ => Ok((name, 1.0)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scales_follow_the_last_colon() {
+        assert_eq!(split_scale("a.mynah").unwrap(), ("a.mynah", 1.0));
+        assert_eq!(split_scale("a.mynah:0.5").unwrap(), ("a.mynah", 0.5));
+        assert_eq!(split_scale("C:\\a:-1").unwrap(), ("C:\\a", -1.0));
+        assert_eq!(split_scale("C:\\a").unwrap(), ("C:\\a", 1.0));
+        assert!(split_scale("a:nan").is_err() && split_scale("Cargo.toml:half").is_err());
+    }
+}

@@ -1,0 +1,66 @@
+//! What a long run shows: a progress line on a terminal, peak memory, Ctrl-C.
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+/// Runs shorter than this show nothing.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// A progress line on standard error, if that is a terminal.
+pub struct Meter {
+    bar: ProgressBar,
+    start: Instant,
+}
+
+impl Meter {
+    /// For so many units of work.
+    pub fn new(len: u64) -> Meter {
+        let bar = ProgressBar::with_draw_target(Some(len), ProgressDrawTarget::hidden());
+        let style = ProgressStyle::with_template("{bar:20} {pos}/{len}  {msg}  {eta} left");
+        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+        Meter { bar, start: Instant::now() }
+    }
+
+    /// So much is done; `message` is made only if somebody sees it.
+    pub fn show(&self, done: u64, message: impl FnOnce() -> String) {
+        if self.bar.is_hidden() && self.start.elapsed() > PATIENCE {
+            // Hidden still, if it is no terminal.
+            self.bar.set_draw_target(ProgressDrawTarget::stderr());
+        }
+        self.bar.set_position(done);
+        if !self.bar.is_hidden() {
+            self.bar.set_message(message());
+        }
+    }
+
+    /// Removes the line.
+    pub fn done(&self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+/// Most memory this process has had, in bytes, where the system tells.
+pub fn peak_rss() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
+}
+
+static INTERRUPTS: AtomicUsize = AtomicUsize::new(0);
+
+/// From now on the first Ctrl-C is noted, and the second ends the process.
+pub fn catch_interrupt() -> anyhow::Result<()> {
+    ctrlc::set_handler(|| {
+        if INTERRUPTS.fetch_add(1, Ordering::Relaxed) > 0 {
+            std::process::exit(130);
+        }
+        crate::out::say("\nstopping after this step; Ctrl-C again to end at once");
+    })?;
+    Ok(())
+}
+
+/// Whether Ctrl-C came.
+pub fn interrupted() -> bool {
+    INTERRUPTS.load(Ordering::Relaxed) > 0
+}

@@ -1,0 +1,57 @@
+//! Standard output for results, standard error for eyes.
+
+use serde::Serialize;
+use std::io::{self, ErrorKind, Write};
+
+/// A line for eyes. Nobody may be there to read it, and that is no error.
+pub fn say(line: &str) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// Text of a result, at once.
+pub fn print(text: &str) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()?;
+    Ok(())
+}
+
+/// Bytes of a result, at once.
+pub fn print_bytes(bytes: &[u8]) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(bytes)?;
+    out.flush()?;
+    Ok(())
+}
+
+/// A result as one line of JSON.
+pub fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
+    print(&(serde_json::to_string(value)? + "\n"))
+}
+
+/// Whether the error is that nobody reads our output any more.
+pub fn is_closed_pipe(e: &anyhow::Error) -> bool {
+    e.chain().any(|e| e.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == ErrorKind::BrokenPipe))
+}
+
+/// Model text for a terminal: control characters but line ends and tabs are escaped.
+pub fn harmless(text: &str) -> String {
+    text.chars().fold(String::new(), |mut out, c| {
+        if c.is_control() && c != '\n' && c != '\t' {
+            out.extend(c.escape_default())
+        } else {
+            out.push(c)
+        }
+        out
+    })
+}
+
+/// Bytes as people read them: `1 234 B`, `56.7 KiB`.
+pub fn bytes(n: u64) -> String {
+    let units = [("GiB", 1u64 << 30), ("MiB", 1 << 20), ("KiB", 10 << 10)];
+    match units.iter().find(|(_, size)| n >= *size) {
+        Some((unit, _)) if *unit == "KiB" => format!("{:.1} KiB", n as f64 / 1024.0),
+        Some((unit, size)) => format!("{:.1} {unit}", n as f64 / *size as f64),
+        None => format!("{n} B"),
+    }
+}

@@ -1,0 +1,507 @@
+//! Training data: plain text, or JSON Lines of four shapes, as token rows with marks.
+//!
+//! | line | what counts |
+//! | --- | --- |
+//! | `{"text": "…"}` | every token |
+//! | `{"prompt": "…", "completion": "…"}` | the completion and the end token |
+//! | `{"tokens": [1, 2], "mask": [0, 1]}` | tokens with mask 1; all without `mask` |
+//! | `{"messages": [{"role": "user", "content": "…"}]}` | what assistants say, by the model's chat template |
+//!
+//! Other keys of a line are ignored. The shape may change from line to line.
+
+use super::Example;
+use crate::bytes::Limits;
+use crate::error::{Error, Result, printable};
+use crate::rng::Random;
+#[cfg(feature = "chat")]
+use crate::text::chat::{Message, Template};
+use crate::text::{Encode, Tokenizer};
+use core::fmt;
+use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Value};
+use std::prelude::v1::*;
+
+const SHAPES: &str = r#"known are {"text"}, {"prompt", "completion"}, {"tokens", "mask"} and {"messages"}"#;
+
+/// What reading needs beside the data.
+pub struct Reader<'a> {
+    /// Turns text into tokens.
+    pub tokenizer: &'a Tokenizer,
+    /// Turns conversations into tokens.
+    #[cfg(feature = "chat")]
+    pub template: Option<&'a Template>,
+    /// Most tokens of a row.
+    pub ctx: usize,
+    /// Bounds on lines and nesting.
+    pub limits: Limits,
+}
+
+/// Rows ready to train on.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Dataset {
+    /// The rows; each has a token whose prediction counts.
+    pub examples: Vec<Example>,
+    /// Rows that lost their end because they were longer than the context.
+    pub cut: usize,
+    /// Rows in which nothing counts, after cutting too: left out.
+    pub skipped: usize,
+}
+
+impl Dataset {
+    /// Tokens of all rows.
+    pub fn tokens(&self) -> usize {
+        self.examples.iter().map(|e| e.tokens.len()).sum()
+    }
+
+    /// Puts a random `fraction` of the rows aside, at least one and never all: what is trained on, then what is held
+    /// out. Both keep their order.
+    ///
+    /// # Errors
+    /// `Invalid` if the fraction is not in 0..1 or there are too few rows.
+    pub fn split(self, fraction: f64, seed: u64) -> Result<(Vec<Example>, Vec<Example>)> {
+        let n = self.examples.len();
+        if !(0.0..1.0).contains(&fraction) {
+            return Err(Error::invalid("evaluation fraction", format!("{fraction}; it must be 0 or more and below 1")));
+        }
+        if fraction == 0.0 {
+            return Ok((self.examples, Vec::new()));
+        }
+        if n < 2 {
+            return Err(Error::invalid("evaluation fraction", format!("{n} row cannot be split in two")));
+        }
+        let held = (libm::round(n as f64 * fraction) as usize).clamp(1, n - 1);
+        let mut order: Vec<usize> = (0..n).collect();
+        Random::new(seed, "data", "split").shuffle(&mut order);
+        let mut aside = vec![false; n];
+        order[..held].iter().for_each(|&i| aside[i] = true);
+        let (mut train, mut eval) = (Vec::new(), Vec::new());
+        for (example, aside) in self.examples.into_iter().zip(aside) {
+            if aside { eval.push(example) } else { train.push(example) }
+        }
+        Ok((train, eval))
+    }
+}
+
+impl Reader<'_> {
+    /// Rows of a file: JSON Lines if its name ends so, or, where the name does not tell, if it begins with a brace.
+    ///
+    /// # Errors
+    /// Those of [`Reader::text`] and [`Reader::lines`].
+    pub fn file(&self, name: &str, bytes: &[u8]) -> Result<Dataset> {
+        let ends = |list: &[&str]| list.iter().any(|end| name.to_ascii_lowercase().ends_with(end));
+        let brace = || bytes.trim_ascii_start().first() == Some(&b'{');
+        if ends(&[".jsonl", ".ndjson", ".json"]) || (!ends(&[".txt", ".md"]) && brace()) {
+            self.lines(bytes)
+        } else {
+            self.text(utf8(bytes)?)
+        }
+    }
+
+    /// One text, cut into rows of `ctx` tokens; the last may be shorter.
+    ///
+    /// # Errors
+    /// `Invalid` if there are not two tokens; those of [`Tokenizer::encode`].
+    pub fn text(&self, text: &str) -> Result<Dataset> {
+        self.check()?;
+        let ids = self.tokenizer.encode(text, &Encode { add_special: true, parse_special: false })?;
+        let rows = ids.chunks(self.ctx).filter(|row| row.len() > 1);
+        let examples: Vec<_> = rows.map(|row| Example::all(row.to_vec())).collect();
+        if examples.is_empty() {
+            return Err(Error::invalid("data", format!("{} tokens; at least 2 are needed", ids.len())));
+        }
+        Ok(Dataset { examples, ..Dataset::default() })
+    }
+
+    /// JSON Lines. Empty lines, a byte order mark and Windows line ends are let pass.
+    ///
+    /// # Errors
+    /// `Invalid` with the number of the line for what cannot be read, and if no row is left; `Limit` for long lines.
+    pub fn lines(&self, bytes: &[u8]) -> Result<Dataset> {
+        self.check()?;
+        utf16(bytes)?;
+        let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+        let mut out = Dataset::default();
+        for (number, line) in (1..).zip(bytes.split(|&b| b == b'\n')) {
+            if line.trim_ascii().is_empty() {
+                continue;
+            }
+            let limit = || Limits::check("bytes of a line", line.len() as u64, self.limits.line);
+            let example = limit().and_then(|()| self.line(line)).map_err(|e| e.in_file(format!("line {number}")))?;
+            out.cut += usize::from(example.tokens.len() > self.ctx);
+            let Example { mut tokens, mut counts } = example;
+            tokens.truncate(self.ctx);
+            counts.truncate(self.ctx);
+            let example = Example { tokens, counts };
+            if example.counted() > 0 { out.examples.push(example) } else { out.skipped += 1 }
+        }
+        match (out.examples.len(), out.skipped) {
+            (0, 0) => Err(Error::invalid("data", "no rows")),
+            (0, n) => {
+                let why = format!("in none of {n} rows anything counts within {} tokens", self.ctx);
+                Err(Error::invalid("data", why))
+            }
+            _ => Ok(out),
+        }
+    }
+
+    fn check(&self) -> Result<()> {
+        if self.ctx < 2 {
+            return Err(Error::invalid("context", format!("{} tokens; at least 2 are needed", self.ctx)));
+        }
+        Ok(())
+    }
+
+    fn line(&self, line: &[u8]) -> Result<Example> {
+        let bad = |e: serde_json::Error| Error::invalid("JSON", printable(&e.to_string()));
+        let mut json = serde_json::Deserializer::from_slice(line);
+        let value = Strict { depth: self.limits.json_depth }.deserialize(&mut json).map_err(bad)?;
+        json.end().map_err(bad)?;
+        let Value::Object(row) = value else {
+            return Err(Error::invalid("row", format!("not an object; {SHAPES}")));
+        };
+        let keys = ["text", "prompt", "completion", "tokens", "messages"];
+        let found: Vec<&str> = keys.into_iter().filter(|key| row.contains_key(*key)).collect();
+        match found[..] {
+            ["text"] => {
+                let text = string(&row, "text")?;
+                Ok(Example::all(self.tokenizer.encode(text, &Encode { add_special: true, parse_special: false })?))
+            }
+            ["prompt", "completion"] => self.completion(string(&row, "prompt")?, string(&row, "completion")?),
+            ["tokens"] => self.tokens(&row),
+            ["messages"] => self.messages(&row),
+            _ => {
+                let keys: Vec<_> = row.keys().map(|k| format!("{:?}", printable(k))).collect();
+                Err(Error::invalid("row", format!("keys {}; {SHAPES}", printable(&keys.join(", ")))))
+            }
+        }
+    }
+
+    /// Prompt and completion become tokens one by one, so that no token crosses the border between them.
+    fn completion(&self, prompt: &str, completion: &str) -> Result<Example> {
+        let t = self.tokenizer;
+        let plain = Encode::default();
+        let mut tokens: Vec<u32> = t.bos().filter(|_| t.adds_bos()).into_iter().collect();
+        tokens.extend(t.encode(prompt, &plain)?);
+        let start = tokens.len();
+        tokens.extend(t.encode(completion, &plain)?);
+        tokens.extend(t.eos());
+        Ok(Example { counts: (0..tokens.len()).map(|i| i >= start).collect(), tokens })
+    }
+
+    fn tokens(&self, row: &Map<String, Value>) -> Result<Example> {
+        let numbers = |key: &str, below: usize| -> Result<Option<Vec<u32>>> {
+            let Some(value) = row.get(key) else { return Ok(None) };
+            let list = value.as_array().ok_or_else(|| Error::invalid(key, "not a list"))?;
+            let good = |v: &Value| v.as_u64().filter(|&n| n < below as u64).map(|n| n as u32);
+            let number = |v| {
+                good(v).ok_or_else(|| {
+                    Error::invalid(key, format!("{}; only whole numbers below {below}", printable(&v.to_string())))
+                })
+            };
+            list.iter().map(number).collect::<Result<_>>().map(Some)
+        };
+        let tokens = numbers("tokens", self.tokenizer.vocab_len())?.unwrap_or_default();
+        let counts = match numbers("mask", 2)? {
+            Some(mask) if mask.len() != tokens.len() => {
+                return Err(Error::invalid("mask", format!("{} marks for {} tokens", mask.len(), tokens.len())));
+            }
+            Some(mask) => mask.iter().map(|m| *m == 1).collect(),
+            None => vec![true; tokens.len()],
+        };
+        Ok(Example { tokens, counts })
+    }
+
+    #[cfg(feature = "chat")]
+    fn messages(&self, row: &Map<String, Value>) -> Result<Example> {
+        let template =
+            self.template.ok_or_else(|| Error::invalid("messages", "the model file has no chat template"))?;
+        let list = row.get("messages").and_then(Value::as_array);
+        let list = list.ok_or_else(|| Error::invalid("messages", "not a list"))?;
+        let message = |(i, value): (usize, &Value)| -> Result<Message> {
+            let turn = value.as_object().ok_or_else(|| Error::invalid(format!("message {i}"), "not an object"))?;
+            Ok(Message::new(string(turn, "role")?, string(turn, "content")?))
+        };
+        let messages = list.iter().enumerate().map(message).collect::<Result<Vec<_>>>()?;
+        let spans = template.spans(self.tokenizer, &messages)?;
+        Ok(Example { tokens: spans.ids, counts: spans.mask.iter().map(|m| *m == 1).collect() })
+    }
+
+    #[cfg(not(feature = "chat"))]
+    fn messages(&self, _: &Map<String, Value>) -> Result<Example> {
+        Err(Error::unsupported("row of data", "messages: this build has no chat templates"))
+    }
+}
+
+fn string<'a>(row: &'a Map<String, Value>, key: &str) -> Result<&'a str> {
+    row.get(key).and_then(Value::as_str).ok_or_else(|| Error::invalid(key, "missing or not a text"))
+}
+
+fn utf16(bytes: &[u8]) -> Result<()> {
+    if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
+        return Err(Error::invalid("data", "UTF-16; save it as UTF-8"));
+    }
+    Ok(())
+}
+
+/// A text file without its byte order mark.
+///
+/// # Errors
+/// `Invalid` if it is not UTF-8, with the first byte that is not.
+pub fn utf8(bytes: &[u8]) -> Result<&str> {
+    utf16(bytes)?;
+    let text = core::str::from_utf8(bytes)
+        .map_err(|e| Error::invalid("data", format!("not UTF-8 at byte {}", e.valid_up_to())))?;
+    Ok(text.strip_prefix('\u{feff}').unwrap_or(text))
+}
+
+/// Any JSON value in which no object has a key twice.
+struct Strict {
+    depth: u64,
+}
+
+impl Strict {
+    fn inner<E: de::Error>(&self) -> core::result::Result<Strict, E> {
+        match self.depth.checked_sub(1) {
+            Some(depth) => Ok(Strict { depth }),
+            None => Err(E::custom("nested too deeply")),
+        }
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Strict {
+    type Value = Value;
+    fn deserialize<D: Deserializer<'de>>(self, d: D) -> core::result::Result<Value, D::Error> {
+        d.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Strict {
+    type Value = Value;
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+    fn visit_bool<E>(self, v: bool) -> core::result::Result<Value, E> {
+        Ok(v.into())
+    }
+    fn visit_i64<E>(self, v: i64) -> core::result::Result<Value, E> {
+        Ok(v.into())
+    }
+    fn visit_u64<E>(self, v: u64) -> core::result::Result<Value, E> {
+        Ok(v.into())
+    }
+    fn visit_f64<E>(self, v: f64) -> core::result::Result<Value, E> {
+        Ok(v.into())
+    }
+    fn visit_str<E>(self, v: &str) -> core::result::Result<Value, E> {
+        Ok(v.into())
+    }
+    fn visit_string<E>(self, v: String) -> core::result::Result<Value, E> {
+        Ok(v.into())
+    }
+    fn visit_unit<E>(self) -> core::result::Result<Value, E> {
+        Ok(Value::Null)
+    }
+    fn visit_seq<A: SeqAccess<'de>>(self, mut a: A) -> core::result::Result<Value, A::Error> {
+        let mut list = Vec::new();
+        while let Some(value) = a.next_element_seed(self.inner()?)? {
+            list.push(value);
+        }
+        Ok(list.into())
+    }
+    fn visit_map<A: MapAccess<'de>>(self, mut a: A) -> core::result::Result<Value, A::Error> {
+        let mut map = Map::new();
+        while let Some(key) = a.next_key::<String>()? {
+            let value = a.next_value_seed(self.inner()?)?;
+            if map.contains_key(&key) {
+                return Err(de::Error::custom(format!("key {key:?} comes twice")));
+            }
+            map.insert(key, value);
+        }
+        Ok(map.into())
+    }
+}
+
+/// Which rows go into which step, epoch after epoch without end. Steps do not reach over the end of an epoch.
+pub struct Order {
+    rows: usize,
+    batch: usize,
+    accumulate: usize,
+    seed: Option<u64>,
+    epoch: u64,
+    left: Vec<usize>,
+}
+
+impl Order {
+    /// `accumulate` batches of `batch` rows a step; as given, or shuffled anew each epoch by a seed.
+    ///
+    /// # Errors
+    /// `Invalid` if one of the numbers is 0.
+    pub fn new(rows: usize, batch: usize, accumulate: usize, shuffle: Option<u64>) -> Result<Order> {
+        for (name, n) in [("rows", rows), ("batch", batch), ("accumulate", accumulate)] {
+            if n == 0 {
+                return Err(Error::invalid(name, "0 train nothing"));
+            }
+        }
+        Ok(Order { rows, batch, accumulate, seed: shuffle, epoch: 0, left: Vec::new() })
+    }
+
+    /// Steps in which every row is seen once.
+    pub fn steps_per_epoch(&self) -> u64 {
+        self.rows.div_ceil(self.batch).div_ceil(self.accumulate) as u64
+    }
+
+    /// The rows of the next step, batch by batch.
+    pub fn next_step(&mut self) -> Vec<Vec<usize>> {
+        if self.left.is_empty() {
+            self.left = (0..self.rows).collect();
+            if let Some(seed) = self.seed {
+                Random::new(seed, &format!("epoch {}", self.epoch), "order").shuffle(&mut self.left);
+            }
+            self.epoch += 1;
+        }
+        let n = self.batch.saturating_mul(self.accumulate).min(self.left.len());
+        let rows: Vec<usize> = self.left.drain(..n).collect();
+        rows.chunks(self.batch).map(<[usize]>::to_vec).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gguf::{Gguf, Writer};
+
+    /// Bytes as tokens: 0 to 2 are special, byte b is b + 3.
+    fn tokenizer() -> Tokenizer {
+        let mut tokens: Vec<String> = ["<unk>", "<s>", "</s>"].map(String::from).into();
+        tokens.extend((0..256).map(|b| format!("<0x{b:02X}>")));
+        let kinds: Vec<i32> = [2, 3, 3].into_iter().chain([6; 256]).collect();
+        let mut w = Writer::new();
+        w.set("tokenizer.ggml.model", "llama").set("tokenizer.ggml.add_space_prefix", false);
+        w.set("tokenizer.ggml.tokens", tokens.as_slice()).set("tokenizer.ggml.scores", &[0.0f32; 259][..]);
+        w.set("tokenizer.ggml.token_type", kinds.as_slice());
+        w.set("tokenizer.ggml.bos_token_id", 1u32).set("tokenizer.ggml.eos_token_id", 2u32);
+        w.set("tokenizer.ggml.add_bos_token", true);
+        let gguf = Gguf::parse(w.finish().unwrap().into(), &Limits::default()).unwrap();
+        Tokenizer::from_gguf(&gguf).unwrap()
+    }
+
+    fn lines(ctx: usize, text: impl AsRef<[u8]>) -> Result<Dataset> {
+        let tokenizer = tokenizer();
+        let reader = Reader {
+            tokenizer: &tokenizer,
+            #[cfg(feature = "chat")]
+            template: None,
+            ctx,
+            limits: Limits::default(),
+        };
+        reader.lines(text.as_ref())
+    }
+
+    fn why(text: impl AsRef<[u8]>) -> String {
+        lines(64, text).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn every_shape_becomes_rows() {
+        let text = "\u{feff}{\"text\": \"ab\", \"id\": 7}\r\n\r\n{\"prompt\": \"a\", \"completion\": \"b\"}\n\
+            {\"tokens\": [5, 6, 7], \"mask\": [1, 0, 1]}\n{\"tokens\": [5, 6]}";
+        let got = lines(64, text).unwrap();
+        let row = |tokens: &[u32], counts: &[u8]| Example {
+            tokens: tokens.to_vec(),
+            counts: counts.iter().map(|c| *c == 1).collect(),
+        };
+        assert_eq!(
+            got.examples,
+            [
+                row(&[1, 100, 101], &[1, 1, 1]),
+                row(&[1, 100, 101, 2], &[0, 0, 1, 1]),
+                row(&[5, 6, 7], &[1, 0, 1]),
+                row(&[5, 6], &[1, 1]),
+            ]
+        );
+        assert_eq!((got.cut, got.skipped), (0, 0));
+    }
+
+    #[test]
+    fn long_rows_are_cut_and_empty_ones_left_out() {
+        let text = "{\"text\": \"abcdef\"}\n{\"prompt\": \"abcdef\", \"completion\": \"b\"}\n{\"tokens\": [4]}";
+        let got = lines(4, text).unwrap();
+        assert_eq!((got.examples.len(), got.cut, got.skipped), (1, 2, 2));
+        assert_eq!(got.examples[0].tokens, [1, 100, 101, 102]);
+        assert!(lines(4, "{\"tokens\": [4, 5], \"mask\": [1, 0]}").unwrap_err().to_string().contains("none of 1"));
+    }
+
+    #[test]
+    fn a_bad_line_is_named() {
+        let good = "{\"text\": \"ab\"}\n";
+        assert!(why(format!("{good}{{\"text\": ")).starts_with("line 2: JSON"));
+        assert!(why("{\"text\": \"a\", \"text\": \"b\"}").contains("comes twice"));
+        assert!(why("{\"text\": \"a\", \"x\": {\"y\": 1, \"y\": 1}}").contains("comes twice"));
+        assert!(why("[1]").contains("messages"));
+        assert!(why("{\"txt\": \"a\"}").contains("known are"));
+        assert!(why("{\"prompt\": \"a\"}").contains("known are"));
+        assert!(why("{\"text\": \"a\", \"tokens\": [1]}").contains("known are"));
+        assert!(why("{\"text\": 7}").contains("not a text"));
+        assert!(why("{\"tokens\": [1, 259]}").contains("259"));
+        assert!(why("{\"tokens\": [1, -1]}").contains("-1"));
+        assert!(why("{\"tokens\": [1, 2.5]}").contains("2.5"));
+        assert!(why("{\"tokens\": [1, 2], \"mask\": [1]}").contains("1 marks for 2"));
+        assert!(why("{\"tokens\": [1, 2], \"mask\": [1, 2]}").contains("below 2"));
+        assert!(why("{\"text\": \"a\"} x").contains("line 1"));
+        assert!(why(b"{\"text\": \"\xff\"}").contains("line 1"));
+        assert!(why(b"\xff\xfe{\0").contains("UTF-16"));
+        assert!(why("").contains("no rows") && why("\n\n").contains("no rows"));
+        assert!(why(format!("{{\"text\": {}1{}}}", "[".repeat(100_000), "]".repeat(100_000))).contains("line 1"));
+        assert!(why(format!("{{\"x\": {}1{}}}", "[".repeat(70), "]".repeat(70))).contains("deep"));
+        assert!(why(vec![b' '; 9 << 20].into_iter().chain(*b"x").collect::<Vec<_>>()).contains("8388608"));
+        assert!(why("{\"messages\": []}").contains("template"));
+    }
+
+    #[test]
+    fn text_is_cut_into_rows() {
+        let tokenizer = tokenizer();
+        let reader = Reader {
+            tokenizer: &tokenizer,
+            #[cfg(feature = "chat")]
+            template: None,
+            ctx: 4,
+            limits: Limits::default(),
+        };
+        let rows = |text: &str| reader.file("a.txt", text.as_bytes()).unwrap().examples;
+        assert_eq!(rows("abcdef").iter().map(|e| e.tokens.len()).collect::<Vec<_>>(), [4, 3]);
+        assert_eq!(rows("abcd").len(), 1); // a last row of one token has nothing to predict
+        assert!(reader.file("a.txt", b"").is_err() && reader.file("a.txt", b"\xff").is_err());
+        assert_eq!(reader.file("a", b" {\"tokens\": [1, 2]}").unwrap().examples.len(), 1);
+    }
+
+    #[test]
+    fn split_keeps_every_row_once() {
+        let rows: Vec<Example> = (0..10).map(|i| Example::all(vec![i, i])).collect();
+        let data = Dataset { examples: rows.clone(), ..Dataset::default() };
+        let (train, eval) = data.clone().split(0.25, 3).unwrap();
+        assert_eq!((train.len(), eval.len()), (7, 3));
+        let mut all: Vec<_> = train.into_iter().chain(eval).collect();
+        all.sort_by_key(|e| e.tokens[0]);
+        assert_eq!(all, rows);
+        assert_eq!(data.clone().split(0.0, 3).unwrap().1.len(), 0);
+        assert_eq!(data.clone().split(0.001, 3).unwrap().1.len(), 1);
+        assert_eq!(data.clone().split(0.999, 3).unwrap().0.len(), 1);
+        assert!(data.clone().split(1.0, 3).is_err() && data.split(f64::NAN, 3).is_err());
+    }
+
+    #[test]
+    fn order_sees_every_row_once_an_epoch() {
+        let mut order = Order::new(5, 2, 2, None).unwrap();
+        assert_eq!(order.steps_per_epoch(), 2);
+        assert_eq!(order.next_step(), [[0, 1], [2, 3]]);
+        assert_eq!(order.next_step(), [[4]]);
+        assert_eq!(order.next_step(), [[0, 1], [2, 3]]);
+        let mut order = Order::new(50, 50, 1, Some(1)).unwrap();
+        let (mut a, mut b) = (order.next_step().remove(0), order.next_step().remove(0));
+        assert_ne!(a, b);
+        a.sort();
+        b.sort();
+        assert_eq!(a, b);
+        assert!(Order::new(0, 1, 1, None).is_err());
+    }
+}
