@@ -4,6 +4,8 @@ mod adapters;
 mod alloc;
 #[cfg(feature = "chat")]
 mod chat;
+#[cfg(feature = "cli")]
+mod cli;
 mod foreign;
 mod formats;
 mod golden;

@@ -1,0 +1,347 @@
+//! The command: results, shapes of JSON, exit statuses.
+
+use crate::shared::shared;
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+fn mynah(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_mynah")).args(args).stdin(Stdio::null()).output().unwrap()
+}
+
+fn status(args: &[&str]) -> i32 {
+    mynah(args).status.code().unwrap()
+}
+
+/// The JSON objects on standard output of a run that must succeed.
+fn json(args: &[&str]) -> Vec<Value> {
+    let out = mynah(args);
+    let text = String::from_utf8(out.stdout).unwrap();
+    assert!(out.status.success(), "{args:?}: {}", String::from_utf8_lossy(&out.stderr));
+    text.lines().map(|l| serde_json::from_str(l).unwrap()).collect()
+}
+
+fn keys(value: &Value) -> Vec<&str> {
+    value.as_object().unwrap().keys().map(String::as_str).collect()
+}
+
+fn golden(shared: &Path, name: &str) -> Value {
+    serde_json::from_slice(&std::fs::read(shared.join("golden/llamacpp").join(name)).unwrap()).unwrap()
+}
+
+fn model(shared: &Path, name: &str) -> String {
+    shared.join("models").join(name).to_str().unwrap().into()
+}
+
+struct Dir(tempfile::TempDir);
+
+impl Dir {
+    fn new() -> Dir {
+        Dir(tempfile::tempdir().unwrap())
+    }
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+    fn file(&self, name: &str, text: &str) -> String {
+        std::fs::write(self.path(name), text).unwrap();
+        self.path(name).to_str().unwrap().into()
+    }
+    fn name(&self, name: &str) -> String {
+        self.path(name).to_str().unwrap().into()
+    }
+}
+
+#[test]
+fn wrong_use_is_2_and_failure_is_1() {
+    let dir = Dir::new();
+    let text = dir.file("t.txt", "some text");
+    assert_eq!(status(&["--help"]), 0);
+    assert_eq!(status(&["train", "--help"]), 0);
+    assert_eq!(status(&["--version"]), 0);
+    assert_eq!(status(&[]), 2);
+    assert_eq!(status(&["sing"]), 2);
+    for options in [
+        &["--lr", "nan"] as &[&str],
+        &["--lr", "0"],
+        &["--steps", "0"],
+        &["--epochs", "0"],
+        &["--batch", "0"],
+        &["--accumulate", "0"],
+        &["--steps", "1", "--epochs", "1"],
+        &["--rank", "0"],
+        &["--rank", "x"],
+        &["--eval-fraction", "1"],
+        &["--method", "magic"],
+        &["--init", "a", "--rank", "4"],
+    ] {
+        let args = [&["train", "-m", "m", "-d", &text, "-o", "o"], options].concat();
+        assert_eq!(status(&args), 2, "{options:?}");
+    }
+    assert_eq!(status(&["run", "-m", "m", "-p", "x", "--chat"]), 2);
+    assert_eq!(status(&["run", "-m", "m", "-p", "x", "--temp", "-1"]), 2);
+    assert_eq!(status(&["run", "-m", "/nowhere/m.gguf", "-p", "x"]), 1);
+    assert_eq!(status(&["tokenize", "-m", &text, "x"]), 1);
+    assert_eq!(status(&["inspect", &text]), 1);
+    assert_eq!(status(&["inspect", "/nowhere"]), 1);
+    let out = mynah(&["inspect", &text]);
+    assert!(out.stdout.is_empty() && String::from_utf8_lossy(&out.stderr).contains("t.txt"));
+}
+
+#[test]
+fn text_becomes_the_golden_tokens_and_back() {
+    let Some(shared) = shared() else { return };
+    for (name, file) in [("smollm2", "SmolLM2-135M-Instruct.Q4_0.gguf"), ("stories260K", "stories260K.gguf")] {
+        let model = model(&shared, file);
+        let cases = golden(&shared, &format!("tokenizer/tokenizer-{name}.json"));
+        let plain = cases.as_array().unwrap().iter().filter(|c| !c["text"].as_str().unwrap().contains('\0'));
+        for case in plain.step_by(9) {
+            let text = case["text"].as_str().unwrap();
+            let got = json(&["tokenize", "-m", &model, "--json", "--", text]);
+            assert_eq!(got[0]["ids"], case["ids_plain"], "{text:?}");
+            let special = ["--add-special", "--parse-special"];
+            let got = json(&[&["tokenize", "-m", &model, "--json"], &special[..], &["--", text]].concat());
+            assert_eq!(got[0]["ids"], case["ids_add_and_parse_special"], "{text:?}");
+            let ids: Vec<String> = case["ids_plain"].as_array().unwrap().iter().map(Value::to_string).collect();
+            if ids.is_empty() {
+                continue;
+            }
+            let mut args = vec!["detokenize", "-m", &model, "--json"];
+            args.extend(ids.iter().map(String::as_str));
+            let got = json(&args);
+            assert_eq!(keys(&got[0]), ["hex", "text"]);
+            assert_eq!(got[0]["hex"], case["detok_plain_hex"], "{text:?}");
+        }
+    }
+    let model = model(&shared, "stories260K.gguf");
+    assert_eq!(status(&["detokenize", "-m", &model, "512"]), 2);
+    assert_eq!(status(&["detokenize", "-m", &model, "x"]), 2);
+    assert_eq!(status(&["detokenize", "-m", &model]), 2);
+}
+
+#[test]
+fn logits_are_the_golden_ones() {
+    let Some(shared) = shared() else { return };
+    let model = model(&shared, "stories260K.gguf");
+    let cases = golden(&shared, "model/stories260K-f32.f32ref.json");
+    for case in cases.as_array().unwrap().iter().take(3) {
+        let mut args = vec!["logits", "-m", &model, "--exact", "--json", "-p", case["text"].as_str().unwrap()];
+        args.extend(case["add_special"].as_bool().unwrap().then_some("--add-special"));
+        args.extend(case["parse_special"].as_bool().unwrap().then_some("--parse-special"));
+        let got = &json(&args)[0];
+        assert_eq!(got["tokens"], case["tokens"]);
+        let close = |a: &Value, b: &Value| assert!((a.as_f64().unwrap() - b.as_f64().unwrap()).abs() < 5e-3, "{a} {b}");
+        let (nll, wanted) = (got["nll"].as_array().unwrap(), case["nll"].as_array().unwrap());
+        assert_eq!(nll.len(), wanted.len());
+        nll.iter().zip(wanted).for_each(|(a, b)| close(a, b));
+        let (top, wanted) = (got["top"].as_array().unwrap(), case["top10"].as_array().unwrap());
+        assert_eq!(top.len(), 10);
+        for (a, b) in top.iter().zip(wanted) {
+            close(&a[1], &b[1]);
+        }
+        args.extend(["--top", "0"]);
+        assert_eq!(json(&args)[0]["top"].as_array().unwrap().len(), 512);
+    }
+    assert_eq!(status(&["logits", "-m", &model, "-p", ""]), 2);
+}
+
+#[test]
+fn greedy_text_is_the_golden_one() {
+    let Some(shared) = shared() else { return };
+    let model = model(&shared, "stories260K.gguf");
+    let cases = golden(&shared, "model/stories260K-f32.f32ref.json");
+    let plain = |c: &&Value| c["add_special"] == true && c["parse_special"] == false;
+    let case = cases.as_array().unwrap().iter().find(plain).unwrap();
+    let prompt = case["text"].as_str().unwrap();
+    let args = ["run", "-m", &model, "-p", prompt, "-n", "32", "--temp", "0", "--exact", "--ignore-end", "--json"];
+    let lines = json(&args);
+    let (last, tokens) = lines.split_last().unwrap();
+    assert_eq!(last["ids"], case["greedy32"]);
+    assert_eq!(last["stop"], "length");
+    assert!(last["prompt_tokens_per_second"].as_f64().unwrap() > 0.0);
+    assert!(last["tokens_per_second"].as_f64().unwrap() > 0.0);
+    let ids: Vec<&Value> = tokens.iter().map(|t| &t["id"]).collect();
+    assert_eq!(ids, last["ids"].as_array().unwrap().iter().collect::<Vec<_>>());
+    // Threads change nothing, and neither does how the text is printed.
+    assert_eq!(json(&[&args[..], &["--threads", "1"]].concat()).last().unwrap()["text"], last["text"]);
+    let text = String::from_utf8(mynah(&args[..args.len() - 1]).stdout).unwrap();
+    assert_eq!(text.strip_suffix('\n').unwrap(), last["text"].as_str().unwrap());
+    let drawn = |seed| json(&["run", "-m", &model, "-p", prompt, "-n", "24", "--seed", seed, "--json"]).pop().unwrap();
+    assert_eq!(drawn("1")["ids"], drawn("1")["ids"]);
+    assert_ne!(drawn("1")["ids"], drawn("2")["ids"]);
+}
+
+#[test]
+fn a_chat_is_led_line_by_line() {
+    let Some(shared) = shared() else { return };
+    use std::io::Write;
+    let model = model(&shared, "SmolLM2-135M-Instruct.Q4_0.gguf");
+    let mut child = Command::new(env!("CARGO_BIN_EXE_mynah"))
+        .args(["run", "-m", &model, "--chat", "-n", "4", "--temp", "0", "--json"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(b"Hello!\nAnd now?\n").unwrap();
+    let out = child.wait_with_output().unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let turns = String::from_utf8(out.stdout).unwrap().lines().filter(|l| l.contains("\"ids\"")).count();
+    assert_eq!(turns, 2);
+    let plain = self::model(&shared, "stories260K.gguf");
+    assert_eq!(status(&["run", "-m", &plain, "--chat"]), 2);
+}
+
+#[test]
+fn a_closed_pipe_ends_quietly() {
+    let Some(shared) = shared() else { return };
+    let model = model(&shared, "stories260K.gguf");
+    let mut child = Command::new(env!("CARGO_BIN_EXE_mynah"))
+        .args(["run", "-m", &model, "-p", "Once", "-n", "400", "--ignore-end"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let out = child.wait_with_output().unwrap();
+    assert_eq!(out.status.code(), Some(0));
+    assert!(out.stderr.is_empty(), "{}", String::from_utf8_lossy(&out.stderr));
+}
+
+#[test]
+fn eval_counts_as_it_says() {
+    let Some(shared) = shared() else { return };
+    let model = model(&shared, "stories260K.gguf");
+    let all = std::fs::read_to_string(shared.join("golden/llamacpp/ppl/text.txt")).unwrap();
+    let dir = Dir::new();
+    let text = dir.file("t.txt", &all[..6000]);
+    let got = &json(&["eval", "-m", &model, "-d", &text, "--ctx", "128", "--json"])[0];
+    assert_eq!(keys(got), ["loss", "perplexity", "tokens", "tokens_per_second"]);
+    let loss = got["loss"].as_f64().unwrap();
+    assert!((loss.exp() / got["perplexity"].as_f64().unwrap() - 1.0).abs() < 1e-9);
+    let ids = json(&["tokenize", "-m", &model, "--add-special", "--json", &all[..6000]]);
+    let n = ids[0]["ids"].as_array().unwrap().len();
+    let rows = n / 128 + usize::from(n % 128 > 1);
+    let lost = usize::from(n % 128 == 1);
+    assert_eq!(got["tokens"].as_u64().unwrap() as usize, n - rows - lost);
+    let got = &json(&["eval", "-m", &model, "-d", &text, "--ctx", "128", "--stride", "llama", "--json"])[0];
+    assert_eq!(got["tokens"].as_u64().unwrap() as usize, n / 128 * 63);
+    assert_eq!(status(&["eval", "-m", &model, "-d", &text, "--ctx", "1"]), 2);
+    assert_eq!(status(&["eval", "-m", &model, "-d", &dir.file("e.txt", "")]), 1);
+}
+
+#[test]
+fn perplexity_is_that_of_llama_cpp() {
+    let Some(shared) = shared() else { return };
+    let model = model(&shared, "stories260K.gguf");
+    let text = shared.join("golden/llamacpp/ppl/text.txt");
+    let text = text.to_str().unwrap();
+    let got = &json(&["eval", "-m", &model, "-d", text, "--ctx", "512", "--stride", "llama", "--json"])[0];
+    assert!((got["perplexity"].as_f64().unwrap() / 42.7823 - 1.0).abs() < 5e-3, "{got}");
+}
+
+#[test]
+fn teaching_saving_and_going_on() {
+    let Some(shared) = shared() else { return };
+    let model = model(&shared, "stories260K.gguf");
+    let dir = Dir::new();
+    let notes = "{\"text\": \"The key is under the blue pot.\"}\n{\"prompt\": \"Who has the key?\", \"completion\": \" Ann.\"}\n\
+        {\"tokens\": [1, 403, 407, 261], \"mask\": [0, 1, 1, 1]}\n{\"text\": \"Ann feeds the cat at ten.\"}\n";
+    let data = dir.file("notes.jsonl", notes);
+    let base =
+        ["train", "-m", &model, "-d", &data, "--steps", "6", "--batch", "2", "--eval-fraction", "0.25", "--json"];
+    for (method, size) in [("lora", 40_000), ("nola", 20_000)] {
+        let (out, log) = (dir.name(method), dir.name("log.jsonl"));
+        let args = [&base[..], &["--method", method, "-o", &out, "--log", &log]].concat();
+        let got = json(&args).pop().unwrap();
+        for key in ["loss_first", "loss_last", "eval_before", "eval_after", "tokens_per_second"] {
+            assert!(got[key].as_f64().is_some_and(|x| x > 0.0), "{method} {key}: {got}");
+        }
+        let bytes = got["adapter_bytes"].as_u64().unwrap();
+        assert_eq!(bytes, std::fs::metadata(&out).unwrap().len());
+        assert!(bytes < size, "{method}: {bytes}");
+        let log = std::fs::read_to_string(&log).unwrap();
+        let steps: Vec<Value> = log.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+        assert_eq!(steps.len(), 6);
+        assert_eq!(steps[0]["step"], 1);
+        for step in &steps {
+            assert_eq!(keys(step).len(), 5);
+            for key in ["step", "loss", "grad_norm", "lr", "tokens"] {
+                assert!(step[key].is_number(), "{key}");
+            }
+        }
+        assert_eq!(steps[0]["loss"], got["loss_first"]);
+        assert_eq!(steps[5]["loss"], got["loss_last"]);
+
+        // The same command gives the same file; one thread too.
+        let first = std::fs::read(&out).unwrap();
+        json(&[&args[..], &["--threads", "1"]].concat());
+        assert!(first == std::fs::read(&out).unwrap(), "{method}");
+
+        let info = json(&["inspect", &out, "--json"]).pop().unwrap();
+        assert_eq!(info["kind"], method);
+        assert_eq!(info["provenance"]["steps"], 6);
+        assert_eq!(status(&["inspect", &out]), 0);
+
+        let logits = |adapter: &[&str]| {
+            let args = ["logits", "-m", &model, "-p", "The key is", "--exact", "--json"];
+            json(&[&args[..], adapter].concat()).pop().unwrap()["top"][0][1].as_f64().unwrap()
+        };
+        let half = format!("{out}:0.5");
+        assert_ne!(logits(&[]), logits(&["-a", &out]));
+        assert_ne!(logits(&["-a", &half]), logits(&["-a", &out]));
+        assert_eq!(status(&["run", "-m", &model, "-a", &out, "-p", "x", "-n", "2"]), 0);
+        assert_eq!(status(&["run", "-m", &model, "-a", &format!("{out}:x"), "-p", "x"]), 2);
+
+        let more = dir.name("more");
+        let got = json(&["train", "-m", &model, "-d", &data, "-o", &more, "--init", &out, "--steps", "2", "--json"]);
+        assert_eq!(got[0]["steps"], 2);
+        let other = self::model(&shared, "stories260K-q8_0.gguf");
+        let refused = mynah(&["run", "-m", &other, "-a", &out, "-p", "x"]);
+        assert_eq!(refused.status.code(), Some(1));
+        assert!(String::from_utf8_lossy(&refused.stderr).contains("weights of the base"));
+    }
+    let out = dir.name("bad");
+    for options in [&["--targets", "nose"] as &[&str], &["--rank", "65"], &["--ctx", "513"], &["--warmup", "9"]] {
+        let args = [&base[..], options, &["-o", &out]].concat();
+        assert_eq!(status(&args), 2, "{options:?}");
+    }
+    assert_eq!(status(&["train", "-m", &model, "-d", &data, "-o", &data]), 2);
+    assert_eq!(status(&["train", "-m", &model, "-d", &dir.file("bad.jsonl", "{\"x\": 1}"), "-o", &out]), 1);
+    assert!(!Path::new(&out).exists());
+}
+
+#[test]
+fn full_training_writes_a_model() {
+    let Some(shared) = shared() else { return };
+    let model = model(&shared, "stories260K.gguf");
+    let dir = Dir::new();
+    let data = dir.file("t.txt", &"Ann has a red boat and a blue cat. ".repeat(20));
+    let out = dir.name("new.gguf");
+    let got = json(&["train", "-m", &model, "-d", &data, "-o", &out, "--method", "full", "--ctx", "64", "--json"]);
+    assert!(got[0]["loss_last"].as_f64() < got[0]["loss_first"].as_f64());
+    let loss = |m: &str| {
+        let got = json(&["eval", "-m", m, "-d", &data, "--ctx", "64", "--exact", "--json"]).pop().unwrap();
+        got["loss"].as_f64().unwrap()
+    };
+    assert!(loss(&out) < loss(&model) - 0.1);
+    let info = json(&["inspect", &out, "--json"]).pop().unwrap();
+    assert_eq!(info["type"], "gguf");
+    assert_eq!(info["metadata"]["general.architecture"], "llama");
+    assert_eq!(status(&["inspect", &out]), 0);
+}
+
+#[test]
+fn foreign_adapters_attach() {
+    let Some(shared) = shared() else { return };
+    let model = model(&shared, "stories260K.gguf");
+    let adapter = shared.join("golden/llamacpp/lora/lora-stories-public.gguf");
+    let cases = golden(&shared, "model/stories260K-f32-lora.f32ref.json");
+    let case = &cases.as_array().unwrap()[0];
+    let mut args = vec!["logits", "-m", &model, "-a", adapter.to_str().unwrap(), "--exact", "--json"];
+    args.extend(["-p", case["text"].as_str().unwrap()]);
+    args.extend(case["add_special"].as_bool().unwrap().then_some("--add-special"));
+    args.extend(case["parse_special"].as_bool().unwrap().then_some("--parse-special"));
+    let got = &json(&args)[0];
+    let difference = got["top"][0][1].as_f64().unwrap() - case["top10"][0][1].as_f64().unwrap();
+    assert!(difference.abs() < 5e-3, "{difference}");
+}
