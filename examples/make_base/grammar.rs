@@ -441,6 +441,8 @@ pub fn tidy(text: &str) -> String {
                     out.push(' ');
                 }
             }
+            // A question inside a quotation keeps its mark and loses the comma after it.
+            ',' if out.ends_with(['?', '!']) => {}
             '.' | ',' | '!' | '?' | ';' | ':' => {
                 broken &= quoted || matches!(c, ',' | ';' | ':');
                 out.truncate(out.trim_end_matches(' ').len());
