@@ -7,38 +7,32 @@ use super::vocab::{NONE, TokenKind, Vocab};
 use crate::error::{Error, Result, printable};
 use std::prelude::v1::*;
 
-/// Code points from here on stand for the bytes that are no printable Latin-1 character, in order.
-const SHIFTED: u32 = 256;
+/// No byte.
+const NO_BYTE: u16 = u16::MAX;
 
-/// Whether a byte is spelled as the character of its own number.
-const fn is_plain(byte: u32) -> bool {
-    matches!(byte, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff)
-}
-
-/// The bytes that are spelled by a shifted character, in order.
-const SHIFTED_BYTES: [u8; 68] = {
-    let (mut out, mut n, mut byte) = ([0; 68], 0, 0);
+/// The byte that a character of a spelling stands for. The printable ones of Latin-1 stand for themselves; the others
+/// are spelled, in order, by the characters from 256 on.
+const BYTES: [u16; 256 + 68] = {
+    let mut table = [NO_BYTE; 256 + 68];
+    let (mut byte, mut shifted) = (0, 256);
     while byte < 256 {
-        if !is_plain(byte) {
-            out[n] = byte as u8;
-            n += 1;
+        if matches!(byte, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff) {
+            table[byte] = byte as u16;
+        } else {
+            table[shifted] = byte as u16;
+            shifted += 1;
         }
         byte += 1;
     }
-    out
+    table
 };
 
-/// The byte that a character of a token's spelling stands for.
 fn byte_of(c: char) -> Option<u8> {
-    let code = c as u32;
-    if is_plain(code) {
-        return Some(code as u8);
-    }
-    SHIFTED_BYTES.get(code.checked_sub(SHIFTED)? as usize).copied()
+    BYTES.get(c as usize).and_then(|&byte| u8::try_from(byte).ok())
 }
 
 /// Appends the bytes that `spelling` stands for; if a character stands for none, appends nothing and says so.
-pub(super) fn write_bytes(spelling: &str, out: &mut Vec<u8>) -> bool {
+fn write_bytes(spelling: &str, out: &mut Vec<u8>) -> bool {
     let start = out.len();
     for c in spelling.chars() {
         match byte_of(c) {
@@ -50,6 +44,20 @@ pub(super) fn write_bytes(spelling: &str, out: &mut Vec<u8>) -> bool {
         }
     }
     true
+}
+
+/// Appends the bytes of two spellings with a space between, and gives where the second begins.
+fn write_pair(line: &str, out: &mut Vec<u8>) -> Option<usize> {
+    let mut middle = None;
+    for c in line.chars() {
+        match byte_of(c) {
+            Some(byte) => out.push(byte),
+            // No byte is spelled by a space.
+            None if c == ' ' && middle.is_none() => middle = Some(out.len()),
+            None => return None,
+        }
+    }
+    middle.filter(|&at| 0 < at && at < out.len())
 }
 
 /// Appends a token's bytes; says whether its bytes are what text is made of.
@@ -94,25 +102,17 @@ impl Bpe {
         let mut pair = Vec::new();
         for (rank, line) in merges.enumerate() {
             let wrong = |what| Error::corrupt(format!("merge {rank}, {:?}, {what}", printable(line)), 0);
-            // The first character may be a space itself.
-            let second = line.char_indices().nth(1).map_or(0, |(i, _)| i);
-            let space = line[second..].find(' ').map(|i| second + i);
-            let (left, right) = match space {
-                Some(at) if at > 0 && at + 1 < line.len() => (&line[..at], &line[at + 1..]),
-                _ => return Err(wrong("is not two pieces")),
-            };
             pair.clear();
-            let spelled = write_bytes(left, &mut pair);
-            let middle = pair.len();
-            let spelled = spelled && write_bytes(right, &mut pair);
-            let ids = [&pair[..middle], &pair[middle..], &pair[..]].map(|piece| vocab.find(piece).unwrap_or(NONE));
-            if !spelled || ids.contains(&NONE) {
-                return Err(wrong("names a piece that is no token"));
-            }
+            let middle = write_pair(line, &mut pair).ok_or_else(|| wrong("is not two pieces"))?;
+            let find = |piece: &[u8]| vocab.find(piece).ok_or_else(|| wrong("names a piece that is no token"));
+            let (left, right, into) = (find(&pair[..middle])?, find(&pair[middle..])?, find(&pair)?);
             // A merge that makes a control token would let text spell it.
-            if ids.iter().all(|&id| vocab.kind(id).is_text()) && bpe.find(ids[0], ids[1]).is_none() {
-                bpe.slots.insert(key.of_pair(ids[0], ids[1]), bpe.merges.len() as u32);
-                bpe.merges.push(Merge { left: ids[0], right: ids[1], into: ids[2] });
+            if [left, right, into].iter().all(|&id| vocab.kind(id).is_text()) {
+                let Bpe { merges, slots, .. } = &mut bpe;
+                let same = |rank: u32| merges[rank as usize].left == left && merges[rank as usize].right == right;
+                if slots.insert(key.of_pair(left, right), merges.len() as u32, same).is_none() {
+                    merges.push(Merge { left, right, into });
+                }
             }
         }
         Ok(bpe)

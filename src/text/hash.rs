@@ -46,27 +46,29 @@ impl Slots {
         Slots { slots: vec![0; (n + n / 4 + 1).next_power_of_two()] }
     }
 
-    /// The number with that hash for which `is` holds.
-    pub fn find(&self, hash: u64, is: impl Fn(u32) -> bool) -> Option<u32> {
+    /// Where a number with that hash for which `is` holds stands, or where it would.
+    fn place(&self, hash: u64, is: impl Fn(u32) -> bool) -> usize {
         let mask = self.slots.len() - 1;
         let mut at = hash as usize & mask;
-        while self.slots[at] != 0 {
-            let number = self.slots[at] - 1;
-            if is(number) {
-                return Some(number);
-            }
+        while self.slots[at] != 0 && !is(self.slots[at] - 1) {
             at = (at + 1) & mask;
         }
-        None
+        at
     }
 
-    /// Adds a number. There must be room by [`Slots::with_capacity`].
-    pub fn insert(&mut self, hash: u64, number: u32) {
-        let mask = self.slots.len() - 1;
-        let mut at = hash as usize & mask;
-        while self.slots[at] != 0 {
-            at = (at + 1) & mask;
+    /// The number with that hash for which `is` holds.
+    pub fn find(&self, hash: u64, is: impl Fn(u32) -> bool) -> Option<u32> {
+        self.slots[self.place(hash, is)].checked_sub(1)
+    }
+
+    /// Adds a number unless there is one with that hash for which `is` holds, which is returned then. There must be
+    /// room by [`Slots::with_capacity`].
+    pub fn insert(&mut self, hash: u64, number: u32, is: impl Fn(u32) -> bool) -> Option<u32> {
+        let at = self.place(hash, is);
+        let there = self.slots[at].checked_sub(1);
+        if there.is_none() {
+            self.slots[at] = number + 1;
         }
-        self.slots[at] = number + 1;
+        there
     }
 }

@@ -61,6 +61,14 @@ pub(super) struct Vocab {
     pub key: Key,
 }
 
+/// The bytes of a token, from where all end; none if there is no such token.
+fn piece<'a>(ends: &[u32], bytes: &'a [u8], id: u32) -> &'a [u8] {
+    let id = id as usize;
+    let Some(&end) = ends.get(id) else { return &[] };
+    let start = if id == 0 { 0 } else { ends[id - 1] };
+    &bytes[start as usize..end as usize]
+}
+
 impl Vocab {
     /// Room for `n` tokens of about `size` bytes in all.
     pub fn with_capacity(n: usize, size: usize, key: Key) -> Self {
@@ -83,11 +91,12 @@ impl Vocab {
         self.kinds.push(kind);
         let bytes = &self.bytes[start..];
         if findable && !bytes.is_empty() && bytes.len() <= MAX_PIECE {
-            if let Some(first) = self.find(bytes) {
+            let (ends, all) = (&self.ends, &self.bytes);
+            let same = |other: u32| piece(ends, all, other) == bytes;
+            if let Some(first) = self.slots.insert(self.key.of_bytes(bytes), id, same) {
                 let text = String::from_utf8_lossy(bytes);
                 return Err(Error::corrupt(format!("tokens {first} and {id} are both {:?}", printable(&text)), 0));
             }
-            self.slots.insert(self.key.of_bytes(bytes), id);
         }
         Ok(())
     }
@@ -98,10 +107,7 @@ impl Vocab {
 
     /// The token's bytes; none if there is no such token.
     pub fn bytes(&self, id: u32) -> &[u8] {
-        let id = id as usize;
-        let Some(&end) = self.ends.get(id) else { return &[] };
-        let start = if id == 0 { 0 } else { self.ends[id - 1] };
-        &self.bytes[start as usize..end as usize]
+        piece(&self.ends, &self.bytes, id)
     }
 
     /// The kind of a token that exists.

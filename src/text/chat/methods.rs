@@ -45,11 +45,28 @@ fn join(state: &State, separator: &str, args: &[Value]) -> Result<Value, Error> 
     Ok(Value::from(out))
 }
 
+/// Whether a format asks for so much padding, or so many digits, that making them is work; or may, by an argument.
+fn is_wide(format: &str) -> bool {
+    let mut inside = false;
+    let nested = format.chars().any(|c| match c {
+        '{' => core::mem::replace(&mut inside, true),
+        '}' => {
+            inside = false;
+            false
+        }
+        _ => false,
+    });
+    nested || format.split(|c: char| !c.is_ascii_digit()).any(|digits| digits.len() > 3)
+}
+
 /// Calls a method that the engine itself does not know.
 pub(super) fn call(state: &mut State, value: &Value, method: &str, args: &[Value]) -> Result<Value, Error> {
     match (value.kind(), value.as_str()) {
         (ValueKind::String, Some(separator)) if method == "join" => return join(state, separator, args),
         (ValueKind::String, Some(text)) => {
+            if method == "format" && is_wide(text) {
+                return Err(Error::new(ErrorKind::InvalidOperation, "format: too wide"));
+            }
             // Looking through the text is work too.
             state.consume_fuel(text.len() as u64 / PER_UNIT)?;
             state.consume_fuel(work(text, method, args) / PER_UNIT)?;
