@@ -2,7 +2,7 @@
 
 use super::{Acts8, Kernels, Scratch, Tile, View};
 use crate::math::{self, fma};
-use crate::quant::Matrix;
+use crate::quant::{Codes, Matrix};
 use core::ops::Range;
 
 /// Lanes of a dot product.
@@ -85,12 +85,63 @@ fn decode(w: &Matrix, rows: Range<usize>, cols: Range<usize>, out: &mut [f32]) {
     }
 }
 
-fn quantize(_x: View, _row: usize, _out: &mut Acts8) {
-    unreachable!("integer path lands with the formats' codes")
+fn quantize(x: View, row: usize, out: &mut Acts8) {
+    let c = out.c;
+    let (q, d, s) = (&mut out.q[row * c..][..c], &mut out.d[row * c / 32..], &mut out.s[row * c / 16..]);
+    let (blocks, rest) = x.row(row).as_chunks::<32>();
+    assert!(rest.is_empty() && x.c == c, "columns in blocks of 32");
+    for (b, x) in blocks.iter().enumerate() {
+        // Magnitudes compare as their bits do, and a NaN is above all: it becomes the scale and so reaches the output.
+        let most = f32::from_bits(x.iter().fold(0, |most, v| most.max(v.abs().to_bits())));
+        d[b] = most / 127.0;
+        let usable = d[b] > 0.0 && d[b] < f32::INFINITY;
+        let q = &mut q[32 * b..32 * b + 32];
+        for (q, &v) in q.iter_mut().zip(x) {
+            *q = if usable { nearest(v / d[b]).clamp(-127, 127) as i8 } else { 0 };
+        }
+        for (s, q) in s[2 * b..2 * b + 2].iter_mut().zip(q.chunks_exact(16)) {
+            *s = q.iter().map(|&q| q as i32).sum();
+        }
+    }
 }
 
-fn int_dots(_w: &Matrix, _rows: Range<usize>, _x: &Acts8, _y: &mut Tile, _scratch: &mut Scratch) {
-    unreachable!("integer path lands with the formats' codes")
+/// The nearest integer, ties to even, of a number below 2²²: adding 1.5·2²³ leaves it in the low mantissa bits.
+#[inline(always)]
+fn nearest(x: f32) -> i32 {
+    const MAGIC: f32 = 12_582_912.0;
+    (x + MAGIC).to_bits() as i32 - MAGIC.to_bits() as i32
+}
+
+fn int_dots(w: &Matrix, rows: Range<usize>, x: &Acts8, y: &mut Tile, scratch: &mut Scratch) {
+    let format = w.format;
+    let Some(Codes { zero, sub, min, unpack }) = format.codes else { panic!("a format with codes") };
+    assert!(w.cols == x.c && y.n() == x.n && y.c() == rows.len(), "shapes of integer dots");
+    let (subs, some) = (w.cols / sub, if min { 1 } else { 0 });
+    for (j, row) in rows.enumerate() {
+        let (codes, [scales, mins]) = scratch.codes(w.cols, subs, some * subs);
+        let per = format.block / sub;
+        for (b, block) in w.rows_bytes(row..row + 1).chunks_exact(format.bytes).enumerate() {
+            let span = b * per..(b + 1) * per;
+            let mins = if min { &mut mins[span.clone()] } else { &mut [][..] };
+            unpack(block, &mut codes[b * format.block..][..format.block], &mut scales[span], mins);
+        }
+        for i in 0..x.n {
+            let (q, d, s) = (&x.q[i * x.c..][..x.c], &x.d[i * x.c / 32..], &x.s[i * x.c / 16..]);
+            let (mut acc, mut low) = (0.0, 0.0);
+            for b in 0..subs {
+                let span = b * sub..(b + 1) * sub;
+                let d = d[span.start / 32];
+                let dot = codes[span.clone()].iter().zip(&q[span.clone()]);
+                let sum: i32 = dot.map(|(&code, &q)| (code as i32 - zero as i32) * q as i32).sum();
+                acc = fma(scales[b] * d, sum as f32, acc);
+                if min {
+                    let sum: i32 = s[span.start / 16..span.end / 16].iter().sum();
+                    low = fma(mins[b] * d, sum as f32, low);
+                }
+            }
+            y.row(i)[j] = acc + low;
+        }
+    }
 }
 
 fn exp(x: &mut [f32]) {
@@ -141,5 +192,72 @@ fn widen(x: &[u16], out: &mut [f32]) {
 fn narrow(x: &[f32], out: &mut [u16]) {
     for (o, &v) in out.iter_mut().zip(x) {
         *o = half::f16::from_f32(v).to_bits();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bytes::Bytes;
+    use crate::quant::FORMATS;
+    use std::prelude::v1::*;
+
+    #[test]
+    fn rounded_rows_are_near_and_their_sums_are_theirs() {
+        let x: Vec<f32> = (0..128).map(|i| ((i * 37 % 101) as f32 - 50.0) * if i < 64 { 0.01 } else { 3.0 }).collect();
+        let mut acts = Acts8::default();
+        acts.resize(2, 64);
+        quantize(View::new(&x, 2, 64), 0, &mut acts);
+        quantize(View::new(&x, 2, 64), 1, &mut acts);
+        for (i, &v) in x.iter().enumerate() {
+            let d = acts.d[i / 32];
+            assert!((acts.q[i] as f32 * d - v).abs() <= 0.501 * d, "value {i}");
+        }
+        for (s, q) in acts.s.iter().zip(acts.q.chunks(16)) {
+            assert_eq!(*s, q.iter().map(|&q| q as i32).sum::<i32>());
+        }
+        for bad in [f32::NAN, f32::INFINITY] {
+            let mut x = vec![1.0; 32];
+            x[5] = bad;
+            acts.resize(1, 32);
+            quantize(View::new(&x, 1, 32), 0, &mut acts);
+            assert!((acts.d[0] * acts.q[0] as f32).is_nan());
+        }
+        let tiny: Vec<f32> = (0..32).map(f32::from_bits).collect();
+        quantize(View::new(&tiny, 1, 32), 0, &mut acts);
+        assert_eq!(acts.q, vec![0; 32]);
+    }
+
+    #[test]
+    fn integer_dots_are_products_of_decoded_rows_and_rounded_activations() {
+        for format in FORMATS.iter().filter(|f| f.codes.is_some()) {
+            let (rows, cols) = (3, 512);
+            let mut seed = 1u32;
+            let mut bytes = vec![0; rows * cols / format.block * format.bytes];
+            for b in &mut bytes {
+                seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                // No exponent of a half is then large or special.
+                *b = (seed >> 24) as u8 & 0xbb;
+            }
+            let w = Matrix::new(format, rows, cols, Bytes::from(bytes)).unwrap();
+            let x: Vec<f32> = (0..2 * cols).map(|i| ((i * 29 % 113) as f32 - 56.0) / 56.0).collect();
+            let mut acts = Acts8::default();
+            acts.resize(2, cols);
+            (0..2).for_each(|i| quantize(View::new(&x, 2, cols), i, &mut acts));
+            let mut y = vec![0.0; 2 * rows];
+            int_dots(&w, 0..rows, &acts, &mut Tile::new(&mut y, 2, rows), &mut Scratch::default());
+            let mut row = vec![0.0; cols];
+            for j in 0..rows {
+                w.decode(j, 0..cols, &mut row);
+                for i in 0..2 {
+                    let terms =
+                        |k: usize| acts.q[i * cols + k] as f64 * acts.d[(i * cols + k) / 32] as f64 * row[k] as f64;
+                    let want: f64 = (0..cols).map(terms).sum();
+                    let size: f64 = (0..cols).map(|k| terms(k).abs()).sum();
+                    let got = y[i * rows + j] as f64;
+                    assert!((got - want).abs() <= 1e-5 * size, "{}: {got} for {want}", format.name);
+                }
+            }
+        }
     }
 }

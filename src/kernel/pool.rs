@@ -100,6 +100,18 @@ impl Scratch {
         [x, y]
     }
 
+    /// `n` codes, and two pieces of `a` and `b` values, likewise.
+    pub fn codes(&mut self, n: usize, a: usize, b: usize) -> (&mut [u8], [&mut [f32]; 2]) {
+        if self.b.len() < n {
+            self.b.resize(n, 0);
+        }
+        if self.f.len() < a + b {
+            self.f.resize(a + b, 0.0);
+        }
+        let (x, y) = self.f[..a + b].split_at_mut(a);
+        (&mut self.b[..n], [x, y])
+    }
+
     /// Three pieces, likewise.
     pub fn three(&mut self, a: usize, b: usize, c: usize) -> [&mut [f32]; 3] {
         let (x, rest) = self.floats(a + b + c).split_at_mut(a);
