@@ -224,7 +224,9 @@ mod tests {
     fn documents_are_clean() {
         for d in Corpus::new(1, Split::Train).take(20_000) {
             let t = &d.text;
-            let bad = ["  ", "{", "}", "[", "]", "/", "..", " .", " ,", "?.", "!.", "?,", "!,", "^", "\n\n", ".,", ",.", " \n"];
+            let bad = [
+                "  ", "{", "}", "[", "]", "/", "..", " .", " ,", "?.", "!.", "?,", "!,", "^", "\n\n", ".,", ",.", " \n",
+            ];
             for b in bad {
                 assert!(!t.contains(b), "{b:?} in {t}");
             }
