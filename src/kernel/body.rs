@@ -1,8 +1,9 @@
-//! Every kernel once, in plain Rust.
+//! Every kernel once, in plain Rust. `backend.rs` compiles these bodies again for each instruction set, which is why they
+//! are always inlined.
 
 use super::{Acts8, Kernels, Scratch, Tile, View};
 use crate::math::{self, fma};
-use crate::quant::{Codes, Matrix};
+use crate::quant::{self, Codes, Matrix};
 use core::ops::Range;
 
 /// Lanes of a dot product.
@@ -39,15 +40,20 @@ fn lane_sum(mut a: [f32; LANES]) -> f32 {
 #[inline(always)]
 fn dot(x: &[f32], w: &[f32]) -> f32 {
     let mut acc = [0.0; LANES];
-    for (x, w) in x.chunks(LANES).zip(w.chunks(LANES)) {
-        for l in 0..x.len() {
+    let ((xs, x), (ws, w)) = (x.as_chunks::<LANES>(), w.as_chunks::<LANES>());
+    for (x, w) in xs.iter().zip(ws) {
+        for l in 0..LANES {
             acc[l] = fma(x[l], w[l], acc[l]);
         }
+    }
+    for (l, (&x, &w)) in x.iter().zip(w).enumerate() {
+        acc[l] = fma(x, w, acc[l]);
     }
     lane_sum(acc)
 }
 
-fn dots(x: View, w: View, y: &mut Tile) {
+#[inline(always)]
+pub(super) fn dots(x: View, w: View, y: &mut Tile) {
     for i in 0..x.n {
         let out = y.row(i);
         for j in 0..w.n {
@@ -56,36 +62,46 @@ fn dots(x: View, w: View, y: &mut Tile) {
     }
 }
 
-fn sums(a: View, w: View, y: &mut Tile) {
+/// `y += a · x`.
+#[inline(always)]
+fn add_scaled(a: f32, x: &[f32], y: &mut [f32]) {
+    for (y, &x) in y.iter_mut().zip(x) {
+        *y = fma(a, x, *y);
+    }
+}
+
+#[inline(always)]
+pub(super) fn sums(a: View, w: View, y: &mut Tile) {
     for i in 0..a.n {
         let out = y.row(i);
         for (k, &a) in a.row(i).iter().enumerate() {
-            for (o, &w) in out.iter_mut().zip(w.row(k)) {
-                *o = fma(a, w, *o);
-            }
+            add_scaled(a, w.row(k), out);
         }
     }
 }
 
-fn outer(a: View, b: View, y: &mut Tile) {
+#[inline(always)]
+pub(super) fn outer(a: View, b: View, y: &mut Tile) {
     for f in 0..a.c {
         let out = y.row(f);
         for t in 0..a.n {
-            let a = a.row(t)[f];
-            for (o, &b) in out.iter_mut().zip(b.row(t)) {
-                *o = fma(a, b, *o);
-            }
+            add_scaled(a.row(t)[f], b.row(t), out);
         }
     }
 }
 
-fn decode(w: &Matrix, rows: Range<usize>, cols: Range<usize>, out: &mut [f32]) {
-    for (row, out) in rows.zip(out.chunks_exact_mut(cols.len())) {
-        w.decode(row, cols.clone(), out);
+#[inline(always)]
+pub(super) fn decode(w: &Matrix, rows: Range<usize>, cols: Range<usize>, out: &mut [f32]) {
+    let (block, bytes) = (w.format.block, w.format.bytes);
+    assert!(cols.start % block == 0 && cols.end % block == 0, "columns on block edges");
+    let part = cols.start / block * bytes..cols.end / block * bytes;
+    for (row, out) in rows.zip(out.chunks_exact_mut(cols.len().max(1))) {
+        quant::decode_inline(w.format.id, &w.rows_bytes(row..row + 1)[part.clone()], out);
     }
 }
 
-fn quantize(x: View, row: usize, out: &mut Acts8) {
+#[inline(always)]
+pub(super) fn quantize(x: View, row: usize, out: &mut Acts8) {
     let c = out.c;
     let (q, d, s) = (&mut out.q[row * c..][..c], &mut out.d[row * c / 32..], &mut out.s[row * c / 16..]);
     let (blocks, rest) = x.row(row).as_chunks::<32>();
@@ -112,9 +128,10 @@ fn nearest(x: f32) -> i32 {
     (x + MAGIC).to_bits() as i32 - MAGIC.to_bits() as i32
 }
 
-fn int_dots(w: &Matrix, rows: Range<usize>, x: &Acts8, y: &mut Tile, scratch: &mut Scratch) {
+#[inline(always)]
+pub(super) fn int_dots(w: &Matrix, rows: Range<usize>, x: &Acts8, y: &mut Tile, scratch: &mut Scratch) {
     let format = w.format;
-    let Some(Codes { zero, sub, min, unpack }) = format.codes else { panic!("a format with codes") };
+    let Some(Codes { zero, sub, min, .. }) = format.codes else { panic!("a format with codes") };
     assert!(w.cols == x.c && y.n() == x.n && y.c() == rows.len(), "shapes of integer dots");
     let (subs, some) = (w.cols / sub, if min { 1 } else { 0 });
     for (j, row) in rows.enumerate() {
@@ -123,7 +140,13 @@ fn int_dots(w: &Matrix, rows: Range<usize>, x: &Acts8, y: &mut Tile, scratch: &m
         for (b, block) in w.rows_bytes(row..row + 1).chunks_exact(format.bytes).enumerate() {
             let span = b * per..(b + 1) * per;
             let mins = if min { &mut mins[span.clone()] } else { &mut [][..] };
-            unpack(block, &mut codes[b * format.block..][..format.block], &mut scales[span], mins);
+            quant::unpack_inline(
+                format.id,
+                block,
+                &mut codes[b * format.block..][..format.block],
+                &mut scales[span],
+                mins,
+            );
         }
         for i in 0..x.n {
             let (q, d, s) = (&x.q[i * x.c..][..x.c], &x.d[i * x.c / 32..], &x.s[i * x.c / 16..]);
@@ -144,20 +167,34 @@ fn int_dots(w: &Matrix, rows: Range<usize>, x: &Acts8, y: &mut Tile, scratch: &m
     }
 }
 
-fn exp(x: &mut [f32]) {
+#[inline(always)]
+pub(super) fn exp(x: &mut [f32]) {
     for v in x {
         *v = math::exp(*v);
     }
 }
 
-fn softmax(x: &mut [f32]) -> f32 {
-    let max = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let mut lanes = [0.0; LANES];
-    for chunk in x.chunks_mut(LANES) {
-        for (l, v) in chunk.iter_mut().enumerate() {
-            *v = math::exp(*v - max);
-            lanes[l] += *v;
+#[inline(always)]
+pub(super) fn softmax(x: &mut [f32]) -> f32 {
+    let mut tops = [f32::NEG_INFINITY; LANES];
+    let (chunks, rest) = x.as_chunks::<LANES>();
+    for chunk in chunks {
+        for l in 0..LANES {
+            tops[l] = if chunk[l] > tops[l] { chunk[l] } else { tops[l] };
         }
+    }
+    let max = tops.iter().chain(rest).fold(f32::NEG_INFINITY, |max, &v| if v > max { v } else { max });
+    let mut lanes = [0.0; LANES];
+    let (chunks, rest) = x.as_chunks_mut::<LANES>();
+    for chunk in chunks {
+        for l in 0..LANES {
+            chunk[l] = math::exp(chunk[l] - max);
+            lanes[l] += chunk[l];
+        }
+    }
+    for (v, lane) in rest.iter_mut().zip(&mut lanes) {
+        *v = math::exp(*v - max);
+        *lane += *v;
     }
     let sum = lane_sum(lanes);
     let scale = 1.0 / sum;
@@ -167,13 +204,15 @@ fn softmax(x: &mut [f32]) -> f32 {
     max + libm::logf(sum)
 }
 
-fn silu_mul(gate: &[f32], up: &[f32], out: &mut [f32]) {
+#[inline(always)]
+pub(super) fn silu_mul(gate: &[f32], up: &[f32], out: &mut [f32]) {
     for ((o, &g), &u) in out.iter_mut().zip(gate).zip(up) {
         *o = g / (1.0 + math::exp(-g)) * u;
     }
 }
 
-fn silu_mul_backward(gate: &mut [f32], up: &mut [f32], d: &[f32]) {
+#[inline(always)]
+pub(super) fn silu_mul_backward(gate: &mut [f32], up: &mut [f32], d: &[f32]) {
     for ((g, u), &d) in gate.iter_mut().zip(up).zip(d) {
         let s = 1.0 / (1.0 + math::exp(-*g));
         let silu = *g * s;
@@ -183,16 +222,32 @@ fn silu_mul_backward(gate: &mut [f32], up: &mut [f32], d: &[f32]) {
     }
 }
 
-fn widen(x: &[u16], out: &mut [f32]) {
+#[inline(always)]
+pub(super) fn widen(x: &[u16], out: &mut [f32]) {
     for (o, &h) in out.iter_mut().zip(x) {
-        *o = half::f16::from_bits(h).to_f32();
+        *o = quant::half(h);
     }
 }
 
-fn narrow(x: &[f32], out: &mut [u16]) {
+#[inline(always)]
+pub(super) fn narrow(x: &[f32], out: &mut [u16]) {
     for (o, &v) in out.iter_mut().zip(x) {
-        *o = half::f16::from_f32(v).to_bits();
+        *o = half_bits(v);
     }
+}
+
+/// The bits of the nearest half, ties to even, by integer arithmetic and selects so that loops vectorise.
+#[inline(always)]
+fn half_bits(x: f32) -> u16 {
+    let bits = x.to_bits() & 0x7fff_ffff;
+    let sign = (x.to_bits() >> 16) as u16 & 0x8000;
+    // Bias 127 becomes bias 15; the bits cut off round by a carry, which may run into the exponent and to infinity.
+    let normal = bits.wrapping_sub(112 << 23).wrapping_add(0xfff + (bits >> 13 & 1)) >> 13;
+    // One half is 2²³ steps of the smallest subnormal half, so the sum is rounded to such steps.
+    let subnormal = (f32::from_bits(bits) + 0.5).to_bits().wrapping_sub(0.5f32.to_bits());
+    let nan = if bits > 0x7f80_0000 { 0x200 | bits >> 13 & 0x3ff } else { 0 };
+    let finite = if bits < 113 << 23 { subnormal } else { normal };
+    sign | if bits < 143 << 23 { finite } else { 0x7c00 | nan } as u16
 }
 
 #[cfg(test)]
@@ -257,6 +312,16 @@ mod tests {
                     let got = y[i * rows + j] as f64;
                     assert!((got - want).abs() <= 1e-5 * size, "{}: {got} for {want}", format.name);
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn halves_are_what_the_crate_half_makes_of_them() {
+        for high in 0..=u16::MAX {
+            for low in [0, 1, 0xfff, 0x1000, 0x1001, 0x2fff, 0x3000, 0x3001, 0x8000, 0xffff] {
+                let x = f32::from_bits((high as u32) << 16 | low);
+                assert_eq!(super::half_bits(x), half::f16::from_f32(x).to_bits(), "{:#010x}", x.to_bits());
             }
         }
     }

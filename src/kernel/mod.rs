@@ -14,16 +14,22 @@
 //!   starting from the value that is there.
 //! * [`Kernels::int_dots`]: for each block of weights that share a scale, in order: the exact integer sum, then
 //!   `acc = fma(scale · d, sum, acc)` and, for formats with a minimum, `low = fma(min · d, Σ q, low)`; the output is
-//!   `acc + low`.
+//!   `acc`, or `acc + low` with a minimum.
 //! * WebAssembly has no fused multiply-add: there `fma(a, b, c)` rounds twice.
 
+mod backend;
 pub mod body;
 pub mod pool;
+#[cfg(target_arch = "x86_64")]
+mod x86;
 
 use crate::quant::Matrix;
 use core::ops::Range;
 use std::prelude::v1::*;
 
+#[cfg(feature = "std")]
+pub use backend::from_env;
+pub use backend::{available, best, by_name};
 pub use pool::{Pool, Scratch, Tile};
 
 /// A read-only matrix of `f32`: `n` rows of `c` values, `stride` apart.
@@ -111,7 +117,8 @@ pub struct Kernels {
     pub outer: fn(a: View, b: View, y: &mut Tile),
     /// Columns `cols` (on block edges) of rows `rows` of a frozen matrix, decoded. out: `[rows, cols]` without gaps.
     pub decode: fn(w: &Matrix, rows: Range<usize>, cols: Range<usize>, out: &mut [f32]),
-    /// Rounds rows to 8 bits: `d = max|x| / 127`, `q = x / d` to the nearest, ties to even. x: `[n, c]`.
+    /// Rounds rows to 8 bits: `d = max|x| / 127`, `q = x / d` to the nearest, ties to even, and 0 where that is no
+    /// number up to 127. x: `[n, c]`.
     pub quantize: fn(x: View, row: usize, out: &mut Acts8),
     /// `y = x · wᵀ` for rows `rows` of a matrix whose format has integer codes. x: `[n, c]`, y: `[n, rows]`.
     pub int_dots: fn(w: &Matrix, rows: Range<usize>, x: &Acts8, y: &mut Tile, scratch: &mut Scratch),
@@ -150,13 +157,3 @@ impl Compute {
 
 /// The plain backend: the reference for all others.
 pub static PLAIN: Kernels = body::PLAIN;
-
-/// Every backend that runs on this machine, plain first.
-pub fn available() -> Vec<&'static Kernels> {
-    vec![&PLAIN]
-}
-
-/// The fastest backend of this machine.
-pub fn best() -> &'static Kernels {
-    available()[available().len() - 1]
-}

@@ -13,6 +13,7 @@ mod micro;
 mod table;
 mod ternary;
 
+pub(crate) use float::half;
 pub use table::FORMATS;
 pub(crate) use table::{decode_inline, unpack_inline};
 

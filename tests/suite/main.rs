@@ -11,6 +11,7 @@ mod formats;
 mod golden;
 mod gradients;
 mod hostile;
+mod kernels;
 mod shared;
 mod tiny;
 mod tokenizer;

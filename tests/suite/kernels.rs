@@ -1,0 +1,294 @@
+//! Every backend of this machine gives the bits of the plain one, whatever the lengths, strides and threads.
+
+use mynah::bytes::Bytes;
+use mynah::kernel::{Acts8, Kernels, PLAIN, Pool, Scratch, Tile, View, available, by_name};
+use mynah::quant::{FORMATS, Format, Matrix};
+
+/// Numbers from a seed.
+struct Random(u64);
+
+impl Random {
+    fn bits(&mut self) -> u32 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 32) as u32
+    }
+
+    /// Between −4 and 4.
+    fn value(&mut self) -> f32 {
+        self.bits() as i32 as f32 / (1 << 29) as f32
+    }
+
+    fn values(&mut self, n: usize) -> Vec<f32> {
+        (0..n).map(|_| self.value()).collect()
+    }
+
+    /// Random blocks whose values are all of a size that sums of them can be compared.
+    fn matrix(&mut self, format: &'static Format, rows: usize, cols: usize) -> Matrix {
+        let decode = format.decode.expect("a decoder");
+        let mut bytes = vec![0; rows * format.row_bytes(cols).expect("whole blocks")];
+        let mut values = vec![0.0; format.block];
+        for block in bytes.chunks_exact_mut(format.bytes) {
+            loop {
+                block.iter_mut().for_each(|b| *b = self.bits() as u8);
+                decode(block, &mut values);
+                if values.iter().all(|v| v.abs() < 1e6) {
+                    break;
+                }
+            }
+        }
+        Matrix::new(format, rows, cols, Bytes::from(bytes)).expect("a matrix")
+    }
+}
+
+#[track_caller]
+fn assert_same(got: &[f32], want: &[f32], what: &str) {
+    assert_eq!(got.len(), want.len(), "{what}");
+    for (i, (g, w)) in got.iter().zip(want).enumerate() {
+        assert!(g.to_bits() == w.to_bits() || g.is_nan() && w.is_nan(), "{what}: value {i} is {g}, plain has {w}");
+    }
+}
+
+fn others() -> Vec<&'static Kernels> {
+    let all = available();
+    assert_eq!(all[0].name, "plain");
+    all[1..].to_vec()
+}
+
+#[test]
+fn products_equal_the_plain_ones() {
+    let mut random = Random(1);
+    let wide = [1, 7, 8, 15, 16, 17, 31, 33, 63, 64, 65, 80, 127, 144, 200];
+    for k in others() {
+        for (i, &c) in wide.iter().enumerate() {
+            for n in [1, 2, 3, 5, 6, 7, 13] {
+                for f in [1, 2, 3, 4, 5, 8, 11, 98] {
+                    let (gap_x, gap_w, gap_y) = (i % 3, i % 2 * 5, n % 4);
+                    let x = random.values(n * (c + gap_x) + f);
+                    let w = random.values(f * (c + gap_w) + n);
+                    let (x, w) = (View::strided(&x, n, c, c + gap_x), View::strided(&w, f, c, c + gap_w));
+                    let what = format!("{}: {n} × {f} × {c}", k.name);
+                    let start = random.values(n * (f + gap_y));
+                    let (mut got, mut want) = (start.clone(), start);
+                    (k.dots)(x, w, &mut Tile::new(&mut got, n, f + gap_y).part(0..n, gap_y..f + gap_y));
+                    (PLAIN.dots)(x, w, &mut Tile::new(&mut want, n, f + gap_y).part(0..n, gap_y..f + gap_y));
+                    assert_same(&got, &want, &format!("dots {what}"));
+
+                    // y [n, c] += a [n, f] · w [f, c].
+                    let a = random.values(n * (f + gap_x));
+                    let a = View::strided(&a, n, f, f + gap_x);
+                    let start = random.values(n * (c + gap_y));
+                    let (mut got, mut want) = (start.clone(), start);
+                    (k.sums)(a, w, &mut Tile::new(&mut got, n, c + gap_y).part(0..n, gap_y..c + gap_y));
+                    (PLAIN.sums)(a, w, &mut Tile::new(&mut want, n, c + gap_y).part(0..n, gap_y..c + gap_y));
+                    assert_same(&got, &want, &format!("sums {what}"));
+
+                    // y [f, c] += aᵀ [f, n] · x [n, c].
+                    let start = random.values(f * (c + gap_y));
+                    let (mut got, mut want) = (start.clone(), start);
+                    (k.outer)(a, x, &mut Tile::new(&mut got, f, c + gap_y).part(0..f, gap_y..c + gap_y));
+                    (PLAIN.outer)(a, x, &mut Tile::new(&mut want, f, c + gap_y).part(0..f, gap_y..c + gap_y));
+                    assert_same(&got, &want, &format!("outer {what}"));
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn empty_products_are_allowed() {
+    for k in available() {
+        let mut y = [1.0; 6];
+        (k.sums)(View::new(&[], 2, 0), View::new(&[], 0, 3), &mut Tile::new(&mut y, 2, 3));
+        (k.outer)(View::new(&[], 0, 2), View::new(&[], 0, 3), &mut Tile::new(&mut y, 2, 3));
+        assert_eq!(y, [1.0; 6], "{}", k.name);
+        (k.dots)(View::new(&[], 2, 0), View::new(&[], 3, 0), &mut Tile::new(&mut y, 2, 3));
+        assert_eq!(y, [0.0; 6], "{}", k.name);
+        (k.dots)(View::new(&[], 0, 4), View::new(&[], 0, 4), &mut Tile::new(&mut [], 0, 0));
+    }
+}
+
+#[test]
+fn every_format_decodes_and_multiplies_as_plain() {
+    let mut random = Random(2);
+    for format in FORMATS.iter().filter(|f| f.decode.is_some()) {
+        let unit = format.block.max(32);
+        for blocks in [1, 2, 3, 5, 17, 33] {
+            let cols = blocks * unit;
+            if cols > 2560 {
+                continue;
+            }
+            let w = random.matrix(format, 37, cols);
+            let what = |k: &Kernels| format!("{} of {} columns, {}", format.name, cols, k.name);
+            let part = if blocks > 2 { unit..cols - unit } else { 0..cols };
+            let mut want = vec![0.0; 36 * part.len()];
+            (PLAIN.decode)(&w, 1..37, part.clone(), &mut want);
+            for k in others() {
+                let mut got = vec![1.0; want.len()];
+                (k.decode)(&w, 1..37, part.clone(), &mut got);
+                assert_same(&got, &want, &what(k));
+            }
+            if format.codes.is_none() {
+                continue;
+            }
+            for n in [1, 2, 3, 8, 9, 11, 20] {
+                let mut x = random.values(n * cols);
+                // A block of zeros, one of tiny numbers, one with the largest codes of both signs everywhere.
+                x[..32].fill(0.0);
+                x[(n - 1) * cols..][..32].iter_mut().for_each(|v| *v = v.signum() * 3.0);
+                let x = View::new(&x, n, cols);
+                let mut acts = Acts8::default();
+                acts.resize(n, cols);
+                (0..n).for_each(|i| (PLAIN.quantize)(x, i, &mut acts));
+                for rows in [0..37, 0..1, 3..36, 20..36] {
+                    let f = rows.len();
+                    let (mut want, mut scratch) = (vec![0.0; n * f], Scratch::default());
+                    (PLAIN.int_dots)(&w, rows.clone(), &acts, &mut Tile::new(&mut want, n, f), &mut scratch);
+                    for k in others() {
+                        let mut got = vec![1.0; n * f];
+                        (k.int_dots)(&w, rows.clone(), &acts, &mut Tile::new(&mut got, n, f), &mut scratch);
+                        assert_same(&got, &want, &format!("{}, {n} × {rows:?}", what(k)));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The integer product against the definition in double precision: the codes and scales that `unpack` gives.
+#[test]
+fn integer_products_are_near_the_exact_ones() {
+    let mut random = Random(3);
+    for format in FORMATS.iter().filter(|f| f.codes.is_some()) {
+        let (n, f, cols) = (3, 18, 768);
+        let w = random.matrix(format, f, cols);
+        let x = random.values(n * cols);
+        let x = View::new(&x, n, cols);
+        let mut acts = Acts8::default();
+        acts.resize(n, cols);
+        (0..n).for_each(|i| (PLAIN.quantize)(x, i, &mut acts));
+        let mut weights = vec![0.0; cols];
+        for k in available() {
+            let mut y = vec![0.0; n * f];
+            (k.int_dots)(&w, 0..f, &acts, &mut Tile::new(&mut y, n, f), &mut Scratch::default());
+            for j in 0..f {
+                w.decode(j, 0..cols, &mut weights);
+                for i in 0..n {
+                    let terms = |c: usize| {
+                        let x = acts.d[(i * cols + c) / 32] as f64 * acts.q[i * cols + c] as f64;
+                        x * weights[c] as f64
+                    };
+                    let want: f64 = (0..cols).map(terms).sum();
+                    let most: f64 = (0..cols).map(|c| terms(c).abs()).sum();
+                    let got = y[i * f + j] as f64;
+                    assert!((got - want).abs() <= 1e-5 * most, "{} {}: {got} for {want}", format.name, k.name);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn quantised_rows_are_within_half_a_step() {
+    let mut random = Random(4);
+    let (n, c) = (3, 96);
+    let mut x = random.values(n * c);
+    x[0..32].fill(0.0);
+    x[32] = f32::NAN;
+    x[64] = f32::INFINITY;
+    for k in available() {
+        let mut acts = Acts8::default();
+        acts.resize(n, c);
+        let view = View::new(&x, n, c);
+        (0..n).for_each(|i| (k.quantize)(view, i, &mut acts));
+        assert!(acts.d[0] == 0.0 && acts.q[..32].iter().all(|&q| q == 0));
+        assert!(acts.d[1].is_nan() && acts.d[2].is_infinite());
+        for i in c..n * c {
+            let (d, q) = (acts.d[i / 32], acts.q[i]);
+            assert!((x[i] - d * q as f32).abs() <= 0.5001 * d && q >= -127, "{}: {} as {q} · {d}", k.name, x[i]);
+        }
+        for (s, q) in acts.s.iter().zip(acts.q.chunks_exact(16)) {
+            assert_eq!(*s, q.iter().map(|&q| q as i32).sum::<i32>());
+        }
+    }
+}
+
+#[test]
+fn functions_of_rows_equal_the_plain_ones() {
+    let mut random = Random(5);
+    for n in (0..70).chain([127, 128, 129, 1000]) {
+        let mut x: Vec<f32> = random.values(n).iter().map(|v| v * 30.0).collect();
+        for (i, special) in [f32::INFINITY, f32::NEG_INFINITY, f32::NAN, -0.0, 1e-41].into_iter().enumerate() {
+            if n > 60 {
+                x[7 * i + 3] = special;
+            }
+        }
+        let (up, d) = (random.values(n), random.values(n));
+        let finite: Vec<f32> = x.iter().map(|v| if v.is_finite() { *v } else { 1.0 }).collect();
+        for k in others() {
+            let what = format!("{} of {n}", k.name);
+            let (mut got, mut want) = (x.clone(), x.clone());
+            (k.exp)(&mut got);
+            (PLAIN.exp)(&mut want);
+            assert_same(&got, &want, &format!("exp {what}"));
+            for x in [&x, &finite] {
+                let (mut got, mut want) = (x.clone(), x.clone());
+                let (a, b) = ((k.softmax)(&mut got), (PLAIN.softmax)(&mut want));
+                assert_same(&got, &want, &format!("softmax {what}"));
+                assert_same(&[a], &[b], &format!("normaliser {what}"));
+            }
+            (k.silu_mul)(&x, &up, &mut got);
+            (PLAIN.silu_mul)(&x, &up, &mut want);
+            assert_same(&got, &want, &format!("silu {what}"));
+            let (mut gates, mut ups) = ([x.clone(), x.clone()], [up.clone(), up.clone()]);
+            (k.silu_mul_backward)(&mut gates[0], &mut ups[0], &d);
+            (PLAIN.silu_mul_backward)(&mut gates[1], &mut ups[1], &d);
+            assert_same(&gates[0], &gates[1], &format!("gradient of the gate {what}"));
+            assert_same(&ups[0], &ups[1], &format!("gradient of the other {what}"));
+            let halves = |k: &Kernels| {
+                let (mut half, mut back) = (vec![0; n], vec![0.0; n]);
+                (k.narrow)(&x, &mut half);
+                (k.widen)(&half, &mut back);
+                (half, back)
+            };
+            let (got, want) = (halves(k), halves(&PLAIN));
+            assert_eq!(got.0, want.0, "narrow {what}");
+            assert_same(&got.1, &want.1, &format!("widen {what}"));
+        }
+    }
+}
+
+#[test]
+fn threads_change_no_bit() {
+    let mut random = Random(6);
+    let (n, f, c) = (19, 100, 256);
+    let w = random.matrix(Format::by_name("Q4_0").expect("a format"), f, c);
+    let x = random.values(n * c);
+    for k in available() {
+        let results: Vec<Vec<f32>> = (1..=4)
+            .map(|threads| {
+                let pool = Pool::new(threads);
+                let mut y = vec![0.0; n * f];
+                for _ in 0..20 {
+                    pool.grid([Tile::new(&mut y, n, f)], [(5, 16)], &|i, j, [mut y], scratch| {
+                        let rows = 16 * j..(16 * j + 16).min(f);
+                        let tile = scratch.floats(rows.len() * c);
+                        (k.decode)(&w, rows.clone(), 0..c, tile);
+                        let x = View::new(&x, n, c).rows(5 * i..(5 * i + 5).min(n));
+                        (k.dots)(x, View::new(tile, rows.len(), c), &mut y);
+                    });
+                }
+                y
+            })
+            .collect();
+        results.iter().for_each(|y| assert_same(y, &results[0], k.name));
+    }
+}
+
+#[test]
+fn backends_are_found_by_name() {
+    for k in available() {
+        assert_eq!(by_name(k.name).expect("a backend").name, k.name);
+    }
+    let message = by_name("abacus\n").err().expect("no such backend").to_string();
+    assert!(message.contains("plain") && !message.contains('\n'), "{message}");
+}
