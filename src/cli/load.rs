@@ -36,7 +36,7 @@ pub fn tokenizer(path: &Path) -> mynah::Result<Tokenizer> {
 /// What computes.
 pub fn compute(engine: &Engine) -> mynah::Result<Compute> {
     let cores = || std::thread::available_parallelism().map_or(1, |n| n.get());
-    Ok(Compute { kernels: kernel::best(), pool: Pool::new(engine.threads.map_or_else(cores, usize::from)) })
+    Ok(Compute { kernels: kernel::from_env()?, pool: Pool::new(engine.threads.map_or_else(cores, usize::from)) })
 }
 
 impl Loaded {

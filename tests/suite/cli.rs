@@ -249,7 +249,7 @@ fn teaching_saving_and_going_on() {
     let data = dir.file("notes.jsonl", notes);
     let base =
         ["train", "-m", &model, "-d", &data, "--steps", "6", "--batch", "2", "--eval-fraction", "0.25", "--json"];
-    for (method, size) in [("lora", 40_000), ("nola", 20_000)] {
+    for (method, size) in [("lora", 100_000), ("nola", 20_000)] {
         let (out, log) = (dir.name(method), dir.name("log.jsonl"));
         let args = [&base[..], &["--method", method, "-o", &out, "--log", &log]].concat();
         let got = json(&args).pop().unwrap();
