@@ -2,9 +2,7 @@
 
 mod adapters;
 mod alloc;
-#[cfg(feature = "chat")]
 mod chat;
-#[cfg(feature = "cli")]
 mod cli;
 mod foreign;
 mod formats;
@@ -12,6 +10,8 @@ mod golden;
 mod gradients;
 mod hostile;
 mod kernels;
+mod layers;
+mod peft;
 mod shared;
 mod tiny;
 mod tokenizer;
