@@ -4,6 +4,7 @@
 
 use mynah::adapter::{self, Provenance, Spec, file};
 use mynah::bytes::{Bytes, Limits, map};
+use mynah::decode::{Generator, Sampler, Sampling};
 use mynah::gguf::Gguf;
 use mynah::kernel::{Compute, Pool, from_env};
 use mynah::model::{Model, Session, SessionConfig};
@@ -49,11 +50,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut session = Session::new(&model, SessionConfig { context: 128, ..SessionConfig::default() })?;
     session.attach(Arc::from(adapter));
     let mut text = TextStream::new(&tokenizer, false);
-    let mut logits = session.feed(&tokens[..8.min(tokens.len())])?;
+    let prompt = &tokens[..8.min(tokens.len())];
+    let sampler = Sampler::new(Sampling::default())?;
+    let mut generator = Generator::new(&mut session, sampler, prompt, tokenizer.ends());
     for _ in 0..32 {
-        let best = logits.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).map_or(0, |(i, _)| i as u32);
-        print!("{}", text.push(best));
-        logits = session.feed(&[best])?;
+        let Some(id) = generator.next()? else { break };
+        print!("{}", text.push(id));
     }
     println!("{}", text.finish());
     Ok(())

@@ -5,6 +5,7 @@ mod alloc;
 mod chat;
 mod cli;
 mod foreign;
+mod digest;
 mod formats;
 mod golden;
 mod gradients;

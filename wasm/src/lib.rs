@@ -1,1 +1,108 @@
-//! JavaScript in, library calls out.
+//! JavaScript in, library calls out. Conversions only: whatever is missing belongs into `mynah`.
+
+use mynah::adapter::{self, Provenance, Spec, file};
+use mynah::bytes::{Bytes, Limits};
+use mynah::decode::{Generator, Sampler, Sampling};
+use mynah::gguf::Gguf;
+use mynah::kernel::{self, Compute, Pool};
+use mynah::model::{Model, Session, SessionConfig};
+use mynah::text::{Encode, Tokenizer, stream::TextStream};
+use mynah::train::{Config, Example, Trainer};
+use std::sync::Arc;
+use wasm_bindgen::prelude::*;
+
+fn error(e: mynah::Error) -> JsError {
+    JsError::new(&e.to_string())
+}
+
+/// A model in memory, and the adapter that is attached to it.
+#[wasm_bindgen]
+pub struct Mynah {
+    model: Model,
+    tokenizer: Tokenizer,
+    adapter: Option<Arc<dyn adapter::Adapter>>,
+}
+
+#[wasm_bindgen]
+impl Mynah {
+    /// From the bytes of a GGUF file.
+    #[wasm_bindgen(constructor)]
+    pub fn new(gguf: Vec<u8>) -> Result<Mynah, JsError> {
+        Self::open(Bytes::from(gguf)).map_err(error)
+    }
+
+    /// The model that ships with the library.
+    pub fn embedded() -> Result<Mynah, JsError> {
+        Self::open(Bytes::from_static(mynah::base::MODEL)).map_err(error)
+    }
+
+    /// Continues `prompt` by up to `count` tokens, the likeliest each time.
+    pub fn generate(&self, prompt: &str, count: usize) -> Result<String, JsError> {
+        self.continued(prompt, count).map_err(error)
+    }
+
+    /// Trains a NOLA adapter of `bases` coefficients a factor on `text` and attaches it; the losses of the steps.
+    pub fn teach(&mut self, text: &str, bases: usize, steps: usize, rate: f32) -> Result<Vec<f64>, JsError> {
+        self.taught(text, bases, steps, rate).map_err(error)
+    }
+
+    /// The attached adapter as the bytes of a file.
+    pub fn save(&self) -> Result<Vec<u8>, JsError> {
+        let adapter = self.adapter.as_ref().ok_or_else(|| JsError::new("adapter: none is attached"))?;
+        let base = self.model.base(self.tokenizer.fingerprint());
+        file::to_bytes(adapter.as_ref(), &base, &Provenance::default()).map_err(error)
+    }
+
+    /// Attaches the adapter of a file in place of the one before.
+    pub fn attach(&mut self, bytes: Vec<u8>) -> Result<(), JsError> {
+        let base = self.model.base(self.tokenizer.fingerprint());
+        let mut adapter = file::from_bytes(Bytes::from(bytes), &base, &Limits::default()).map_err(error)?;
+        adapter.prepare(&self.model.compute);
+        self.adapter = Some(Arc::from(adapter));
+        Ok(())
+    }
+}
+
+impl Mynah {
+    fn open(bytes: Bytes) -> mynah::Result<Mynah> {
+        let gguf = Gguf::parse(bytes, &Limits::default())?;
+        let compute = Compute { kernels: kernel::best(), pool: Pool::new(1) };
+        Ok(Mynah { model: Model::load(&gguf, compute)?, tokenizer: Tokenizer::from_gguf(&gguf)?, adapter: None })
+    }
+
+    fn continued(&self, prompt: &str, count: usize) -> mynah::Result<String> {
+        let tokens = self.tokenizer.encode(prompt, &Encode { add_special: true, ..Encode::default() })?;
+        let context = (tokens.len() + count).max(1).min(self.model.hparams.context);
+        let mut session = Session::new(&self.model, SessionConfig { context, ..SessionConfig::default() })?;
+        if let Some(adapter) = &self.adapter {
+            session.attach(adapter.clone());
+        }
+        let (mut out, mut stream) = (String::new(), TextStream::new(&self.tokenizer, false));
+        let greedy = Sampler::new(Sampling::default())?;
+        let mut generator = Generator::new(&mut session, greedy, &tokens, self.tokenizer.ends());
+        for _ in 0..count {
+            let Some(id) = generator.next()? else { break };
+            out.push_str(&stream.push(id));
+        }
+        out.push_str(&stream.finish());
+        Ok(out)
+    }
+
+    fn taught(&mut self, text: &str, bases: usize, steps: usize, rate: f32) -> mynah::Result<Vec<f64>> {
+        let base = self.model.base(self.tokenizer.fingerprint());
+        let spec = Spec { kind: "nola".into(), bases: [bases, bases], ..Spec::default() };
+        let tokens = self.tokenizer.encode(text, &Encode { add_special: true, ..Encode::default() })?;
+        let rows: Vec<Example> = tokens.chunks(128).filter(|c| c.len() > 1).map(|c| Example::all(c.to_vec())).collect();
+        let config = Config { lr: rate, steps: steps as u64, ..Config::default() };
+        let mut trainer = Trainer::adapter(&self.model, adapter::create(&spec, &base)?, config)?;
+        let mut losses = Vec::new();
+        for step in 0..steps {
+            let Some(row) = rows.get(step % rows.len().max(1)) else {
+                return Err(mynah::Error::invalid("text", "nothing to learn from"));
+            };
+            losses.push(trainer.step(&[core::slice::from_ref(row)])?.loss);
+        }
+        self.adapter = trainer.into_adapter();
+        Ok(losses)
+    }
+}
