@@ -10,11 +10,11 @@ use mynah::quant::{Format, encode_matrix};
 
 /// Tokens, with the bytes and the control tokens.
 pub const VOCABULARY: usize = 2048;
-const WIDTH: usize = 192;
+const WIDTH: usize = 128;
 const LAYERS: usize = 6;
-const HEADS: usize = 6;
+const HEADS: usize = 4;
 const KV_HEADS: usize = 2;
-const FEED_FORWARD: usize = 512;
+const FEED_FORWARD: usize = 384;
 const CONTEXT: usize = 512;
 /// What ships must not be larger.
 pub const SIZE_LIMIT: usize = 2 << 20;
@@ -139,9 +139,6 @@ fn put(w: &mut Writer, p: &Plan, stored: &str, values: &[f32]) -> Result<()> {
 const STEP: &str = "mynah.training.step";
 
 /// Optimiser steps that made this file.
-///
-/// # Errors
-/// `Mismatch` if the key holds no number.
 pub fn step(gguf: &Gguf) -> Result<u32> {
     Ok(gguf.u32(STEP)?.unwrap_or(0))
 }

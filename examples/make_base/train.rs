@@ -15,9 +15,9 @@ use std::time::{Duration, Instant};
 /// Tokens that a row predicts; one row in eight is twice as long, so that the later positions are learnt too.
 const ROW: usize = 256;
 /// Rows of a step, counted in short ones.
-const STEP_ROWS: usize = 16;
+const STEP_ROWS: usize = 8;
 /// Short rows that go through the model together: bounds the memory.
-const MICRO_ROWS: usize = 4;
+const MICRO_ROWS: usize = 2;
 const WARMUP: u64 = 100;
 const HELD_OUT_ROWS: usize = 64;
 const EVALUATE_EVERY: u64 = 250;
