@@ -4,9 +4,13 @@
 //! the same list; `others!` compiles bodies of `body.rs` again. `products!` is the one source of the tiled products over 16 lanes; an
 //! instruction set gives it the operations on those lanes.
 
-use super::{Acts8, Kernels, PLAIN, Scratch, Tile, View, body};
+#[cfg(target_arch = "x86_64")]
+use super::{Acts8, Scratch, Tile, View, body};
+use super::{Kernels, PLAIN};
 use crate::error::{Error, Result};
+#[cfg(target_arch = "x86_64")]
 use crate::quant::Matrix;
+#[cfg(target_arch = "x86_64")]
 use core::ops::Range;
 use std::prelude::v1::*;
 
