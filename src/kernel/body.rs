@@ -93,7 +93,7 @@ pub(super) fn outer(a: View, b: View, y: &mut Tile) {
 #[inline(always)]
 pub(super) fn decode(w: &Matrix, rows: Range<usize>, cols: Range<usize>, out: &mut [f32]) {
     let (block, bytes) = (w.format.block, w.format.bytes);
-    assert!(cols.start % block == 0 && cols.end % block == 0, "columns on block edges");
+    assert!(cols.start.is_multiple_of(block) && cols.end.is_multiple_of(block), "columns on block edges");
     let part = cols.start / block * bytes..cols.end / block * bytes;
     for (row, out) in rows.zip(out.chunks_exact_mut(cols.len().max(1))) {
         quant::decode_inline(w.format.id, &w.rows_bytes(row..row + 1)[part.clone()], out);

@@ -151,6 +151,9 @@ impl Drop for Busy<'_> {
 
 type Work<'a> = dyn Fn(usize, &mut Scratch) + Sync + 'a;
 
+/// What [`Pool::grid`] calls: row part, column part, tiles.
+pub type GridWork<'a, const K: usize> = dyn Fn(usize, usize, [Tile; K], &mut Scratch) + Sync + 'a;
+
 impl Pool {
     /// A pool of `threads` workers, the caller among them; fewer if the system gives no more. Without the standard
     /// library the caller works alone.
@@ -224,12 +227,7 @@ impl Pool {
 
     /// Cuts each of `tiles` into rectangles of `granules[i]` rows and columns and calls `f(row part, column part, tiles)`
     /// for each. Tiles must all give the same grid.
-    pub fn grid<const K: usize>(
-        &self,
-        tiles: [Tile; K],
-        granules: [(usize, usize); K],
-        f: &(dyn Fn(usize, usize, [Tile; K], &mut Scratch) + Sync),
-    ) {
+    pub fn grid<const K: usize>(&self, tiles: [Tile; K], granules: [(usize, usize); K], f: &GridWork<K>) {
         let (down, across) = (tiles[0].n.div_ceil(granules[0].0), tiles[0].c.div_ceil(granules[0].1));
         let tiles = Cut(tiles);
         self.run(down * across, &|part, scratch| {

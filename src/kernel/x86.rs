@@ -82,7 +82,7 @@ pub(super) mod avx512 {
             0x0404_0404_0000_0000,
         );
         let spread = _mm512_shuffle_epi8(bits, _mm512_add_epi8(row, _mm512_set1_epi8(k as i8 / 2)));
-        let one = _mm512_set1_epi32(if k % 2 == 0 { 0x0804_0201 } else { 0x8040_2010u32 as i32 });
+        let one = _mm512_set1_epi32(if k.is_multiple_of(2) { 0x0804_0201 } else { 0x8040_2010u32 as i32 });
         _mm512_maskz_set1_epi8(_mm512_test_epi8_mask(spread, one), 16)
     }
 
@@ -251,7 +251,7 @@ pub(super) mod avx2 {
             0x0404_0404_0000_0000,
         );
         let row = _mm256_add_epi8(row, _mm256_set1_epi8(k as i8 / 2));
-        let one = _mm256_set1_epi32(if k % 2 == 0 { 0x0804_0201 } else { 0x8040_2010u32 as i32 });
+        let one = _mm256_set1_epi32(if k.is_multiple_of(2) { 0x0804_0201 } else { 0x8040_2010u32 as i32 });
         bits.map(|bits| {
             let set = _mm256_and_si256(_mm256_shuffle_epi8(bits, row), one);
             _mm256_and_si256(_mm256_cmpeq_epi8(set, one), _mm256_set1_epi8(16))
