@@ -8,7 +8,7 @@ use mynah::decode::{Generator, Sampler, Sampling};
 use mynah::gguf::Gguf;
 use mynah::kernel::{Compute, Pool, from_env};
 use mynah::model::{Model, Session, SessionConfig};
-use mynah::text::{Encode, Tokenizer, stream::TextStream};
+use mynah::text::{Encode, TextStream, Tokenizer};
 use mynah::train::{Config, Example, Trainer};
 use std::sync::Arc;
 

@@ -36,23 +36,17 @@ pub fn sqrt(x: f32) -> f32 {
 pub fn exp(x: f32) -> f32 {
     // Adding 1.5·2²³ leaves the nearest integer in the low mantissa bits.
     const MAGIC: f32 = 12_582_912.0;
-    let clamped = if x < -87.4 {
-        -87.4
-    } else if x > 88.8 {
-        88.8
-    } else {
-        x
-    };
+    let clamped = x.clamp(-87.4, 88.8);
     let shifted = fma(clamped, core::f32::consts::LOG2_E, MAGIC);
     let n = shifted - MAGIC;
     let r = fma(n, -0.693_359_4, clamped);
     let r = fma(n, 2.121_944_4e-4, r);
     let mut p = 1.987_569_1e-4;
-    p = fma(p, r, 1.398_199_95e-3);
+    p = fma(p, r, 1.398_2e-3);
     p = fma(p, r, 8.333_452e-3);
     p = fma(p, r, 4.166_579_6e-2);
     p = fma(p, r, 1.666_666_5e-1);
-    p = fma(p, r, 5.000_000_1e-1);
+    p = fma(p, r, 0.5);
     p = fma(p * r, r, r) + 1.0;
     // 2ⁿ in two factors, so that n = 128 and subnormal results need no special case.
     let n = shifted.to_bits() as i32 - MAGIC.to_bits() as i32;

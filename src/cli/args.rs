@@ -33,6 +33,8 @@ pub fn setting<T>(result: mynah::Result<T>) -> anyhow::Result<T> {
 
 const TOP: &str = "\
 Examples:
+  mynah demo
+      See it all in a minute; needs no file
   mynah run -m model.gguf -p 'Once upon a time'
       Let a model continue a text
   mynah train -m model.gguf -d notes.txt -o notes.mynah
@@ -59,6 +61,9 @@ pub struct Cli {
 
 #[derive(Subcommand)]
 pub enum Command {
+    /// Show everything on the built-in model, in under a minute
+    #[cfg(feature = "base")]
+    Demo(Demo),
     /// Continue a text, or chat
     Run(Run),
     /// Teach a model a text: writes an adapter, or with --method full a model
@@ -140,6 +145,22 @@ pub struct SamplingArgs {
     /// The same seed gives the same text
     #[arg(long, value_name = "S", default_value_t = 0)]
     pub seed: u64,
+}
+
+#[cfg(feature = "base")]
+#[derive(Args)]
+#[command(after_help = "\
+The built-in model says what it knows, learns the built-in notes by a NOLA adapter, and says what it knows then.
+
+Examples:
+  mynah demo
+  mynah demo -o notes.mynah")]
+pub struct Demo {
+    /// Keep the adapter in this file
+    #[arg(short, long, value_name = "OUT")]
+    pub output: Option<PathBuf>,
+    #[command(flatten)]
+    pub engine: Engine,
 }
 
 #[derive(Args)]

@@ -4,6 +4,8 @@
 //! use, 130 an interruption.
 
 mod args;
+#[cfg(feature = "base")]
+mod demo;
 mod eval;
 mod inspect;
 mod load;
@@ -30,6 +32,8 @@ pub enum Outcome {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match &cli.command {
+        #[cfg(feature = "base")]
+        Command::Demo(a) => demo::demo(a, cli.json),
         Command::Run(a) => run::run(a, cli.json),
         Command::Train(a) => train::train(a, cli.json),
         Command::Eval(a) => eval::eval(a, cli.json),

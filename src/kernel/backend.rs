@@ -361,8 +361,8 @@ macro_rules! products {
         #[inline]
         unsafe fn bytes32(blocks: &Blocks, at: usize) -> [I; 8] {
             // SAFETY: the caller's promise.
-            let [[a, b, c, d], [e, f, g, h]] =
-                unsafe { [transpose(blocks.from(at)), transpose(blocks.from(at + 16))] };
+            let halves = unsafe { [transpose(blocks.from(at)), transpose(blocks.from(at + 16))] };
+            let [[a, b, c, d], [e, f, g, h]] = halves;
             [a, b, c, d, e, f, g, h]
         }
 

@@ -97,7 +97,7 @@ pub struct Acts8 {
 impl Acts8 {
     /// Room for `n` rows of `c` values.
     pub fn resize(&mut self, n: usize, c: usize) {
-        assert!(c % 32 == 0, "columns {c} in blocks of 32");
+        assert!(c.is_multiple_of(32), "columns {c} in blocks of 32");
         (self.n, self.c) = (n, c);
         self.q.resize(n * c, 0);
         self.d.resize(n * c / 32, 0.0);

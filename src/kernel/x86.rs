@@ -52,12 +52,18 @@ pub(super) mod avx512 {
     op!(low_nibbles(x: I) -> I { _mm512_and_si512(x, _mm512_set1_epi8(15)) });
     op!(high_nibbles(x: I) -> I { low_nibbles(_mm512_srli_epi16::<4>(x)) });
     op!(flip(x: I) -> I { _mm512_xor_si512(x, _mm512_set1_epi8(-128)) });
-    // SAFETY: the array has 16 lanes.
-    op!(load_from(x: &[f32; 16]) -> F { unsafe { load(x.as_ptr()) } });
-    // SAFETY: the array has 16 lanes.
-    op!(store_to(p: &mut [f32; 16], x: F) -> () { unsafe { store(p.as_mut_ptr(), x) } });
-    // SAFETY: the array has 64 bytes.
-    op!(store_i(p: &mut [u8; 64], x: I) -> () { unsafe { _mm512_storeu_si512(p.as_mut_ptr().cast(), x) } });
+    op!(load_from(x: &[f32; 16]) -> F {
+        // SAFETY: the array has 16 lanes.
+        unsafe { load(x.as_ptr()) }
+    });
+    op!(store_to(p: &mut [f32; 16], x: F) -> () {
+        // SAFETY: the array has 16 lanes.
+        unsafe { store(p.as_mut_ptr(), x) }
+    });
+    op!(store_i(p: &mut [u8; 64], x: I) -> () {
+        // SAFETY: the array has 64 bytes.
+        unsafe { _mm512_storeu_si512(p.as_mut_ptr().cast(), x) }
+    });
     op!(and(a: I, b: I) -> I { _mm512_and_si512(a, b) });
     op!(or(a: I, b: I) -> I { _mm512_or_si512(a, b) });
     op!(shl(a: I, n: usize) -> I { _mm512_sll_epi32(a, _mm_cvtsi32_si128(n as i32)) });
@@ -217,10 +223,14 @@ pub(super) mod avx2 {
     op!(low_nibbles(x: I) -> I { let m = _mm256_set1_epi8(15); [_mm256_and_si256(x[0], m), _mm256_and_si256(x[1], m)] });
     op!(high_nibbles(x: I) -> I { low_nibbles([_mm256_srli_epi16::<4>(x[0]), _mm256_srli_epi16::<4>(x[1])]) });
     op!(flip(x: I) -> I { let m = _mm256_set1_epi8(-128); [_mm256_xor_si256(x[0], m), _mm256_xor_si256(x[1], m)] });
-    // SAFETY: the array has 16 lanes.
-    op!(load_from(x: &[f32; 16]) -> F { unsafe { load(x.as_ptr()) } });
-    // SAFETY: the array has 16 lanes.
-    op!(store_to(p: &mut [f32; 16], x: F) -> () { unsafe { store(p.as_mut_ptr(), x) } });
+    op!(load_from(x: &[f32; 16]) -> F {
+        // SAFETY: the array has 16 lanes.
+        unsafe { load(x.as_ptr()) }
+    });
+    op!(store_to(p: &mut [f32; 16], x: F) -> () {
+        // SAFETY: the array has 16 lanes.
+        unsafe { store(p.as_mut_ptr(), x) }
+    });
     op!(store_i(p: &mut [u8; 64], x: I) -> () {
         let p = p.as_mut_ptr().cast::<__m256i>();
         // SAFETY: the array has 64 bytes.

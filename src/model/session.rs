@@ -47,6 +47,9 @@ pub struct Session {
     logits: Vec<f32>,
 }
 
+/// Takes the index of a token and the logits after it, `[V]`.
+pub type Each<'a> = dyn FnMut(usize, &[f32]) + 'a;
+
 impl Session {
     /// Takes all memory the session will need.
     ///
@@ -123,7 +126,7 @@ impl Session {
     ///
     /// # Errors
     /// Those of [`Session::feed`].
-    pub fn feed_each(&mut self, tokens: &[u32], mut each: Option<&mut dyn FnMut(usize, &[f32])>) -> Result<()> {
+    pub fn feed_each(&mut self, tokens: &[u32], mut each: Option<&mut Each>) -> Result<()> {
         let (m, h) = (self.model.clone(), self.model.hparams.clone());
         if tokens.is_empty() {
             return Err(Error::invalid("tokens", "none to read"));

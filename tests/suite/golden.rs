@@ -112,3 +112,42 @@ fn exact_path_equals_the_oracle() {
         assert!(logit <= 5e-3 && nll <= 5e-3, "{name}: {logit} {nll}");
     }
 }
+
+/// Largest distance of llama.cpp's default mode from the oracle over the logits both list.
+fn native_distance(dir: &Path, name: &str) -> f64 {
+    let read = |mode: &str| -> Value {
+        serde_json::from_slice(&std::fs::read(dir.join(format!("{name}.{mode}.json"))).unwrap()).unwrap()
+    };
+    let (native, oracle) = (read("native"), read("f32ref"));
+    let mut worst = 0.0f64;
+    for (a, b) in native.as_array().unwrap().iter().zip(oracle.as_array().unwrap()) {
+        for key in ["top10", "probe32"] {
+            for want in b[key].as_array().unwrap() {
+                let same = a[key].as_array().unwrap().iter().find(|got| got[0] == want[0]);
+                if let Some(got) = same {
+                    worst = worst.max((got[1].as_f64().unwrap() - want[1].as_f64().unwrap()).abs());
+                }
+            }
+        }
+    }
+    worst
+}
+
+#[test]
+fn fast_path_is_about_as_close_as_llama_cpp() {
+    let Some(shared) = shared() else { return };
+    let dir = shared.join("golden/llamacpp/model");
+    let mut farther = Vec::new();
+    for (path, name) in models(&shared) {
+        let (model, tokenizer) = open(&path);
+        let golden = dir.join(format!("{name}.f32ref.json"));
+        let [logit, nll] = compare(&model, &tokenizer, &golden, &SessionConfig::default(), 0.0, false);
+        let native = native_distance(&dir, &name);
+        eprintln!("{name}: fast path, largest logit difference {logit:.4} (nll {nll:.4}), llama.cpp's {native:.4}");
+        // Both round activations to 8 bits in blocks of 32; which rounding hurts more is chance.
+        if logit > 1.3 * native {
+            farther.push(format!("{name}: {logit:.4} > 1.3 · {native:.4}"));
+        }
+    }
+    assert!(farther.is_empty(), "{farther:?}");
+}

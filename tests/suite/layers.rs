@@ -38,6 +38,7 @@ fn imports_point_up() {
         let room = name.split(['/', '.']).next().unwrap();
         let Some(here) = place(room) else { continue };
         let code = text.split("#[cfg(test)]").next().unwrap();
+        let code: String = code.lines().filter(|l| !l.trim_start().starts_with("//")).collect();
         for part in code.split("crate::").skip(1) {
             let end = part.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(part.len());
             if let Some(there) = place(&part[..end]) {

@@ -85,7 +85,12 @@ fn trajectory(model: &Model, adapter: Box<dyn Adapter>, train: &[Vec<Example>], 
     for (i, batch) in train.iter().enumerate() {
         let report = trainer.step(&[batch]).unwrap();
         let at = |key: &str| want[key][i].as_f64().unwrap();
-        assert!((report.lr as f64 - at("lr")).abs() < 1e-9 + 1e-6 * at("lr"), "rate of step {i}: {} for {}", report.lr, at("lr"));
+        assert!(
+            (report.lr as f64 - at("lr")).abs() < 1e-9 + 1e-6 * at("lr"),
+            "rate of step {i}: {} for {}",
+            report.lr,
+            at("lr")
+        );
         let norm = at("grad_norm_before_clip");
         assert!((report.grad_norm - norm).abs() < 1e-3 * norm, "norm of step {i}: {} for {norm}", report.grad_norm);
         worst = worst.max((report.loss - at("losses")).abs());
@@ -153,7 +158,8 @@ fn lora() {
             let mut trainer = Trainer::adapter(&model, Box::new(adapter), config(1e-3, 0.0, 1)).unwrap();
             let report = trainer.step(&[batch]).unwrap();
             assert!((report.loss - want).abs() < 1e-5, "{method} {kind}: loss {} for {want}", report.loss);
-            for slot in layout.slots() {
+            // rslora comes with the gradients of the masked batch alone.
+            for slot in layout.slots().iter().filter(|_| *kind == "masked" || method == "lora") {
                 let name =
                     format!("{kind}/base_model.model.model.layers.{}.{}", slot.site.layer, slot.site.linear.peft());
                 close(&name, &trainer.grads()[slot.a()], &floats(&t, &format!("{name}.lora_A.weight")));

@@ -6,7 +6,7 @@ use mynah::decode::{Generator, Sampler, Sampling};
 use mynah::gguf::Gguf;
 use mynah::kernel::{self, Compute, Pool};
 use mynah::model::{Model, Session, SessionConfig};
-use mynah::text::{Encode, Tokenizer, stream::TextStream};
+use mynah::text::{Encode, TextStream, Tokenizer};
 use mynah::train::{Config, Example, Trainer};
 use std::sync::Arc;
 use wasm_bindgen::prelude::*;
