@@ -546,37 +546,44 @@ macro_rules! products {
             sums: &mut [Sums],
         ) {
             let sums: &mut [Sums; M] = (&mut sums[i..i + M]).try_into().expect("M rows");
+            let parts = cols.start / 16..cols.end / 16;
             let q: [&[i8]; M] = core::array::from_fn(|m| &x.q[(i + m) * x.c..][cols.clone()]);
-            let d: [&[f32]; M] = core::array::from_fn(|m| &x.d[(i + m) * x.c / 32..][cols.start / 32..cols.end / 32]);
-            let s: [&[i32]; M] = core::array::from_fn(|m| &x.s[(i + m) * x.c / 16..][cols.start / 16..cols.end / 16]);
+            let d: [&[f32]; M] = core::array::from_fn(|m| &x.d[(i + m) * x.c / 16..][parts.clone()]);
+            let s: [&[i32]; M] = core::array::from_fn(|m| &x.s[(i + m) * x.c / 16..][parts.clone()]);
             let mut acc: [F; M] = core::array::from_fn(|m| load_from(&sums[m][0]));
             let mut low: [F; M] = core::array::from_fn(|m| load_from(&sums[m][1]));
             let count = cols.len() / SUB;
             assert!(count * SUB <= CHUNK && cols.len() % 32 == 0, "columns of a panel");
             for b in 0..count {
-                // SAFETY: `b` is below `count`, and the slices above hold that many blocks, scales and sums.
-                unsafe {
-                    let total: [i32; M] = core::array::from_fn(|m| {
-                        let s = s[m].as_ptr().add(b * (SUB / 16));
-                        if SUB == 32 { *s + *s.add(1) } else { *s }
-                    });
-                    let mut ints: [I; M] =
-                        core::array::from_fn(|m| splat_i(if SIGNED { 0 } else { -zero * total[m] }));
-                    for k in 0..SUB / 4 {
-                        let codes = load_i(panel.codes.as_ptr().add(b * (SUB / 4) + k));
+                let mut scaled = [splat(0.0); M];
+                let mut totals = [0.0; M];
+                for part in b * (SUB / 16)..(b + 1) * (SUB / 16) {
+                    // SAFETY: `b` is below `count`, and the slices above hold that many blocks, scales and sums.
+                    unsafe {
+                        let total: [i32; M] = core::array::from_fn(|m| *s[m].as_ptr().add(part));
+                        let mut ints: [I; M] =
+                            core::array::from_fn(|m| splat_i(if SIGNED { 0 } else { -zero * total[m] }));
+                        for k in 4 * part..4 * part + 4 {
+                            let codes = load_i(panel.codes.as_ptr().add(k));
+                            for m in 0..M {
+                                let four = q[m].as_ptr().add(4 * k).cast::<i32>().read_unaligned();
+                                ints[m] = int_dot::<SIGNED>(ints[m], codes, four);
+                            }
+                        }
                         for m in 0..M {
-                            let four = q[m].as_ptr().add(b * SUB + 4 * k).cast::<i32>().read_unaligned();
-                            ints[m] = int_dot::<SIGNED>(ints[m], codes, four);
+                            let d = *d[m].as_ptr().add(part);
+                            scaled[m] = fma(splat(d), to_float(ints[m]), scaled[m]);
+                            if MIN {
+                                totals[m] = math::fma(d, total[m] as f32, totals[m]);
+                            }
                         }
                     }
-                    let scale = load(panel.scales.as_ptr().add(b).cast());
-                    let min = if MIN { load(panel.mins.as_ptr().add(b).cast()) } else { scale };
-                    for m in 0..M {
-                        let d = splat(*d[m].as_ptr().add(b * SUB / 32));
-                        acc[m] = fma(mul(scale, d), to_float(ints[m]), acc[m]);
-                        if MIN {
-                            low[m] = fma(mul(min, d), splat(total[m] as f32), low[m]);
-                        }
+                }
+                let scale = load_from(&panel.scales[b]);
+                for m in 0..M {
+                    acc[m] = fma(scale, scaled[m], acc[m]);
+                    if MIN {
+                        low[m] = fma(load_from(&panel.mins[b]), splat(totals[m]), low[m]);
                     }
                 }
             }
@@ -595,8 +602,8 @@ macro_rules! products {
             sums: &mut [Sums],
         ) {
             let mut i = 0;
-            while i < x.n {
-                let left = x.n - i;
+            while i < x.rows() {
+                let left = x.rows() - i;
                 i += if left >= INT_X {
                     int_tile::<INT_X, SUB, MIN, SIGNED>(panel, cols.clone(), zero, x, i, sums);
                     INT_X
@@ -619,7 +626,7 @@ macro_rules! products {
             let zero = codes.zero as i32;
             let mut panel =
                 Panel { codes: [[0; 64]; CHUNK / 4], scales: [[0.0; 16]; CHUNK / 16], mins: [[0.0; 16]; CHUNK / 16] };
-            let sums = scratch.floats(32 * x.n).as_chunks_mut::<16>().0.as_chunks_mut::<2>().0;
+            let sums = scratch.floats(32 * x.rows()).as_chunks_mut::<16>().0.as_chunks_mut::<2>().0;
             for first in rows.clone().step_by(16) {
                 let group = first..(first + 16).min(rows.end);
                 sums.fill([[0.0; 16]; 2]);
@@ -636,9 +643,9 @@ macro_rules! products {
                 }
                 let at = first - rows.start;
                 for (i, [acc, low]) in sums.iter().enumerate() {
-                    let out = &mut y.row(i)[at..at + group.len()];
+                    let out = &mut y.row(i % x.n)[at..at + group.len()];
                     for (r, out) in out.iter_mut().enumerate() {
-                        *out = acc[r] + low[r];
+                        *out = if i < x.n { acc[r] + low[r] } else { *out + (acc[r] + low[r]) };
                     }
                 }
             }

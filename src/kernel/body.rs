@@ -100,32 +100,60 @@ pub(super) fn decode(w: &Matrix, rows: Range<usize>, cols: Range<usize>, out: &m
     }
 }
 
+/// What the largest magnitude of a block of activations is divided by, to be its scale: the first of those with the
+/// smallest error. None rounds to a code above 127.
+pub const LEVELS: [f32; 8] = [127.4, 126.0, 124.6, 123.2, 121.8, 120.4, 119.0, 117.6];
+
 #[inline(always)]
 pub(super) fn quantize(x: View, row: usize, out: &mut Acts8) {
-    let c = out.c;
-    let (q, d, s) = (&mut out.q[row * c..][..c], &mut out.d[row * c / 32..], &mut out.s[row * c / 16..]);
-    let (blocks, rest) = x.row(row).as_chunks::<32>();
-    assert!(rest.is_empty() && x.c == c, "columns in blocks of 32");
-    for (b, x) in blocks.iter().enumerate() {
-        // Magnitudes compare as their bits do, and a NaN is above all: it becomes the scale and so reaches the output.
-        let most = f32::from_bits(x.iter().fold(0, |most, v| most.max(v.abs().to_bits())));
-        d[b] = most / 127.0;
-        let usable = d[b] > 0.0 && d[b] < f32::INFINITY;
-        let q = &mut q[32 * b..32 * b + 32];
-        for (q, &v) in q.iter_mut().zip(x) {
-            *q = if usable { nearest(v / d[b]).clamp(-127, 127) as i8 } else { 0 };
-        }
-        for (s, q) in s[2 * b..2 * b + 2].iter_mut().zip(q.chunks_exact(16)) {
-            *s = q.iter().map(|&q| q as i32).sum();
+    let (n, c) = (out.n, out.c);
+    assert!(x.c == c && c.is_multiple_of(LANES), "columns in blocks of 16");
+    for (b, block) in x.row(row).as_chunks::<LANES>().0.iter().enumerate() {
+        let (mut x, mut levels) = (*block, &LEVELS[..]);
+        for part in 0..out.parts {
+            let at = (part * n + row) * c / LANES + b;
+            let q = &mut out.q.as_chunks_mut::<LANES>().0[at];
+            let d = round_block(&x, levels, q);
+            out.d[at] = d;
+            out.s[at] = q.iter().map(|&q| q as i32).sum();
+            for l in 0..LANES {
+                x[l] = fma(-d, q[l] as f32, x[l]);
+            }
+            levels = &LEVELS[..1];
         }
     }
 }
 
-/// The nearest integer, ties to even, of a number below 2²²: adding 1.5·2²³ leaves it in the low mantissa bits.
+/// The codes of a block, and its scale.
 #[inline(always)]
-fn nearest(x: f32) -> i32 {
+fn round_block(x: &[f32; LANES], levels: &[f32], q: &mut [i8; LANES]) -> f32 {
+    // Magnitudes compare as their bits do, and a NaN is above all: it becomes the scale and so reaches the output.
+    let most = f32::from_bits(x.iter().fold(0, |most, v| most.max(v.abs().to_bits())));
+    // Below, a scale or its inverse would not be a normal number.
+    if !(most >= 256.0 * f32::MIN_POSITIVE && most < f32::INFINITY) {
+        *q = [0; LANES];
+        return if most < 1.0 { 0.0 } else { most };
+    }
+    let (mut level, mut least) = (levels[0], f32::INFINITY);
+    for &candidate in levels {
+        let inverse = candidate / most;
+        // In units of a code, so the error counts with the square of the scale.
+        let off: [f32; LANES] = core::array::from_fn(|l| x[l] * inverse - rounded(x[l] * inverse));
+        let error = lane_sum(off.map(|e| e * e)) / (candidate * candidate);
+        (level, least) = if error < least { (candidate, error) } else { (level, least) };
+    }
+    let inverse = level / most;
+    for l in 0..LANES {
+        q[l] = rounded(x[l] * inverse) as i8;
+    }
+    most / level
+}
+
+/// The nearest integer, ties to even, of a number below 2²²: adding 1.5·2²³ leaves no room for a fraction.
+#[inline(always)]
+fn rounded(x: f32) -> f32 {
     const MAGIC: f32 = 12_582_912.0;
-    (x + MAGIC).to_bits() as i32 - MAGIC.to_bits() as i32
+    (x + MAGIC) - MAGIC
 }
 
 #[inline(always)]
@@ -148,21 +176,27 @@ pub(super) fn int_dots(w: &Matrix, rows: Range<usize>, x: &Acts8, y: &mut Tile, 
                 mins,
             );
         }
-        for i in 0..x.n {
-            let (q, d, s) = (&x.q[i * x.c..][..x.c], &x.d[i * x.c / 32..], &x.s[i * x.c / 16..]);
+        for i in 0..x.rows() {
+            let (q, d, s) = (&x.q[i * x.c..][..x.c], &x.d[i * x.c / 16..], &x.s[i * x.c / 16..]);
             let (mut acc, mut low) = (0.0, 0.0);
             for b in 0..subs {
-                let span = b * sub..(b + 1) * sub;
-                let d = d[span.start / 32];
-                let dot = codes[span.clone()].iter().zip(&q[span.clone()]);
-                let sum: i32 = dot.map(|(&code, &q)| (code as i32 - zero as i32) * q as i32).sum();
-                acc = fma(scales[b] * d, sum as f32, acc);
+                let mut sums = [0.0; 2];
+                for part in b * sub / 16..(b + 1) * sub / 16 {
+                    let span = part * 16..part * 16 + 16;
+                    let dot = codes[span.clone()].iter().zip(&q[span]);
+                    let sum: i32 = dot.map(|(&code, &q)| (code as i32 - zero as i32) * q as i32).sum();
+                    for (t, sum) in sums.iter_mut().zip([sum, s[part]]) {
+                        // Adding to 0 leaves the first product as it is.
+                        *t = fma(d[part], sum as f32, *t);
+                    }
+                }
+                acc = fma(scales[b], sums[0], acc);
                 if min {
-                    let sum: i32 = s[span.start / 16..span.end / 16].iter().sum();
-                    low = fma(mins[b] * d, sum as f32, low);
+                    low = fma(mins[b], sums[1], low);
                 }
             }
-            y.row(i)[j] = acc + low;
+            let out = &mut y.row(i % x.n)[j];
+            *out = if i < x.n { acc + low } else { *out + (acc + low) };
         }
     }
 }
@@ -261,11 +295,11 @@ mod tests {
     fn rounded_rows_are_near_and_their_sums_are_theirs() {
         let x: Vec<f32> = (0..128).map(|i| ((i * 37 % 101) as f32 - 50.0) * if i < 64 { 0.01 } else { 3.0 }).collect();
         let mut acts = Acts8::default();
-        acts.resize(2, 64);
+        acts.resize(2, 64, 1);
         quantize(View::new(&x, 2, 64), 0, &mut acts);
         quantize(View::new(&x, 2, 64), 1, &mut acts);
         for (i, &v) in x.iter().enumerate() {
-            let d = acts.d[i / 32];
+            let d = acts.d[i / 16];
             assert!((acts.q[i] as f32 * d - v).abs() <= 0.501 * d, "value {i}");
         }
         for (s, q) in acts.s.iter().zip(acts.q.chunks(16)) {
@@ -274,7 +308,7 @@ mod tests {
         for bad in [f32::NAN, f32::INFINITY] {
             let mut x = vec![1.0; 32];
             x[5] = bad;
-            acts.resize(1, 32);
+            acts.resize(1, 32, 1);
             quantize(View::new(&x, 1, 32), 0, &mut acts);
             assert!((acts.d[0] * acts.q[0] as f32).is_nan());
         }
@@ -297,7 +331,7 @@ mod tests {
             let w = Matrix::new(format, rows, cols, Bytes::from(bytes)).unwrap();
             let x: Vec<f32> = (0..2 * cols).map(|i| ((i * 29 % 113) as f32 - 56.0) / 56.0).collect();
             let mut acts = Acts8::default();
-            acts.resize(2, cols);
+            acts.resize(2, cols, 1);
             (0..2).for_each(|i| quantize(View::new(&x, 2, cols), i, &mut acts));
             let mut y = vec![0.0; 2 * rows];
             int_dots(&w, 0..rows, &acts, &mut Tile::new(&mut y, 2, rows), &mut Scratch::default());
@@ -306,7 +340,7 @@ mod tests {
                 w.decode(j, 0..cols, &mut row);
                 for i in 0..2 {
                     let terms =
-                        |k: usize| acts.q[i * cols + k] as f64 * acts.d[(i * cols + k) / 32] as f64 * row[k] as f64;
+                        |k: usize| acts.q[i * cols + k] as f64 * acts.d[(i * cols + k) / 16] as f64 * row[k] as f64;
                     let want: f64 = (0..cols).map(terms).sum();
                     let size: f64 = (0..cols).map(|k| terms(k).abs()).sum();
                     let got = y[i * rows + j] as f64;

@@ -12,9 +12,10 @@
 //!   the lanes are summed as a tree: `l` with `l+8`, then `+4`, `+2`, `+1`.
 //! * [`Kernels::sums`], [`Kernels::outer`]: one chain an output, in the order of the inner index, by fused multiply-add,
 //!   starting from the value that is there.
-//! * [`Kernels::int_dots`]: for each block of weights that share a scale, in order: the exact integer sum, then
-//!   `acc = fma(scale · d, sum, acc)` and, for formats with a minimum, `low = fma(min · d, Σ q, low)`; the output is
-//!   `acc`, or `acc + low` with a minimum.
+//! * [`Kernels::int_dots`]: for each block of weights that share a scale, in order: `t = Σ d · sum` over its parts of 16
+//!   columns, each `sum` an exact integer, the first a product and the next by fused multiply-add; then
+//!   `acc = fma(scale, t, acc)` and, for formats with a minimum, `low = fma(min, Σ d · Σ q, low)` with the inner sum made
+//!   likewise; the output is `acc`, or `acc + low` with a minimum. Parts of an activation are added last.
 //! * WebAssembly has no fused multiply-add: there `fma(a, b, c)` rounds twice.
 
 mod backend;
@@ -79,29 +80,39 @@ impl<'a> View<'a> {
     }
 }
 
-/// Rows rounded to 8 bits in blocks of 32: `x ≈ d · q`. What the fast path of a linear layer multiplies with.
+/// Rows rounded to 8 bits in blocks of 16: `x ≈ d · q`. What the fast path of a linear layer multiplies with. Blocks half
+/// as long as ggml's, and scales that are searched for, leave about three quarters of its rounding error; a second part,
+/// the rounded remainder of the first, leaves hardly any.
 #[derive(Default, Clone)]
 pub struct Acts8 {
     /// Rows.
     pub n: usize,
     /// Columns, a multiple of 32.
     pub c: usize,
-    /// Codes −127..127, `[n, c]`.
+    /// 1, or 2 if the remainders follow.
+    pub parts: usize,
+    /// Codes −127..127, `[parts, n, c]`.
     pub q: Vec<i8>,
-    /// Scales, `[n, c / 32]`.
+    /// Scales, `[parts, n, c / 16]`.
     pub d: Vec<f32>,
-    /// Sums of 16 neighbouring codes, `[n, c / 16]`.
+    /// Sums of 16 neighbouring codes, `[parts, n, c / 16]`.
     pub s: Vec<i32>,
 }
 
 impl Acts8 {
-    /// Room for `n` rows of `c` values.
-    pub fn resize(&mut self, n: usize, c: usize) {
+    /// Room for `n` rows of `c` values in one part or two.
+    pub fn resize(&mut self, n: usize, c: usize, parts: usize) {
         assert!(c.is_multiple_of(32), "columns {c} in blocks of 32");
-        (self.n, self.c) = (n, c);
-        self.q.resize(n * c, 0);
-        self.d.resize(n * c / 32, 0.0);
-        self.s.resize(n * c / 16, 0);
+        assert!((1..=2).contains(&parts), "{parts} parts");
+        (self.n, self.c, self.parts) = (n, c, parts);
+        self.q.resize(parts * n * c, 0);
+        self.d.resize(parts * n * c / 16, 0.0);
+        self.s.resize(parts * n * c / 16, 0);
+    }
+
+    /// Rows of all parts.
+    pub fn rows(&self) -> usize {
+        self.n * self.parts
     }
 }
 
@@ -117,8 +128,9 @@ pub struct Kernels {
     pub outer: fn(a: View, b: View, y: &mut Tile),
     /// Columns `cols` (on block edges) of rows `rows` of a frozen matrix, decoded. out: `[rows, cols]` without gaps.
     pub decode: fn(w: &Matrix, rows: Range<usize>, cols: Range<usize>, out: &mut [f32]),
-    /// Rounds rows to 8 bits: `d = max|x| / 127`, `q = x / d` to the nearest, ties to even, and 0 where that is no
-    /// number up to 127. x: `[n, c]`.
+    /// Rounds rows to 8 bits: `q = x / d` to the nearest, ties to even, with the scale `d = max|x| / level` of those
+    /// levels in `body::LEVELS` that leaves the smallest squared error. A block that is not finite keeps its size in `d`
+    /// and has codes 0; one too small for a scale has scale and codes 0. A second part rounds `x − d · q`. x: `[n, c]`.
     pub quantize: fn(x: View, row: usize, out: &mut Acts8),
     /// `y = x · wᵀ` for rows `rows` of a matrix whose format has integer codes. x: `[n, c]`, y: `[n, rows]`.
     pub int_dots: fn(w: &Matrix, rows: Range<usize>, x: &Acts8, y: &mut Tile, scratch: &mut Scratch),

@@ -42,7 +42,10 @@ pub fn forward<const K: usize>(
         i += 1;
         block.linear(outs[i - 1].linear)
     });
-    let input = Input::new(&m.compute, path, x, &matrices, &mut work.acts);
+    // An error in queries and keys is multiplied by their size before the softmax and hurts most; these matrices are the
+    // smallest, so a second part costs least here.
+    let parts = if outs[0].linear == Linear::Q { 2 } else { 1 };
+    let input = Input::new(&m.compute, path, x, &matrices, parts, &mut work.acts);
     for (out, w) in outs.into_iter().zip(matrices) {
         let mut y = Tile::new(out.y, x.n, w.rows);
         linear::forward(&m.compute, w, input, &mut y);

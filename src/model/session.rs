@@ -159,7 +159,7 @@ impl Session {
             norm::forward(&m.compute, x, &m.weights.norm, h.eps, &mut Tile::new(normed, n - first, h.width));
             for i in first..n {
                 let row = View::new(&self.normed[(i - first) * h.width..(i - first + 1) * h.width], 1, h.width);
-                let input = Input::new(&m.compute, self.config.path, row, &[m.weights.head()], &mut self.head);
+                let input = Input::new(&m.compute, self.config.path, row, &[m.weights.head()], 1, &mut self.head);
                 let vocab = self.logits.len();
                 linear::forward(&m.compute, m.weights.head(), input, &mut Tile::new(&mut self.logits, 1, vocab));
                 if let Some(each) = &mut each {

@@ -30,12 +30,19 @@ impl<'a> Input<'a> {
         Input { x, acts: None }
     }
 
-    /// Rounds `x` into `acts` if `path` and one of `matrices` call for it.
-    pub fn new(cx: &Compute, path: Path, x: View<'a>, matrices: &[&Matrix], acts: &'a mut Acts8) -> Self {
+    /// Rounds `x` into `acts`, in one part or two, if `path` and one of `matrices` call for it.
+    pub fn new(
+        cx: &Compute,
+        path: Path,
+        x: View<'a>,
+        matrices: &[&Matrix],
+        parts: usize,
+        acts: &'a mut Acts8,
+    ) -> Self {
         if path == Path::Exact || !matrices.iter().any(|m| m.format.codes.is_some()) {
             return Input::exact(x);
         }
-        acts.resize(x.n, x.c);
+        acts.resize(x.n, x.c, parts);
         cx.quantize(x, acts);
         Input { x, acts: Some(acts) }
     }

@@ -137,7 +137,7 @@ fn every_format_decodes_and_multiplies_as_plain() {
                 x[(n - 1) * cols..][..32].iter_mut().for_each(|v| *v = v.signum() * 3.0);
                 let x = View::new(&x, n, cols);
                 let mut acts = Acts8::default();
-                acts.resize(n, cols);
+                acts.resize(n, cols, 1 + n % 2);
                 (0..n).for_each(|i| (PLAIN.quantize)(x, i, &mut acts));
                 for rows in [0..37, 0..1, 3..36, 20..36] {
                     let f = rows.len();
@@ -164,7 +164,7 @@ fn integer_products_are_near_the_exact_ones() {
         let x = random.values(n * cols);
         let x = View::new(&x, n, cols);
         let mut acts = Acts8::default();
-        acts.resize(n, cols);
+        acts.resize(n, cols, 1);
         (0..n).for_each(|i| (PLAIN.quantize)(x, i, &mut acts));
         let mut weights = vec![0.0; cols];
         for k in available() {
@@ -174,7 +174,7 @@ fn integer_products_are_near_the_exact_ones() {
                 w.decode(j, 0..cols, &mut weights);
                 for i in 0..n {
                     let terms = |c: usize| {
-                        let x = acts.d[(i * cols + c) / 32] as f64 * acts.q[i * cols + c] as f64;
+                        let x = acts.d[(i * cols + c) / 16] as f64 * acts.q[i * cols + c] as f64;
                         x * weights[c] as f64
                     };
                     let want: f64 = (0..cols).map(terms).sum();
@@ -197,13 +197,13 @@ fn quantised_rows_are_within_half_a_step() {
     x[64] = f32::INFINITY;
     for k in available() {
         let mut acts = Acts8::default();
-        acts.resize(n, c);
+        acts.resize(n, c, 1);
         let view = View::new(&x, n, c);
         (0..n).for_each(|i| (k.quantize)(view, i, &mut acts));
-        assert!(acts.d[0] == 0.0 && acts.q[..32].iter().all(|&q| q == 0));
-        assert!(acts.d[1].is_nan() && acts.d[2].is_infinite());
+        assert!(acts.d[..2] == [0.0; 2] && acts.q[..32].iter().all(|&q| q == 0));
+        assert!(acts.d[2].is_nan() && acts.d[4].is_infinite());
         for i in c..n * c {
-            let (d, q) = (acts.d[i / 32], acts.q[i]);
+            let (d, q) = (acts.d[i / 16], acts.q[i]);
             assert!((x[i] - d * q as f32).abs() <= 0.5001 * d && q >= -127, "{}: {} as {q} · {d}", k.name, x[i]);
         }
         for (s, q) in acts.s.iter().zip(acts.q.chunks_exact(16)) {
