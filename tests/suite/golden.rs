@@ -1,6 +1,7 @@
 //! Whole models against llama.cpp's numbers (`golden/llamacpp/model`).
 
 use crate::shared::shared;
+use mynah::adapter::{Adapter, gguf_adapter};
 use mynah::bytes::{Limits, map};
 use mynah::gguf::Gguf;
 use mynah::kernel::{Compute, Pool};
@@ -9,11 +10,21 @@ use mynah::nn::linear::Path as Precision;
 use mynah::text::{Encode, Tokenizer};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 fn open(path: &Path) -> (Model, Tokenizer) {
     let gguf = Gguf::parse(map::open(path).unwrap(), &Limits::default()).unwrap();
     let compute = Compute { kernels: mynah::kernel::best(), pool: Pool::new(2) };
     (Model::load(&gguf, compute).unwrap(), Tokenizer::from_gguf(&gguf).unwrap())
+}
+
+/// An adapter of `golden/llamacpp/lora`, ready to attach.
+fn adapter(shared: &Path, file: &str, model: &Model, tokenizer: &Tokenizer) -> Arc<dyn Adapter> {
+    let bytes = map::open(&shared.join("golden/llamacpp/lora").join(file)).unwrap();
+    let gguf = Gguf::parse(bytes, &Limits::default()).unwrap();
+    let mut lora = gguf_adapter::read(&gguf, &model.base(tokenizer.fingerprint()), &Limits::default()).unwrap();
+    lora.prepare(&model.compute);
+    Arc::new(lora)
 }
 
 /// Each model file with the name of its goldens.
@@ -49,9 +60,9 @@ fn argmax(logits: &[f32]) -> u32 {
 fn compare(
     model: &Model,
     tokenizer: &Tokenizer,
+    adapter: Option<&Arc<dyn Adapter>>,
     golden: &Path,
     config: &SessionConfig,
-    margin: f64,
     greedy: bool,
 ) -> [f64; 2] {
     let prompts: Value = serde_json::from_slice(&std::fs::read(golden).unwrap()).unwrap();
@@ -64,6 +75,7 @@ fn compare(
         assert_eq!(tokens, want, "tokens of {}", p["name"]);
         let context = (tokens.len() + 40).min(model.hparams.context);
         let mut session = Session::new(model, SessionConfig { context, ..config.clone() }).unwrap();
+        adapter.into_iter().for_each(|a| session.attach(a.clone()));
         let nll = p["nll"].as_array().unwrap();
         let mut last = Vec::new();
         session
@@ -90,7 +102,7 @@ fn compare(
         }
         let mut next = argmax(&last);
         for (step, want) in p["greedy32"].as_array().unwrap().iter().enumerate() {
-            if p["greedy_margin"][step].as_f64().unwrap() < margin || session.position() == session.context() {
+            if p["greedy_margin"][step].as_f64().unwrap() < MOST || session.position() == session.context() {
                 break;
             }
             assert_eq!(next as u64, want.as_u64().unwrap(), "greedy id {step} of {}", p["name"]);
@@ -100,16 +112,40 @@ fn compare(
     worst
 }
 
+/// What the exact path may differ by from the oracle.
+const MOST: f64 = 5e-3;
+
+#[track_caller]
+fn assert_exact(model: &Model, tokenizer: &Tokenizer, adapter: Option<&Arc<dyn Adapter>>, shared: &Path, name: &str) {
+    let config = SessionConfig { path: Precision::Exact, cache: CacheType::F32, ..Default::default() };
+    let golden = shared.join(format!("golden/llamacpp/model/{name}.f32ref.json"));
+    let [logit, nll] = compare(model, tokenizer, adapter, &golden, &config, true);
+    eprintln!("{name}: exact path, largest logit difference {logit:.2e}, nll {nll:.2e}");
+    assert!(logit <= MOST && nll <= MOST, "{name}: {logit} {nll}");
+}
+
 #[test]
 fn exact_path_equals_the_oracle() {
     let Some(shared) = shared() else { return };
-    let config = SessionConfig { path: Precision::Exact, cache: CacheType::F32, ..Default::default() };
     for (path, name) in models(&shared) {
         let (model, tokenizer) = open(&path);
-        let golden = shared.join(format!("golden/llamacpp/model/{name}.f32ref.json"));
-        let [logit, nll] = compare(&model, &tokenizer, &golden, &config, 5e-3, true);
-        eprintln!("{name}: exact path, largest logit difference {logit:.2e}, nll {nll:.2e}");
-        assert!(logit <= 5e-3 && nll <= 5e-3, "{name}: {logit} {nll}");
+        assert_exact(&model, &tokenizer, None, &shared, &name);
+    }
+}
+
+/// Models with the GGUF adapters of the goldens: model file, adapter, name of the goldens.
+const LORAS: [(&str, &str, &str); 2] = [
+    ("stories260K.gguf", "lora-stories-public.gguf", "stories260K-f32-lora"),
+    ("SmolLM2-135M-Instruct.Q4_0.gguf", "lora-smol-public.gguf", "smollm2-Q4_0-lora"),
+];
+
+#[test]
+fn attached_adapters_equal_the_oracle() {
+    let Some(shared) = shared() else { return };
+    for (model, lora, name) in LORAS {
+        let (model, tokenizer) = open(&shared.join("models").join(model));
+        let lora = adapter(&shared, lora, &model, &tokenizer);
+        assert_exact(&model, &tokenizer, Some(&lora), &shared, name);
     }
 }
 
@@ -134,20 +170,26 @@ fn native_distance(dir: &Path, name: &str) -> f64 {
 }
 
 #[test]
-fn fast_path_is_about_as_close_as_llama_cpp() {
+fn fast_path_is_no_farther_than_llama_cpp() {
     let Some(shared) = shared() else { return };
     let dir = shared.join("golden/llamacpp/model");
     let mut farther = Vec::new();
+    let mut check = |model: &Model, tokenizer: &Tokenizer, adapter: Option<&Arc<dyn Adapter>>, name: &str| {
+        let golden = dir.join(format!("{name}.f32ref.json"));
+        let [logit, nll] = compare(model, tokenizer, adapter, &golden, &SessionConfig::default(), false);
+        let native = native_distance(&dir, name);
+        eprintln!("{name}: fast path, largest logit difference {logit:.4} (nll {nll:.4}), llama.cpp's {native:.4}");
+        if logit > native {
+            farther.push(format!("{name}: {logit:.4} > {native:.4}"));
+        }
+    };
     for (path, name) in models(&shared) {
         let (model, tokenizer) = open(&path);
-        let golden = dir.join(format!("{name}.f32ref.json"));
-        let [logit, nll] = compare(&model, &tokenizer, &golden, &SessionConfig::default(), 0.0, false);
-        let native = native_distance(&dir, &name);
-        eprintln!("{name}: fast path, largest logit difference {logit:.4} (nll {nll:.4}), llama.cpp's {native:.4}");
-        // Both round activations to 8 bits in blocks of 32; which rounding hurts more is chance.
-        if logit > 1.3 * native {
-            farther.push(format!("{name}: {logit:.4} > 1.3 · {native:.4}"));
-        }
+        check(&model, &tokenizer, None, &name);
     }
+    let (file, lora, name) = LORAS[1];
+    let (model, tokenizer) = open(&shared.join("models").join(file));
+    let lora = adapter(&shared, lora, &model, &tokenizer);
+    check(&model, &tokenizer, Some(&lora), name);
     assert!(farther.is_empty(), "{farther:?}");
 }
