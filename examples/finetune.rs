@@ -13,16 +13,14 @@ use mynah::train::{Config, Example, Trainer};
 use std::sync::Arc;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let args: Vec<String> = std::env::args().skip(1).collect();
-    let limits = Limits::default();
+    let (args, limits) = (std::env::args().skip(1).collect::<Vec<String>>(), Limits::default());
     let (model, notes) = match args.as_slice() {
         [model, notes, ..] => (map::open(model.as_ref())?, std::fs::read_to_string(notes)?),
         _ => (Bytes::from_static(mynah::base::MODEL), mynah::base::NOTES.to_string()),
     };
-
-    // The file is mapped; the model is slices of it.
     let gguf = Gguf::parse(model, &limits)?;
     let tokenizer = Tokenizer::from_gguf(&gguf)?;
+    // The file is mapped; the model is slices of it.
     let model = Model::load(&gguf, Compute { kernels: from_env()?, pool: Pool::new(2) })?;
     let base = model.base(tokenizer.fingerprint());
 
@@ -46,12 +44,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     let mut adapter = file::from_bytes(bytes.into(), &base, &limits)?;
     adapter.prepare(&model.compute);
-
     let mut session = Session::new(&model, SessionConfig { context: 128, ..SessionConfig::default() })?;
     session.attach(Arc::from(adapter));
     let mut text = TextStream::new(&tokenizer, false);
-    let prompt = &tokens[..8.min(tokens.len())];
-    let sampler = Sampler::new(Sampling::default())?;
+    let (prompt, sampler) = (&tokens[..8.min(tokens.len())], Sampler::new(Sampling::default())?);
     let mut generator = Generator::new(&mut session, sampler, prompt, tokenizer.ends());
     for _ in 0..32 {
         let Some(id) = generator.next()? else { break };

@@ -18,8 +18,8 @@ use mynah::train::{Config, Example, Trainer};
 use serde::Serialize;
 use std::sync::Arc;
 
-/// Optimiser steps: a quarter of a minute on two cores.
-const STEPS: u64 = 100;
+/// Optimiser steps: about ten seconds on two cores.
+const STEPS: u64 = 300;
 /// Lines of a step.
 const BATCH: usize = 8;
 const LR: f32 = 8e-3;
@@ -29,7 +29,7 @@ const HELD_OUT: f64 = 0.1;
 /// Words of a note that are given; the model goes on from there.
 const GIVEN: usize = 3;
 /// Tokens that it says.
-const SAYS: usize = 32;
+const SAYS: usize = 40;
 
 #[derive(Serialize)]
 struct Sample {

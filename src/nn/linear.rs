@@ -31,14 +31,7 @@ impl<'a> Input<'a> {
     }
 
     /// Rounds `x` into `acts`, in one part or two, if `path` and one of `matrices` call for it.
-    pub fn new(
-        cx: &Compute,
-        path: Path,
-        x: View<'a>,
-        matrices: &[&Matrix],
-        parts: usize,
-        acts: &'a mut Acts8,
-    ) -> Self {
+    pub fn new(cx: &Compute, path: Path, x: View<'a>, matrices: &[&Matrix], parts: usize, acts: &'a mut Acts8) -> Self {
         if path == Path::Exact || !matrices.iter().any(|m| m.format.codes.is_some()) {
             return Input::exact(x);
         }

@@ -13,6 +13,7 @@ mod hostile;
 mod kernels;
 mod layers;
 mod peft;
+mod readme;
 mod shared;
 mod tiny;
 mod tokenizer;

@@ -1,0 +1,85 @@
+//! What the README tells a newcomer to type works as it stands.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+const README: &str = include_str!("../../README.md");
+
+/// An example that `cargo test` built, beside this test.
+fn example(name: &str) -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    let build = test.parent().and_then(Path::parent).unwrap();
+    let path = build.join("examples").join(format!("{name}{}", std::env::consts::EXE_SUFFIX));
+    assert!(path.exists(), "no {}: `cargo test --workspace` builds the examples", path.display());
+    path
+}
+
+/// The commands of a text: lines of its `sh` blocks, and what stands between backticks and begins like a command. A
+/// name that is only mentioned has no arguments or stands for others in capitals.
+fn commands(text: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for (i, piece) in text.split("```").enumerate() {
+        match piece.strip_prefix("sh\n") {
+            Some(block) => found.extend(block.lines().map(str::to_string)),
+            None if i % 2 == 0 => found.extend(piece.split('`').skip(1).step_by(2).map(str::to_string)),
+            None => {}
+        }
+    }
+    let command = |line: &str| Some(line.split(" #").next()?.trim().to_string());
+    let kept = |c: &String| (c.starts_with("cargo ") || c.starts_with("mynah ")) && !c.contains("COMMAND");
+    found.iter().filter_map(|l| command(l)).filter(kept).collect()
+}
+
+/// Words as a shell splits them, with single quotes only.
+fn words(command: &str) -> Vec<String> {
+    let mut out = Vec::new();
+    for (i, piece) in command.split('\'').enumerate() {
+        if i % 2 == 1 {
+            out.push(piece.to_string());
+        } else {
+            out.extend(piece.split_whitespace().map(str::to_string));
+        }
+    }
+    out
+}
+
+#[test]
+fn every_command_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("model.gguf"), mynah::base::MODEL).unwrap();
+    for name in ["notes.txt", "other.txt"] {
+        std::fs::write(dir.path().join(name), mynah::base::NOTES).unwrap();
+    }
+    let run = |program: &Path, args: &[String]| {
+        let out = Command::new(program).args(args).current_dir(dir.path()).output().unwrap();
+        assert!(out.status.success(), "{program:?} {args:?}: {}", String::from_utf8_lossy(&out.stderr));
+        assert!(!out.stdout.is_empty() || args[0] == "train", "{args:?} prints nothing");
+    };
+    let mynah = Path::new(env!("CARGO_BIN_EXE_mynah"));
+    let (mut ran, mut built) = (0, 0);
+    for command in commands(README) {
+        eprintln!("{command}");
+        let words = words(&command);
+        match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+            ["mynah", ..] => run(mynah, &words[1..]),
+            ["cargo", "run", "--release", "--", ..] => run(mynah, &words[4..]),
+            // The whole of it takes a quarter of an hour: here its first steps.
+            ["cargo", "run", "--release", "--example", "make_base", "--", ..] => {
+                run(&example("make_base"), &[&words[6..], &["--steps".into(), "2".into()]].concat());
+            }
+            ["cargo", "run", "--release", "--example", name] => run(&example(name), &[]),
+            // This test is part of the first, and the second built what the others here ran.
+            ["cargo", "test", "--workspace"] | ["cargo", "install", "--path", "."] => built += 1,
+            _ => panic!("a command that no test runs: {command}"),
+        }
+        ran += 1;
+    }
+    assert!(ran >= 9 && built == 2, "{ran} commands, {built} of cargo's own");
+    assert!(dir.path().join("mine.mynah").exists());
+}
+
+#[test]
+fn the_example_is_a_page() {
+    let source = include_str!("../../examples/finetune.rs");
+    assert!(source.lines().count() < 60);
+}
