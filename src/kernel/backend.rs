@@ -160,7 +160,8 @@ pub(super) struct Panel {
 /// or 64 bytes), `load`, `store`, `splat`, `fma`, `mul`, `add`, `sum` (the lanes of `DOT_W` registers), `load_i`,
 /// `store_i`, `splat_i`, `to_float`, `int_dot` (adds 4 products a lane), `transpose` (16 bytes of 16 rows to panel order),
 /// `dwords` (4 bytes of 16 rows), `and`, `or`, `shl`, `shr`, `byte`, `signed_byte`, `low_nibbles`, `high_nibbles`, `flip`
-/// (bytes with their top bit inverted), `bits_to_16`, `low_halves` and `high_halves` (of each lane, to float); and the sizes of register tiles.
+/// (bytes with their top bit inverted), `bits_to_16`, `low_halves` and `high_halves` (of each lane, to float), `few` (products of few rows without a panel);
+/// and the sizes of register tiles.
 #[cfg(target_arch = "x86_64")]
 macro_rules! products {
     ($($feature:tt)+) => {
@@ -622,6 +623,9 @@ macro_rules! products {
             let codes = w.format.codes.as_ref().expect("a format with codes");
             assert!(x.c == w.cols && w.cols % 32 == 0, "activations of {} columns for {}", x.c, w.cols);
             assert!(CHUNK.is_multiple_of(w.format.block), "blocks in a panel");
+            if few(w, rows.clone(), x, y) {
+                return;
+            }
             let signed = SIGNED_CODES && codes.zero == 128;
             let zero = codes.zero as i32;
             let mut panel =

@@ -173,6 +173,155 @@ pub(super) mod avx512 {
         ]
     }
 
+    /// The products of one or two rows with Q4_0 or Q8_0 weights, without a panel: with so few rows its making would
+    /// cost more than the products. Whether this was such a case.
+    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+    fn few(w: &Matrix, rows: Range<usize>, x: &Acts8, y: &mut Tile) -> bool {
+        if !w.cols.is_multiple_of(64) {
+            return false;
+        }
+        match (w.format.name, x.rows()) {
+            ("Q4_0", 1) => few_rows::<1, true>(w, rows, x, y),
+            ("Q4_0", 2) => few_rows::<2, true>(w, rows, x, y),
+            ("Q8_0", 1) => few_rows::<1, false>(w, rows, x, y),
+            ("Q8_0", 2) => few_rows::<2, false>(w, rows, x, y),
+            _ => return false,
+        }
+        true
+    }
+
+    /// Blocks whose scales are gathered at a time.
+    const SCALES: usize = 64;
+
+    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+    fn few_rows<const M: usize, const NIBBLES: bool>(w: &Matrix, rows: Range<usize>, x: &Acts8, y: &mut Tile) {
+        let (bytes, zero) = if NIBBLES { (18, 8) } else { (34, 128) };
+        let (data, row_bytes, blocks) = (w.rows_bytes(rows.clone()), w.row_bytes(), w.cols / 32);
+        assert!(x.rows() == M && x.c == w.cols && blocks % 2 == 0 && row_bytes == blocks * bytes, "shapes of few rows");
+        assert!(data.len() == rows.len() * row_bytes && w.format.bytes == bytes, "bytes of few rows");
+        let q: [&[i8]; M] = core::array::from_fn(|m| &x.q[m * x.c..][..x.c]);
+        let d: [&[f32]; M] = core::array::from_fn(|m| &x.d[m * x.c / 16..][..x.c / 16]);
+        let s: [&[i32]; M] = core::array::from_fn(|m| &x.s[m * x.c / 16..][..x.c / 16]);
+        let mut heads = [[0u16; 16]; SCALES];
+        for first in (0..rows.len()).step_by(16) {
+            let count = (rows.len() - first).min(16);
+            let starts: [usize; 16] = core::array::from_fn(|r| (first + r.min(count - 1)) * row_bytes);
+            let mut acc = [splat(0.0); M];
+            for b in (0..blocks).step_by(2) {
+                if b % SCALES == 0 {
+                    for (r, start) in starts.iter().enumerate() {
+                        let row = &data[start + b * bytes..start + row_bytes];
+                        for (head, block) in heads.iter_mut().zip(row.chunks_exact(bytes)) {
+                            head[r] = u16::from_le_bytes([block[0], block[1]]);
+                        }
+                    }
+                }
+                // SAFETY: blocks `b` and `b + 1` lie in each row, whose ends are checked above, and so do their 64
+                // columns in the codes.
+                let sums: [[I; 4]; M] = unsafe {
+                    let x: [I; M] = core::array::from_fn(|m| load_i(q[m].as_ptr().add(32 * b).cast()));
+                    let mut sums = [[splat_i(0); 4]; M];
+                    for four in 0..4 {
+                        let codes: [I; 4] = core::array::from_fn(|r| {
+                            let block = data.as_ptr().add(starts[4 * four + r] + b * bytes + 2);
+                            if NIBBLES {
+                                nibbles_of_two(block, block.add(18))
+                            } else {
+                                bytes_of_two(block, block.add(34))
+                            }
+                        });
+                        for m in 0..M {
+                            let dots = codes.map(|codes| _mm512_dpbusd_epi32(splat_i(0), codes, x[m]));
+                            sums[m][four] = quarter_sums(dots);
+                        }
+                    }
+                    sums
+                };
+                for m in 0..M {
+                    let parts = by_quarter(sums[m]);
+                    for i in 0..2 {
+                        let mut scaled = splat(0.0);
+                        for part in [2 * i, 2 * i + 1] {
+                            let total = splat_i(zero * s[m][2 * b + part]);
+                            let sum = to_float(_mm512_sub_epi32(parts[part], total));
+                            scaled = fma(splat(d[m][2 * b + part]), sum, scaled);
+                        }
+                        let head = &heads[(b + i) % SCALES];
+                        // SAFETY: 16 halves are 32 bytes.
+                        let scale = unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(head.as_ptr().cast())) };
+                        acc[m] = fma(scale, scaled, acc[m]);
+                    }
+                }
+            }
+            for m in 0..M {
+                let mut lanes = [0.0; 16];
+                store_to(&mut lanes, _mm512_add_ps(acc[m], splat(0.0)));
+                for (out, lane) in y.row(m % x.n)[first..first + count].iter_mut().zip(lanes) {
+                    *out = if m < x.n { lane } else { *out + lane };
+                }
+            }
+        }
+    }
+
+    /// The 32 codes of one block of nibbles, then of another.
+    ///
+    /// # Safety
+    /// Both pointers are good for 16 bytes.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    unsafe fn nibbles_of_two(a: *const u8, b: *const u8) -> I {
+        // SAFETY: the caller's promise.
+        let twice = |p: *const u8| unsafe { _mm256_broadcastsi128_si256(_mm_loadu_si128(p.cast())) };
+        let both = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(twice(a)), twice(b));
+        let high = _mm512_set_epi64(
+            0x4_0004_0004_0004,
+            0x4_0004_0004_0004,
+            0,
+            0,
+            0x4_0004_0004_0004,
+            0x4_0004_0004_0004,
+            0,
+            0,
+        );
+        _mm512_and_si512(_mm512_srlv_epi16(both, high), _mm512_set1_epi8(15))
+    }
+
+    /// The 32 signed codes of one block, then of another, as unsigned ones above 128.
+    ///
+    /// # Safety
+    /// Both pointers are good for 32 bytes.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    unsafe fn bytes_of_two(a: *const u8, b: *const u8) -> I {
+        // SAFETY: the caller's promise.
+        let load = |p: *const u8| unsafe { _mm256_loadu_si256(p.cast()) };
+        let both = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(load(a)), load(b));
+        _mm512_xor_si512(both, _mm512_set1_epi8(-128))
+    }
+
+    /// The sums of the four lanes of each quarter: of register `r` in lane `r` of that quarter.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn quarter_sums([a, b, c, d]: [I; 4]) -> I {
+        let two = |a, b| _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+        let (ab, cd) = (two(a, b), two(c, d));
+        _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd))
+    }
+
+    /// Quarter `p` of each register, as register `p`.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn by_quarter([a, b, c, d]: [I; 4]) -> [I; 4] {
+        let (ab, cd) = (_mm512_shuffle_i32x4::<0x44>(a, b), _mm512_shuffle_i32x4::<0x44>(c, d));
+        let (ef, gh) = (_mm512_shuffle_i32x4::<0xee>(a, b), _mm512_shuffle_i32x4::<0xee>(c, d));
+        [
+            _mm512_shuffle_i32x4::<0x88>(ab, cd),
+            _mm512_shuffle_i32x4::<0xdd>(ab, cd),
+            _mm512_shuffle_i32x4::<0x88>(ef, gh),
+            _mm512_shuffle_i32x4::<0xdd>(ef, gh),
+        ]
+    }
+
     super::products!("avx2" "fma" "f16c" "avx512f" "avx512bw" "avx512vl" "avx512dq" "avx512vnni");
 }
 
@@ -334,6 +483,11 @@ pub(super) mod avx2 {
         };
         let (top, bottom) = (half(0), half(8));
         core::array::from_fn(|k| [top[k], bottom[k]])
+    }
+
+    /// Without a horizontal product of four bytes the panel serves any number of rows.
+    fn few(_: &Matrix, _: Range<usize>, _: &Acts8, _: &mut Tile) -> bool {
+        false
     }
 
     super::products!("avx2" "fma" "f16c");

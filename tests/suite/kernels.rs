@@ -130,14 +130,14 @@ fn every_format_decodes_and_multiplies_as_plain() {
             if format.codes.is_none() {
                 continue;
             }
-            for n in [1, 2, 3, 8, 9, 11, 20] {
+            for (n, parts) in [(1, 1), (1, 2), (2, 1), (2, 2), (3, 1), (8, 1), (9, 2), (11, 1), (20, 2)] {
                 let mut x = random.values(n * cols);
                 // A block of zeros, one of tiny numbers, one with the largest codes of both signs everywhere.
                 x[..32].fill(0.0);
                 x[(n - 1) * cols..][..32].iter_mut().for_each(|v| *v = v.signum() * 3.0);
                 let x = View::new(&x, n, cols);
                 let mut acts = Acts8::default();
-                acts.resize(n, cols, 1 + n % 2);
+                acts.resize(n, cols, parts);
                 (0..n).for_each(|i| (PLAIN.quantize)(x, i, &mut acts));
                 for rows in [0..37, 0..1, 3..36, 20..36] {
                     let f = rows.len();
@@ -146,7 +146,7 @@ fn every_format_decodes_and_multiplies_as_plain() {
                     for k in others() {
                         let mut got = vec![1.0; n * f];
                         (k.int_dots)(&w, rows.clone(), &acts, &mut Tile::new(&mut got, n, f), &mut scratch);
-                        assert_same(&got, &want, &format!("{}, {n} × {rows:?}", what(k)));
+                        assert_same(&got, &want, &format!("{}, {n} × {rows:?}, {parts} parts", what(k)));
                     }
                 }
             }
