@@ -130,7 +130,7 @@ fn round_block(x: &[f32; LANES], levels: &[f32], q: &mut [i8; LANES]) -> f32 {
     // Magnitudes compare as their bits do, and a NaN is above all: it becomes the scale and so reaches the output.
     let most = f32::from_bits(x.iter().fold(0, |most, v| most.max(v.abs().to_bits())));
     // Below, a scale or its inverse would not be a normal number.
-    if !(most >= 256.0 * f32::MIN_POSITIVE && most < f32::INFINITY) {
+    if !(256.0 * f32::MIN_POSITIVE..f32::INFINITY).contains(&most) {
         *q = [0; LANES];
         return if most < 1.0 { 0.0 } else { most };
     }
