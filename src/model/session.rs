@@ -115,7 +115,8 @@ impl Session {
     /// Reads tokens; the logits after the last one, `[V]`.
     ///
     /// # Errors
-    /// `Invalid` for no token or one outside the vocabulary; `Limit` if the context is full. Nothing is read then.
+    /// `Invalid` for no token or one outside the vocabulary, and for logits that are not finite, naming the tensor at
+    /// fault; `Limit` if the context is full. Nothing counts as read then.
     pub fn feed(&mut self, tokens: &[u32]) -> Result<&[f32]> {
         self.feed_each(tokens, None)?;
         Ok(&self.logits)
@@ -138,7 +139,7 @@ impl Session {
             let asked = (self.position + tokens.len()) as u64;
             return Err(Error::limit("context positions", asked, self.config.context as u64));
         }
-        let chunk = self.config.chunk.min(self.config.context);
+        let (start, chunk) = (self.position, self.config.chunk.min(self.config.context));
         for (c, tokens) in tokens.chunks(chunk).enumerate() {
             let n = tokens.len();
             self.layout.positions.clear();
@@ -162,6 +163,20 @@ impl Session {
                 let input = Input::new(&m.compute, self.config.path, row, &[m.weights.head()], 1, &mut self.head);
                 let vocab = self.logits.len();
                 linear::forward(&m.compute, m.weights.head(), input, &mut Tile::new(&mut self.logits, 1, vocab));
+                if let Some(id) = self.logits.iter().position(|v| !v.is_finite()) {
+                    self.position = start;
+                    return Err(match m.weights.not_finite() {
+                        Some((name, row, column)) => Error::invalid(
+                            format!("tensor {name}"),
+                            format!("row {row}, column {column} is not finite"),
+                        ),
+                        None => {
+                            let why =
+                                format!("that of token {id} is {}, though all weights are finite", self.logits[id]);
+                            Error::invalid("logits", why)
+                        }
+                    });
+                }
                 if let Some(each) = &mut each {
                     each(c * chunk + i, &self.logits);
                 }

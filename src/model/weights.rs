@@ -42,6 +42,24 @@ pub struct Weights {
 }
 
 impl Weights {
+    /// The first value of a matrix that is not finite: the tensor's name, row and column. Decodes every matrix until
+    /// there, to say why a result is none.
+    pub fn not_finite(&self) -> Option<(String, usize, usize)> {
+        let blocks = self.blocks.iter().enumerate().flat_map(|(layer, block)| {
+            Linear::ALL.map(|linear| (format!("blk.{layer}.{}.weight", linear.gguf()), block.linear(linear)))
+        });
+        let ends = [("token_embd.weight", Some(&self.embed)), ("output.weight", self.output.as_ref())];
+        let ends = ends.into_iter().filter_map(|(name, matrix)| Some((name.to_string(), matrix?)));
+        ends.chain(blocks).find_map(|(name, matrix)| {
+            let mut values = vec![0.0; matrix.cols];
+            (0..matrix.rows).find_map(|row| {
+                matrix.decode(row, 0..matrix.cols, &mut values);
+                let col = values.iter().position(|v| !v.is_finite())?;
+                Some((name.clone(), row, col))
+            })
+        })
+    }
+
     /// # Errors
     /// `Mismatch` naming the tensor that is missing or has another shape; `Unsupported` for a format that cannot be
     /// decoded; `Invalid` for a norm that is not finite.

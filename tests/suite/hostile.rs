@@ -343,3 +343,28 @@ fn models_of_the_field_load() {
     }
     assert!(seen > 5, "only {seen} models");
 }
+
+#[test]
+fn a_scale_that_is_no_number_is_found_by_its_tensor() {
+    use mynah::kernel::{Compute, PLAIN, Pool};
+    use mynah::model::{Model, Session, SessionConfig};
+    let compute = Compute { kernels: &PLAIN, pool: Pool::new(1) };
+    let good = load(mynah::base::MODEL).unwrap();
+    let matrix = good.matrix("blk.1.ffn_up.weight").unwrap();
+    // The scale in the first bytes of the first block of row 2.
+    let at = matrix.data().as_ptr() as usize - good.bytes().as_ptr() as usize + 2 * matrix.row_bytes();
+    for (scale, same) in [(0x7e00u16, false), (0x7c00, false), (0x3c00, true)] {
+        let mut file = mynah::base::MODEL.to_vec();
+        file[at..at + 2].copy_from_slice(&scale.to_le_bytes());
+        let model = Model::load(&load(&file).unwrap(), compute.clone()).unwrap();
+        let config = SessionConfig { context: 16, ..SessionConfig::default() };
+        let mut session = Session::new(&model, config).unwrap();
+        match session.feed(&[1, 2, 3]) {
+            Ok(_) => assert!(same, "{scale:#x}"),
+            Err(e) => {
+                assert!(!same && e.to_string().contains("blk.1.ffn_up.weight: row 2, column"), "{scale:#x}: {e}");
+                assert_eq!(session.position(), 0);
+            }
+        }
+    }
+}
