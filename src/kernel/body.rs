@@ -109,24 +109,24 @@ pub(super) fn quantize(x: View, row: usize, out: &mut Acts8) {
     let (n, c) = (out.n, out.c);
     assert!(x.c == c && c.is_multiple_of(LANES), "columns in blocks of 16");
     for (b, block) in x.row(row).as_chunks::<LANES>().0.iter().enumerate() {
-        let (mut x, mut levels) = (*block, &LEVELS[..]);
+        let mut x = *block;
         for part in 0..out.parts {
             let at = (part * n + row) * c / LANES + b;
             let q = &mut out.q.as_chunks_mut::<LANES>().0[at];
-            let d = round_block(&x, levels, q);
+            // What the first part leaves is small enough for any scale.
+            let d = round_block(&x, part == 0, q);
             out.d[at] = d;
             out.s[at] = q.iter().map(|&q| q as i32).sum();
             for l in 0..LANES {
                 x[l] = fma(-d, q[l] as f32, x[l]);
             }
-            levels = &LEVELS[..1];
         }
     }
 }
 
-/// The codes of a block, and its scale.
+/// The codes of a block, and its scale: that of the first level, or of the best one.
 #[inline(always)]
-fn round_block(x: &[f32; LANES], levels: &[f32], q: &mut [i8; LANES]) -> f32 {
+fn round_block(x: &[f32; LANES], search: bool, q: &mut [i8; LANES]) -> f32 {
     // Magnitudes compare as their bits do, and a NaN is above all: it becomes the scale and so reaches the output.
     let most = f32::from_bits(x.iter().fold(0, |most, v| most.max(v.abs().to_bits())));
     // Below, a scale or its inverse would not be a normal number.
@@ -134,13 +134,23 @@ fn round_block(x: &[f32; LANES], levels: &[f32], q: &mut [i8; LANES]) -> f32 {
         *q = [0; LANES];
         return if most < 1.0 { 0.0 } else { most };
     }
-    let (mut level, mut least) = (levels[0], f32::INFINITY);
-    for &candidate in levels {
-        let inverse = candidate / most;
-        // In units of a code, so the error counts with the square of the scale.
-        let off: [f32; LANES] = core::array::from_fn(|l| x[l] * inverse - rounded(x[l] * inverse));
-        let error = lane_sum(off.map(|e| e * e)) / (candidate * candidate);
-        (level, least) = if error < least { (candidate, error) } else { (level, least) };
+    let mut level = LEVELS[0];
+    if search {
+        // A lane a level, so that no lanes are summed.
+        let inverse = LEVELS.map(|level| level / most);
+        let mut errors = [0.0; LEVELS.len()];
+        for &v in x {
+            for k in 0..LEVELS.len() {
+                let off = v * inverse[k] - rounded(v * inverse[k]);
+                errors[k] += off * off;
+            }
+        }
+        let mut least = f32::INFINITY;
+        for k in 0..LEVELS.len() {
+            // The error is in units of a code, so it counts with the square of the scale.
+            let error = errors[k] / (LEVELS[k] * LEVELS[k]);
+            (level, least) = if error < least { (LEVELS[k], error) } else { (level, least) };
+        }
     }
     let inverse = level / most;
     for l in 0..LANES {

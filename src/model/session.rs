@@ -47,11 +47,14 @@ pub struct Session {
     logits: Vec<f32>,
 }
 
+/// Rows whose logits are made together when every row's are asked for: the output matrix is then read once for them.
+const HEAD_ROWS: usize = 16;
+
 /// Takes the index of a token and the logits after it, `[V]`.
 pub type Each<'a> = dyn FnMut(usize, &[f32]) + 'a;
 
 impl Session {
-    /// Takes all memory the session will need.
+    /// Takes all memory the session will need, but for that of the logits of several rows.
     ///
     /// # Errors
     /// `Invalid` for a context of 0 or beyond the model's; `Limit` if the memory is not there.
@@ -158,30 +161,38 @@ impl Session {
             let x = View::new(&self.x, n, h.width).rows(first..n);
             let normed = &mut self.normed[..(n - first) * h.width];
             norm::forward(&m.compute, x, &m.weights.norm, h.eps, &mut Tile::new(normed, n - first, h.width));
-            for i in first..n {
-                let row = View::new(&self.normed[(i - first) * h.width..(i - first + 1) * h.width], 1, h.width);
-                let input = Input::new(&m.compute, self.config.path, row, &[m.weights.head()], 1, &mut self.head);
-                let vocab = self.logits.len();
-                linear::forward(&m.compute, m.weights.head(), input, &mut Tile::new(&mut self.logits, 1, vocab));
-                if let Some(id) = self.logits.iter().position(|v| !v.is_finite()) {
-                    self.position = start;
-                    return Err(match m.weights.not_finite() {
-                        Some((name, row, column)) => Error::invalid(
-                            format!("tensor {name}"),
-                            format!("row {row}, column {column} is not finite"),
-                        ),
-                        None => {
-                            let why =
-                                format!("that of token {id} is {}, though all weights are finite", self.logits[id]);
-                            Error::invalid("logits", why)
-                        }
-                    });
-                }
-                if let Some(each) = &mut each {
-                    each(c * chunk + i, &self.logits);
+            let vocab = m.weights.vocab();
+            for i in (first..n).step_by(HEAD_ROWS) {
+                let rows = HEAD_ROWS.min(n - i);
+                let x = View::new(&self.normed[(i - first) * h.width..], rows, h.width);
+                let input = Input::new(&m.compute, self.config.path, x, &[m.weights.head()], 1, &mut self.head);
+                self.logits.resize(rows * vocab, 0.0);
+                linear::forward(&m.compute, m.weights.head(), input, &mut Tile::new(&mut self.logits, rows, vocab));
+                for (r, logits) in self.logits.chunks_exact(vocab).enumerate() {
+                    if let Some(id) = logits.iter().position(|v| !v.is_finite()) {
+                        self.position = start;
+                        return Err(not_finite(&m, id, logits[id]));
+                    }
+                    if let Some(each) = &mut each {
+                        each(c * chunk + i + r, logits);
+                    }
                 }
             }
+            // The last row's are what `feed` returns.
+            let last = self.logits.len() - vocab;
+            self.logits.copy_within(last.., 0);
+            self.logits.truncate(vocab);
         }
         Ok(())
+    }
+}
+
+/// Why the logit of token `id` is `value`: the tensor at fault, if one is.
+fn not_finite(m: &Model, id: usize, value: f32) -> Error {
+    match m.weights.not_finite() {
+        Some((name, row, column)) => {
+            Error::invalid(format!("tensor {name}"), format!("row {row}, column {column} is not finite"))
+        }
+        None => Error::invalid("logits", format!("that of token {id} is {value}, though all weights are finite")),
     }
 }
