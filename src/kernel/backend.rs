@@ -85,7 +85,7 @@ macro_rules! others {
             compiled!($features softmax(x: &mut [f32]) -> f32 = body::softmax);
             compiled!($features silu_mul(gate: &[f32], up: &[f32], out: &mut [f32]) = body::silu_mul);
             compiled!($features silu_mul_backward(gate: &mut [f32], up: &mut [f32], d: &[f32]) = body::silu_mul_backward);
-            compiled!($features widen(x: &[u16], out: &mut [f32]) = body::widen);
+            compiled!($features widen(x: &[u16], out: &mut [f32]) = crate::kernel::x86::widen);
             compiled!($features narrow(x: &[f32], out: &mut [u16]) = body::narrow);
         }
     };

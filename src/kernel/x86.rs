@@ -3,6 +3,21 @@
 #![allow(unsafe_code)]
 
 use super::backend::products;
+use crate::quant;
+use core::arch::x86_64::{_mm_loadu_si128, _mm256_cvtph_ps, _mm256_storeu_ps};
+
+/// Half floats (bits) to `f32`.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn widen(x: &[u16], out: &mut [f32]) {
+    let ((xs, x), (outs, out)) = (x.as_chunks::<8>(), out.as_chunks_mut::<8>());
+    for (x, out) in xs.iter().zip(outs) {
+        // SAFETY: the arrays have 8 halves and 8 floats.
+        unsafe { _mm256_storeu_ps(out.as_mut_ptr(), _mm256_cvtph_ps(_mm_loadu_si128(x.as_ptr().cast()))) };
+    }
+    for (x, out) in x.iter().zip(out) {
+        *out = quant::half(*x);
+    }
+}
 
 /// AVX-512 with VNNI: 16 lanes are one register.
 pub(super) mod avx512 {
