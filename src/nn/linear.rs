@@ -16,6 +16,10 @@ pub enum Path {
 /// Rows of a matrix that are decoded and multiplied together: an L2 cache holds them.
 const TILE: usize = 48;
 
+/// Rows of a part at most when one row of activations streams over them: long pieces, so that what the hardware reads
+/// ahead is what the same core needs next.
+const STREAM: usize = 1024;
+
 /// The input of a linear layer, rounded to 8 bits if one of its matrices wants that.
 #[derive(Clone, Copy)]
 pub struct Input<'a> {
@@ -46,8 +50,10 @@ pub fn forward(cx: &Compute, w: &Matrix, input: Input, y: &mut Tile) {
     assert!(input.x.c == w.cols && y.c() == w.rows && y.n() == input.x.n, "shapes of a linear layer");
     let k = cx.kernels;
     let (n, f) = (y.n(), y.c());
-    cx.pool.columns([y.part(0..n, 0..f)], [TILE], &|part, [mut y], scratch| {
-        let rows = part * TILE..(part * TILE + TILE).min(f);
+    let streamed = n == 1 && input.acts.is_some() && w.format.codes.is_some();
+    let tile = if streamed { f.div_ceil(4).next_multiple_of(16).clamp(TILE, STREAM) } else { TILE };
+    cx.pool.columns([y.part(0..n, 0..f)], [tile], &|part, [mut y], scratch| {
+        let rows = part * tile..(part * tile + tile).min(f);
         match input.acts {
             Some(acts) if w.format.codes.is_some() => (k.int_dots)(w, rows, acts, &mut y, scratch),
             _ => {
