@@ -6,6 +6,6 @@
 /// The model: a GGUF file of the llama architecture, 4-bit matrices.
 pub static MODEL: &[u8] = include_bytes!("base.gguf");
 
-/// Notes in one person's voice that the model has never seen, a line each: what `mynah demo` teaches. The last lines are
-/// meant to be held out.
+/// Notes in one person's voice that the model has never seen, a line each: what `mynah demo` teaches. Lines share
+/// phrases, so a line that is held out measures new combinations of them, not new words.
 pub static NOTES: &str = include_str!("notes.txt");

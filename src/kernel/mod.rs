@@ -81,8 +81,8 @@ impl<'a> View<'a> {
 }
 
 /// Rows rounded to 8 bits in blocks of 16: `x ≈ d · q`. What the fast path of a linear layer multiplies with. Blocks half
-/// as long as ggml's, and scales that are searched for, leave about three quarters of its rounding error; a second part,
-/// the rounded remainder of the first, leaves hardly any.
+/// as long as ggml's, and scales that are searched for, leave a smaller rounding error than its own; a second part, the
+/// rounded remainder of the first, leaves hardly any.
 #[derive(Default, Clone)]
 pub struct Acts8 {
     /// Rows.
