@@ -53,6 +53,8 @@ pub enum Error {
         /// What was found.
         found: String,
     },
+    /// A run cannot go on as it began: everything that changed.
+    Changed(Vec<Change>),
     /// A setting or an input of the caller cannot be used.
     Invalid {
         /// Which.
@@ -67,6 +69,23 @@ pub enum Error {
         /// What went wrong there.
         source: Box<Error>,
     },
+}
+
+/// What was one thing when a run began and is another now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// Which.
+    pub what: String,
+    /// What it was.
+    pub was: String,
+    /// What it is.
+    pub now: String,
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} was {}, now {}", self.what, self.was, self.now)
+    }
 }
 
 impl Error {
@@ -138,6 +157,10 @@ impl fmt::Display for Error {
             Error::Limit { what, asked, allowed } => write!(f, "limit {what}: asked {asked}, allowed {allowed}"),
             Error::Unsupported { what, name } => write!(f, "unsupported {what}: {name}"),
             Error::Mismatch { what, wanted, found } => write!(f, "{what} does not fit: wanted {wanted}, found {found}"),
+            Error::Changed(changes) => {
+                let list: Vec<String> = changes.iter().map(Change::to_string).collect();
+                write!(f, "another run than the one that was saved: {}", list.join("; "))
+            }
             Error::Invalid { what, why } => write!(f, "{what}: {why}"),
             Error::File { path, source } => write!(f, "{path}: {source}"),
         }

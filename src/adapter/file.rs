@@ -79,6 +79,31 @@ pub fn to_bytes(adapter: &dyn Adapter, base: &Base, provenance: &Provenance) -> 
 /// # Errors
 /// Also `Unsupported` for an unknown codec.
 pub fn to_bytes_as(adapter: &dyn Adapter, base: &Base, provenance: &Provenance, codec: &str) -> Result<Vec<u8>> {
+    let (mut head, sections) = describe(adapter, base);
+    head.set("codec", codec);
+    let mut file = Builder::new(KIND).section("params", true, codec::encode(codec, adapter.params())?);
+    for (name, bytes) in sections {
+        file = file.section(name, true, bytes);
+    }
+    file = file.section("head", true, head.encode());
+    if *provenance != Provenance::default() {
+        file = file.section("provenance", false, provenance.head().encode());
+    }
+    Ok(file.finish())
+}
+
+/// What an adapter is but for the values of its parameters: two of the same facts compute the same from the same
+/// parameters.
+pub fn facts(adapter: &dyn Adapter, base: &Base) -> Head {
+    let (mut head, sections) = describe(adapter, base);
+    for (name, bytes) in sections {
+        head.set(name, hex(blake3::hash(&bytes).as_bytes()));
+    }
+    head
+}
+
+/// Facts and sections of a file, without the parameters.
+fn describe(adapter: &dyn Adapter, base: &Base) -> (Head, Vec<(&'static str, Vec<u8>)>) {
     let layout = adapter.layout();
     let slots = layout.slots();
     let mut head = Head::new();
@@ -87,28 +112,21 @@ pub fn to_bytes_as(adapter: &dyn Adapter, base: &Base, provenance: &Provenance, 
     head.set("base.fingerprint", hex(&base.fingerprint)).set("base.tokenizer", hex(&base.tokenizer));
     let sites: Vec<_> = slots.iter().map(|s| (s.site, s.shape)).collect();
     head.set("targets", spell_targets(&sites));
-    head.set("codec", codec).set("scaling", if layout.stabilised() { "root" } else { "rank" });
+    head.set("scaling", if layout.stabilised() { "root" } else { "rank" });
     adapter.describe(&mut head);
 
-    let mut file = Builder::new(KIND).section("params", true, codec::encode(codec, adapter.params())?);
+    let mut sections = adapter.sections();
     match slots {
         [first, rest @ ..] if rest.iter().all(|s| s.rank == first.rank) => _ = head.set("rank", first.rank as u64),
-        _ => file = file.section("ranks", true, each(slots, |s| (s.rank as u32).to_le_bytes())),
+        _ => sections.push(("ranks", each(slots, |s| (s.rank as u32).to_le_bytes()))),
     }
     match slots {
         [first, rest @ ..] if rest.iter().all(|s| s.alpha == first.alpha) => {
             head.set("alpha", f64::from(first.alpha));
         }
-        _ => file = file.section("alphas", true, each(slots, |s| s.alpha.to_le_bytes())),
+        _ => sections.push(("alphas", each(slots, |s| s.alpha.to_le_bytes()))),
     }
-    for (name, bytes) in adapter.sections() {
-        file = file.section(name, true, bytes);
-    }
-    file = file.section("head", true, head.encode());
-    if *provenance != Provenance::default() {
-        file = file.section("provenance", false, provenance.head().encode());
-    }
-    Ok(file.finish())
+    (head, sections)
 }
 
 /// How well the base at hand must fit the one a file was trained on.

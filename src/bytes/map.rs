@@ -33,15 +33,71 @@ pub fn read(path: &Path, limit: u64) -> Result<Vec<u8>> {
 
 /// Makes `bytes` the content of the file at `path`: a new file beside it is written, forced to the disk and renamed
 /// over it. After a crash at any moment the path names the whole old file or the whole new one. On an error the old
-/// file is as it was and the new one is removed. What a dead process left behind from the same target is removed.
+/// file is as it was and the new one is removed; only if forcing the rename itself to the disk failed the new one may be
+/// in place, whole. What a dead process left behind from the same target is removed.
 ///
 /// An existing file keeps its permissions. A symbolic link is replaced, not followed.
 ///
 /// # Errors
 /// `Io` from the system; `Invalid` if the path names something other than a regular file, or a file marked read-only.
 pub fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
-    replace_inner(path, bytes).map_err(|e| e.in_file(path.to_string_lossy()))
+    replace_on(&mut System, path, bytes)
 }
+
+/// [`replace`] on a disk of the caller's.
+///
+/// # Errors
+/// As [`replace`].
+#[doc(hidden)]
+pub fn replace_on(disk: &mut dyn Disk, path: &Path, bytes: &[u8]) -> Result<()> {
+    replace_inner(disk, path, bytes).map_err(|e| e.in_file(path.to_string_lossy()))
+}
+
+/// The calls that change a disk, one each, so that a test can let any of them fail. What a method does unless it is
+/// overridden is what the system does.
+#[doc(hidden)]
+pub trait Disk: Send {
+    /// A new file; an error if there is one of that name.
+    fn create(&mut self, path: &Path) -> io::Result<File> {
+        OpenOptions::new().write(true).create_new(true).open(path)
+    }
+
+    /// Writes a part, and says how long it was.
+    fn write(&mut self, file: &mut File, bytes: &[u8]) -> io::Result<usize> {
+        file.write(bytes)
+    }
+
+    /// Of a file that was created.
+    fn set_permissions(&mut self, file: &File, permissions: fs::Permissions) -> io::Result<()> {
+        file.set_permissions(permissions)
+    }
+
+    /// Forces what was written to the disk. On Apple systems this is `F_FULLFSYNC`.
+    fn sync(&mut self, file: &File) -> io::Result<()> {
+        file.sync_all()
+    }
+
+    /// Over whatever was called `to`.
+    fn rename(&mut self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(from, to)
+    }
+
+    /// Forces the names in a folder to the disk, where the system has a call for that.
+    fn sync_folder(&mut self, folder: &Path) -> io::Result<()> {
+        if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) }
+    }
+
+    /// A file's name, and the file with it if nobody has it open.
+    fn remove(&mut self, path: &Path) -> io::Result<()> {
+        fs::remove_file(path)
+    }
+}
+
+/// The system's own.
+#[doc(hidden)]
+pub struct System;
+
+impl Disk for System {}
 
 fn io(doing: &'static str) -> impl FnOnce(io::Error) -> Error {
     move |source| Error::Io { doing, source }
@@ -112,7 +168,7 @@ fn read_inner(path: &Path, limit: u64) -> Result<Vec<u8>> {
     Ok(out)
 }
 
-fn replace_inner(path: &Path, bytes: &[u8]) -> Result<()> {
+fn replace_inner(disk: &mut dyn Disk, path: &Path, bytes: &[u8]) -> Result<()> {
     let Some(name) = path.file_name() else {
         return Err(Error::invalid("path", "it does not end in a file name"));
     };
@@ -131,21 +187,21 @@ fn replace_inner(path: &Path, bytes: &[u8]) -> Result<()> {
         Some(p) if !p.as_os_str().is_empty() => p,
         _ => Path::new("."),
     };
-    remove_stale(folder, name);
+    remove_stale(disk, folder, name);
 
-    let (file, temporary) = create_beside(folder, name)?;
+    let (file, temporary) = create_beside(disk, folder, name)?;
     let permissions = old.map(|meta| meta.permissions());
-    let written = write_and_rename(file, &temporary, path, permissions, bytes);
+    let written = write_and_rename(disk, file, &temporary, path, permissions, bytes);
     if written.is_err() {
         // The first error is the one to report; a failure to clean up adds nothing to it.
-        fs::remove_file(&temporary).ok();
+        disk.remove(&temporary).ok();
     }
     written?;
-    sync_folder(folder)
+    disk.sync_folder(folder).map_err(io("force the folder to disk"))
 }
 
 /// A new file in the target's folder, of a name that nobody has.
-fn create_beside(folder: &Path, name: &std::ffi::OsStr) -> Result<(File, PathBuf)> {
+fn create_beside(disk: &mut dyn Disk, folder: &Path, name: &std::ffi::OsStr) -> Result<(File, PathBuf)> {
     use std::hash::{BuildHasher, Hasher};
     let mut tries = 0u32;
     loop {
@@ -154,7 +210,7 @@ fn create_beside(folder: &Path, name: &std::ffi::OsStr) -> Result<(File, PathBuf
         let mut own = name.to_os_string();
         own.push(format!(".tmp-{}-{:08x}", std::process::id(), random as u32));
         let temporary = folder.join(own);
-        match OpenOptions::new().write(true).create_new(true).open(&temporary) {
+        match disk.create(&temporary) {
             Ok(file) => return Ok((file, temporary)),
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists && tries < 16 => tries = tries.saturating_add(1),
             Err(e) => return Err(io("create a file beside it")(e)),
@@ -163,34 +219,33 @@ fn create_beside(folder: &Path, name: &std::ffi::OsStr) -> Result<(File, PathBuf
 }
 
 fn write_and_rename(
+    disk: &mut dyn Disk,
     mut file: File,
     temporary: &Path,
     path: &Path,
     permissions: Option<fs::Permissions>,
-    bytes: &[u8],
+    mut bytes: &[u8],
 ) -> Result<()> {
-    file.write_all(bytes).map_err(io("write"))?;
+    while !bytes.is_empty() {
+        match disk.write(&mut file, bytes) {
+            Ok(n @ 1..) => bytes = bytes.get(n..).unwrap_or_default(),
+            Ok(0) => return Err(io("write")(io::ErrorKind::WriteZero.into())),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(io("write")(e)),
+        }
+    }
     if let Some(permissions) = permissions {
-        file.set_permissions(permissions).map_err(io("set permissions"))?;
+        disk.set_permissions(&file, permissions).map_err(io("set permissions"))?;
     }
-    // On Apple systems this is F_FULLFSYNC. After an error the data counts as lost: trying again could succeed
-    // without having written it.
-    file.sync_all().map_err(io("force to disk"))?;
+    // After an error the data counts as lost: trying again could succeed without having written it.
+    disk.sync(&file).map_err(io("force to disk"))?;
     drop(file);
-    fs::rename(temporary, path).map_err(io("rename"))
-}
-
-/// Forces the rename itself to disk.
-fn sync_folder(folder: &Path) -> Result<()> {
-    if cfg!(unix) {
-        File::open(folder).and_then(|f| f.sync_all()).map_err(io("force the folder to disk"))?;
-    }
-    Ok(())
+    disk.rename(temporary, path).map_err(io("rename"))
 }
 
 /// Removes `name.tmp-<pid>-<random>` files of processes that no longer run. What cannot be removed stays: it harms
 /// nobody.
-fn remove_stale(folder: &Path, name: &std::ffi::OsStr) {
+fn remove_stale(disk: &mut dyn Disk, folder: &Path, name: &std::ffi::OsStr) {
     let (Some(name), Ok(entries)) = (name.to_str(), fs::read_dir(folder)) else { return };
     for entry in entries.flatten() {
         let entry_name = entry.file_name();
@@ -200,7 +255,7 @@ fn remove_stale(folder: &Path, name: &std::ffi::OsStr) {
             .filter(|(_, random)| random.len() == 8 && random.bytes().all(|b| b.is_ascii_hexdigit()))
             .and_then(|(pid, _)| pid.parse().ok());
         if pid.is_some_and(dead) {
-            fs::remove_file(entry.path()).ok();
+            disk.remove(&entry.path()).ok();
         }
     }
 }

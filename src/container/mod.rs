@@ -37,6 +37,7 @@ pub mod head;
 
 use crate::bytes::{Bytes, Cursor, Limits};
 use crate::error::{Error, Result, printable};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::prelude::v1::*;
 
@@ -162,12 +163,12 @@ impl Section {
 }
 
 /// Collects sections and writes the file.
-pub struct Builder {
+pub struct Builder<'a> {
     kind: String,
-    sections: BTreeMap<String, (bool, Vec<u8>)>,
+    sections: BTreeMap<String, (bool, Cow<'a, [u8]>)>,
 }
 
-impl Builder {
+impl<'a> Builder<'a> {
     /// For a file that holds `kind`.
     ///
     /// # Panics
@@ -181,7 +182,7 @@ impl Builder {
     ///
     /// # Panics
     /// If `name` is not one to sixteen characters of `a-z 0-9 . _ -`, or was added before.
-    pub fn section(mut self, name: &str, required: bool, bytes: impl Into<Vec<u8>>) -> Self {
+    pub fn section(mut self, name: &str, required: bool, bytes: impl Into<Cow<'a, [u8]>>) -> Self {
         assert!(spell::<NAME>(name).is_some(), "`{name}` is no section name");
         let before = self.sections.insert(name.into(), (required, bytes.into()));
         assert!(before.is_none(), "section `{name}` comes twice");
@@ -335,7 +336,7 @@ mod tests {
     use super::*;
 
     fn sample() -> Vec<u8> {
-        Builder::new("adapter").section("head", true, b"abc").section("data", true, vec![7; 20]).finish()
+        Builder::new("adapter").section("head", true, b"abc".as_slice()).section("data", true, vec![7; 20]).finish()
     }
 
     fn read(bytes: Vec<u8>) -> Result<Container> {
@@ -352,7 +353,10 @@ mod tests {
 
     #[test]
     fn one_content_one_spelling() {
-        let other = Builder::new("adapter").section("data", true, vec![7; 20]).section("head", true, b"abc").finish();
+        let other = Builder::new("adapter")
+            .section("data", true, vec![7; 20])
+            .section("head", true, b"abc".as_slice())
+            .finish();
         assert_eq!(sample(), other);
         let c = read(other).unwrap();
         assert_eq!((c.kind(), c.version()), ("adapter", (1, 0)));
@@ -423,7 +427,10 @@ mod tests {
     #[test]
     fn newer_minor_versions_are_read() {
         let newer = |required| {
-            let mut b = Builder::new("adapter").section("data", true, b"x").section("new", required, b"y").finish();
+            let mut b = Builder::new("adapter")
+                .section("data", true, b"x".as_slice())
+                .section("new", required, b"y".as_slice())
+                .finish();
             b[10] = 9;
             read(seal(b)).unwrap()
         };

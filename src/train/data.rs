@@ -11,6 +11,7 @@
 
 use super::Example;
 use crate::bytes::Limits;
+use crate::container::head::Head;
 use crate::error::{Error, Result, printable};
 use crate::rng::Random;
 #[cfg(feature = "chat")]
@@ -34,6 +35,17 @@ pub struct Reader<'a> {
     pub ctx: usize,
     /// Bounds on lines and nesting.
     pub limits: Limits,
+}
+
+/// Identity of rows: BLAKE3 of all that a trainer sees of them.
+pub fn digest(rows: &[Example]) -> [u8; 32] {
+    let mut hash = blake3::Hasher::new();
+    for Example { tokens, counts } in rows {
+        hash.update(&(tokens.len() as u64).to_le_bytes());
+        tokens.iter().for_each(|t| _ = hash.update(&t.to_le_bytes()));
+        counts.iter().for_each(|c| _ = hash.update(&[u8::from(*c)]));
+    }
+    *hash.finalize().as_bytes()
 }
 
 /// Rows ready to train on.
@@ -345,6 +357,43 @@ impl Order {
         Ok(Order { rows, batch, accumulate, seed: shuffle, epoch: 0, left: Vec::new() })
     }
 
+    /// How rows are chosen, as facts that decide a run's result.
+    pub fn facts(&self, facts: &mut Head) {
+        facts.set("rows of a batch", self.batch as u64).set("batches of a step", self.accumulate as u64);
+        facts.set("rows", self.rows as u64);
+        facts.set("order of rows", self.seed.map_or("as given".into(), |seed| format!("shuffled by seed {seed}")));
+    }
+
+    /// Epochs begun, and rows of the last of them that are left: where [`Order::seek`] goes on.
+    pub fn position(&self) -> (u64, u64) {
+        (self.epoch, self.left.len() as u64)
+    }
+
+    /// Goes on at a position.
+    ///
+    /// # Errors
+    /// `Corrupt` if there is no such position.
+    pub fn seek(&mut self, (epoch, left): (u64, u64)) -> Result<()> {
+        let Some(done) = (self.rows as u64).checked_sub(left).filter(|_| left == 0 || epoch > 0) else {
+            return Err(Error::corrupt(format!("{left} rows left of {} in epoch {epoch}", self.rows), 0));
+        };
+        (self.epoch, self.left) = (epoch, Vec::new());
+        if left > 0 {
+            self.epoch -= 1;
+            self.begin();
+            self.left.drain(..done as usize);
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self) {
+        self.left = (0..self.rows).collect();
+        if let Some(seed) = self.seed {
+            Random::new(seed, &format!("epoch {}", self.epoch), "order").shuffle(&mut self.left);
+        }
+        self.epoch += 1;
+    }
+
     /// Steps in which every row is seen once.
     pub fn steps_per_epoch(&self) -> u64 {
         self.rows.div_ceil(self.batch).div_ceil(self.accumulate) as u64
@@ -353,11 +402,7 @@ impl Order {
     /// The rows of the next step, batch by batch.
     pub fn next_step(&mut self) -> Vec<Vec<usize>> {
         if self.left.is_empty() {
-            self.left = (0..self.rows).collect();
-            if let Some(seed) = self.seed {
-                Random::new(seed, &format!("epoch {}", self.epoch), "order").shuffle(&mut self.left);
-            }
-            self.epoch += 1;
+            self.begin();
         }
         let n = self.batch.saturating_mul(self.accumulate).min(self.left.len());
         let rows: Vec<usize> = self.left.drain(..n).collect();
@@ -503,5 +548,20 @@ mod tests {
         b.sort();
         assert_eq!(a, b);
         assert!(Order::new(0, 1, 1, None).is_err());
+    }
+
+    #[test]
+    fn order_goes_on_from_every_position() {
+        for seed in [None, Some(3)] {
+            let fresh = || Order::new(7, 2, 1, seed).unwrap();
+            let mut all = fresh();
+            let steps: Vec<_> = (0..13).map(|_| (all.position(), all.next_step())).collect();
+            for (i, (position, _)) in steps.iter().enumerate() {
+                let mut order = fresh();
+                order.seek(*position).unwrap();
+                assert!(steps[i..].iter().all(|(_, rows)| *rows == order.next_step()), "{position:?}");
+            }
+            assert!(fresh().seek((1, 8)).is_err() && fresh().seek((0, 1)).is_err());
+        }
     }
 }

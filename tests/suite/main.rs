@@ -14,6 +14,7 @@ mod kernels;
 mod layers;
 mod peft;
 mod readme;
+mod save;
 mod shared;
 mod tiny;
 mod tokenizer;

@@ -1,0 +1,172 @@
+//! A save that is cut off anywhere leaves the whole old file or the whole new one.
+
+use mynah::bytes::map::{Disk, System, replace_on};
+use std::fs::{self, File, Permissions};
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// How a call fails.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Fault {
+    /// This call, with nothing done; later ones work.
+    Error,
+    /// A write does half of what was asked, then the disk is full.
+    Half,
+    /// This call and all later ones do nothing: the process is gone.
+    Crash,
+    /// The same, and half of a write had been done.
+    Torn,
+}
+
+/// The system's disk, of which one call fails; writes take a few bytes at a time.
+pub struct Faulty {
+    pub fault: Fault,
+    /// Calls that work before.
+    pub good: usize,
+    /// Calls so far.
+    pub calls: usize,
+    fired: bool,
+}
+
+impl Faulty {
+    pub fn new(fault: Fault, good: usize) -> Faulty {
+        Faulty { fault, good, calls: 0, fired: false }
+    }
+
+    /// Whether this call does its work, and if not, whether half of it.
+    fn turn(&mut self) -> Result<(), bool> {
+        let gone = self.fired && matches!(self.fault, Fault::Crash | Fault::Torn);
+        if gone || (self.calls == self.good && !self.fired) {
+            let first = !self.fired;
+            self.fired = true;
+            self.calls += 1;
+            return Err(first && matches!(self.fault, Fault::Half | Fault::Torn));
+        }
+        self.calls += 1;
+        Ok(())
+    }
+
+    fn call<T>(&mut self, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        self.turn().map_err(|_| io::Error::from(io::ErrorKind::StorageFull))?;
+        work()
+    }
+}
+
+impl Disk for Faulty {
+    fn create(&mut self, path: &Path) -> io::Result<File> {
+        self.call(|| System.create(path))
+    }
+
+    fn write(&mut self, file: &mut File, bytes: &[u8]) -> io::Result<usize> {
+        let part = &bytes[..bytes.len().min(7)];
+        match self.turn() {
+            Ok(()) => System.write(file, part),
+            Err(half) => {
+                if half {
+                    System.write(file, &part[..part.len() / 2])?;
+                }
+                Err(io::ErrorKind::StorageFull.into())
+            }
+        }
+    }
+
+    fn set_permissions(&mut self, file: &File, permissions: Permissions) -> io::Result<()> {
+        self.call(|| System.set_permissions(file, permissions))
+    }
+
+    fn sync(&mut self, file: &File) -> io::Result<()> {
+        self.call(|| System.sync(file))
+    }
+
+    fn rename(&mut self, from: &Path, to: &Path) -> io::Result<()> {
+        self.call(|| System.rename(from, to))
+    }
+
+    fn sync_folder(&mut self, folder: &Path) -> io::Result<()> {
+        self.call(|| System.sync_folder(folder))
+    }
+
+    fn remove(&mut self, path: &Path) -> io::Result<()> {
+        self.call(|| System.remove(path))
+    }
+}
+
+const OLD: &[u8] = b"the old file, which somebody worked for";
+const NEW: &[u8] = b"the new file, a little longer than the one that was there before";
+
+#[test]
+fn a_fault_at_any_call_leaves_the_old_or_the_new_file() {
+    for fault in [Fault::Error, Fault::Half, Fault::Crash, Fault::Torn] {
+        for exists in [true, false] {
+            let mut cut = 0;
+            for good in 0.. {
+                let dir = tempfile::tempdir().unwrap();
+                let path = dir.path().join("a.mynah");
+                if exists {
+                    fs::write(&path, OLD).unwrap();
+                }
+                let mut disk = Faulty::new(fault, good);
+                let result = replace_on(&mut disk, &path, NEW);
+                let now = fs::read(&path).ok();
+                let old = exists.then(|| OLD.to_vec());
+                assert!(now == old || now.as_deref() == Some(NEW), "{fault:?} at call {good}: {now:?}");
+                if result.is_ok() {
+                    assert_eq!(now.as_deref(), Some(NEW));
+                    assert!(good >= disk.calls, "a call failed and nobody said so");
+                    break;
+                }
+                cut += 1;
+                let left = fs::read_dir(dir.path()).unwrap().count();
+                if matches!(fault, Fault::Error | Fault::Half) {
+                    assert_eq!(left, usize::from(now.is_some()), "{fault:?} at call {good} left something behind");
+                }
+                // Whatever was left behind does not disturb the next save.
+                replace_on(&mut System, &path, NEW).unwrap();
+                assert_eq!(fs::read(&path).unwrap(), NEW);
+            }
+            // Create, ten writes, permissions of the old one, sync, rename, folder.
+            assert_eq!(cut, 14 + usize::from(exists), "{fault:?}");
+        }
+    }
+}
+
+/// A disk that may lose power: what was not forced is lost or torn, so a name must not come to mean a file before all
+/// of that file was forced, and success must not be told before the name was.
+#[derive(Default)]
+struct Power {
+    written: usize,
+    forced: usize,
+    renamed: Option<PathBuf>,
+}
+
+impl Disk for Power {
+    fn write(&mut self, file: &mut File, bytes: &[u8]) -> io::Result<usize> {
+        let n = System.write(file, bytes)?;
+        self.written += n;
+        Ok(n)
+    }
+
+    fn sync(&mut self, file: &File) -> io::Result<()> {
+        self.forced = self.written;
+        System.sync(file)
+    }
+
+    fn rename(&mut self, from: &Path, to: &Path) -> io::Result<()> {
+        assert_eq!(self.forced, NEW.len(), "renamed before it was on the disk");
+        self.renamed = to.parent().map(Path::to_path_buf);
+        System.rename(from, to)
+    }
+
+    fn sync_folder(&mut self, folder: &Path) -> io::Result<()> {
+        assert_eq!(self.renamed.take().as_deref(), Some(folder), "the folder of the rename, after it");
+        System.sync_folder(folder)
+    }
+}
+
+#[test]
+fn nothing_is_named_before_it_is_on_the_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut disk = Power::default();
+    replace_on(&mut disk, &dir.path().join("a"), NEW).unwrap();
+    assert!(disk.forced == NEW.len() && disk.renamed.is_none(), "the rename was not forced");
+}
