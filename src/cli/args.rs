@@ -78,6 +78,8 @@ pub enum Command {
     Detokenize(Detokenize),
     /// Show what a model file or an adapter holds
     Inspect(Inspect),
+    /// Measure speed and memory: of a model, or of every kernel of this machine
+    Bench(Bench),
 }
 
 /// What computes.
@@ -434,6 +436,63 @@ Examples:
 pub struct Inspect {
     /// A GGUF model, a GGUF adapter, or an adapter that `mynah train` wrote
     pub file: PathBuf,
+}
+
+#[derive(Args)]
+#[command(after_help = "\
+A model's tests are those of llama-bench: ppN reads a prompt of N tokens, tgN decodes N tokens one by one from an empty
+cache; tokens are drawn at random, sampling is not part of it. After a warm-up run each test runs R times, in turns for
+every number of threads, so that all meet the same disturbances; the table has medians, minima and maxima.
+The limit of a test is what this machine could do if it read the weights and the cache as fast as it reads memory, or
+did the products as fast as its instructions allow, whichever is less; both are measured in this run. With weights that
+fit into the caches, or a machine that slows down while it runs, a test can come out above its limit.
+
+With --json: a line a test, with the keys of `llama-bench -o jsonl` and more; such a file can be compared with, too.
+The kernels' tables have GB/s of weights, and 10^9 operations a second, a product and its sum being two.
+
+Examples:
+  mynah bench -m model.gguf
+  mynah bench -m model.gguf -p 512 -n 0 -t 1,2,4 --markdown
+  mynah bench -m model.gguf --compare llama-bench.jsonl
+  mynah bench --kernels
+  mynah bench --kernels --backend avx2 --format Q4_0,Q8_0")]
+pub struct Bench {
+    /// The model, a GGUF file
+    #[arg(short, long, value_name = "MODEL", required_unless_present = "kernels", conflicts_with = "kernels")]
+    pub model: Option<PathBuf>,
+    /// Tokens of a prompt, a test each; 0: none
+    #[arg(short = 'p', long, value_name = "N,..", value_delimiter = ',', default_value = "128,512")]
+    pub n_prompt: Vec<usize>,
+    /// Tokens to decode, a test each; 0: none
+    #[arg(short, long, value_name = "N,..", value_delimiter = ',', default_value = "128")]
+    pub n_gen: Vec<usize>,
+    /// Numbers of threads, each test with each [default: 1 and all cores]
+    #[arg(short, long, value_name = "T,..", value_delimiter = ',', value_parser = count(1024))]
+    pub threads: Vec<usize>,
+    /// How often each test runs
+    #[arg(short, long, value_name = "R", default_value_t = 5, value_parser = count(1000))]
+    pub repetitions: usize,
+    /// Compute with 32-bit activations, and a 32-bit cache unless --cache says otherwise
+    #[arg(long)]
+    pub exact: bool,
+    /// Precision of the cache of keys and values [default: f16, with --exact f32]
+    #[arg(long, value_enum)]
+    pub cache: Option<Cache>,
+    /// Print ratios to the tests in a file that `llama-bench -o jsonl` or `mynah bench --json` wrote
+    #[arg(long, value_name = "FILE.jsonl", conflicts_with = "kernels")]
+    pub compare: Option<PathBuf>,
+    /// Print the table as Markdown
+    #[arg(long, conflicts_with = "kernels")]
+    pub markdown: bool,
+    /// Check every kernel against the plain one, and measure it beside what the machine can do
+    #[arg(long)]
+    pub kernels: bool,
+    /// Backends [default: of the kernels all, of a model the fastest or MYNAH_BACKEND]
+    #[arg(long, value_name = "NAME,..", value_delimiter = ',')]
+    pub backend: Vec<String>,
+    /// Formats of weights whose kernels are measured, or all [default: the usual ones]
+    #[arg(long, value_name = "NAME,..", value_delimiter = ',', conflicts_with = "model")]
+    pub format: Vec<String>,
 }
 
 /// A number within bounds, both included.

@@ -1,9 +1,8 @@
 //! `mynah inspect`: what a file holds.
 
 use crate::args::Inspect;
+use crate::out::table;
 use crate::{Outcome, load, out};
-use comfy_table::presets::NOTHING;
-use comfy_table::{CellAlignment, Table};
 use mynah::adapter;
 use mynah::bytes::{Bytes, Limits, map};
 use mynah::container::head::Field;
@@ -37,17 +36,6 @@ pub fn inspect(args: &Inspect, as_json: bool) -> anyhow::Result<Outcome> {
 
 fn describe(bytes: Bytes) -> mynah::Result<adapter::Info> {
     adapter::info(bytes, &Limits::default())
-}
-
-fn table(head: &[&str], right: &[usize]) -> Table {
-    let mut table = Table::new();
-    table.load_style(NOTHING).set_header(head);
-    for &column in right {
-        if let Some(column) = table.column_mut(column) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-    }
-    table
 }
 
 /// The first elements and the number of all.
@@ -125,18 +113,18 @@ fn model_json(gguf: &Gguf) -> serde_json::Value {
 
 fn model_text(gguf: &Gguf) -> String {
     let mut text = format!("{}\n\n", gguf.looks_like());
-    let mut rows = table(&["key", "type", "value"], &[]);
+    let mut rows = table(&["key", "type", "value"], []);
     for (key, value) in gguf.pairs() {
         rows.add_row([printable(key), value.kind().name().into(), short(value)]);
     }
     text += &format!("{}\n\n", rows.trim_fmt());
-    let mut rows = table(&["tensor", "dimensions", "format", "bytes"], &[3]);
+    let mut rows = table(&["tensor", "dimensions", "format", "bytes"], [3]);
     for t in gguf.tensors() {
         let dims: Vec<_> = t.dims().iter().map(u64::to_string).collect();
         rows.add_row([printable(&t.name), dims.join(" × "), t.format.name.into(), t.bytes.to_string()]);
     }
     text += &format!("{}\n\n", rows.trim_fmt());
-    let mut rows = table(&["format", "tensors", "values", "bytes", "bits a value"], &[1, 2, 3, 4]);
+    let mut rows = table(&["format", "tensors", "values", "bytes", "bits a value"], [1, 2, 3, 4]);
     let mut total = [0; 3];
     for (name, row) in formats(gguf).into_iter().chain([("all", [0; 3])]) {
         let row = if name == "all" { total } else { row };
@@ -183,7 +171,7 @@ fn adapter_json(info: &adapter::Info) -> serde_json::Value {
 }
 
 fn adapter_text(info: &adapter::Info) -> String {
-    let mut rows = table(&["fact", "value"], &[]);
+    let mut rows = table(&["fact", "value"], []);
     for (key, field) in info.head.fields() {
         let value = match field {
             Field::List(list) => list.iter().map(|v| printable(v)).collect::<Vec<_>>().join("\n"),
@@ -199,7 +187,7 @@ fn adapter_text(info: &adapter::Info) -> String {
         rows.add_row(["loss", &format!("{} → {}", loss(p.first_loss), loss(p.last_loss))]);
     }
     let mut text = format!("mynah adapter, {}\n\n{}\n\n", printable(info.kind()), rows.trim_fmt());
-    let mut rows = table(&["section", "bytes"], &[1]);
+    let mut rows = table(&["section", "bytes"], [1]);
     for (name, n) in &info.sections {
         rows.add_row([printable(name), n.to_string()]);
     }

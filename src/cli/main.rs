@@ -4,6 +4,7 @@
 //! use, 130 an interruption.
 
 mod args;
+mod bench;
 #[cfg(feature = "base")]
 mod demo;
 mod eval;
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
         Command::Tokenize(a) => tokens::tokenize(a, cli.json),
         Command::Detokenize(a) => tokens::detokenize(a, cli.json),
         Command::Inspect(a) => inspect::inspect(a, cli.json),
+        Command::Bench(a) => bench::bench(a, cli.json),
     };
     match result {
         Ok(Outcome::Done) => ExitCode::SUCCESS,

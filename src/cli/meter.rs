@@ -40,11 +40,28 @@ impl Meter {
     }
 }
 
+/// Memory of this process, in bytes.
+#[derive(Clone, Copy)]
+pub struct Memory {
+    /// The most it has had, mapped files included.
+    pub peak: u64,
+    /// What it has now that belongs to no file.
+    pub anonymous: u64,
+}
+
+/// Memory of this process, where the system tells.
+pub fn memory() -> Option<Memory> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let value = |key: &str| {
+        let line = status.lines().find_map(|l| l.strip_prefix(key))?;
+        line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
+    };
+    Some(Memory { peak: value("VmHWM:")?, anonymous: value("RssAnon:")? })
+}
+
 /// Most memory this process has had, in bytes, where the system tells.
 pub fn peak_rss() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"))?;
-    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
+    memory().map(|m| m.peak)
 }
 
 static INTERRUPTS: AtomicUsize = AtomicUsize::new(0);

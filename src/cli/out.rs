@@ -1,5 +1,7 @@
 //! Standard output for results, standard error for eyes.
 
+use comfy_table::presets::NOTHING;
+use comfy_table::{CellAlignment, Table};
 use serde::Serialize;
 use std::io::{self, ErrorKind, Write};
 
@@ -27,6 +29,18 @@ pub fn print_bytes(bytes: &[u8]) -> anyhow::Result<()> {
 /// A result as one line of JSON.
 pub fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
     print(&(serde_json::to_string(value)? + "\n"))
+}
+
+/// A table without lines; the columns `right` hold numbers.
+pub fn table(head: &[&str], right: impl IntoIterator<Item = usize>) -> Table {
+    let mut table = Table::new();
+    table.load_style(NOTHING).set_header(head);
+    for column in right {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table
 }
 
 /// Whether the error is that nobody reads our output any more.

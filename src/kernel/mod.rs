@@ -20,6 +20,7 @@
 
 mod backend;
 pub mod body;
+pub mod peak;
 pub mod pool;
 #[cfg(target_arch = "x86_64")]
 mod x86;

@@ -177,6 +177,14 @@ impl Pool {
         return 1;
     }
 
+    /// From the next [`Pool::run`] on no more than `threads` workers share the work, the caller among them and at least
+    /// that one; the others sleep. Holds for all clones, until another limit is set.
+    pub fn limit(&self, threads: usize) {
+        let _ = threads;
+        #[cfg(feature = "std")]
+        self.crew.workers.limit(threads.saturating_sub(1));
+    }
+
     /// Calls `f(part, scratch)` once for each part `0..parts`, in any order, on any worker; returns when all are done.
     /// A call from inside a part, or while another thread is in `run`, does all its parts on its own thread.
     ///
@@ -302,6 +310,8 @@ mod threads {
         next: AtomicUsize,
         /// Changed only while the gate is closed and nobody is inside.
         job: UnsafeCell<Option<Job>>,
+        /// Workers with this number or a higher one do not enter.
+        most: AtomicUsize,
         panicked: AtomicBool,
         panic: Mutex<Option<Box<dyn Any + Send>>>,
         quit: AtomicBool,
@@ -338,14 +348,14 @@ mod threads {
             }
         }
 
-        /// A worker's life.
-        fn serve(&self) {
+        /// The life of worker `i`.
+        fn serve(&self, i: usize) {
             let mut scratch = Scratch::default();
             let mut seen = 0;
             let mut idle = 0;
             while !self.quit.load(Ordering::Acquire) {
                 let gate = self.gate.load(Ordering::Relaxed);
-                let fresh = gate & OPEN != 0 && gate / NUMBER != seen;
+                let fresh = gate & OPEN != 0 && gate / NUMBER != seen && i < self.most.load(Ordering::Relaxed);
                 if !fresh || self.gate.compare_exchange(gate, gate + 1, Ordering::Acquire, Ordering::Relaxed).is_err() {
                     idle += 1;
                     if fresh || idle < SPINS {
@@ -376,20 +386,26 @@ mod threads {
                 gate: AtomicUsize::new(0),
                 next: AtomicUsize::new(0),
                 job: UnsafeCell::new(None),
+                most: AtomicUsize::new(MOST),
                 panicked: AtomicBool::new(false),
                 panic: Mutex::new(None),
                 quit: AtomicBool::new(false),
             });
             let spawn = |i| {
                 let shared = shared.clone();
-                thread::Builder::new().name(format!("mynah-{i}")).spawn(move || shared.serve()).ok()
+                thread::Builder::new().name(format!("mynah-{i}")).spawn(move || shared.serve(i)).ok()
             };
             let handles = (0..count.min(MOST)).map_while(spawn).collect();
             Workers { shared, handles }
         }
 
+        /// Those that take part.
         pub(super) fn count(&self) -> usize {
-            self.handles.len()
+            self.handles.len().min(self.shared.most.load(Ordering::Relaxed))
+        }
+
+        pub(super) fn limit(&self, most: usize) {
+            self.shared.most.store(most, Ordering::Relaxed);
         }
 
         /// # Safety
@@ -403,7 +419,7 @@ mod threads {
             shared.next.store(0, Ordering::Relaxed);
             let number = (shared.gate.load(Ordering::Relaxed) / NUMBER).wrapping_add(1);
             shared.gate.store(number.wrapping_mul(NUMBER) | OPEN, Ordering::Release);
-            for handle in self.handles.iter().take(parts - 1) {
+            for handle in self.handles.iter().take(self.count().min(parts - 1)) {
                 handle.thread().unpark();
             }
             shared.work(parts, f, scratch);
@@ -494,6 +510,27 @@ mod tests {
                 assert_eq!(done.into_inner(), 20);
             }
         }
+    }
+
+    #[test]
+    fn a_limit_keeps_workers_out() {
+        let pool = Pool::new(4);
+        let workers = |pool: &Pool| {
+            let seen = std::sync::Mutex::new(std::collections::HashSet::new());
+            for _ in 0..50 {
+                pool.run(100, &|_, _| {
+                    seen.lock().unwrap().insert(std::thread::current().id());
+                });
+            }
+            seen.into_inner().unwrap().len()
+        };
+        for limit in [2, 1, 0, 3] {
+            pool.clone().limit(limit);
+            assert_eq!(pool.threads(), limit.max(1));
+            assert!(workers(&pool) <= limit.max(1), "limit {limit}");
+        }
+        pool.limit(100);
+        assert_eq!(pool.threads(), 4);
     }
 
     #[test]

@@ -348,3 +348,138 @@ fn foreign_adapters_attach() {
     let difference = got["top"][0][1].as_f64().unwrap() - case["top10"][0][1].as_f64().unwrap();
     assert!(difference.abs() < 5e-3, "{difference}");
 }
+
+/// A model file that every checkout has.
+fn base(dir: &Dir) -> String {
+    std::fs::write(dir.path("base.gguf"), mynah::base::MODEL).unwrap();
+    dir.name("base.gguf")
+}
+
+#[test]
+fn a_model_is_measured() {
+    let dir = Dir::new();
+    let model = base(&dir);
+    let args = ["bench", "-m", &model, "-p", "6,3", "-n", "2", "-t", "1,2", "-r", "3"];
+    let rows = json(&[&args[..], &["--json"]].concat());
+    let tests: Vec<_> =
+        rows.iter().map(|r| [&r["n_prompt"], &r["n_gen"], &r["n_threads"]].map(|n| n.as_u64().unwrap())).collect();
+    assert_eq!(tests, [[6, 0, 1], [6, 0, 2], [3, 0, 1], [3, 0, 2], [0, 2, 1], [0, 2, 2]]);
+    for row in &rows {
+        let number = |key: &str| row[key].as_f64().unwrap_or_else(|| panic!("{key}: {row}"));
+        let samples: Vec<f64> = row["samples_ts"].as_array().unwrap().iter().map(|s| s.as_f64().unwrap()).collect();
+        assert_eq!(samples.len(), 3);
+        assert!(
+            number("min_ts") > 0.0
+                && number("min_ts") <= number("median_ts")
+                && number("median_ts") <= number("max_ts")
+        );
+        assert!(samples.contains(&number("median_ts")));
+        // 1.0 MB of weights, most of them read once for every token that is decoded.
+        let bytes = number("bytes_per_token") * if row["n_prompt"] == 0 { 1.0 } else { number("n_prompt") };
+        assert!(bytes > 0.9e6 && bytes < 1.3e6, "{bytes}");
+        assert!(number("multiply_adds_per_token") > 1e5 && number("cache_bytes") > 0.0);
+        assert!(number("load_ms") > number("tokenizer_ms") && number("limit_bytes_per_second") > 1e8);
+        assert!(number("fraction_of_memory") > 0.0);
+        for key in ["model_filename", "model_type", "model_size", "model_n_params", "avg_ns", "avg_ts", "stddev_ts"] {
+            assert!(!row[key].is_null(), "{key}");
+        }
+        assert!(row["compare_ratio"].is_null());
+    }
+    let text = |more: &[&str]| String::from_utf8(mynah(&[&args[..], more].concat()).stdout).unwrap();
+    assert!(text(&[]).contains("tg2") && text(&["--markdown"]).contains("| tg2 "));
+
+    // Its own lines, and those of llama-bench, can be compared with.
+    let lines: String = rows.iter().map(|r| format!("{r}\n")).collect();
+    for other in [dir.file("own.jsonl", &lines), dir.file("llama.jsonl", LLAMA_BENCH)] {
+        let compared = json(&[&args[..], &["--json", "--compare", &other]].concat());
+        let row = &compared[5];
+        let ratio = row["median_ts"].as_f64().unwrap() / row["compare_ts"].as_f64().unwrap();
+        assert!((ratio / row["compare_ratio"].as_f64().unwrap() - 1.0).abs() < 1e-9);
+        assert!(text(&["--compare", &other]).contains("ratio"));
+    }
+    let llama = json(&[&args[..], &["--json", "--compare", &dir.file("l.jsonl", LLAMA_BENCH)]].concat());
+    assert_eq!(llama[5]["compare_ts"], 250.0);
+    assert!(llama[4]["compare_ts"].is_null());
+}
+
+/// Two lines of `llama-bench -o jsonl`, of its many keys those around the ones that count.
+const LLAMA_BENCH: &str = r#"{"build_commit": "0c1e570", "model_filename": "/m/base.gguf", "model_type": "llama ?B Q4_0", "n_threads": 2, "n_prompt": 0, "n_gen": 2, "n_depth": 0, "avg_ts": 200.0, "stddev_ts": 1.5, "samples_ns": [ 1, 2 ], "samples_ts": [ 200, 300.0 ]}
+
+{"build_commit": "0c1e570", "model_filename": "/m/base.gguf", "model_type": "llama ?B Q4_0", "n_threads": 1, "n_prompt": 0, "n_gen": 9, "n_depth": 0, "avg_ts": 200.0, "samples_ts": [ 200.0 ]}
+"#;
+
+#[test]
+fn a_file_to_compare_with_is_checked_line_by_line() {
+    let dir = Dir::new();
+    let model = base(&dir);
+    let refused = |text: &str| {
+        let other = dir.file("other.jsonl", text);
+        let out = mynah(&["bench", "-m", &model, "-p", "0", "-n", "2", "-r", "1", "--compare", &other]);
+        assert_eq!(out.status.code(), Some(1), "{text}");
+        String::from_utf8(out.stderr).unwrap()
+    };
+    let good = LLAMA_BENCH.lines().next().unwrap();
+    for bad in [
+        "{",
+        "[]",
+        "{\"n_prompt\": 1}",
+        &good.replace("300.0", "-1"),
+        &good.replace("\"n_gen\": 2", "\"n_gen\": \"2\""),
+    ] {
+        let message = refused(&format!("{good}\n\n{bad}\n"));
+        assert!(message.contains("other.jsonl, line 3"), "{message}");
+    }
+    assert!(refused("\n").contains("no test"));
+    let two = LLAMA_BENCH.replace("base.gguf", "a.gguf") + &LLAMA_BENCH.replace("base.gguf", "b\\u001b.gguf");
+    let message = refused(&two);
+    assert!(message.contains("a.gguf, b") && !message.contains('\u{1b}'), "{message}");
+    let other = dir.name("nowhere.jsonl");
+    assert_eq!(status(&["bench", "-m", &model, "--compare", &other]), 1);
+}
+
+#[test]
+fn bench_refuses_what_it_cannot_measure() {
+    let dir = Dir::new();
+    let model = base(&dir);
+    for options in [
+        &["-p", "0", "-n", "0"] as &[&str],
+        &["-p", "x"],
+        &["-p", "100000"],
+        &["-t", "0"],
+        &["-t", "1,2,1"],
+        &["-r", "0"],
+        &["--backend", "abacus"],
+        &["--backend", "plain,plain"],
+        &["--kernels"],
+        &["--format", "Q4_0"],
+    ] {
+        assert_eq!(status(&[&["bench", "-m", &model], options].concat()), 2, "{options:?}");
+    }
+    assert_eq!(status(&["bench"]), 2);
+    assert_eq!(status(&["bench", "--kernels", "--format", "Q9"]), 2);
+    assert_eq!(status(&["bench", "--kernels", "--markdown"]), 2);
+    assert_eq!(status(&["bench", "-m", &dir.name("nowhere")]), 1);
+}
+
+#[test]
+fn kernels_are_checked_and_measured() {
+    let names: Vec<&str> = mynah::kernel::available().iter().map(|k| k.name).collect();
+    let args = ["bench", "--kernels", "--format", "q8_0,F16", "-t", "1"];
+    let rows = json(&[&args[..], &["--json"]].concat());
+    for name in &names {
+        let of = |key: &str| rows.iter().filter(|r| r["backend"] == *name && !r[key].is_null()).collect::<Vec<_>>();
+        assert_eq!(of("limit_bytes_per_second").len(), 1);
+        assert!(of("kernel").len() > 8 && of("kernel").iter().all(|r| r["per_second"].as_f64().unwrap() > 0.0));
+        let formats = of("format");
+        assert_eq!(formats.iter().map(|r| r["format"].as_str().unwrap()).collect::<Vec<_>>(), ["Q8_0", "F16"]);
+        for row in formats {
+            assert_eq!(row["same_bits"], true);
+            assert!(row["operations_per_second_by_rows"]["1"].as_f64().unwrap() > 0.0);
+        }
+    }
+    let one = json(&[&args[..], &["--backend", names[0], "--json"]].concat());
+    assert!(one.iter().all(|r| r["backend"] == names[0]));
+    let text = String::from_utf8(mynah(&args).stdout).unwrap();
+    assert!(text.lines().all(|l| l.chars().count() <= 100), "{text}");
+    assert!(names.iter().all(|name| text.contains(name)));
+}

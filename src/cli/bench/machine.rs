@@ -1,0 +1,95 @@
+//! What this machine can do at most, measured.
+
+use mynah::kernel::Kernels;
+use mynah::kernel::peak::{self, Unit};
+use std::sync::Barrier;
+use std::time::{Duration, Instant};
+
+/// Words that each thread reads, many times what caches hold together with those of the others.
+const WORDS: usize = 1 << 24;
+/// Each figure is the best of so many: a limit is what is reached undisturbed.
+const TRIES: usize = 5;
+/// About how long one of them takes.
+const TRY: Duration = Duration::from_millis(20);
+
+/// Of so many threads together.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Bytes a second from memory.
+    pub bytes: f64,
+    /// `f32` operations a second.
+    pub float: Option<f64>,
+    /// 8-bit integer operations a second.
+    pub int8: Option<f64>,
+    /// `bf16` operations a second.
+    pub bf16: Option<f64>,
+}
+
+/// Amounts a second of `threads` that all do `work`, which says how much it did; each first makes itself ready.
+fn together<T>(threads: usize, ready: impl Fn() -> T + Sync, work: impl Fn(&T) -> u64 + Sync) -> f64 {
+    let start = Barrier::new(threads);
+    let turns = |_| {
+        let state = ready();
+        std::array::from_fn(|_| {
+            start.wait();
+            let begin = Instant::now();
+            let done = work(&state);
+            (begin, Instant::now(), done)
+        })
+    };
+    let all: Vec<[(Instant, Instant, u64); TRIES]> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..threads)
+            .map(|i| {
+                scope.spawn({
+                    let turns = &turns;
+                    move || turns(i)
+                })
+            })
+            .collect();
+        threads.into_iter().map(|t| t.join().expect("a measuring thread")).collect()
+    });
+    let rate = |turn: usize| {
+        let turns = all.iter().map(|turns| turns[turn]);
+        let begin = turns.clone().map(|(begin, ..)| begin).min();
+        let end = turns.clone().map(|(_, end, _)| end).max();
+        let seconds = end.zip(begin).map_or(f64::INFINITY, |(end, begin)| (end - begin).as_secs_f64());
+        turns.map(|(.., done)| done).sum::<u64>() as f64 / seconds
+    };
+    (0..TRIES).map(rate).fold(0.0, f64::max)
+}
+
+/// Bytes a second that `threads` read from memory.
+pub fn bandwidth(threads: usize) -> f64 {
+    let words = |data: &Vec<u64>| {
+        std::hint::black_box(peak::read(std::hint::black_box(data)));
+        8 * data.len() as u64
+    };
+    together(threads, || vec![1u64; WORDS], words)
+}
+
+/// Operations a second of `threads` in a loop of this unit, if the backend has one.
+pub fn operations(k: &Kernels, unit: Unit, threads: usize) -> Option<f64> {
+    let peak = peak::peaks(k).into_iter().find(|p| p.unit == unit)?;
+    // Long enough that starting the threads does not count.
+    let mut rounds = 1000;
+    loop {
+        let begin = Instant::now();
+        (peak.work)(rounds);
+        if begin.elapsed() >= TRY / 2 {
+            break;
+        }
+        rounds *= 2;
+    }
+    Some(together(threads, || (), |_| (peak.work)(rounds)))
+}
+
+/// The limits of a backend's instructions with `threads`.
+pub fn arithmetic(k: &Kernels, threads: usize) -> Limits {
+    let of = |unit| operations(k, unit, threads);
+    Limits { bytes: f64::NAN, float: of(Unit::Float), int8: of(Unit::Int8), bf16: of(Unit::Bf16) }
+}
+
+/// All limits of a backend with `threads`.
+pub fn limits(k: &Kernels, threads: usize) -> Limits {
+    Limits { bytes: bandwidth(threads), ..arithmetic(k, threads) }
+}

@@ -1,0 +1,493 @@
+//! A model: loading, prompts, decoding, memory.
+
+use super::compare::{self, Other};
+use super::machine::{self, Limits};
+use super::{Spread, digits};
+use crate::args::{Bench, Usage, setting};
+use crate::load;
+use crate::meter::{self, Meter};
+use crate::{Outcome, out};
+use comfy_table::presets::ASCII_MARKDOWN;
+use mynah::adapter::Linear;
+use mynah::error::printable;
+use mynah::kernel::{self, Compute, Kernels, Pool};
+use mynah::model::{CacheType, Model, Session, SessionConfig};
+use mynah::nn::linear;
+use mynah::quant::Matrix;
+use mynah::text::Tokenizer;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// Rows of a prompt that go through the model together.
+const CHUNK: usize = 256;
+
+/// One kind of work: a prompt to read, or tokens to decode.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Test {
+    Prompt(usize),
+    Decode(usize),
+}
+
+impl Test {
+    fn tokens(self) -> usize {
+        match self {
+            Test::Prompt(n) | Test::Decode(n) => n,
+        }
+    }
+
+    fn name(self) -> String {
+        match self {
+            Test::Prompt(n) => format!("pp{n}"),
+            Test::Decode(n) => format!("tg{n}"),
+        }
+    }
+
+    /// From an empty cache; `tokens` are as many as the test wants. How long it took.
+    fn run(self, session: &mut Session, tokens: &[u32]) -> mynah::Result<Duration> {
+        session.rewind(0);
+        let start = Instant::now();
+        match self {
+            Test::Prompt(_) => {
+                session.feed(tokens)?;
+            }
+            Test::Decode(_) => {
+                for token in tokens.chunks(1) {
+                    session.feed(token)?;
+                }
+            }
+        }
+        Ok(start.elapsed())
+    }
+}
+
+/// What a test asks of the machine for each token, on average.
+#[derive(Clone, Copy)]
+struct Cost {
+    /// Bytes of weights and cache that are read.
+    bytes: f64,
+    /// Products with integer codes, each added to a sum.
+    int8: f64,
+    /// The same of floats.
+    float: f64,
+}
+
+impl Cost {
+    fn of(model: &Model, config: &SessionConfig, test: Test) -> Cost {
+        let (h, w, n) = (&model.hparams, &model.weights, test.tokens() as f64);
+        // All weights are read for each of these, and logits made for its last token.
+        let passes = match test {
+            Test::Prompt(n) => n.div_ceil(config.chunk) as f64,
+            Test::Decode(_) => n,
+        };
+        let mut cost = Cost { bytes: 0.0, int8: 0.0, float: 0.0 };
+        let mut add = |m: &Matrix, rows: f64| {
+            let fast = config.path == linear::Path::Fast && m.format.codes.is_some();
+            *(if fast { &mut cost.int8 } else { &mut cost.float }) += m.rows as f64 * m.cols as f64 * rows;
+            cost.bytes += m.data().len() as f64 * passes;
+        };
+        for block in &w.blocks {
+            Linear::ALL.iter().for_each(|&linear| add(block.linear(linear), n));
+        }
+        add(w.head(), passes);
+        // Token i sees i + 1 positions, for a score and for a sum; the cache is read once a pass.
+        let seen = n * (n + 1.0) / 2.0;
+        cost.float += 2.0 * seen * (h.layers * h.heads.q * h.heads.dim) as f64;
+        let width = if config.cache == CacheType::F16 { 2.0 } else { 4.0 };
+        cost.bytes += 2.0 * passes * (n + n / passes) / 2.0 * (h.layers * h.kv_width()) as f64 * width;
+        Cost { bytes: cost.bytes / n, int8: cost.int8 / n, float: cost.float / n }
+    }
+
+    /// Seconds a token if only memory counts, and if only arithmetic does.
+    fn least(&self, limits: &Limits) -> (f64, Option<f64>) {
+        let seconds = |products: f64, rate: Option<f64>| {
+            if products > 0.0 { rate.map(|rate| 2.0 * products / rate) } else { Some(0.0) }
+        };
+        let arithmetic = seconds(self.int8, limits.int8).zip(seconds(self.float, limits.float));
+        (self.bytes / limits.bytes, arithmetic.map(|(int8, float)| int8 + float))
+    }
+}
+
+/// How long the steps of loading took, in milliseconds.
+#[derive(Clone, Copy, Serialize)]
+struct Load {
+    /// Mapping and parsing the file.
+    file_ms: f64,
+    tokenizer_ms: f64,
+    weights_ms: f64,
+    /// Taking the memory of a session.
+    session_ms: f64,
+    /// From the first to where a kernel could run.
+    load_ms: f64,
+}
+
+/// A model that is ready to run.
+struct Ready {
+    model: Model,
+    tokenizer: Tokenizer,
+    session: Session,
+    kind: String,
+    load: Load,
+}
+
+fn load(args: &Bench, path: &Path, compute: &Compute, context: usize) -> anyhow::Result<Ready> {
+    let named = |e: mynah::Error| e.in_file(path.to_string_lossy());
+    let start = Instant::now();
+    let mut last = start;
+    let mut lap = || {
+        let begin = std::mem::replace(&mut last, Instant::now());
+        (last - begin).as_secs_f64() * 1e3
+    };
+    let gguf = load::gguf(path)?;
+    let file_ms = lap();
+    let tokenizer = Tokenizer::from_gguf(&gguf).map_err(named)?;
+    let tokenizer_ms = lap();
+    let model = Model::load(&gguf, compute.clone()).map_err(named)?;
+    let weights_ms = lap();
+    let most = model.hparams.context;
+    if context > most {
+        return Err(Usage::error(format!("a test of {context} tokens; the model was made for {most}")));
+    }
+    let session = setting(Session::new(&model, config(args, context)))?;
+    let session_ms = lap();
+    let load_ms = start.elapsed().as_secs_f64() * 1e3;
+    // Named after the format of most values, as llama.cpp does.
+    let mut formats = BTreeMap::new();
+    for t in gguf.tensors() {
+        *formats.entry(t.format.name).or_insert(0) += t.elements();
+    }
+    let format = formats.iter().max_by_key(|(_, n)| **n).map_or("", |(name, _)| name);
+    let kind = format!("{} {}M {format}", model.hparams.arch.name, formats.values().sum::<u64>() / 1_000_000);
+    Ok(Ready { model, tokenizer, session, kind, load: Load { file_ms, tokenizer_ms, weights_ms, session_ms, load_ms } })
+}
+
+fn config(args: &Bench, context: usize) -> SessionConfig {
+    let path = if args.exact { linear::Path::Exact } else { linear::Path::Fast };
+    let cache = args.cache.map_or(if args.exact { CacheType::F32 } else { CacheType::F16 }, Into::into);
+    SessionConfig { context, path, cache, chunk: CHUNK }
+}
+
+/// A test with a number of threads, and its figures: the line of JSON, with llama-bench's names where it has one.
+#[derive(Serialize)]
+struct Row {
+    model_filename: String,
+    model_type: String,
+    model_size: u64,
+    model_n_params: u64,
+    backends: &'static str,
+    n_batch: usize,
+    n_ubatch: usize,
+    n_threads: usize,
+    type_k: &'static str,
+    type_v: &'static str,
+    n_prompt: usize,
+    n_gen: usize,
+    n_depth: usize,
+    exact: bool,
+    avg_ns: u64,
+    avg_ts: f64,
+    stddev_ts: f64,
+    median_ts: f64,
+    min_ts: f64,
+    max_ts: f64,
+    samples_ns: Vec<u64>,
+    samples_ts: Vec<f64>,
+    bytes_per_token: f64,
+    multiply_adds_per_token: f64,
+    bytes_per_second: f64,
+    operations_per_second: f64,
+    limit_bytes_per_second: f64,
+    limit_int8_operations_per_second: Option<f64>,
+    limit_float_operations_per_second: Option<f64>,
+    /// Of what memory alone would allow, and arithmetic alone.
+    fraction_of_memory: f64,
+    fraction_of_arithmetic: Option<f64>,
+    #[serde(flatten)]
+    load: Load,
+    peak_rss_bytes: Option<u64>,
+    anonymous_bytes: Option<u64>,
+    cache_bytes: u64,
+    compare_ts: Option<f64>,
+    compare_ratio: Option<f64>,
+}
+
+pub fn bench(args: &Bench, path: &Path, json: bool) -> anyhow::Result<Outcome> {
+    let kernels = match super::backends(args, || Ok(vec![kernel::from_env()?]))?[..] {
+        [kernels] => kernels,
+        _ => return Err(Usage::error("a model runs on one backend at a time")),
+    };
+    let tests: Vec<Test> = (args.n_prompt.iter().filter(|n| **n > 0).map(|n| Test::Prompt(*n)))
+        .chain(args.n_gen.iter().filter(|n| **n > 0).map(|n| Test::Decode(*n)))
+        .collect();
+    let Some(context) = tests.iter().map(|t| t.tokens()).max() else {
+        return Err(Usage::error("no test: give -p or -n a number above 0"));
+    };
+    let file = path.file_name().map_or_else(|| path.to_string_lossy(), |n| n.to_string_lossy());
+    let others = args.compare.as_ref().map(|other| compare::read(other, &printable(&file))).transpose()?;
+    let threads = super::threads(args)?;
+    let compute = Compute { kernels, pool: Pool::new(threads.iter().copied().max().unwrap_or(1)) };
+    if let Some(most) = threads.iter().max().filter(|t| **t > compute.pool.threads()) {
+        anyhow::bail!("the system gives {} threads, not {most}", compute.pool.threads());
+    }
+
+    let mut ready = load(args, path, &compute, context)?;
+    let Some(samples) = run(args, &mut ready, &tests, &threads, &compute.pool)? else {
+        return Ok(Outcome::Interrupted);
+    };
+    let memory = meter::memory();
+    let mut loads = vec![ready.load];
+    for _ in 1..args.repetitions {
+        loads.push(load(args, path, &compute, context)?.load);
+    }
+    let load = middle(&loads);
+    let limits: Vec<Limits> = threads.iter().map(|t| machine::limits(kernels, *t)).collect();
+
+    let mut rows = Vec::new();
+    for (i, &test) in tests.iter().enumerate() {
+        for (j, &threads) in threads.iter().enumerate() {
+            let runs = &samples[i][j];
+            let mut row = row(args, path, &ready, kernels, test, threads, runs, &limits[j], load);
+            row.peak_rss_bytes = memory.map(|m| m.peak);
+            row.anonymous_bytes = memory.map(|m| m.anonymous);
+            row.compare(test, others.as_deref().unwrap_or(&[]));
+            rows.push(row);
+        }
+    }
+    if json {
+        rows.iter().try_for_each(out::print_json)?;
+    } else {
+        out::print(&text(args, &file, &ready, kernels, &tests, &threads, &rows, &limits, others.as_deref()))?;
+    }
+    Ok(Outcome::Done)
+}
+
+/// The times of each test with each number of threads; `None` if Ctrl-C came.
+fn run(
+    args: &Bench,
+    ready: &mut Ready,
+    tests: &[Test],
+    threads: &[usize],
+    pool: &Pool,
+) -> anyhow::Result<Option<Vec<Vec<Vec<Duration>>>>> {
+    let context = ready.session.context();
+    let tokens = tokens(ready, context);
+    let mut samples = vec![vec![Vec::new(); threads.len()]; tests.len()];
+    let total = (args.repetitions + 1) * threads.len() * tests.iter().map(|t| t.tokens()).sum::<usize>();
+    let (meter, start, mut done) = (Meter::new(total as u64), Instant::now(), 0);
+    for round in 0..=args.repetitions {
+        for (i, test) in tests.iter().enumerate() {
+            for (j, &threads) in threads.iter().enumerate() {
+                if meter::interrupted() {
+                    meter.done();
+                    return Ok(None);
+                }
+                pool.limit(threads);
+                let time = test.run(&mut ready.session, &tokens[..test.tokens()])?;
+                // The first round warms up.
+                if round > 0 {
+                    samples[i][j].push(time);
+                }
+                done += test.tokens() as u64;
+                meter.show(done, || format!("{:.0} tokens/s", done as f64 / start.elapsed().as_secs_f64()));
+            }
+        }
+    }
+    meter.done();
+    Ok(Some(samples))
+}
+
+/// The begin token, if the model wants it, and then any, always the same.
+fn tokens(ready: &Ready, n: usize) -> Vec<u32> {
+    let vocab = ready.model.weights.vocab() as u64;
+    let mut state = 1u64;
+    let mut tokens: Vec<u32> = (0..n)
+        .map(|_| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            ((state >> 33) % vocab) as u32
+        })
+        .collect();
+    if let Some(bos) = ready.tokenizer.bos().filter(|_| ready.tokenizer.adds_bos()) {
+        tokens[0] = bos;
+    }
+    tokens
+}
+
+/// The loading that took the middle time, step by step.
+fn middle(loads: &[Load]) -> Load {
+    let mut sorted = loads.to_vec();
+    sorted.sort_by(|a, b| a.load_ms.total_cmp(&b.load_ms));
+    sorted[sorted.len() / 2]
+}
+
+fn row(
+    args: &Bench,
+    path: &Path,
+    ready: &Ready,
+    kernels: &'static Kernels,
+    test: Test,
+    threads: usize,
+    runs: &[Duration],
+    limits: &Limits,
+    load: Load,
+) -> Row {
+    let h = &ready.model.hparams;
+    let config = config(args, ready.session.context());
+    let cost = Cost::of(&ready.model, &config, test);
+    let samples_ts: Vec<f64> = runs.iter().map(|t| test.tokens() as f64 / t.as_secs_f64()).collect();
+    let speed = Spread::of(&samples_ts);
+    let n = samples_ts.len() as f64;
+    let mean = samples_ts.iter().sum::<f64>() / n;
+    let variance = samples_ts.iter().map(|s| (s - mean) * (s - mean)).sum::<f64>() / (n - 1.0).max(1.0);
+    let (memory, arithmetic) = cost.least(limits);
+    let (cache, width) = if config.cache == CacheType::F16 { ("f16", 2) } else { ("f32", 4) };
+    let matrices = ready.model.weights.blocks.iter().flat_map(|b| Linear::ALL.map(|l| b.linear(l)));
+    let matrices = matrices.chain([&ready.model.weights.embed]).chain(ready.model.weights.output.as_ref());
+    let (mut size, mut params) = (0, 0);
+    for m in matrices {
+        size += m.data().len() as u64;
+        params += (m.rows * m.cols) as u64;
+    }
+    let samples_ns: Vec<u64> = runs.iter().map(|t| t.as_nanos() as u64).collect();
+    let (n_prompt, n_gen) = match test {
+        Test::Prompt(n) => (n, 0),
+        Test::Decode(n) => (0, n),
+    };
+    Row {
+        model_filename: path.to_string_lossy().into(),
+        model_type: ready.kind.clone(),
+        model_size: size,
+        model_n_params: params,
+        backends: kernels.name,
+        n_batch: CHUNK,
+        n_ubatch: CHUNK,
+        n_threads: threads,
+        type_k: cache,
+        type_v: cache,
+        n_prompt,
+        n_gen,
+        n_depth: 0,
+        exact: args.exact,
+        avg_ns: samples_ns.iter().sum::<u64>() / samples_ns.len() as u64,
+        avg_ts: mean,
+        stddev_ts: variance.sqrt(),
+        median_ts: speed.median,
+        min_ts: speed.min,
+        max_ts: speed.max,
+        samples_ns,
+        samples_ts,
+        bytes_per_token: cost.bytes,
+        multiply_adds_per_token: cost.int8 + cost.float,
+        bytes_per_second: cost.bytes * speed.median,
+        operations_per_second: 2.0 * (cost.int8 + cost.float) * speed.median,
+        limit_bytes_per_second: limits.bytes,
+        limit_int8_operations_per_second: limits.int8,
+        limit_float_operations_per_second: limits.float,
+        fraction_of_memory: speed.median * memory,
+        fraction_of_arithmetic: arithmetic.map(|seconds| speed.median * seconds),
+        load,
+        peak_rss_bytes: None,
+        anonymous_bytes: None,
+        cache_bytes: (2 * h.layers * h.kv_width() * config.context * width) as u64,
+        compare_ts: None,
+        compare_ratio: None,
+    }
+}
+
+impl Row {
+    /// Puts the same test of another run beside this one.
+    fn compare(&mut self, test: Test, others: &[Other]) {
+        let same = others.iter().filter(|o| {
+            let theirs = if o.prompt > 0 { Test::Prompt(o.prompt) } else { Test::Decode(o.decoded) };
+            theirs == test && o.threads == self.n_threads
+        });
+        let samples: Vec<f64> = same.flat_map(|o| &o.samples).copied().collect();
+        if !samples.is_empty() {
+            let theirs = Spread::of(&samples).median;
+            (self.compare_ts, self.compare_ratio) = (Some(theirs), Some(self.median_ts / theirs));
+        }
+    }
+}
+
+fn text(
+    args: &Bench,
+    file: &str,
+    ready: &Ready,
+    kernels: &Kernels,
+    tests: &[Test],
+    threads: &[usize],
+    rows: &[Row],
+    limits: &[Limits],
+    others: Option<&[Other]>,
+) -> String {
+    let first = &rows[0];
+    let mut text = format!(
+        "{} ({}), {} weights; backend {}{}\n",
+        printable(file),
+        ready.kind,
+        out::bytes(first.model_size),
+        kernels.name,
+        if args.exact { ", exact" } else { "" }
+    );
+    let l = &first.load;
+    text += &format!(
+        "loaded in {:.1} ms: file {:.1}, tokenizer {:.1}, weights {:.1}, session {:.1}\n",
+        l.load_ms, l.file_ms, l.tokenizer_ms, l.weights_ms, l.session_ms
+    );
+    if let (Some(peak), Some(anonymous)) = (first.peak_rss_bytes, first.anonymous_bytes) {
+        text += &format!(
+            "memory at most {}, of which not the file's {} (cache {})\n",
+            out::bytes(peak),
+            out::bytes(anonymous),
+            out::bytes(first.cache_bytes)
+        );
+    }
+    let giga = |rate: Option<f64>| rate.map_or("-".into(), |rate| digits(rate / 1e9));
+    let mut machine = out::table(&["this machine", "memory GB/s", "int8 GOP/s", "f32 GFLOP/s", "bf16 GFLOP/s"], 1..5);
+    for (threads, l) in threads.iter().zip(limits) {
+        machine.add_row([format!("{threads} threads"), giga(Some(l.bytes)), giga(l.int8), giga(l.float), giga(l.bf16)]);
+    }
+    let mut head = vec![
+        "test",
+        "threads",
+        "tokens/s",
+        "min",
+        "max",
+        "MB/token",
+        "Mmul-add",
+        "GB/s",
+        "GOP/s",
+        "of memory",
+        "of peak",
+    ];
+    if others.is_some() {
+        head.extend(["other", "ratio"]);
+    }
+    let mut table = out::table(&head, 1..head.len());
+    for (i, row) in rows.iter().enumerate() {
+        let percent = |x: Option<f64>| x.map_or("-".into(), |x| format!("{:.0} %", 100.0 * x));
+        let mut cells = vec![
+            tests[i / threads.len()].name(),
+            row.n_threads.to_string(),
+            format!("{:.1}", row.median_ts),
+            format!("{:.1}", row.min_ts),
+            format!("{:.1}", row.max_ts),
+            digits(row.bytes_per_token / 1e6),
+            digits(row.multiply_adds_per_token / 1e6),
+            digits(row.bytes_per_second / 1e9),
+            digits(row.operations_per_second / 1e9),
+            percent(Some(row.fraction_of_memory)),
+            percent(row.fraction_of_arithmetic),
+        ];
+        if others.is_some() {
+            cells.push(row.compare_ts.map_or("-".into(), |ts| format!("{ts:.1}")));
+            cells.push(row.compare_ratio.map_or("-".into(), |ratio| format!("{ratio:.2}")));
+        }
+        table.add_row(cells);
+    }
+    if args.markdown {
+        machine.load_style(ASCII_MARKDOWN);
+        table.load_style(ASCII_MARKDOWN);
+    }
+    text + &format!("\n{}\n\n{}\n", machine.trim_fmt(), table.trim_fmt())
+}

@@ -1,0 +1,218 @@
+//! What this machine can do at most: loops that do one thing and nothing else. The caller times them.
+//!
+//! A kernel's figures mean little alone. Beside them stand the bytes that [`read`] takes from memory in the same time,
+//! and the operations of the loops in [`peaks`], which keep every operand in registers.
+
+#![allow(unsafe_code)]
+
+use super::Kernels;
+use std::prelude::v1::*;
+
+/// What is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unit {
+    /// Products and sums of `f32`.
+    Float,
+    /// Products of 8-bit integers, summed in 32 bits.
+    Int8,
+    /// Products of pairs of `bf16`, summed in `f32`.
+    Bf16,
+}
+
+/// A loop of one instruction, or of the few that make an exact sum of products.
+#[derive(Clone, Copy)]
+pub struct Peak {
+    /// What is counted.
+    pub unit: Unit,
+    /// The instructions.
+    pub name: &'static str,
+    /// Does so many rounds; the operations done, a product and its sum being two.
+    pub work: fn(rounds: u64) -> u64,
+}
+
+/// The loops of a backend's instruction set, at most one for each [`Unit`]; none for the plain backend, whose
+/// instructions are the compiler's choice.
+pub fn peaks(k: &Kernels) -> Vec<Peak> {
+    let all: &[(&str, Peak)] = PEAKS;
+    all.iter().filter(|(name, peak)| *name == k.name && runs(peak)).map(|(_, peak)| *peak).collect()
+}
+
+/// Lines of a cache that are read together, so that none waits for another.
+const LINES: usize = 8;
+
+/// Reads all of `data`; the exclusive or of its words, so that none can be left out. What is timed around it is the
+/// bandwidth of whatever level of memory holds `data`.
+///
+/// # Panics
+/// If `data` is not a multiple of 64 words.
+pub fn read(data: &[u64]) -> u64 {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(result) = x86::read(data) {
+        return result;
+    }
+    read_body(data, |_| ())
+}
+
+/// `soon` gets what will be read in a while.
+#[inline(always)]
+fn read_body(data: &[u64], soon: impl Fn(*const u64)) -> u64 {
+    /// Far enough for memory to answer.
+    const AHEAD: usize = 128 * 8;
+    let (groups, rest) = data.as_chunks::<{ 8 * LINES }>();
+    assert!(rest.is_empty(), "words in groups of {}", 8 * LINES);
+    let mut acc = [0; 8 * LINES];
+    for group in groups {
+        for line in 0..LINES {
+            soon(group.as_ptr().wrapping_add(AHEAD + 8 * line));
+        }
+        for (acc, word) in acc.iter_mut().zip(group) {
+            *acc ^= word;
+        }
+    }
+    acc.iter().fold(0, |all, word| all ^ word)
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+const PEAKS: &[(&str, Peak)] = &[];
+
+#[cfg(not(target_arch = "x86_64"))]
+fn runs(_: &Peak) -> bool {
+    true
+}
+
+#[cfg(target_arch = "x86_64")]
+use x86::{PEAKS, runs};
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use super::{Peak, Unit, read_body};
+    use core::arch::asm;
+    use core::arch::x86_64::*;
+
+    /// Sums that do not wait for each other: more than latency times units of any x86-64 core.
+    const CHAINS: usize = 12;
+    const UNROLL: u64 = 8;
+
+    /// By backend. A wide loop may need more than its backend does; [`runs`] says which.
+    pub(super) const PEAKS: &[(&str, Peak)] = &[
+        ("avx2", Peak { unit: Unit::Float, name: "vfmadd231ps ymm", work: float_256 }),
+        ("avx2", Peak { unit: Unit::Int8, name: "vpmaddubsw, vpmaddwd, vpaddd ymm", work: int8_256 }),
+        ("avxvnni", Peak { unit: Unit::Float, name: "vfmadd231ps ymm", work: float_256 }),
+        ("avxvnni", Peak { unit: Unit::Int8, name: "vpdpbusd ymm", work: vnni_256 }),
+        ("avx512", Peak { unit: Unit::Float, name: "vfmadd231ps zmm", work: float_512 }),
+        ("avx512", Peak { unit: Unit::Int8, name: "vpdpbusd zmm", work: vnni_512 }),
+        ("avx512", Peak { unit: Unit::Bf16, name: "vdpbf16ps zmm", work: bf16_512 }),
+    ];
+
+    pub(super) fn runs(peak: &Peak) -> bool {
+        match peak.unit {
+            #[cfg(feature = "std")]
+            Unit::Bf16 => std::arch::is_x86_feature_detected!("avx512bf16"),
+            #[cfg(not(feature = "std"))]
+            Unit::Bf16 => cfg!(target_feature = "avx512bf16"),
+            _ => true,
+        }
+    }
+
+    macro_rules! features {
+        ($name:tt) => {{
+            #[cfg(feature = "std")]
+            let has = std::arch::is_x86_feature_detected!($name);
+            #[cfg(not(feature = "std"))]
+            let has = cfg!(target_feature = $name);
+            has
+        }};
+    }
+
+    /// The same with wide registers, where there are any, and prefetches: some machines read ahead little by themselves.
+    pub(super) fn read(data: &[u64]) -> Option<u64> {
+        #[inline(always)]
+        fn prefetched(data: &[u64]) -> u64 {
+            // SAFETY: a prefetch may be of any address.
+            read_body(data, |p| unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) })
+        }
+        #[target_feature(enable = "avx512f")]
+        fn wide(data: &[u64]) -> u64 {
+            prefetched(data)
+        }
+        #[target_feature(enable = "avx2")]
+        fn half(data: &[u64]) -> u64 {
+            prefetched(data)
+        }
+        if features!("avx512f") {
+            // SAFETY: the feature is there.
+            return Some(unsafe { wide(data) });
+        }
+        // SAFETY: the feature is there.
+        features!("avx2").then(|| unsafe { half(data) })
+    }
+
+    /// A loop over chains of sums. Assembly, so that the compiler neither takes the products out of the loop nor adds
+    /// anything to it.
+    macro_rules! peak {
+        ($name:ident [$($feature:tt)+] $class:ident $zero:ident $operations:literal $($line:literal)+) => {
+            fn $name(rounds: u64) -> u64 {
+                $(#[target_feature(enable = $feature)])+
+                fn inner(rounds: u64) -> u64 {
+                    let (a, b) = ($zero(), $zero());
+                    let mut acc = [$zero(); CHAINS];
+                    for _ in 0..rounds {
+                        for _ in 0..UNROLL {
+                            for acc in &mut acc {
+                                // SAFETY: it changes the registers named and nothing else.
+                                unsafe {
+                                    asm!(
+                                        $($line,)+
+                                        a = in($class) a, b = in($class) b, t = out($class) _, acc = inout($class) *acc,
+                                        options(nomem, nostack, preserves_flags)
+                                    );
+                                }
+                            }
+                        }
+                    }
+                    rounds * UNROLL * CHAINS as u64 * $operations
+                }
+                $(assert!(features!($feature), "this machine has {}", $feature);)+
+                // SAFETY: the features are there.
+                unsafe { inner(rounds) }
+            }
+        };
+    }
+
+    peak!(float_256 ["avx2" "fma"] ymm_reg _mm256_setzero_ps 16 "vfmadd231ps {acc}, {a}, {b} /* {t} */");
+    peak!(int8_256 ["avx2"] ymm_reg _mm256_setzero_si256 64
+        "vpmaddubsw {t}, {a}, {b}" "vpmaddwd {t}, {t}, {b}" "vpaddd {acc}, {acc}, {t}");
+    peak!(vnni_256 ["avx2" "avxvnni"] ymm_reg _mm256_setzero_si256 64 "{{vex}} vpdpbusd {acc}, {a}, {b} /* {t} */");
+    peak!(float_512 ["avx512f"] zmm_reg _mm512_setzero_ps 32 "vfmadd231ps {acc}, {a}, {b} /* {t} */");
+    peak!(vnni_512 ["avx512f" "avx512vnni"] zmm_reg _mm512_setzero_si512 128 "vpdpbusd {acc}, {a}, {b} /* {t} */");
+    peak!(bf16_512 ["avx512f" "avx512bf16"] zmm_reg _mm512_setzero_ps 64 "vdpbf16ps {acc}, {a}, {b} /* {t} */");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_word_is_read() {
+        let mut data: Vec<u64> = (0..64 * 5).map(|i| i * i).collect();
+        let all = data.iter().fold(0, |all, word| all ^ word);
+        assert_eq!(read(&data), all);
+        for i in 0..data.len() {
+            data[i] ^= 1 << 40;
+            assert_eq!(read(&data), all ^ 1 << 40);
+            data[i] ^= 1 << 40;
+        }
+    }
+
+    #[test]
+    fn loops_count_what_they_do() {
+        for k in crate::kernel::available() {
+            let all = peaks(k);
+            for peak in &all {
+                let one = (peak.work)(1);
+                assert!(one > 0 && (peak.work)(7) == 7 * one, "{} {}", k.name, peak.name);
+                assert_eq!(all.iter().filter(|other| other.unit == peak.unit).count(), 1);
+            }
+        }
+    }
+}
