@@ -9,7 +9,7 @@ use mynah::gguf::Gguf;
 use mynah::kernel::{Compute, best, pool::Pool};
 use mynah::model::{Model, weights::Places};
 use mynah::text::{Encode, Tokenizer};
-use mynah::train::{Config, Example, Schedule, Trainer};
+use mynah::train::{Config, Example, Schedule, Trainer, optim};
 use std::time::{Duration, Instant};
 
 /// Tokens that a row predicts; one row in eight is twice as long, so that the later positions are learnt too.
@@ -95,8 +95,7 @@ pub fn run(start: Vec<u8>, plan: &Plan, out: &str) -> Fallible<()> {
                 lr: rate,
                 steps: left,
                 warmup: WARMUP.min(left / 2),
-                weight_decay: 0.05,
-                beta2: 0.98,
+                optimizer: optim::Spec { weight_decay: 0.05, beta2: Some(0.98), ..optim::Spec::default() },
                 ..Config::default()
             };
             Trainer::full(&base, settings)

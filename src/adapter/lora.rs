@@ -2,7 +2,7 @@
 
 use super::file::Stored;
 use super::lowrank::{Layout, Slot};
-use super::{Adapter, Base, Site, Spec};
+use super::{Adapter, Base, Part, Site, Spec};
 use crate::container::head::Head;
 use crate::error::{Error, Result};
 use crate::kernel::{Compute, Tile, View};
@@ -98,6 +98,14 @@ impl Adapter for Lora {
 
     fn params_mut(&mut self) -> &mut [f32] {
         &mut self.params
+    }
+
+    fn parts(&self) -> Vec<Part> {
+        let of = |s: &Slot| {
+            let [a, b] = s.shape;
+            [Part { range: s.a(), cols: a, of_b: false }, Part { range: s.b(), cols: b, of_b: true }]
+        };
+        self.layout.slots().iter().flat_map(of).collect()
     }
 
     fn prepare(&mut self, _cx: &Compute) {}

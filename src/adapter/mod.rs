@@ -48,6 +48,9 @@ pub trait Adapter: Send + Sync {
     /// The same, to change.
     fn params_mut(&mut self) -> &mut [f32];
 
+    /// What the parameters are, end to end.
+    fn parts(&self) -> Vec<Part>;
+
     /// Brings what is derived from the parameters up to date.
     fn prepare(&mut self, cx: &Compute);
 
@@ -99,6 +102,24 @@ pub trait Adapter: Send + Sync {
 
     /// Sections of a file beyond parameters and layout.
     fn sections(&self) -> Vec<(&'static str, Vec<u8>)>;
+}
+
+/// A part of a flat slice of parameters, a matrix by rows; a vector is one row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// Where it lies.
+    pub range: Range<usize>,
+    /// Values of a row.
+    pub cols: usize,
+    /// Whether it makes the B of a low-rank change `s·B·A`: what begins at zero.
+    pub of_b: bool,
+}
+
+impl Part {
+    /// Rows.
+    pub fn rows(&self) -> usize {
+        self.range.len() / self.cols.max(1)
+    }
 }
 
 /// What a model tells of itself to adapters.

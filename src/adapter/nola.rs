@@ -17,7 +17,7 @@ use super::basis::{Basis, Source, Walk};
 use super::file::Stored;
 use super::lora;
 use super::lowrank::{Layout, Slot};
-use super::{Adapter, Base, Site, Spec, gguf_row};
+use super::{Adapter, Base, Part, Site, Spec, gguf_row};
 use crate::container::codec;
 use crate::container::head::Head;
 use crate::error::{Error, Result, printable};
@@ -385,6 +385,17 @@ impl Adapter for Nola {
 
     fn params_mut(&mut self) -> &mut [f32] {
         &mut self.params
+    }
+
+    fn parts(&self) -> Vec<Part> {
+        let (sites, width) = (self.layout.slots().len(), self.bases[0] + self.bases[1]);
+        let of = |site: usize| {
+            [(Factor::A, false), (Factor::B, true)].map(|(factor, of_b)| {
+                let at = self.coefficients(factor);
+                Part { range: site * width + at.start..site * width + at.end, cols: at.len(), of_b }
+            })
+        };
+        (0..sites).flat_map(of).collect()
     }
 
     fn prepare(&mut self, cx: &Compute) {

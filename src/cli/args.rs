@@ -1,7 +1,9 @@
 //! Options, their bounds and their help.
 
+use clap::builder::{PossibleValue, PossibleValuesParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use mynah::model::CacheType;
+use mynah::train::optim;
 use std::path::PathBuf;
 
 /// The command was used wrongly.
@@ -274,7 +276,13 @@ pub struct Train {
     /// Steps over which the learning rate rises from 0
     #[arg(long, value_name = "W", default_value_t = 0)]
     pub warmup: u64,
-    /// Decoupled weight decay of AdamW
+    /// What moves the parameters
+    #[arg(long, value_name = "NAME", default_value = "adamw", value_parser = rows(optim::OPTIMIZERS.iter().map(|k| (k.name, k.about))))]
+    pub optimizer: String,
+    /// LoRA+: the factor of the learning rate for the B of a low-rank change
+    #[arg(long, value_name = "R", default_value_t = 1.0, value_parser = between(1e-3, 1e3))]
+    pub loraplus_ratio: f32,
+    /// Decoupled weight decay
     #[arg(long, value_name = "D", default_value_t = 0.0, value_parser = between(0.0, 1000.0))]
     pub weight_decay: f32,
     /// Largest norm of the gradients; 0 leaves them alone
@@ -493,6 +501,11 @@ pub struct Bench {
     /// Formats of weights whose kernels are measured, or all [default: the usual ones]
     #[arg(long, value_name = "NAME,..", value_delimiter = ',', conflicts_with = "model")]
     pub format: Vec<String>,
+}
+
+/// The rows of a table, by name.
+fn rows(table: impl Iterator<Item = (&'static str, &'static str)>) -> PossibleValuesParser {
+    table.map(|(name, about)| PossibleValue::new(name).help(about)).collect::<Vec<_>>().into()
 }
 
 /// A number within bounds, both included.

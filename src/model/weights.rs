@@ -1,7 +1,7 @@
 //! Tensors by name: slices of the file for matrices, decoded values for the small vectors.
 
 use super::HParams;
-use crate::adapter::Linear;
+use crate::adapter::{Linear, Part};
 use crate::bytes::Bytes;
 use crate::error::{Error, Result};
 use crate::gguf::Gguf;
@@ -258,6 +258,19 @@ impl Places {
         let norm = take(weights.norm.len());
         let output = weights.output.as_ref().map(|m| take(m.rows * m.cols));
         Places { embed, blocks, norm, output, len }
+    }
+
+    /// Each tensor as a part of the flat parameters.
+    pub fn parts(&self, weights: &Weights) -> Vec<Part> {
+        let part = |range: &core::ops::Range<usize>, cols: usize| Part { range: range.clone(), cols, of_b: false };
+        let mut out = vec![part(&self.embed, weights.embed.cols)];
+        for (at, block) in self.blocks.iter().zip(&weights.blocks) {
+            out.extend([&at.attn_norm, &at.ffn_norm].map(|r| part(r, r.len())));
+            out.extend(at.linears.iter().zip(&block.linears).map(|(r, m)| part(r, m.cols)));
+        }
+        out.push(part(&self.norm, self.norm.len()));
+        out.extend(self.output.iter().zip(&weights.output).map(|(r, m)| part(r, m.cols)));
+        out
     }
 
     /// Each tensor's name in a file and its place.

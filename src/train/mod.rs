@@ -9,6 +9,7 @@ pub mod batch;
 pub mod data;
 pub mod optim;
 pub mod schedule;
+mod state;
 
 pub use backprop::Keep;
 pub use batch::Example;
@@ -20,7 +21,7 @@ use crate::model::Model;
 use crate::model::weights::Places;
 use backprop::Backprop;
 use batch::Batch;
-use optim::{AdamW, Optimizer};
+use optim::{Optimizer, Part};
 use std::prelude::v1::*;
 use std::sync::Arc;
 
@@ -35,16 +36,10 @@ pub struct Config {
     pub schedule: Schedule,
     /// Steps over which the rate rises from 0.
     pub warmup: u64,
-    /// Decoupled weight decay.
-    pub weight_decay: f32,
     /// Largest norm of all gradients together; 0 leaves them alone.
     pub clip: f32,
-    /// AdamW's decay of the first moment.
-    pub beta1: f32,
-    /// AdamW's decay of the second moment.
-    pub beta2: f32,
-    /// AdamW's ε.
-    pub eps: f32,
+    /// What moves the parameters.
+    pub optimizer: optim::Spec,
     /// Which activations stay in memory.
     pub keep: Keep,
 }
@@ -56,11 +51,8 @@ impl Default for Config {
             steps: 100,
             schedule: Schedule::Cosine,
             warmup: 0,
-            weight_decay: 0.0,
             clip: 1.0,
-            beta1: 0.9,
-            beta2: 0.999,
-            eps: 1e-8,
+            optimizer: optim::Spec::default(),
             keep: Keep::Auto,
         }
     }
@@ -72,11 +64,7 @@ impl Config {
             if ok && v.is_finite() { Ok(()) } else { Err(Error::invalid(name, format!("{v} cannot be used"))) }
         };
         finite("learning rate", self.lr, self.lr > 0.0 && self.lr <= 1e3)?;
-        finite("weight decay", self.weight_decay, self.weight_decay >= 0.0)?;
         finite("gradient clip", self.clip, self.clip >= 0.0)?;
-        finite("beta1", self.beta1, (0.0..1.0).contains(&self.beta1))?;
-        finite("beta2", self.beta2, (0.0..1.0).contains(&self.beta2))?;
-        finite("epsilon", self.eps, self.eps > 0.0)?;
         if self.steps == 0 {
             return Err(Error::invalid("steps", "0 steps train nothing"));
         }
@@ -115,7 +103,7 @@ pub struct Trainer {
     model: Model,
     target: Target,
     config: Config,
-    optimizer: AdamW,
+    optimizer: Box<dyn Optimizer>,
     backprop: Backprop,
     grads: Vec<f32>,
     acc: Vec<f32>,
@@ -130,12 +118,12 @@ impl Trainer {
     pub fn adapter(model: &Model, mut adapter: Box<dyn Adapter>, config: Config) -> Result<Trainer> {
         config.check()?;
         adapter.prepare(&model.compute);
-        let (params, acc) = (adapter.params().len(), adapter.grad_len());
-        if params == 0 {
+        let (parts, acc) = (adapter.parts(), adapter.grad_len());
+        if adapter.params().is_empty() {
             return Err(Error::invalid("adapter", "it has no parameters to train"));
         }
         let target = Target::Adapter([adapter.into()]);
-        Ok(Self::new(model.clone(), target, config, params, acc))
+        Self::new(model.clone(), target, config, parts, acc)
     }
 
     /// Trains every weight of `model`, in `f32`.
@@ -147,13 +135,15 @@ impl Trainer {
         let places = Places::of(&model.weights);
         let flat = Arc::new(model.weights.flatten(&places));
         let model = model.with_weights(model.weights.from_flat(&places, flat.clone())?);
-        let len = places.len;
-        Ok(Self::new(model, Target::Weights { places, flat }, config, len, 0))
+        let parts = places.parts(&model.weights);
+        Self::new(model, Target::Weights { places, flat }, config, parts, 0)
     }
 
-    fn new(model: Model, target: Target, config: Config, params: usize, acc: usize) -> Trainer {
-        Trainer {
-            optimizer: AdamW::new(params, config.beta1, config.beta2, config.eps, config.weight_decay),
+    fn new(model: Model, target: Target, config: Config, parts: Vec<Part>, acc: usize) -> Result<Trainer> {
+        let (kind, settings) = config.optimizer.settings()?;
+        let params = parts.last().map_or(0, |p| p.range.end);
+        Ok(Trainer {
+            optimizer: (kind.create)(settings, parts),
             backprop: Backprop::new(config.keep),
             grads: vec![0.0; params],
             acc: vec![0.0; acc],
@@ -161,7 +151,7 @@ impl Trainer {
             model,
             target,
             config,
-        }
+        })
     }
 
     /// One optimiser step over micro-batches, whose gradients are accumulated. The loss is the mean over all counted
@@ -268,6 +258,16 @@ impl Trainer {
     /// Parameters that are trained.
     pub fn parameters(&self) -> usize {
         self.grads.len()
+    }
+
+    /// What moves the parameters, with its state.
+    pub fn optimizer(&self) -> &dyn Optimizer {
+        self.optimizer.as_ref()
+    }
+
+    /// The same, to restore its state.
+    pub fn optimizer_mut(&mut self) -> &mut dyn Optimizer {
+        self.optimizer.as_mut()
     }
 
     /// Steps done.

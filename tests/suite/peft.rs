@@ -10,7 +10,7 @@ use mynah::gguf::Gguf;
 use mynah::kernel::{self, Compute, Pool};
 use mynah::model::{CacheType, Model, Session, SessionConfig};
 use mynah::nn::linear::Path as Precision;
-use mynah::train::{Config, Example, Schedule, Trainer};
+use mynah::train::{Config, Example, Schedule, Trainer, optim};
 use safetensors::SafeTensors;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -72,19 +72,30 @@ fn config(lr: f32, clip: f32, steps: u64) -> Config {
         steps,
         schedule: Schedule::Cosine,
         warmup: 2.min(steps - 1),
-        weight_decay: 0.01,
         clip,
+        optimizer: optim::Spec { weight_decay: 0.01, ..optim::Spec::default() },
         ..Config::default()
     }
 }
 
-/// Twenty steps: losses within 1e-4, gradient norms likewise relative, rates equal. Returns the worst loss difference.
-fn trajectory(model: &Model, adapter: Box<dyn Adapter>, train: &[Vec<Example>], want: &Value, lr: f32) -> f64 {
-    let mut trainer = Trainer::adapter(model, adapter, config(lr, 1.0, 20)).unwrap();
+/// Twenty steps, B moved at `ratio` times the rate of A: losses within 1e-4, gradient norms likewise relative, rates
+/// equal. Returns the worst loss difference.
+fn trajectory(
+    model: &Model,
+    adapter: Box<dyn Adapter>,
+    train: &[Vec<Example>],
+    want: &Value,
+    lr: f32,
+    ratio: f32,
+) -> f64 {
+    let mut config = config(lr, 1.0, 20);
+    config.optimizer.ratio = ratio;
+    let mut trainer = Trainer::adapter(model, adapter, config).unwrap();
     let mut worst = 0.0f64;
     for (i, batch) in train.iter().enumerate() {
         let report = trainer.step(&[batch]).unwrap();
-        let at = |key: &str| want[key][i].as_f64().unwrap();
+        // Where rates are two, the first is that of A.
+        let at = |key: &str| want[key][i].as_f64().or_else(|| want[key][i][0].as_f64()).unwrap();
         assert!(
             (report.lr as f64 - at("lr")).abs() < 1e-9 + 1e-6 * at("lr"),
             "rate of step {i}: {} for {}",
@@ -172,8 +183,13 @@ fn lora() {
                 close(&plain, &trainer.grads()[slot.b()], &turned);
             }
         }
-        let worst = trajectory(&model, Box::new(open()), &train, &result["trajectory"], 1e-3);
+        let worst = trajectory(&model, Box::new(open()), &train, &result["trajectory"], 1e-3, 1.0);
         eprintln!("{method}: twenty losses within {worst:.1e}");
+        if method == "lora" {
+            let plus = json(&dir.join("b_peft/loraplus/result.json"));
+            let worst = trajectory(&model, Box::new(open()), &train, &plus["trajectory"], 1e-3, 16.0);
+            eprintln!("loraplus: twenty losses within {worst:.1e}");
+        }
     }
 }
 
@@ -227,7 +243,7 @@ fn nola() {
             close(&format!("{grads} {kind}"), trainer.grads(), &all);
         }
         let lr = result["trajectory"]["lr_peak"].as_f64().unwrap() as f32;
-        let worst = trajectory(&model, open(zero), &train, &result["trajectory"], lr);
+        let worst = trajectory(&model, open(zero), &train, &result["trajectory"], lr, 1.0);
         eprintln!("{grads}: twenty losses within {worst:.1e}");
     }
 }

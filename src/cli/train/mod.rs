@@ -15,7 +15,7 @@ use course::PATIENCE;
 use mynah::adapter::{self, Adapter, Spec};
 use mynah::bytes::{Limits, map};
 use mynah::train::data::{Order, Reader};
-use mynah::train::{Config, Schedule, Trainer};
+use mynah::train::{Config, Schedule, Trainer, optim};
 use std::fs::File;
 use std::path::Path;
 
@@ -61,13 +61,21 @@ pub fn train(args: &Train, json: bool) -> anyhow::Result<Outcome> {
     };
 
     let (method, adapter) = subject(args, &loaded)?;
+    if method == Method::Full && args.loraplus_ratio != 1.0 {
+        return Err(Usage::error("--loraplus-ratio is for adapters; with --method full nothing is a B"));
+    }
     let config = Config {
         lr: args.lr.unwrap_or(method.row().1),
         steps,
         schedule: args.schedule.into(),
         warmup: args.warmup,
-        weight_decay: args.weight_decay,
         clip: args.clip,
+        optimizer: optim::Spec {
+            kind: args.optimizer.clone(),
+            weight_decay: args.weight_decay,
+            ratio: args.loraplus_ratio,
+            ..optim::Spec::default()
+        },
         ..Config::default()
     };
     let trainer = setting(match adapter {

@@ -1,24 +1,54 @@
 //! Adam with decoupled weight decay (arXiv:1711.05101), in the form of PyTorch's `AdamW`.
 
-use super::Optimizer;
+use super::{Optimizer, Part, Settings, State, StateMut, values};
 use crate::math;
 use std::prelude::v1::*;
 
 /// Moments and their decays.
 pub struct AdamW {
+    settings: Settings,
+    parts: Vec<Part>,
     m: Vec<f32>,
     v: Vec<f32>,
-    beta1: f32,
-    beta2: f32,
-    eps: f32,
-    decay: f32,
-    steps: i32,
+    steps: u64,
 }
 
 impl AdamW {
-    /// For `len` parameters; all moments 0.
-    pub fn new(len: usize, beta1: f32, beta2: f32, eps: f32, decay: f32) -> Self {
-        AdamW { m: vec![0.0; len], v: vec![0.0; len], beta1, beta2, eps, decay, steps: 0 }
+    /// All moments 0.
+    pub fn new(settings: Settings, parts: Vec<Part>) -> Self {
+        let n = values(&parts);
+        AdamW { settings, parts, m: vec![0.0; n], v: vec![0.0; n], steps: 0 }
+    }
+}
+
+/// What a step does to every value: the decays, their bias corrections, ε.
+pub(super) struct Rule {
+    beta1: f32,
+    beta2: f32,
+    first: f64,
+    root: f32,
+    eps: f32,
+}
+
+impl Rule {
+    /// For step `steps`, counted from 1.
+    pub(super) fn new(s: &Settings, steps: u64) -> Rule {
+        let correct = |b: f32| 1.0 - libm::pow(b as f64, steps as f64);
+        let root = (1.0 / libm::sqrt(correct(s.beta2))) as f32;
+        Rule { beta1: s.beta1, beta2: s.beta2, first: correct(s.beta1), root, eps: s.eps }
+    }
+
+    /// The rate over the first moment's bias correction.
+    pub(super) fn rate(&self, lr: f32) -> f32 {
+        (lr as f64 / self.first) as f32
+    }
+
+    /// Moves one value: `p ← p·shrink − rate · m / (√v̂ + ε)` with `rate` of [`Rule::rate`].
+    #[inline(always)]
+    pub(super) fn apply(&self, p: &mut f32, g: f32, m: &mut f32, v: &mut f32, rate: f32, shrink: f32) {
+        *m = self.beta1 * *m + (1.0 - self.beta1) * g;
+        *v = self.beta2 * *v + (1.0 - self.beta2) * g * g;
+        *p = *p * shrink - rate * (*m / (math::sqrt(*v) * self.root + self.eps));
     }
 }
 
@@ -26,15 +56,26 @@ impl Optimizer for AdamW {
     /// `p ← p·(1 − lr·λ) − lr · m̂ / (√v̂ + ε)` with bias-corrected `m̂`, `v̂`.
     fn step(&mut self, params: &mut [f32], grads: &[f32], lr: f32) {
         self.steps += 1;
-        let (b1, b2) = (self.beta1, self.beta2);
-        let correct = |b: f32| 1.0 - libm::pow(b as f64, self.steps as f64);
-        let rate = (lr as f64 / correct(b1)) as f32;
-        let root = (1.0 / libm::sqrt(correct(b2))) as f32;
-        let shrink = 1.0 - lr * self.decay;
-        for (((p, g), m), v) in params.iter_mut().zip(grads).zip(&mut self.m).zip(&mut self.v) {
-            *m = b1 * *m + (1.0 - b1) * g;
-            *v = b2 * *v + (1.0 - b2) * g * g;
-            *p = *p * shrink - rate * (*m / (math::sqrt(*v) * root + self.eps));
+        let rule = Rule::new(&self.settings, self.steps);
+        for part in &self.parts {
+            let (lr, at) = (self.settings.rate(lr, part), part.range.clone());
+            let (rate, shrink) = (rule.rate(lr), 1.0 - lr * self.settings.decay);
+            let moments = self.m[at.clone()].iter_mut().zip(&mut self.v[at.clone()]);
+            for ((p, g), (m, v)) in params[at.clone()].iter_mut().zip(&grads[at]).zip(moments) {
+                rule.apply(p, *g, m, v, rate, shrink);
+            }
         }
+    }
+
+    fn state(&self) -> Vec<(&'static str, State<'_>)> {
+        vec![("m", State::F32(&self.m)), ("v", State::F32(&self.v)), ("steps", State::U64(self.steps))]
+    }
+
+    fn state_mut(&mut self) -> Vec<(&'static str, StateMut<'_>)> {
+        vec![
+            ("m", StateMut::F32(&mut self.m)),
+            ("v", StateMut::F32(&mut self.v)),
+            ("steps", StateMut::U64(&mut self.steps)),
+        ]
     }
 }

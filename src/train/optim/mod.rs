@@ -1,15 +1,191 @@
-//! Optimisers over one flat slice of parameters.
+//! Optimisers over one flat slice of parameters. [`OPTIMIZERS`] lists them; a [`Spec`] names one with its settings.
+//!
+//! The slice consists of parts ([`Part`]): their shapes matter to optimisers that keep sums of rows and columns, and
+//! LoRA+ (arXiv:2402.12354) gives the B of a low-rank change a higher rate, with any of them. Weight decay is decoupled
+//! everywhere: `p ← p·(1 − lr·λ)` before the step.
 
+mod adafactor;
 mod adamw;
+mod adamw8;
+mod lion;
+mod sgd;
 
-pub use adamw::AdamW;
+pub use super::state::{State, StateMut};
+pub use crate::adapter::Part;
 
+use super::state;
+use crate::error::{Error, Result};
 use std::prelude::v1::*;
 
 /// Moves parameters against their gradients.
-pub trait Optimizer {
-    /// One step. All slices have the length the optimiser was made for.
+pub trait Optimizer: Send {
+    /// One step. All slices have the length of the parts it was made for.
     fn step(&mut self, params: &mut [f32], grads: &[f32], lr: f32);
+
+    /// What it remembers: with these pieces back, the next steps are the same in every bit.
+    fn state(&self) -> Vec<(&'static str, State<'_>)>;
+
+    /// The same pieces in the same order, to write.
+    fn state_mut(&mut self) -> Vec<(&'static str, StateMut<'_>)>;
+
+    /// Takes back what [`Optimizer::state`] gave; nothing changes on an error.
+    ///
+    /// # Errors
+    /// `Mismatch` if it is the state of another optimiser or of other parts.
+    fn restore(&mut self, saved: &[(&str, State)]) -> Result<()> {
+        state::restore(self.state_mut(), saved)
+    }
+}
+
+/// One row of [`OPTIMIZERS`].
+pub struct Kind {
+    /// As people call it.
+    pub name: &'static str,
+    /// What it is, in a few words.
+    pub about: &'static str,
+    /// Its usual decay of the first moment, if it has one.
+    pub beta1: Option<f32>,
+    /// Of the second.
+    pub beta2: Option<f32>,
+    /// Its usual ε, if it has one.
+    pub eps: Option<f32>,
+    /// A fresh one for parts that lie end to end.
+    pub create: fn(Settings, Vec<Part>) -> Box<dyn Optimizer>,
+    /// Bytes of its state for such parts.
+    pub bytes: fn(&[Part]) -> usize,
+}
+
+/// Every optimiser.
+pub static OPTIMIZERS: &[Kind] = &[
+    Kind {
+        name: "adamw",
+        about: "Adam with decoupled weight decay",
+        beta1: Some(0.9),
+        beta2: Some(0.999),
+        eps: Some(1e-8),
+        create: |s, parts| Box::new(adamw::AdamW::new(s, parts)),
+        bytes: |parts| 8 * values(parts) + 8,
+    },
+    Kind {
+        name: "adamw_8bit",
+        about: "the same with moments of 8 bits",
+        beta1: Some(0.9),
+        beta2: Some(0.999),
+        eps: Some(1e-8),
+        create: |s, parts| Box::new(adamw8::AdamW8::new(s, parts)),
+        bytes: |parts| 2 * values(parts) + 8 * adamw8::blocks(parts) + 8,
+    },
+    Kind {
+        name: "lion",
+        about: "the sign of a momentum; rates are 3 to 10 times smaller than AdamW's",
+        beta1: Some(0.9),
+        beta2: Some(0.99),
+        eps: None,
+        create: |s, parts| Box::new(lion::Lion::new(s, parts)),
+        bytes: |parts| 4 * values(parts),
+    },
+    Kind {
+        name: "sgd",
+        about: "gradient descent with momentum, beta1",
+        beta1: Some(0.9),
+        beta2: None,
+        eps: None,
+        create: |s, parts| Box::new(sgd::Sgd::new(s, parts)),
+        bytes: |parts| 4 * values(parts),
+    },
+    Kind {
+        name: "adafactor",
+        about: "second moments as sums of rows and columns, no first: the smallest state",
+        beta1: None,
+        beta2: None,
+        eps: Some(1e-30),
+        create: |s, parts| Box::new(adafactor::Adafactor::new(s, parts)),
+        bytes: |parts| 4 * parts.iter().map(adafactor::values).sum::<usize>() + 8,
+    },
+];
+
+impl Kind {
+    /// # Errors
+    /// `Unsupported` if this build does not know it.
+    pub fn by_name(name: &str) -> Result<&'static Kind> {
+        OPTIMIZERS.iter().find(|k| k.name == name).ok_or_else(|| Error::unsupported("optimizer", name))
+    }
+}
+
+/// Which optimiser, with its settings; `None` takes what is usual for it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Spec {
+    /// A name of [`OPTIMIZERS`].
+    pub kind: String,
+    /// Decay of the first moment; SGD's momentum.
+    pub beta1: Option<f32>,
+    /// Decay of the second moment; Lion's decay of the momentum it keeps.
+    pub beta2: Option<f32>,
+    /// ε.
+    pub eps: Option<f32>,
+    /// Decoupled weight decay, λ.
+    pub weight_decay: f32,
+    /// LoRA+: the rate of B over that of A; 1 treats them alike.
+    pub ratio: f32,
+}
+
+impl Default for Spec {
+    fn default() -> Self {
+        Spec { kind: "adamw".into(), beta1: None, beta2: None, eps: None, weight_decay: 0.0, ratio: 1.0 }
+    }
+}
+
+impl Spec {
+    /// The row and what it is to be made with.
+    ///
+    /// # Errors
+    /// `Unsupported` for an unknown name; `Invalid` for a setting that cannot be used or that this optimiser lacks.
+    pub fn settings(&self) -> Result<(&'static Kind, Settings)> {
+        let kind = Kind::by_name(&self.kind)?;
+        let pick = |name: &str, given: Option<f32>, usual: Option<f32>| match (given, usual) {
+            (Some(v), None) => Err(Error::invalid(name, format!("{v}, and {} has none", kind.name))),
+            _ => Ok(given.or(usual).unwrap_or(0.0)),
+        };
+        let finite = |name: &str, v: f32, ok: bool| {
+            if ok && v.is_finite() { Ok(v) } else { Err(Error::invalid(name, format!("{v} cannot be used"))) }
+        };
+        let (beta1, beta2) = (pick("beta1", self.beta1, kind.beta1)?, pick("beta2", self.beta2, kind.beta2)?);
+        let eps = pick("epsilon", self.eps, kind.eps)?;
+        let settings = Settings {
+            beta1: finite("beta1", beta1, (0.0..1.0).contains(&beta1))?,
+            beta2: finite("beta2", beta2, (0.0..1.0).contains(&beta2))?,
+            eps: finite("epsilon", eps, eps > 0.0 || kind.eps.is_none())?,
+            decay: finite("weight decay", self.weight_decay, self.weight_decay >= 0.0)?,
+            ratio: finite("ratio of rates", self.ratio, self.ratio > 0.0 && self.ratio <= 1e3)?,
+        };
+        Ok((kind, settings))
+    }
+}
+
+/// What an optimiser is made with; 0 where it has no use for it.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Decay of the first moment.
+    pub beta1: f32,
+    /// Decay of the second moment.
+    pub beta2: f32,
+    /// ε.
+    pub eps: f32,
+    /// Decoupled weight decay, λ.
+    pub decay: f32,
+    /// The rate of B over that of A.
+    pub ratio: f32,
+}
+
+impl Settings {
+    /// A part's rate.
+    fn rate(&self, lr: f32, part: &Part) -> f32 {
+        if part.of_b { lr * self.ratio } else { lr }
+    }
+}
+
+fn values(parts: &[Part]) -> usize {
+    parts.iter().map(|p| p.range.len()).sum()
 }
 
 /// `√Σ g²`, summed in order in `f64`.
@@ -24,5 +200,169 @@ pub fn clip(grads: &mut [f32], norm: f64, max: f32) {
         for g in grads {
             *g *= factor as f32;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RATE: f32 = 0.02;
+
+    /// A matrix of two rows, then a vector that is a B.
+    fn parts() -> Vec<Part> {
+        vec![Part { range: 0..6, cols: 3, of_b: false }, Part { range: 6..10, cols: 4, of_b: true }]
+    }
+
+    fn spec(kind: &str) -> Spec {
+        Spec { kind: kind.into(), weight_decay: 0.1, ratio: 3.0, ..Spec::default() }
+    }
+
+    fn make(spec: &Spec, parts: Vec<Part>) -> Box<dyn Optimizer> {
+        let (kind, settings) = spec.settings().unwrap();
+        (kind.create)(settings, parts)
+    }
+
+    /// Gradients of step `t`, of several sizes, one of them 0 at first.
+    fn grads(t: usize) -> Vec<f32> {
+        let g = |i: usize| libm::sin((i * i + 3 * t + 1) as f64) * [1.0, 1e-3, 5.0][i % 3];
+        (0..10).map(|i| if i == 4 && t < 2 { 0.0 } else { g(i) as f32 }).collect()
+    }
+
+    /// Seven steps in `f64`, straight from the papers.
+    fn twin(kind: &str) -> Vec<f64> {
+        let mut p: Vec<f64> = (0..10).map(|i| 0.5 - 0.1 * i as f64).collect();
+        let (mut m, mut v) = (vec![0.0; 10], vec![0.0; 10]);
+        let (mut rows, mut cols) = (vec![0.0; 2], vec![0.0; 3]);
+        for t in 1..=7 {
+            let g: Vec<f64> = grads(t - 1).iter().map(|g| *g as f64).collect();
+            let n = t as f64;
+            let mut u = [0.0; 10];
+            match kind {
+                "adamw" | "adamw_8bit" => {
+                    for i in 0..10 {
+                        m[i] = 0.9 * m[i] + 0.1 * g[i];
+                        v[i] = 0.999 * v[i] + 0.001 * g[i] * g[i];
+                        let (m, v) = (m[i] / (1.0 - 0.9f64.powf(n)), v[i] / (1.0 - 0.999f64.powf(n)));
+                        u[i] = m / (v.sqrt() + 1e-8);
+                    }
+                }
+                "lion" => {
+                    for i in 0..10 {
+                        let c = 0.9 * m[i] + 0.1 * g[i];
+                        u[i] = if c > 0.0 {
+                            1.0
+                        } else if c < 0.0 {
+                            -1.0
+                        } else {
+                            0.0
+                        };
+                        m[i] = 0.99 * m[i] + 0.01 * g[i];
+                    }
+                }
+                "sgd" => {
+                    for i in 0..10 {
+                        m[i] = 0.9 * m[i] + g[i];
+                        u[i] = m[i];
+                    }
+                }
+                "adafactor" => {
+                    let keep = 1.0 - n.powf(-0.8);
+                    let q = |i: usize| g[i] * g[i] + 1e-30;
+                    for r in 0..2 {
+                        let mean = (0..3).map(|c| q(3 * r + c)).sum::<f64>() / 3.0;
+                        rows[r] = keep * rows[r] + (1.0 - keep) * mean;
+                    }
+                    for c in 0..3 {
+                        cols[c] = keep * cols[c] + (1.0 - keep) * (q(c) + q(3 + c)) / 2.0;
+                    }
+                    for i in 0..10 {
+                        v[i] = keep * v[i] + (1.0 - keep) * q(i);
+                        let mean = (rows[0] + rows[1]) / 2.0;
+                        let square = if i < 6 { rows[i / 3] * cols[i % 3] / mean } else { v[i] };
+                        u[i] = g[i] / square.sqrt();
+                    }
+                    for part in [0..6, 6..10] {
+                        let rms = (u[part.clone()].iter().map(|u| u * u).sum::<f64>() / part.len() as f64).sqrt();
+                        u[part].iter_mut().for_each(|u| *u /= rms.max(1.0));
+                    }
+                }
+                other => panic!("no twin of {other}"),
+            }
+            for i in 0..10 {
+                let lr = RATE as f64 * if i < 6 { 1.0 } else { 3.0 };
+                p[i] = p[i] * (1.0 - lr * 0.1) - lr * u[i];
+            }
+        }
+        p
+    }
+
+    #[test]
+    fn every_row_does_what_its_paper_says() {
+        for kind in OPTIMIZERS {
+            let mut o = make(&spec(kind.name), parts());
+            let mut p: Vec<f32> = (0..10).map(|i| 0.5 - 0.1 * i as f32).collect();
+            for t in 0..7 {
+                o.step(&mut p, &grads(t), RATE);
+            }
+            // Moments of 8 bits are off by up to a few hundredths, and so are steps.
+            let (close, largest) = (if kind.name == "adamw_8bit" { 0.05 } else { 2e-6 }, 7.0 * 3.0 * RATE as f64);
+            for (i, (got, want)) in p.iter().zip(twin(kind.name)).enumerate() {
+                assert!((*got as f64 - want).abs() < close * largest, "{} value {i}: {got} for {want}", kind.name);
+            }
+        }
+    }
+
+    /// A valley a hundred times steeper in one direction than in the other.
+    #[test]
+    fn every_row_reduces_a_loss() {
+        for kind in OPTIMIZERS {
+            let mut o = make(&Spec { kind: kind.name.into(), ..Spec::default() }, parts());
+            let steep = |i: usize| [10.0, 0.1][i % 2];
+            let loss = |p: &[f32]| p.iter().enumerate().map(|(i, v)| 0.5 * steep(i) * v * v).sum::<f32>();
+            let mut p = vec![1.0f32; 10];
+            let before = loss(&p);
+            for _ in 0..100 {
+                let g: Vec<f32> = p.iter().enumerate().map(|(i, v)| steep(i) * v).collect();
+                o.step(&mut p, &g, 0.02);
+            }
+            assert!(loss(&p) < 0.02 * before, "{}: {before} to {}", kind.name, loss(&p));
+        }
+    }
+
+    #[test]
+    fn restored_state_goes_on_in_every_bit_and_is_as_long_as_stated() {
+        for kind in OPTIMIZERS {
+            let spec = spec(kind.name);
+            let (mut a, mut p) = (make(&spec, parts()), vec![0.3f32; 10]);
+            (0..3).for_each(|t| a.step(&mut p, &grads(t), RATE));
+            assert_eq!(
+                a.state().iter().map(|(_, s)| s.bytes()).sum::<usize>(),
+                (kind.bytes)(&parts()),
+                "{}",
+                kind.name
+            );
+            let (mut b, mut q) = (make(&spec, parts()), p.clone());
+            b.restore(&a.state()).unwrap();
+            (3..6).for_each(|t| a.step(&mut p, &grads(t), RATE));
+            (3..6).for_each(|t| b.step(&mut q, &grads(t), RATE));
+            assert_eq!(p, q, "{}", kind.name);
+            assert_eq!(a.state(), b.state(), "{}", kind.name);
+
+            let other = make(&spec, vec![Part { range: 0..11, cols: 11, of_b: false }]);
+            assert!(b.restore(&other.state()).is_err() && b.restore(&[]).is_err(), "{}", kind.name);
+            assert_eq!(a.state(), b.state(), "{} changed on an error", kind.name);
+        }
+    }
+
+    #[test]
+    fn settings_that_an_optimiser_lacks_are_refused() {
+        let why = |s: Spec| s.settings().err().unwrap().to_string();
+        let of = |kind: &str| Spec { kind: kind.into(), ..Spec::default() };
+        assert!(why(Spec { beta2: Some(0.9), ..of("sgd") }).contains("sgd has none"));
+        assert!(why(Spec { eps: Some(1e-8), ..of("lion") }).contains("lion has none"));
+        assert!(why(of("adam")).contains("adam"));
+        assert!(why(Spec { beta1: Some(1.0), ..of("adamw") }).contains("beta1"));
+        assert!(why(Spec { ratio: 0.0, ..of("adamw") }).contains("ratio"));
     }
 }

@@ -1,0 +1,91 @@
+//! Adafactor (arXiv:1804.04235) with a rate of the caller's, as Hugging Face's `Adafactor` does it with
+//! `relative_step=False, scale_parameter=False`: a matrix's second moments are the product of the means of its rows and
+//! of its columns, there is no first moment, and a step's root mean square is at most 1 before the rate.
+
+use super::{Optimizer, Part, Settings, State, StateMut};
+use std::prelude::v1::*;
+
+/// Largest root mean square of a part's step.
+const CLIP: f64 = 1.0;
+/// The decay of step t is `1 − t^POWER`.
+const POWER: f64 = -0.8;
+
+/// Numbers kept for a part: a row's and a column's means, or all of a vector.
+pub(super) fn values(part: &Part) -> usize {
+    if factored(part) { part.rows() + part.cols } else { part.range.len() }
+}
+
+fn factored(part: &Part) -> bool {
+    part.rows() > 1 && part.cols > 1
+}
+
+/// Means of squares.
+pub struct Adafactor {
+    settings: Settings,
+    parts: Vec<Part>,
+    /// For each part its rows' means, then its columns'; or its squares.
+    means: Vec<f32>,
+    steps: u64,
+    update: Vec<f32>,
+}
+
+impl Adafactor {
+    /// All means 0.
+    pub fn new(settings: Settings, parts: Vec<Part>) -> Self {
+        let means = vec![0.0; parts.iter().map(values).sum()];
+        let longest = parts.iter().map(|p| p.range.len()).max().unwrap_or(0);
+        Adafactor { settings, parts, means, steps: 0, update: vec![0.0; longest] }
+    }
+}
+
+impl Optimizer for Adafactor {
+    /// With `q = g² + ε`: rows' means `R`, columns' means `C` decay towards those of `q`;
+    /// `u = g / √(R·C / mean R)`, or `g / √V` for a vector; `p ← p·(1 − lr·λ) − lr · u / max(1, rms(u))`.
+    fn step(&mut self, params: &mut [f32], grads: &[f32], lr: f32) {
+        self.steps += 1;
+        let keep = (1.0 - libm::pow(self.steps as f64, POWER)) as f32;
+        let eps = self.settings.eps;
+        let mut rest = &mut self.means[..];
+        for part in &self.parts {
+            let (means, tail) = rest.split_at_mut(values(part));
+            rest = tail;
+            let (lr, g) = (self.settings.rate(lr, part), &grads[part.range.clone()]);
+            let update = &mut self.update[..g.len()];
+            let towards = |mean: &mut f32, now: f64| *mean = keep * *mean + (1.0 - keep) * now as f32;
+            let square = |g: f32| (g * g + eps) as f64;
+            if factored(part) {
+                let (n, c) = (part.rows(), part.cols);
+                let (rows, columns) = means.split_at_mut(n);
+                for (mean, g) in rows.iter_mut().zip(g.chunks_exact(c)) {
+                    towards(mean, g.iter().map(|g| square(*g)).sum::<f64>() / c as f64);
+                }
+                for (j, mean) in columns.iter_mut().enumerate() {
+                    towards(mean, (0..n).map(|i| square(g[i * c + j])).sum::<f64>() / n as f64);
+                }
+                let mean = rows.iter().map(|r| *r as f64).sum::<f64>() / n as f64;
+                for (i, (u, g)) in update.iter_mut().zip(g).enumerate() {
+                    let v = rows[i / c] as f64 / mean * columns[i % c] as f64;
+                    *u = (*g as f64 / libm::sqrt(v)) as f32;
+                }
+            } else {
+                for ((u, g), mean) in update.iter_mut().zip(g).zip(means) {
+                    towards(mean, square(*g));
+                    *u = (*g as f64 / libm::sqrt(*mean as f64)) as f32;
+                }
+            }
+            let rms = libm::sqrt(update.iter().map(|u| *u as f64 * *u as f64).sum::<f64>() / update.len() as f64);
+            let (rate, shrink) = ((lr as f64 / (rms / CLIP).max(1.0)) as f32, 1.0 - lr * self.settings.decay);
+            for (p, u) in params[part.range.clone()].iter_mut().zip(update) {
+                *p = *p * shrink - rate * *u;
+            }
+        }
+    }
+
+    fn state(&self) -> Vec<(&'static str, State<'_>)> {
+        vec![("means", State::F32(&self.means)), ("steps", State::U64(self.steps))]
+    }
+
+    fn state_mut(&mut self) -> Vec<(&'static str, StateMut<'_>)> {
+        vec![("means", StateMut::F32(&mut self.means)), ("steps", StateMut::U64(&mut self.steps))]
+    }
+}

@@ -1,0 +1,41 @@
+//! Gradient descent with momentum, in the form of PyTorch's `SGD` without dampening.
+
+use super::{Optimizer, Part, Settings, State, StateMut, values};
+use std::prelude::v1::*;
+
+/// The velocity.
+pub struct Sgd {
+    settings: Settings,
+    parts: Vec<Part>,
+    m: Vec<f32>,
+}
+
+impl Sgd {
+    /// At rest.
+    pub fn new(settings: Settings, parts: Vec<Part>) -> Self {
+        Sgd { settings, m: vec![0.0; values(&parts)], parts }
+    }
+}
+
+impl Optimizer for Sgd {
+    /// `m ← β₁·m + g`, `p ← p·(1 − lr·λ) − lr·m`.
+    fn step(&mut self, params: &mut [f32], grads: &[f32], lr: f32) {
+        let Settings { beta1, decay, .. } = self.settings;
+        for part in &self.parts {
+            let (lr, at) = (self.settings.rate(lr, part), part.range.clone());
+            let shrink = 1.0 - lr * decay;
+            for ((p, g), m) in params[at.clone()].iter_mut().zip(&grads[at.clone()]).zip(&mut self.m[at]) {
+                *m = beta1 * *m + g;
+                *p = *p * shrink - lr * *m;
+            }
+        }
+    }
+
+    fn state(&self) -> Vec<(&'static str, State<'_>)> {
+        vec![("m", State::F32(&self.m))]
+    }
+
+    fn state_mut(&mut self) -> Vec<(&'static str, StateMut<'_>)> {
+        vec![("m", StateMut::F32(&mut self.m))]
+    }
+}
