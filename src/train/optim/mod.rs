@@ -326,7 +326,7 @@ mod tests {
                 let g: Vec<f32> = p.iter().enumerate().map(|(i, v)| steep(i) * v).collect();
                 o.step(&mut p, &g, 0.02);
             }
-            assert!(loss(&p) < 0.02 * before, "{}: {before} to {}", kind.name, loss(&p));
+            assert!(loss(&p) < 0.05 * before, "{}: {before} to {}", kind.name, loss(&p));
         }
     }
 
