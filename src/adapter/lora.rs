@@ -2,7 +2,7 @@
 
 use super::file::Stored;
 use super::lowrank::{Layout, Slot};
-use super::{Adapter, Base, Part, Site, Spec};
+use super::{Adapter, Base, Part, Site, Size, Spec};
 use crate::container::head::Head;
 use crate::error::{Error, Result};
 use crate::kernel::{Compute, Tile, View};
@@ -76,6 +76,20 @@ impl Lora {
     }
 }
 
+/// What one of that layout holds.
+pub(super) fn size(layout: &Layout) -> Size {
+    Size { params: layout.len(), derived: 0, gathered: 0, scratch: 0 }
+}
+
+/// Its parameters, site by site.
+pub(super) fn parts(layout: &Layout) -> Vec<Part> {
+    let of = |s: &Slot| {
+        let [a, b] = s.shape;
+        [Part { range: s.a(), cols: a, of_b: false }, Part { range: s.b(), cols: b, of_b: true }]
+    };
+    layout.slots().iter().flat_map(of).collect()
+}
+
 /// Kaiming's bound of a uniform distribution with a = √5, the usual start of A.
 pub(super) fn bound(n_in: usize) -> f32 {
     1.0 / libm::sqrtf(n_in as f32)
@@ -101,11 +115,7 @@ impl Adapter for Lora {
     }
 
     fn parts(&self) -> Vec<Part> {
-        let of = |s: &Slot| {
-            let [a, b] = s.shape;
-            [Part { range: s.a(), cols: a, of_b: false }, Part { range: s.b(), cols: b, of_b: true }]
-        };
-        self.layout.slots().iter().flat_map(of).collect()
+        parts(&self.layout)
     }
 
     fn prepare(&mut self, _cx: &Compute) {}
@@ -128,6 +138,10 @@ impl Adapter for Lora {
 
     fn grad_len(&self) -> usize {
         self.params.len()
+    }
+
+    fn size(&self) -> Size {
+        size(&self.layout)
     }
 
     fn backward(

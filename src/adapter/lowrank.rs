@@ -5,7 +5,7 @@
 
 use super::{Base, Linear, MAX_RANK, Site};
 use crate::error::{Error, Result};
-use crate::kernel::{Compute, Tile, View};
+use crate::kernel::{Compute, Tile, View, room};
 use core::ops::Range;
 use std::prelude::v1::*;
 
@@ -183,13 +183,6 @@ impl Layout {
         let any = |range: Range<usize>| factors[range].iter().any(|&v| v != 0.0);
         self.slots.iter().any(|s| any(s.a()) && any(s.b()))
     }
-}
-
-fn room(scratch: &mut Vec<f32>, n: usize) -> &mut [f32] {
-    if scratch.len() < n {
-        scratch.resize(n, 0.0);
-    }
-    &mut scratch[..n]
 }
 
 /// `u = s·x·wᵀ`. x: `[N, c]`, w: `[rank, c]`, u: `[N, rank]`.

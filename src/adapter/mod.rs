@@ -22,7 +22,7 @@ pub mod safetensors;
 mod site;
 
 pub use file::{Fit, Info, Provenance, from_bytes, from_bytes_for_shapes, info, restore, to_bytes, to_bytes_as};
-pub use site::{Linear, Site, parse_targets};
+pub use site::{Linear, Site, parse_layers, parse_targets};
 
 use crate::container::head::Head;
 use crate::error::{Error, Result, printable};
@@ -88,6 +88,9 @@ pub trait Adapter: Send + Sync {
         scratch: &mut Vec<f32>,
     );
 
+    /// What it holds, in values.
+    fn size(&self) -> Size;
+
     /// The gradients of the parameters from what `backward` gathered: once a step. `grads` is overwritten.
     fn reduce(&self, cx: &Compute, acc: &[f32], grads: &mut [f32]);
 
@@ -120,6 +123,19 @@ impl Part {
     pub fn rows(&self) -> usize {
         self.range.len() / self.cols.max(1)
     }
+}
+
+/// How much an adapter holds while it is trained, in values of `f32`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Size {
+    /// What is trained.
+    pub params: usize,
+    /// What is derived from it, or came with it.
+    pub derived: usize,
+    /// [`Adapter::grad_len`]; 0 if what `backward` adds up are the gradients themselves, and `reduce` a copy.
+    pub gathered: usize,
+    /// What each thread needs to derive and to reduce.
+    pub scratch: usize,
 }
 
 /// What a model tells of itself to adapters.
@@ -201,7 +217,7 @@ pub struct Spec {
     /// Which linear layers.
     pub targets: Vec<Linear>,
     /// Of which blocks; all if `None`.
-    pub layers: Option<Range<usize>>,
+    pub layers: Option<Vec<usize>>,
     /// Bases for A and for B (`nola`).
     pub bases: [usize; 2],
     /// How bases are drawn (`nola`), a name of [`basis::BASES`].
@@ -232,10 +248,11 @@ impl Spec {
     /// # Errors
     /// `Invalid` for settings that cannot be used, naming them; `Mismatch` if `base` lacks a layer.
     pub fn layout(&self, base: &Base) -> Result<Layout> {
-        let all = 0..base.layers();
-        let layers = self.layers.clone().unwrap_or(all.clone());
-        if layers.is_empty() || layers.end > all.end {
-            return Err(Error::invalid("layers", format!("{layers:?} of {} there are", all.end)));
+        let mut layers = self.layers.clone().unwrap_or((0..base.layers()).collect());
+        layers.sort();
+        layers.dedup();
+        if layers.last().is_none_or(|last| *last >= base.layers()) {
+            return Err(Error::invalid("layers", format!("{layers:?} of {} there are", base.layers())));
         }
         let mut targets = self.targets.clone();
         targets.sort();
@@ -257,6 +274,10 @@ impl Spec {
 pub struct Kind {
     /// As files and people call it.
     pub name: &'static str,
+    /// What a fresh one would hold at such a layout.
+    pub size: fn(&Spec, &Layout) -> Size,
+    /// The parameters of such a one.
+    pub parts: fn(&Spec, &Layout) -> Vec<Part>,
     /// A fresh one.
     pub create: fn(&Spec, &Base) -> Result<Box<dyn Adapter>>,
     /// One from a file.
@@ -269,12 +290,16 @@ pub struct Kind {
 pub static KINDS: &[Kind] = &[
     Kind {
         name: "lora",
+        size: |_, layout| lora::size(layout),
+        parts: |_, layout| lora::parts(layout),
         create: |spec, base| Ok(Box::new(lora::Lora::create(spec, base)?)),
         read: |stored| Ok(Box::new(lora::Lora::read(stored)?)),
         sections: &[],
     },
     Kind {
         name: "nola",
+        size: nola::size,
+        parts: |spec, layout| nola::parts(spec.bases, layout),
         create: |spec, base| Ok(Box::new(nola::Nola::create(spec, base)?)),
         read: |stored| Ok(Box::new(nola::Nola::read(stored)?)),
         sections: &["seeds", "start"],

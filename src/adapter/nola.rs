@@ -17,11 +17,11 @@ use super::basis::{Basis, Source, Walk};
 use super::file::Stored;
 use super::lora;
 use super::lowrank::{Layout, Slot};
-use super::{Adapter, Base, Part, Site, Spec, gguf_row};
+use super::{Adapter, Base, Part, Site, Size, Spec, gguf_row};
 use crate::container::codec;
 use crate::container::head::Head;
 use crate::error::{Error, Result, printable};
-use crate::kernel::{Compute, Tile, View};
+use crate::kernel::{Compute, Tile, View, room};
 use crate::rng::{GENERATOR, Random, Stream};
 use core::ops::Range;
 use std::prelude::v1::*;
@@ -311,8 +311,7 @@ impl Nola {
                 if part.is_empty() {
                     continue;
                 }
-                scratch.resize(2 * part.len(), 0.0);
-                let (drawn, tile) = scratch.split_at_mut(part.len());
+                let (drawn, tile) = room(scratch, 2 * part.len()).split_at_mut(part.len());
                 self.combine(place, factor, part.start - range.start, drawn, tile);
                 let out = &mut out[part.start - first..part.end - first];
                 if self.basis.is_torch() {
@@ -334,8 +333,7 @@ impl Nola {
     fn project(&self, place: usize, factor: Factor, g: &[f32], grads: &mut [f32], scratch: &mut Vec<f32>) {
         let source = self.source(place, factor);
         let step = self.tile().min(g.len());
-        scratch.resize(g.len() + step, 0.0);
-        let (drawn, tile) = scratch.split_at_mut(g.len());
+        let (drawn, tile) = room(scratch, g.len() + step).split_at_mut(g.len());
         self.order(place, factor, &mut |to, from| drawn[from] = g[to]);
         grads.fill(0.0);
         for (i, part) in drawn.chunks(step).enumerate() {
@@ -349,6 +347,29 @@ impl Nola {
         let c = self.normal(factor);
         grads.iter_mut().for_each(|v| *v *= c);
     }
+}
+
+/// What a fresh one of that layout holds.
+pub(super) fn size(spec: &Spec, layout: &Layout) -> Size {
+    let torch = Basis::by_name(&spec.basis).is_ok_and(|b| b.is_torch());
+    holds(layout, spec.bases, torch, 0)
+}
+
+fn holds(layout: &Layout, bases: [usize; 2], torch: bool, start: usize) -> Size {
+    let (all, tile) = (layout.len(), if torch { layout.len() } else { TILE });
+    let factor = layout.slots().iter().map(|s| s.a().len().max(s.b().len())).max().unwrap_or(0);
+    // Either a tile of the factors and what is drawn for it, or the gradient of one factor and what is drawn for that.
+    let scratch = (2 * tile.min(all)).max(factor + tile.min(factor));
+    Size { params: (bases[0] + bases[1]) * layout.slots().len(), derived: all + start, gathered: all, scratch }
+}
+
+/// Its parameters, site by site.
+pub(super) fn parts([k, l]: [usize; 2], layout: &Layout) -> Vec<Part> {
+    let of = |site: usize| {
+        let (start, end) = (site * (k + l), (site + 1) * (k + l));
+        [Part { range: start..start + k, cols: k, of_b: false }, Part { range: start + k..end, cols: l, of_b: true }]
+    };
+    (0..layout.slots().len()).flat_map(of).collect()
 }
 
 fn check_bases(bases: [usize; 2]) -> Result<()> {
@@ -388,14 +409,7 @@ impl Adapter for Nola {
     }
 
     fn parts(&self) -> Vec<Part> {
-        let (sites, width) = (self.layout.slots().len(), self.bases[0] + self.bases[1]);
-        let of = |site: usize| {
-            [(Factor::A, false), (Factor::B, true)].map(|(factor, of_b)| {
-                let at = self.coefficients(factor);
-                Part { range: site * width + at.start..site * width + at.end, cols: at.len(), of_b }
-            })
-        };
-        (0..sites).flat_map(of).collect()
+        parts(self.bases, &self.layout)
     }
 
     fn prepare(&mut self, cx: &Compute) {
@@ -426,6 +440,11 @@ impl Adapter for Nola {
 
     fn grad_len(&self) -> usize {
         self.layout.len()
+    }
+
+    fn size(&self) -> Size {
+        let start = self.given.as_ref().map_or(0, |g| g.start.len() + 4 * g.seeds.len());
+        holds(&self.layout, self.bases, self.basis.is_torch(), start)
     }
 
     fn backward(

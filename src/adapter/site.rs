@@ -149,6 +149,35 @@ pub fn parse_targets(list: &str) -> Result<Vec<Linear>> {
     Ok(found)
 }
 
+/// Reads a list of blocks such as `20-29`, `0,5,20-29` or `20-` (to the last) for a model of `blocks`. Sorted, each once.
+///
+/// # Errors
+/// `Invalid` naming a word that is no block or range of blocks, or if the list is empty.
+pub fn parse_layers(list: &str, blocks: usize) -> Result<Vec<usize>> {
+    let mut found = Vec::new();
+    for word in list.split([',', ' ']).filter(|w| !w.is_empty()) {
+        let (first, last) = word.split_once('-').unwrap_or((word, word));
+        let last = if last.is_empty() { blocks.checked_sub(1) } else { number(last) };
+        match (number(first), last) {
+            (Some(first), Some(last)) if first <= last && last < blocks => found.extend(first..=last),
+            _ => {
+                let why = format!(
+                    "`{}`; blocks 0 to {} can be named, as in 3 or 20-29",
+                    printable(word),
+                    blocks.saturating_sub(1)
+                );
+                return Err(Error::invalid("layers", why));
+            }
+        }
+    }
+    found.sort();
+    found.dedup();
+    if found.is_empty() {
+        return Err(Error::invalid("layers", "none named"));
+    }
+    Ok(found)
+}
+
 fn unknown(word: &str) -> Error {
     Error::invalid("targets", format!("unknown `{}`; known are {}", printable(word), known()))
 }
@@ -257,5 +286,15 @@ mod tests {
         let e = parse_targets("q,output").unwrap_err().to_string();
         assert!(e.contains("unknown `output`") && e.contains("attn_output"), "{e}");
         assert!(parse_targets(" ,").is_err());
+    }
+
+    #[test]
+    fn lists_of_layers() {
+        assert_eq!(parse_layers("20-29", 30).unwrap(), (20..30).collect::<Vec<_>>());
+        assert_eq!(parse_layers("5, 3-4 28-,5", 30).unwrap(), [3, 4, 5, 28, 29]);
+        for bad in ["30", "3-30", "4-3", "-3", "x", "3-4-5", "", "03"] {
+            let e = parse_layers(bad, 30).unwrap_err().to_string();
+            assert!(e.starts_with("layers"), "{e}");
+        }
     }
 }

@@ -2,8 +2,8 @@
 
 use clap::builder::{PossibleValue, PossibleValuesParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use mynah::model::CacheType;
-use mynah::train::optim;
+use mynah::model::{CacheType, Precision};
+use mynah::train::{Keep, optim};
 use std::path::PathBuf;
 
 /// The command was used wrongly.
@@ -70,6 +70,8 @@ pub enum Command {
     Run(Run),
     /// Teach a model a text: writes an adapter, or with --method full a model
     Train(Train),
+    /// Say how much memory `train` would take, before anything of it is reserved
+    Plan(Plan),
     /// Measure how well a model predicts a text
     Eval(Eval),
     /// Show what a model computes for a text: losses and next-token logits
@@ -233,6 +235,36 @@ pub struct Train {
     /// Where the adapter goes (with --method full: the new model, a GGUF file in F32)
     #[arg(short, long, value_name = "OUT")]
     pub output: PathBuf,
+    #[command(flatten)]
+    pub teach: Teach,
+}
+
+#[derive(Args)]
+#[command(after_help = "\
+Takes the options of `mynah train`. Without data, rows are taken to fill the context, and everything in them to count.
+With --json: bytes by what they are for, total, micro (rows that go through the model together), whole (blocks that keep
+what they remember) of blocks.
+
+Examples:
+  mynah plan -m model.gguf --batch 4 --ctx 512
+  mynah plan -m model.gguf -d notes.txt --method nola --memory 400M")]
+pub struct Plan {
+    /// The model, a GGUF file
+    #[arg(short, long, value_name = "MODEL")]
+    pub model: PathBuf,
+    /// What would be learnt
+    #[arg(short, long, value_name = "DATA")]
+    pub data: Option<PathBuf>,
+    /// Not written: so that a line for `train` can be given as it is
+    #[arg(short, long, value_name = "OUT")]
+    pub output: Option<PathBuf>,
+    #[command(flatten)]
+    pub teach: Teach,
+}
+
+/// How to train.
+#[derive(Args)]
+pub struct Teach {
     /// lora: kilobytes to megabytes, learns fast. nola: coefficients of random bases, the smallest files. full: all
     /// weights, for small models [default: lora]
     #[arg(long, value_enum)]
@@ -252,6 +284,9 @@ pub struct Train {
     /// Layers to change, separated by commas: all, attn, mlp, or q, k, v, o, gate, up, down
     #[arg(long, value_name = "LIST", default_value = "all")]
     pub targets: String,
+    /// Blocks to change, from 0: 20-29, 0,5,28- or the like [default: all]
+    #[arg(long, value_name = "LIST")]
+    pub layers: Option<String>,
     /// Optimiser steps; without it --epochs decides
     #[arg(long, value_name = "N", conflicts_with = "epochs", value_parser = clap::value_parser!(u64).range(1..))]
     pub steps: Option<u64>,
@@ -267,6 +302,27 @@ pub struct Train {
     /// Tokens of a row; longer rows are cut [default: 256, or less if the model was made for less]
     #[arg(long, value_name = "T", value_parser = count(1 << 24))]
     pub ctx: Option<usize>,
+    /// Fill rows with whole short ones; each is learnt as if it were alone
+    #[arg(long)]
+    pub pack: bool,
+    /// Most memory of the whole process, as in 400M or 1.5G: batches are cut and activations computed again where that is
+    /// needed, with the same result
+    #[arg(long, value_name = "BYTES", value_parser = size)]
+    pub memory: Option<usize>,
+    /// Blocks whose activations stay in memory instead of being computed again: all, inputs (none), a number, or auto (48
+    /// MiB of them) [default: auto]
+    #[arg(long, value_name = "WHAT", value_parser = keep, conflicts_with = "memory")]
+    pub keep: Option<Keep>,
+    /// How activations that stay are stored: f16 and bf16 halve them and round gradients a little
+    #[arg(long, value_enum, default_value_t = Kept::F32)]
+    pub keep_precision: Kept,
+    /// Keep the outputs of the blocks below the lowest that --layers changes in this file, as halves: later epochs and runs
+    /// on the same data skip those blocks
+    #[arg(long, value_name = "FILE")]
+    pub lower_cache: Option<PathBuf>,
+    /// Most bytes of that file
+    #[arg(long, value_name = "BYTES", default_value = "2G", value_parser = size)]
+    pub lower_cache_size: usize,
     /// Highest learning rate [default: lora 5e-4, nola 5e-3, full 1e-3]
     #[arg(long, value_name = "LR", value_parser = between(1e-12, 1000.0))]
     pub lr: Option<f32>,
@@ -297,8 +353,8 @@ pub struct Train {
     /// Order of the rows
     #[arg(long, value_enum, default_value_t = RowOrder::Shuffled)]
     pub order: RowOrder,
-    /// Go on from an adapter instead of a fresh one; rank, alpha, basis and targets are its own
-    #[arg(long, value_name = "ADAPTER", conflicts_with_all = ["rank", "alpha", "rank_stabilised", "basis", "targets"])]
+    /// Go on from an adapter instead of a fresh one; rank, alpha, basis, targets and layers are its own
+    #[arg(long, value_name = "ADAPTER", conflicts_with_all = ["rank", "alpha", "rank_stabilised", "basis", "targets", "layers"])]
     pub init: Option<String>,
     /// Write one JSON object a step
     #[arg(long, value_name = "FILE.jsonl")]
@@ -321,6 +377,23 @@ impl Method {
             Method::Lora => ("lora", 5e-4),
             Method::Nola => ("nola", 5e-3),
             Method::Full => ("full", 1e-3),
+        }
+    }
+}
+
+#[derive(ValueEnum, Clone, Copy)]
+pub enum Kept {
+    F32,
+    F16,
+    Bf16,
+}
+
+impl From<Kept> for Precision {
+    fn from(k: Kept) -> Precision {
+        match k {
+            Kept::F32 => Precision::F32,
+            Kept::F16 => Precision::F16,
+            Kept::Bf16 => Precision::Bf16,
         }
     }
 }
@@ -524,6 +597,34 @@ fn count(high: usize) -> impl Fn(&str) -> Result<usize, String> + Clone + Send +
     }
 }
 
+/// Bytes: a number, or one with K, M or G behind it, which count 1024 each.
+fn size(text: &str) -> Result<usize, String> {
+    let text = text.trim_end_matches("iB").trim_end_matches('B');
+    let (number, unit) = match text.char_indices().last() {
+        Some((at, 'K' | 'k')) => (&text[..at], 1u64 << 10),
+        Some((at, 'M' | 'm')) => (&text[..at], 1 << 20),
+        Some((at, 'G' | 'g')) => (&text[..at], 1 << 30),
+        _ => (text, 1),
+    };
+    match number.parse::<f64>() {
+        Ok(n) if (0.0..1e15).contains(&n) && number.starts_with(|c: char| c.is_ascii_digit()) => {
+            Ok((n * unit as f64) as usize)
+        }
+        _ => Err("not a number of bytes such as 400M or 1.5G".into()),
+    }
+}
+
+/// Which activations stay.
+fn keep(text: &str) -> Result<Keep, String> {
+    match (text, text.parse()) {
+        ("auto", _) => Ok(Keep::Auto),
+        ("all", _) => Ok(Keep::All),
+        ("inputs", _) => Ok(Keep::Inputs),
+        (_, Ok(blocks)) => Ok(Keep::Blocks(blocks)),
+        _ => Err("it must be all, inputs, auto or a number of blocks".into()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -532,6 +633,15 @@ mod tests {
     #[test]
     fn options_are_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes_are_bytes() {
+        let got = ["400M", "1.5G", "7", "2KiB", "64kB", "0"].map(|t| size(t).unwrap());
+        assert_eq!(got, [400 << 20, 3 << 29, 7, 2048, 65536, 0]);
+        for bad in ["", "M", "-1", "x", "1T", "nan", "1e30", "4 0M", "infM"] {
+            assert!(size(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

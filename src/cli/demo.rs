@@ -68,7 +68,9 @@ pub fn demo(args: &Demo, json: bool) -> anyhow::Result<Outcome> {
     out::say(&format!("\nLearning {} numbers; the model's own weights stay as they are …\n", trainer.parameters()));
     meter::catch_interrupt()?;
     let order = Order::new(train.len(), BATCH, 1, Some(SEED))?;
-    let passed = Course { trainer, train: &train, eval: &eval, order, steps: STEPS, log: None }.run()?;
+    let rows = (0..train.len()).map(|i| vec![i]).collect();
+    let course = Course { trainer, train: &train, rows, micro: BATCH, eval: &eval, order, steps: STEPS, log: None };
+    let passed = course.run()?;
     if let Some(e) = passed.failure {
         return Err(e.into());
     }

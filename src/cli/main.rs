@@ -37,6 +37,7 @@ fn main() -> ExitCode {
         Command::Demo(a) => demo::demo(a, cli.json),
         Command::Run(a) => run::run(a, cli.json),
         Command::Train(a) => train::train(a, cli.json),
+        Command::Plan(a) => train::plan(a, cli.json),
         Command::Eval(a) => eval::eval(a, cli.json),
         Command::Logits(a) => logits::logits(a, cli.json),
         Command::Tokenize(a) => tokens::tokenize(a, cli.json),

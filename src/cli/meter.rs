@@ -47,6 +47,8 @@ pub struct Memory {
     pub peak: u64,
     /// What it has now that belongs to no file.
     pub anonymous: u64,
+    /// What it has now of mapped files.
+    pub mapped: u64,
 }
 
 /// Memory of this process, where the system tells.
@@ -56,7 +58,7 @@ pub fn memory() -> Option<Memory> {
         let line = status.lines().find_map(|l| l.strip_prefix(key))?;
         line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
     };
-    Some(Memory { peak: value("VmHWM:")?, anonymous: value("RssAnon:")? })
+    Some(Memory { peak: value("VmHWM:")?, anonymous: value("RssAnon:")?, mapped: value("RssFile:")? })
 }
 
 /// Most memory this process has had, in bytes, where the system tells.

@@ -5,7 +5,10 @@ use crate::error::{Error, Result};
 use half::{bf16, f16};
 use std::prelude::v1::*;
 
-/// One row of [`CODECS`].
+/// Values that are spelt and checked at a time, so that a check needs no second copy.
+const PART: usize = 4096;
+
+/// One row of [`CODECS`]. The bytes of values are those of the first ones followed by those of the rest.
 pub struct Codec {
     /// As files name it.
     pub name: &'static str,
@@ -51,9 +54,15 @@ pub fn encode(codec: &str, values: &[f32]) -> Result<Vec<u8>> {
     if let Some(i) = values.iter().position(|x| !x.is_finite()) {
         return Err(Error::invalid("parameters", format!("value {i} is not finite")));
     }
-    let bytes = (row.encode)(values);
-    decode(codec, &bytes, values.len())
-        .map_err(|_| Error::invalid("parameters", format!("a value is too large for {codec}; f32 would do")))?;
+    let mut bytes = Vec::new();
+    for part in values.chunks(PART) {
+        let spelt = (row.encode)(part);
+        decode(codec, &spelt, part.len())
+            .map_err(|_| Error::invalid("parameters", format!("a value is too large for {codec}; f32 would do")))?;
+        let each = spelt.len().checked_div(part.len()).unwrap_or_default();
+        bytes.reserve_exact(values.len().saturating_mul(each).saturating_sub(bytes.len()));
+        bytes.extend_from_slice(&spelt);
+    }
     Ok(bytes)
 }
 

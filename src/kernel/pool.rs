@@ -76,6 +76,16 @@ impl<'a> Tile<'a> {
     }
 }
 
+/// The first `n` values of a buffer that grows to what is asked and not further, and never shrinks. Their contents are
+/// unspecified: what it held is freed before more is reserved.
+pub(crate) fn room(buffer: &mut Vec<f32>, n: usize) -> &mut [f32] {
+    if buffer.len() < n {
+        *buffer = Vec::new();
+        *buffer = vec![0.0; n];
+    }
+    &mut buffer[..n]
+}
+
 /// What one worker may write to while it works; grows to what is asked once and is then kept.
 #[derive(Default)]
 pub struct Scratch {
@@ -88,10 +98,7 @@ pub struct Scratch {
 impl Scratch {
     /// `n` values, their contents unspecified.
     pub fn floats(&mut self, n: usize) -> &mut [f32] {
-        if self.f.len() < n {
-            self.f.resize(n, 0.0);
-        }
-        &mut self.f[..n]
+        room(&mut self.f, n)
     }
 
     /// Two pieces of `a` and `b` values, their contents unspecified.
@@ -105,10 +112,7 @@ impl Scratch {
         if self.b.len() < n {
             self.b.resize(n, 0);
         }
-        if self.f.len() < a + b {
-            self.f.resize(a + b, 0.0);
-        }
-        let (x, y) = self.f[..a + b].split_at_mut(a);
+        let (x, y) = room(&mut self.f, a + b).split_at_mut(a);
         (&mut self.b[..n], [x, y])
     }
 

@@ -2,9 +2,9 @@
 
 use super::cache::Cache;
 use super::project::{self, Out, Sink, Workspace};
-use super::{Acts, Attached, Model};
+use super::{Acts, Attached, HParams, Model};
 use crate::adapter::Linear;
-use crate::kernel::{Tile, View};
+use crate::kernel::{Tile, View, room};
 use crate::nn::attention::{self, Memory};
 use crate::nn::linear::Path;
 use crate::nn::{add, norm};
@@ -53,12 +53,12 @@ pub fn hidden(
     a: &mut Acts,
     work: &mut Workspace,
 ) {
-    let (h, w, cx) = (&m.hparams, &m.weights.blocks[layer], &m.compute);
+    let (h, cx) = (&m.hparams, &m.compute);
     let n = rows.positions.len();
     a.resize(h, n);
-    let (d, qw, kw, ff) = (h.width, h.q_width(), h.kv_width(), h.ff);
+    let (d, qw, kw) = (h.width, h.q_width(), h.kv_width());
 
-    norm::forward(cx, View::new(x, n, d), &w.attn_norm, h.eps, &mut Tile::new(&mut a.n1, n, d));
+    normed_input(m, layer, x, a);
     let outs = [
         Out { linear: Linear::Q, y: &mut a.q },
         Out { linear: Linear::K, y: &mut a.k },
@@ -85,9 +85,31 @@ pub fn hidden(
     a.mid[..n * d].copy_from_slice(&x[..n * d]);
     add(&a.out[..n * d], &mut a.mid[..n * d]);
 
-    norm::forward(cx, View::new(&a.mid, n, d), &w.ffn_norm, h.eps, &mut Tile::new(&mut a.n2, n, d));
+    normed_middle(m, layer, a);
     let outs = [Out { linear: Linear::Gate, y: &mut a.gate }, Out { linear: Linear::Up, y: &mut a.up }];
     project::forward(m, adapters, path, layer, View::new(&a.n2, n, d), outs, work);
+    gated(m, a);
+}
+
+/// What [`hidden`] leaves, from `x` and what a [`super::Kept`] brought back into `a`: no matrix product is done again.
+pub fn refresh(m: &Model, layer: usize, x: &[f32], a: &mut Acts) {
+    normed_input(m, layer, x, a);
+    normed_middle(m, layer, a);
+    gated(m, a);
+}
+
+fn normed_input(m: &Model, layer: usize, x: &[f32], a: &mut Acts) {
+    let (h, gain, n) = (&m.hparams, &m.weights.blocks[layer].attn_norm, a.n);
+    norm::forward(&m.compute, View::new(x, n, h.width), gain, h.eps, &mut Tile::new(&mut a.n1, n, h.width));
+}
+
+fn normed_middle(m: &Model, layer: usize, a: &mut Acts) {
+    let (h, gain, n) = (&m.hparams, &m.weights.blocks[layer].ffn_norm, a.n);
+    norm::forward(&m.compute, View::new(&a.mid, n, h.width), gain, h.eps, &mut Tile::new(&mut a.n2, n, h.width));
+}
+
+fn gated(m: &Model, a: &mut Acts) {
+    let (cx, n, ff) = (&m.compute, a.n, m.hparams.ff);
     let (gate, up) = (View::new(&a.gate, n, ff), View::new(&a.up, n, ff));
     cx.pool.rows([Tile::new(&mut a.h, n, ff)], [1], &|i, [mut h], _| {
         (cx.kernels.silu_mul)(gate.row(i), up.row(i), h.row(0));
@@ -102,19 +124,26 @@ pub struct Grads {
     k: Vec<f32>,
     v: Vec<f32>,
     width: Vec<f32>,
+    heads: Vec<f32>,
+}
+
+impl Grads {
+    /// Bytes of the buffers for `n` rows, the longest sequence of them `longest`.
+    pub fn bytes(h: &HParams, n: usize, longest: usize) -> usize {
+        let rows = h.ff.max(h.q_width()) + h.q_width() + 2 * h.kv_width() + h.width;
+        4 * (n * rows + attention::shared(h.heads, longest))
+    }
 }
 
 fn zeros(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
-    if buffer.len() < len {
-        buffer.resize(len, 0.0);
-    }
-    let out = &mut buffer[..len];
+    let out = room(buffer, len);
     out.fill(0.0);
     out
 }
 
 /// From `dx`, the gradient of the block's output, makes that of its input, `[N, width]`, in place, and adds what the
-/// sink wants. `x` is the block's input and `a` what [`forward`] left; `gate` and `up` are overwritten.
+/// sink wants. `x` is the block's input and `a` what [`forward`] left; `gate` and `up` are overwritten. If `below` is
+/// false, no block below learns anything: the input's gradient is not made, and `dx` is left as it happens to be.
 pub fn backward(
     m: &Model,
     layer: usize,
@@ -123,6 +152,7 @@ pub fn backward(
     a: &mut Acts,
     dx: &mut [f32],
     sink: &mut Sink,
+    below: bool,
     g: &mut Grads,
     work: &mut Workspace,
 ) {
@@ -131,15 +161,15 @@ pub fn backward(
     let (d, qw, kw, ff) = (h.width, h.q_width(), h.kv_width(), h.ff);
 
     let dh = zeros(&mut g.wide, n * ff);
-    project::backward(m, layer, Linear::Down, View::new(&a.h, n, ff), View::new(dx, n, d), dh, sink, work);
+    project::backward(m, layer, Linear::Down, View::new(&a.h, n, ff), View::new(dx, n, d), Some(dh), sink, work);
     let dh = View::new(dh, n, ff);
     let tiles = [Tile::new(&mut a.gate, n, ff), Tile::new(&mut a.up, n, ff)];
     cx.pool.rows(tiles, [1, 1], &|i, [mut gate, mut up], _| {
         (cx.kernels.silu_mul_backward)(gate.row(0), up.row(0), dh.row(i));
     });
     let dn = zeros(&mut g.width, n * d);
-    project::backward(m, layer, Linear::Gate, View::new(&a.n2, n, d), View::new(&a.gate, n, ff), dn, sink, work);
-    project::backward(m, layer, Linear::Up, View::new(&a.n2, n, d), View::new(&a.up, n, ff), dn, sink, work);
+    project::backward(m, layer, Linear::Gate, View::new(&a.n2, n, d), View::new(&a.gate, n, ff), Some(dn), sink, work);
+    project::backward(m, layer, Linear::Up, View::new(&a.n2, n, d), View::new(&a.up, n, ff), Some(dn), sink, work);
     let (mid, dn) = (View::new(&a.mid, n, d), View::new(dn, n, d));
     norm::backward(cx, mid, &w.ffn_norm, h.eps, dn, &mut Tile::new(dx, n, d));
     if let Sink::Weights(places, grads) = sink {
@@ -147,7 +177,7 @@ pub fn backward(
     }
 
     let datt = zeros(&mut g.wide, n * qw);
-    project::backward(m, layer, Linear::O, View::new(&a.att, n, qw), View::new(dx, n, d), datt, sink, work);
+    project::backward(m, layer, Linear::O, View::new(&a.att, n, qw), View::new(dx, n, d), Some(datt), sink, work);
     let datt = View::new(datt, n, qw);
     let (dq, dk, dv) = (zeros(&mut g.q, n * qw), zeros(&mut g.k, n * kw), zeros(&mut g.v, n * kw));
     let (q, k, v) = (View::new(&a.q, n, qw), View::new(&a.k, n, kw), View::new(&a.v, n, kw));
@@ -163,15 +193,20 @@ pub fn backward(
             &mut tq.part(s.clone(), 0..qw),
             &mut tk.part(s.clone(), 0..kw),
             &mut tv.part(s.clone(), 0..kw),
+            &mut g.heads,
         );
     }
     m.rope.apply(cx, &mut tq, h.heads.dim, &rows.positions, true);
     m.rope.apply(cx, &mut tk, h.heads.dim, &rows.positions, true);
     let dn = zeros(&mut g.width, n * d);
     let n1 = View::new(&a.n1, n, d);
-    project::backward(m, layer, Linear::Q, n1, View::new(dq, n, qw), dn, sink, work);
-    project::backward(m, layer, Linear::K, n1, View::new(dk, n, kw), dn, sink, work);
-    project::backward(m, layer, Linear::V, n1, View::new(dv, n, kw), dn, sink, work);
+    for (linear, dy, width) in [(Linear::Q, &*dq, qw), (Linear::K, &*dk, kw), (Linear::V, &*dv, kw)] {
+        let dn = if below { Some(&mut *dn) } else { None };
+        project::backward(m, layer, linear, n1, View::new(dy, n, width), dn, sink, work);
+    }
+    if !below {
+        return;
+    }
     let (x, dn) = (View::new(x, n, d), View::new(dn, n, d));
     norm::backward(cx, x, &w.attn_norm, h.eps, dn, &mut Tile::new(dx, n, d));
     if let Sink::Weights(places, grads) = sink {

@@ -15,7 +15,7 @@ pub mod project;
 pub mod session;
 pub mod weights;
 
-pub use acts::Acts;
+pub use acts::{Acts, Kept, Precision, Stored};
 pub use arch::{ARCHES, Arch};
 pub use cache::CacheType;
 pub use hparams::HParams;
@@ -74,6 +74,11 @@ impl Model {
     /// The same model with other weights: what full-parameter training makes after each step.
     pub fn with_weights(&self, weights: Weights) -> Model {
         Model { weights: Arc::new(weights), ..self.clone() }
+    }
+
+    /// Bytes of the file.
+    pub fn file_len(&self) -> usize {
+        self.file.len()
     }
 
     /// The BLAKE3 hash of the file: what an adapter is bound to. Reads the whole file.

@@ -64,25 +64,28 @@ pub enum Sink<'a> {
     Weights(&'a super::weights::Places, &'a mut [f32]),
 }
 
-/// `dx += dy · W` and the adapter's or the matrix's own gradient. x: `[N, C]`, dy: `[N, F]`, dx: `[N, C]`.
+/// `dx += dy · W` if it is wanted, and the adapter's or the matrix's own gradient. x: `[N, C]`, dy: `[N, F]`,
+/// dx: `[N, C]`.
 pub fn backward(
     m: &Model,
     layer: usize,
     which: Linear,
     x: View,
     dy: View,
-    dx: &mut [f32],
+    dx: Option<&mut [f32]>,
     sink: &mut Sink,
     work: &mut Workspace,
 ) {
     let w = m.weights.blocks[layer].linear(which);
-    let mut dx = Tile::new(dx, x.n, w.cols);
-    linear::backward(&m.compute, w, dy, &mut dx);
+    let mut dx = dx.map(|dx| Tile::new(dx, x.n, w.cols));
+    if let Some(dx) = &mut dx {
+        linear::backward(&m.compute, w, dy, dx);
+    }
     let site = Site { layer, linear: which };
     match sink {
         Sink::Adapter(adapter, acc) => {
             if adapter.covers(site) {
-                adapter.backward(&m.compute, site, x, dy, Some(&mut dx), acc, &mut work.rows);
+                adapter.backward(&m.compute, site, x, dy, dx.as_mut(), acc, &mut work.rows);
             }
         }
         Sink::Weights(places, grads) => {

@@ -3,7 +3,8 @@
 //! Scores exist for a few query rows at a time; there is no rows × positions matrix. A row's result does not depend on
 //! which rows are computed with it.
 
-use crate::kernel::{Compute, Kernels, Scratch, Tile, View};
+use super::ROWS;
+use crate::kernel::{Compute, Kernels, Scratch, Tile, View, room};
 use std::prelude::v1::*;
 
 /// Query rows that share the passes over keys and values.
@@ -98,9 +99,21 @@ pub fn forward(cx: &Compute, heads: Heads, q: View, keys: Memory, values: Memory
     });
 }
 
+/// Values that the passes over `n` positions hold for each thread.
+pub fn scratch(heads: Heads, n: usize) -> usize {
+    QUERIES.min(n) * n + (QUERIES.min(n) * n).max(KEYS * heads.dim)
+}
+
+/// Values that [`backward`] holds beside its arguments for `n` positions: what each query head adds to the keys and
+/// values that several share.
+pub fn shared(heads: Heads, n: usize) -> usize {
+    if heads.q == heads.kv { 0 } else { 2 * n * heads.q * heads.dim }
+}
+
 /// Gradients of [`forward`] for one sequence that starts at position 0, with the weights computed again:
 /// `dV += pᵀ·do`, `ds = p ∘ (do·Vᵀ − Σ p∘(do·Vᵀ)) · scale`, `dq += ds·K`, `dK += dsᵀ·q`.
-/// q, dout, dq: `[N, H·D]`; keys, values, dk, dv: `[N, KV·D]`.
+/// Every query head is a part of its own; what heads of one group add to their keys and values is summed afterwards, in
+/// order. q, dout, dq: `[N, H·D]`; keys, values, dk, dv: `[N, KV·D]`; spare: grows once to [`shared`].
 pub fn backward(
     cx: &Compute,
     heads: Heads,
@@ -111,35 +124,69 @@ pub fn backward(
     dq: &mut Tile,
     dk: &mut Tile,
     dv: &mut Tile,
+    spare: &mut Vec<f32>,
 ) {
-    let (k, d, group) = (cx.kernels, heads.dim, heads.q / heads.kv);
+    let (d, group) = (heads.dim, heads.q / heads.kv);
     let (n, qc, kc) = (q.n, dq.c(), dk.c());
-    let tiles = [dq.part(0..n, 0..qc), dk.part(0..n, 0..kc), dv.part(0..n, 0..kc)];
-    cx.pool.columns(tiles, [group * d, d, d], &|kv, [mut dq, mut dk, mut dv], scratch: &mut Scratch| {
-        let (key, value) = (keys.cols(kv * d..kv * d + d), values.cols(kv * d..kv * d + d));
-        for g in 0..group {
-            let h = kv * group + g;
-            for start in (0..n).step_by(QUERIES) {
-                let rows = start..(start + QUERIES).min(n);
-                let (m, count) = (rows.len(), rows.end);
-                let [p, ds] = scratch.two(m * count, m * count);
-                let q = q.rows(rows.clone()).cols(h * d..h * d + d);
-                let dout = dout.rows(rows.clone()).cols(h * d..h * d + d);
-                weights(k, heads, q, &Memory::F32(keys), start, h, p, &mut []);
-                (k.dots)(dout, value.rows(0..count), &mut Tile::new(ds, m, count));
-                for (p, ds) in p.chunks_exact(count).zip(ds.chunks_exact_mut(count)) {
-                    let mut mean = [0.0];
-                    let (pv, dv) = (View::new(p, 1, count), View::new(ds, 1, count));
-                    (k.dots)(pv, dv, &mut Tile::new(&mut mean, 1, 1));
-                    for (ds, p) in ds.iter_mut().zip(p) {
-                        *ds = p * (*ds - mean[0]) * heads.scale;
-                    }
+    let wide = room(spare, shared(heads, n));
+    wide.fill(0.0);
+    let (wide_k, wide_v) = wide.split_at_mut(wide.len() / 2);
+    let (each_k, each_v) = match group {
+        1 => (dk.part(0..n, 0..kc), dv.part(0..n, 0..kc)),
+        _ => (Tile::new(wide_k, n, qc), Tile::new(wide_v, n, qc)),
+    };
+    cx.pool.columns([dq.part(0..n, 0..qc), each_k, each_v], [d; 3], &|h, [mut dq, mut dk, mut dv], scratch| {
+        head_backward(cx.kernels, heads, h, q, keys, values, dout, [&mut dq, &mut dk, &mut dv], scratch);
+    });
+    if group == 1 {
+        return;
+    }
+    for (sum, wide) in [(dk.part(0..n, 0..kc), wide_k), (dv.part(0..n, 0..kc), wide_v)] {
+        let wide = View::new(wide, n, qc);
+        cx.pool.rows([sum], [ROWS], &|part, [mut sum], _| {
+            for i in 0..sum.n() {
+                let heads = wide.row(part * ROWS + i).chunks_exact(d);
+                for (h, add) in heads.enumerate() {
+                    super::add(add, &mut sum.row(i)[h / group * d..][..d]);
                 }
-                let (p, ds) = (View::new(p, m, count), View::new(ds, m, count));
-                (k.sums)(ds, key.rows(0..count), &mut dq.part(rows, g * d..g * d + d));
-                (k.outer)(ds, q, &mut dk.part(0..count, 0..d));
-                (k.outer)(p, dout, &mut dv.part(0..count, 0..d));
+            }
+        });
+    }
+}
+
+/// The part of query head `h`. dq, dk, dv: `[N, D]`, this head's.
+fn head_backward(
+    k: &Kernels,
+    heads: Heads,
+    h: usize,
+    q: View,
+    keys: View,
+    values: View,
+    dout: View,
+    [dq, dk, dv]: [&mut Tile; 3],
+    scratch: &mut Scratch,
+) {
+    let (n, d, kv) = (q.n, heads.dim, h / (heads.q / heads.kv));
+    let (key, value) = (keys.cols(kv * d..kv * d + d), values.cols(kv * d..kv * d + d));
+    for start in (0..n).step_by(QUERIES) {
+        let rows = start..(start + QUERIES).min(n);
+        let (m, count) = (rows.len(), rows.end);
+        let [p, ds] = scratch.two(m * count, m * count);
+        let q = q.rows(rows.clone()).cols(h * d..h * d + d);
+        let dout = dout.rows(rows.clone()).cols(h * d..h * d + d);
+        weights(k, heads, q, &Memory::F32(keys), start, h, p, &mut []);
+        (k.dots)(dout, value.rows(0..count), &mut Tile::new(ds, m, count));
+        for (p, ds) in p.chunks_exact(count).zip(ds.chunks_exact_mut(count)) {
+            let mut mean = [0.0];
+            let (pv, dv) = (View::new(p, 1, count), View::new(ds, 1, count));
+            (k.dots)(pv, dv, &mut Tile::new(&mut mean, 1, 1));
+            for (ds, p) in ds.iter_mut().zip(p) {
+                *ds = p * (*ds - mean[0]) * heads.scale;
             }
         }
-    });
+        let (p, ds) = (View::new(p, m, count), View::new(ds, m, count));
+        (k.sums)(ds, key.rows(0..count), &mut dq.part(rows, 0..d));
+        (k.outer)(ds, q, &mut dk.part(0..count, 0..d));
+        (k.outer)(p, dout, &mut dv.part(0..count, 0..d));
+    }
 }

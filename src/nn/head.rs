@@ -8,6 +8,18 @@ use std::prelude::v1::*;
 /// Vocabulary rows that are decoded and multiplied together.
 const SLICE: usize = 128;
 
+/// Rows of one part of the work: rows are independent, so how many a thread takes changes no bit; fewer parts decode the
+/// vocabulary less often.
+fn part_rows(n: usize, threads: usize) -> usize {
+    n.div_ceil(threads).clamp(1, 128)
+}
+
+/// Values that [`log_probs`] holds for each thread, for `n` rows of `width` values.
+pub fn scratch(width: usize, n: usize, threads: usize) -> usize {
+    let rows = part_rows(n, threads);
+    SLICE * width + rows * (SLICE + 3)
+}
+
 /// `logp[i] = ln softmax(x[i] · Wᵀ)[targets[i]]`, and its gradient with respect to the input,
 /// `g[i] = W[targets[i]] − Σ_v softmax_v · W[v]`, if `g` is there. One pass: the sum over the vocabulary is kept under a
 /// running maximum and rescaled when that rises, so neither logits nor a second product is needed, and an objective may
@@ -27,8 +39,7 @@ pub fn log_probs(
     let mut none = [];
     let g = g.unwrap_or(&mut none);
     let width = if with_grad { c } else { 0 };
-    // Rows are independent, so how many a thread takes changes no bit; fewer parts decode the vocabulary less often.
-    let granule = n.div_ceil(cx.pool.threads()).clamp(1, 128);
+    let granule = part_rows(n, cx.pool.threads());
     let tiles = [Tile::new(logp, n, 1), Tile::new(norm, n, 1), Tile::new(g, n, width)];
     cx.pool.rows(tiles, [granule; 3], &|part, [mut logp, mut norm, mut g], scratch| {
         let m = logp.n();

@@ -70,12 +70,25 @@ pub fn forward(cx: &Compute, w: &Matrix, input: Input, y: &mut Tile) {
     });
 }
 
+/// Columns of a part of [`backward`].
+fn granule(w: &Matrix) -> usize {
+    w.format.block.next_multiple_of(64)
+}
+
+/// Values that [`forward`] on the exact path and [`backward`] hold for each thread.
+pub fn scratch(w: &Matrix) -> usize {
+    match w.floats() {
+        Some(_) => 0,
+        None => (TILE * w.cols).max(2 * TILE * granule(w)),
+    }
+}
+
 /// `dx += dy · W`. dy: `[N, F]`, W: `[F, C]`, dx: `[N, C]`.
 pub fn backward(cx: &Compute, w: &Matrix, dy: View, dx: &mut Tile) {
     assert!(dy.c == w.rows && dx.c() == w.cols && dx.n() == dy.n, "shapes of a linear layer");
     let k = cx.kernels;
     let (n, c) = (dx.n(), dx.c());
-    let granule = w.format.block.next_multiple_of(64);
+    let granule = granule(w);
     cx.pool.columns([dx.part(0..n, 0..c)], [granule], &|part, [mut dx], scratch| {
         let cols = part * granule..(part * granule + granule).min(c);
         if let Some(values) = w.floats() {

@@ -48,6 +48,22 @@ pub(crate) fn bf16(b: &[u8; 2], y: &mut [f32; 1]) {
     y[0] = f32::from_bits((u16::from_le_bytes(*b) as u32) << 16);
 }
 
+/// The bits of the nearest brain floats, ties to even; a NaN stays one.
+pub(crate) fn narrow_bf16(x: &[f32], out: &mut [u16]) {
+    for (out, x) in out.iter_mut().zip(x) {
+        let bits = x.to_bits();
+        let rounded = (bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16) as u16;
+        *out = if x.is_nan() { (bits >> 16) as u16 | 0x40 } else { rounded };
+    }
+}
+
+/// Brain floats (bits) to singles.
+pub(crate) fn widen_bf16(x: &[u16], out: &mut [f32]) {
+    for (out, &x) in out.iter_mut().zip(x) {
+        *out = f32::from_bits((x as u32) << 16);
+    }
+}
+
 /// F32.
 pub(crate) fn encode_f32(x: &[f32; 1], b: &mut [u8; 4]) {
     *b = x[0].to_le_bytes();

@@ -5,7 +5,7 @@
 //! integer dots use these as they are, and its decoder is scale · (code − zero) + min, which is ggml's value bit for
 //! bit. `encode` gives ggml's reference bytes.
 
-mod float;
+pub(crate) mod float;
 mod iq;
 mod k;
 mod legacy;

@@ -1,35 +1,64 @@
 //! One pass forward and one back over a batch: from examples to a loss and gradients.
 
 use super::batch::Batch;
+use super::lower::Lower;
 use crate::adapter::{Adapter, Linear, Site};
-use crate::kernel::{Tile, View};
+use crate::kernel::{Tile, View, room};
 use crate::model::block::{self, Grads};
 use crate::model::project::{Sink, Workspace};
 use crate::model::weights::Places;
-use crate::model::{Acts, Model};
+use crate::model::{Acts, HParams, Kept, Model, Precision, Stored};
 use crate::nn::linear::Path;
 use crate::nn::{embed, head, norm};
 use std::prelude::v1::*;
 use std::sync::Arc;
 
-/// Which activations stay in memory between the passes. The bits are the same either way.
+/// Which activations stay in memory between the passes. Every block's input does; the bits are the same either way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Keep {
-    /// Everything a block remembers: most memory, no work twice.
+    /// What every block remembers: most memory, no product twice.
     All,
-    /// Each block's input; the rest is computed again, a third more work.
+    /// Inputs alone; the products of a block's forward pass are done again.
     Inputs,
-    /// [`Keep::All`] where that takes at most [`AUTO_BYTES`], else [`Keep::Inputs`].
+    /// What the upper so many blocks remember, and inputs below. The last block's costs nothing: it is still there.
+    Blocks(usize),
+    /// As many blocks as [`AUTO_BYTES`] have room for.
     Auto,
 }
 
-/// Activations that [`Keep::Auto`] keeps.
+/// Activations that [`Keep::Auto`] keeps beside the inputs.
 pub const AUTO_BYTES: usize = 48 << 20;
+
+/// Buffers of a row whose prediction counts, each as wide as the model.
+pub(super) const HEAD_ROWS: usize = 4;
+
+impl Keep {
+    /// How many of `blocks` blocks, the last not counted, are kept for `n` rows.
+    pub(super) fn blocks(self, h: &HParams, n: usize, blocks: usize, precision: Precision) -> usize {
+        let most = blocks.saturating_sub(1);
+        match self {
+            Keep::All => most,
+            Keep::Inputs => 0,
+            Keep::Blocks(blocks) => blocks.saturating_sub(1).min(most),
+            Keep::Auto => most.min(AUTO_BYTES / Kept::bytes(h, n, precision).max(1)),
+        }
+    }
+}
+
+/// The lowest block that `adapter` changes; the number of blocks if it changes none.
+pub(super) fn lowest(m: &Model, adapter: &dyn Adapter) -> usize {
+    let covered = |layer: &usize| Linear::ALL.iter().any(|&linear| adapter.covers(Site { layer: *layer, linear }));
+    (0..m.hparams.layers).find(covered).unwrap_or(m.hparams.layers)
+}
 
 /// The buffers of a pass; they grow to the largest batch once.
 pub(super) struct Backprop {
     keep: Keep,
-    inputs: Vec<f32>,
+    precision: Precision,
+    /// Where outputs of frozen blocks are kept.
+    pub(super) lower: Option<Lower>,
+    inputs: Vec<Stored>,
+    kept: Vec<Kept>,
     x: Vec<f32>,
     dx: Vec<f32>,
     gathered: Vec<f32>,
@@ -38,23 +67,19 @@ pub(super) struct Backprop {
     dgathered: Vec<f32>,
     logp: Vec<f32>,
     norms: Vec<f32>,
-    acts: Vec<Acts>,
+    acts: Acts,
     grads: Grads,
     work: Workspace,
 }
 
-fn room(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
-    if buffer.len() < len {
-        buffer.resize(len, 0.0);
-    }
-    &mut buffer[..len]
-}
-
 impl Backprop {
-    pub(super) fn new(keep: Keep) -> Self {
+    pub(super) fn new(keep: Keep, precision: Precision) -> Self {
         Backprop {
             keep,
+            precision,
+            lower: None,
             inputs: Vec::new(),
+            kept: Vec::new(),
             x: Vec::new(),
             dx: Vec::new(),
             gathered: Vec::new(),
@@ -63,7 +88,7 @@ impl Backprop {
             dgathered: Vec::new(),
             logp: Vec::new(),
             norms: Vec::new(),
-            acts: Vec::new(),
+            acts: Acts::default(),
             grads: Grads::default(),
             work: Workspace::default(),
         }
@@ -78,9 +103,7 @@ impl Backprop {
         coefficient: f32,
         acc: &mut [f32],
     ) -> f64 {
-        let covered =
-            |layer: &usize| Linear::ALL.iter().any(|&linear| adapter[0].covers(Site { layer: *layer, linear }));
-        let lowest = (0..m.hparams.layers).find(covered).unwrap_or(m.hparams.layers);
+        let lowest = lowest(m, adapter[0].as_ref());
         let mut sink = Sink::Adapter(adapter[0].as_ref(), acc);
         self.pass(m, adapter, batch, coefficient, lowest, &mut sink)
     }
@@ -91,26 +114,47 @@ impl Backprop {
         self.pass(m, &[], batch, c, 0, &mut sink)
     }
 
-    /// `−Σ ln p(target)`, without gradients.
-    pub(super) fn loss(&mut self, m: &Model, adapters: &[Arc<dyn Adapter>], batch: &Batch) -> f64 {
-        self.forward(m, adapters, batch, m.hparams.layers, false);
+    /// `−Σ ln p(target)`, without gradients. No adapter changes the first `frozen` blocks.
+    pub(super) fn loss(&mut self, m: &Model, adapters: &[Arc<dyn Adapter>], batch: &Batch, frozen: usize) -> f64 {
+        self.forward(m, adapters, batch, frozen, None);
         self.score(m, batch, false)
     }
 
-    /// Through all blocks, `self.x` the last one's output; remembers from block `lowest` on.
-    fn forward(&mut self, m: &Model, adapters: &[Arc<dyn Adapter>], batch: &Batch, lowest: usize, all: bool) {
-        let (n, d, layers) = (batch.tokens.len(), m.hparams.width, m.hparams.layers);
-        room(&mut self.inputs, (layers - lowest) * n * d);
-        let keep = if all { layers - lowest } else { 1 };
-        self.acts.resize_with(keep.max(1), Acts::default);
-        let x = room(&mut self.x, n * d);
-        embed::forward(&m.compute, &m.weights.embed, &batch.tokens, &mut Tile::new(x, n, d));
-        for layer in 0..layers {
-            if layer >= lowest {
-                self.inputs[(layer - lowest) * n * d..][..n * d].copy_from_slice(x);
+    /// Through all blocks, `self.x` the last one's output. With `keep`, the way back can follow: inputs are kept from block
+    /// `lowest` on, the first that an adapter changes, and what so many blocks below the last remember.
+    fn forward(&mut self, m: &Model, adapters: &[Arc<dyn Adapter>], batch: &Batch, lowest: usize, keep: Option<usize>) {
+        let (h, cx) = (&m.hparams, &m.compute);
+        let (n, d, layers) = (batch.tokens.len(), h.width, h.layers);
+        if let Some(kept) = keep {
+            self.inputs.resize_with(layers - lowest, Stored::default);
+            if self.kept.len() != kept {
+                // Other numbers of blocks come with other numbers of rows: both together could pass what was allowed.
+                self.kept.clear();
+                self.kept.resize_with(kept, Kept::default);
             }
-            let a = &mut self.acts[if all { layer.saturating_sub(lowest) } else { 0 }];
-            block::forward(m, adapters, Path::Exact, layer, &batch.layout, None, x, a, &mut self.work);
+        }
+        let x = room(&mut self.x, n * d);
+        let first = match &mut self.lower {
+            Some(lower) if lowest > 0 => {
+                lower.forward(m, batch, lowest, x, &mut self.acts, &mut self.work);
+                lowest
+            }
+            _ => {
+                embed::forward(cx, &m.weights.embed, &batch.tokens, &mut Tile::new(x, n, d));
+                0
+            }
+        };
+        for layer in first..layers {
+            if layer >= lowest && keep.is_some() {
+                self.inputs[layer - lowest].put(cx, self.precision, x);
+            }
+            block::forward(m, adapters, Path::Exact, layer, &batch.layout, None, x, &mut self.acts, &mut self.work);
+            if let Some(kept) = keep
+                && layer + 1 < layers
+                && layer + 1 + kept >= layers
+            {
+                self.kept[layer + 1 + kept - layers].put(cx, h, self.precision, &mut self.acts);
+            }
         }
     }
 
@@ -146,12 +190,8 @@ impl Backprop {
     ) -> f64 {
         let (h, cx) = (&m.hparams, &m.compute);
         let (n, d, layers) = (batch.tokens.len(), h.width, h.layers);
-        let all = match self.keep {
-            Keep::All => true,
-            Keep::Inputs => false,
-            Keep::Auto => (layers - lowest) * Acts::bytes(h, n) <= AUTO_BYTES,
-        };
-        self.forward(m, adapters, batch, lowest, all);
+        let kept = self.keep.blocks(h, n, layers - lowest, self.precision);
+        self.forward(m, adapters, batch, lowest, Some(kept));
         let loss = self.score(m, batch, true);
         if !loss.is_finite() {
             return loss;
@@ -179,13 +219,18 @@ impl Backprop {
             dx[row * d..][..d].copy_from_slice(g);
         }
 
+        let (x, a) = (&mut self.x[..n * d], &mut self.acts);
         for layer in (lowest..layers).rev() {
-            let x = &self.inputs[(layer - lowest) * n * d..][..n * d];
-            let a = &mut self.acts[if all { layer - lowest } else { 0 }];
-            if !all && layer + 1 < layers {
+            self.inputs[layer - lowest].get(cx, self.precision, x);
+            // The last block's are still there.
+            if layer + 1 + kept < layers {
                 block::hidden(m, adapters, Path::Exact, layer, &batch.layout, None, x, a, &mut self.work);
+            } else if layer + 1 < layers {
+                self.kept[layer + 1 + kept - layers].get(cx, h, self.precision, a);
+                block::refresh(m, layer, x, a);
             }
-            block::backward(m, layer, &batch.layout, x, a, dx, sink, &mut self.grads, &mut self.work);
+            let below = layer > lowest || matches!(sink, Sink::Weights(..));
+            block::backward(m, layer, &batch.layout, x, a, dx, sink, below, &mut self.grads, &mut self.work);
         }
         if let Sink::Weights(places, grads) = sink {
             embed::backward_weights(&batch.tokens, View::new(dx, n, d), &mut grads[places.embed.clone()]);

@@ -333,6 +333,28 @@ impl<'de> Visitor<'de> for Strict {
     }
 }
 
+/// Fills rows of `ctx` tokens with whole examples, so that short ones go through the model together: each into the first
+/// row that has room, of those begun last. `lens` are the tokens of each example; rows name them by their numbers,
+/// ascending, and every one is in a row. Attention and positions are each example's own, so losses and gradients are
+/// those of the examples alone.
+pub fn pack(lens: &[usize], ctx: usize) -> Vec<Vec<usize>> {
+    const OPEN: usize = 64;
+    let (mut rows, mut used): (Vec<Vec<usize>>, Vec<usize>) = (Vec::new(), Vec::new());
+    for (i, &n) in lens.iter().enumerate() {
+        match (used.len().saturating_sub(OPEN)..used.len()).find(|&row| used[row] + n <= ctx) {
+            Some(row) => {
+                rows[row].push(i);
+                used[row] += n;
+            }
+            None => {
+                rows.push(vec![i]);
+                used.push(n);
+            }
+        }
+    }
+    rows
+}
+
 /// Which rows go into which step, epoch after epoch without end. Steps do not reach over the end of an epoch.
 pub struct Order {
     rows: usize,
@@ -532,6 +554,19 @@ mod tests {
         assert_eq!(data.clone().split(0.001, 3).unwrap().1.len(), 1);
         assert_eq!(data.clone().split(0.999, 3).unwrap().0.len(), 1);
         assert!(data.clone().split(1.0, 3).is_err() && data.split(f64::NAN, 3).is_err());
+    }
+
+    #[test]
+    fn rows_are_filled_with_whole_examples() {
+        assert_eq!(pack(&[5, 4, 3, 9, 2, 1, 12, 1], 10), [vec![0, 1, 5], vec![2, 4, 7], vec![3], vec![6]]);
+        assert_eq!(pack(&[], 10), [[0; 0]; 0]);
+        let many: Vec<usize> = (0..1000).map(|i| 2 + i * 7 % 31).collect();
+        let rows = pack(&many, 64);
+        let mut all: Vec<usize> = rows.concat();
+        all.sort();
+        assert!(all.iter().copied().eq(0..1000));
+        let sizes: Vec<usize> = rows.iter().map(|r| r.iter().map(|&i| many[i]).sum()).collect();
+        assert!(sizes.iter().all(|n| *n <= 64) && rows.len() * 64 < many.len() * 18, "{} rows", rows.len());
     }
 
     #[test]

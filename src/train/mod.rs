@@ -7,7 +7,9 @@
 mod backprop;
 pub mod batch;
 pub mod data;
+pub mod lower;
 pub mod optim;
+pub mod plan;
 pub mod schedule;
 mod state;
 
@@ -17,8 +19,8 @@ pub use schedule::Schedule;
 
 use crate::adapter::Adapter;
 use crate::error::{Error, Result};
-use crate::model::Model;
 use crate::model::weights::Places;
+use crate::model::{Model, Precision};
 use backprop::Backprop;
 use batch::Batch;
 use optim::{Optimizer, Part};
@@ -42,6 +44,8 @@ pub struct Config {
     pub optimizer: optim::Spec,
     /// Which activations stay in memory.
     pub keep: Keep,
+    /// How they are stored. Halves round what the way back reads, so gradients are rounded; losses are not.
+    pub precision: Precision,
 }
 
 impl Default for Config {
@@ -54,6 +58,7 @@ impl Default for Config {
             clip: 1.0,
             optimizer: optim::Spec::default(),
             keep: Keep::Auto,
+            precision: Precision::F32,
         }
     }
 }
@@ -106,6 +111,7 @@ pub struct Trainer {
     optimizer: Box<dyn Optimizer>,
     backprop: Backprop,
     grads: Vec<f32>,
+    /// What gradients are made of; empty if that is the gradients themselves.
     acc: Vec<f32>,
     step: u64,
 }
@@ -118,7 +124,7 @@ impl Trainer {
     pub fn adapter(model: &Model, mut adapter: Box<dyn Adapter>, config: Config) -> Result<Trainer> {
         config.check()?;
         adapter.prepare(&model.compute);
-        let (parts, acc) = (adapter.parts(), adapter.grad_len());
+        let (parts, acc) = (adapter.parts(), adapter.size().gathered);
         if adapter.params().is_empty() {
             return Err(Error::invalid("adapter", "it has no parameters to train"));
         }
@@ -144,7 +150,7 @@ impl Trainer {
         let params = parts.last().map_or(0, |p| p.range.end);
         Ok(Trainer {
             optimizer: (kind.create)(settings, parts),
-            backprop: Backprop::new(config.keep),
+            backprop: Backprop::new(config.keep, config.precision),
             grads: vec![0.0; params],
             acc: vec![0.0; acc],
             step: 0,
@@ -173,7 +179,8 @@ impl Trainer {
         for batch in &batches {
             loss += match &self.target {
                 Target::Adapter(adapter) => {
-                    self.backprop.adapter(&self.model, adapter, batch, -1.0 / counted as f32, &mut self.acc)
+                    let acc = if self.acc.is_empty() { &mut self.grads } else { &mut self.acc };
+                    self.backprop.adapter(&self.model, adapter, batch, -1.0 / counted as f32, acc)
                 }
                 Target::Weights { places, .. } => {
                     self.backprop.weights(&self.model, places, batch, -1.0 / counted as f32, &mut self.grads)
@@ -184,7 +191,7 @@ impl Trainer {
         if !loss.is_finite() {
             return Err(Error::invalid("loss", format!("{loss} in step {}: the step was discarded", self.step + 1)));
         }
-        if let Target::Adapter([adapter]) = &self.target {
+        if let (Target::Adapter([adapter]), false) = (&self.target, self.acc.is_empty()) {
             adapter.reduce(&self.model.compute, &self.acc, &mut self.grads);
         }
         let norm = optim::norm(&self.grads);
@@ -225,8 +232,23 @@ impl Trainer {
             Target::Adapter(adapter) => adapter,
             Target::Weights { .. } => &[],
         };
-        let loss = self.backprop.loss(&self.model, adapters, &batch);
+        let loss = self.backprop.loss(&self.model, adapters, &batch, self.frozen_blocks());
         Ok((loss, batch.targets.len() as u64))
+    }
+
+    /// From now on the outputs of the frozen blocks below the lowest adapted one are kept in `store` and taken from there.
+    /// They are rounded to half floats, so losses differ a little from those without a store; where all blocks learn, or
+    /// the first does, a store is never asked.
+    pub fn keep_lower(&mut self, store: Box<dyn lower::Store>) {
+        self.backprop.lower = Some(lower::Lower::new(store));
+    }
+
+    /// Blocks below the lowest adapted one: what their outputs are kept under, with the base and the data.
+    pub fn frozen_blocks(&self) -> usize {
+        match &self.target {
+            Target::Adapter([adapter]) => backprop::lowest(&self.model, adapter.as_ref()),
+            Target::Weights { .. } => 0,
+        }
     }
 
     /// The adapter as it is, if one is trained.

@@ -13,6 +13,7 @@ mod hostile;
 mod kernels;
 mod layers;
 mod peft;
+mod plan;
 mod readme;
 mod save;
 mod shared;

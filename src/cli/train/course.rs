@@ -46,6 +46,10 @@ pub struct Summary {
 pub struct Course<'a> {
     pub trainer: Trainer,
     pub train: &'a [Example],
+    /// Rows of one example or several, by their numbers in `train`.
+    pub rows: Vec<Vec<usize>>,
+    /// Rows that go through the model together.
+    pub micro: usize,
     pub eval: &'a [Example],
     pub order: Order,
     pub steps: u64,
@@ -73,7 +77,9 @@ impl Course<'_> {
         let every = (self.steps / LOOKS).max(1);
         let (mut failed, mut tokens) = (0, 0);
         while (reports.len() as u64) < self.steps && !meter::interrupted() {
-            let rows = self.order.next_step();
+            // How many rows go through together changes no bit of the step.
+            let step: Vec<&[usize]> = self.order.next_step().concat().iter().map(|&i| &*self.rows[i]).collect();
+            let rows: Vec<Vec<usize>> = step.chunks(self.micro).map(<[_]>::concat).collect();
             let batches: Vec<Vec<Example>> =
                 rows.iter().map(|rows| rows.iter().map(|&i| self.train[i].clone()).collect()).collect();
             let slices: Vec<&[Example]> = batches.iter().map(Vec::as_slice).collect();

@@ -25,7 +25,7 @@ pub fn check(args: &Train) -> anyhow::Result<()> {
     let parent = args.output.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     anyhow::ensure!(parent.is_dir(), "{}: there is no such directory", parent.display());
     anyhow::ensure!(!args.output.is_dir(), "{}: a directory; a file is written", args.output.display());
-    if args.log.as_ref().is_some_and(|log| *log == args.output) {
+    if args.teach.log.as_ref().is_some_and(|log| *log == args.output) {
         return Err(Usage::error("--log and -o name the same file"));
     }
     Ok(())

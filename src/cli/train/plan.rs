@@ -1,0 +1,166 @@
+//! `mynah plan`: what memory a training run takes, said before; and `--memory`, which makes it fit.
+
+use super::{Subject, config, context, read, rows, subject};
+use crate::args::{Plan as Options, Teach, Usage, setting};
+use crate::load::Loaded;
+use crate::{Outcome, meter, out};
+use comfy_table::presets::NOTHING;
+use comfy_table::{CellAlignment, Table};
+use mynah::bytes::map;
+use mynah::train::Config;
+use mynah::train::plan::{self, Change, Plan, Refusal, Rows, Run};
+use serde_json::{Value, json};
+
+/// The run that the options describe.
+pub fn run<'a>(
+    args: &Teach,
+    loaded: &'a Loaded,
+    what: &'a Subject,
+    rows: Rows,
+    config: Config,
+) -> anyhow::Result<Run<'a>> {
+    let subject = match what {
+        Subject::Fresh(spec) => plan::Subject::Fresh(spec, loaded.base()),
+        Subject::Given(adapter) => plan::Subject::Adapter(adapter.as_ref()),
+        Subject::Weights => plan::Subject::Weights,
+    };
+    let Some(step) = args.batch.checked_mul(args.accumulate) else {
+        return Err(Usage::error(format!("--batch {} --accumulate {}: too many rows", args.batch, args.accumulate)));
+    };
+    let model = &loaded.model;
+    Ok(Run {
+        model,
+        subject,
+        config,
+        rows,
+        batch: args.batch,
+        step,
+        lower: args.lower_cache.is_some(),
+        held: held(loaded),
+    })
+}
+
+/// What the process holds now without the model's file: its own pages and its program's.
+fn held(loaded: &Loaded) -> usize {
+    let program = |m: meter::Memory| m.anonymous as usize + (m.mapped as usize).saturating_sub(loaded.model.file_len());
+    meter::memory().map_or(0, program)
+}
+
+/// The same run, or what --memory makes of it, with blocks and micro-batch settled.
+pub fn chosen<'a>(args: &Teach, run: &Run<'a>) -> anyhow::Result<(Run<'a>, Plan)> {
+    let Some(bytes) = args.memory else {
+        let (mut run, plan) = (run.clone(), setting(run.plan())?);
+        // For the largest batch, so that smaller ones do not settle it anew.
+        run.config.keep = mynah::train::Keep::Blocks(plan.whole);
+        return Ok((run, plan));
+    };
+    match setting(run.fit(bytes))? {
+        Ok(fitting) => Ok(fitting),
+        Err(refusal) => Err(Usage::error(refused(bytes, &refusal))),
+    }
+}
+
+fn refused(bytes: usize, refusal: &Refusal) -> String {
+    let size = |n: usize| out::bytes(n as u64);
+    let least = &refusal.least;
+    let mut text = format!("--memory {}: with these settings at least {} are needed", size(bytes), size(least.total()));
+    let fixed = least.mapped + least.held;
+    if refusal.would_fit.is_empty() {
+        return text + &format!("; the model's file and the program alone take {}", size(fixed));
+    }
+    text += ". These would fit:";
+    for (changes, plan) in &refusal.would_fit {
+        let options: Vec<String> = changes.iter().map(option).collect();
+        text += &format!("\n  {}    ({})", options.join(" "), size(plan.total()));
+    }
+    text
+}
+
+fn option(change: &Change) -> String {
+    match change {
+        Change::Context(ctx) => format!("--ctx {ctx}"),
+        Change::Rank(rank) => format!("--rank {rank}"),
+        Change::Layers(first) => format!("--layers {first}-"),
+        Change::Halves => "--keep-precision bf16".into(),
+        Change::Moments(name) => format!("--optimizer {name}"),
+    }
+}
+
+pub fn plan(options: &Options, json: bool) -> anyhow::Result<Outcome> {
+    let args = &options.teach;
+    let loaded = Loaded::open(&options.model, &args.engine)?;
+    let ctx = context(args, &loaded)?;
+    let rows = match &options.data {
+        Some(path) => {
+            let bytes = map::open(path)?;
+            let (train, _) =
+                setting(read(path, &bytes, ctx, &loaded)?.split(f64::from(args.eval_fraction), args.seed))?;
+            Rows::of(&rows(args, ctx, &train), &train)
+        }
+        None => Rows::full(ctx, args.batch.saturating_mul(args.accumulate).min(1 << 20)),
+    };
+    let (method, what) = subject(args, &loaded)?;
+    let (run, plan) = chosen(args, &run(args, &loaded, &what, rows, config(args, method, 1))?)?;
+    if json {
+        out::print_json(&machine(&plan))?;
+    } else {
+        out::print(&eyes(&plan, &run))?;
+    }
+    Ok(Outcome::Done)
+}
+
+/// What a part is called, what it is for, and its bytes.
+fn parts(p: &Plan) -> [(&'static str, String, usize); 10] {
+    let size = |n: usize| out::bytes(n as u64);
+    let thread =
+        format!("a thread: logits {}, attention {}, decoded {}", size(p.logits), size(p.attention), size(p.decoded));
+    [
+        ("model", "the file, mapped".into(), p.mapped),
+        ("program", "held already: tokenizer, tables, data".into(), p.held),
+        ("weights", "trained themselves".into(), p.weights),
+        ("adapter", "parameters and what follows from them".into(), p.adapter),
+        ("gradients", String::new(), p.gradients),
+        ("moments", "the optimiser's state".into(), p.moments),
+        ("activations", format!("{} of them kept between the passes", size(p.kept)), p.activations),
+        ("scratch", thread, p.scratch),
+        ("batch", "tokens of a step".into(), p.batch),
+        ("file", "as it is saved".into(), p.file),
+    ]
+}
+
+fn machine(p: &Plan) -> Value {
+    let mut object: serde_json::Map<String, Value> =
+        parts(p).into_iter().map(|(name, _, bytes)| (name.into(), json!(bytes))).collect();
+    for (name, value) in [
+        ("kept", p.kept),
+        ("logits", p.logits),
+        ("attention", p.attention),
+        ("decoded", p.decoded),
+        ("total", p.total()),
+        ("micro", p.micro),
+        ("whole", p.whole),
+        ("blocks", p.blocks),
+    ] {
+        object.insert(name.into(), json!(value));
+    }
+    object.into()
+}
+
+fn eyes(p: &Plan, run: &Run) -> String {
+    let mut table = Table::new();
+    table.load_style(NOTHING).set_header(["part", "bytes", ""]);
+    if let Some(column) = table.column_mut(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    for (name, what, bytes) in parts(p) {
+        if bytes > 0 {
+            table.add_row([name, &out::bytes(bytes as u64), &what]);
+        }
+    }
+    table.add_row(["total", &out::bytes(p.total() as u64), "at the peak"]);
+    let rows = match (p.micro, run.step) {
+        (micro, step) if micro == step => format!("{step} rows a step, all together"),
+        (micro, step) => format!("{step} rows a step, {micro} at a time"),
+    };
+    format!("{table}\n\n{rows}; {} of {} blocks are not computed again\n", p.whole, p.blocks)
+}

@@ -1,0 +1,385 @@
+//! What a training run will hold in memory, known before anything of it is reserved; and settings that fit a bound.
+//!
+//! A [`Run`] says what is to be trained on what; [`Run::plan`] adds up what the trainer and its passes will reserve, from
+//! the same sizes by which they reserve it. [`Run::fit`] chooses what changes no bit of the result: how many blocks keep
+//! what they remember, and how many rows go through the model together. Where that is not enough it says what would be.
+//! The slices of the vocabulary stay as they are: the bits of a loss depend on their width, and a thread's slice is small.
+
+use super::Config;
+use super::backprop::{self, Keep};
+use super::batch::Example;
+use super::lower::Lower;
+use crate::adapter::{Adapter, Kind, Linear, Size, Spec, lowrank};
+use crate::error::Result;
+use crate::model::block::Grads;
+use crate::model::weights::Places;
+use crate::model::{Acts, Kept, Model, Precision};
+use crate::nn::{attention, head, linear};
+use std::prelude::v1::*;
+
+/// What is to be trained.
+#[derive(Clone, Copy)]
+pub enum Subject<'a> {
+    /// A fresh adapter for a model of these shapes.
+    Fresh(&'a Spec, &'a crate::adapter::Base),
+    /// This one.
+    Adapter(&'a dyn Adapter),
+    /// All weights.
+    Weights,
+}
+
+/// Tokens of the rows a run reads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rows {
+    /// Of each row: tokens that go through the model, and those whose prediction counts.
+    pub rows: Vec<(usize, usize)>,
+    /// Tokens of the longest example; shorter than a row where rows are packed.
+    pub longest: usize,
+}
+
+impl Rows {
+    /// Any number of rows that fill `ctx` tokens, all of which count.
+    pub fn full(ctx: usize, rows: usize) -> Rows {
+        let n = ctx.saturating_sub(1);
+        Rows { rows: vec![(n, n); rows], longest: n }
+    }
+
+    /// These rows, each of one example or several by their numbers.
+    pub fn of(rows: &[Vec<usize>], examples: &[Example]) -> Rows {
+        let mut out = Rows { rows: Vec::new(), longest: 0 };
+        for row in rows {
+            let sizes = || row.iter().map(|&i| (examples[i].tokens.len().saturating_sub(1), examples[i].counted()));
+            out.longest = sizes().map(|s| s.0).fold(out.longest, usize::max);
+            out.rows.push(sizes().fold((0, 0), |sum, s| (sum.0 + s.0, sum.1 + s.1)));
+        }
+        out
+    }
+
+    /// The same, cut at `ctx` tokens.
+    fn cut(&self, ctx: usize) -> Rows {
+        let n = ctx.saturating_sub(1);
+        Rows { rows: self.rows.iter().map(|r| (r.0.min(n), r.1.min(n))).collect(), longest: self.longest.min(n) }
+    }
+
+    /// The most that `count` rows can come to: tokens and counted ones.
+    fn worst(&self, count: usize) -> (usize, usize) {
+        let most = |of: fn(&(usize, usize)) -> usize| {
+            let mut sizes: Vec<usize> = self.rows.iter().map(of).collect();
+            sizes.sort_unstable_by(|a, b| b.cmp(a));
+            sizes.iter().take(count).sum()
+        };
+        (most(|r| r.0), most(|r| r.1))
+    }
+}
+
+/// A training run that has not begun.
+#[derive(Clone)]
+pub struct Run<'a> {
+    /// The base.
+    pub model: &'a Model,
+    /// What is trained on it.
+    pub subject: Subject<'a>,
+    /// How.
+    pub config: Config,
+    /// On what.
+    pub rows: Rows,
+    /// Rows that go through the model together.
+    pub batch: usize,
+    /// Rows of a step.
+    pub step: usize,
+    /// Whether outputs of frozen blocks are kept in a store; what that holds is not counted.
+    pub lower: bool,
+    /// Bytes the process holds already: the program, the tokenizer, the data.
+    pub held: usize,
+}
+
+/// Bytes at the peak of a run, by what they are for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// The model's file, mapped; the system may take its pages back when it is short of memory.
+    pub mapped: usize,
+    /// What the process held before.
+    pub held: usize,
+    /// Weights that are trained themselves.
+    pub weights: usize,
+    /// The adapter's parameters and what is derived from them.
+    pub adapter: usize,
+    /// Gradients, and what they are made of.
+    pub gradients: usize,
+    /// The optimiser's state.
+    pub moments: usize,
+    /// What the passes hold: rows between blocks, one block's activations and gradients, inputs and kept blocks.
+    pub activations: usize,
+    /// Of these, what stays between the passes.
+    pub kept: usize,
+    /// What the threads hold while they work: the largest of the next three, for each.
+    pub scratch: usize,
+    /// A thread's slice of logits, with the rows of the output matrix that make it.
+    pub logits: usize,
+    /// A thread's tiles of attention.
+    pub attention: usize,
+    /// A thread's decoded rows, or what the adapter needs to derive its factors.
+    pub decoded: usize,
+    /// The rows of a step.
+    pub batch: usize,
+    /// The file at the end, as it is put together.
+    pub file: usize,
+    /// Rows that go through the model together.
+    pub micro: usize,
+    /// Upper blocks whose products are not done twice, the last one included.
+    pub whole: usize,
+    /// Blocks the way back goes through.
+    pub blocks: usize,
+}
+
+impl Plan {
+    /// Bytes of the whole process at its peak.
+    pub fn total(&self) -> usize {
+        self.mapped + self.held + self.reserved()
+    }
+
+    /// Bytes that the run itself will reserve.
+    pub fn reserved(&self) -> usize {
+        let passes = self.activations + self.scratch + self.batch;
+        self.weights + self.adapter + self.gradients + self.moments + passes + self.file
+    }
+}
+
+/// A change of the settings that lets a run fit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Rows of at most so many tokens.
+    Context(usize),
+    /// An adapter of this rank.
+    Rank(usize),
+    /// An adapter in the blocks from this one on.
+    Layers(usize),
+    /// Kept activations as halves.
+    Halves,
+    /// Moments of 8 bits: the optimiser of this name.
+    Moments(&'static str),
+}
+
+/// Why nothing fits, and what would.
+#[derive(Clone, Debug)]
+pub struct Refusal {
+    /// The smallest plan there is with the settings as they are.
+    pub least: Plan,
+    /// Changes that would do, and the plans they lead to; each is a list to be made together.
+    pub would_fit: Vec<(Vec<Change>, Plan)>,
+}
+
+/// How many ways out a refusal names.
+const WAYS: usize = 3;
+
+impl Run<'_> {
+    /// What it will hold.
+    ///
+    /// # Errors
+    /// Those of making what is to be trained.
+    pub fn plan(&self) -> Result<Plan> {
+        let (m, h) = (self.model, &self.model.hparams);
+        let (threads, f) = (m.compute.pool.threads(), size_of::<f32>());
+        let mut lowest = 0;
+        let mut rank = 0;
+        let (size, parts) = match self.subject {
+            Subject::Fresh(spec, base) => {
+                let (kind, layout) = (Kind::by_name(&spec.kind)?, spec.layout(base)?);
+                let slots = layout.slots();
+                (lowest, rank) = (slots.first().map_or(h.layers, |s| s.site.layer), most_rank(&layout));
+                ((kind.size)(spec, &layout), (kind.parts)(spec, &layout))
+            }
+            Subject::Adapter(adapter) => {
+                let slots = adapter.layout().slots();
+                (lowest, rank) = (slots.first().map_or(h.layers, |s| s.site.layer), most_rank(adapter.layout()));
+                (adapter.size(), adapter.parts())
+            }
+            Subject::Weights => {
+                let places = Places::of(&m.weights);
+                (Size { params: places.len, derived: 0, gathered: 0, scratch: 0 }, places.parts(&m.weights))
+            }
+        };
+        let full = matches!(self.subject, Subject::Weights);
+        let blocks = h.layers - lowest;
+        let (n, counted) = self.rows.worst(self.batch);
+        let (all, _) = self.rows.worst(self.step);
+        let longest = self.rows.longest;
+        let stores = self.config.keep.blocks(h, n, blocks, self.config.precision);
+        let kept =
+            blocks * self.config.precision.bytes(n * h.width) + stores * Kept::bytes(h, n, self.config.precision);
+        let ends = f * (2 * n * h.width + counted * (backprop::HEAD_ROWS * h.width + 2)) + f * n * rank;
+
+        let store = if self.lower && lowest > 0 { Lower::bytes(h.width, n) } else { 0 };
+
+        let logits = f * head::scratch(h.width, counted, threads);
+        let attention = f * attention::scratch(h.heads, longest);
+        let block = &m.weights.blocks[lowest.min(h.layers - 1)];
+        let tile = Linear::ALL.iter().map(|l| linear::scratch(block.linear(*l))).max().unwrap_or(0);
+        let decoded = f * tile.max(size.scratch);
+        Ok(Plan {
+            mapped: m.file_len(),
+            held: self.held,
+            // A step makes new ones beside the old.
+            weights: if full { 2 * f * size.params } else { 0 },
+            adapter: if full { 0 } else { f * (size.params + size.derived) },
+            gradients: f * (size.params + size.gathered),
+            moments: (self.config.optimizer.settings()?.0.bytes)(&parts),
+            activations: kept + Acts::bytes(h, n) + Grads::bytes(h, n, longest) + ends + store,
+            kept,
+            scratch: threads * logits.max(attention).max(decoded),
+            logits,
+            attention,
+            decoded,
+            // Tokens, positions, rows and targets, some of them in vectors that were doubled to grow.
+            batch: 48 * all,
+            // An adapter's halves, and the file around them; a model's singles, and the file.
+            file: if full { 8 } else { 4 } * size.params,
+            micro: self.batch.min(self.step),
+            whole: (stores + 1).min(blocks),
+            blocks,
+        })
+    }
+
+    /// The same run with the micro-batch and the kept blocks that fit `bytes` and are fastest; its results are the same
+    /// in every bit unless activations are kept as halves.
+    ///
+    /// # Errors
+    /// Those of [`Run::plan`].
+    pub fn fit(&self, bytes: usize) -> Result<core::result::Result<(Self, Plan), Refusal>> {
+        if let Some(fitting) = self.fastest(bytes)? {
+            return Ok(Ok(fitting));
+        }
+        let least = self.with(1, 0).plan()?;
+        Ok(Err(Refusal { least, would_fit: self.ways(bytes)? }))
+    }
+
+    fn with(&self, batch: usize, whole: usize) -> Self {
+        let mut run = self.clone();
+        run.batch = batch;
+        run.config.keep = Keep::Blocks(whole);
+        run
+    }
+
+    /// Of all micro-batches and kept blocks that fit, those with the least work.
+    fn fastest(&self, bytes: usize) -> Result<Option<(Self, Plan)>> {
+        let mut best: Option<(f64, Self, Plan)> = None;
+        let mut batch = self.batch.min(self.step).max(1);
+        loop {
+            // What fits with `whole` blocks fits with fewer.
+            let blocks = self.with(batch, 0).plan()?.blocks;
+            let (mut low, mut high) = (0, blocks);
+            while low < high {
+                let middle = (low + high).div_ceil(2);
+                if self.with(batch, middle).plan()?.total() <= bytes { low = middle } else { high = middle - 1 }
+            }
+            let run = self.with(batch, low);
+            let plan = run.plan()?;
+            if plan.total() <= bytes {
+                let rows = self.rows.worst(batch).0.max(1);
+                // A block's passes cost one product forward and one back, another if it is computed again; and each
+                // micro-batch decodes every matrix once a pass, which costs as much as some rows.
+                let again = plan.blocks.saturating_sub(plan.whole) as f64 / plan.blocks.max(1) as f64;
+                let work = (2.0 + again) * (1.0 + DECODE_ROWS / rows as f64);
+                if best.as_ref().is_none_or(|b| work < b.0) {
+                    best = Some((work, run, plan));
+                }
+            }
+            if batch == 1 {
+                return Ok(best.map(|b| (b.1, b.2)));
+            }
+            batch = batch.div_ceil(2);
+        }
+    }
+
+    /// Changes that let it fit: one at a time, and then together until there are enough.
+    fn ways(&self, bytes: usize) -> Result<Vec<(Vec<Change>, Plan)>> {
+        let specs = match self.subject {
+            Subject::Fresh(spec, base) => smaller(spec, base.layers()),
+            _ => Vec::new(),
+        };
+        let (mut found, mut before, mut run) = (Vec::new(), Vec::new(), self.clone());
+        loop {
+            let kinds = changes(&run, &specs);
+            for kind in &kinds {
+                for (change, run) in kind {
+                    if let Some((_, plan)) = run.fastest(bytes)? {
+                        found.push(([&before[..], &[*change]].concat(), plan));
+                        break;
+                    }
+                }
+            }
+            found.truncate(WAYS);
+            // Not enough: on from a run that is a good deal smaller in one more respect.
+            let smaller = kinds.into_iter().rev().find_map(|kind| {
+                let middle = kind.len() / 2;
+                kind.into_iter().nth(middle)
+            });
+            match smaller {
+                Some((change, next)) if found.len() < WAYS && before.len() < TOGETHER => {
+                    before.push(change);
+                    run = next;
+                }
+                _ => return Ok(found),
+            }
+        }
+    }
+}
+
+/// Runs that differ from `run` in one setting, setting by setting, the least change first; last what costs least.
+fn changes<'a>(run: &Run<'a>, specs: &'a [Spec]) -> Vec<Vec<(Change, Run<'a>)>> {
+    let mut contexts = Vec::new();
+    let mut ctx = run.rows.longest + 1;
+    while ctx > SHORTEST {
+        ctx = (ctx * 7 / 8).max(SHORTEST);
+        contexts.push((Change::Context(ctx), Run { rows: run.rows.cut(ctx), ..run.clone() }));
+    }
+    let (mut layers, mut ranks) = (Vec::new(), Vec::new());
+    if let Subject::Fresh(now, base) = run.subject {
+        for spec in specs {
+            let next = Run { subject: Subject::Fresh(spec, base), ..run.clone() };
+            match &spec.layers {
+                _ if spec.layers == now.layers && spec.rank < now.rank => ranks.push((Change::Rank(spec.rank), next)),
+                Some(upper) if now.layers.is_none() && spec.rank == now.rank => {
+                    layers.push((Change::Layers(upper[0]), next));
+                }
+                _ => {}
+            }
+        }
+    }
+    let mut halves = Vec::new();
+    if run.config.precision == Precision::F32 {
+        let mut next = run.clone();
+        next.config.precision = Precision::Bf16;
+        halves.push((Change::Halves, next));
+    }
+    let mut moments = Vec::new();
+    if run.config.optimizer.kind == "adamw" {
+        let name = "adamw_8bit";
+        let mut next = run.clone();
+        next.config.optimizer.kind = name.into();
+        moments.push((Change::Moments(name), next));
+    }
+    vec![contexts, layers, ranks, moments, halves]
+}
+
+/// Rows whose products cost about what decoding a matrix does.
+const DECODE_ROWS: f64 = 24.0;
+/// The shortest context a refusal names.
+const SHORTEST: usize = 16;
+/// The most changes that are made before the one that decides.
+const TOGETHER: usize = 3;
+
+/// The same adapter with lower ranks, and in fewer blocks from below, in all combinations; the least change first.
+fn smaller(spec: &Spec, blocks: usize) -> Vec<Spec> {
+    let ranks = core::iter::successors(Some(spec.rank), |rank| Some(rank / 2)).take_while(|rank| *rank > 0);
+    let upper = |first: usize| Some((first..blocks).collect::<Vec<_>>());
+    let layers: Vec<_> = match &spec.layers {
+        None => core::iter::once(None).chain((1..blocks).map(upper)).collect(),
+        given => vec![given.clone()],
+    };
+    ranks.flat_map(|rank| layers.iter().map(move |l| Spec { rank, layers: l.clone(), ..spec.clone() })).collect()
+}
+
+fn most_rank(layout: &lowrank::Layout) -> usize {
+    layout.slots().iter().map(|s| s.rank).max().unwrap_or(0)
+}
