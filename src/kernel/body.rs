@@ -116,7 +116,9 @@ pub(super) fn quantize(x: View, row: usize, out: &mut Acts8) {
             // What the first part leaves is small enough for any scale.
             let d = round_block(&x, part == 0, q);
             out.d[at] = d;
-            out.s[at] = q.iter().map(|&q| q as i32).sum();
+            let s = q.iter().map(|&q| q as i32).sum();
+            out.s[at] = s;
+            out.low[at / 2] = fma(d, s as f32, if b % 2 == 0 { 0.0 } else { out.low[at / 2] });
             for l in 0..LANES {
                 x[l] = fma(-d, q[l] as f32, x[l]);
             }

@@ -20,6 +20,10 @@
 
 mod backend;
 pub mod body;
+#[cfg(target_arch = "x86_64")]
+mod floats;
+#[cfg(target_arch = "x86_64")]
+mod ints;
 pub mod peak;
 pub mod pool;
 #[cfg(target_arch = "x86_64")]
@@ -99,6 +103,8 @@ pub struct Acts8 {
     pub d: Vec<f32>,
     /// Sums of 16 neighbouring codes, `[parts, n, c / 16]`.
     pub s: Vec<i32>,
+    /// Sums of 32 neighbouring values as rounded, `Σ d · s` from the first, `[parts, n, c / 32]`.
+    pub low: Vec<f32>,
 }
 
 impl Acts8 {
@@ -110,6 +116,7 @@ impl Acts8 {
         self.q.resize(parts * n * c, 0);
         self.d.resize(parts * n * c / 16, 0.0);
         self.s.resize(parts * n * c / 16, 0);
+        self.low.resize(parts * n * c / 32, 0.0);
     }
 
     /// Rows of all parts.

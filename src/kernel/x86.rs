@@ -2,9 +2,10 @@
 
 #![allow(unsafe_code)]
 
-use super::backend::products;
+use super::floats::products;
+use super::ints::integers;
 use crate::quant;
-use core::arch::x86_64::{_mm_loadu_si128, _mm256_cvtph_ps, _mm256_storeu_ps};
+use core::arch::x86_64::{_MM_HINT_T0, _mm_loadu_si128, _mm_prefetch, _mm256_cvtph_ps, _mm256_storeu_ps};
 
 /// Half floats (bits) to `f32`.
 #[target_feature(enable = "avx2,fma,f16c")]
@@ -19,8 +20,16 @@ pub(super) fn widen(x: &[u16], out: &mut [f32]) {
     }
 }
 
+/// Asks for the cache line at `p`, which need not be valid.
+#[inline(always)]
+fn prefetch(p: *const u8) {
+    // SAFETY: every x86-64 machine has SSE, and a prefetch touches no memory.
+    unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+}
+
 /// AVX-512 with VNNI: 16 lanes are one register.
 pub(super) mod avx512 {
+    use super::prefetch;
     use core::arch::x86_64::*;
 
     type F = __m512;
@@ -33,7 +42,9 @@ pub(super) mod avx512 {
     const SUM_R: usize = 6;
     const SUM_V: usize = 4;
     /// Rows of activations in a tile of integer dot products.
-    const INT_X: usize = 8;
+    const INT_X: usize = 4;
+    /// Panels of weights that such a tile spans.
+    const PANELS: usize = 2;
     /// The instruction takes unsigned codes of 8 bits as they are.
     const SIGNED_CODES: bool = false;
 
@@ -85,6 +96,11 @@ pub(super) mod avx512 {
     op!(shr(a: I, n: usize) -> I { _mm512_srl_epi32(a, _mm_cvtsi32_si128(n as i32)) });
     op!(byte(a: I, n: usize) -> I { and(shr(a, 8 * n), splat_i(255)) });
     op!(signed_byte(a: I, n: usize) -> I { _mm512_srai_epi32::<24>(shl(a, 24 - 8 * n)) });
+    op!(look_up(table: &[u8; 16], x: I) -> I {
+        // SAFETY: the table has 16 bytes.
+        let table = unsafe { _mm_loadu_si128(table.as_ptr().cast()) };
+        _mm512_shuffle_epi8(_mm512_broadcast_i32x4(table), x)
+    });
     op!(low_halves(a: I) -> F { _mm512_cvtph_ps(_mm512_cvtepi32_epi16(a)) });
     op!(high_halves(a: I) -> F { low_halves(shr(a, 16)) });
 
@@ -144,6 +160,63 @@ pub(super) mod avx512 {
         _mm512_dpbusd_epi32(acc, codes, _mm512_set1_epi32(four))
     }
 
+    /// Adds to each lane the dot products of 16 codes with 16 activations, for `M` rows of these and `P` panels.
+    ///
+    /// # Safety
+    /// There are 16 activations at each of `x`, and 4 vectors at each of `codes`.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512vnni")]
+    unsafe fn int_part<const M: usize, const P: usize, const SIGNED: bool>(
+        sums: &mut [[I; P]; M],
+        codes: [*const [u8; 64]; P],
+        x: [*const i8; M],
+    ) {
+        const { assert!(!SIGNED, "codes are unsigned") };
+        if M == 4 && P == 2 {
+            let mut s: [I; 8] = core::array::from_fn(|i| sums[i / 2][i % 2]);
+            macro_rules! step {
+                ($at:literal, $x:literal) => {
+                    concat!(
+                        "vmovdqa64 {a}, zmmword ptr [{c0} + ", $at, "]\n vmovdqa64 {b}, zmmword ptr [{c1} + ", $at, "]\n",
+                        "vpbroadcastd {t}, dword ptr [{x0} + ", $x, "]\n vpbroadcastd {u}, dword ptr [{x1} + ", $x, "]\n",
+                        "vpdpbusd {s0}, {a}, {t}\n vpdpbusd {s1}, {b}, {t}\n vpdpbusd {s2}, {a}, {u}\n vpdpbusd {s3}, {b}, {u}\n",
+                        "vpbroadcastd {t}, dword ptr [{x2} + ", $x, "]\n vpbroadcastd {u}, dword ptr [{x3} + ", $x, "]\n",
+                        "vpdpbusd {s4}, {a}, {t}\n vpdpbusd {s5}, {b}, {t}\n vpdpbusd {s6}, {a}, {u}\n vpdpbusd {s7}, {b}, {u}\n",
+                    )
+                };
+            }
+            // The compiler would load all codes before the first product, and spill.
+            let (a, b, t, u): (I, I, I, I);
+            // SAFETY: reads 16 activations and 4 aligned vectors of codes: the caller's promise.
+            unsafe {
+                core::arch::asm!(
+                    step!("0", "0"), step!("64", "4"), step!("128", "8"), step!("192", "12"),
+                    c0 = in(reg) codes[0], c1 = in(reg) codes[P - 1],
+                    x0 = in(reg) x[0], x1 = in(reg) x[1 % M], x2 = in(reg) x[2 % M], x3 = in(reg) x[3 % M],
+                    s0 = inout(zmm_reg) s[0], s1 = inout(zmm_reg) s[1], s2 = inout(zmm_reg) s[2], s3 = inout(zmm_reg) s[3],
+                    s4 = inout(zmm_reg) s[4], s5 = inout(zmm_reg) s[5], s6 = inout(zmm_reg) s[6], s7 = inout(zmm_reg) s[7],
+                    a = out(zmm_reg) a, b = out(zmm_reg) b, t = out(zmm_reg) t, u = out(zmm_reg) u,
+                    options(pure, readonly, nostack, preserves_flags),
+                );
+            }
+            let _ = (a, b, t, u);
+            *sums = core::array::from_fn(|m| core::array::from_fn(|p| s[2 * m + p]));
+            return;
+        }
+        for k in 0..4 {
+            // SAFETY: the caller's promise.
+            unsafe {
+                let codes = codes.map(|codes| load_i(codes.add(k)));
+                for m in 0..M {
+                    let four = _mm512_set1_epi32(x[m].cast::<i32>().add(k).read_unaligned());
+                    for p in 0..P {
+                        sums[m][p] = _mm512_dpbusd_epi32(sums[m][p], codes[p], four);
+                    }
+                }
+            }
+        }
+    }
+
     /// The lanes of each register summed as a tree: `l` with `l + 8`, then `+ 4`, `+ 2`, `+ 1`.
     #[inline]
     #[target_feature(enable = "avx512f,avx512dq")]
@@ -188,160 +261,13 @@ pub(super) mod avx512 {
         ]
     }
 
-    /// The products of one or two rows with Q4_0 or Q8_0 weights, without a panel: with so few rows its making would
-    /// cost more than the products. Whether this was such a case.
-    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-    fn few(w: &Matrix, rows: Range<usize>, x: &Acts8, y: &mut Tile) -> bool {
-        if !w.cols.is_multiple_of(64) {
-            return false;
-        }
-        match (w.format.name, x.rows()) {
-            ("Q4_0", 1) => few_rows::<1, true>(w, rows, x, y),
-            ("Q4_0", 2) => few_rows::<2, true>(w, rows, x, y),
-            ("Q8_0", 1) => few_rows::<1, false>(w, rows, x, y),
-            ("Q8_0", 2) => few_rows::<2, false>(w, rows, x, y),
-            _ => return false,
-        }
-        true
-    }
-
-    /// Blocks whose scales are gathered at a time.
-    const SCALES: usize = 64;
-
-    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-    fn few_rows<const M: usize, const NIBBLES: bool>(w: &Matrix, rows: Range<usize>, x: &Acts8, y: &mut Tile) {
-        let (bytes, zero) = if NIBBLES { (18, 8) } else { (34, 128) };
-        let (data, row_bytes, blocks) = (w.rows_bytes(rows.clone()), w.row_bytes(), w.cols / 32);
-        assert!(x.rows() == M && x.c == w.cols && blocks % 2 == 0 && row_bytes == blocks * bytes, "shapes of few rows");
-        assert!(data.len() == rows.len() * row_bytes && w.format.bytes == bytes, "bytes of few rows");
-        let q: [&[i8]; M] = core::array::from_fn(|m| &x.q[m * x.c..][..x.c]);
-        let d: [&[f32]; M] = core::array::from_fn(|m| &x.d[m * x.c / 16..][..x.c / 16]);
-        let s: [&[i32]; M] = core::array::from_fn(|m| &x.s[m * x.c / 16..][..x.c / 16]);
-        let mut heads = [[0u16; 16]; SCALES];
-        for first in (0..rows.len()).step_by(16) {
-            let count = (rows.len() - first).min(16);
-            let starts: [usize; 16] = core::array::from_fn(|r| (first + r.min(count - 1)) * row_bytes);
-            let mut acc = [splat(0.0); M];
-            for b in (0..blocks).step_by(2) {
-                if b % SCALES == 0 {
-                    for (r, start) in starts.iter().enumerate() {
-                        let row = &data[start + b * bytes..start + row_bytes];
-                        for (head, block) in heads.iter_mut().zip(row.chunks_exact(bytes)) {
-                            head[r] = u16::from_le_bytes([block[0], block[1]]);
-                        }
-                    }
-                }
-                // SAFETY: blocks `b` and `b + 1` lie in each row, whose ends are checked above, and so do their 64
-                // columns in the codes.
-                let sums: [[I; 4]; M] = unsafe {
-                    let x: [I; M] = core::array::from_fn(|m| load_i(q[m].as_ptr().add(32 * b).cast()));
-                    let mut sums = [[splat_i(0); 4]; M];
-                    for four in 0..4 {
-                        let codes: [I; 4] = core::array::from_fn(|r| {
-                            let block = data.as_ptr().add(starts[4 * four + r] + b * bytes + 2);
-                            if NIBBLES {
-                                nibbles_of_two(block, block.add(18))
-                            } else {
-                                bytes_of_two(block, block.add(34))
-                            }
-                        });
-                        for m in 0..M {
-                            let dots = codes.map(|codes| _mm512_dpbusd_epi32(splat_i(0), codes, x[m]));
-                            sums[m][four] = quarter_sums(dots);
-                        }
-                    }
-                    sums
-                };
-                for m in 0..M {
-                    let parts = by_quarter(sums[m]);
-                    for i in 0..2 {
-                        let mut scaled = splat(0.0);
-                        for part in [2 * i, 2 * i + 1] {
-                            let total = splat_i(zero * s[m][2 * b + part]);
-                            let sum = to_float(_mm512_sub_epi32(parts[part], total));
-                            scaled = fma(splat(d[m][2 * b + part]), sum, scaled);
-                        }
-                        let head = &heads[(b + i) % SCALES];
-                        // SAFETY: 16 halves are 32 bytes.
-                        let scale = unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(head.as_ptr().cast())) };
-                        acc[m] = fma(scale, scaled, acc[m]);
-                    }
-                }
-            }
-            for m in 0..M {
-                let mut lanes = [0.0; 16];
-                store_to(&mut lanes, _mm512_add_ps(acc[m], splat(0.0)));
-                for (out, lane) in y.row(m % x.n)[first..first + count].iter_mut().zip(lanes) {
-                    *out = if m < x.n { lane } else { *out + lane };
-                }
-            }
-        }
-    }
-
-    /// The 32 codes of one block of nibbles, then of another.
-    ///
-    /// # Safety
-    /// Both pointers are good for 16 bytes.
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-    unsafe fn nibbles_of_two(a: *const u8, b: *const u8) -> I {
-        // SAFETY: the caller's promise.
-        let twice = |p: *const u8| unsafe { _mm256_broadcastsi128_si256(_mm_loadu_si128(p.cast())) };
-        let both = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(twice(a)), twice(b));
-        let high = _mm512_set_epi64(
-            0x4_0004_0004_0004,
-            0x4_0004_0004_0004,
-            0,
-            0,
-            0x4_0004_0004_0004,
-            0x4_0004_0004_0004,
-            0,
-            0,
-        );
-        _mm512_and_si512(_mm512_srlv_epi16(both, high), _mm512_set1_epi8(15))
-    }
-
-    /// The 32 signed codes of one block, then of another, as unsigned ones above 128.
-    ///
-    /// # Safety
-    /// Both pointers are good for 32 bytes.
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-    unsafe fn bytes_of_two(a: *const u8, b: *const u8) -> I {
-        // SAFETY: the caller's promise.
-        let load = |p: *const u8| unsafe { _mm256_loadu_si256(p.cast()) };
-        let both = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(load(a)), load(b));
-        _mm512_xor_si512(both, _mm512_set1_epi8(-128))
-    }
-
-    /// The sums of the four lanes of each quarter: of register `r` in lane `r` of that quarter.
-    #[inline]
-    #[target_feature(enable = "avx512f")]
-    fn quarter_sums([a, b, c, d]: [I; 4]) -> I {
-        let two = |a, b| _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
-        let (ab, cd) = (two(a, b), two(c, d));
-        _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd))
-    }
-
-    /// Quarter `p` of each register, as register `p`.
-    #[inline]
-    #[target_feature(enable = "avx512f")]
-    fn by_quarter([a, b, c, d]: [I; 4]) -> [I; 4] {
-        let (ab, cd) = (_mm512_shuffle_i32x4::<0x44>(a, b), _mm512_shuffle_i32x4::<0x44>(c, d));
-        let (ef, gh) = (_mm512_shuffle_i32x4::<0xee>(a, b), _mm512_shuffle_i32x4::<0xee>(c, d));
-        [
-            _mm512_shuffle_i32x4::<0x88>(ab, cd),
-            _mm512_shuffle_i32x4::<0xdd>(ab, cd),
-            _mm512_shuffle_i32x4::<0x88>(ef, gh),
-            _mm512_shuffle_i32x4::<0xdd>(ef, gh),
-        ]
-    }
-
     super::products!("avx2" "fma" "f16c" "avx512f" "avx512bw" "avx512vl" "avx512dq" "avx512vnni");
+    super::integers!("avx2" "fma" "f16c" "avx512f" "avx512bw" "avx512vl" "avx512dq" "avx512vnni");
 }
 
 /// AVX2 with fused multiply-add: 16 lanes are two registers.
 pub(super) mod avx2 {
+    use super::prefetch;
     use core::arch::x86_64::*;
 
     type F = [__m256; 2];
@@ -355,6 +281,8 @@ pub(super) mod avx2 {
     const SUM_V: usize = 1;
     /// Rows of activations in a tile of integer dot products.
     const INT_X: usize = 2;
+    /// Panels of weights that such a tile spans.
+    const PANELS: usize = 1;
     /// Two products of a full unsigned byte do not fit 16 bits, so such codes are taken as signed.
     const SIGNED_CODES: bool = true;
 
@@ -406,6 +334,11 @@ pub(super) mod avx2 {
     op!(shr(a: I, n: usize) -> I { let n = _mm_cvtsi32_si128(n as i32); a.map(|a| _mm256_srl_epi32(a, n)) });
     op!(byte(a: I, n: usize) -> I { and(shr(a, 8 * n), splat_i(255)) });
     op!(signed_byte(a: I, n: usize) -> I { shl(a, 24 - 8 * n).map(|a| _mm256_srai_epi32::<24>(a)) });
+    op!(look_up(table: &[u8; 16], x: I) -> I {
+        // SAFETY: the table has 16 bytes.
+        let table = _mm256_broadcastsi128_si256(unsafe { _mm_loadu_si128(table.as_ptr().cast()) });
+        x.map(|x| _mm256_shuffle_epi8(table, x))
+    });
     op!(low_halves(a: I) -> F {
         let [low, high] = and(a, splat_i(0xffff));
         // Packing works in the two halves of a register; the permutation puts its quarters in order.
@@ -463,6 +396,31 @@ pub(super) mod avx2 {
         [dot(acc[0], codes[0]), dot(acc[1], codes[1])]
     }
 
+    /// Adds to each lane the dot products of 16 codes with 16 activations, for `M` rows of these and `P` panels.
+    ///
+    /// # Safety
+    /// There are 16 activations at each of `x`, and 4 vectors at each of `codes`.
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn int_part<const M: usize, const P: usize, const SIGNED: bool>(
+        sums: &mut [[I; P]; M],
+        codes: [*const [u8; 64]; P],
+        x: [*const i8; M],
+    ) {
+        for k in 0..4 {
+            // SAFETY: the caller's promise.
+            unsafe {
+                let codes = codes.map(|codes| load_i(codes.add(k)));
+                for m in 0..M {
+                    let four = x[m].cast::<i32>().add(k).read_unaligned();
+                    for p in 0..P {
+                        sums[m][p] = int_dot::<SIGNED>(sums[m][p], codes[p], four);
+                    }
+                }
+            }
+        }
+    }
+
     /// The lanes of each register summed as a tree: `l` with `l + 8`, then `+ 4`, `+ 2`, `+ 1`.
     #[inline]
     #[target_feature(enable = "avx2")]
@@ -500,10 +458,6 @@ pub(super) mod avx2 {
         core::array::from_fn(|k| [top[k], bottom[k]])
     }
 
-    /// Without a horizontal product of four bytes the panel serves any number of rows.
-    fn few(_: &Matrix, _: Range<usize>, _: &Acts8, _: &mut Tile) -> bool {
-        false
-    }
-
     super::products!("avx2" "fma" "f16c");
+    super::integers!("avx2" "fma" "f16c");
 }

@@ -14,7 +14,7 @@ pub enum Path {
 }
 
 /// Rows of a matrix that are decoded and multiplied together: an L2 cache holds them.
-const TILE: usize = 48;
+const TILE: usize = 64;
 
 /// Rows of a part at most when one row of activations streams over them: long pieces, so that what the hardware reads
 /// ahead is what the same core needs next.

@@ -11,7 +11,7 @@ use super::float::half_at;
 use super::legacy::nibbles;
 
 /// The table, plus 128.
-const VALUES: [u8; 16] = [1, 24, 45, 63, 79, 93, 106, 118, 129, 141, 153, 166, 181, 197, 217, 241];
+pub(crate) const VALUES: [u8; 16] = [1, 24, 45, 63, 79, 93, 106, 118, 129, 141, 153, 166, 181, 197, 217, 241];
 
 /// Replaces each 4-bit code by its value in `table`. Adds the table's steps one after another up to the code, since
 /// compilers turn that into vector code and a look-up not.

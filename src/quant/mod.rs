@@ -14,6 +14,7 @@ mod table;
 mod ternary;
 
 pub(crate) use float::half;
+pub(crate) use iq::VALUES as IQ4;
 pub use table::FORMATS;
 pub(crate) use table::{decode_inline, unpack_inline};
 

@@ -4,12 +4,14 @@ use std::path::{Path, PathBuf};
 
 const UNSAFE: &[&str] = &[
     "bytes/map.rs",
-    "kernel/backend.rs",
-    "kernel/x86.rs",
     "kernel/arm.rs",
-    "kernel/wasm.rs",
+    "kernel/backend.rs",
+    "kernel/floats.rs",
+    "kernel/ints.rs",
     "kernel/peak.rs",
     "kernel/pool.rs",
+    "kernel/wasm.rs",
+    "kernel/x86.rs",
 ];
 
 fn sources(dir: &Path, out: &mut Vec<PathBuf>) {

@@ -1,0 +1,688 @@
+//! Integer products with quantised weights, written once over 16 lanes: `integers!`.
+//!
+//! A lane is a row of weights. Each format has one function that takes blocks of 16 rows apart, 32 columns at a time; with
+//! few rows of activations the products are taken at once (`few`), with many the codes go to a panel that all rows of
+//! activations then pass over (`many`).
+//!
+//! An instruction set gives it these operations, as functions of the module around it: the types `F` (16 floats) and `I`
+//! (16 `i32`, or 64 bytes: 4 neighbouring codes a row), `load_i`, `load_from`, `store_to`, `store_i`, `splat`, `splat_i`,
+//! `fma`, `mul`, `to_float`, `and`, `or`, `shl`, `shr` (of 32 bits), `byte`, `signed_byte`, `low_nibbles`, `high_nibbles`,
+//! `flip` (bytes with their top bit inverted), `look_up` (of codes below 16), `bits_to_16`, `low_halves` and `high_halves`
+//! (of each lane, to float), `transpose` (16 bytes of 16 rows, to 4 vectors), `dwords` (4 bytes of 16 rows), `prefetch`,
+//! `int_dot` (adds 4 products a lane), `int_part` (the products of 16 columns for a tile); and the size of its tile, rows of
+//! activations `INT_X` and panels `PANELS`.
+
+/// Columns that are unpacked at a time: their codes, scales and mins stay in the L1 cache.
+pub(super) const CHUNK: usize = 512;
+
+/// 16 rows of integer weights: 4 neighbouring codes of row 0, of row 1, …, then the next 4; a scale and a min a row.
+#[repr(align(64))]
+pub(super) struct Panel {
+    pub(super) codes: [[u8; 64]; CHUNK / 4],
+    pub(super) scales: [[f32; 16]; CHUNK / 16],
+    pub(super) mins: [[f32; 16]; CHUNK / 16],
+}
+
+impl Panel {
+    pub(super) const EMPTY: Panel =
+        Panel { codes: [[0; 64]; CHUNK / 4], scales: [[0.0; 16]; CHUNK / 16], mins: [[0.0; 16]; CHUNK / 16] };
+}
+
+macro_rules! integers {
+    ($($feature:tt)+) => {
+        use crate::kernel::ints::{CHUNK, Panel};
+        use crate::kernel::{Acts8, Scratch};
+        use crate::quant::{self, Codes, Matrix};
+
+        /// Where 16 rows of blocks stand; rows past the last repeat it.
+        struct Blocks<'a> {
+            data: &'a [u8],
+            starts: [usize; 16],
+            /// Where the bytes begin that are wanted next.
+            next: usize,
+            count: usize,
+        }
+
+        impl<'a> Blocks<'a> {
+            /// Those of columns `cols`. Rows from `next` on are wanted next.
+            fn new(w: &'a Matrix, rows: Range<usize>, cols: Range<usize>, next: usize) -> Self {
+                let (format, row_bytes) = (w.format, w.row_bytes());
+                let first = cols.start / format.block * format.bytes;
+                let count = cols.len() / format.block;
+                assert!(!rows.is_empty() && first + count * format.bytes <= row_bytes, "columns of a matrix");
+                Blocks {
+                    data: w.rows_bytes(rows.clone()),
+                    starts: core::array::from_fn(|r| r.min(rows.len() - 1) * row_bytes + first),
+                    next: (next - rows.start) * row_bytes + 16 * first,
+                    count,
+                }
+            }
+
+            /// The bytes from `at` on in each row.
+            ///
+            /// # Safety
+            /// 16 bytes are read there.
+            #[inline(always)]
+            unsafe fn from(&self, at: usize) -> [*const u8; 16] {
+                // SAFETY: the caller's promise.
+                unsafe { self.starts.map(|start| self.data.as_ptr().add(start + at)) }
+            }
+
+            /// Asks for as much of what is wanted next as is worked on now, piece `i` of `parts` of a block `bytes` long
+            /// of 16 rows. Left to itself the machine does not follow 16 rows at once.
+            #[inline(always)]
+            fn fetch(&self, i: usize, parts: usize, bytes: usize) {
+                let piece = 16 * bytes / parts;
+                for at in (i * piece..(i + 1) * piece).step_by(64) {
+                    prefetch(self.data.as_ptr().wrapping_add(self.next + at));
+                }
+            }
+        }
+
+        /// 32 columns of 16 rows: codes in panel order, and a scale and a min for each 16 columns. Where 32 columns share
+        /// them the first ones count.
+        struct Columns {
+            codes: [I; 8],
+            scales: [F; 2],
+            mins: [F; 2],
+        }
+
+        impl Columns {
+            $(#[target_feature(enable = $feature)])+
+            #[inline]
+            fn new(codes: [I; 8], scale: F) -> Self {
+                Columns { codes, scales: [scale; 2], mins: [splat(0.0); 2] }
+            }
+        }
+
+        /// Bit `j` of each byte, as bit `to`.
+        $(#[target_feature(enable = $feature)])+
+        #[inline]
+        fn bit(x: I, j: usize, to: usize) -> I {
+            and(if j < to { shl(x, to - j) } else { shr(x, j - to) }, splat_i(0x0101_0101 << to))
+        }
+
+        /// 32 bytes of 16 rows in panel order.
+        ///
+        /// # Safety
+        /// They stand from byte `at` on in each row.
+        $(#[target_feature(enable = $feature)])+
+        #[inline]
+        unsafe fn bytes32(blocks: &Blocks, at: usize) -> [I; 8] {
+            // SAFETY: the caller's promise.
+            let halves = unsafe { [transpose(blocks.from(at)), transpose(blocks.from(at + 16))] };
+            let [[a, b, c, d], [e, f, g, h]] = halves;
+            [a, b, c, d, e, f, g, h]
+        }
+
+        /// The values of IQ4 codes, as codes are taken.
+        const IQ4: [u8; 16] = {
+            let mut table = quant::IQ4;
+            let mut i = 0;
+            while SIGNED_CODES && i < 16 {
+                table[i] ^= 0x80;
+                i += 1;
+            }
+            table
+        };
+
+        /// Q4_0, Q4_1, Q5_0, Q5_1, IQ4_NL.
+        $(#[target_feature(enable = $feature)])+
+        #[inline]
+        fn unpack_nibbles<const MIN: bool, const FIVE: bool, const TABLE: bool>(
+            blocks: &Blocks,
+            out: &mut impl FnMut(usize, Columns),
+        ) {
+            let bits_at = if MIN { 4 } else { 2 };
+            let packed_at = bits_at + if FIVE { 4 } else { 0 };
+            let bytes = packed_at + 16;
+            for b in 0..blocks.count {
+                blocks.fetch(b, 1, bytes);
+                let at = b * bytes;
+                // SAFETY: these formats have a dword with the scale, one with the bits, and 16 bytes of nibbles inside a
+                // block, and `count` blocks lie in each row.
+                let (head, bits, packed) = unsafe {
+                    (
+                        dwords(blocks.from(at)),
+                        if FIVE { dwords(blocks.from(at + bits_at)) } else { splat_i(0) },
+                        transpose(blocks.from(at + packed_at)),
+                    )
+                };
+                let codes = core::array::from_fn(|k| {
+                    let q = if k < 4 { low_nibbles(packed[k]) } else { high_nibbles(packed[k - 4]) };
+                    if FIVE {
+                        or(q, bits_to_16(bits, k))
+                    } else if TABLE {
+                        look_up(&IQ4, q)
+                    } else {
+                        q
+                    }
+                });
+                let mut columns = Columns::new(codes, low_halves(head));
+                if MIN {
+                    columns.mins[0] = high_halves(head);
+                }
+                out(b, columns);
+            }
+        }
+
+        $(#[target_feature(enable = $feature)])+
+        #[inline]
+        fn unpack_q8_0(blocks: &Blocks, out: &mut impl FnMut(usize, Columns)) {
+            for b in 0..blocks.count {
+                blocks.fetch(b, 1, 34);
+                // SAFETY: a block has 34 bytes, and `count` of them lie in each row.
+                let (head, q) = unsafe { (dwords(blocks.from(b * 34)), bytes32(blocks, b * 34 + 2)) };
+                out(b, Columns::new(if SIGNED_CODES { q } else { q.map(|q| flip(q)) }, low_halves(head)));
+            }
+        }
+
+        /// Q4_K, Q5_K.
+        $(#[target_feature(enable = $feature)])+
+        #[inline]
+        fn unpack_k<const FIVE: bool>(blocks: &Blocks, out: &mut impl FnMut(usize, Columns)) {
+            let (bytes, packed_at) = if FIVE { (176, 48) } else { (144, 16) };
+            for b in 0..blocks.count {
+                let at = b * bytes;
+                // SAFETY: a block begins with 16 bytes of scales, and `count` of them lie in each row.
+                let [head, s, m, both] = unsafe { transpose(blocks.from(at)) };
+                let (d, dmin) = (low_halves(head), mul(high_halves(head), splat(-1.0)));
+                let (six, two) = (splat_i(0x3f3f_3f3f), splat_i(0x3030_3030));
+                let scales = [and(s, six), or(low_nibbles(both), and(shr(s, 2), two))];
+                let mins = [and(m, six), or(high_nibbles(both), and(shr(m, 2), two))];
+                let bits = if FIVE {
+                    // SAFETY: in Q5_K 32 bytes of fifth bits follow the scales.
+                    unsafe { bytes32(blocks, at + 16) }
+                } else {
+                    [splat_i(0); 8]
+                };
+                for j in 0..4 {
+                    blocks.fetch(4 * b + j, 4, bytes);
+                    // SAFETY: the block ends with 128 bytes of nibbles.
+                    let packed = unsafe { bytes32(blocks, at + packed_at + 32 * j) };
+                    for high in 0..2 {
+                        let i = 2 * j + high;
+                        let codes = core::array::from_fn(|k| {
+                            let q = if high == 0 { low_nibbles(packed[k]) } else { high_nibbles(packed[k]) };
+                            if FIVE { or(q, bit(bits[k], i, 4)) } else { q }
+                        });
+                        let mut columns = Columns::new(codes, mul(d, to_float(byte(scales[i / 4], i % 4))));
+                        columns.mins[0] = mul(dmin, to_float(byte(mins[i / 4], i % 4)));
+                        out(8 * b + i, columns);
+                    }
+                }
+            }
+        }
+
+        $(#[target_feature(enable = $feature)])+
+        #[inline]
+        fn unpack_q6_k(blocks: &Blocks, out: &mut impl FnMut(usize, Columns)) {
+            for b in 0..blocks.count {
+                let at = b * 210;
+                // SAFETY: bytes 192..208 of a block of 210 are scales, the last two the half that scales them, and `count`
+                // blocks lie in each row.
+                let (scales, last) = unsafe { (transpose(blocks.from(at + 192)), dwords(blocks.from(at + 206))) };
+                let d = high_halves(last);
+                let upper = splat_i(0x3030_3030);
+                for half in 0..2 {
+                    // SAFETY: 64 bytes of nibbles for each half of the block, then 32 bytes of upper bits for each.
+                    let (nibbles, bits) = unsafe {
+                        (
+                            [bytes32(blocks, at + 64 * half), bytes32(blocks, at + 64 * half + 32)],
+                            bytes32(blocks, at + 128 + 32 * half),
+                        )
+                    };
+                    for i in 0..4 {
+                        blocks.fetch(8 * b + 4 * half + i, 8, 210);
+                        let packed = &nibbles[i % 2];
+                        let codes = core::array::from_fn(|k| {
+                            if i < 2 {
+                                or(low_nibbles(packed[k]), and(shl(bits[k], 4 - 2 * i), upper))
+                            } else {
+                                or(high_nibbles(packed[k]), and(shr(bits[k], 2 * i - 4), upper))
+                            }
+                        });
+                        let scales = [0, 1].map(|part| {
+                            let s = 8 * half + 2 * i + part;
+                            mul(d, to_float(signed_byte(scales[s / 4], s % 4)))
+                        });
+                        out(8 * b + 4 * half + i, Columns { codes, scales, mins: [splat(0.0); 2] });
+                    }
+                }
+            }
+        }
+
+        $(#[target_feature(enable = $feature)])+
+        #[inline]
+        fn unpack_q3_k(blocks: &Blocks, out: &mut impl FnMut(usize, Columns)) {
+            for b in 0..blocks.count {
+                let at = b * 110;
+                // SAFETY: a block has 110 bytes: 32 of third bits, 64 of lower bits, 12 of scales, and the half that scales
+                // them; `count` of them lie in each row.
+                let (bits, packed, heads) = unsafe {
+                    (
+                        bytes32(blocks, at),
+                        [bytes32(blocks, at + 32), bytes32(blocks, at + 64)],
+                        [96, 100, 104, 106].map(|i| dwords(blocks.from(at + i))),
+                    )
+                };
+                let d = high_halves(heads[3]);
+                let (three, upper) = (splat_i(0x0303_0303), splat_i(0x3030_3030));
+                let scales: [I; 4] = core::array::from_fn(|i| {
+                    let low = if i < 2 { low_nibbles(heads[i]) } else { high_nibbles(heads[i - 2]) };
+                    let high = [shl(heads[2], 4), shl(heads[2], 2), heads[2], shr(heads[2], 2)][i];
+                    or(low, and(high, upper))
+                });
+                for i in 0..8 {
+                    blocks.fetch(8 * b + i, 8, 110);
+                    let codes = core::array::from_fn(|k| {
+                        or(and(shr(packed[i / 4][k], 2 * (i % 4)), three), bit(bits[k], i, 2))
+                    });
+                    let scales = [2 * i, 2 * i + 1].map(|s| {
+                        let s = to_float(byte(scales[s / 4], s % 4));
+                        mul(d, fma(s, splat(1.0), splat(-32.0)))
+                    });
+                    out(8 * b + i, Columns { codes, scales, mins: [splat(0.0); 2] });
+                }
+            }
+        }
+
+        $(#[target_feature(enable = $feature)])+
+        #[inline]
+        fn unpack_q2_k(blocks: &Blocks, out: &mut impl FnMut(usize, Columns)) {
+            for b in 0..blocks.count {
+                let at = b * 84;
+                // SAFETY: a block has 84 bytes: 16 of scales and mins, 64 of codes, two halves that scale these; `count` of
+                // them lie in each row.
+                let (both, packed, head) = unsafe {
+                    (
+                        transpose(blocks.from(at)),
+                        [bytes32(blocks, at + 16), bytes32(blocks, at + 48)],
+                        dwords(blocks.from(at + 80)),
+                    )
+                };
+                let (d, dmin) = (low_halves(head), mul(high_halves(head), splat(-1.0)));
+                for i in 0..8 {
+                    blocks.fetch(8 * b + i, 8, 84);
+                    let codes =
+                        core::array::from_fn(|k| and(shr(packed[i / 4][k], 2 * (i % 4)), splat_i(0x0303_0303)));
+                    let [scales, mins] = [(d, false), (dmin, true)].map(|(d, high)| {
+                        [2 * i, 2 * i + 1].map(|s| {
+                            let four = if high { high_nibbles(both[s / 4]) } else { low_nibbles(both[s / 4]) };
+                            mul(d, to_float(byte(four, s % 4)))
+                        })
+                    });
+                    out(8 * b + i, Columns { codes, scales, mins });
+                }
+            }
+        }
+
+        $(#[target_feature(enable = $feature)])+
+        #[inline]
+        fn unpack_iq4_xs(blocks: &Blocks, out: &mut impl FnMut(usize, Columns)) {
+            for b in 0..blocks.count {
+                let at = b * 136;
+                // SAFETY: a block has 136 bytes: a half, the upper and lower bits of 8 scales, 128 bytes of nibbles; `count`
+                // of them lie in each row.
+                let (head, lower) = unsafe { (dwords(blocks.from(at)), dwords(blocks.from(at + 4))) };
+                let d = low_halves(head);
+                for i in 0..8 {
+                    blocks.fetch(8 * b + i, 8, 136);
+                    // SAFETY: as above.
+                    let packed = unsafe { transpose(blocks.from(at + 8 + 16 * i)) };
+                    let codes = core::array::from_fn(|k| {
+                        look_up(&IQ4, if k < 4 { low_nibbles(packed[k]) } else { high_nibbles(packed[k - 4]) })
+                    });
+                    let high = shl(and(shr(head, 16 + 2 * i), splat_i(3)), 4);
+                    let s = to_float(or(and(shr(lower, 4 * i), splat_i(15)), high));
+                    out(8 * b + i, Columns::new(codes, mul(d, fma(s, splat(1.0), splat(-32.0)))));
+                }
+            }
+        }
+
+        /// Any format, block by block through its codes.
+        $(#[target_feature(enable = $feature)])+
+        fn unpack_any(w: &Matrix, blocks: &Blocks, out: &mut impl FnMut(usize, Columns)) {
+            let format = w.format;
+            let codes = format.codes.as_ref().expect("a format with codes");
+            let (block, per) = (format.block, format.block / codes.sub);
+            let min = if codes.min { per } else { 0 };
+            let mut q = [0; 16 * 256];
+            let (mut scales, mut mins) = ([[0.0; 16]; 16], [[0.0; 16]; 16]);
+            for b in 0..blocks.count {
+                blocks.fetch(b, 1, format.bytes);
+                for r in 0..16 {
+                    let (mut s, mut m) = ([0.0; 16], [0.0; 16]);
+                    let bytes = &blocks.data[blocks.starts[r] + b * format.bytes..][..format.bytes];
+                    let q = &mut q[r * block..][..block];
+                    quant::unpack_inline(format.id, bytes, q, &mut s[..per], &mut m[..min]);
+                    for i in 0..16 {
+                        (scales[i][r], mins[i][r]) = (s[i], m[i]);
+                    }
+                }
+                for i in 0..block / 32 {
+                    let halves: [[I; 4]; 2] = core::array::from_fn(|half| {
+                        let rows = core::array::from_fn(|r| q[r * block + 32 * i + 16 * half..][..16].as_ptr());
+                        // SAFETY: 16 codes stand there, by the slice above.
+                        unsafe { transpose(rows) }
+                    });
+                    let signed = SIGNED_CODES && codes.zero == 128;
+                    let codes_of = |k: usize| if signed { flip(halves[k / 4][k % 4]) } else { halves[k / 4][k % 4] };
+                    let at = |part: usize| if codes.sub == 16 { 2 * i + part } else { i };
+                    out(b * block / 32 + i, Columns {
+                        codes: core::array::from_fn(codes_of),
+                        scales: [load_from(&scales[at(0)]), load_from(&scales[at(1)])],
+                        mins: [load_from(&mins[at(0)]), load_from(&mins[at(1)])],
+                    });
+                }
+            }
+        }
+
+        /// All blocks of format `ID`, 32 columns at a time; `ANY` is a format without a function of its own.
+        $(#[target_feature(enable = $feature)])+
+        #[inline]
+        fn unpack<const ID: u32>(w: &Matrix, blocks: &Blocks, out: &mut impl FnMut(usize, Columns)) {
+            match ID {
+                2 => unpack_nibbles::<false, false, false>(blocks, out),
+                3 => unpack_nibbles::<true, false, false>(blocks, out),
+                6 => unpack_nibbles::<false, true, false>(blocks, out),
+                7 => unpack_nibbles::<true, true, false>(blocks, out),
+                8 => unpack_q8_0(blocks, out),
+                10 => unpack_q2_k(blocks, out),
+                11 => unpack_q3_k(blocks, out),
+                12 => unpack_k::<false>(blocks, out),
+                13 => unpack_k::<true>(blocks, out),
+                14 => unpack_q6_k(blocks, out),
+                20 => unpack_nibbles::<false, false, true>(blocks, out),
+                23 => unpack_iq4_xs(blocks, out),
+                _ => unpack_any(w, blocks, out),
+            }
+        }
+
+        const ANY: u32 = u32::MAX;
+
+        /// What the activations bring to the products of all rows of weights.
+        #[derive(Clone, Copy)]
+        struct Sides<'a> {
+            x: &'a Acts8,
+            /// What the integer sum of each part of 16 columns starts from, so that codes count from their zero:
+            /// `[rows, C / 16]`.
+            start: &'a [i32],
+            /// `Σ d · Σ q` of each block of columns that share a min: `[rows, C / SUB]`.
+            totals: &'a [f32],
+        }
+
+        /// Rows `rows` with `M` rows of activations, as the codes come.
+        $(#[target_feature(enable = $feature)])+
+        fn few<const ID: u32, const M: usize>(w: &Matrix, rows: Range<usize>, of: Sides, y: &mut Tile) {
+            let Codes { zero, sub, min, .. } = *w.format.codes.as_ref().expect("a format with codes");
+            let (x, c, signed) = (of.x, of.x.c, SIGNED_CODES && zero == 128);
+            assert!(x.rows() == M && x.q.len() >= M * c && x.d.len() >= M * c / 16, "activations");
+            assert!(min || signed || of.start.len() >= M * c / 16, "starts");
+            assert!(!min || of.totals.len() >= M * c / sub, "totals");
+            for first in rows.clone().step_by(16) {
+                let group = first..(first + 16).min(rows.end);
+                let blocks = Blocks::new(w, group.clone(), 0..w.cols, first + 16);
+                let (mut acc, mut low) = ([splat(0.0); M], [splat(0.0); M]);
+                unpack::<ID>(w, &blocks, &mut |b, columns: Columns| {
+                    debug_assert!(32 * b < c);
+                    for m in 0..M {
+                        let mut scaled = splat(0.0);
+                        for part in 0..2 {
+                            let at = m * (c / 16) + 2 * b + part;
+                            // SAFETY: `b` counts the 32 columns of a row, and the asserts above cover all rows.
+                            unsafe {
+                                let start = if min || signed { 0 } else { *of.start.as_ptr().add(at) };
+                                let mut ints = splat_i(start);
+                                let q = x.q.as_ptr().add(16 * at).cast::<i32>();
+                                for k in 0..4 {
+                                    let (codes, four) = (columns.codes[4 * part + k], q.add(k).read_unaligned());
+                                    ints = if signed {
+                                        int_dot::<SIGNED_CODES>(ints, codes, four)
+                                    } else {
+                                        int_dot::<false>(ints, codes, four)
+                                    };
+                                }
+                                scaled = fma(splat(*x.d.as_ptr().add(at)), to_float(ints), scaled);
+                            }
+                            if sub == 16 {
+                                acc[m] = fma(columns.scales[part], scaled, acc[m]);
+                                scaled = splat(0.0);
+                                if min {
+                                    low[m] = fma(columns.mins[part], splat(of.totals[at]), low[m]);
+                                }
+                            }
+                        }
+                        if sub == 32 {
+                            acc[m] = fma(columns.scales[0], scaled, acc[m]);
+                            if min {
+                                low[m] = fma(columns.mins[0], splat(of.totals[m * (c / 32) + b]), low[m]);
+                            }
+                        }
+                    }
+                });
+                for m in 0..M {
+                    let (mut a, mut l) = ([0.0; 16], [0.0; 16]);
+                    store_to(&mut a, acc[m]);
+                    store_to(&mut l, low[m]);
+                    finish(x, m, &a, &l, y, first - rows.start, group.len());
+                }
+            }
+        }
+
+        /// Writes the sums of row `i` of the activations: that of the first part of a row, or its second, added.
+        #[inline(always)]
+        fn finish(x: &Acts8, i: usize, acc: &[f32; 16], low: &[f32; 16], y: &mut Tile, at: usize, len: usize) {
+            let out = &mut y.row(i % x.n)[at..at + len];
+            for (r, out) in out.iter_mut().enumerate() {
+                *out = if i < x.n { acc[r] + low[r] } else { *out + (acc[r] + low[r]) };
+            }
+        }
+
+        /// Sums so far of one row of activations with 16 rows of weights: scaled, and those of the mins.
+        type Sums = [[f32; 16]; 2];
+
+        /// Goes on with rows `i..i + M` of the activations over columns `cols`, which the panels hold.
+        $(#[target_feature(enable = $feature)])+
+        fn int_tile<const M: usize, const P: usize, const SUB: usize, const MIN: bool, const SIGNED: bool>(
+            panels: &[Panel; P],
+            cols: Range<usize>,
+            of: Sides,
+            i: usize,
+            sums: &mut [[Sums; P]],
+        ) {
+            let x = of.x;
+            let sums: &mut [[Sums; P]; M] = (&mut sums[i..i + M]).try_into().expect("M rows");
+            let parts = cols.start / 16..cols.end / 16;
+            let q: [&[i8]; M] = core::array::from_fn(|m| &x.q[(i + m) * x.c..][cols.clone()]);
+            let d: [&[f32]; M] = core::array::from_fn(|m| &x.d[(i + m) * x.c / 16..][parts.clone()]);
+            let s: [&[i32]; M] = core::array::from_fn(|m| {
+                if SIGNED || MIN { &[][..] } else { &of.start[(i + m) * x.c / 16..][parts.clone()] }
+            });
+            let mut acc: [[F; P]; M] = core::array::from_fn(|m| core::array::from_fn(|p| load_from(&sums[m][p][0])));
+            let count = cols.len() / SUB;
+            assert!(count * SUB <= CHUNK && cols.len() % 32 == 0, "columns of a panel");
+            for b in 0..count {
+                let mut scaled = [[splat(0.0); P]; M];
+                for part in b * (SUB / 16)..(b + 1) * (SUB / 16) {
+                    // SAFETY: `b` is below `count`, and the slices above hold that many blocks, scales and sums.
+                    unsafe {
+                        let mut ints: [[I; P]; M] = core::array::from_fn(|m| {
+                            [splat_i(if SIGNED || MIN { 0 } else { *s[m].as_ptr().add(part) }); P]
+                        });
+                        int_part::<M, P, SIGNED>(
+                            &mut ints,
+                            core::array::from_fn(|p| panels[p].codes.as_ptr().add(4 * part)),
+                            core::array::from_fn(|m| q[m].as_ptr().add(16 * part)),
+                        );
+                        for m in 0..M {
+                            let d = splat(*d[m].as_ptr().add(part));
+                            for p in 0..P {
+                                scaled[m][p] = fma(d, to_float(ints[m][p]), scaled[m][p]);
+                            }
+                        }
+                    }
+                }
+                for p in 0..P {
+                    let scale = load_from(&panels[p].scales[b]);
+                    for m in 0..M {
+                        acc[m][p] = fma(scale, scaled[m][p], acc[m][p]);
+                    }
+                }
+            }
+            for m in 0..M {
+                for p in 0..P {
+                    store_to(&mut sums[m][p][0], acc[m][p]);
+                }
+            }
+            if MIN {
+                let blocks = cols.start / SUB..cols.end / SUB;
+                let totals: [&[f32]; M] = core::array::from_fn(|m| &of.totals[(i + m) * x.c / SUB..][blocks.clone()]);
+                let mut low: [[F; P]; M] = core::array::from_fn(|m| core::array::from_fn(|p| load_from(&sums[m][p][1])));
+                for b in 0..count {
+                    let mins: [F; P] = core::array::from_fn(|p| load_from(&panels[p].mins[b]));
+                    for m in 0..M {
+                        let total = splat(totals[m][b]);
+                        for p in 0..P {
+                            low[m][p] = fma(mins[p], total, low[m][p]);
+                        }
+                    }
+                }
+                for m in 0..M {
+                    for p in 0..P {
+                        store_to(&mut sums[m][p][1], low[m][p]);
+                    }
+                }
+            }
+        }
+
+        $(#[target_feature(enable = $feature)])+
+        fn int_rows<const P: usize, const SUB: usize, const MIN: bool, const SIGNED: bool>(
+            panels: &[Panel; P],
+            cols: Range<usize>,
+            of: Sides,
+            sums: &mut [[Sums; P]],
+        ) {
+            let mut i = 0;
+            while i < of.x.rows() {
+                let left = of.x.rows() - i;
+                i += if left >= INT_X {
+                    int_tile::<INT_X, P, SUB, MIN, SIGNED>(panels, cols.clone(), of, i, sums);
+                    INT_X
+                } else if left >= 2 {
+                    int_tile::<2, P, SUB, MIN, SIGNED>(panels, cols.clone(), of, i, sums);
+                    2
+                } else {
+                    int_tile::<1, P, SUB, MIN, SIGNED>(panels, cols.clone(), of, i, sums);
+                    1
+                };
+            }
+        }
+
+        /// Rows `first..` of `P` panels, by way of the panels.
+        $(#[target_feature(enable = $feature)])+
+        fn many<const ID: u32, const P: usize>(
+            w: &Matrix,
+            rows: Range<usize>,
+            first: usize,
+            of: Sides,
+            panels: &mut [Panel],
+            sums: &mut [f32],
+            y: &mut Tile,
+        ) {
+            let Codes { zero, sub, min, .. } = *w.format.codes.as_ref().expect("a format with codes");
+            let (x, signed) = (of.x, SIGNED_CODES && zero == 128);
+            let panels: &mut [Panel; P] = (&mut panels[..P]).try_into().expect("P panels");
+            let sums = sums[..32 * P * x.rows()].as_chunks_mut::<16>().0.as_chunks_mut::<2>().0.as_chunks_mut::<P>().0;
+            sums.fill([[[0.0; 16]; 2]; P]);
+            let group = |p: usize| first + 16 * p..(first + 16 * p + 16).min(rows.end);
+            for start in (0..w.cols).step_by(CHUNK) {
+                let cols = start..(start + CHUNK).min(w.cols);
+                for (p, panel) in panels.iter_mut().enumerate() {
+                    let blocks = Blocks::new(w, group(p), cols.clone(), first + 16 * (P + p));
+                    unpack::<ID>(w, &blocks, &mut |b, columns: Columns| {
+                        for k in 0..8 {
+                            store_i(&mut panel.codes[8 * b + k], columns.codes[k]);
+                        }
+                        for part in 0..32 / sub {
+                            store_to(&mut panel.scales[32 / sub * b + part], columns.scales[part]);
+                            if min {
+                                store_to(&mut panel.mins[32 / sub * b + part], columns.mins[part]);
+                            }
+                        }
+                    });
+                }
+                match (sub, min, signed) {
+                    (32, false, false) => int_rows::<P, 32, false, false>(panels, cols, of, sums),
+                    (32, true, _) => int_rows::<P, 32, true, false>(panels, cols, of, sums),
+                    (32, false, true) => int_rows::<P, 32, false, SIGNED_CODES>(panels, cols, of, sums),
+                    (_, false, _) => int_rows::<P, 16, false, false>(panels, cols, of, sums),
+                    (_, true, _) => int_rows::<P, 16, true, false>(panels, cols, of, sums),
+                }
+            }
+            for (i, sums) in sums.iter().enumerate() {
+                for (p, [acc, low]) in sums.iter().enumerate() {
+                    finish(x, i, acc, low, y, group(p).start - rows.start, group(p).len());
+                }
+            }
+        }
+
+        $(#[target_feature(enable = $feature)])+
+        fn with_format<const ID: u32>(w: &Matrix, rows: Range<usize>, of: Sides, sums: &mut [f32], y: &mut Tile) {
+            match of.x.rows() {
+                1 => return few::<ID, 1>(w, rows, of, y),
+                2 => return few::<ID, 2>(w, rows, of, y),
+                _ => (),
+            }
+            let mut panels = [const { Panel::EMPTY }; PANELS];
+            let mut first = rows.start;
+            while first < rows.end {
+                // The last rows may not fill all panels.
+                first += if first + 16 * (PANELS - 1) < rows.end {
+                    many::<ID, PANELS>(w, rows.clone(), first, of, &mut panels, sums, y);
+                    16 * PANELS
+                } else {
+                    many::<ID, 1>(w, rows.clone(), first, of, &mut panels, sums, y);
+                    16
+                };
+            }
+        }
+
+        $(#[target_feature(enable = $feature)])+
+        pub(in crate::kernel) fn int_dots(w: &Matrix, rows: Range<usize>, x: &Acts8, y: &mut Tile, scratch: &mut Scratch) {
+            let Codes { zero, sub, min, .. } = *w.format.codes.as_ref().expect("a format with codes");
+            assert!(x.c == w.cols && w.cols % 32 == 0, "activations of {} columns for {}", x.c, w.cols);
+            assert!(CHUNK.is_multiple_of(w.format.block), "blocks in a panel");
+            let parts = x.rows() * x.c / 16;
+            let [sums, start, totals] = scratch.three(
+                32 * PANELS * x.rows(),
+                if min { 0 } else { parts },
+                if min && sub == 16 { parts } else { 0 },
+            );
+            let start: &mut [i32] = bytemuck::cast_slice_mut(start);
+            for (start, s) in start.iter_mut().zip(&x.s) {
+                *start = -(zero as i32) * s;
+            }
+            for ((total, d), s) in totals.iter_mut().zip(&x.d).zip(&x.s) {
+                *total = d * *s as f32;
+            }
+            let of = Sides { x, start, totals: if sub == 16 { totals } else { &x.low } };
+            match w.format.id {
+                2 => with_format::<2>(w, rows, of, sums, y),
+                3 => with_format::<3>(w, rows, of, sums, y),
+                6 => with_format::<6>(w, rows, of, sums, y),
+                7 => with_format::<7>(w, rows, of, sums, y),
+                8 => with_format::<8>(w, rows, of, sums, y),
+                10 => with_format::<10>(w, rows, of, sums, y),
+                11 => with_format::<11>(w, rows, of, sums, y),
+                12 => with_format::<12>(w, rows, of, sums, y),
+                13 => with_format::<13>(w, rows, of, sums, y),
+                14 => with_format::<14>(w, rows, of, sums, y),
+                20 => with_format::<20>(w, rows, of, sums, y),
+                23 => with_format::<23>(w, rows, of, sums, y),
+                _ => with_format::<ANY>(w, rows, of, sums, y),
+            }
+        }
+    };
+}
+pub(super) use integers;
