@@ -28,17 +28,18 @@ macro_rules! compiled {
     };
 }
 
-/// One instruction set: its name, its features, the module with its products, and the table of the other kernels.
+/// One instruction set: its name, its features, the modules with its products of floats and of integers, and the table of the other kernels.
 #[cfg(target_arch = "x86_64")]
 macro_rules! backend {
-    ($module:ident $name:literal [$($feature:tt)+] $hand:path, $others:path) => {
-        backend!(@ $module $name [$($feature)+] [$($feature)+] $hand, $others);
+    ($module:ident $name:literal [$($feature:tt)+] $floats:path, $ints:path, $others:path) => {
+        backend!(@ $module $name [$($feature)+] [$($feature)+] $floats, $ints, $others);
     };
-    (@ $module:ident $name:literal $features:tt [$($feature:tt)+] $hand:path, $others:path) => {
+    (@ $module:ident $name:literal $features:tt [$($feature:tt)+] $floats:path, $ints:path, $others:path) => {
         #[allow(unsafe_code)]
         mod $module {
             use super::*;
-            use $hand as hand;
+            use $floats as floats;
+            use $ints as ints;
 
             pub(super) static KERNELS: Kernels = Kernels { name: $name, dots, sums, outer, int_dots, ..$others };
 
@@ -50,10 +51,10 @@ macro_rules! backend {
                 return true $(&& cfg!(target_feature = $feature))+;
             }
 
-            compiled!($features dots(x: View, w: View, y: &mut Tile) = hand::dots);
-            compiled!($features sums(a: View, w: View, y: &mut Tile) = hand::sums);
-            compiled!($features outer(a: View, b: View, y: &mut Tile) = hand::outer);
-            compiled!($features int_dots(w: &Matrix, rows: Range<usize>, x: &Acts8, y: &mut Tile, s: &mut Scratch) = hand::int_dots);
+            compiled!($features dots(x: View, w: View, y: &mut Tile) = floats::dots);
+            compiled!($features sums(a: View, w: View, y: &mut Tile) = floats::sums);
+            compiled!($features outer(a: View, b: View, y: &mut Tile) = floats::outer);
+            compiled!($features int_dots(w: &Matrix, rows: Range<usize>, x: &Acts8, y: &mut Tile, s: &mut Scratch) = ints::int_dots);
         }
     };
 }
@@ -79,7 +80,7 @@ macro_rules! others {
             };
 
             compiled!($features decode(w: &Matrix, rows: Range<usize>, cols: Range<usize>, out: &mut [f32]) = body::decode);
-            compiled!($features quantize(x: View, row: usize, out: &mut Acts8) = body::quantize);
+            compiled!($features quantize(x: View, row: usize, out: &mut Acts8) = crate::kernel::x86::quantize);
             compiled!($features exp(x: &mut [f32]) = body::exp);
             compiled!($features softmax(x: &mut [f32]) -> f32 = body::softmax);
             compiled!($features silu_mul(gate: &[f32], up: &[f32], out: &mut [f32]) = body::silu_mul);
@@ -94,10 +95,14 @@ macro_rules! others {
 #[cfg(target_arch = "x86_64")]
 others!(avx2_others ["avx2" "fma" "f16c"]);
 #[cfg(target_arch = "x86_64")]
-backend!(avx2 "avx2" ["avx2" "fma" "f16c"] crate::kernel::x86::avx2, avx2_others::TABLE);
+backend!(avx2 "avx2" ["avx2" "fma" "f16c"] 
+    crate::kernel::x86::avx2, crate::kernel::x86::avx2, avx2_others::TABLE);
+#[cfg(target_arch = "x86_64")]
+backend!(avxvnni "avxvnni" ["avx2" "fma" "f16c" "avxvnni"]
+    crate::kernel::x86::avx2, crate::kernel::x86::avxvnni, avx2_others::TABLE);
 #[cfg(target_arch = "x86_64")]
 backend!(avx512 "avx512" ["avx2" "fma" "f16c" "avx512f" "avx512bw" "avx512vl" "avx512dq" "avx512vnni"]
-    crate::kernel::x86::avx512, avx2_others::TABLE);
+    crate::kernel::x86::avx512, crate::kernel::x86::avx512, avx2_others::TABLE);
 
 /// Every backend that runs on this machine, plain first and the fastest last. Without the standard library: what this
 /// build was compiled for.
@@ -105,7 +110,9 @@ pub fn available() -> Vec<&'static Kernels> {
     #[allow(unused_mut, reason = "some targets have the plain backend alone")]
     let mut all = vec![&PLAIN];
     #[cfg(target_arch = "x86_64")]
-    for (runs, kernels) in [(avx2::runs(), &avx2::KERNELS), (avx512::runs(), &avx512::KERNELS)] {
+    for (runs, kernels) in
+        [(avx2::runs(), &avx2::KERNELS), (avxvnni::runs(), &avxvnni::KERNELS), (avx512::runs(), &avx512::KERNELS)]
+    {
         if runs {
             all.push(kernels);
         }

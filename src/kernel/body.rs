@@ -106,33 +106,61 @@ pub const LEVELS: [f32; 8] = [127.4, 126.0, 124.6, 123.2, 121.8, 120.4, 119.0, 1
 
 #[inline(always)]
 pub(super) fn quantize(x: View, row: usize, out: &mut Acts8) {
-    let (n, c) = (out.n, out.c);
-    assert!(x.c == c && c.is_multiple_of(LANES), "columns in blocks of 16");
+    assert!(x.c == out.c && x.c.is_multiple_of(LANES), "columns in blocks of 16");
     for (b, block) in x.row(row).as_chunks::<LANES>().0.iter().enumerate() {
-        let mut x = *block;
-        for part in 0..out.parts {
-            let at = (part * n + row) * c / LANES + b;
-            let q = &mut out.q.as_chunks_mut::<LANES>().0[at];
-            // What the first part leaves is small enough for any scale.
-            let d = round_block(&x, part == 0, q);
-            out.d[at] = d;
-            let s = q.iter().map(|&q| q as i32).sum();
-            out.s[at] = s;
-            out.low[at / 2] = fma(d, s as f32, if b % 2 == 0 { 0.0 } else { out.low[at / 2] });
-            for l in 0..LANES {
-                x[l] = fma(-d, q[l] as f32, x[l]);
-            }
+        quantize_block(block, row, b, out);
+    }
+}
+
+/// All parts of block `b` of a row.
+#[inline(always)]
+pub(super) fn quantize_block(block: &[f32; LANES], row: usize, b: usize, out: &mut Acts8) {
+    let mut x = *block;
+    for part in 0..out.parts {
+        let (at, d) = store_block(&x, part, row, b, out);
+        for l in 0..LANES {
+            x[l] = fma(-d, out.q[at * LANES + l] as f32, x[l]);
         }
     }
+}
+
+/// One part of a block: where it stands, and its scale.
+#[inline(always)]
+pub(super) fn store_block(x: &[f32; LANES], part: usize, row: usize, b: usize, out: &mut Acts8) -> (usize, f32) {
+    let at = (part * out.n + row) * out.c / LANES + b;
+    let q = &mut out.q.as_chunks_mut::<LANES>().0[at];
+    // What the first part leaves is small enough for any scale.
+    let d = round_block(x, part == 0, q);
+    let s = q.iter().map(|&q| q as i32).sum();
+    store_scale(d, s, at, out);
+    (at, d)
+}
+
+/// Scale and sum of block `at`; blocks come in order.
+#[inline(always)]
+pub(super) fn store_scale(d: f32, s: i32, at: usize, out: &mut Acts8) {
+    (out.d[at], out.s[at]) = (d, s);
+    out.low[at / 2] = fma(d, s as f32, if at.is_multiple_of(2) { 0.0 } else { out.low[at / 2] });
+}
+
+/// The largest magnitude. Magnitudes compare as their bits do, and a NaN is above all: it becomes the scale and so
+/// reaches the output.
+#[inline(always)]
+pub(super) fn largest(x: &[f32; LANES]) -> f32 {
+    f32::from_bits(x.iter().fold(0, |most, v| most.max(v.abs().to_bits())))
+}
+
+/// Whether a scale for values up to `most` and its inverse are normal numbers.
+#[inline(always)]
+pub(super) fn has_scale(most: f32) -> bool {
+    (256.0 * f32::MIN_POSITIVE..f32::INFINITY).contains(&most)
 }
 
 /// The codes of a block, and its scale: that of the first level, or of the best one.
 #[inline(always)]
 fn round_block(x: &[f32; LANES], search: bool, q: &mut [i8; LANES]) -> f32 {
-    // Magnitudes compare as their bits do, and a NaN is above all: it becomes the scale and so reaches the output.
-    let most = f32::from_bits(x.iter().fold(0, |most, v| most.max(v.abs().to_bits())));
-    // Below, a scale or its inverse would not be a normal number.
-    if !(256.0 * f32::MIN_POSITIVE..f32::INFINITY).contains(&most) {
+    let most = largest(x);
+    if !has_scale(most) {
         *q = [0; LANES];
         return if most < 1.0 { 0.0 } else { most };
     }

@@ -4,8 +4,9 @@
 
 use super::floats::products;
 use super::ints::integers;
+use super::{Acts8, View, body};
 use crate::quant;
-use core::arch::x86_64::{_MM_HINT_T0, _mm_loadu_si128, _mm_prefetch, _mm256_cvtph_ps, _mm256_storeu_ps};
+use core::arch::x86_64::*;
 
 /// Half floats (bits) to `f32`.
 #[target_feature(enable = "avx2,fma,f16c")]
@@ -20,12 +21,106 @@ pub(super) fn widen(x: &[u16], out: &mut [f32]) {
     }
 }
 
+/// [`Kernels::quantize`](super::Kernels::quantize) with a lane a level.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn quantize(x: View, row: usize, out: &mut Acts8) {
+    let (n, c) = (out.n, out.c);
+    assert!(x.c == c && c.is_multiple_of(32) && row < n, "columns in blocks of 32");
+    // SAFETY: the table has 8 levels.
+    let levels = unsafe { _mm256_loadu_ps(body::LEVELS.as_ptr()) };
+    let squares = _mm256_mul_ps(levels, levels);
+    for (b, block) in x.row(row).as_chunks::<16>().0.iter().enumerate() {
+        let most = body::largest(block);
+        if !body::has_scale(most) {
+            body::quantize_block(block, row, b, out);
+            continue;
+        }
+        let inverse = _mm256_div_ps(levels, _mm256_set1_ps(most));
+        let mut errors = _mm256_setzero_ps();
+        for v in block {
+            let v = _mm256_mul_ps(_mm256_set1_ps(*v), inverse);
+            let off = _mm256_sub_ps(v, _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(v));
+            errors = _mm256_add_ps(errors, _mm256_mul_ps(off, off));
+        }
+        let errors = _mm256_div_ps(errors, squares);
+        let least = _mm256_min_ps(errors, _mm256_permute2f128_ps::<1>(errors, errors));
+        let least = _mm256_min_ps(least, _mm256_permute_ps::<0b0100_1110>(least));
+        let least = _mm256_min_ps(least, _mm256_permute_ps::<0b1011_0001>(least));
+        let first = _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_EQ_OQ>(errors, least)).trailing_zeros();
+        let mut level = body::LEVELS[first as usize % 8];
+        // SAFETY: the block has 16 values.
+        let mut x = unsafe { [_mm256_loadu_ps(block.as_ptr()), _mm256_loadu_ps(block.as_ptr().add(8))] };
+        let mut most = most;
+        for part in 0..out.parts {
+            if part > 0 {
+                let mut rest = [0.0; 16];
+                // SAFETY: 16 values.
+                unsafe {
+                    (_mm256_storeu_ps(rest.as_mut_ptr(), x[0]), _mm256_storeu_ps(rest.as_mut_ptr().add(8), x[1]))
+                };
+                (most, level) = (body::largest(&rest), body::LEVELS[0]);
+                if !body::has_scale(most) {
+                    body::store_block(&rest, part, row, b, out);
+                    continue;
+                }
+            }
+            let (d, inverse) = (most / level, _mm256_set1_ps(level / most));
+            let q = x.map(|x| _mm256_cvtps_epi32(_mm256_mul_ps(x, inverse)));
+            let at = (part * n + row) * c / 16 + b;
+            let words = _mm256_permute4x64_epi64::<0xd8>(_mm256_packs_epi32(q[0], q[1]));
+            let bytes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
+            // SAFETY: 16 codes.
+            unsafe { _mm_storeu_si128(out.q[16 * at..16 * at + 16].as_mut_ptr().cast(), bytes) };
+            let sums = _mm256_madd_epi16(words, _mm256_set1_epi16(1));
+            let sums = _mm_add_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256::<1>(sums));
+            let sums = _mm_add_epi32(sums, _mm_shuffle_epi32::<0b0100_1110>(sums));
+            let sum = _mm_cvtsi128_si32(_mm_add_epi32(sums, _mm_shuffle_epi32::<0b1011_0001>(sums)));
+            body::store_scale(d, sum, at, out);
+            if part + 1 < out.parts {
+                let minus = _mm256_set1_ps(-d);
+                x = core::array::from_fn(|i| _mm256_fmadd_ps(minus, _mm256_cvtepi32_ps(q[i]), x[i]));
+            }
+        }
+    }
+}
+
 /// Asks for the cache line at `p`, which need not be valid.
 #[inline(always)]
 fn prefetch(p: *const u8) {
     // SAFETY: every x86-64 machine has SSE, and a prefetch touches no memory.
     unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
 }
+
+/// The products of 16 columns, from `int_dot`.
+macro_rules! int_part {
+    ($feature:literal) => {
+        /// Adds to each lane the dot products of 16 codes with 16 activations, for `M` rows of these and `P` panels.
+        ///
+        /// # Safety
+        /// There are 16 activations at each of `x`, and 4 vectors at each of `codes`.
+        #[inline]
+        #[target_feature(enable = $feature)]
+        unsafe fn int_part<const M: usize, const P: usize, const SIGNED: bool>(
+            sums: &mut [[I; P]; M],
+            codes: [*const [u8; 64]; P],
+            x: [*const i8; M],
+        ) {
+            for k in 0..4 {
+                // SAFETY: the caller's promise.
+                unsafe {
+                    let codes = codes.map(|codes| load_i(codes.add(k)));
+                    for m in 0..M {
+                        let four = x[m].cast::<i32>().add(k).read_unaligned();
+                        for p in 0..P {
+                            sums[m][p] = int_dot::<SIGNED>(sums[m][p], codes[p], four);
+                        }
+                    }
+                }
+            }
+        }
+    };
+}
+use int_part;
 
 /// AVX-512 with VNNI: 16 lanes are one register.
 pub(super) mod avx512 {
@@ -270,8 +365,8 @@ pub(super) mod avx2 {
     use super::prefetch;
     use core::arch::x86_64::*;
 
-    type F = [__m256; 2];
-    type I = [__m256i; 2];
+    pub(super) type F = [__m256; 2];
+    pub(super) type I = [__m256i; 2];
 
     /// Rows of activations and of weights in a tile of dot products.
     const DOT_X: usize = 3;
@@ -290,14 +385,14 @@ pub(super) mod avx2 {
         ($name:ident($($arg:ident: $type:ty),*) -> $result:ty $body:block) => {
             #[inline]
             #[target_feature(enable = "avx2,fma,f16c")]
-            fn $name($($arg: $type),*) -> $result $body
+            pub(super) fn $name($($arg: $type),*) -> $result $body
         };
         (unsafe $name:ident($($arg:ident: $type:ty),*) $(-> $result:ty)? $body:block) => {
             /// # Safety
             /// The pointer is good for 16 lanes.
             #[inline]
             #[target_feature(enable = "avx2,fma,f16c")]
-            unsafe fn $name($($arg: $type),*) $(-> $result)? {
+            pub(super) unsafe fn $name($($arg: $type),*) $(-> $result)? {
                 // SAFETY: the caller's promise.
                 unsafe { $body }
             }
@@ -350,7 +445,7 @@ pub(super) mod avx2 {
     /// 16 where bits `4k..4k + 4` of a row's dword are set, in panel order.
     #[inline]
     #[target_feature(enable = "avx2")]
-    fn bits_to_16(bits: I, k: usize) -> I {
+    pub(super) fn bits_to_16(bits: I, k: usize) -> I {
         let row = _mm256_set_epi64x(
             0x0c0c_0c0c_0808_0808,
             0x0404_0404_0000_0000,
@@ -371,7 +466,7 @@ pub(super) mod avx2 {
     /// Every pointer is good for 4 bytes.
     #[inline]
     #[target_feature(enable = "avx2")]
-    unsafe fn dwords(rows: [*const u8; 16]) -> I {
+    pub(super) unsafe fn dwords(rows: [*const u8; 16]) -> I {
         // SAFETY: the caller's promise.
         let at = |r: usize| unsafe { rows[r].cast::<i32>().read_unaligned() };
         [0, 8].map(|r| {
@@ -396,30 +491,7 @@ pub(super) mod avx2 {
         [dot(acc[0], codes[0]), dot(acc[1], codes[1])]
     }
 
-    /// Adds to each lane the dot products of 16 codes with 16 activations, for `M` rows of these and `P` panels.
-    ///
-    /// # Safety
-    /// There are 16 activations at each of `x`, and 4 vectors at each of `codes`.
-    #[inline]
-    #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn int_part<const M: usize, const P: usize, const SIGNED: bool>(
-        sums: &mut [[I; P]; M],
-        codes: [*const [u8; 64]; P],
-        x: [*const i8; M],
-    ) {
-        for k in 0..4 {
-            // SAFETY: the caller's promise.
-            unsafe {
-                let codes = codes.map(|codes| load_i(codes.add(k)));
-                for m in 0..M {
-                    let four = x[m].cast::<i32>().add(k).read_unaligned();
-                    for p in 0..P {
-                        sums[m][p] = int_dot::<SIGNED>(sums[m][p], codes[p], four);
-                    }
-                }
-            }
-        }
-    }
+    super::int_part!("avx2");
 
     /// The lanes of each register summed as a tree: `l` with `l + 8`, then `+ 4`, `+ 2`, `+ 1`.
     #[inline]
@@ -439,7 +511,7 @@ pub(super) mod avx2 {
     /// Every pointer is good for 16 bytes.
     #[inline]
     #[target_feature(enable = "avx2")]
-    unsafe fn transpose(rows: [*const u8; 16]) -> [I; 4] {
+    pub(super) unsafe fn transpose(rows: [*const u8; 16]) -> [I; 4] {
         // SAFETY: the caller's promise.
         let load = |r: usize| unsafe { _mm_loadu_si128(rows[r].cast()) };
         let half = |first: usize| {
@@ -460,4 +532,32 @@ pub(super) mod avx2 {
 
     super::products!("avx2" "fma" "f16c");
     super::integers!("avx2" "fma" "f16c");
+}
+
+/// AVX2 with VNNI of 256 bits: the operations of AVX2 but for the products of integers.
+pub(super) mod avxvnni {
+    use super::avx2::*;
+    use super::prefetch;
+    use crate::kernel::Tile;
+    use core::arch::x86_64::*;
+    use core::ops::Range;
+
+    /// Rows of activations in a tile of integer dot products.
+    const INT_X: usize = 4;
+    /// Panels of weights that such a tile spans.
+    const PANELS: usize = 1;
+    /// The instruction takes unsigned codes of 8 bits as they are.
+    const SIGNED_CODES: bool = false;
+
+    /// Adds to each lane the dot product of its 4 codes with 4 activations.
+    #[inline]
+    #[target_feature(enable = "avx2,avxvnni")]
+    fn int_dot<const SIGNED: bool>(acc: I, codes: I, four: i32) -> I {
+        const { assert!(!SIGNED, "codes are unsigned") };
+        let x = _mm256_set1_epi32(four);
+        [_mm256_dpbusd_avx_epi32(acc[0], codes[0], x), _mm256_dpbusd_avx_epi32(acc[1], codes[1], x)]
+    }
+
+    super::int_part!("avx2,avxvnni");
+    super::integers!("avx2" "fma" "f16c" "avxvnni");
 }
