@@ -15,7 +15,7 @@ macro_rules! products {
         $(#[target_feature(enable = $feature)])+
         fn dot_tile<const M: usize, const N: usize>(x: View, i: usize, w: View, j: usize, y: &mut Tile) {
             let (xs, ws): ([&[f32]; M], [&[f32]; N]) =
-                (core::array::from_fn(|m| x.row(i + m)), core::array::from_fn(|n| w.row(j + n)));
+                (array!(&[][..]; m => x.row(i + m)), array!(&[][..]; n => w.row(j + n)));
             let c = x.c;
             assert!(w.c == c, "rows of {c} with rows of {}", w.c);
             let mut acc = [[splat(0.0); N]; M];
@@ -23,7 +23,7 @@ macro_rules! products {
             while k + 16 <= c {
                 // SAFETY: every row has `c` values.
                 unsafe {
-                    let b: [F; N] = core::array::from_fn(|n| load(ws[n].as_ptr().add(k)));
+                    let b: [F; N] = array!(splat(0.0); n => load(ws[n].as_ptr().add(k)));
                     for m in 0..M {
                         let a = load(xs[m].as_ptr().add(k));
                         for n in 0..N {
@@ -87,14 +87,14 @@ macro_rules! products {
         fn sum_tile<const R: usize, const V: usize>(a: Left, w: View, ks: Range<usize>, y: &mut Tile, i: usize, at: usize) {
             assert!(ks.is_empty() || ks.end <= w.n && at + 16 * V <= w.c.min(y.c()), "columns of a tile");
             assert!(ks.is_empty() || (i + R - 1) * a.down + (ks.end - 1) * a.along < a.data.len(), "left factors");
-            let rows: [*mut f32; R] = core::array::from_fn(|r| y.row(i + r)[at..].as_mut_ptr());
+            let rows: [*mut f32; R] = array!(core::ptr::null_mut(); r => y.row(i + r)[at..].as_mut_ptr());
             // SAFETY: `16 · V` columns from `at` lie in `w` and `y`, and the last left factor in its data; checked above.
             unsafe {
                 let mut acc: [[F; V]; R] =
-                    core::array::from_fn(|r| core::array::from_fn(|v| load(rows[r].add(16 * v))));
+                    array!([splat(0.0); V]; r => array!(splat(0.0); v => load(rows[r].add(16 * v))));
                 for k in ks {
                     let right = w.data.as_ptr().add(k * w.stride + at);
-                    let b: [F; V] = core::array::from_fn(|v| load(right.add(16 * v)));
+                    let b: [F; V] = array!(splat(0.0); v => load(right.add(16 * v)));
                     for r in 0..R {
                         let left = splat(*a.data.as_ptr().add((i + r) * a.down + k * a.along));
                         for v in 0..V {

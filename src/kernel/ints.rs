@@ -9,8 +9,13 @@
 //! `fma`, `mul`, `to_float`, `and`, `or`, `shl`, `shr` (of 32 bits), `byte`, `signed_byte`, `low_nibbles`, `high_nibbles`,
 //! `flip` (bytes with their top bit inverted), `look_up` (of codes below 16), `bits_to_16`, `low_halves` and `high_halves`
 //! (of each lane, to float), `transpose` (16 bytes of 16 rows, to 4 vectors), `dwords` (4 bytes of 16 rows), `prefetch`,
-//! `int_dot` (adds 4 products a lane), `int_part` (the products of 16 columns for a tile); and the size of its tile, rows of
+//! `int_four` (adds the products of 16 columns), `int_part` (the same for a tile); and the size of its tile, rows of
 //! activations `INT_X` and panels `PANELS`.
+
+/// Widths of codes, for instruction sets to which they matter: at most 5 bits, at most 7, 8.
+pub(super) const NARROW: u8 = 5;
+pub(super) const MIDDLE: u8 = 7;
+pub(super) const WHOLE: u8 = 8;
 
 /// Columns that are unpacked at a time: their codes, scales and mins stay in the L1 cache.
 pub(super) const CHUNK: usize = 512;
@@ -28,9 +33,22 @@ impl Panel {
         Panel { codes: [[0; 64]; CHUNK / 4], scales: [[0.0; 16]; CHUNK / 16], mins: [[0.0; 16]; CHUNK / 16] };
 }
 
+/// An array by its index. A closure for `from_fn` has the features of the function around it and `from_fn` has not, so
+/// it would be called out of line.
+macro_rules! array {
+    ($first:expr; $i:ident => $value:expr) => {{
+        let mut out = [$first; _];
+        for $i in 0..out.len() {
+            out[$i] = $value;
+        }
+        out
+    }};
+}
+pub(super) use array;
+
 macro_rules! integers {
     ($($feature:tt)+) => {
-        use crate::kernel::ints::{CHUNK, Panel};
+        use crate::kernel::ints::{array, CHUNK, MIDDLE, NARROW, Panel, WHOLE};
         use crate::kernel::{Acts8, Scratch};
         use crate::quant::{self, Codes, Matrix};
 
@@ -52,7 +70,7 @@ macro_rules! integers {
                 assert!(!rows.is_empty() && first + count * format.bytes <= row_bytes, "columns of a matrix");
                 Blocks {
                     data: w.rows_bytes(rows.clone()),
-                    starts: core::array::from_fn(|r| r.min(rows.len() - 1) * row_bytes + first),
+                    starts: array!(0; r => r.min(rows.len() - 1) * row_bytes + first),
                     next: (next - rows.start) * row_bytes + 16 * first,
                     count,
                 }
@@ -65,7 +83,7 @@ macro_rules! integers {
             #[inline(always)]
             unsafe fn from(&self, at: usize) -> [*const u8; 16] {
                 // SAFETY: the caller's promise.
-                unsafe { self.starts.map(|start| self.data.as_ptr().add(start + at)) }
+                unsafe { array!(core::ptr::null(); r => self.data.as_ptr().add(self.starts[r] + at)) }
             }
 
             /// Asks for as much of what is wanted next as is worked on now, piece `i` of `parts` of a block `bytes` long
@@ -148,7 +166,7 @@ macro_rules! integers {
                         transpose(blocks.from(at + packed_at)),
                     )
                 };
-                let codes = core::array::from_fn(|k| {
+                let codes = array!(bits; k => {
                     let q = if k < 4 { low_nibbles(packed[k]) } else { high_nibbles(packed[k - 4]) };
                     if FIVE {
                         or(q, bits_to_16(bits, k))
@@ -173,7 +191,8 @@ macro_rules! integers {
                 blocks.fetch(b, 1, 34);
                 // SAFETY: a block has 34 bytes, and `count` of them lie in each row.
                 let (head, q) = unsafe { (dwords(blocks.from(b * 34)), bytes32(blocks, b * 34 + 2)) };
-                out(b, Columns::new(if SIGNED_CODES { q } else { q.map(|q| flip(q)) }, low_halves(head)));
+                let codes = array!(q[0]; k => if SIGNED_CODES { q[k] } else { flip(q[k]) });
+                out(b, Columns::new(codes, low_halves(head)));
             }
         }
 
@@ -202,7 +221,7 @@ macro_rules! integers {
                     let packed = unsafe { bytes32(blocks, at + packed_at + 32 * j) };
                     for high in 0..2 {
                         let i = 2 * j + high;
-                        let codes = core::array::from_fn(|k| {
+                        let codes = array!(splat_i(0); k => {
                             let q = if high == 0 { low_nibbles(packed[k]) } else { high_nibbles(packed[k]) };
                             if FIVE { or(q, bit(bits[k], i, 4)) } else { q }
                         });
@@ -235,14 +254,14 @@ macro_rules! integers {
                     for i in 0..4 {
                         blocks.fetch(8 * b + 4 * half + i, 8, 210);
                         let packed = &nibbles[i % 2];
-                        let codes = core::array::from_fn(|k| {
+                        let codes = array!(splat_i(0); k => {
                             if i < 2 {
                                 or(low_nibbles(packed[k]), and(shl(bits[k], 4 - 2 * i), upper))
                             } else {
                                 or(high_nibbles(packed[k]), and(shr(bits[k], 2 * i - 4), upper))
                             }
                         });
-                        let scales = [0, 1].map(|part| {
+                        let scales = array!(d; part => {
                             let s = 8 * half + 2 * i + part;
                             mul(d, to_float(signed_byte(scales[s / 4], s % 4)))
                         });
@@ -263,22 +282,28 @@ macro_rules! integers {
                     (
                         bytes32(blocks, at),
                         [bytes32(blocks, at + 32), bytes32(blocks, at + 64)],
-                        [96, 100, 104, 106].map(|i| dwords(blocks.from(at + i))),
+                        [
+                            dwords(blocks.from(at + 96)),
+                            dwords(blocks.from(at + 100)),
+                            dwords(blocks.from(at + 104)),
+                            dwords(blocks.from(at + 106)),
+                        ],
                     )
                 };
                 let d = high_halves(heads[3]);
                 let (three, upper) = (splat_i(0x0303_0303), splat_i(0x3030_3030));
-                let scales: [I; 4] = core::array::from_fn(|i| {
+                let scales: [I; 4] = array!(three; i => {
                     let low = if i < 2 { low_nibbles(heads[i]) } else { high_nibbles(heads[i - 2]) };
                     let high = [shl(heads[2], 4), shl(heads[2], 2), heads[2], shr(heads[2], 2)][i];
                     or(low, and(high, upper))
                 });
                 for i in 0..8 {
                     blocks.fetch(8 * b + i, 8, 110);
-                    let codes = core::array::from_fn(|k| {
+                    let codes = array!(splat_i(0); k => {
                         or(and(shr(packed[i / 4][k], 2 * (i % 4)), three), bit(bits[k], i, 2))
                     });
-                    let scales = [2 * i, 2 * i + 1].map(|s| {
+                    let scales = array!(d; part => {
+                        let s = 2 * i + part;
                         let s = to_float(byte(scales[s / 4], s % 4));
                         mul(d, fma(s, splat(1.0), splat(-32.0)))
                     });
@@ -304,13 +329,12 @@ macro_rules! integers {
                 let (d, dmin) = (low_halves(head), mul(high_halves(head), splat(-1.0)));
                 for i in 0..8 {
                     blocks.fetch(8 * b + i, 8, 84);
-                    let codes =
-                        core::array::from_fn(|k| and(shr(packed[i / 4][k], 2 * (i % 4)), splat_i(0x0303_0303)));
-                    let [scales, mins] = [(d, false), (dmin, true)].map(|(d, high)| {
-                        [2 * i, 2 * i + 1].map(|s| {
-                            let four = if high { high_nibbles(both[s / 4]) } else { low_nibbles(both[s / 4]) };
-                            mul(d, to_float(byte(four, s % 4)))
-                        })
+                    let codes = array!(splat_i(0); k => and(shr(packed[i / 4][k], 2 * (i % 4)), splat_i(0x0303_0303)));
+                    let scales = array!(d; s => {
+                        mul(d, to_float(byte(low_nibbles(both[(2 * i + s) / 4]), (2 * i + s) % 4)))
+                    });
+                    let mins = array!(d; s => {
+                        mul(dmin, to_float(byte(high_nibbles(both[(2 * i + s) / 4]), (2 * i + s) % 4)))
                     });
                     out(8 * b + i, Columns { codes, scales, mins });
                 }
@@ -330,7 +354,7 @@ macro_rules! integers {
                     blocks.fetch(8 * b + i, 8, 136);
                     // SAFETY: as above.
                     let packed = unsafe { transpose(blocks.from(at + 8 + 16 * i)) };
-                    let codes = core::array::from_fn(|k| {
+                    let codes = array!(splat_i(0); k => {
                         look_up(&IQ4, if k < 4 { low_nibbles(packed[k]) } else { high_nibbles(packed[k - 4]) })
                     });
                     let high = shl(and(shr(head, 16 + 2 * i), splat_i(3)), 4);
@@ -361,16 +385,15 @@ macro_rules! integers {
                     }
                 }
                 for i in 0..block / 32 {
-                    let halves: [[I; 4]; 2] = core::array::from_fn(|half| {
-                        let rows = core::array::from_fn(|r| q[r * block + 32 * i + 16 * half..][..16].as_ptr());
+                    let halves: [[I; 4]; 2] = array!([splat_i(0); 4]; half => {
+                        let rows = array!(core::ptr::null(); r => q[r * block + 32 * i + 16 * half..][..16].as_ptr());
                         // SAFETY: 16 codes stand there, by the slice above.
                         unsafe { transpose(rows) }
                     });
                     let signed = SIGNED_CODES && codes.zero == 128;
-                    let codes_of = |k: usize| if signed { flip(halves[k / 4][k % 4]) } else { halves[k / 4][k % 4] };
                     let at = |part: usize| if codes.sub == 16 { 2 * i + part } else { i };
                     out(b * block / 32 + i, Columns {
-                        codes: core::array::from_fn(codes_of),
+                        codes: array!(splat_i(0); k => if signed { flip(halves[k / 4][k % 4]) } else { halves[k / 4][k % 4] }),
                         scales: [load_from(&scales[at(0)]), load_from(&scales[at(1)])],
                         mins: [load_from(&mins[at(0)]), load_from(&mins[at(1)])],
                     });
@@ -434,15 +457,13 @@ macro_rules! integers {
                             unsafe {
                                 let start = if min || signed { 0 } else { *of.start.as_ptr().add(at) };
                                 let mut ints = splat_i(start);
-                                let q = x.q.as_ptr().add(16 * at).cast::<i32>();
-                                for k in 0..4 {
-                                    let (codes, four) = (columns.codes[4 * part + k], q.add(k).read_unaligned());
-                                    ints = if signed {
-                                        int_dot::<SIGNED_CODES>(ints, codes, four)
-                                    } else {
-                                        int_dot::<false>(ints, codes, four)
-                                    };
-                                }
+                                let q = x.q.as_ptr().add(16 * at);
+                                let codes = array!(splat_i(0); k => columns.codes[4 * part + k]);
+                                ints = match zero {
+                                    128 => int_four::<WHOLE>(ints, codes, q),
+                                    32 => int_four::<MIDDLE>(ints, codes, q),
+                                    _ => int_four::<NARROW>(ints, codes, q),
+                                };
                                 scaled = fma(splat(*x.d.as_ptr().add(at)), to_float(ints), scaled);
                             }
                             if sub == 16 {
@@ -484,22 +505,22 @@ macro_rules! integers {
 
         /// Goes on with rows `i..i + M` of the activations over columns `cols`, which the panels hold.
         $(#[target_feature(enable = $feature)])+
-        fn int_tile<const M: usize, const P: usize, const SUB: usize, const MIN: bool, const SIGNED: bool>(
+        fn int_tile<const M: usize, const P: usize, const SUB: usize, const MIN: bool, const BITS: u8>(
             panels: &[Panel; P],
             cols: Range<usize>,
             of: Sides,
             i: usize,
             sums: &mut [[Sums; P]],
         ) {
-            let x = of.x;
+            let (x, free) = (of.x, MIN || SIGNED_CODES && BITS == WHOLE);
             let sums: &mut [[Sums; P]; M] = (&mut sums[i..i + M]).try_into().expect("M rows");
             let parts = cols.start / 16..cols.end / 16;
-            let q: [&[i8]; M] = core::array::from_fn(|m| &x.q[(i + m) * x.c..][cols.clone()]);
-            let d: [&[f32]; M] = core::array::from_fn(|m| &x.d[(i + m) * x.c / 16..][parts.clone()]);
-            let s: [&[i32]; M] = core::array::from_fn(|m| {
-                if SIGNED || MIN { &[][..] } else { &of.start[(i + m) * x.c / 16..][parts.clone()] }
+            let q: [&[i8]; M] = array!(&[][..]; m => &x.q[(i + m) * x.c..][cols.clone()]);
+            let d: [&[f32]; M] = array!(&[][..]; m => &x.d[(i + m) * x.c / 16..][parts.clone()]);
+            let s: [&[i32]; M] = array!(&[][..]; m => {
+                if free { &[][..] } else { &of.start[(i + m) * x.c / 16..][parts.clone()] }
             });
-            let mut acc: [[F; P]; M] = core::array::from_fn(|m| core::array::from_fn(|p| load_from(&sums[m][p][0])));
+            let mut acc: [[F; P]; M] = array!([splat(0.0); P]; m => array!(splat(0.0); p => load_from(&sums[m][p][0])));
             let count = cols.len() / SUB;
             assert!(count * SUB <= CHUNK && cols.len() % 32 == 0, "columns of a panel");
             for b in 0..count {
@@ -507,13 +528,13 @@ macro_rules! integers {
                 for part in b * (SUB / 16)..(b + 1) * (SUB / 16) {
                     // SAFETY: `b` is below `count`, and the slices above hold that many blocks, scales and sums.
                     unsafe {
-                        let mut ints: [[I; P]; M] = core::array::from_fn(|m| {
-                            [splat_i(if SIGNED || MIN { 0 } else { *s[m].as_ptr().add(part) }); P]
+                        let mut ints: [[I; P]; M] = array!([splat_i(0); P]; m => {
+                            [splat_i(if free { 0 } else { *s[m].as_ptr().add(part) }); P]
                         });
-                        int_part::<M, P, SIGNED>(
+                        int_part::<M, P, BITS>(
                             &mut ints,
-                            core::array::from_fn(|p| panels[p].codes.as_ptr().add(4 * part)),
-                            core::array::from_fn(|m| q[m].as_ptr().add(16 * part)),
+                            array!(core::ptr::null(); p => panels[p].codes.as_ptr().add(4 * part)),
+                            array!(core::ptr::null(); m => q[m].as_ptr().add(16 * part)),
                         );
                         for m in 0..M {
                             let d = splat(*d[m].as_ptr().add(part));
@@ -537,10 +558,10 @@ macro_rules! integers {
             }
             if MIN {
                 let blocks = cols.start / SUB..cols.end / SUB;
-                let totals: [&[f32]; M] = core::array::from_fn(|m| &of.totals[(i + m) * x.c / SUB..][blocks.clone()]);
-                let mut low: [[F; P]; M] = core::array::from_fn(|m| core::array::from_fn(|p| load_from(&sums[m][p][1])));
+                let totals: [&[f32]; M] = array!(&[][..]; m => &of.totals[(i + m) * x.c / SUB..][blocks.clone()]);
+                let mut low: [[F; P]; M] = array!([splat(0.0); P]; m => array!(splat(0.0); p => load_from(&sums[m][p][1])));
                 for b in 0..count {
-                    let mins: [F; P] = core::array::from_fn(|p| load_from(&panels[p].mins[b]));
+                    let mins: [F; P] = array!(splat(0.0); p => load_from(&panels[p].mins[b]));
                     for m in 0..M {
                         let total = splat(totals[m][b]);
                         for p in 0..P {
@@ -557,7 +578,7 @@ macro_rules! integers {
         }
 
         $(#[target_feature(enable = $feature)])+
-        fn int_rows<const P: usize, const SUB: usize, const MIN: bool, const SIGNED: bool>(
+        fn int_rows<const P: usize, const SUB: usize, const MIN: bool, const BITS: u8>(
             panels: &[Panel; P],
             cols: Range<usize>,
             of: Sides,
@@ -567,13 +588,13 @@ macro_rules! integers {
             while i < of.x.rows() {
                 let left = of.x.rows() - i;
                 i += if left >= INT_X {
-                    int_tile::<INT_X, P, SUB, MIN, SIGNED>(panels, cols.clone(), of, i, sums);
+                    int_tile::<INT_X, P, SUB, MIN, BITS>(panels, cols.clone(), of, i, sums);
                     INT_X
                 } else if left >= 2 {
-                    int_tile::<2, P, SUB, MIN, SIGNED>(panels, cols.clone(), of, i, sums);
+                    int_tile::<2, P, SUB, MIN, BITS>(panels, cols.clone(), of, i, sums);
                     2
                 } else {
-                    int_tile::<1, P, SUB, MIN, SIGNED>(panels, cols.clone(), of, i, sums);
+                    int_tile::<1, P, SUB, MIN, BITS>(panels, cols.clone(), of, i, sums);
                     1
                 };
             }
@@ -591,7 +612,7 @@ macro_rules! integers {
             y: &mut Tile,
         ) {
             let Codes { zero, sub, min, .. } = *w.format.codes.as_ref().expect("a format with codes");
-            let (x, signed) = (of.x, SIGNED_CODES && zero == 128);
+            let x = of.x;
             let panels: &mut [Panel; P] = (&mut panels[..P]).try_into().expect("P panels");
             let sums = sums[..32 * P * x.rows()].as_chunks_mut::<16>().0.as_chunks_mut::<2>().0.as_chunks_mut::<P>().0;
             sums.fill([[[0.0; 16]; 2]; P]);
@@ -612,12 +633,13 @@ macro_rules! integers {
                         }
                     });
                 }
-                match (sub, min, signed) {
-                    (32, false, false) => int_rows::<P, 32, false, false>(panels, cols, of, sums),
-                    (32, true, _) => int_rows::<P, 32, true, false>(panels, cols, of, sums),
-                    (32, false, true) => int_rows::<P, 32, false, SIGNED_CODES>(panels, cols, of, sums),
-                    (_, false, _) => int_rows::<P, 16, false, false>(panels, cols, of, sums),
-                    (_, true, _) => int_rows::<P, 16, true, false>(panels, cols, of, sums),
+                match (sub, min, zero) {
+                    (32, true, _) => int_rows::<P, 32, true, NARROW>(panels, cols, of, sums),
+                    (32, false, 128) => int_rows::<P, 32, false, WHOLE>(panels, cols, of, sums),
+                    (32, false, _) => int_rows::<P, 32, false, NARROW>(panels, cols, of, sums),
+                    (_, false, 32) => int_rows::<P, 16, false, MIDDLE>(panels, cols, of, sums),
+                    (_, false, _) => int_rows::<P, 16, false, NARROW>(panels, cols, of, sums),
+                    (_, true, _) => int_rows::<P, 16, true, NARROW>(panels, cols, of, sums),
                 }
             }
             for (i, sums) in sums.iter().enumerate() {

@@ -3,7 +3,7 @@
 #![allow(unsafe_code)]
 
 use super::floats::products;
-use super::ints::integers;
+use super::ints::{array, integers};
 use super::{Acts8, View, body};
 use crate::quant;
 use core::arch::x86_64::*;
@@ -65,7 +65,7 @@ pub(super) fn quantize(x: View, row: usize, out: &mut Acts8) {
                 }
             }
             let (d, inverse) = (most / level, _mm256_set1_ps(level / most));
-            let q = x.map(|x| _mm256_cvtps_epi32(_mm256_mul_ps(x, inverse)));
+            let q: [__m256i; 2] = array!(_mm256_setzero_si256(); i => _mm256_cvtps_epi32(_mm256_mul_ps(x[i], inverse)));
             let at = (part * n + row) * c / 16 + b;
             let words = _mm256_permute4x64_epi64::<0xd8>(_mm256_packs_epi32(q[0], q[1]));
             let bytes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
@@ -78,7 +78,7 @@ pub(super) fn quantize(x: View, row: usize, out: &mut Acts8) {
             body::store_scale(d, sum, at, out);
             if part + 1 < out.parts {
                 let minus = _mm256_set1_ps(-d);
-                x = core::array::from_fn(|i| _mm256_fmadd_ps(minus, _mm256_cvtepi32_ps(q[i]), x[i]));
+                x = array!(minus; i => _mm256_fmadd_ps(minus, _mm256_cvtepi32_ps(q[i]), x[i]));
             }
         }
     }
@@ -91,7 +91,7 @@ fn prefetch(p: *const u8) {
     unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
 }
 
-/// The products of 16 columns, from `int_dot`.
+/// The products of a tile, from those of one row.
 macro_rules! int_part {
     ($feature:literal) => {
         /// Adds to each lane the dot products of 16 codes with 16 activations, for `M` rows of these and `P` panels.
@@ -100,21 +100,17 @@ macro_rules! int_part {
         /// There are 16 activations at each of `x`, and 4 vectors at each of `codes`.
         #[inline]
         #[target_feature(enable = $feature)]
-        unsafe fn int_part<const M: usize, const P: usize, const SIGNED: bool>(
+        unsafe fn int_part<const M: usize, const P: usize, const BITS: u8>(
             sums: &mut [[I; P]; M],
             codes: [*const [u8; 64]; P],
             x: [*const i8; M],
         ) {
-            for k in 0..4 {
+            for p in 0..P {
                 // SAFETY: the caller's promise.
-                unsafe {
-                    let codes = codes.map(|codes| load_i(codes.add(k)));
-                    for m in 0..M {
-                        let four = x[m].cast::<i32>().add(k).read_unaligned();
-                        for p in 0..P {
-                            sums[m][p] = int_dot::<SIGNED>(sums[m][p], codes[p], four);
-                        }
-                    }
+                let codes = array!(splat_i(0); k => unsafe { load_i(codes[p].add(k)) });
+                for m in 0..M {
+                    // SAFETY: the caller's promise.
+                    sums[m][p] = unsafe { int_four::<BITS>(sums[m][p], codes, x[m]) };
                 }
             }
         }
@@ -201,7 +197,7 @@ pub(super) mod avx512 {
 
     /// 16 where bits `4k..4k + 4` of a row's dword are set, in panel order.
     #[inline]
-    #[target_feature(enable = "avx512f,avx512bw")]
+    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
     fn bits_to_16(bits: I, k: usize) -> I {
         let row = _mm512_set_epi64(
             0x0c0c_0c0c_0808_0808,
@@ -223,7 +219,7 @@ pub(super) mod avx512 {
     /// # Safety
     /// Every pointer is good for 4 bytes.
     #[inline]
-    #[target_feature(enable = "avx512f")]
+    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
     unsafe fn dwords(rows: [*const u8; 16]) -> I {
         // SAFETY: the caller's promise.
         let at = |r: usize| unsafe { rows[r].cast::<i32>().read_unaligned() };
@@ -247,12 +243,19 @@ pub(super) mod avx512 {
         )
     }
 
-    /// Adds to each lane the dot product of its 4 codes with 4 activations.
+    /// Adds to each lane the dot product of 16 codes with 16 activations.
+    ///
+    /// # Safety
+    /// There are 16 activations at `x`.
     #[inline]
-    #[target_feature(enable = "avx512f,avx512vnni")]
-    fn int_dot<const SIGNED: bool>(acc: I, codes: I, four: i32) -> I {
-        const { assert!(!SIGNED, "codes are unsigned") };
-        _mm512_dpbusd_epi32(acc, codes, _mm512_set1_epi32(four))
+    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+    unsafe fn int_four<const BITS: u8>(mut acc: I, codes: [I; 4], x: *const i8) -> I {
+        for k in 0..4 {
+            // SAFETY: the caller's promise.
+            let four = unsafe { x.cast::<i32>().add(k).read_unaligned() };
+            acc = _mm512_dpbusd_epi32(acc, codes[k], _mm512_set1_epi32(four));
+        }
+        acc
     }
 
     /// Adds to each lane the dot products of 16 codes with 16 activations, for `M` rows of these and `P` panels.
@@ -260,15 +263,14 @@ pub(super) mod avx512 {
     /// # Safety
     /// There are 16 activations at each of `x`, and 4 vectors at each of `codes`.
     #[inline]
-    #[target_feature(enable = "avx512f,avx512vnni")]
-    unsafe fn int_part<const M: usize, const P: usize, const SIGNED: bool>(
+    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+    unsafe fn int_part<const M: usize, const P: usize, const BITS: u8>(
         sums: &mut [[I; P]; M],
         codes: [*const [u8; 64]; P],
         x: [*const i8; M],
     ) {
-        const { assert!(!SIGNED, "codes are unsigned") };
         if M == 4 && P == 2 {
-            let mut s: [I; 8] = core::array::from_fn(|i| sums[i / 2][i % 2]);
+            let mut s: [I; 8] = array!(splat_i(0); i => sums[i / 2][i % 2]);
             macro_rules! step {
                 ($at:literal, $x:literal) => {
                     concat!(
@@ -295,13 +297,13 @@ pub(super) mod avx512 {
                 );
             }
             let _ = (a, b, t, u);
-            *sums = core::array::from_fn(|m| core::array::from_fn(|p| s[2 * m + p]));
+            *sums = array!([splat_i(0); P]; m => array!(splat_i(0); p => s[2 * m + p]));
             return;
         }
         for k in 0..4 {
             // SAFETY: the caller's promise.
             unsafe {
-                let codes = codes.map(|codes| load_i(codes.add(k)));
+                let codes: [I; P] = array!(splat_i(0); p => load_i(codes[p].add(k)));
                 for m in 0..M {
                     let four = _mm512_set1_epi32(x[m].cast::<i32>().add(k).read_unaligned());
                     for p in 0..P {
@@ -314,7 +316,7 @@ pub(super) mod avx512 {
 
     /// The lanes of each register summed as a tree: `l` with `l + 8`, then `+ 4`, `+ 2`, `+ 1`.
     #[inline]
-    #[target_feature(enable = "avx512f,avx512dq")]
+    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
     fn sum<const N: usize>(a: [F; N]) -> [f32; N] {
         let get = |n: usize| a[n.min(N - 1)];
         let eight = |a: F, b: F| _mm512_add_ps(_mm512_shuffle_f32x4::<0x44>(a, b), _mm512_shuffle_f32x4::<0xee>(a, b));
@@ -327,7 +329,7 @@ pub(super) mod avx512 {
         let mut out = [0.0; 4];
         // SAFETY: the array has 4 values.
         unsafe { _mm_storeu_ps(out.as_mut_ptr(), packed) };
-        core::array::from_fn(|n| out[n])
+        array!(0.0; n => out[n])
     }
 
     /// Bytes `4k..4k + 4` of 16 rows, row after row, for `k` from 0 to 3.
@@ -335,12 +337,12 @@ pub(super) mod avx512 {
     /// # Safety
     /// Every pointer is good for 16 bytes.
     #[inline]
-    #[target_feature(enable = "avx512f")]
+    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
     unsafe fn transpose(rows: [*const u8; 16]) -> [I; 4] {
         // SAFETY: the caller's promise.
         let load = |r: usize| unsafe { _mm_loadu_si128(rows[r].cast()) };
         // Row e, 4 + e, 8 + e and 12 + e in the quarters of register e.
-        let z: [I; 4] = core::array::from_fn(|e| {
+        let z: [I; 4] = array!(splat_i(0); e => {
             let z = _mm512_castsi128_si512(load(e));
             let z = _mm512_inserti32x4::<1>(z, load(4 + e));
             let z = _mm512_inserti32x4::<2>(z, load(8 + e));
@@ -425,14 +427,14 @@ pub(super) mod avx2 {
     });
     op!(and(a: I, b: I) -> I { [_mm256_and_si256(a[0], b[0]), _mm256_and_si256(a[1], b[1])] });
     op!(or(a: I, b: I) -> I { [_mm256_or_si256(a[0], b[0]), _mm256_or_si256(a[1], b[1])] });
-    op!(shl(a: I, n: usize) -> I { let n = _mm_cvtsi32_si128(n as i32); a.map(|a| _mm256_sll_epi32(a, n)) });
-    op!(shr(a: I, n: usize) -> I { let n = _mm_cvtsi32_si128(n as i32); a.map(|a| _mm256_srl_epi32(a, n)) });
+    op!(shl(a: I, n: usize) -> I { let n = _mm_cvtsi32_si128(n as i32); [_mm256_sll_epi32(a[0], n), _mm256_sll_epi32(a[1], n)] });
+    op!(shr(a: I, n: usize) -> I { let n = _mm_cvtsi32_si128(n as i32); [_mm256_srl_epi32(a[0], n), _mm256_srl_epi32(a[1], n)] });
     op!(byte(a: I, n: usize) -> I { and(shr(a, 8 * n), splat_i(255)) });
-    op!(signed_byte(a: I, n: usize) -> I { shl(a, 24 - 8 * n).map(|a| _mm256_srai_epi32::<24>(a)) });
+    op!(signed_byte(a: I, n: usize) -> I { let a = shl(a, 24 - 8 * n); [_mm256_srai_epi32::<24>(a[0]), _mm256_srai_epi32::<24>(a[1])] });
     op!(look_up(table: &[u8; 16], x: I) -> I {
         // SAFETY: the table has 16 bytes.
         let table = _mm256_broadcastsi128_si256(unsafe { _mm_loadu_si128(table.as_ptr().cast()) });
-        x.map(|x| _mm256_shuffle_epi8(table, x))
+        [_mm256_shuffle_epi8(table, x[0]), _mm256_shuffle_epi8(table, x[1])]
     });
     op!(low_halves(a: I) -> F {
         let [low, high] = and(a, splat_i(0xffff));
@@ -444,7 +446,7 @@ pub(super) mod avx2 {
 
     /// 16 where bits `4k..4k + 4` of a row's dword are set, in panel order.
     #[inline]
-    #[target_feature(enable = "avx2")]
+    #[target_feature(enable = "avx2,fma,f16c")]
     pub(super) fn bits_to_16(bits: I, k: usize) -> I {
         let row = _mm256_set_epi64x(
             0x0c0c_0c0c_0808_0808,
@@ -454,8 +456,8 @@ pub(super) mod avx2 {
         );
         let row = _mm256_add_epi8(row, _mm256_set1_epi8(k as i8 / 2));
         let one = _mm256_set1_epi32(if k.is_multiple_of(2) { 0x0804_0201 } else { 0x8040_2010u32 as i32 });
-        bits.map(|bits| {
-            let set = _mm256_and_si256(_mm256_shuffle_epi8(bits, row), one);
+        array!(row; i => {
+            let set = _mm256_and_si256(_mm256_shuffle_epi8(bits[i], row), one);
             _mm256_and_si256(_mm256_cmpeq_epi8(set, one), _mm256_set1_epi8(16))
         })
     }
@@ -465,39 +467,59 @@ pub(super) mod avx2 {
     /// # Safety
     /// Every pointer is good for 4 bytes.
     #[inline]
-    #[target_feature(enable = "avx2")]
+    #[target_feature(enable = "avx2,fma,f16c")]
     pub(super) unsafe fn dwords(rows: [*const u8; 16]) -> I {
         // SAFETY: the caller's promise.
         let at = |r: usize| unsafe { rows[r].cast::<i32>().read_unaligned() };
-        [0, 8].map(|r| {
+        array!(_mm256_setzero_si256(); i => {
+            let r = 8 * i;
             _mm256_setr_epi32(at(r), at(r + 1), at(r + 2), at(r + 3), at(r + 4), at(r + 5), at(r + 6), at(r + 7))
         })
     }
 
-    /// Adds to each lane the dot product of its 4 codes with 4 activations. Unsigned codes are below 128, so a pair of
-    /// products fits 16 bits; so does one of signed codes, taken as magnitude times activation with the code's sign.
+    /// Adds to each lane the dot product of 16 codes with 16 activations. Unsigned codes are below 128, so a pair of
+    /// products fits 16 bits, and four such pairs if the codes are below 32; so does a pair of signed codes, taken as
+    /// magnitude times activation with the code's sign.
+    ///
+    /// # Safety
+    /// There are 16 activations at `x`.
     #[inline]
-    #[target_feature(enable = "avx2")]
-    fn int_dot<const SIGNED: bool>(acc: I, codes: I, four: i32) -> I {
-        let (x, ones) = (_mm256_set1_epi32(four), _mm256_set1_epi16(1));
-        let dot = |acc, codes| {
-            let pairs = if SIGNED {
-                _mm256_maddubs_epi16(_mm256_abs_epi8(codes), _mm256_sign_epi8(x, codes))
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn int_four<const BITS: u8>(mut acc: I, codes: [I; 4], x: *const i8) -> I {
+        // SAFETY: the caller's promise.
+        let x: [__m256i; 4] =
+            array!(acc[0]; k => _mm256_set1_epi32(unsafe { x.cast::<i32>().add(k).read_unaligned() }));
+        let ones = _mm256_set1_epi16(1);
+        for half in 0..2 {
+            let pairs: [__m256i; 4] = array!(ones; k => {
+                if BITS == WHOLE {
+                    _mm256_maddubs_epi16(_mm256_abs_epi8(codes[k][half]), _mm256_sign_epi8(x[k], codes[k][half]))
+                } else {
+                    _mm256_maddubs_epi16(codes[k][half], x[k])
+                }
+            });
+            let [a, b] = [_mm256_add_epi16(pairs[0], pairs[1]), _mm256_add_epi16(pairs[2], pairs[3])];
+            let four = if BITS == NARROW {
+                _mm256_madd_epi16(_mm256_add_epi16(a, b), ones)
+            } else if BITS == MIDDLE {
+                _mm256_add_epi32(_mm256_madd_epi16(a, ones), _mm256_madd_epi16(b, ones))
             } else {
-                _mm256_maddubs_epi16(codes, x)
+                let [a, b, c, d] = array!(ones; k => _mm256_madd_epi16(pairs[k], ones));
+                _mm256_add_epi32(_mm256_add_epi32(a, b), _mm256_add_epi32(c, d))
             };
-            _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, ones))
-        };
-        [dot(acc[0], codes[0]), dot(acc[1], codes[1])]
+            acc[half] = _mm256_add_epi32(acc[half], four);
+        }
+        acc
     }
 
-    super::int_part!("avx2");
+    super::int_part!("avx2,fma,f16c");
 
     /// The lanes of each register summed as a tree: `l` with `l + 8`, then `+ 4`, `+ 2`, `+ 1`.
     #[inline]
-    #[target_feature(enable = "avx2")]
+    #[target_feature(enable = "avx2,fma,f16c")]
     fn sum<const N: usize>(a: [F; N]) -> [f32; N] {
-        a.map(|[low, high]| {
+        array!(0.0; n => {
+            let [low, high] = a[n];
             let eight = _mm256_add_ps(low, high);
             let four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
             let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
@@ -510,13 +532,14 @@ pub(super) mod avx2 {
     /// # Safety
     /// Every pointer is good for 16 bytes.
     #[inline]
-    #[target_feature(enable = "avx2")]
+    #[target_feature(enable = "avx2,fma,f16c")]
     pub(super) unsafe fn transpose(rows: [*const u8; 16]) -> [I; 4] {
         // SAFETY: the caller's promise.
         let load = |r: usize| unsafe { _mm_loadu_si128(rows[r].cast()) };
         let half = |first: usize| {
             // Row e and 4 + e in the halves of register e.
-            let z: [__m256i; 4] = core::array::from_fn(|e| _mm256_set_m128i(load(first + 4 + e), load(first + e)));
+            let z: [__m256i; 4] =
+                array!(_mm256_setzero_si256(); e => _mm256_set_m128i(load(first + 4 + e), load(first + e)));
             let (a, b) = (_mm256_unpacklo_epi32(z[0], z[1]), _mm256_unpackhi_epi32(z[0], z[1]));
             let (c, d) = (_mm256_unpacklo_epi32(z[2], z[3]), _mm256_unpackhi_epi32(z[2], z[3]));
             [
@@ -527,7 +550,7 @@ pub(super) mod avx2 {
             ]
         };
         let (top, bottom) = (half(0), half(8));
-        core::array::from_fn(|k| [top[k], bottom[k]])
+        array!([top[0]; 2]; k => [top[k], bottom[k]])
     }
 
     super::products!("avx2" "fma" "f16c");
@@ -543,21 +566,30 @@ pub(super) mod avxvnni {
     use core::ops::Range;
 
     /// Rows of activations in a tile of integer dot products.
-    const INT_X: usize = 4;
+    const INT_X: usize = 2;
     /// Panels of weights that such a tile spans.
     const PANELS: usize = 1;
     /// The instruction takes unsigned codes of 8 bits as they are.
     const SIGNED_CODES: bool = false;
 
-    /// Adds to each lane the dot product of its 4 codes with 4 activations.
+    /// Adds to each lane the dot product of 16 codes with 16 activations.
+    ///
+    /// # Safety
+    /// There are 16 activations at `x`.
     #[inline]
-    #[target_feature(enable = "avx2,avxvnni")]
-    fn int_dot<const SIGNED: bool>(acc: I, codes: I, four: i32) -> I {
-        const { assert!(!SIGNED, "codes are unsigned") };
-        let x = _mm256_set1_epi32(four);
-        [_mm256_dpbusd_avx_epi32(acc[0], codes[0], x), _mm256_dpbusd_avx_epi32(acc[1], codes[1], x)]
+    #[target_feature(enable = "avx2,fma,f16c,avxvnni")]
+    unsafe fn int_four<const BITS: u8>(mut acc: I, codes: [I; 4], x: *const i8) -> I {
+        for k in 0..4 {
+            // SAFETY: the caller's promise.
+            let four = _mm256_set1_epi32(unsafe { x.cast::<i32>().add(k).read_unaligned() });
+            acc = [
+                _mm256_dpbusd_avx_epi32(acc[0], codes[k][0], four),
+                _mm256_dpbusd_avx_epi32(acc[1], codes[k][1], four),
+            ];
+        }
+        acc
     }
 
-    super::int_part!("avx2,avxvnni");
+    super::int_part!("avx2,fma,f16c,avxvnni");
     super::integers!("avx2" "fma" "f16c" "avxvnni");
 }
