@@ -486,9 +486,12 @@ pub(super) mod avx2 {
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn int_four<const BITS: u8>(mut acc: I, codes: [I; 4], x: *const i8) -> I {
-        // SAFETY: the caller's promise.
-        let x: [__m256i; 4] =
-            array!(acc[0]; k => _mm256_set1_epi32(unsafe { x.cast::<i32>().add(k).read_unaligned() }));
+        let mut four = [_mm256_setzero_si256(); 4];
+        for k in 0..4 {
+            // SAFETY: the caller's promise.
+            four[k] = _mm256_set1_epi32(unsafe { x.cast::<i32>().add(k).read_unaligned() });
+        }
+        let x = four;
         let ones = _mm256_set1_epi16(1);
         for half in 0..2 {
             let pairs: [__m256i; 4] = array!(ones; k => {
