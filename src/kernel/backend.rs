@@ -3,18 +3,27 @@
 //! `backend!` compiles kernels with the features of one instruction set and makes the check that they are there from
 //! the same list; `others!` compiles bodies of `body.rs` again. The products come from `floats.rs` and `ints.rs`.
 
-#[cfg(target_arch = "x86_64")]
-use super::{Acts8, Scratch, Tile, View, body};
-use super::{Kernels, PLAIN};
+#![allow(unused, reason = "some targets have the plain backend alone")]
+
+use super::{Acts8, Kernels, PLAIN, Scratch, Tile, View, body};
 use crate::error::{Error, Result};
-#[cfg(target_arch = "x86_64")]
 use crate::quant::Matrix;
-#[cfg(target_arch = "x86_64")]
 use core::ops::Range;
 use std::prelude::v1::*;
 
+// Whether this machine has a feature; without the standard library: whether this build has.
+#[cfg(all(feature = "std", target_arch = "aarch64"))]
+use std::arch::is_aarch64_feature_detected as detected;
+#[cfg(all(feature = "std", target_arch = "x86_64"))]
+use std::arch::is_x86_feature_detected as detected;
+#[cfg(not(all(feature = "std", any(target_arch = "x86_64", target_arch = "aarch64"))))]
+macro_rules! detected {
+    ($feature:tt) => {
+        cfg!(target_feature = $feature)
+    };
+}
+
 /// A safe function around one compiled with target features.
-#[cfg(target_arch = "x86_64")]
 macro_rules! compiled {
     ([$($feature:tt)+] $name:ident($($arg:ident: $type:ty),*) $(-> $result:ty)? = $body:path) => {
         fn $name($($arg: $type),*) $(-> $result)? {
@@ -29,7 +38,6 @@ macro_rules! compiled {
 }
 
 /// One instruction set: its name, its features, the modules with its products of floats and of integers, and the table of the other kernels.
-#[cfg(target_arch = "x86_64")]
 macro_rules! backend {
     ($module:ident $name:literal [$($feature:tt)+] $floats:path, $ints:path, $others:path) => {
         backend!(@ $module $name [$($feature)+] [$($feature)+] $floats, $ints, $others);
@@ -43,12 +51,9 @@ macro_rules! backend {
 
             pub(super) static KERNELS: Kernels = Kernels { name: $name, dots, sums, outer, int_dots, ..$others };
 
-            /// Whether this machine (without the standard library: this build) has the features.
+            /// Whether its features are there.
             pub(super) fn runs() -> bool {
-                #[cfg(feature = "std")]
-                return true $(&& std::arch::is_x86_feature_detected!($feature))+;
-                #[cfg(not(feature = "std"))]
-                return true $(&& cfg!(target_feature = $feature))+;
+                true $(&& detected!($feature))+
             }
 
             compiled!($features dots(x: View, w: View, y: &mut Tile) = floats::dots);
@@ -60,7 +65,6 @@ macro_rules! backend {
 }
 
 /// The kernels that are not products, compiled from `body.rs` with the features.
-#[cfg(target_arch = "x86_64")]
 macro_rules! others {
     ($module:ident $features:tt) => {
         #[allow(unsafe_code)]
@@ -104,20 +108,39 @@ backend!(avxvnni "avxvnni" ["avx2" "fma" "f16c" "avxvnni"]
 backend!(avx512 "avx512" ["avx2" "fma" "f16c" "avx512f" "avx512bw" "avx512vl" "avx512dq" "avx512vnni"]
     crate::kernel::x86::avx512, crate::kernel::x86::avx512, avx2_others::TABLE);
 
+#[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+backend!(neon "neon" ["neon"] crate::kernel::four::floats, crate::kernel::arm::neon, crate::kernel::arm::OTHERS);
+#[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+backend!(dotprod "dotprod" ["neon" "dotprod"]
+    crate::kernel::four::floats, crate::kernel::arm::dotprod, crate::kernel::arm::OTHERS);
+
+#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+backend!(simd128 "simd128" ["simd128"] crate::kernel::four::floats, crate::kernel::wasm::simd128, body::PLAIN);
+#[cfg(all(target_arch = "wasm32", target_feature = "relaxed-simd"))]
+backend!(relaxed "relaxed-simd" ["simd128" "relaxed-simd"]
+    crate::kernel::four::floats, crate::kernel::wasm::relaxed, body::PLAIN);
+
 /// Every backend that runs on this machine, plain first and the fastest last. Without the standard library: what this
 /// build was compiled for.
 pub fn available() -> Vec<&'static Kernels> {
-    #[allow(unused_mut, reason = "some targets have the plain backend alone")]
-    let mut all = vec![&PLAIN];
-    #[cfg(target_arch = "x86_64")]
-    for (runs, kernels) in
-        [(avx2::runs(), &avx2::KERNELS), (avxvnni::runs(), &avxvnni::KERNELS), (avx512::runs(), &avx512::KERNELS)]
-    {
-        if runs {
-            all.push(kernels);
-        }
-    }
-    all
+    let all = [
+        (true, &PLAIN),
+        #[cfg(target_arch = "x86_64")]
+        (avx2::runs(), &avx2::KERNELS),
+        #[cfg(target_arch = "x86_64")]
+        (avxvnni::runs(), &avxvnni::KERNELS),
+        #[cfg(target_arch = "x86_64")]
+        (avx512::runs(), &avx512::KERNELS),
+        #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+        (neon::runs(), &neon::KERNELS),
+        #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+        (dotprod::runs(), &dotprod::KERNELS),
+        #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+        (simd128::runs(), &simd128::KERNELS),
+        #[cfg(all(target_arch = "wasm32", target_feature = "relaxed-simd"))]
+        (relaxed::runs(), &relaxed::KERNELS),
+    ];
+    all.iter().filter(|(runs, _)| *runs).map(|(_, kernels)| *kernels).collect()
 }
 
 /// The fastest backend of this machine.

@@ -18,14 +18,23 @@
 //!   likewise; the output is `acc`, or `acc + low` with a minimum. Parts of an activation are added last.
 //! * WebAssembly has no fused multiply-add: there `fma(a, b, c)` rounds twice.
 
+#[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+mod arm;
 mod backend;
 pub mod body;
-#[cfg(target_arch = "x86_64")]
+#[allow(unused, reason = "some targets have the plain backend alone")]
 mod floats;
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(
+    all(target_arch = "aarch64", target_feature = "neon"),
+    all(target_arch = "wasm32", target_feature = "simd128")
+))]
+mod four;
+#[allow(unused, reason = "some targets have the plain backend alone")]
 mod ints;
 pub mod peak;
 pub mod pool;
+#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+mod wasm;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 

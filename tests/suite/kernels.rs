@@ -3,6 +3,8 @@
 use mynah::bytes::Bytes;
 use mynah::kernel::{Acts8, Kernels, PLAIN, Pool, Scratch, Tile, View, available, by_name};
 use mynah::quant::{FORMATS, Format, Matrix};
+#[cfg(target_arch = "wasm32")]
+use wasm_bindgen_test::wasm_bindgen_test as test;
 
 /// Numbers from a seed.
 struct Random(u64);

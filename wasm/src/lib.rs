@@ -36,9 +36,19 @@ impl Mynah {
         Self::open(Bytes::from_static(mynah::base::MODEL)).map_err(error)
     }
 
+    /// The name of the kernels that compute.
+    pub fn kernels(&self) -> String {
+        self.model.compute.kernels.name.into()
+    }
+
     /// Continues `prompt` by up to `count` tokens, the likeliest each time.
     pub fn generate(&self, prompt: &str, count: usize) -> Result<String, JsError> {
-        self.continued(prompt, count).map_err(error)
+        self.continued(prompt, count, self.tokenizer.ends()).map(|(_, text)| text).map_err(error)
+    }
+
+    /// The `count` tokens that continue `prompt`, the likeliest each time, whatever they are.
+    pub fn ids(&self, prompt: &str, count: usize) -> Result<Vec<u32>, JsError> {
+        self.continued(prompt, count, &[]).map(|(ids, _)| ids).map_err(error)
     }
 
     /// Trains a NOLA adapter of `bases` coefficients a factor on `text` and attaches it; the losses of the steps.
@@ -70,22 +80,23 @@ impl Mynah {
         Ok(Mynah { model: Model::load(&gguf, compute)?, tokenizer: Tokenizer::from_gguf(&gguf)?, adapter: None })
     }
 
-    fn continued(&self, prompt: &str, count: usize) -> mynah::Result<String> {
+    fn continued(&self, prompt: &str, count: usize, ends: &[u32]) -> mynah::Result<(Vec<u32>, String)> {
         let tokens = self.tokenizer.encode(prompt, &Encode { add_special: true, ..Encode::default() })?;
         let context = (tokens.len() + count).max(1).min(self.model.hparams.context);
         let mut session = Session::new(&self.model, SessionConfig { context, ..SessionConfig::default() })?;
         if let Some(adapter) = &self.adapter {
             session.attach(adapter.clone());
         }
-        let (mut out, mut stream) = (String::new(), TextStream::new(&self.tokenizer, false));
+        let (mut ids, mut text, mut stream) = (Vec::new(), String::new(), TextStream::new(&self.tokenizer, false));
         let greedy = Sampler::new(Sampling::default())?;
-        let mut generator = Generator::new(&mut session, greedy, &tokens, self.tokenizer.ends());
+        let mut generator = Generator::new(&mut session, greedy, &tokens, ends);
         for _ in 0..count {
             let Some(id) = generator.next()? else { break };
-            out.push_str(&stream.push(id));
+            ids.push(id);
+            text.push_str(&stream.push(id));
         }
-        out.push_str(&stream.finish());
-        Ok(out)
+        text.push_str(&stream.finish());
+        Ok((ids, text))
     }
 
     fn taught(&mut self, text: &str, bases: usize, steps: usize, rate: f32) -> mynah::Result<Vec<f64>> {

@@ -4,6 +4,8 @@
 
 #[path = "../../tests/suite/digest.rs"]
 mod digest;
+#[path = "../../tests/suite/kernels.rs"]
+mod kernels;
 
 use mynah_wasm::Mynah;
 use wasm_bindgen_test::wasm_bindgen_test;

@@ -1,0 +1,207 @@
+//! Operations on 16 lanes as four registers of 4, from the operations on one register that `arm.rs` and `wasm.rs` have.
+
+#![allow(unsafe_code)]
+
+#[cfg(target_arch = "aarch64")]
+pub(super) use super::arm::lanes::*;
+use super::ints::array;
+#[cfg(target_arch = "wasm32")]
+pub(super) use super::wasm::lanes::*;
+
+/// 16 floats.
+pub(super) type F = [F4; 4];
+/// 16 integers, or 64 bytes.
+pub(super) type I = [I4; 4];
+
+macro_rules! op {
+    ($(#[doc = $doc:literal])* $name:ident($($arg:ident: $type:ty),*) $(-> $result:ty)? $body:block) => {
+        $(#[doc = $doc])*
+        #[inline]
+        #[cfg_attr(target_arch = "aarch64", target_feature(enable = "neon"))]
+        #[cfg_attr(target_arch = "wasm32", target_feature(enable = "simd128"))]
+        pub(super) fn $name($($arg: $type),*) $(-> $result)? $body
+    };
+    ($(#[doc = $doc:literal])* unsafe $name:ident($($arg:ident: $type:ty),*) $(-> $result:ty)? $body:block) => {
+        $(#[doc = $doc])*
+        /// # Safety
+        /// Every pointer is good for what is read or written there.
+        #[inline]
+        #[cfg_attr(target_arch = "aarch64", target_feature(enable = "neon"))]
+        #[cfg_attr(target_arch = "wasm32", target_feature(enable = "simd128"))]
+        pub(super) unsafe fn $name($($arg: $type),*) $(-> $result)? {
+            // SAFETY: the caller's promise.
+            unsafe { $body }
+        }
+    };
+}
+
+op!(unsafe load(p: *const f32) -> F { [load_v(p), load_v(p.add(4)), load_v(p.add(8)), load_v(p.add(12))] });
+op!(unsafe store(p: *mut f32, x: F) { for q in 0..4 { store_v(p.add(4 * q), x[q]) } });
+op!(unsafe load_i(p: *const [u8; 64]) -> I {
+    let p = p.cast::<u8>();
+    [load_w(p), load_w(p.add(16)), load_w(p.add(32)), load_w(p.add(48))]
+});
+op!(load_from(x: &[f32; 16]) -> F {
+    // SAFETY: the array has 16 lanes.
+    unsafe { load(x.as_ptr()) }
+});
+op!(store_to(p: &mut [f32; 16], x: F) {
+    // SAFETY: the array has 16 lanes.
+    unsafe { store(p.as_mut_ptr(), x) }
+});
+op!(store_i(p: &mut [u8; 64], x: I) {
+    for (p, x) in p.as_chunks_mut::<16>().0.iter_mut().zip(x) {
+        // SAFETY: the array has 16 bytes.
+        unsafe { store_w(p.as_mut_ptr(), x) }
+    }
+});
+op!(splat(x: f32) -> F { [splat_v(x); 4] });
+op!(splat_i(x: i32) -> I { [splat_w(x); 4] });
+op!(fma(a: F, b: F, c: F) -> F {
+    [fma_v(a[0], b[0], c[0]), fma_v(a[1], b[1], c[1]), fma_v(a[2], b[2], c[2]), fma_v(a[3], b[3], c[3])]
+});
+op!(mul(a: F, b: F) -> F { [mul_v(a[0], b[0]), mul_v(a[1], b[1]), mul_v(a[2], b[2]), mul_v(a[3], b[3])] });
+op!(and(a: I, b: I) -> I { [and_w(a[0], b[0]), and_w(a[1], b[1]), and_w(a[2], b[2]), and_w(a[3], b[3])] });
+op!(or(a: I, b: I) -> I { [or_w(a[0], b[0]), or_w(a[1], b[1]), or_w(a[2], b[2]), or_w(a[3], b[3])] });
+op!(to_float(a: I) -> F { [float_v(a[0]), float_v(a[1]), float_v(a[2]), float_v(a[3])] });
+op!(shl(a: I, n: usize) -> I { [shl_w(a[0], n), shl_w(a[1], n), shl_w(a[2], n), shl_w(a[3], n)] });
+op!(shr(a: I, n: usize) -> I { [shr_w(a[0], n), shr_w(a[1], n), shr_w(a[2], n), shr_w(a[3], n)] });
+op!(low_nibbles(a: I) -> I { and(a, splat_i(0x0f0f_0f0f)) });
+op!(high_nibbles(a: I) -> I { [upper_w(a[0]), upper_w(a[1]), upper_w(a[2]), upper_w(a[3])] });
+op!(flip(a: I) -> I { let m = splat_w(0x8080_8080_u32 as i32); [xor_w(a[0], m), xor_w(a[1], m), xor_w(a[2], m), xor_w(a[3], m)] });
+op!(look_up(table: &[u8; 16], a: I) -> I {
+    // SAFETY: the table has 16 bytes.
+    let table = unsafe { load_w(table.as_ptr()) };
+    [look_w(table, a[0]), look_w(table, a[1]), look_w(table, a[2]), look_w(table, a[3])]
+});
+op!(byte(a: I, n: usize) -> I { and(shr(a, 8 * n), splat_i(255)) });
+op!(signed_byte(a: I, n: usize) -> I { let a = shl(a, 24 - 8 * n); [top_w(a[0]), top_w(a[1]), top_w(a[2]), top_w(a[3])] });
+op!(low_halves(a: I) -> F { [half_v(a[0]), half_v(a[1]), half_v(a[2]), half_v(a[3])] });
+op!(high_halves(a: I) -> F { low_halves(shr(a, 16)) });
+op!(
+    /// 16 where bits `4k..4k + 4` of a row's dword are set, in panel order.
+    bits_to_16(bits: I, k: usize) -> I {
+        // The product puts the four bits at the bottom of the four bytes, and no two of its terms meet.
+        let four = and(shr(bits, 4 * k), splat_i(15));
+        let spread = [fifths_w(four[0]), fifths_w(four[1]), fifths_w(four[2]), fifths_w(four[3])];
+        shl(and(spread, splat_i(0x0101_0101)), 4)
+    }
+);
+op!(fifths_w(four: I4) -> I4 { mul_w(four, splat_w(0x0020_4081)) });
+op!(
+    /// 4 bytes of each row.
+    unsafe dwords(rows: [*const u8; 16]) -> I {
+        let mut at = [0; 16];
+        for r in 0..16 {
+            at[r] = rows[r].cast::<i32>().read_unaligned();
+        }
+        load_i(at.as_ptr().cast())
+    }
+);
+op!(
+    /// Bytes `4k..4k + 4` of 16 rows, row after row, for `k` from 0 to 3.
+    unsafe transpose(rows: [*const u8; 16]) -> [I; 4] {
+        let mut out = [[splat_w(0); 4]; 4];
+        for q in 0..4 {
+            let four = transpose_w([
+                load_w(rows[4 * q]),
+                load_w(rows[4 * q + 1]),
+                load_w(rows[4 * q + 2]),
+                load_w(rows[4 * q + 3]),
+            ]);
+            for k in 0..4 {
+                out[k][q] = four[k];
+            }
+        }
+        out
+    }
+);
+/// The lanes of each 16 summed as a tree: `l` with `l + 8`, then `+ 4`, `+ 2`, `+ 1`.
+#[inline]
+#[cfg_attr(target_arch = "aarch64", target_feature(enable = "neon"))]
+#[cfg_attr(target_arch = "wasm32", target_feature(enable = "simd128"))]
+pub(super) fn sum<const N: usize>(a: [F; N]) -> [f32; N] {
+    array!(0.0; n => {
+        let [a, b, c, d] = a[n];
+        total_v(add_v(add_v(a, c), add_v(b, d)))
+    })
+}
+
+/// The products of floats.
+pub(super) mod floats {
+    use super::*;
+
+    /// Rows of activations and of weights in a tile of dot products.
+    const DOT_X: usize = 2;
+    const DOT_W: usize = 2;
+    /// Rows and vectors in a tile of sums.
+    const SUM_R: usize = 6;
+    const SUM_V: usize = 1;
+
+    #[cfg(target_arch = "aarch64")]
+    crate::kernel::floats::products!("neon");
+    #[cfg(target_arch = "wasm32")]
+    crate::kernel::floats::products!("simd128");
+}
+
+/// One backend over these lanes: its features and its module of integer dots, whose `dot_w` adds to each lane of the first
+/// register the dot product of 16 codes, 4 in each of the second's registers, with 16 activations.
+macro_rules! unit {
+    ($module:ident [$($feature:tt)+] $dots:path) => {
+        pub(super) mod $module {
+            use $dots as dots16;
+            use crate::kernel::Tile;
+            use crate::kernel::four::*;
+            use core::ops::Range;
+
+            /// Rows of activations in a tile of integer dot products.
+            const INT_X: usize = 2;
+            /// Panels of weights that such a tile spans.
+            const PANELS: usize = 1;
+            /// Bytes are multiplied as signed ones.
+            const SIGNED_CODES: bool = true;
+
+            /// Adds to each lane the dot product of 16 codes with 16 activations.
+            ///
+            /// # Safety
+            /// There are 16 activations at `x`.
+            $(#[target_feature(enable = $feature)])+
+            #[inline]
+            unsafe fn int_four<const BITS: u8>(mut acc: I, codes: [I; 4], x: *const i8) -> I {
+                // SAFETY: the caller's promise.
+                let x = unsafe { load_w(x.cast()) };
+                for q in 0..4 {
+                    acc[q] = dots16::dot_w::<BITS>(acc[q], [codes[0][q], codes[1][q], codes[2][q], codes[3][q]], x);
+                }
+                acc
+            }
+
+            /// Adds to each lane the dot products of 16 codes with 16 activations, for `M` rows of these and `P` panels.
+            ///
+            /// # Safety
+            /// There are 16 activations at each of `x`, and 4 vectors at each of `codes`.
+            $(#[target_feature(enable = $feature)])+
+            #[inline]
+            unsafe fn int_part<const M: usize, const P: usize, const BITS: u8>(
+                sums: &mut [[I; P]; M],
+                codes: [*const [u8; 64]; P],
+                x: [*const i8; M],
+            ) {
+                for p in 0..P {
+                    for q in 0..4 {
+                        // SAFETY: the caller's promise.
+                        let codes = array!(splat_w(0); k => unsafe { load_w(codes[p].add(k).cast::<u8>().add(16 * q)) });
+                        for m in 0..M {
+                            // SAFETY: likewise.
+                            let x = unsafe { load_w(x[m].cast()) };
+                            sums[m][p][q] = dots16::dot_w::<BITS>(sums[m][p][q], codes, x);
+                        }
+                    }
+                }
+            }
+
+            crate::kernel::ints::integers!($($feature)+);
+        }
+    };
+}
+pub(super) use unit;
