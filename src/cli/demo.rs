@@ -4,7 +4,7 @@ use crate::args::{Demo, setting};
 use crate::load::{self, Loaded};
 use crate::meter;
 use crate::run::generate;
-use crate::train::{Course, Summary};
+use crate::train::{Course, Ended, Pace, Past, Summary, output};
 use crate::{Outcome, out};
 use mynah::adapter::{self, Spec};
 use mynah::base::{MODEL, NOTES};
@@ -68,21 +68,28 @@ pub fn demo(args: &Demo, json: bool) -> anyhow::Result<Outcome> {
     out::say(&format!("\nLearning {} numbers; the model's own weights stay as they are …\n", trainer.parameters()));
     meter::catch_interrupt()?;
     let order = Order::new(train.len(), BATCH, 1, Some(SEED))?;
-    let rows = (0..train.len()).map(|i| vec![i]).collect();
-    let course = Course { trainer, train: &train, rows, micro: BATCH, eval: &eval, order, steps: STEPS, log: None };
+    let encode = |trainer: &Trainer, past: &Past| output::encode(&loaded, NOTES.as_bytes(), trainer, past);
+    let course = Course {
+        trainer,
+        train: &train,
+        rows: (0..train.len()).map(|i| vec![i]).collect(),
+        micro: BATCH,
+        eval: &eval,
+        order,
+        past: Past::default(),
+        pace: Pace::through(STEPS),
+        encode: &encode,
+        log: None,
+        keeper: None,
+    };
     let passed = course.run()?;
-    if let Some(e) = passed.failure {
-        return Err(e.into());
-    }
-    if meter::interrupted() {
-        return Ok(Outcome::Interrupted);
+    match passed.ended {
+        Ended::Failed(e) => return Err(e.into()),
+        Ended::Interrupted => return Ok(Outcome::Interrupted),
+        _ => {}
     }
 
-    let provenance = passed.provenance(NOTES.as_bytes());
-    let file = match passed.trainer.adapter_ref() {
-        Some(adapter) => adapter::to_bytes(adapter, loaded.base(), &provenance)?,
-        None => Vec::new(),
-    };
+    let file = encode(&passed.trainer, &passed.past)?;
     let summary = passed.summary(Some(file.len()));
     passed.show(&summary);
     // What speaks now is what the file holds, not what is in memory.

@@ -35,7 +35,7 @@ pub fn inspect(args: &Inspect, as_json: bool) -> anyhow::Result<Outcome> {
 }
 
 fn describe(bytes: Bytes) -> mynah::Result<adapter::Info> {
-    adapter::info(bytes, &Limits::default())
+    adapter::info(load::adapter_in(bytes), &Limits::default())
 }
 
 /// The first elements and the number of all.

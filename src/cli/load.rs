@@ -9,6 +9,7 @@ use mynah::model::{CacheType, Model, Session, SessionConfig};
 use mynah::nn::linear::Path as LinearPath;
 use mynah::text::Tokenizer;
 use mynah::text::chat::Template;
+use mynah::train::Checkpoint;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
@@ -39,6 +40,17 @@ pub fn compute(engine: &Engine) -> mynah::Result<Compute> {
     Ok(Compute { kernels: kernel::from_env()?, pool: Pool::new(engine.threads.map_or_else(cores, usize::from)) })
 }
 
+/// A checkpoint stands for the adapter in it.
+pub fn adapter_in(bytes: Bytes) -> Bytes {
+    // What is no checkpoint, or a damaged one, is left to who reads adapters to complain of.
+    Checkpoint::read(bytes.clone(), &Limits::default()).and_then(|saved| saved.adapter()).unwrap_or(bytes)
+}
+
+/// Seconds since 1970.
+pub fn now() -> i64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs() as i64)
+}
+
 impl Loaded {
     /// A model file.
     pub fn open(path: &Path, engine: &Engine) -> anyhow::Result<Loaded> {
@@ -60,7 +72,11 @@ impl Loaded {
 
     /// The chat template, if the file has one.
     pub fn template(&self) -> mynah::Result<Option<Template>> {
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs() as i64);
+        self.template_at(now())
+    }
+
+    /// The same, for seconds since 1970 that it takes for now.
+    pub fn template_at(&self, now: i64) -> mynah::Result<Option<Template>> {
         Ok(Template::from_gguf(&self.gguf, &self.tokenizer)?.map(|t| t.at(now)))
     }
 
@@ -87,7 +103,7 @@ impl Loaded {
             let lora = Gguf::parse(bytes, &limits).and_then(|g| adapter::gguf_adapter::read(&g, self.base(), &limits));
             lora.map(|lora| Box::new(lora) as Box<dyn Adapter>)
         } else {
-            adapter::restore(bytes, self.base(), &limits, adapter::Fit::Same)
+            adapter::restore(adapter_in(bytes), self.base(), &limits, adapter::Fit::Same)
         };
         Ok(read.map_err(named)?)
     }

@@ -18,9 +18,9 @@ mod run;
 mod tokens;
 mod train;
 
-use args::{Cli, Command};
-use clap::Parser;
+use args::Command;
 use std::process::ExitCode;
+use train::Line;
 
 /// What a command that did not fail says of itself.
 pub enum Outcome {
@@ -30,13 +30,13 @@ pub enum Outcome {
     Interrupted,
 }
 
-fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let result = match &cli.command {
+fn command() -> anyhow::Result<Outcome> {
+    let Line { cli, options, resumed } = Line::read()?;
+    match &cli.command {
         #[cfg(feature = "base")]
         Command::Demo(a) => demo::demo(a, cli.json),
         Command::Run(a) => run::run(a, cli.json),
-        Command::Train(a) => train::train(a, cli.json),
+        Command::Train(a) => train::train(a, options, resumed, cli.json),
         Command::Plan(a) => train::plan(a, cli.json),
         Command::Eval(a) => eval::eval(a, cli.json),
         Command::Logits(a) => logits::logits(a, cli.json),
@@ -44,8 +44,11 @@ fn main() -> ExitCode {
         Command::Detokenize(a) => tokens::detokenize(a, cli.json),
         Command::Inspect(a) => inspect::inspect(a, cli.json),
         Command::Bench(a) => bench::bench(a, cli.json),
-    };
-    match result {
+    }
+}
+
+fn main() -> ExitCode {
+    match command() {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::Interrupted) => ExitCode::from(130),
         // Whoever read our output has seen enough.

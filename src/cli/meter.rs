@@ -2,6 +2,7 @@
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Runs shorter than this show nothing.
@@ -67,11 +68,20 @@ pub fn peak_rss() -> Option<u64> {
 }
 
 static INTERRUPTS: AtomicUsize = AtomicUsize::new(0);
+static HINT: Mutex<Option<String>> = Mutex::new(None);
 
-/// From now on the first Ctrl-C is noted, and the second ends the process.
+/// What to say when a second Ctrl-C ends the process.
+pub fn at_second_interrupt(hint: Option<String>) {
+    *HINT.lock().unwrap_or_else(PoisonError::into_inner) = hint;
+}
+
+/// From now on the first Ctrl-C, or request to end, is noted, and the second ends the process.
 pub fn catch_interrupt() -> anyhow::Result<()> {
     ctrlc::set_handler(|| {
         if INTERRUPTS.fetch_add(1, Ordering::Relaxed) > 0 {
+            if let Some(hint) = &*HINT.lock().unwrap_or_else(PoisonError::into_inner) {
+                crate::out::say(hint);
+            }
             std::process::exit(130);
         }
         crate::out::say("\nstopping after this step; Ctrl-C again to end at once");

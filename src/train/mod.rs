@@ -1,12 +1,16 @@
 //! Teaching: an adapter on a frozen base, or all weights of a small model.
 //!
 //! [`Trainer::step`] does one optimiser step and returns; the caller owns the loop, the clock and the files. `batch.rs`
-//! lays examples end to end, `backprop.rs` makes the gradients, `optim` moves the parameters, `schedule.rs` says how far.
+//! lays examples end to end, `backprop.rs` makes the gradients, `optim` moves the parameters, `schedule.rs` says how far. `checkpoint.rs`
+//! holds a run so that it can go on, `folder.rs` keeps such files.
 //! Training runs on the exact path, so gradients are the gradients of what is computed.
 
 mod backprop;
 pub mod batch;
+pub mod checkpoint;
 pub mod data;
+#[cfg(feature = "std")]
+pub mod folder;
 pub mod lower;
 pub mod optim;
 pub mod plan;
@@ -15,6 +19,7 @@ mod state;
 
 pub use backprop::Keep;
 pub use batch::Example;
+pub use checkpoint::Checkpoint;
 pub use schedule::Schedule;
 
 use crate::adapter::Adapter;

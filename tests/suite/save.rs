@@ -1,13 +1,16 @@
 //! A save that is cut off anywhere leaves the whole old file or the whole new one.
 
+use mynah::bytes::Limits;
 use mynah::bytes::map::{Disk, System, replace_on};
+use mynah::container::{Builder, head::Head};
+use mynah::train::folder::Folder;
 use std::fs::{self, File, Permissions};
 use std::io;
 use std::path::{Path, PathBuf};
 
 /// How a call fails.
 #[derive(Clone, Copy, PartialEq, Debug)]
-pub enum Fault {
+enum Fault {
     /// This call, with nothing done; later ones work.
     Error,
     /// A write does half of what was asked, then the disk is full.
@@ -18,19 +21,21 @@ pub enum Fault {
     Torn,
 }
 
-/// The system's disk, of which one call fails; writes take a few bytes at a time.
-pub struct Faulty {
-    pub fault: Fault,
+/// The system's disk, of which one call fails; a write takes a few bytes at most.
+struct Faulty {
+    fault: Fault,
     /// Calls that work before.
-    pub good: usize,
+    good: usize,
     /// Calls so far.
-    pub calls: usize,
+    calls: usize,
+    /// Most bytes of a write.
+    most: usize,
     fired: bool,
 }
 
 impl Faulty {
-    pub fn new(fault: Fault, good: usize) -> Faulty {
-        Faulty { fault, good, calls: 0, fired: false }
+    fn new(fault: Fault, good: usize, most: usize) -> Faulty {
+        Faulty { fault, good, calls: 0, most, fired: false }
     }
 
     /// Whether this call does its work, and if not, whether half of it.
@@ -58,7 +63,7 @@ impl Disk for Faulty {
     }
 
     fn write(&mut self, file: &mut File, bytes: &[u8]) -> io::Result<usize> {
-        let part = &bytes[..bytes.len().min(7)];
+        let part = &bytes[..bytes.len().min(self.most)];
         match self.turn() {
             Ok(()) => System.write(file, part),
             Err(half) => {
@@ -105,7 +110,7 @@ fn a_fault_at_any_call_leaves_the_old_or_the_new_file() {
                 if exists {
                     fs::write(&path, OLD).unwrap();
                 }
-                let mut disk = Faulty::new(fault, good);
+                let mut disk = Faulty::new(fault, good, 7);
                 let result = replace_on(&mut disk, &path, NEW);
                 let now = fs::read(&path).ok();
                 let old = exists.then(|| OLD.to_vec());
@@ -169,4 +174,96 @@ fn nothing_is_named_before_it_is_on_the_disk() {
     let mut disk = Power::default();
     replace_on(&mut disk, &dir.path().join("a"), NEW).unwrap();
     assert!(disk.forced == NEW.len() && disk.renamed.is_none(), "the rename was not forced");
+}
+
+/// A checkpoint that says its step and nothing that a trainer could use.
+fn checkpoint(step: u64) -> Vec<u8> {
+    let mut state = Head::new();
+    state.set("step", step).set("epoch", 0u64).set("left", 0u64);
+    let file = Builder::new("train").section("head", true, Head::new().encode());
+    file.section("state", true, state.encode()).section("n.log", false, vec![step as u8; 40]).finish()
+}
+
+fn newest(folder: &Folder) -> Option<u64> {
+    folder.newest(&Limits::default(), |e| panic!("{e}")).unwrap().map(|c| c.step())
+}
+
+#[test]
+fn the_newest_two_and_the_best_are_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("saved");
+    let mut folder = Folder::open(&path).unwrap();
+    assert_eq!(newest(&folder), None);
+    for (step, best, kept) in [
+        (10u64, None, vec![10u64]),
+        (20, Some(20), vec![20, 10]),
+        (30, Some(20), vec![30, 20]),
+        (40, Some(20), vec![40, 30, 20]),
+        (50, Some(20), vec![50, 40, 20]),
+        (60, Some(60), vec![60, 50]),
+        (55, Some(20), vec![55, 50]),
+        (55, Some(50), vec![55, 50]),
+    ] {
+        folder.save(step, &checkpoint(step), best).unwrap();
+        assert_eq!(folder.steps().unwrap(), kept);
+        assert_eq!(newest(&folder), Some(step));
+    }
+    let again = Folder::open(&path).err().unwrap();
+    assert!(again.to_string().contains("another run is at work"), "{again}");
+    drop(folder);
+
+    // Half-written and damaged ones are skipped, and what a dead process left behind goes.
+    fs::write(path.join("checkpoint-60.mynah"), &checkpoint(60)[..100]).unwrap();
+    fs::write(path.join("checkpoint-70.mynah"), b"").unwrap();
+    fs::write(path.join("checkpoint-80.mynah.tmp-1-0123abcd"), b"").unwrap();
+    let mut folder = Folder::open(&path).unwrap();
+    assert_eq!(folder.steps().unwrap(), [70, 60, 55, 50]);
+    let mut skipped = Vec::new();
+    let found = folder.newest(&Limits::default(), |e| skipped.push(e.to_string())).unwrap().unwrap();
+    assert_eq!((found.step(), skipped.len()), (55, 2));
+    assert!(skipped[0].contains("checkpoint-70.mynah: ") && skipped[1].contains("incomplete: 100 of"), "{skipped:?}");
+    assert!(!path.join("checkpoint-80.mynah.tmp-1-0123abcd").exists());
+    folder.save(57, &checkpoint(57), None).unwrap();
+    assert_eq!(folder.steps().unwrap(), [57, 55]);
+
+    // None whole is an error, and nothing is thrown away.
+    for step in [57, 55] {
+        fs::write(path.join(format!("checkpoint-{step}.mynah")), b"x").unwrap();
+    }
+    let e = folder.newest(&Limits::default(), |_| {}).err().unwrap();
+    assert!(e.to_string().contains("none of 2 checkpoints"), "{e}");
+    assert_eq!(folder.steps().unwrap(), [57, 55]);
+    folder.remove().unwrap();
+    assert!(!path.exists());
+}
+
+#[test]
+fn a_fault_at_any_call_loses_no_checkpoint() {
+    for fault in [Fault::Error, Fault::Half, Fault::Crash, Fault::Torn] {
+        let mut ended = false;
+        for good in 0.. {
+            let dir = tempfile::tempdir().unwrap();
+            let mut folder = Folder::on(dir.path(), Box::new(Faulty::new(fault, good, 200))).unwrap();
+            // What is sure to be there: the best, and the newest that was said to be saved.
+            let (mut best, mut sure) = (None, None);
+            let mut failed = false;
+            for step in 1..=4 {
+                let now = if step == 1 || best.is_none() { Some(step) } else { best };
+                match folder.save(step, &checkpoint(step), now) {
+                    Ok(()) => (best, sure) = (now, Some(step)),
+                    Err(_) => failed = true,
+                }
+            }
+            drop(folder);
+            let folder = Folder::open(dir.path()).unwrap();
+            let found = newest(&folder);
+            assert!(found >= sure, "{fault:?} at call {good}: {found:?} of {sure:?}");
+            assert!(best.is_none_or(|best| folder.steps().unwrap().contains(&best)), "{fault:?} at call {good}");
+            if !failed && good > 60 {
+                ended = true;
+                break;
+            }
+        }
+        assert!(ended);
+    }
 }

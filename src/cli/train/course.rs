@@ -1,5 +1,7 @@
 //! A run: the loop around a trainer, its log, its held-out losses, and what it leaves behind.
 
+use super::keep::Keeper;
+use super::past::Past;
 use crate::meter::{self, Meter};
 use crate::{out, plot};
 use anyhow::Context;
@@ -9,12 +11,10 @@ use mynah::train::{Example, Report, Trainer};
 use serde::Serialize;
 use std::fs::File;
 use std::io::Write;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-/// Held-out loss is measured so often during a run, beside before and after.
-const LOOKS: u64 = 8;
 /// A run ends after so many steps in a row that had to be discarded.
-pub const PATIENCE: u64 = 3;
+pub const DISCARDS: u64 = 3;
 
 /// A line of the log.
 #[derive(Serialize)]
@@ -35,14 +35,68 @@ pub struct Summary {
     pub loss_last: Option<f64>,
     pub eval_before: Option<f64>,
     pub eval_after: Option<f64>,
+    pub best_step: Option<u64>,
     pub adapter_bytes: Option<usize>,
     pub tokens_per_second: f64,
     pub seconds: f64,
     pub peak_rss_bytes: Option<u64>,
     pub interrupted: bool,
+    pub ended: &'static str,
 }
 
-/// A run: the loop around a trainer.
+/// When a run looks at the held-out rows, and when it stops.
+#[derive(Clone, Copy)]
+pub struct Pace {
+    /// Steps of the whole run.
+    pub steps: u64,
+    /// Steps between looks; the last step is followed by one too.
+    pub look: u64,
+    /// So many looks in a row that were no better than the best end the run, with what was best.
+    pub patience: Option<u64>,
+    /// Steps after which this part of it pauses.
+    pub most_steps: Option<u64>,
+    /// Time after which this part of it pauses.
+    pub most_time: Option<Duration>,
+}
+
+impl Pace {
+    /// All steps, without a stop, with a few looks on the way.
+    pub fn through(steps: u64) -> Pace {
+        Pace { steps, look: (steps / 8).max(1), patience: None, most_steps: None, most_time: None }
+    }
+}
+
+/// Why a part of a run ended.
+pub enum Ended {
+    /// All steps are done.
+    Done,
+    /// The held-out loss did not fall any more.
+    Early,
+    /// Ctrl-C.
+    Interrupted,
+    /// It has taken the time or the steps that it was given.
+    Paused,
+    /// Too many steps in a row had to be discarded.
+    Failed(mynah::Error),
+}
+
+impl Ended {
+    /// For machines.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Ended::Done => "done",
+            Ended::Early => "early",
+            Ended::Interrupted => "interrupted",
+            Ended::Paused => "paused",
+            Ended::Failed(_) => "failed",
+        }
+    }
+}
+
+/// The bytes of the file that a run ends with, as things stand.
+pub type Encode<'a> = &'a dyn Fn(&Trainer, &Past) -> anyhow::Result<Vec<u8>>;
+
+/// A run, or a part of it.
 pub struct Course<'a> {
     pub trainer: Trainer,
     pub train: &'a [Example],
@@ -52,76 +106,119 @@ pub struct Course<'a> {
     pub micro: usize,
     pub eval: &'a [Example],
     pub order: Order,
-    pub steps: u64,
+    pub past: Past,
+    pub pace: Pace,
+    pub encode: Encode<'a>,
     pub log: Option<File>,
+    pub keeper: Option<Keeper<'a>>,
 }
 
 /// What a run leaves behind.
-pub struct Passed {
+pub struct Passed<'a> {
     pub trainer: Trainer,
-    pub reports: Vec<Report>,
-    pub held_out: Vec<(u64, f64)>,
-    pub seconds: f64,
-    /// Why it ended early, if not by Ctrl-C.
-    pub failure: Option<mynah::Error>,
+    pub past: Past,
+    pub ended: Ended,
+    pub keeper: Option<Keeper<'a>>,
 }
 
-impl Course<'_> {
-    /// Runs all steps, or until Ctrl-C or until steps fail.
-    pub fn run(mut self) -> anyhow::Result<Passed> {
-        let (mut reports, mut held_out) = (Vec::new(), Vec::new());
-        let mut failure = None;
-        let meter = Meter::new(self.steps);
-        let mut busy = 0.0;
-        self.look(0, &mut held_out)?;
-        let every = (self.steps / LOOKS).max(1);
-        let (mut failed, mut tokens) = (0, 0);
-        while (reports.len() as u64) < self.steps && !meter::interrupted() {
-            // How many rows go through together changes no bit of the step.
-            let step: Vec<&[usize]> = self.order.next_step().concat().iter().map(|&i| &*self.rows[i]).collect();
-            let rows: Vec<Vec<usize>> = step.chunks(self.micro).map(<[_]>::concat).collect();
-            let batches: Vec<Vec<Example>> =
-                rows.iter().map(|rows| rows.iter().map(|&i| self.train[i].clone()).collect()).collect();
-            let slices: Vec<&[Example]> = batches.iter().map(Vec::as_slice).collect();
-            let start = Instant::now();
-            let report = self.trainer.step(&slices);
-            busy += start.elapsed().as_secs_f64();
-            let report = match report {
-                Ok(report) => report,
-                Err(e) => {
-                    failed += 1;
-                    out::say(&format!("{e} (rows {rows:?}, counted from 0)"));
-                    if failed == PATIENCE {
-                        failure = Some(e);
-                        break;
-                    }
-                    continue;
-                }
-            };
-            failed = 0;
-            tokens += report.tokens;
-            if let Some(log) = &mut self.log {
-                let Report { step, loss, grad_norm, lr, tokens, .. } = report;
-                let line = serde_json::to_string(&Step { step, loss, grad_norm, lr, tokens })?;
-                writeln!(log, "{line}").context("write the log")?;
-            }
-            reports.push(report);
-            if report.step % every == 0 && report.step < self.steps {
-                self.look(report.step, &mut held_out)?;
-            }
-            meter.show(report.step, || {
-                let held = held_out.last().map_or(String::new(), |(_, loss)| format!("  held out {loss:.3}"));
-                let memory = meter::peak_rss().map_or(String::new(), |n| format!("  peak {}", out::bytes(n)));
-                format!("loss {:.3}{held}  {:.0} tokens/s{memory}", report.loss, tokens as f64 / busy)
-            });
+impl<'a> Course<'a> {
+    /// Runs on until one of the reasons to end.
+    pub fn run(mut self) -> anyhow::Result<Passed<'a>> {
+        let meter = Meter::new(self.pace.steps);
+        let (start, first) = (Instant::now(), self.past.steps());
+        if self.past.held_out.is_empty() {
+            self.look(0)?;
         }
+        let ended = loop {
+            let done = self.past.steps();
+            if self.pace.patience.is_some_and(|patience| self.past.waited() >= patience) {
+                break Ended::Early;
+            } else if done >= self.pace.steps {
+                break Ended::Done;
+            } else if meter::interrupted() {
+                break Ended::Interrupted;
+            } else if self.pace.most_steps.is_some_and(|most| done - first >= most)
+                || self.pace.most_time.is_some_and(|most| start.elapsed() >= most)
+            {
+                break Ended::Paused;
+            }
+            match self.step()? {
+                Ok(report) => self.after(&report, &meter)?,
+                Err(e) if self.past.discarded >= DISCARDS => break Ended::Failed(e),
+                Err(_) => {}
+            }
+        };
         meter.done();
-        self.look(reports.len() as u64, &mut held_out)?;
-        Ok(Passed { trainer: self.trainer, reports, held_out, seconds: busy, failure })
+        if let Some(keeper) = &mut self.keeper
+            && keeper.wants_last(&ended)
+            && self.past.steps() > 0
+        {
+            keeper.save(&self.trainer, &self.order, &self.past)?;
+        }
+        Ok(Passed { trainer: self.trainer, past: self.past, ended, keeper: self.keeper })
     }
 
-    fn look(&mut self, step: u64, held_out: &mut Vec<(u64, f64)>) -> anyhow::Result<()> {
-        if self.eval.is_empty() || held_out.last().is_some_and(|last| last.0 == step) {
+    /// The next step. One that had to be discarded moved nothing but the place in the data.
+    fn step(&mut self) -> anyhow::Result<Result<Report, mynah::Error>> {
+        // How many rows go through together changes no bit of the step.
+        let step: Vec<&[usize]> = self.order.next_step().concat().iter().map(|&i| &*self.rows[i]).collect();
+        let rows: Vec<Vec<usize>> = step.chunks(self.micro).map(<[_]>::concat).collect();
+        let batches: Vec<Vec<Example>> =
+            rows.iter().map(|rows| rows.iter().map(|&i| self.train[i].clone()).collect()).collect();
+        let slices: Vec<&[Example]> = batches.iter().map(Vec::as_slice).collect();
+        let start = Instant::now();
+        let report = self.trainer.step(&slices);
+        self.past.seconds += start.elapsed().as_secs_f64();
+        Ok(match report {
+            Ok(report) => {
+                let Report { step, loss, grad_norm, lr, tokens, .. } = report;
+                let line = serde_json::to_string(&Step { step, loss, grad_norm, lr, tokens })? + "\n";
+                if let Some(log) = &mut self.log {
+                    log.write_all(line.as_bytes()).context("write the log")?;
+                }
+                self.past.log += &line;
+                self.past.losses.push(loss);
+                self.past.tokens += tokens;
+                self.past.discarded = 0;
+                Ok(report)
+            }
+            Err(e) => {
+                self.past.discarded += 1;
+                out::say(&format!("{e} (rows {rows:?}, counted from 0)"));
+                Err(e)
+            }
+        })
+    }
+
+    /// Looks at the held-out rows, saves and shows, where it is time to.
+    fn after(&mut self, report: &Report, meter: &Meter) -> anyhow::Result<()> {
+        let step = report.step;
+        let mut improved = false;
+        if step.is_multiple_of(self.pace.look) || step == self.pace.steps {
+            self.look(step)?;
+            improved = self.past.best().is_some_and(|best| best.0 == step);
+            if improved && self.pace.patience.is_some() {
+                self.past.best_file = Some((self.encode)(&self.trainer, &self.past)?);
+            }
+        }
+        if let Some(keeper) = &mut self.keeper
+            && step < self.pace.steps
+            && keeper.due(step, improved)
+            && let Err(e) = keeper.save(&self.trainer, &self.order, &self.past)
+        {
+            // What was saved before is as it was, and the next time may go well.
+            out::say(&format!("no checkpoint of step {step}: {e:#}"));
+        }
+        meter.show(step, || {
+            let held = self.past.held_out.last().map_or(String::new(), |(_, loss)| format!("  held out {loss:.3}"));
+            let memory = meter::peak_rss().map_or(String::new(), |n| format!("  peak {}", out::bytes(n)));
+            format!("loss {:.3}{held}  {:.0} tokens/s{memory}", report.loss, self.past.tokens_per_second())
+        });
+        Ok(())
+    }
+
+    fn look(&mut self, step: u64) -> anyhow::Result<()> {
+        if self.eval.is_empty() {
             return Ok(());
         }
         let (mut sum, mut counted) = (0.0, 0);
@@ -130,45 +227,55 @@ impl Course<'_> {
             sum += loss;
             counted += n;
         }
-        held_out.push((step, sum / counted as f64));
+        self.past.held_out.push((step, sum / counted as f64));
         Ok(())
     }
 }
 
-impl Passed {
-    pub fn summary(&self, adapter_bytes: Option<usize>) -> Summary {
-        let tokens: u64 = self.reports.iter().map(|r| r.tokens).sum();
-        let eval = |point: Option<&(u64, f64)>| point.map(|p| p.1);
-        Summary {
-            steps: self.reports.len() as u64,
-            parameters: self.trainer.parameters(),
-            loss_first: self.reports.first().map(|r| r.loss),
-            loss_last: self.reports.last().map(|r| r.loss),
-            eval_before: eval(self.held_out.first()),
-            eval_after: eval(self.held_out.last()),
-            adapter_bytes,
-            tokens_per_second: if self.seconds > 0.0 { tokens as f64 / self.seconds } else { 0.0 },
-            seconds: self.seconds,
-            peak_rss_bytes: meter::peak_rss(),
-            interrupted: meter::interrupted(),
-        }
+impl Past {
+    /// Of all steps.
+    pub fn tokens_per_second(&self) -> f64 {
+        if self.seconds > 0.0 { self.tokens as f64 / self.seconds } else { 0.0 }
     }
 
-    /// Where the adapter comes from, for its file.
+    /// Where an adapter comes from, for its file.
     pub fn provenance(&self, data: &[u8]) -> Provenance {
         Provenance {
             objective: "next token".into(),
             data: blake3::hash(data).to_hex().to_string(),
-            steps: self.reports.len() as u64,
-            first_loss: self.reports.first().map(|r| r.loss),
-            last_loss: self.reports.last().map(|r| r.loss),
+            steps: self.steps(),
+            first_loss: self.losses.first().copied(),
+            last_loss: self.losses.last().copied(),
+        }
+    }
+}
+
+impl Passed<'_> {
+    pub fn summary(&self, adapter_bytes: Option<usize>) -> Summary {
+        let Past { losses, held_out, .. } = &self.past;
+        // What is saved is the best if the best was looked for, else what came last.
+        let saved = self.past.best_file.as_ref().and(self.past.best());
+        let last = held_out.last().copied().filter(|(step, _)| *step == self.past.steps());
+        Summary {
+            steps: self.past.steps(),
+            parameters: self.trainer.parameters(),
+            loss_first: losses.first().copied(),
+            loss_last: losses.last().copied(),
+            eval_before: held_out.first().map(|look| look.1),
+            eval_after: saved.or(last).map(|look| look.1),
+            best_step: self.past.best().map(|look| look.0),
+            adapter_bytes,
+            tokens_per_second: self.past.tokens_per_second(),
+            seconds: self.past.seconds,
+            peak_rss_bytes: meter::peak_rss(),
+            interrupted: matches!(self.ended, Ended::Interrupted),
+            ended: self.ended.name(),
         }
     }
 
     /// The curve and the figures, for eyes.
     pub fn show(&self, summary: &Summary) {
-        let losses: Vec<f64> = self.reports.iter().map(|r| r.loss).collect();
-        out::say(plot::curve(&losses, &self.held_out).trim_end());
+        out::say(plot::curve(&self.past.losses, &self.past.held_out).trim_end());
         let pair = |a: Option<f64>, b: Option<f64>| match (a, b) {
             (Some(a), Some(b)) => format!("{a:.4} → {b:.4}"),
             _ => "-".into(),

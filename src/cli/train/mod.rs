@@ -1,31 +1,42 @@
 //! `mynah train`: an adapter, or all weights, from a person's data.
 //!
 //! This page turns options into a trainer; `plan.rs` says what memory it will take, `course.rs` is the loop around it,
-//! `lower.rs` the file of what frozen blocks put out, `output.rs` the file at the end.
+//! `past.rs` what it has done so far, `keep.rs` its checkpoints and the way back from them, `lower.rs` the file of what
+//! frozen blocks put out, `output.rs` the file at the end.
 
 mod course;
+mod keep;
 mod lower;
-mod output;
+pub mod output;
+mod past;
 mod plan;
 
-pub use course::{Course, Passed, Summary};
+pub use course::{Course, Ended, Pace, Summary};
+pub use keep::{Line, Resumed};
+pub use past::Past;
 pub use plan::plan;
 
 use crate::args::{self, Method, RowOrder, Teach, Train, Usage, setting};
-use crate::load::Loaded;
+use crate::load::{self, Loaded};
 use crate::{Outcome, meter, out};
 use anyhow::Context;
-use course::PATIENCE;
+use course::DISCARDS;
+use keep::Keeper;
+use mynah::Error;
 use mynah::adapter::{self, Adapter, Spec};
 use mynah::bytes::{Bytes, Limits, map};
+use mynah::container::head::Head;
 use mynah::train::data::{self, Dataset, Order, Reader};
 use mynah::train::plan::Rows;
 use mynah::train::{Config, Example, Keep, Schedule, Trainer, optim};
 use std::fs::File;
 use std::path::Path;
+use std::time::Duration;
 
 /// Tokens of a row where nothing is said.
 const CONTEXT: usize = 256;
+/// The fact that tells what `--init` named.
+const BEGAN: &str = "adapter at the start";
 
 impl From<args::Schedule> for Schedule {
     fn from(s: args::Schedule) -> Schedule {
@@ -48,9 +59,9 @@ fn context(args: &Teach, loaded: &Loaded) -> anyhow::Result<usize> {
 }
 
 /// The rows of a file; what was cut or left out is said.
-fn read(path: &Path, bytes: &Bytes, ctx: usize, loaded: &Loaded) -> anyhow::Result<Dataset> {
+fn read(path: &Path, bytes: &Bytes, ctx: usize, loaded: &Loaded, clock: i64) -> anyhow::Result<Dataset> {
     let name = path.to_string_lossy();
-    let template = loaded.template()?;
+    let template = loaded.template_at(clock)?;
     let reader = Reader { tokenizer: &loaded.tokenizer, template: template.as_ref(), ctx, limits: Limits::default() };
     let data = reader.file(&name, bytes).map_err(|e| e.in_file(&name))?;
     for (n, what) in [(data.cut, "cut at the context"), (data.skipped, "left out: nothing in them counts")] {
@@ -69,31 +80,54 @@ fn rows(args: &Teach, ctx: usize, examples: &[Example]) -> Vec<Vec<usize>> {
     }
 }
 
-pub fn train(options: &Train, json: bool) -> anyhow::Result<Outcome> {
+/// `kept` are the options by which a checkpoint finds the way back, `resumed` is where this run goes on.
+pub fn train(options: &Train, kept: Head, resumed: Option<Resumed>, json: bool) -> anyhow::Result<Outcome> {
     output::check(options)?;
     let args = &options.teach;
+    if resumed.is_none() {
+        let default = keep::default_folder(&options.output);
+        keep::check_unused(args.checkpoints.as_ref().unwrap_or(&default))?;
+    }
+    if args.patience.is_some() && args.eval_fraction == 0.0 {
+        return Err(Usage::error("--patience measures on held-out rows: put some aside with --eval-fraction 0.1"));
+    }
     let loaded = Loaded::open(&options.model, &args.engine)?;
     let ctx = context(args, &loaded)?;
     let bytes = map::open(&options.data)?;
-    let data = read(&options.data, &bytes, ctx, &loaded)?;
+    let clock = resumed.as_ref().map_or_else(load::now, |r| r.clock);
+    let data = read(&options.data, &bytes, ctx, &loaded, clock)?;
     let (examples, tokens) = (data.examples.len(), data.tokens());
     let (train, eval) = setting(data.split(f64::from(args.eval_fraction), args.seed))?;
     let rows = rows(args, ctx, &train);
     let shuffle = (args.order == RowOrder::Shuffled).then_some(args.seed);
-    let order = setting(Order::new(rows.len(), args.batch, args.accumulate, shuffle))?;
+    let mut order = setting(Order::new(rows.len(), args.batch, args.accumulate, shuffle))?;
     let steps = match args.steps {
         Some(steps) => steps,
         None => args.epochs.unwrap_or(3).saturating_mul(order.steps_per_epoch()),
     };
+    let pace = Pace {
+        look: args.eval_every.unwrap_or(Pace::through(steps).look),
+        patience: args.patience,
+        most_steps: args.max_steps,
+        most_time: args.max_minutes.map(|m| Duration::from_secs_f32(m * 60.0)),
+        ..Pace::through(steps)
+    };
 
-    let (method, subject) = subject(args, &loaded)?;
+    let (method, subject) = subject(args, &loaded, resumed.as_ref())?;
     if method == Method::Full && args.loraplus_ratio != 1.0 {
         return Err(Usage::error("--loraplus-ratio is for adapters; with --method full nothing is a B"));
     }
     let run = plan::run(args, &loaded, &subject, Rows::of(&rows, &train), config(args, method, steps))?;
     let (run, planned) = plan::chosen(args, &run)?;
     let (config, micro) = (run.config, run.batch);
-    let mut trainer = setting(match subject.adapter(&loaded)? {
+    let adapter = subject.adapter(&loaded)?;
+    let mut facts = Head::new();
+    if let (Some(adapter), Some(_)) = (&adapter, &args.init) {
+        let known = resumed.as_ref().filter(|r| !r.other_init).and_then(|r| r.checkpoint.facts().get(BEGAN));
+        let bytes = || adapter.params().iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
+        facts.set(BEGAN, known.cloned().unwrap_or_else(|| short(blake3::hash(&bytes())).into()));
+    }
+    let mut trainer = setting(match adapter {
         Some(adapter) => Trainer::adapter(&loaded.model, adapter, config),
         None => Trainer::full(&loaded.model, config),
     })?;
@@ -106,44 +140,122 @@ pub fn train(options: &Train, json: bool) -> anyhow::Result<Outcome> {
         out::say(&file.says());
         trainer.keep_lower(Box::new(file));
     }
-    let log = args.log.as_ref().map(|p| File::create(p).with_context(|| p.display().to_string())).transpose()?;
+
+    facts.set("data", short(blake3::hash(&bytes))).set("tokens of a row", ctx as u64);
+    facts
+        .set("rows to learn", short(data::digest(&train).into()))
+        .set("rows held out", short(data::digest(&eval).into()));
+    facts.set("steps between looks", pace.look).set("patience", pace.patience.unwrap_or(0));
+    facts.set("packed rows", if args.pack { "yes" } else { "no" });
+    let mut past = Past::default();
+    if let Some(resumed) = &resumed {
+        go_on(resumed, &loaded, &facts, &mut trainer, &mut order).map(|p| past = p)?;
+    }
+    let log = args.log.as_ref().map(|path| open_log(path, resumed.is_some(), &past.log)).transpose()?;
+    let done = match past.steps() {
+        0 => String::new(),
+        n => format!("; goes on after step {n}"),
+    };
     out::say(&format!(
-        "{}: {} parameters; {examples} rows, {tokens} tokens, {} rows held out; {steps} steps; {} planned",
+        "{}: {} parameters; {examples} rows, {tokens} tokens, {} rows held out; {steps} steps; {} planned{done}",
         method.row().0,
         trainer.parameters(),
         eval.len(),
         out::bytes(planned.total() as u64),
     ));
     meter::catch_interrupt()?;
-    let passed = Course { trainer, train: &train, rows, micro, eval: &eval, order, steps, log }.run()?;
+    let keeper = Some(Keeper::new(options, loaded.base(), facts, kept, clock, resumed)?);
+    let encode = |trainer: &Trainer, past: &Past| output::encode(&loaded, &bytes, trainer, past);
+    let course =
+        Course { trainer, train: &train, rows, micro, eval: &eval, order, past, pace, encode: &encode, log, keeper };
+    let passed = course.run()?;
 
-    let saved = match passed.reports.len() {
+    let output = options.output.display();
+    let saved = match passed.past.steps() {
         0 => None,
-        _ => Some(output::save(options, &loaded, &passed, &bytes)?),
+        _ => {
+            let file = match &passed.past.best_file {
+                Some(best) => best.clone(),
+                None => encode(&passed.trainer, &passed.past)?,
+            };
+            map::replace(&options.output, &file)?;
+            Some(file.len())
+        }
     };
     let summary = passed.summary(saved);
     passed.show(&summary);
-    let output = options.output.display();
-    match saved {
-        Some(n) => out::say(&format!("saved {output}, {n} bytes")),
-        None => out::say("nothing saved: no step was done"),
+    match (saved, &passed.past.best_file, summary.best_step) {
+        (Some(n), Some(_), Some(step)) => out::say(&format!("saved {output}, {n} bytes: the best, of step {step}")),
+        (Some(n), ..) => out::say(&format!("saved {output}, {n} bytes")),
+        _ => out::say("nothing saved: no step was done"),
     }
     if json {
         out::print_json(&summary)?;
     }
-    if let Some(e) = passed.failure {
-        return Err(anyhow::Error::from(e).context(format!("stopped: {PATIENCE} steps in a row were discarded")));
+    let command = passed.keeper.as_ref().and_then(Keeper::command);
+    let go_on = |what: &str| {
+        let how = command.as_ref().map_or(String::new(), |command| format!("; go on with: {command}"));
+        out::say(&format!("{what} after step {} of {steps}{how}", summary.steps));
+    };
+    match passed.ended {
+        Ended::Done | Ended::Early => {
+            if let Ended::Early = passed.ended {
+                out::say(&format!("ended early: the held-out loss was {} times no better", passed.past.waited()));
+            }
+            passed.keeper.map_or(Ok(()), Keeper::finish).map(|()| Outcome::Done)
+        }
+        Ended::Paused => {
+            go_on("paused");
+            Ok(Outcome::Done)
+        }
+        Ended::Interrupted => {
+            go_on("interrupted");
+            Ok(Outcome::Interrupted)
+        }
+        Ended::Failed(e) => {
+            go_on("stopped");
+            Err(anyhow::Error::from(e).context(format!("{DISCARDS} steps in a row were discarded")))
+        }
     }
-    if summary.interrupted && summary.steps < steps {
-        let left = steps - summary.steps;
-        let go_on = match method {
-            Method::Full => format!("-m {output}"),
-            _ => format!("--init {output}"),
-        };
-        out::say(&format!("interrupted after step {} of {steps}; go on with {go_on} --steps {left}", summary.steps));
-        return Ok(Outcome::Interrupted);
-    }
-    Ok(Outcome::Done)
+}
+
+/// The first digits of a digest.
+fn short(hash: blake3::Hash) -> String {
+    hash.to_hex()[..16].into()
+}
+
+/// Everything as it was when the checkpoint was written.
+fn go_on(
+    resumed: &Resumed,
+    loaded: &Loaded,
+    facts: &Head,
+    trainer: &mut Trainer,
+    order: &mut Order,
+) -> anyhow::Result<Past> {
+    let path = resumed.folder.file(resumed.checkpoint.step());
+    let named = |e: Error| match e {
+        Error::Changed(changes) => {
+            let list: String = changes.iter().map(|c| format!("\n  {c}")).collect();
+            anyhow::anyhow!("{}: this is not the run that was saved:{list}", path.display())
+        }
+        other => other.in_file(path.to_string_lossy()).into(),
+    };
+    trainer.resume(&resumed.checkpoint, loaded.base(), order, facts).map_err(named)?;
+    Past::read(&resumed.checkpoint).map_err(named)
+}
+
+/// The log, with the lines of the steps that are done and none after.
+fn open_log(path: &Path, resumed: bool, lines: &str) -> anyhow::Result<File> {
+    let open = || {
+        if !resumed {
+            return Ok(File::create(path)?);
+        }
+        if path.metadata().map_or(true, |meta| meta.is_file()) {
+            map::replace(path, lines.as_bytes())?;
+        }
+        anyhow::Ok(File::options().append(true).open(path)?)
+    };
+    open().with_context(|| path.display().to_string())
 }
 
 fn config(args: &Teach, method: Method, steps: u64) -> Config {
@@ -183,12 +295,17 @@ impl Subject {
 }
 
 /// The method, and what it trains.
-fn subject(args: &Teach, loaded: &Loaded) -> anyhow::Result<(Method, Subject)> {
+fn subject(args: &Teach, loaded: &Loaded, resumed: Option<&Resumed>) -> anyhow::Result<(Method, Subject)> {
     if let Some(path) = &args.init {
-        let adapter = loaded.read_adapter(Path::new(path))?;
+        let adapter = match resumed {
+            // The file may be gone, or be the output: what the run made of it is in the checkpoint.
+            Some(r) if !r.other_init => r.adapter(loaded.base())?,
+            _ => loaded.read_adapter(path)?,
+        };
         let method = if adapter.kind() == "nola" { Method::Nola } else { Method::Lora };
         if args.method.is_some_and(|m| m != method) {
-            return Err(Usage::error(format!("--init {path} is a {} adapter; leave out --method", adapter.kind())));
+            let (path, kind) = (path.display(), adapter.kind());
+            return Err(Usage::error(format!("--init {path} is a {kind} adapter; leave out --method")));
         }
         return Ok((method, Subject::Given(adapter)));
     }

@@ -1,15 +1,16 @@
 //! Where a run's result goes: checked before, written after.
 
-use super::Passed;
+use super::Past;
 use crate::args::{Train, Usage};
 use crate::load::Loaded;
 use anyhow::Context;
 use mynah::adapter;
-use mynah::bytes::{Bytes, map};
+use mynah::bytes::Bytes;
 use mynah::gguf::{Gguf, Writer};
 use mynah::model::Model;
 use mynah::model::weights::Places;
 use mynah::quant::Format;
+use mynah::train::Trainer;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
@@ -31,14 +32,12 @@ pub fn check(args: &Train) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Writes what was learnt; its size.
-pub fn save(args: &Train, loaded: &Loaded, passed: &Passed, data: &[u8]) -> anyhow::Result<usize> {
-    let bytes = match passed.trainer.adapter_ref() {
-        Some(adapter) => adapter::to_bytes(adapter, loaded.base(), &passed.provenance(data))?,
-        None => model_file(&loaded.gguf, passed.trainer.model())?,
-    };
-    map::replace(&args.output, &bytes)?;
-    Ok(bytes.len())
+/// The bytes of what was learnt.
+pub fn encode(loaded: &Loaded, data: &[u8], trainer: &Trainer, past: &Past) -> anyhow::Result<Vec<u8>> {
+    match trainer.adapter_ref() {
+        Some(adapter) => Ok(adapter::to_bytes(adapter, loaded.base(), &past.provenance(data))?),
+        None => model_file(&loaded.gguf, trainer.model()),
+    }
 }
 
 /// The file of a model in F32: metadata and the tensors that are not trained as they were.

@@ -2,7 +2,7 @@
 
 use super::{Subject, config, context, read, rows, subject};
 use crate::args::{Plan as Options, Teach, Usage, setting};
-use crate::load::Loaded;
+use crate::load::{self, Loaded};
 use crate::{Outcome, meter, out};
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
@@ -93,13 +93,14 @@ pub fn plan(options: &Options, json: bool) -> anyhow::Result<Outcome> {
     let rows = match &options.data {
         Some(path) => {
             let bytes = map::open(path)?;
-            let (train, _) =
-                setting(read(path, &bytes, ctx, &loaded)?.split(f64::from(args.eval_fraction), args.seed))?;
+            let (train, _) = setting(
+                read(path, &bytes, ctx, &loaded, load::now())?.split(f64::from(args.eval_fraction), args.seed),
+            )?;
             Rows::of(&rows(args, ctx, &train), &train)
         }
         None => Rows::full(ctx, args.batch.saturating_mul(args.accumulate).min(1 << 20)),
     };
-    let (method, what) = subject(args, &loaded)?;
+    let (method, what) = subject(args, &loaded, None)?;
     let (run, plan) = chosen(args, &run(args, &loaded, &what, rows, config(args, method, 1))?)?;
     if json {
         out::print_json(&machine(&plan))?;

@@ -1,0 +1,290 @@
+//! Checkpoints of a run, and going on from them.
+
+use super::course::Ended;
+use super::past::Past;
+use crate::args::{Cli, Train, Usage, loose};
+use crate::{meter, out};
+use anyhow::Context;
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Command, Parser, ValueHint};
+use mynah::Error;
+use mynah::adapter::{self, Adapter, Base, Fit};
+use mynah::bytes::{Cursor, Limits};
+use mynah::container::head::{Field, Head};
+use mynah::train::data::Order;
+use mynah::train::folder::Folder;
+use mynah::train::{Checkpoint, Trainer};
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// Time between checkpoints where nothing is said.
+const EVERY: Duration = Duration::from_secs(60);
+/// Options of this part of a run alone: a checkpoint does not keep them.
+const PASSING: [&str; 5] = ["resume", "checkpoints", "threads", "max-minutes", "max-steps"];
+/// Options of which one takes the place of the other.
+const EITHER: [[&str; 2]; 2] = [["steps", "epochs"], ["epochs", "steps"]];
+
+/// The command line; of a training run, what was asked for in this part or before, and where it goes on.
+pub struct Line {
+    pub cli: Cli,
+    /// Options of `train` by name, with their values.
+    pub options: Head,
+    pub resumed: Option<Resumed>,
+}
+
+/// A run that goes on.
+pub struct Resumed {
+    pub folder: Folder,
+    pub checkpoint: Checkpoint,
+    /// Whether `--init` now names another file than before.
+    pub other_init: bool,
+    /// What chat templates took for now, in seconds since 1970.
+    pub clock: i64,
+}
+
+impl Resumed {
+    /// The adapter as the checkpoint has it.
+    pub fn adapter(&self, base: &Base) -> mynah::Result<Box<dyn Adapter>> {
+        adapter::restore(self.checkpoint.adapter()?, base, &Limits::default(), Fit::Same)
+    }
+}
+
+impl Line {
+    /// Reads the command line. What `mynah train --resume DIR` does not say comes from the newest checkpoint in DIR.
+    pub fn read() -> anyhow::Result<Line> {
+        let args: Vec<OsString> = std::env::args_os().collect();
+        // Beside --resume nothing need be given. Whatever is wrong otherwise is left to the strict reading.
+        let command = loose();
+        let matches = command.clone().try_get_matches_from(&args).ok();
+        let train = matches.as_ref().and_then(|m| m.subcommand_matches("train"));
+        let (Some(given), Some(train)) = (train, command.find_subcommand("train")) else {
+            return Ok(Line { cli: Cli::parse(), options: Head::new(), resumed: None });
+        };
+        let given_options = collect(train, given);
+        let Some(path) = given.get_one::<PathBuf>("resume") else {
+            return Ok(Line { cli: Cli::parse(), options: kept(given_options), resumed: None });
+        };
+        if let Some(other) = given.get_one::<PathBuf>("checkpoints").filter(|other| !same(other, path)) {
+            let (path, other) = (path.display(), other.display());
+            return Err(Usage::error(format!("--resume {path} goes on in that folder, not in --checkpoints {other}")));
+        }
+        if !path.is_dir() {
+            return Err(Usage::error(format!("--resume {}: there is no such folder", path.display())));
+        }
+        let folder = Folder::open(path)?;
+        let skipped = |e: &Error| out::say(&format!("skipped: {e}"));
+        let Some(checkpoint) = folder.newest(&Limits::default(), skipped)? else {
+            let path = path.display();
+            return Err(Usage::error(format!("--resume {path}: it holds no checkpoint; start the run anew")));
+        };
+        let noted = || {
+            let before = Head::decode(&checkpoint.note("options")?, &Limits::default())?;
+            Ok((before, Cursor::new(&checkpoint.note("clock")?).u64()? as i64))
+        };
+        let file = folder.file(checkpoint.step());
+        let (before, clock) = noted().map_err(|e: Error| e.in_file(file.to_string_lossy()))?;
+        let changed = |name| given_options.get(name).is_some_and(|now| before.get(name) != Some(now));
+        let other_init = changed("init");
+        let mut all = Head::new();
+        for (name, value) in before.fields() {
+            let displaced = EITHER.iter().any(|[one, other]| name == *other && given_options.get(one).is_some());
+            if !displaced {
+                all.set(name, value.clone());
+            }
+        }
+        given_options.fields().for_each(|(name, value)| _ = all.set(name, value.clone()));
+        let json = given.get_flag("json").then_some("--json".into());
+        let line = ["mynah".into(), "train".into()].into_iter().chain(json).chain(spell(&all));
+        let cli = Cli::parse_from(line);
+        Ok(Line { cli, options: kept(all), resumed: Some(Resumed { folder, checkpoint, other_init, clock }) })
+    }
+}
+
+/// Every option of a command that was given, with its values as texts; paths are made absolute. What is not UTF-8 is
+/// left out, and must be given again to go on.
+fn collect(command: &Command, given: &ArgMatches) -> Head {
+    let mut out = Head::new();
+    for arg in command.get_arguments() {
+        let (id, Some(name)) = (arg.get_id().as_str(), arg.get_long()) else { continue };
+        if given.value_source(id) != Some(ValueSource::CommandLine) {
+            continue;
+        }
+        let path = arg.get_value_hint() == ValueHint::AnyPath;
+        let value = |raw: &OsStr| match path {
+            true => std::path::absolute(raw).ok()?.into_os_string().into_string().ok(),
+            false => raw.to_str().map(String::from),
+        };
+        let raw = if arg.get_action().takes_values() { given.get_raw(id) } else { None };
+        let values: Option<Vec<String>> = raw.into_iter().flatten().map(value).collect();
+        if let Some(values) = values {
+            out.set(name, values);
+        }
+    }
+    out
+}
+
+/// Without the options of the moment.
+fn kept(options: Head) -> Head {
+    let mut out = Head::new();
+    let lasting = options.fields().filter(|(name, _)| !PASSING.contains(name));
+    lasting.for_each(|(name, value)| _ = out.set(name, value.clone()));
+    out
+}
+
+/// Options as words of a command line.
+fn spell(options: &Head) -> Vec<OsString> {
+    let mut words = Vec::new();
+    for (name, value) in options.fields() {
+        match value {
+            Field::List(values) if values.is_empty() => words.push(format!("--{name}").into()),
+            Field::List(values) => words.extend(values.iter().map(|v| format!("--{name}={v}").into())),
+            _ => {}
+        }
+    }
+    words
+}
+
+fn same(a: &Path, b: &Path) -> bool {
+    let real = |p: &Path| p.canonicalize().or_else(|_| std::path::absolute(p)).ok();
+    real(a) == real(b)
+}
+
+/// Where a run's checkpoints are where nothing is said.
+pub fn default_folder(output: &Path) -> PathBuf {
+    let mut name = output.as_os_str().to_os_string();
+    name.push(".checkpoints");
+    name.into()
+}
+
+/// Refuses to begin where another run could go on.
+pub fn check_unused(path: &Path) -> anyhow::Result<()> {
+    let checkpoint = |name: &OsStr| name.to_string_lossy().starts_with("checkpoint-");
+    let used = std::fs::read_dir(path).is_ok_and(|mut all| all.any(|e| e.is_ok_and(|e| checkpoint(&e.file_name()))));
+    if used {
+        let quoted = quote(path);
+        let what = format!("{} holds checkpoints of a run; `mynah train --resume {quoted}` goes on", path.display());
+        return Err(Usage::error(what + " with it, and without that folder a new one begins"));
+    }
+    Ok(())
+}
+
+/// A path as a shell takes it.
+fn quote(path: &Path) -> String {
+    let text = path.to_string_lossy();
+    let plain = |c: char| c.is_alphanumeric() || "/._-+,@:~".contains(c);
+    if text.chars().all(plain) && !text.is_empty() { text.into() } else { format!("'{}'", text.replace('\'', "'\\''")) }
+}
+
+/// Writes the checkpoints of a run.
+pub struct Keeper<'a> {
+    base: &'a Base,
+    facts: Head,
+    options: Head,
+    clock: i64,
+    path: PathBuf,
+    folder: Option<Folder>,
+    own: bool,
+    every: Option<u64>,
+    last: Instant,
+    saved: Option<u64>,
+}
+
+impl<'a> Keeper<'a> {
+    /// In the folder of a run that goes on, the one that was asked for, or one beside the output, which is made when it
+    /// is needed and goes when the run has ended.
+    pub fn new(
+        args: &Train,
+        base: &'a Base,
+        facts: Head,
+        options: Head,
+        clock: i64,
+        resumed: Option<Resumed>,
+    ) -> anyhow::Result<Self> {
+        let default = default_folder(&args.output);
+        let (path, folder, saved) = match (resumed, &args.teach.checkpoints) {
+            (Some(r), _) => (r.folder.path().to_path_buf(), Some(r.folder), Some(r.checkpoint.step())),
+            (None, Some(path)) => (path.clone(), Some(Folder::open(path)?), None),
+            (None, None) => (default.clone(), None, None),
+        };
+        let own = same(&path, &default);
+        let (every, last) = (args.teach.save_every, Instant::now());
+        let keeper = Keeper { base, facts, options, clock, path, folder, own, every, last, saved };
+        keeper.hint();
+        Ok(keeper)
+    }
+
+    /// Whether it is time for a checkpoint after this step. `improved`: it has the lowest held-out loss so far.
+    pub fn due(&self, step: u64, improved: bool) -> bool {
+        let time = self.every.map_or_else(|| self.last.elapsed() >= EVERY, |n| step.is_multiple_of(n));
+        time || (improved && !self.own)
+    }
+
+    /// Whether a run that ended so wants a last one.
+    pub fn wants_last(&self, ended: &Ended) -> bool {
+        !(self.own && matches!(ended, Ended::Done | Ended::Early))
+    }
+
+    pub fn save(&mut self, trainer: &Trainer, order: &Order, past: &Past) -> anyhow::Result<()> {
+        let folder = match &mut self.folder {
+            Some(folder) => folder,
+            None => self.folder.insert(Folder::open(&self.path)?),
+        };
+        let mut notes = past.notes();
+        notes.extend([("options", self.options.encode()), ("clock", self.clock.to_le_bytes().to_vec())]);
+        let notes: Vec<(&str, &[u8])> = notes.iter().map(|(name, bytes)| (*name, bytes.as_slice())).collect();
+        let bytes = trainer.checkpoint(self.base, order, &self.facts, &notes)?;
+        folder.save(trainer.steps(), &bytes, past.best().map(|best| best.0))?;
+        (self.last, self.saved) = (Instant::now(), Some(trainer.steps()));
+        self.hint();
+        Ok(())
+    }
+
+    /// The command that goes on, if there is a checkpoint.
+    pub fn command(&self) -> Option<String> {
+        self.saved.map(|_| format!("mynah train --resume {}", quote(&self.path)))
+    }
+
+    fn hint(&self) {
+        meter::at_second_interrupt(self.command().map(|command| format!("go on with: {command}")));
+    }
+
+    /// The run has ended and its result is in safety.
+    pub fn finish(self) -> anyhow::Result<()> {
+        match self.folder.filter(|_| self.own) {
+            Some(folder) => folder.remove().context("remove the checkpoints"),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_survive_as_words() {
+        let read = |line: &str| {
+            let command = loose();
+            let matches = command.clone().try_get_matches_from(line.split(' ')).unwrap();
+            let train = matches.subcommand_matches("train").unwrap();
+            collect(command.find_subcommand("train").unwrap(), train)
+        };
+        let line = "mynah train -m m.gguf -d d.txt -o o --rank-stabilised --lr 1e-3 --threads 2 --steps 5 --resume r";
+        let all = read(line);
+        let again: Vec<String> = spell(&all).into_iter().map(|w| w.into_string().unwrap()).collect();
+        assert_eq!(read(&format!("mynah train {}", again.join(" "))), all);
+        let kept = kept(all);
+        let names: Vec<&str> = kept.fields().map(|(name, _)| name).collect();
+        assert_eq!(names, ["data", "lr", "model", "output", "rank-stabilised", "steps"]);
+        assert!(Path::new(&kept.list("model").unwrap()[0]).is_absolute());
+        assert_eq!(kept.list("lr").unwrap(), ["1e-3"]);
+    }
+
+    #[test]
+    fn paths_are_quoted_for_a_shell() {
+        for (path, quoted) in [("a/b-1.x", "a/b-1.x"), ("a b", "'a b'"), ("it's", "'it'\\''s'"), ("", "''")] {
+            assert_eq!(quote(Path::new(path)), quoted);
+        }
+    }
+}

@@ -1,0 +1,307 @@
+//! Checkpoints: everything a run needs to go on as if it had never stopped, to the last bit.
+//!
+//! ```text
+//! our container, kind `train`
+//! head      facts that decide what a run computes; a run of which one differs is refused
+//! state     facts: `step`; `epoch` and `left`, where in the data the next step begins
+//! adapter   an adapter file, its parameters in f32; or
+//! weights   all weights, f32
+//! o.NAME    a piece of what the optimiser remembers: u64 kind (0 floats, 1 bytes, 2 counter, 3 number), then the values
+//! n.NAME    the caller's own; optional
+//! ```
+//!
+//! The schedule is a function of the step, and every random choice one of a seed and a place: facts and position hold
+//! both. Where the bytes lie is the caller's business; [`super::folder`] keeps them in a folder.
+
+use super::data::Order;
+use super::state::State;
+use super::{Config, Target, Trainer};
+use crate::adapter::{self, Adapter, Base, Provenance};
+use crate::bytes::{Bytes, Cursor, Limits};
+use crate::container::head::{Field, Head};
+use crate::container::{Builder, Container};
+use crate::error::{Change, Error, Result};
+use std::borrow::Cow;
+use std::prelude::v1::*;
+use std::sync::Arc;
+
+const KIND: &str = "train";
+
+/// Facts about `config`: all that decides the result, and nothing else.
+fn describe(config: &Config, facts: &mut Head) {
+    // Every field by name, so that a new one cannot be forgotten here.
+    let Config { lr, steps, schedule, warmup, clip, optimizer, keep: _, precision } = config;
+    let super::optim::Spec { kind, beta1, beta2, eps, weight_decay, ratio } = optimizer;
+    facts.set("steps", *steps).set("schedule", format!("{schedule:?}").to_lowercase()).set("warm-up", *warmup);
+    facts.set("optimizer", kind.as_str()).set("activations kept as", format!("{precision:?}").to_lowercase());
+    for (name, value) in [
+        ("learning rate", Some(*lr)),
+        ("gradient clip", Some(*clip)),
+        ("beta1", *beta1),
+        ("beta2", *beta2),
+        ("epsilon", *eps),
+        ("weight decay", Some(*weight_decay)),
+        ("ratio of rates", Some(*ratio)),
+    ] {
+        if let Some(value) = value {
+            // The shortest text that reads back as the same number.
+            facts.set(name, value.to_string());
+        }
+    }
+}
+
+/// A checkpoint that was read; every byte of it was checked.
+pub struct Checkpoint {
+    container: Container,
+    facts: Head,
+    step: u64,
+    position: (u64, u64),
+    limits: Limits,
+}
+
+impl Checkpoint {
+    /// # Errors
+    /// `Corrupt`, `Limit` and `Unsupported` as the bytes deserve; `Mismatch` if they hold something else.
+    pub fn read(bytes: Bytes, limits: &Limits) -> Result<Checkpoint> {
+        let container = Container::read(bytes, limits)?;
+        container.require_kind(KIND)?;
+        let head = |name| Head::decode(&container.require(name)?, limits);
+        let (facts, state) = (head("head")?, head("state")?);
+        let integer = |key| state.integer(key);
+        Ok(Checkpoint {
+            step: integer("step")?,
+            position: (integer("epoch")?, integer("left")?),
+            facts,
+            container,
+            limits: limits.clone(),
+        })
+    }
+
+    /// Steps that were done.
+    pub fn step(&self) -> u64 {
+        self.step
+    }
+
+    /// What decides the run's result.
+    pub fn facts(&self) -> &Head {
+        &self.facts
+    }
+
+    /// A section of the caller's own.
+    ///
+    /// # Errors
+    /// `Corrupt` if there is none.
+    pub fn note(&self, name: &str) -> Result<Bytes> {
+        self.container.require(&format!("n.{name}"))
+    }
+
+    /// The adapter as it was, as the bytes of a file.
+    ///
+    /// # Errors
+    /// `Corrupt` if there is none: all weights are trained.
+    pub fn adapter(&self) -> Result<Bytes> {
+        self.container.require("adapter")
+    }
+
+    /// Everything in which `now` differs from what decided this run.
+    fn changes(&self, now: &Head) -> Vec<Change> {
+        let show = |field: Option<&Field>| field.map_or("nothing".into(), Field::to_string);
+        let mut keys: Vec<&str> = self.facts.fields().chain(now.fields()).map(|(key, _)| key).collect();
+        keys.sort_unstable();
+        keys.dedup();
+        let differ = keys.into_iter().filter(|key| self.facts.get(key) != now.get(key));
+        let change = |key| Change {
+            what: crate::error::printable(key),
+            was: show(self.facts.get(key)),
+            now: show(now.get(key)),
+        };
+        differ.map(change).collect()
+    }
+}
+
+/// What the optimiser remembers, owned.
+enum Piece {
+    F32(Vec<f32>),
+    U8(Bytes),
+    U64(u64),
+    F64(f64),
+}
+
+impl Piece {
+    fn read(name: &str, bytes: &Bytes) -> Result<Piece> {
+        let mut cursor = Cursor::new(bytes);
+        let bad = |what: &str| Error::corrupt(format!("section {name}: {what}"), 0);
+        let kind = cursor.u64()?;
+        let rest = bytes.slice(8..bytes.len())?;
+        Ok(match kind {
+            0 => Piece::F32(read_floats(&rest).ok_or_else(|| bad("no whole number of floats"))?),
+            1 => Piece::U8(rest),
+            2 | 3 if rest.len() != 8 => return Err(bad("8 bytes wanted")),
+            2 => Piece::U64(cursor.u64()?),
+            3 => Piece::F64(cursor.f64()?),
+            other => return Err(bad(&format!("kind {other}"))),
+        })
+    }
+
+    fn state(&self) -> State<'_> {
+        match self {
+            Piece::F32(v) => State::F32(v),
+            Piece::U8(v) => State::U8(v),
+            Piece::U64(v) => State::U64(*v),
+            Piece::F64(v) => State::F64(*v),
+        }
+    }
+}
+
+fn spell(state: State) -> Vec<u8> {
+    let (kind, values): (u64, Cow<[u8]>) = match state {
+        State::F32(v) => (0, floats(v)),
+        State::U8(v) => (1, v.into()),
+        State::U64(v) => (2, v.to_le_bytes().to_vec().into()),
+        State::F64(v) => (3, v.to_le_bytes().to_vec().into()),
+    };
+    [&kind.to_le_bytes()[..], &values].concat()
+}
+
+/// Little-endian bytes.
+fn floats(values: &[f32]) -> Cow<'_, [u8]> {
+    match cfg!(target_endian = "little") {
+        true => bytemuck::cast_slice(values).into(),
+        false => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+    }
+}
+
+fn read_floats(bytes: &[u8]) -> Option<Vec<f32>> {
+    let (chunks, rest) = bytes.as_chunks::<4>();
+    rest.is_empty().then(|| chunks.iter().map(|b| f32::from_le_bytes(*b)).collect())
+}
+
+impl Trainer {
+    /// All that decides what this trainer computes with these rows, whatever it has done so far.
+    fn facts(&self, base: &Base, order: &Order, more: &Head) -> Head {
+        let mut facts = match &self.target {
+            Target::Adapter([adapter]) => adapter::file::facts(adapter.as_ref(), base),
+            Target::Weights { .. } => {
+                let mut facts = Head::new();
+                facts
+                    .set("kind", "full")
+                    .set("base.fingerprint", blake3::Hash::from(base.fingerprint).to_hex().as_str());
+                facts
+            }
+        };
+        describe(&self.config, &mut facts);
+        let lower = self.backprop.lower.is_some();
+        facts.set("outputs of frozen blocks as", if lower { "f16" } else { "f32" });
+        order.facts(&mut facts);
+        for (key, value) in more.fields() {
+            facts.set(key, value.clone());
+        }
+        facts
+    }
+
+    /// The bytes of a checkpoint after the last step. `base` is what the model was when the run began, `order` stands
+    /// where the next step begins. `more` are facts that decide the result and that neither knows, under names that
+    /// people understand: the [digest](super::data::digest) of the rows above all. `notes` are sections of the caller's
+    /// own, for what it counts and logs.
+    ///
+    /// # Errors
+    /// `Invalid` if a parameter is not finite.
+    ///
+    /// # Panics
+    /// If the name of a note is not one to fourteen characters of `a-z 0-9 . _ -`, or comes twice.
+    pub fn checkpoint(&self, base: &Base, order: &Order, more: &Head, notes: &[(&str, &[u8])]) -> Result<Vec<u8>> {
+        let (epoch, left) = order.position();
+        let mut state = Head::new();
+        state.set("step", self.step).set("epoch", epoch).set("left", left);
+        let mut file = Builder::new(KIND).section("head", true, self.facts(base, order, more).encode()).section(
+            "state",
+            true,
+            state.encode(),
+        );
+        match &self.target {
+            Target::Adapter([adapter]) => {
+                let bytes = adapter::to_bytes_as(adapter.as_ref(), base, &Provenance::default(), "f32")?;
+                file = file.section("adapter", true, bytes);
+            }
+            Target::Weights { flat, .. } => {
+                if let Some(i) = flat.iter().position(|v| !v.is_finite()) {
+                    return Err(Error::invalid("weights", format!("value {i} is not finite")));
+                }
+                file = file.section("weights", true, floats(flat));
+            }
+        }
+        for (name, piece) in self.optimizer.state() {
+            file = file.section(&format!("o.{name}"), true, spell(piece));
+        }
+        for (name, bytes) in notes {
+            file = file.section(&format!("n.{name}"), false, *bytes);
+        }
+        Ok(file.finish())
+    }
+
+    /// Goes on from a checkpoint: this trainer, made as the one that wrote it was, and `order` become what they were.
+    /// On an error nothing has changed.
+    ///
+    /// # Errors
+    /// `Changed` with every difference if base, data or a setting that decides the result is another; `Corrupt`,
+    /// `Limit`, `Unsupported` and `Mismatch` if the checkpoint does not hold what it should.
+    pub fn resume(&mut self, saved: &Checkpoint, base: &Base, order: &mut Order, more: &Head) -> Result<()> {
+        let changes = saved.changes(&self.facts(base, order, more));
+        if !changes.is_empty() {
+            return Err(Error::Changed(changes));
+        }
+        let wanted: Vec<&'static str> = self.optimizer.state().iter().map(|(name, _)| *name).collect();
+        let sections: Vec<String> = wanted.iter().map(|name| format!("o.{name}")).collect();
+        let target = match &self.target {
+            Target::Adapter(_) => "adapter",
+            Target::Weights { .. } => "weights",
+        };
+        let known: Vec<&str> =
+            ["head", "state", target].into_iter().chain(sections.iter().map(String::as_str)).collect();
+        saved.container.refuse_unknown(&known)?;
+        let read = |name: &String| Piece::read(name, &saved.container.require(name)?);
+        let pieces = sections.iter().map(read).collect::<Result<Vec<_>>>()?;
+        let pieces: Vec<(&str, State)> = wanted.iter().copied().zip(pieces.iter().map(Piece::state)).collect();
+        let params = match &self.target {
+            Target::Adapter([now]) => {
+                let held = adapter::restore(saved.adapter()?, base, &saved.limits, adapter::Fit::Same)?;
+                if held.kind() != now.kind() || held.params().len() != now.params().len() {
+                    let say = |a: &dyn Adapter| format!("{} of {} parameters", a.kind(), a.params().len());
+                    return Err(Error::mismatch("saved adapter", say(now.as_ref()), say(held.as_ref())));
+                }
+                held.params().to_vec()
+            }
+            Target::Weights { flat, .. } => {
+                let held = read_floats(&saved.container.require("weights")?).unwrap_or_default();
+                if held.len() != flat.len() || held.iter().any(|v| !v.is_finite()) {
+                    let why = format!("section weights: {} finite values wanted", flat.len());
+                    return Err(Error::corrupt(why, 0));
+                }
+                held
+            }
+        };
+        if saved.step > self.config.steps {
+            let why = format!("{} steps done of {}", saved.step, self.config.steps);
+            return Err(Error::corrupt(why, 0));
+        }
+        let before = order.position();
+        order.seek(saved.position)?;
+        if let Err(e) = self.optimizer.restore(&pieces) {
+            order.seek(before)?;
+            return Err(e);
+        }
+        match &mut self.target {
+            Target::Adapter([adapter]) => {
+                let Some(adapter) = Arc::get_mut(adapter) else { unreachable!("the trainer alone holds its adapter") };
+                adapter.params_mut().copy_from_slice(&params);
+                adapter.prepare(&self.model.compute);
+            }
+            Target::Weights { places, flat } => {
+                *flat = Arc::new(params);
+                self.model = self.model.with_weights(self.model.weights.from_flat(places, flat.clone())?);
+            }
+        }
+        self.step = saved.step;
+        Ok(())
+    }
+}

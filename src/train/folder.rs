@@ -1,0 +1,149 @@
+//! Checkpoints in a folder: the newest two and the best are kept, a file each, `checkpoint-STEP.mynah`.
+
+use super::checkpoint::Checkpoint;
+use crate::bytes::map::{self, Disk, System};
+use crate::bytes::{Bytes, Limits};
+use crate::error::{Error, Result};
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::prelude::v1::*;
+
+const PREFIX: &str = "checkpoint-";
+const SUFFIX: &str = ".mynah";
+const LOCK: &str = "lock";
+
+/// A folder that one run at a time writes to.
+pub struct Folder {
+    path: PathBuf,
+    disk: Box<dyn Disk>,
+    // Held until this is dropped, or the process ends in whatever way.
+    _lock: File,
+}
+
+impl Folder {
+    /// Opens a folder, or makes it.
+    ///
+    /// # Errors
+    /// `Io` from the system; `Invalid` if another process has it open.
+    pub fn open(path: &Path) -> Result<Folder> {
+        Folder::on(path, Box::new(System))
+    }
+
+    /// The same on a disk of the caller's.
+    ///
+    /// # Errors
+    /// As [`Folder::open`].
+    #[doc(hidden)]
+    pub fn on(path: &Path, disk: Box<dyn Disk>) -> Result<Folder> {
+        let named = |e: Error| e.in_file(path.to_string_lossy());
+        let lock = lock(path).map_err(named)?;
+        let mut folder = Folder { path: path.into(), disk, _lock: lock };
+        // Nobody else writes here, so these are of processes that ended while they wrote.
+        for name in folder.names().map_err(named)? {
+            if name.split_once(&format!("{SUFFIX}.tmp-")).is_some_and(|(step, _)| step.starts_with(PREFIX)) {
+                folder.disk.remove(&path.join(name)).ok();
+            }
+        }
+        Ok(folder)
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The file of a step.
+    pub fn file(&self, step: u64) -> PathBuf {
+        self.path.join(format!("{PREFIX}{step}{SUFFIX}"))
+    }
+
+    /// Steps of which there is a file, the newest first.
+    ///
+    /// # Errors
+    /// `Io` from the system.
+    pub fn steps(&self) -> Result<Vec<u64>> {
+        let names = self.names().map_err(|e| e.in_file(self.path.to_string_lossy()))?;
+        let step = |name: &String| name.strip_prefix(PREFIX)?.strip_suffix(SUFFIX)?.parse().ok();
+        let mut steps: Vec<u64> = names.iter().filter_map(step).collect();
+        steps.sort_unstable_by(|a, b| b.cmp(a));
+        Ok(steps)
+    }
+
+    /// The newest checkpoint that is whole; none if there are no files. `skipped` hears of each newer one that is
+    /// damaged or cannot be read.
+    ///
+    /// # Errors
+    /// `Io` from the system; `Invalid` if there are files and none is whole.
+    pub fn newest(&self, limits: &Limits, mut skipped: impl FnMut(&Error)) -> Result<Option<Checkpoint>> {
+        let steps = self.steps()?;
+        for step in &steps {
+            let path = self.file(*step);
+            let read = map::open(&path).and_then(|bytes: Bytes| Checkpoint::read(bytes, limits));
+            match read.map_err(|e| e.in_file(path.to_string_lossy())) {
+                Ok(checkpoint) => return Ok(Some(checkpoint)),
+                Err(e) => skipped(&e),
+            }
+        }
+        match steps.len() {
+            0 => Ok(None),
+            n => Err(Error::invalid(self.path.to_string_lossy(), format!("none of {n} checkpoints can be read"))),
+        }
+    }
+
+    /// Writes the checkpoint of a step. Then those are removed that are neither it, nor the one before it, nor that of
+    /// step `best`: after a crash at any moment at least the newest before is there, whole. Files of later steps go too:
+    /// a run that went on from an older one does not believe them.
+    ///
+    /// # Errors
+    /// Those of [`map::replace`]; no file has been removed then.
+    pub fn save(&mut self, step: u64, bytes: &[u8], best: Option<u64>) -> Result<()> {
+        let file = self.file(step);
+        map::replace_on(self.disk.as_mut(), &file, bytes)?;
+        let steps = self.steps()?;
+        let before = steps.iter().copied().find(|s| *s < step);
+        for old in
+            steps.into_iter().filter(|s| *s != step && Some(*s) != before && Some(*s) != best.filter(|b| *b < step))
+        {
+            // What cannot be removed stays: it harms nobody.
+            let file = self.file(old);
+            self.disk.remove(&file).ok();
+        }
+        Ok(())
+    }
+
+    /// Removes all checkpoints, and the folder if it holds nothing else.
+    ///
+    /// # Errors
+    /// `Io` from the system.
+    pub fn remove(mut self) -> Result<()> {
+        for step in self.steps()? {
+            let path = self.file(step);
+            let removed = self.disk.remove(&path).map_err(|source| Error::Io { doing: "remove", source });
+            removed.map_err(|e| e.in_file(path.to_string_lossy()))?;
+        }
+        self.disk.remove(&self.path.join(LOCK)).ok();
+        fs::remove_dir(&self.path).ok();
+        Ok(())
+    }
+
+    fn names(&self) -> Result<Vec<String>> {
+        let list = || fs::read_dir(&self.path)?.map(|entry| Ok(entry?.file_name())).collect::<io::Result<Vec<_>>>();
+        let names = list().map_err(|source| Error::Io { doing: "list", source })?;
+        Ok(names.into_iter().filter_map(|name| name.into_string().ok()).collect())
+    }
+}
+
+fn lock(path: &Path) -> Result<File> {
+    let io = |doing| move |source| Error::Io { doing, source };
+    fs::create_dir_all(path).map_err(io("make the folder"))?;
+    let file =
+        File::options().create(true).truncate(false).write(true).open(path.join(LOCK)).map_err(io("open lock"))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(Error::invalid("folder", "another run is at work on it")),
+        // A file system without locks: two runs in one folder are then the person's own care.
+        Err(TryLockError::Error(e)) if e.kind() == io::ErrorKind::Unsupported => Ok(file),
+        Err(TryLockError::Error(e)) => Err(io("lock")(e)),
+    }
+}
