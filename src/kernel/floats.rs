@@ -11,65 +11,126 @@ macro_rules! products {
         use crate::math;
         use core::ops::Range;
 
-        /// Rows `i..i + M` of `x` with rows `j..j + N` of `w`.
+        /// `M` rows of `x` with rows `js` of `w`, `N` at a time; `c` columns.
+        ///
+        /// # Safety
+        /// There are `c` values at each of `x`, a place for every row of `w` at each of `y`, and `js` are rows of `w`, a
+        /// multiple of `N`.
         $(#[target_feature(enable = $feature)])+
-        fn dot_tile<const M: usize, const N: usize>(x: View, i: usize, w: View, j: usize, y: &mut Tile) {
-            let (xs, ws): ([&[f32]; M], [&[f32]; N]) =
-                (array!(&[][..]; m => x.row(i + m)), array!(&[][..]; n => w.row(j + n)));
-            let c = x.c;
-            assert!(w.c == c, "rows of {c} with rows of {}", w.c);
-            let mut acc = [[splat(0.0); N]; M];
-            let mut k = 0;
-            while k + 16 <= c {
-                // SAFETY: every row has `c` values.
-                unsafe {
-                    let b: [F; N] = array!(splat(0.0); n => load(ws[n].as_ptr().add(k)));
-                    for m in 0..M {
-                        let a = load(xs[m].as_ptr().add(k));
+        unsafe fn dot_tile<const M: usize, const N: usize>(
+            x: [*const f32; M],
+            w: View,
+            js: Range<usize>,
+            y: [*mut f32; M],
+        ) {
+            let c = w.c;
+            for j in js.step_by(N) {
+                let w: [*const f32; N] = array!(core::ptr::null(); n => w.row(j + n).as_ptr());
+                let mut acc = [[splat(0.0); N]; M];
+                let mut k = 0;
+                while k + 16 <= c {
+                    // SAFETY: every row has `c` values.
+                    unsafe {
+                        let b: [F; N] = array!(splat(0.0); n => load(w[n].add(k)));
+                        for m in 0..M {
+                            let a = load(x[m].add(k));
+                            for n in 0..N {
+                                acc[m][n] = fma(a, b[n], acc[m][n]);
+                            }
+                        }
+                    }
+                    k += 16;
+                }
+                for m in 0..M {
+                    if k < c {
                         for n in 0..N {
-                            acc[m][n] = fma(a, b[n], acc[m][n]);
+                            let mut lanes = [0.0; 16];
+                            store_to(&mut lanes, acc[m][n]);
+                            for l in 0..c - k {
+                                // SAFETY: as above.
+                                lanes[l] = math::fma(unsafe { *x[m].add(k + l) }, unsafe { *w[n].add(k + l) }, lanes[l]);
+                            }
+                            acc[m][n] = load_from(&lanes);
                         }
                     }
-                }
-                k += 16;
-            }
-            for m in 0..M {
-                if k < c {
+                    let sums = sum(acc[m]);
                     for n in 0..N {
-                        let mut lanes = [0.0; 16];
-                        store_to(&mut lanes, acc[m][n]);
-                        for l in 0..c - k {
-                            lanes[l] = math::fma(xs[m][k + l], ws[n][k + l], lanes[l]);
-                        }
-                        acc[m][n] = load_from(&lanes);
+                        // SAFETY: `j + n` is a row of `w`.
+                        unsafe { *y[m].add(j + n) = sums[n] };
                     }
                 }
-                y.row(i + m)[j..j + N].copy_from_slice(&sum(acc[m]));
             }
         }
 
+        /// Rows `i..i + M` of `x` with rows `js` of `w`.
         $(#[target_feature(enable = $feature)])+
-        fn dot_rows<const N: usize>(x: View, i: usize, m: usize, w: View, j: usize, y: &mut Tile) {
-            match m {
-                1 => dot_tile::<1, N>(x, i, w, j, y),
-                2 => dot_tile::<2, N>(x, i, w, j, y),
-                3 => dot_tile::<3, N>(x, i, w, j, y),
-                4 => dot_tile::<4, N>(x, i, w, j, y),
-                5 => dot_tile::<5, N>(x, i, w, j, y),
-                _ => dot_tile::<6, N>(x, i, w, j, y),
+        fn dot_rows<const M: usize>(x: View, i: usize, w: View, js: Range<usize>, y: &mut Tile) {
+            assert!(x.c == w.c && y.c() >= w.n && js.end <= w.n, "shapes of dots");
+            let x: [*const f32; M] = array!(core::ptr::null(); m => x.row(i + m).as_ptr());
+            let y: [*mut f32; M] = array!(core::ptr::null_mut(); m => y.row(i + m).as_mut_ptr());
+            let whole = js.start + js.len() / DOT_W * DOT_W;
+            // SAFETY: rows of views and of a tile with the columns that the assert compared.
+            unsafe {
+                dot_tile::<M, DOT_W>(x, w, js.start..whole, y);
+                dot_tile::<M, 1>(x, w, whole..js.end, y);
             }
         }
 
         $(#[target_feature(enable = $feature)])+
         pub(in crate::kernel) fn dots(x: View, w: View, y: &mut Tile) {
-            for i in (0..x.n).step_by(DOT_X) {
-                let m = (x.n - i).min(DOT_X);
-                let whole = w.n / DOT_W * DOT_W;
-                for j in (0..whole).step_by(DOT_W) {
-                    dot_rows::<DOT_W>(x, i, m, w, j, y);
+            match x.c {
+                0..=4 => return short_dots::<4>(x, w, y),
+                5..=8 => return short_dots::<8>(x, w, y),
+                9..=16 => return short_dots::<16>(x, w, y),
+                _ => (),
+            }
+            // As many rows of `w` as leave half of an L1 cache to those of `x`.
+            let step = (4096 / x.c / DOT_W).max(1) * DOT_W;
+            for j in (0..w.n).step_by(step) {
+                let js = j..(j + step).min(w.n);
+                let mut i = 0;
+                while i < x.n {
+                    let m = (x.n - i).min(DOT_X);
+                    match m {
+                        1 => dot_rows::<1>(x, i, w, js.clone(), y),
+                        2 => dot_rows::<2>(x, i, w, js.clone(), y),
+                        3 => dot_rows::<3>(x, i, w, js.clone(), y),
+                        4 => dot_rows::<4>(x, i, w, js.clone(), y),
+                        5 => dot_rows::<5>(x, i, w, js.clone(), y),
+                        _ => dot_rows::<6>(x, i, w, js.clone(), y),
+                    }
+                    i += m;
                 }
-                for j in whole..w.n {
-                    dot_rows::<1>(x, i, m, w, j, y);
+            }
+        }
+
+        /// The same for rows of at most `C`: a lane is a row of `w`, and the lanes of the contract are registers.
+        $(#[target_feature(enable = $feature)])+
+        fn short_dots<const C: usize>(x: View, w: View, y: &mut Tile) {
+            assert!(w.c == x.c && x.c <= C && C <= 16, "rows of {} with rows of {}", w.c, x.c);
+            for j in (0..w.n).step_by(16) {
+                let rows = (w.n - j).min(16);
+                let mut turned = [[0.0; 16]; C];
+                for r in 0..rows {
+                    for (turned, w) in turned.iter_mut().zip(w.row(j + r)) {
+                        turned[r] = *w;
+                    }
+                }
+                for i in 0..x.n {
+                    let mut left = [0.0; C];
+                    left[..x.c].copy_from_slice(x.row(i));
+                    let mut lanes = [splat(0.0); 16];
+                    for l in 0..C {
+                        lanes[l] = fma(splat(left[l]), load_from(&turned[l]), splat(0.0));
+                    }
+                    for half in [8, 4, 2, 1] {
+                        for l in 0..half.min(C) {
+                            lanes[l] = fma(splat(1.0), lanes[l], lanes[l + half]);
+                        }
+                    }
+                    let mut out = [0.0; 16];
+                    store_to(&mut out, lanes[0]);
+                    y.row(i)[j..j + rows].copy_from_slice(&out[..rows]);
                 }
             }
         }
@@ -127,11 +188,14 @@ macro_rules! products {
             }
         }
 
-        /// `y += a · w`, in pieces of the inner index whose rows of `w` stay in the L1 cache.
+        /// Inner indices whose rows of `w` stay in the L1 cache.
+        const INNER: usize = 96;
+
+        /// `y += a · w`, piece by piece of the inner index.
         $(#[target_feature(enable = $feature)])+
         fn sum_all(a: Left, w: View, y: &mut Tile) {
-            const INNER: usize = 96;
             let (c, wide) = (w.c, 16 * SUM_V);
+            let mut rest = [[0.0; 16]; INNER];
             for first in (0..w.n).step_by(INNER) {
                 let ks = first..(first + INNER).min(w.n);
                 let mut at = 0;
@@ -144,15 +208,29 @@ macro_rules! products {
                     at += 16;
                 }
                 if at < c {
-                    for i in 0..y.n() {
-                        let out = &mut y.row(i)[at..c];
-                        for k in ks.clone() {
-                            let left = a.data[i * a.down + k * a.along];
-                            for (o, &w) in out.iter_mut().zip(&w.row(k)[at..]) {
-                                *o = math::fma(left, w, *o);
-                            }
-                        }
-                    }
+                    sum_rest(a, w, ks, y, at, &mut rest);
+                }
+            }
+        }
+
+        /// The columns from `at` on, fewer than 16, by way of copies that have 16.
+        $(#[target_feature(enable = $feature)])+
+        fn sum_rest(a: Left, w: View, ks: Range<usize>, y: &mut Tile, at: usize, rest: &mut [[f32; 16]; INNER]) {
+            let count = w.c - at;
+            for (rest, k) in rest.iter_mut().zip(ks.clone()) {
+                rest[..count].copy_from_slice(&w.row(k)[at..]);
+            }
+            let rest = View::new(rest.as_flattened(), ks.len(), 16);
+            for i in (0..y.n()).step_by(SUM_R) {
+                let rows = (y.n() - i).min(SUM_R);
+                let mut out = [[0.0; 16]; SUM_R];
+                for r in 0..rows {
+                    out[r][..count].copy_from_slice(&y.row(i + r)[at..]);
+                }
+                let a = Left { data: &a.data[i * a.down + ks.start * a.along..], ..a };
+                sum_columns::<1>(a, rest, 0..ks.len(), &mut Tile::new(out.as_flattened_mut(), rows, 16), 0);
+                for r in 0..rows {
+                    y.row(i + r)[at..].copy_from_slice(&out[r][..count]);
                 }
             }
         }
