@@ -20,6 +20,9 @@ pub(super) const WHOLE: u8 = 8;
 /// Columns that are unpacked at a time: their codes, scales and mins stay in the L1 cache.
 pub(super) const CHUNK: usize = 512;
 
+/// Bytes between what is worked on and what is asked for.
+pub(super) const AHEAD: usize = 12 << 10;
+
 /// 16 rows of integer weights: 4 neighbouring codes of row 0, of row 1, …, then the next 4; a scale and a min a row.
 #[repr(align(64))]
 pub(super) struct Panel {
@@ -48,7 +51,7 @@ pub(super) use array;
 
 macro_rules! integers {
     ($($feature:tt)+) => {
-        use crate::kernel::ints::{array, CHUNK, MIDDLE, NARROW, Panel, WHOLE};
+        use crate::kernel::ints::{AHEAD, array, CHUNK, MIDDLE, NARROW, Panel, WHOLE};
         use crate::kernel::{Acts8, Scratch};
         use crate::quant::{self, Codes, Matrix};
 
@@ -56,14 +59,14 @@ macro_rules! integers {
         struct Blocks<'a> {
             data: &'a [u8],
             starts: [usize; 16],
-            /// Where the bytes begin that are wanted next.
-            next: usize,
+            /// Where the bytes begin that will be wanted, if any.
+            next: Option<usize>,
             count: usize,
         }
 
         impl<'a> Blocks<'a> {
-            /// Those of columns `cols`. Rows from `next` on are wanted next.
-            fn new(w: &'a Matrix, rows: Range<usize>, cols: Range<usize>, next: usize) -> Self {
+            /// Those of columns `cols`; as many rows from `next` on will be wanted, up to `end`.
+            fn new(w: &'a Matrix, rows: Range<usize>, cols: Range<usize>, next: usize, end: usize) -> Self {
                 let (format, row_bytes) = (w.format, w.row_bytes());
                 let first = cols.start / format.block * format.bytes;
                 let count = cols.len() / format.block;
@@ -71,7 +74,7 @@ macro_rules! integers {
                 Blocks {
                     data: w.rows_bytes(rows.clone()),
                     starts: array!(0; r => r.min(rows.len() - 1) * row_bytes + first),
-                    next: (next - rows.start) * row_bytes + 16 * first,
+                    next: (next < end).then_some((next - rows.start) * row_bytes + 16 * first),
                     count,
                 }
             }
@@ -86,15 +89,28 @@ macro_rules! integers {
                 unsafe { array!(core::ptr::null(); r => self.data.as_ptr().add(self.starts[r] + at)) }
             }
 
-            /// Asks for as much of what is wanted next as is worked on now, piece `i` of `parts` of a block `bytes` long
-            /// of 16 rows. Left to itself the machine does not follow 16 rows at once.
+            /// Asks for as much of what will be wanted as is worked on now, piece `i` of `parts` of a block `bytes` long of
+            /// 16 rows. Left to itself the machine does not follow 16 rows at once.
             #[inline(always)]
             fn fetch(&self, i: usize, parts: usize, bytes: usize) {
-                let piece = 16 * bytes / parts;
-                for at in (i * piece..(i + 1) * piece).step_by(64) {
-                    prefetch(self.data.as_ptr().wrapping_add(self.next + at));
+                if let Some(next) = self.next {
+                    let piece = 16 * bytes / parts;
+                    fetch(self.data, next + i * piece..next + (i + 1) * piece);
                 }
             }
+        }
+
+        /// Asks for bytes from `at.start` on, which need not lie inside.
+        #[inline(always)]
+        fn fetch(data: &[u8], at: Range<usize>) {
+            for at in at.step_by(64) {
+                prefetch(data.as_ptr().wrapping_add(at));
+            }
+        }
+
+        /// Rows ahead of those worked on that are asked for: what comes while a memory answers.
+        fn ahead(w: &Matrix) -> usize {
+            (AHEAD / w.row_bytes().max(1)).next_multiple_of(16).max(16)
         }
 
         /// 32 columns of 16 rows: codes in panel order, and a scale and a min for each 16 columns. Where 32 columns share
@@ -443,9 +459,12 @@ macro_rules! integers {
             assert!(x.rows() == M && x.q.len() >= M * c && x.d.len() >= M * c / 16, "activations");
             assert!(min || signed || of.start.len() >= M * c / 16, "starts");
             assert!(!min || of.totals.len() >= M * c / sub, "totals");
+            let ahead = ahead(w);
+            let data = w.rows_bytes(rows.clone());
+            fetch(data, 0..data.len().min(ahead * w.row_bytes()));
             for first in rows.clone().step_by(16) {
                 let group = first..(first + 16).min(rows.end);
-                let blocks = Blocks::new(w, group.clone(), 0..w.cols, first + 16);
+                let blocks = Blocks::new(w, group.clone(), 0..w.cols, first + ahead, rows.end);
                 let (mut acc, mut low) = ([splat(0.0); M], [splat(0.0); M]);
                 unpack::<ID>(w, &blocks, &mut |b, columns: Columns| {
                     debug_assert!(32 * b < c);
@@ -620,7 +639,7 @@ macro_rules! integers {
             for start in (0..w.cols).step_by(CHUNK) {
                 let cols = start..(start + CHUNK).min(w.cols);
                 for (p, panel) in panels.iter_mut().enumerate() {
-                    let blocks = Blocks::new(w, group(p), cols.clone(), first + 16 * (P + p));
+                    let blocks = Blocks::new(w, group(p), cols.clone(), first + 16 * (P + p), rows.end);
                     unpack::<ID>(w, &blocks, &mut |b, columns: Columns| {
                         for k in 0..8 {
                             store_i(&mut panel.codes[8 * b + k], columns.codes[k]);

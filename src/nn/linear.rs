@@ -51,7 +51,7 @@ pub fn forward(cx: &Compute, w: &Matrix, input: Input, y: &mut Tile) {
     let k = cx.kernels;
     let (n, f) = (y.n(), y.c());
     let streamed = n == 1 && input.acts.is_some() && w.format.codes.is_some();
-    let tile = if streamed { f.div_ceil(4).next_multiple_of(16).clamp(TILE, STREAM) } else { TILE };
+    let tile = if streamed { f.div_ceil(cx.pool.threads()).next_multiple_of(16).clamp(TILE, STREAM) } else { TILE };
     cx.pool.columns([y.part(0..n, 0..f)], [tile], &|part, [mut y], scratch| {
         let rows = part * tile..(part * tile + tile).min(f);
         match input.acts {
