@@ -5,6 +5,8 @@
 
 #![allow(unused, reason = "some targets have the plain backend alone")]
 
+#[cfg(target_arch = "x86_64")]
+use super::Row8;
 use super::{Acts8, Kernels, PLAIN, Scratch, Tile, View, body};
 use crate::error::{Error, Result};
 use crate::quant::Matrix;
@@ -84,7 +86,7 @@ macro_rules! others {
             };
 
             compiled!($features decode(w: &Matrix, rows: Range<usize>, cols: Range<usize>, out: &mut [f32]) = body::decode);
-            compiled!($features quantize(x: View, row: usize, out: &mut Acts8) = crate::kernel::x86::quantize);
+            compiled!($features quantize(x: &[f32], out: Row8) = crate::kernel::x86::quantize);
             compiled!($features exp(x: &mut [f32]) = body::exp);
             compiled!($features softmax(x: &mut [f32]) -> f32 = body::softmax);
             compiled!($features silu_mul(gate: &[f32], up: &[f32], out: &mut [f32]) = body::silu_mul);

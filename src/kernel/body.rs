@@ -1,7 +1,7 @@
 //! Every kernel once, in plain Rust. `backend.rs` compiles these bodies again for each instruction set, which is why they
 //! are always inlined.
 
-use super::{Acts8, Kernels, Scratch, Tile, View};
+use super::{Acts8, Kernels, Row8, Scratch, Tile, View};
 use crate::math::{self, fma};
 use crate::quant::{self, Codes, Matrix};
 use core::ops::Range;
@@ -105,42 +105,43 @@ pub(super) fn decode(w: &Matrix, rows: Range<usize>, cols: Range<usize>, out: &m
 pub const LEVELS: [f32; 8] = [127.4, 126.0, 124.6, 123.2, 121.8, 120.4, 119.0, 117.6];
 
 #[inline(always)]
-pub(super) fn quantize(x: View, row: usize, out: &mut Acts8) {
-    assert!(x.c == out.c && x.c.is_multiple_of(LANES), "columns in blocks of 16");
-    for (b, block) in x.row(row).as_chunks::<LANES>().0.iter().enumerate() {
-        quantize_block(block, row, b, out);
+pub(super) fn quantize(x: &[f32], mut out: Row8) {
+    assert!(x.len() == out.q[0].len() && x.len().is_multiple_of(32), "columns in blocks of 32");
+    for (b, block) in x.as_chunks::<LANES>().0.iter().enumerate() {
+        quantize_block(block, b, &mut out);
     }
 }
 
-/// All parts of block `b` of a row.
+/// All parts of block `b`.
 #[inline(always)]
-pub(super) fn quantize_block(block: &[f32; LANES], row: usize, b: usize, out: &mut Acts8) {
+pub(super) fn quantize_block(block: &[f32; LANES], b: usize, out: &mut Row8) {
     let mut x = *block;
-    for part in 0..out.parts {
-        let (at, d) = store_block(&x, part, row, b, out);
+    for part in 0..out.parts() {
+        let d = store_block(&x, part, b, out);
+        let q = &out.q[part][b * LANES..][..LANES];
         for l in 0..LANES {
-            x[l] = fma(-d, out.q[at * LANES + l] as f32, x[l]);
+            x[l] = fma(-d, q[l] as f32, x[l]);
         }
     }
 }
 
-/// One part of a block: where it stands, and its scale.
+/// One part of a block; its scale.
 #[inline(always)]
-pub(super) fn store_block(x: &[f32; LANES], part: usize, row: usize, b: usize, out: &mut Acts8) -> (usize, f32) {
-    let at = (part * out.n + row) * out.c / LANES + b;
-    let q = &mut out.q.as_chunks_mut::<LANES>().0[at];
+pub(super) fn store_block(x: &[f32; LANES], part: usize, b: usize, out: &mut Row8) -> f32 {
+    let q = &mut out.q[part].as_chunks_mut::<LANES>().0[b];
     // What the first part leaves is small enough for any scale.
     let d = round_block(x, part == 0, q);
     let s = q.iter().map(|&q| q as i32).sum();
-    store_scale(d, s, at, out);
-    (at, d)
+    store_scale(d, s, part, b, out);
+    d
 }
 
-/// Scale and sum of block `at`; blocks come in order.
+/// Scale and sum of a block; blocks come in order.
 #[inline(always)]
-pub(super) fn store_scale(d: f32, s: i32, at: usize, out: &mut Acts8) {
-    (out.d[at], out.s[at]) = (d, s);
-    out.low[at / 2] = fma(d, s as f32, if at.is_multiple_of(2) { 0.0 } else { out.low[at / 2] });
+pub(super) fn store_scale(d: f32, s: i32, part: usize, b: usize, out: &mut Row8) {
+    (out.d[part][b], out.s[part][b]) = (d, s);
+    let low = &mut out.low[part][b / 2];
+    *low = fma(d, s as f32, if b.is_multiple_of(2) { 0.0 } else { *low });
 }
 
 /// The largest magnitude. Magnitudes compare as their bits do, and a NaN is above all: it becomes the scale and so
@@ -336,8 +337,8 @@ mod tests {
         let x: Vec<f32> = (0..128).map(|i| ((i * 37 % 101) as f32 - 50.0) * if i < 64 { 0.01 } else { 3.0 }).collect();
         let mut acts = Acts8::default();
         acts.resize(2, 64, 1);
-        quantize(View::new(&x, 2, 64), 0, &mut acts);
-        quantize(View::new(&x, 2, 64), 1, &mut acts);
+        quantize(&x[..64], acts.row(0));
+        quantize(&x[64..], acts.row(1));
         for (i, &v) in x.iter().enumerate() {
             let d = acts.d[i / 16];
             assert!((acts.q[i] as f32 * d - v).abs() <= 0.501 * d, "value {i}");
@@ -349,11 +350,11 @@ mod tests {
             let mut x = vec![1.0; 32];
             x[5] = bad;
             acts.resize(1, 32, 1);
-            quantize(View::new(&x, 1, 32), 0, &mut acts);
+            quantize(&x, acts.row(0));
             assert!((acts.d[0] * acts.q[0] as f32).is_nan());
         }
         let tiny: Vec<f32> = (0..32).map(f32::from_bits).collect();
-        quantize(View::new(&tiny, 1, 32), 0, &mut acts);
+        quantize(&tiny, acts.row(0));
         assert_eq!(acts.q, vec![0; 32]);
     }
 
@@ -372,7 +373,7 @@ mod tests {
             let x: Vec<f32> = (0..2 * cols).map(|i| ((i * 29 % 113) as f32 - 56.0) / 56.0).collect();
             let mut acts = Acts8::default();
             acts.resize(2, cols, 1);
-            (0..2).for_each(|i| quantize(View::new(&x, 2, cols), i, &mut acts));
+            (0..2).for_each(|i| quantize(&x[i * cols..][..cols], acts.row(i)));
             let mut y = vec![0.0; 2 * rows];
             int_dots(&w, 0..rows, &acts, &mut Tile::new(&mut y, 2, rows), &mut Scratch::default());
             let mut row = vec![0.0; cols];

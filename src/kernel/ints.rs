@@ -20,8 +20,10 @@ pub(super) const WHOLE: u8 = 8;
 /// Columns that are unpacked at a time: their codes, scales and mins stay in the L1 cache.
 pub(super) const CHUNK: usize = 512;
 
-/// Bytes between what is worked on and what is asked for.
+/// Bytes between what is worked on and what is asked for, with few rows of activations.
 pub(super) const AHEAD: usize = 12 << 10;
+/// Rows of weights between these with many: two parts of a linear layer, since another thread may have the next one.
+pub(super) const FAR: usize = 128;
 
 /// 16 rows of integer weights: 4 neighbouring codes of row 0, of row 1, …, then the next 4; a scale and a min a row.
 #[repr(align(64))]
@@ -51,7 +53,7 @@ pub(super) use array;
 
 macro_rules! integers {
     ($($feature:tt)+) => {
-        use crate::kernel::ints::{AHEAD, array, CHUNK, MIDDLE, NARROW, Panel, WHOLE};
+        use crate::kernel::ints::{AHEAD, FAR, array, CHUNK, MIDDLE, NARROW, Panel, WHOLE};
         use crate::kernel::{Acts8, Scratch};
         use crate::quant::{self, Codes, Matrix};
 
@@ -639,7 +641,7 @@ macro_rules! integers {
             for start in (0..w.cols).step_by(CHUNK) {
                 let cols = start..(start + CHUNK).min(w.cols);
                 for (p, panel) in panels.iter_mut().enumerate() {
-                    let blocks = Blocks::new(w, group(p), cols.clone(), first + 16 * (P + p), rows.end);
+                    let blocks = Blocks::new(w, group(p), cols.clone(), first + 16 * p + FAR, w.rows);
                     unpack::<ID>(w, &blocks, &mut |b, columns: Columns| {
                         for k in 0..8 {
                             store_i(&mut panel.codes[8 * b + k], columns.codes[k]);
@@ -675,6 +677,8 @@ macro_rules! integers {
                 2 => return few::<ID, 2>(w, rows, of, y),
                 _ => (),
             }
+            let data = w.rows_bytes(rows.clone());
+            fetch(data, 0..data.len());
             let mut panels = [const { Panel::EMPTY }; PANELS];
             let mut first = rows.start;
             while first < rows.end {

@@ -128,9 +128,43 @@ impl Acts8 {
         self.low.resize(parts * n * c / 32, 0.0);
     }
 
+    /// Row `i`, to be written.
+    pub fn row(&mut self, i: usize) -> Row8<'_> {
+        let (n, c) = (self.n, self.c);
+        fn two<T>(all: &mut [T], len: usize, n: usize, i: usize) -> [&mut [T]; 2] {
+            let (first, second) = all.split_at_mut(n * len);
+            [&mut first[i * len..][..len], second.get_mut(i * len..i * len + len).unwrap_or_default()]
+        }
+        Row8 {
+            q: two(&mut self.q, c, n, i),
+            d: two(&mut self.d, c / 16, n, i),
+            s: two(&mut self.s, c / 16, n, i),
+            low: two(&mut self.low, c / 32, n, i),
+        }
+    }
+
     /// Rows of all parts.
     pub fn rows(&self) -> usize {
         self.n * self.parts
+    }
+}
+
+/// One row of [`Acts8`]: the first part, and the second, empty if there is none.
+pub struct Row8<'a> {
+    /// Codes, `[c]`.
+    pub q: [&'a mut [i8]; 2],
+    /// Scales, `[c / 16]`.
+    pub d: [&'a mut [f32]; 2],
+    /// Sums of codes, `[c / 16]`.
+    pub s: [&'a mut [i32]; 2],
+    /// Sums of values, `[c / 32]`.
+    pub low: [&'a mut [f32]; 2],
+}
+
+impl Row8<'_> {
+    /// 1 or 2.
+    pub fn parts(&self) -> usize {
+        if self.q[1].is_empty() { 1 } else { 2 }
     }
 }
 
@@ -146,10 +180,10 @@ pub struct Kernels {
     pub outer: fn(a: View, b: View, y: &mut Tile),
     /// Columns `cols` (on block edges) of rows `rows` of a frozen matrix, decoded. out: `[rows, cols]` without gaps.
     pub decode: fn(w: &Matrix, rows: Range<usize>, cols: Range<usize>, out: &mut [f32]),
-    /// Rounds rows to 8 bits: `q = x / d` to the nearest, ties to even, with the scale `d = max|x| / level` of those
+    /// Rounds a row to 8 bits: `q = x / d` to the nearest, ties to even, with the scale `d = max|x| / level` of those
     /// levels in `body::LEVELS` that leaves the smallest squared error. A block that is not finite keeps its size in `d`
-    /// and has codes 0; one too small for a scale has scale and codes 0. A second part rounds `x − d · q`. x: `[n, c]`.
-    pub quantize: fn(x: View, row: usize, out: &mut Acts8),
+    /// and has codes 0; one too small for a scale has scale and codes 0. A second part rounds `x − d · q`. x: `[c]`.
+    pub quantize: fn(x: &[f32], out: Row8),
     /// `y = x · wᵀ` for rows `rows` of a matrix whose format has integer codes. x: `[n, c]`, y: `[n, rows]`.
     pub int_dots: fn(w: &Matrix, rows: Range<usize>, x: &Acts8, y: &mut Tile, scratch: &mut Scratch),
     /// `x = exp(x)`.
@@ -179,9 +213,8 @@ pub struct Compute {
 impl Compute {
     /// Rounds every row of `x` to 8 bits. `out` has room for them.
     pub fn quantize(&self, x: View, out: &mut Acts8) {
-        for row in 0..x.n {
-            (self.kernels.quantize)(x, row, out);
-        }
+        assert!(x.n == out.n && x.c == out.c, "shapes of rounded rows");
+        self.pool.acts(out, &|i, row| (self.kernels.quantize)(x.row(i), row));
     }
 }
 

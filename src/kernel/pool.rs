@@ -3,6 +3,7 @@
 //! Work is cut into parts that do not depend on the number of threads, every part writes its own rows or columns, and
 //! no sum is split: so a result has the same bits for any pool.
 
+use super::{Acts8, Row8};
 use core::cell::UnsafeCell;
 use core::marker::PhantomData;
 use core::ops::Range;
@@ -247,6 +248,79 @@ impl Pool {
             let (i, j) = (down - 1 - part / across, part % across);
             f(i, j, tiles.rectangle(i, j, granules), scratch);
         });
+    }
+}
+
+impl Pool {
+    /// Calls `f(i, row)` once for each row of rounded activations.
+    #[allow(unsafe_code)]
+    pub fn acts(&self, acts: &mut Acts8, f: &(dyn Fn(usize, Row8) + Sync)) {
+        /// Rows of a part.
+        const ROWS: usize = 8;
+        let n = acts.n;
+        if n <= ROWS {
+            return (0..n).for_each(|i| f(i, acts.row(i)));
+        }
+        let rows = &Loose::new(acts);
+        self.run(n.div_ceil(ROWS), &|part, _| {
+            for i in part * ROWS..(part * ROWS + ROWS).min(n) {
+                // SAFETY: `run` calls each part once and parts have different rows, so this row is borrowed once; a row
+                // touches no other row's values, and nothing else touches them or the vectors before `run` returns.
+                f(i, unsafe { rows.row(i) });
+            }
+        });
+    }
+}
+
+/// Rounded activations that are only handed out row by row.
+struct Loose<'a> {
+    q: *mut i8,
+    d: *mut f32,
+    s: *mut i32,
+    low: *mut f32,
+    n: usize,
+    c: usize,
+    parts: usize,
+    life: PhantomData<&'a mut Acts8>,
+}
+
+// SAFETY: threads get different rows, as `row` demands.
+#[allow(unsafe_code)]
+unsafe impl Sync for Loose<'_> {}
+
+impl<'a> Loose<'a> {
+    fn new(acts: &'a mut Acts8) -> Self {
+        let Acts8 { n, c, parts, .. } = *acts;
+        let rows = n * parts;
+        assert!(acts.q.len() >= rows * c && acts.d.len() >= rows * c / 16, "room for rounded rows");
+        assert!(acts.s.len() >= rows * c / 16 && acts.low.len() >= rows * c / 32, "room for their sums");
+        let (q, d) = (acts.q.as_mut_ptr(), acts.d.as_mut_ptr());
+        Loose { q, d, s: acts.s.as_mut_ptr(), low: acts.low.as_mut_ptr(), n, c, parts, life: PhantomData }
+    }
+
+    /// # Safety
+    /// No row is borrowed twice at a time.
+    #[allow(unsafe_code)]
+    unsafe fn row(&self, i: usize) -> Row8<'a> {
+        assert!(i < self.n, "row {i} of {}", self.n);
+        let two = self.parts > 1;
+        /// # Safety
+        /// `len` values from `i · len`, and if `second` from `(n + i) · len`, are borrowed by nobody else.
+        unsafe fn both<'b, T>(all: *mut T, len: usize, i: usize, n: usize, second: bool) -> [&'b mut [T]; 2] {
+            // SAFETY: the caller's promise.
+            let of = |row: usize, len: usize| unsafe { core::slice::from_raw_parts_mut(all.add(row * len), len) };
+            [of(i, len), if second { of(n + i, len) } else { &mut [] }]
+        }
+        let (n, c) = (self.n, self.c);
+        // SAFETY: `new` checked that the vectors hold all rows, and the caller promises the rest.
+        unsafe {
+            Row8 {
+                q: both(self.q, c, i, n, two),
+                d: both(self.d, c / 16, i, n, two),
+                s: both(self.s, c / 16, i, n, two),
+                low: both(self.low, c / 32, i, n, two),
+            }
+        }
     }
 }
 

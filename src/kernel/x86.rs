@@ -4,7 +4,7 @@
 
 use super::floats::products;
 use super::ints::{array, integers};
-use super::{Acts8, View, body};
+use super::{Row8, body};
 use crate::quant;
 use core::arch::x86_64::*;
 
@@ -23,16 +23,16 @@ pub(super) fn widen(x: &[u16], out: &mut [f32]) {
 
 /// [`Kernels::quantize`](super::Kernels::quantize) with a lane a level.
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn quantize(x: View, row: usize, out: &mut Acts8) {
-    let (n, c) = (out.n, out.c);
-    assert!(x.c == c && c.is_multiple_of(32) && row < n, "columns in blocks of 32");
+pub(super) fn quantize(x: &[f32], mut out: Row8) {
+    assert!(x.len() == out.q[0].len() && x.len().is_multiple_of(32), "columns in blocks of 32");
     // SAFETY: the table has 8 levels.
     let levels = unsafe { _mm256_loadu_ps(body::LEVELS.as_ptr()) };
     let squares = _mm256_mul_ps(levels, levels);
-    for (b, block) in x.row(row).as_chunks::<16>().0.iter().enumerate() {
+    let parts = out.parts();
+    for (b, block) in x.as_chunks::<16>().0.iter().enumerate() {
         let most = body::largest(block);
         if !body::has_scale(most) {
-            body::quantize_block(block, row, b, out);
+            body::quantize_block(block, b, &mut out);
             continue;
         }
         let inverse = _mm256_div_ps(levels, _mm256_set1_ps(most));
@@ -51,7 +51,7 @@ pub(super) fn quantize(x: View, row: usize, out: &mut Acts8) {
         // SAFETY: the block has 16 values.
         let mut x = unsafe { [_mm256_loadu_ps(block.as_ptr()), _mm256_loadu_ps(block.as_ptr().add(8))] };
         let mut most = most;
-        for part in 0..out.parts {
+        for part in 0..parts {
             if part > 0 {
                 let mut rest = [0.0; 16];
                 // SAFETY: 16 values.
@@ -60,23 +60,22 @@ pub(super) fn quantize(x: View, row: usize, out: &mut Acts8) {
                 };
                 (most, level) = (body::largest(&rest), body::LEVELS[0]);
                 if !body::has_scale(most) {
-                    body::store_block(&rest, part, row, b, out);
+                    body::store_block(&rest, part, b, &mut out);
                     continue;
                 }
             }
             let (d, inverse) = (most / level, _mm256_set1_ps(level / most));
             let q: [__m256i; 2] = array!(_mm256_setzero_si256(); i => _mm256_cvtps_epi32(_mm256_mul_ps(x[i], inverse)));
-            let at = (part * n + row) * c / 16 + b;
             let words = _mm256_permute4x64_epi64::<0xd8>(_mm256_packs_epi32(q[0], q[1]));
             let bytes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
             // SAFETY: 16 codes.
-            unsafe { _mm_storeu_si128(out.q[16 * at..16 * at + 16].as_mut_ptr().cast(), bytes) };
+            unsafe { _mm_storeu_si128(out.q[part][16 * b..16 * b + 16].as_mut_ptr().cast(), bytes) };
             let sums = _mm256_madd_epi16(words, _mm256_set1_epi16(1));
             let sums = _mm_add_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256::<1>(sums));
             let sums = _mm_add_epi32(sums, _mm_shuffle_epi32::<0b0100_1110>(sums));
             let sum = _mm_cvtsi128_si32(_mm_add_epi32(sums, _mm_shuffle_epi32::<0b1011_0001>(sums)));
-            body::store_scale(d, sum, at, out);
-            if part + 1 < out.parts {
+            body::store_scale(d, sum, part, b, &mut out);
+            if part + 1 < parts {
                 let minus = _mm256_set1_ps(-d);
                 x = array!(minus; i => _mm256_fmadd_ps(minus, _mm256_cvtepi32_ps(q[i]), x[i]));
             }

@@ -140,7 +140,7 @@ fn every_format_decodes_and_multiplies_as_plain() {
                 let x = View::new(&x, n, cols);
                 let mut acts = Acts8::default();
                 acts.resize(n, cols, parts);
-                (0..n).for_each(|i| (PLAIN.quantize)(x, i, &mut acts));
+                (0..n).for_each(|i| (PLAIN.quantize)(x.row(i), acts.row(i)));
                 for rows in [0..37, 0..1, 3..36, 20..36] {
                     let f = rows.len();
                     let (mut want, mut scratch) = (vec![0.0; n * f], Scratch::default());
@@ -167,7 +167,7 @@ fn integer_products_are_near_the_exact_ones() {
         let x = View::new(&x, n, cols);
         let mut acts = Acts8::default();
         acts.resize(n, cols, 1);
-        (0..n).for_each(|i| (PLAIN.quantize)(x, i, &mut acts));
+        (0..n).for_each(|i| (PLAIN.quantize)(x.row(i), acts.row(i)));
         let mut weights = vec![0.0; cols];
         for k in available() {
             let mut y = vec![0.0; n * f];
@@ -201,7 +201,7 @@ fn quantised_rows_are_within_half_a_step() {
         let mut acts = Acts8::default();
         acts.resize(n, c, 1);
         let view = View::new(&x, n, c);
-        (0..n).for_each(|i| (k.quantize)(view, i, &mut acts));
+        (0..n).for_each(|i| (k.quantize)(view.row(i), acts.row(i)));
         assert!(acts.d[..2] == [0.0; 2] && acts.q[..32].iter().all(|&q| q == 0));
         assert!(acts.d[2].is_nan() && acts.d[4].is_infinite());
         for i in c..n * c {
