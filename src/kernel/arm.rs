@@ -4,11 +4,26 @@
 
 use super::four::unit;
 use super::{Kernels, body};
-use crate::quant;
+use crate::quant::{self, Matrix};
 use core::arch::asm;
+use core::ops::Range;
 
 /// The plain kernels, which are compiled for NEON like all else, and halves by the instructions for them.
-pub(super) const OTHERS: Kernels = Kernels { widen, narrow, ..body::PLAIN };
+pub(super) const OTHERS: Kernels = Kernels { decode, widen, narrow, ..body::PLAIN };
+
+/// As the plain one, but for F16.
+fn decode(w: &Matrix, rows: Range<usize>, cols: Range<usize>, out: &mut [f32]) {
+    if w.format.id != 1 {
+        return body::decode(w, rows, cols, out);
+    }
+    for (row, out) in rows.zip(out.chunks_exact_mut(cols.len().max(1))) {
+        let bytes = &w.rows_bytes(row..row + 1)[2 * cols.start..2 * cols.end];
+        match bytemuck::try_cast_slice(bytes) {
+            Ok(halves) => widen(halves, out),
+            Err(_) => quant::decode_inline(w.format.id, bytes, out),
+        }
+    }
+}
 
 /// Half floats (bits) to `f32`.
 fn widen(x: &[u16], out: &mut [f32]) {
@@ -189,3 +204,125 @@ mod four_dots {
 
 unit!(neon ["neon"] super::wide_dots);
 unit!(dotprod ["neon" "dotprod"] super::four_dots);
+
+/// Products of matrices of bytes, 2 rows with 2 rows at a time: in panels the codes of two rows of weights lie side by
+/// side, and their sums with two rows of activations stay so up to the end.
+pub(super) mod i8mm {
+    use super::dotprod::int_four;
+    use crate::kernel::Tile;
+    use crate::kernel::four::*;
+    use core::arch::aarch64::*;
+    use core::arch::asm;
+    use core::ops::Range;
+
+    /// Rows of activations in a tile.
+    const INT_X: usize = 2;
+    /// Panels of weights that it spans.
+    const PANELS: usize = 1;
+    /// Bytes are multiplied as signed ones.
+    const SIGNED_CODES: bool = true;
+
+    /// Adds the dot products of the two halves of `a` with the two halves of `b`.
+    #[inline]
+    #[target_feature(enable = "neon,i8mm")]
+    fn matrix(mut acc: I4, a: I4, b: I4) -> I4 {
+        // SAFETY: an operation on registers that the features of this function include. The intrinsic is unstable, so this
+        // line is assembly.
+        unsafe {
+            asm!("smmla {:v}.4s, {:v}.16b, {:v}.16b", inout(vreg) acc, in(vreg) a, in(vreg) b,
+                options(pure, nomem, nostack, preserves_flags));
+        }
+        acc
+    }
+
+    /// Puts 32 columns of codes into a panel, counted from their zero: 8 columns of rows `4q` and `4q + 1` in the first
+    /// vector of two, those of the next two rows in the other.
+    #[inline]
+    #[target_feature(enable = "neon")]
+    fn store_codes(panel: &mut [[u8; 64]; 8], codes: [I; 8], zero: u8) {
+        let zero = vdupq_n_u8(if zero == 128 { 0 } else { zero });
+        let signed = |codes| vreinterpretq_s32_u8(vsubq_u8(vreinterpretq_u8_s32(codes), zero));
+        for k in [0, 2, 4, 6] {
+            let (mut first, mut second) = (codes[k], codes[k + 1]);
+            for q in 0..4 {
+                let (a, b) = (signed(codes[k][q]), signed(codes[k + 1][q]));
+                (first[q], second[q]) = (vzip1q_s32(a, b), vzip2q_s32(a, b));
+            }
+            store_i(&mut panel[k], first);
+            store_i(&mut panel[k + 1], second);
+        }
+    }
+
+    #[inline]
+    #[target_feature(enable = "neon")]
+    fn pair(a: f32, b: f32) -> F4 {
+        let ab = vset_lane_f32::<1>(b, vdup_n_f32(a));
+        vcombine_f32(ab, ab)
+    }
+
+    /// The scaled sums of a tile.
+    #[target_feature(enable = "neon,dotprod,i8mm")]
+    fn scaled_tile<const M: usize, const P: usize, const SUB: usize, const BITS: u8>(
+        panels: &[Panel; P],
+        cols: Range<usize>,
+        of: Sides,
+        _min: bool,
+        i: usize,
+        sums: &mut [[Sums; P]],
+    ) {
+        const { assert!(P == 1 && M <= 2, "two rows of activations, or one, with one panel") };
+        let (x, panel) = (of.x, &panels[0]);
+        // A single row stands in for its neighbour, whose sums are not kept.
+        let rows = [i, i + M - 1];
+        let parts = cols.start / 16..cols.end / 16;
+        let q: [&[i8]; 2] = array!(&[][..]; m => &x.q[rows[m] * x.c..][cols.clone()]);
+        let d: [&[f32]; 2] = array!(&[][..]; m => &x.d[rows[m] * x.c / 16..][parts.clone()]);
+        // Of rows 4r and 4r + 1 of the panel with both activations, and of the two rows after.
+        let nothing = splat_v(0.0);
+        let mut acc = [[nothing; 2]; 4];
+        let [a, b]: [F; 2] = array!([nothing; 4]; m => load_from(&sums[rows[m]][0][0]));
+        for r in 0..4 {
+            acc[r] = [vzip1q_f32(a[r], b[r]), vzip2q_f32(a[r], b[r])];
+        }
+        for b in 0..cols.len() / SUB {
+            let mut scaled = [[nothing; 2]; 4];
+            for part in b * (SUB / 16)..(b + 1) * (SUB / 16) {
+                // SAFETY: `part` is below the parts of the columns, as many as the slices and the panel hold.
+                let (x, d) = unsafe {
+                    let x: [int64x2_t; 2] = array!(vdupq_n_s64(0); m => vld1q_s64(q[m].as_ptr().add(16 * part).cast()));
+                    let x = [vtrn1q_s64(x[0], x[1]), vtrn2q_s64(x[0], x[1])];
+                    let x = [vreinterpretq_s32_s64(x[0]), vreinterpretq_s32_s64(x[1])];
+                    (x, pair(*d[0].get_unchecked(part), *d[1].get_unchecked(part)))
+                };
+                for r in 0..4 {
+                    for pair in 0..2 {
+                        let mut ints = splat_w(0);
+                        for k in 0..2 {
+                            // SAFETY: 4 vectors for each part.
+                            let codes = unsafe {
+                                load_w(panel.codes.as_ptr().add(4 * part + 2 * k + pair).cast::<u8>().add(16 * r))
+                            };
+                            ints = matrix(ints, codes, x[k]);
+                        }
+                        scaled[r][pair] = fma_v(d, float_v(ints), scaled[r][pair]);
+                    }
+                }
+            }
+            let scales = load_from(&panel.scales[b]);
+            for r in 0..4 {
+                let both = [vzip1q_f32(scales[r], scales[r]), vzip2q_f32(scales[r], scales[r])];
+                for pair in 0..2 {
+                    acc[r][pair] = fma_v(both[pair], scaled[r][pair], acc[r][pair]);
+                }
+            }
+        }
+        let (mut a, mut b) = (a, b);
+        for r in 0..4 {
+            (a[r], b[r]) = (vuzp1q_f32(acc[r][0], acc[r][1]), vuzp2q_f32(acc[r][0], acc[r][1]));
+        }
+        store_to(&mut sums[rows[1]][0][0], b);
+        store_to(&mut sums[rows[0]][0][0], a);
+    }
+
+    crate::kernel::ints::integers!(tile of its own, "neon" "dotprod" "i8mm");
+}

@@ -115,6 +115,9 @@ backend!(neon "neon" ["neon"] crate::kernel::four::floats, crate::kernel::arm::n
 #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
 backend!(dotprod "dotprod" ["neon" "dotprod"]
     crate::kernel::four::floats, crate::kernel::arm::dotprod, crate::kernel::arm::OTHERS);
+#[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+backend!(i8mm "i8mm" ["neon" "dotprod" "i8mm"]
+    crate::kernel::four::floats, crate::kernel::arm::i8mm, crate::kernel::arm::OTHERS);
 
 #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
 backend!(simd128 "simd128" ["simd128"] crate::kernel::four::floats, crate::kernel::wasm::simd128, body::PLAIN);
@@ -137,6 +140,8 @@ pub fn available() -> Vec<&'static Kernels> {
         (neon::runs(), &neon::KERNELS),
         #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
         (dotprod::runs(), &dotprod::KERNELS),
+        #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+        (i8mm::runs(), &i8mm::KERNELS),
         #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
         (simd128::runs(), &simd128::KERNELS),
         #[cfg(all(target_arch = "wasm32", target_feature = "relaxed-simd"))]

@@ -167,7 +167,7 @@ macro_rules! unit {
             /// There are 16 activations at `x`.
             $(#[target_feature(enable = $feature)])+
             #[inline]
-            unsafe fn int_four<const BITS: u8>(mut acc: I, codes: [I; 4], x: *const i8) -> I {
+            pub(super) unsafe fn int_four<const BITS: u8>(mut acc: I, codes: [I; 4], x: *const i8) -> I {
                 // SAFETY: the caller's promise.
                 let x = unsafe { load_w(x.cast()) };
                 for q in 0..4 {

@@ -10,7 +10,7 @@
 //! `flip` (bytes with their top bit inverted), `look_up` (of codes below 16), `bits_to_16`, `low_halves` and `high_halves`
 //! (of each lane, to float), `transpose` (16 bytes of 16 rows, to 4 vectors), `dwords` (4 bytes of 16 rows), `prefetch`,
 //! `int_four` (adds the products of 16 columns), `int_part` (the same for a tile); and the size of its tile, rows of
-//! activations `INT_X` and panels `PANELS`.
+//! activations `INT_X` and panels `PANELS`. One with a tile of its own gives `store_codes` and `scaled_tile` too.
 
 /// Widths of codes, for instruction sets to which they matter: at most 5 bits, at most 7, 8.
 pub(super) const NARROW: u8 = 5;
@@ -52,7 +52,7 @@ macro_rules! array {
 pub(super) use array;
 
 macro_rules! integers {
-    ($($feature:tt)+) => {
+    (tile of its own, $($feature:tt)+) => {
         use crate::kernel::ints::{AHEAD, FAR, array, CHUNK, MIDDLE, NARROW, Panel, WHOLE};
         use crate::kernel::{Acts8, Scratch};
         use crate::quant::{self, Codes, Matrix};
@@ -533,52 +533,12 @@ macro_rules! integers {
             i: usize,
             sums: &mut [[Sums; P]],
         ) {
-            let (x, free) = (of.x, MIN || SIGNED_CODES && BITS == WHOLE);
-            let sums: &mut [[Sums; P]; M] = (&mut sums[i..i + M]).try_into().expect("M rows");
-            let parts = cols.start / 16..cols.end / 16;
-            let q: [&[i8]; M] = array!(&[][..]; m => &x.q[(i + m) * x.c..][cols.clone()]);
-            let d: [&[f32]; M] = array!(&[][..]; m => &x.d[(i + m) * x.c / 16..][parts.clone()]);
-            let s: [&[i32]; M] = array!(&[][..]; m => {
-                if free { &[][..] } else { &of.start[(i + m) * x.c / 16..][parts.clone()] }
-            });
-            let mut acc: [[F; P]; M] = array!([splat(0.0); P]; m => array!(splat(0.0); p => load_from(&sums[m][p][0])));
             let count = cols.len() / SUB;
             assert!(count * SUB <= CHUNK && cols.len() % 32 == 0, "columns of a panel");
-            for b in 0..count {
-                let mut scaled = [[splat(0.0); P]; M];
-                for part in b * (SUB / 16)..(b + 1) * (SUB / 16) {
-                    // SAFETY: `b` is below `count`, and the slices above hold that many blocks, scales and sums.
-                    unsafe {
-                        let mut ints: [[I; P]; M] = array!([splat_i(0); P]; m => {
-                            [splat_i(if free { 0 } else { *s[m].as_ptr().add(part) }); P]
-                        });
-                        int_part::<M, P, BITS>(
-                            &mut ints,
-                            array!(core::ptr::null(); p => panels[p].codes.as_ptr().add(4 * part)),
-                            array!(core::ptr::null(); m => q[m].as_ptr().add(16 * part)),
-                        );
-                        for m in 0..M {
-                            let d = splat(*d[m].as_ptr().add(part));
-                            for p in 0..P {
-                                scaled[m][p] = fma(d, to_float(ints[m][p]), scaled[m][p]);
-                            }
-                        }
-                    }
-                }
-                for p in 0..P {
-                    let scale = load_from(&panels[p].scales[b]);
-                    for m in 0..M {
-                        acc[m][p] = fma(scale, scaled[m][p], acc[m][p]);
-                    }
-                }
-            }
-            for m in 0..M {
-                for p in 0..P {
-                    store_to(&mut sums[m][p][0], acc[m][p]);
-                }
-            }
+            scaled_tile::<M, P, SUB, BITS>(panels, cols.clone(), of, MIN, i, sums);
             if MIN {
-                let blocks = cols.start / SUB..cols.end / SUB;
+                let (x, blocks) = (of.x, cols.start / SUB..cols.end / SUB);
+                let sums: &mut [[Sums; P]; M] = (&mut sums[i..i + M]).try_into().expect("M rows");
                 let totals: [&[f32]; M] = array!(&[][..]; m => &of.totals[(i + m) * x.c / SUB..][blocks.clone()]);
                 let mut low: [[F; P]; M] = array!([splat(0.0); P]; m => array!(splat(0.0); p => load_from(&sums[m][p][1])));
                 for b in 0..count {
@@ -643,9 +603,8 @@ macro_rules! integers {
                 for (p, panel) in panels.iter_mut().enumerate() {
                     let blocks = Blocks::new(w, group(p), cols.clone(), first + 16 * p + FAR, w.rows);
                     unpack::<ID>(w, &blocks, &mut |b, columns: Columns| {
-                        for k in 0..8 {
-                            store_i(&mut panel.codes[8 * b + k], columns.codes[k]);
-                        }
+                        let codes = (&mut panel.codes[8 * b..8 * b + 8]).try_into().expect("8 vectors");
+                        store_codes(codes, columns.codes, zero);
                         for part in 0..32 / sub {
                             store_to(&mut panel.scales[32 / sub * b + part], columns.scales[part]);
                             if min {
@@ -726,6 +685,73 @@ macro_rules! integers {
                 20 => with_format::<20>(w, rows, of, sums, y),
                 23 => with_format::<23>(w, rows, of, sums, y),
                 _ => with_format::<ANY>(w, rows, of, sums, y),
+            }
+        }
+    };
+    ($($feature:tt)+) => {
+        crate::kernel::ints::integers!(tile of its own, $($feature)+);
+
+        /// Puts 32 columns of codes into a panel.
+        $(#[target_feature(enable = $feature)])+
+        #[inline]
+        fn store_codes(panel: &mut [[u8; 64]; 8], codes: [I; 8], _zero: u8) {
+            for k in 0..8 {
+                store_i(&mut panel[k], codes[k]);
+            }
+        }
+
+        /// The scaled sums of `int_tile`. `min`: the format has mins, and its codes no zero.
+        $(#[target_feature(enable = $feature)])+
+        fn scaled_tile<const M: usize, const P: usize, const SUB: usize, const BITS: u8>(
+            panels: &[Panel; P],
+            cols: Range<usize>,
+            of: Sides,
+            min: bool,
+            i: usize,
+            sums: &mut [[Sums; P]],
+        ) {
+            let (x, free) = (of.x, min || SIGNED_CODES && BITS == WHOLE);
+            let sums: &mut [[Sums; P]; M] = (&mut sums[i..i + M]).try_into().expect("M rows");
+            let parts = cols.start / 16..cols.end / 16;
+            let q: [&[i8]; M] = array!(&[][..]; m => &x.q[(i + m) * x.c..][cols.clone()]);
+            let d: [&[f32]; M] = array!(&[][..]; m => &x.d[(i + m) * x.c / 16..][parts.clone()]);
+            let s: [&[i32]; M] = array!(&[][..]; m => {
+                if free { &[][..] } else { &of.start[(i + m) * x.c / 16..][parts.clone()] }
+            });
+            let mut acc: [[F; P]; M] = array!([splat(0.0); P]; m => array!(splat(0.0); p => load_from(&sums[m][p][0])));
+            let count = cols.len() / SUB;
+            for b in 0..count {
+                let mut scaled = [[splat(0.0); P]; M];
+                for part in b * (SUB / 16)..(b + 1) * (SUB / 16) {
+                    // SAFETY: `b` is below `count`, and the slices above hold that many blocks, scales and sums.
+                    unsafe {
+                        let mut ints: [[I; P]; M] = array!([splat_i(0); P]; m => {
+                            [splat_i(if free { 0 } else { *s[m].as_ptr().add(part) }); P]
+                        });
+                        int_part::<M, P, BITS>(
+                            &mut ints,
+                            array!(core::ptr::null(); p => panels[p].codes.as_ptr().add(4 * part)),
+                            array!(core::ptr::null(); m => q[m].as_ptr().add(16 * part)),
+                        );
+                        for m in 0..M {
+                            let d = splat(*d[m].as_ptr().add(part));
+                            for p in 0..P {
+                                scaled[m][p] = fma(d, to_float(ints[m][p]), scaled[m][p]);
+                            }
+                        }
+                    }
+                }
+                for p in 0..P {
+                    let scale = load_from(&panels[p].scales[b]);
+                    for m in 0..M {
+                        acc[m][p] = fma(scale, scaled[m][p], acc[m][p]);
+                    }
+                }
+            }
+            for m in 0..M {
+                for p in 0..P {
+                    store_to(&mut sums[m][p][0], acc[m][p]);
+                }
             }
         }
     };
