@@ -97,6 +97,7 @@ pub(super) mod lanes {
     op!(mul_v(a: F4, b: F4) -> F4 { vmulq_f32(a, b) });
     op!(fma_v(a: F4, b: F4, c: F4) -> F4 { vfmaq_f32(c, a, b) });
     op!(float_v(a: I4) -> F4 { vcvtq_f32_s32(a) });
+    op!(add_w(a: I4, b: I4) -> I4 { vaddq_s32(a, b) });
     op!(mul_w(a: I4, b: I4) -> I4 { vmulq_s32(a, b) });
     op!(and_w(a: I4, b: I4) -> I4 { vandq_s32(a, b) });
     op!(or_w(a: I4, b: I4) -> I4 { vorrq_s32(a, b) });
@@ -145,6 +146,32 @@ pub(super) mod lanes {
     );
 }
 
+/// 16 activations as `rows_w` takes them.
+#[inline]
+#[target_feature(enable = "neon")]
+fn spread_w<const BITS: u8>(x: lanes::I4) -> [lanes::I4; 2] {
+    [x; 2]
+}
+
+/// What the sums of `rows_w` lack: the codes' zero times the sum of the activations.
+fn start_w<const BITS: u8>(_: &[i8; 16], zero: i32) -> i32 {
+    -zero
+}
+
+/// The nibbles of 16 bytes.
+#[inline]
+#[target_feature(enable = "neon")]
+fn nibbles_w(packed: lanes::I4) -> [[lanes::I4; 2]; 2] {
+    [[lanes::and_w(packed, lanes::splat_w(0x0f0f_0f0f)); 2], [lanes::upper_w(packed); 2]]
+}
+
+/// 16 signed codes.
+#[inline]
+#[target_feature(enable = "neon")]
+fn bytes_w(codes: lanes::I4) -> [lanes::I4; 2] {
+    [codes; 2]
+}
+
 /// Integer dots without an instruction for them.
 mod wide_dots {
     use super::lanes::*;
@@ -173,11 +200,27 @@ mod wide_dots {
         }
         acc
     }
+
+    pub(super) use super::{bytes_w, nibbles_w, spread_w, start_w};
+
+    /// The dot products of 16 signed bytes of each of 4 rows with 16 others.
+    #[inline]
+    #[target_feature(enable = "neon")]
+    pub(super) fn rows_w<const BITS: u8>(codes: [[I4; 2]; 4], x: [I4; 2]) -> I4 {
+        let x = vreinterpretq_s8_s32(x[0]);
+        let mut sums = [splat_w(0); 4];
+        for r in 0..4 {
+            let c = vreinterpretq_s8_s32(codes[r][0]);
+            sums[r] = vpaddlq_s16(vmlal_high_s8(vmull_s8(vget_low_s8(c), vget_low_s8(x)), c, x));
+        }
+        vpaddq_s32(vpaddq_s32(sums[0], sums[1]), vpaddq_s32(sums[2], sums[3]))
+    }
 }
 
 /// Integer dots of 4 bytes a lane.
 mod four_dots {
     use super::lanes::*;
+    use core::arch::aarch64::*;
     use core::arch::asm;
 
     /// Adds to each lane the dot product of its 16 codes with 16 activations.
@@ -200,14 +243,48 @@ mod four_dots {
         dot!(3);
         acc
     }
+
+    pub(super) use super::{bytes_w, nibbles_w, spread_w, start_w};
+
+    /// The dot products of 16 signed bytes of each of 4 rows with 16 others.
+    #[inline]
+    #[target_feature(enable = "neon,dotprod")]
+    pub(super) fn rows_w<const BITS: u8>(codes: [[I4; 2]; 4], x: [I4; 2]) -> I4 {
+        let mut sums = [splat_w(0); 4];
+        for r in 0..4 {
+            // SAFETY: as above.
+            unsafe {
+                asm!("sdot {:v}.4s, {:v}.16b, {:v}.16b", inout(vreg) sums[r], in(vreg) codes[r][0], in(vreg) x[0],
+                    options(pure, nomem, nostack, preserves_flags));
+            }
+        }
+        vpaddq_s32(vpaddq_s32(sums[0], sums[1]), vpaddq_s32(sums[2], sums[3]))
+    }
 }
 
 unit!(neon ["neon"] super::wide_dots);
 unit!(dotprod ["neon" "dotprod"] super::four_dots);
 
+/// The backend with products of matrices of bytes.
+pub(super) mod i8mm {
+    use crate::kernel::{Acts8, Scratch, Tile};
+    use crate::quant::Matrix;
+    use core::ops::Range;
+
+    /// One or two rows by dot products, more by those of matrices.
+    #[target_feature(enable = "neon,dotprod,i8mm")]
+    pub(in crate::kernel) fn int_dots(w: &Matrix, rows: Range<usize>, x: &Acts8, y: &mut Tile, scratch: &mut Scratch) {
+        if x.rows() > 2 {
+            super::matrices::int_dots(w, rows, x, y, scratch)
+        } else {
+            super::dotprod::int_dots(w, rows, x, y, scratch)
+        }
+    }
+}
+
 /// Products of matrices of bytes, 2 rows with 2 rows at a time: in panels the codes of two rows of weights lie side by
 /// side, and their sums with two rows of activations stay so up to the end.
-pub(super) mod i8mm {
+mod matrices {
     use super::dotprod::int_four;
     use crate::kernel::Tile;
     use crate::kernel::four::*;

@@ -90,6 +90,16 @@ op!(
 op!(fifths_w(four: I4) -> I4 { mul_w(four, splat_w(0x0020_4081)) });
 op!(
     /// 4 bytes of each row.
+    unsafe heads(rows: [*const u8; 4]) -> I4 {
+        let mut at = [0; 4];
+        for r in 0..4 {
+            at[r] = rows[r].cast::<i32>().read_unaligned();
+        }
+        load_w(at.as_ptr().cast())
+    }
+);
+op!(
+    /// 4 bytes of each row.
     unsafe dwords(rows: [*const u8; 16]) -> I {
         let mut at = [0; 16];
         for r in 0..16 {
@@ -144,63 +154,161 @@ pub(super) mod floats {
     crate::kernel::floats::products!("simd128");
 }
 
-/// One backend over these lanes: its features and its module of integer dots, whose `dot_w` adds to each lane of the first
-/// register the dot product of 16 codes, 4 in each of the second's registers, with 16 activations.
+/// One backend over these lanes: its features and its module of integer dots.
+///
+/// There `dot_w` adds to each lane of the first register the dot product of 16 codes, 4 in each of the second's registers,
+/// with 16 activations. Where one or two rows of activations meet Q4_0 or Q8_0, 4 rows of weights are taken as they stand in
+/// the file, which needs fewer registers than 16 and no transposition: `rows_w` gives the sums of 4 rows of 16 codes, as
+/// `nibbles_w` or `bytes_w` has taken them from the file, with 16 activations as `spread_w` has prepared them, but for
+/// `start_w`.
 macro_rules! unit {
     ($module:ident [$($feature:tt)+] $dots:path) => {
         pub(super) mod $module {
             use $dots as dots16;
-            use crate::kernel::Tile;
             use crate::kernel::four::*;
+            use crate::kernel::ints::{NARROW, WHOLE, array};
+            use crate::kernel::{Acts8, Scratch, Tile};
+            use crate::quant::Matrix;
             use core::ops::Range;
 
-            /// Rows of activations in a tile of integer dot products.
-            const INT_X: usize = 2;
-            /// Panels of weights that such a tile spans.
-            const PANELS: usize = 1;
-            /// Bytes are multiplied as signed ones.
-            const SIGNED_CODES: bool = true;
+            #[allow(unused_imports, reason = "for a backend that adds to this one")]
+            pub(super) use all::int_four;
 
-            /// Adds to each lane the dot product of 16 codes with 16 activations.
-            ///
-            /// # Safety
-            /// There are 16 activations at `x`.
-            $(#[target_feature(enable = $feature)])+
-            #[inline]
-            pub(super) unsafe fn int_four<const BITS: u8>(mut acc: I, codes: [I; 4], x: *const i8) -> I {
-                // SAFETY: the caller's promise.
-                let x = unsafe { load_w(x.cast()) };
-                for q in 0..4 {
-                    acc[q] = dots16::dot_w::<BITS>(acc[q], [codes[0][q], codes[1][q], codes[2][q], codes[3][q]], x);
+            mod all {
+                use super::dots16;
+                use crate::kernel::Tile;
+                use crate::kernel::four::*;
+                use core::ops::Range;
+
+                /// Rows of activations in a tile of integer dot products.
+                const INT_X: usize = 2;
+                /// Panels of weights that such a tile spans.
+                const PANELS: usize = 1;
+                /// Bytes are multiplied as signed ones.
+                const SIGNED_CODES: bool = true;
+
+                /// Adds to each lane the dot product of 16 codes with 16 activations.
+                ///
+                /// # Safety
+                /// There are 16 activations at `x`.
+                $(#[target_feature(enable = $feature)])+
+                #[inline]
+                pub(in crate::kernel) unsafe fn int_four<const BITS: u8>(mut acc: I, codes: [I; 4], x: *const i8) -> I {
+                    // SAFETY: the caller's promise.
+                    let x = unsafe { load_w(x.cast()) };
+                    for q in 0..4 {
+                        acc[q] = dots16::dot_w::<BITS>(acc[q], [codes[0][q], codes[1][q], codes[2][q], codes[3][q]], x);
+                    }
+                    acc
                 }
-                acc
+
+                /// Adds to each lane the dot products of 16 codes with 16 activations, for `M` rows of these and `P` panels.
+                ///
+                /// # Safety
+                /// There are 16 activations at each of `x`, and 4 vectors at each of `codes`.
+                $(#[target_feature(enable = $feature)])+
+                #[inline]
+                unsafe fn int_part<const M: usize, const P: usize, const BITS: u8>(
+                    sums: &mut [[I; P]; M],
+                    codes: [*const [u8; 64]; P],
+                    x: [*const i8; M],
+                ) {
+                    for p in 0..P {
+                        for q in 0..4 {
+                            // SAFETY: the caller's promise.
+                            let codes = array!(splat_w(0); k => unsafe { load_w(codes[p].add(k).cast::<u8>().add(16 * q)) });
+                            for m in 0..M {
+                                // SAFETY: likewise.
+                                let x = unsafe { load_w(x[m].cast()) };
+                                sums[m][p][q] = dots16::dot_w::<BITS>(sums[m][p][q], codes, x);
+                            }
+                        }
+                    }
+                }
+
+                crate::kernel::ints::integers!($($feature)+);
             }
 
-            /// Adds to each lane the dot products of 16 codes with 16 activations, for `M` rows of these and `P` panels.
-            ///
-            /// # Safety
-            /// There are 16 activations at each of `x`, and 4 vectors at each of `codes`.
             $(#[target_feature(enable = $feature)])+
-            #[inline]
-            unsafe fn int_part<const M: usize, const P: usize, const BITS: u8>(
-                sums: &mut [[I; P]; M],
-                codes: [*const [u8; 64]; P],
-                x: [*const i8; M],
+            pub(in crate::kernel) fn int_dots(w: &Matrix, rows: Range<usize>, x: &Acts8, y: &mut Tile, scratch: &mut Scratch) {
+                match (w.format.name, x.rows()) {
+                    ("Q4_0", 1) => few::<1, NARROW>(w, rows, x, y, scratch),
+                    ("Q4_0", 2) => few::<2, NARROW>(w, rows, x, y, scratch),
+                    ("Q8_0", 1) => few::<1, WHOLE>(w, rows, x, y, scratch),
+                    ("Q8_0", 2) => few::<2, WHOLE>(w, rows, x, y, scratch),
+                    _ => all::int_dots(w, rows, x, y, scratch),
+                }
+            }
+
+            /// `M` rows of activations with Q4_0 or Q8_0.
+            $(#[target_feature(enable = $feature)])+
+            fn few<const M: usize, const BITS: u8>(
+                w: &Matrix,
+                rows: Range<usize>,
+                x: &Acts8,
+                y: &mut Tile,
+                scratch: &mut Scratch,
             ) {
-                for p in 0..P {
-                    for q in 0..4 {
-                        // SAFETY: the caller's promise.
-                        let codes = array!(splat_w(0); k => unsafe { load_w(codes[p].add(k).cast::<u8>().add(16 * q)) });
-                        for m in 0..M {
-                            // SAFETY: likewise.
-                            let x = unsafe { load_w(x[m].cast()) };
-                            sums[m][p][q] = dots16::dot_w::<BITS>(sums[m][p][q], codes, x);
+                /// Of 16 activations: 2 registers, what their sums start from, their scale.
+                const PART: usize = 12;
+                let (bytes, zero) = if BITS == NARROW { (18, 8) } else { (34, 0) };
+                let (parts, blocks) = (w.cols / 16, w.cols / 32);
+                let (data, row_bytes) = (w.rows_bytes(rows.clone()), w.row_bytes());
+                assert!(x.rows() == M && x.c == w.cols && parts == 2 * blocks, "shapes of few rows");
+                assert!(row_bytes == blocks * bytes && data.len() == rows.len() * row_bytes, "bytes of few rows");
+                let of = scratch.floats(PART * parts * M);
+                for (i, of) in of.chunks_exact_mut(PART).enumerate() {
+                    let q = &x.q.as_chunks::<16>().0[i];
+                    // SAFETY: 16 activations, and room for 2 registers.
+                    unsafe {
+                        let spread = dots16::spread_w::<BITS>(load_w(q.as_ptr().cast()));
+                        store_w(of.as_mut_ptr().cast(), spread[0]);
+                        store_w(of.as_mut_ptr().add(4).cast(), spread[1]);
+                    }
+                    of[8] = f32::from_bits(dots16::start_w::<BITS>(q, zero * x.s[i]) as u32);
+                    of[9] = x.d[i];
+                }
+                for first in (0..rows.len()).step_by(4) {
+                    let count = (rows.len() - first).min(4);
+                    let starts: [*const u8; 4] =
+                        array!(core::ptr::null(); r => data[(first + r.min(count - 1)) * row_bytes..].as_ptr());
+                    let mut acc = [splat_v(0.0); M];
+                    for b in 0..blocks {
+                        // SAFETY: block `b` lies in each row, as checked above, and its two parts in what was prepared.
+                        unsafe {
+                            let at: [*const u8; 4] = array!(core::ptr::null(); r => starts[r].add(b * bytes));
+                            let mut codes = [[[splat_w(0); 2]; 4]; 2];
+                            for r in 0..4 {
+                                [codes[0][r], codes[1][r]] = if BITS == NARROW {
+                                    dots16::nibbles_w(load_w(at[r].add(2)))
+                                } else {
+                                    [dots16::bytes_w(load_w(at[r].add(2))), dots16::bytes_w(load_w(at[r].add(18)))]
+                                };
+                            }
+                            let scale = half_v(heads(at));
+                            for m in 0..M {
+                                let mut scaled = splat_v(0.0);
+                                for part in 0..2 {
+                                    let of = of.as_ptr().add(PART * (m * parts + 2 * b + part));
+                                    let x = [load_w(of.cast()), load_w(of.add(4).cast())];
+                                    let sums = dots16::rows_w::<BITS>(codes[part], x);
+                                    let sums = add_w(sums, splat_w((*of.add(8)).to_bits() as i32));
+                                    scaled = fma_v(splat_v(*of.add(9)), float_v(sums), scaled);
+                                }
+                                acc[m] = fma_v(scale, scaled, acc[m]);
+                            }
+                        }
+                    }
+                    for m in 0..M {
+                        let mut lanes = [0.0; 4];
+                        // SAFETY: 4 lanes.
+                        unsafe { store_v(lanes.as_mut_ptr(), add_v(acc[m], splat_v(0.0))) };
+                        for (out, lane) in y.row(m % x.n)[first..first + count].iter_mut().zip(lanes) {
+                            *out = if m < x.n { lane } else { *out + lane };
                         }
                     }
                 }
             }
-
-            crate::kernel::ints::integers!($($feature)+);
         }
     };
 }

@@ -453,11 +453,14 @@ macro_rules! integers {
             totals: &'a [f32],
         }
 
-        /// Rows `rows` with `M` rows of activations, as the codes come.
+        /// Rows `rows` with `M` rows of activations, as the codes come. Not inlined: an engine of WebAssembly saves on the
+        /// registers of a function that has become too large.
         $(#[target_feature(enable = $feature)])+
+        #[inline(never)]
         fn few<const ID: u32, const M: usize>(w: &Matrix, rows: Range<usize>, of: Sides, y: &mut Tile) {
             let Codes { zero, sub, min, .. } = *w.format.codes.as_ref().expect("a format with codes");
             let (x, c, signed) = (of.x, of.x.c, SIGNED_CODES && zero == 128);
+            assert!(zero < 128 || matches!(ID, 8 | 20 | 23 | ANY), "the widths of codes");
             assert!(x.rows() == M && x.q.len() >= M * c && x.d.len() >= M * c / 16, "activations");
             assert!(min || signed || of.start.len() >= M * c / 16, "starts");
             assert!(!min || of.totals.len() >= M * c / sub, "totals");
@@ -480,9 +483,10 @@ macro_rules! integers {
                                 let mut ints = splat_i(start);
                                 let q = x.q.as_ptr().add(16 * at);
                                 let codes = array!(splat_i(0); k => columns.codes[4 * part + k]);
-                                ints = match zero {
-                                    128 => int_four::<WHOLE>(ints, codes, q),
-                                    32 => int_four::<MIDDLE>(ints, codes, q),
+                                // The compiler knows the format, but not what its row of the table says.
+                                ints = match (ID, zero) {
+                                    (8 | 20 | 23, _) | (ANY, 128) => int_four::<WHOLE>(ints, codes, q),
+                                    (14, _) | (ANY, 32) => int_four::<MIDDLE>(ints, codes, q),
                                     _ => int_four::<NARROW>(ints, codes, q),
                                 };
                                 scaled = fma(splat(*x.d.as_ptr().add(at)), to_float(ints), scaled);

@@ -3,6 +3,7 @@
 #![allow(unsafe_code)]
 
 use super::four::unit;
+use core::arch::wasm32::{i32x4_shuffle, i64x2_shuffle, v128};
 
 /// One register of 4 lanes.
 pub(super) mod lanes {
@@ -46,6 +47,7 @@ pub(super) mod lanes {
         fma_v(a: F4, b: F4, c: F4) -> F4 { f32x4_add(f32x4_mul(a, b), c) }
     );
     op!(float_v(a: I4) -> F4 { f32x4_convert_i32x4(a) });
+    op!(add_w(a: I4, b: I4) -> I4 { i32x4_add(a, b) });
     op!(mul_w(a: I4, b: I4) -> I4 { i32x4_mul(a, b) });
     op!(and_w(a: I4, b: I4) -> I4 { v128_and(a, b) });
     op!(or_w(a: I4, b: I4) -> I4 { v128_or(a, b) });
@@ -98,8 +100,18 @@ pub(super) mod lanes {
     );
 }
 
+/// The sums of the 32-bit lanes of 4 registers, a lane a register, by this addition.
+#[inline]
+#[target_feature(enable = "simd128")]
+fn across(sums: [v128; 4], add: impl Fn(v128, v128) -> v128) -> v128 {
+    let two = |a, b| add(i32x4_shuffle::<0, 4, 1, 5>(a, b), i32x4_shuffle::<2, 6, 3, 7>(a, b));
+    let (ab, cd) = (two(sums[0], sums[1]), two(sums[2], sums[3]));
+    add(i64x2_shuffle::<0, 2>(ab, cd), i64x2_shuffle::<1, 3>(ab, cd))
+}
+
 /// Integer dots by products of 16 bits.
 mod wide_dots {
+    use super::across;
     use super::lanes::*;
     use crate::kernel::ints::WHOLE;
     use core::arch::wasm32::*;
@@ -120,6 +132,44 @@ mod wide_dots {
         acc
     }
 
+    /// The even and the odd ones of 16 activations, as 16 bits.
+    #[inline]
+    #[target_feature(enable = "simd128")]
+    pub(super) fn spread_w<const BITS: u8>(x: I4) -> [I4; 2] {
+        bytes_w(x)
+    }
+
+    /// What the sums of `rows_w` lack: the codes' zero times the sum of the activations.
+    pub(super) fn start_w<const BITS: u8>(_: &[i8; 16], zero: i32) -> i32 {
+        -zero
+    }
+
+    /// The lower and the upper nibbles of 16 bytes, even and odd ones.
+    #[inline]
+    #[target_feature(enable = "simd128")]
+    pub(super) fn nibbles_w(packed: I4) -> [[I4; 2]; 2] {
+        let four = |x| v128_and(x, i16x8_splat(15));
+        [[four(packed), four(u16x8_shr(packed, 8))], [four(u16x8_shr(packed, 4)), u16x8_shr(packed, 12)]]
+    }
+
+    /// The even and the odd ones of 16 signed codes.
+    #[inline]
+    #[target_feature(enable = "simd128")]
+    pub(super) fn bytes_w(codes: I4) -> [I4; 2] {
+        [i16x8_shr(i16x8_shl(codes, 8), 8), i16x8_shr(codes, 8)]
+    }
+
+    /// The dot products of 16 codes of each of 4 rows with 16 activations.
+    #[inline]
+    #[target_feature(enable = "simd128")]
+    pub(super) fn rows_w<const BITS: u8>(codes: [[I4; 2]; 4], x: [I4; 2]) -> I4 {
+        let mut sums = [x[0]; 4];
+        for r in 0..4 {
+            sums[r] = i32x4_add(i32x4_dot_i16x8(codes[r][0], x[0]), i32x4_dot_i16x8(codes[r][1], x[1]));
+        }
+        across(sums, |a, b| i32x4_add(a, b))
+    }
+
     #[inline]
     #[target_feature(enable = "simd128")]
     fn lane<const K: usize>(a: I4, b: I4) -> [I4; 2] {
@@ -133,6 +183,7 @@ mod wide_dots {
 /// a product with ones.
 #[cfg(target_feature = "relaxed-simd")]
 mod relaxed_dots {
+    use super::across;
     use super::lanes::*;
     use crate::kernel::ints::{NARROW, WHOLE};
     use core::arch::wasm32::*;
@@ -156,6 +207,52 @@ mod relaxed_dots {
         };
         let [a, b, c, d] = dots;
         i32x4_add(acc, i32x4_add(i32x4_add(a, b), i32x4_add(c, d)))
+    }
+
+    /// 16 activations; where codes have a sign, which of them are below 0, and their sizes.
+    #[inline]
+    #[target_feature(enable = "simd128")]
+    pub(super) fn spread_w<const BITS: u8>(x: I4) -> [I4; 2] {
+        if BITS == WHOLE { [i8x16_shr(x, 7), i8x16_abs(x)] } else { [x; 2] }
+    }
+
+    /// What the sums of `rows_w` lack: the codes' zero times the sum of the activations, or what `signed` adds.
+    pub(super) fn start_w<const BITS: u8>(x: &[i8; 16], zero: i32) -> i32 {
+        if BITS == WHOLE { x.iter().map(|&x| -(x.min(0) as i32)).sum() } else { -zero }
+    }
+
+    /// The lower and the upper nibbles of 16 bytes.
+    #[inline]
+    #[target_feature(enable = "simd128")]
+    pub(super) fn nibbles_w(packed: I4) -> [[I4; 2]; 2] {
+        let four = |x| v128_and(x, i8x16_splat(15));
+        [[four(packed); 2], [four(u16x8_shr(packed, 4)); 2]]
+    }
+
+    /// 16 signed codes.
+    #[inline]
+    #[target_feature(enable = "simd128")]
+    pub(super) fn bytes_w(codes: I4) -> [I4; 2] {
+        [codes; 2]
+    }
+
+    /// The dot products of 16 codes, below 16 or with a sign, of each of 4 rows with 16 activations.
+    #[inline]
+    #[target_feature(enable = "simd128,relaxed-simd")]
+    pub(super) fn rows_w<const BITS: u8>(codes: [[I4; 2]; 4], x: [I4; 2]) -> I4 {
+        let ones = i16x8_splat(1);
+        let mut sums = [ones; 4];
+        if BITS == WHOLE {
+            for r in 0..4 {
+                sums[r] = four(v128_xor(codes[r][0], x[0]), x[1]);
+            }
+            return across(sums, |a, b| i32x4_add(a, b));
+        }
+        // All 16 products fit 16 bits.
+        for r in 0..4 {
+            sums[r] = i16x8_relaxed_dot_i8x16_i7x16(x[0], codes[r][0]);
+        }
+        i32x4_dot_i16x8(across(sums, |a, b| i16x8_add(a, b)), ones)
     }
 
     #[inline]
