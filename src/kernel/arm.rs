@@ -31,8 +31,17 @@ fn widen(x: &[u16], out: &mut [f32]) {
     for (x, out) in xs.iter().zip(outs) {
         // SAFETY: the arrays have 8 halves and 8 floats. The type of halves is unstable, so these lines are assembly.
         unsafe {
-            asm!("ldr {x:q}, [{from}]", "fcvtl {low:v}.4s, {x:v}.4h", "fcvtl2 {x:v}.4s, {x:v}.8h", "stp {low:q}, {x:q}, [{to}]",
-                x = out(vreg) _, low = out(vreg) _, from = in(reg) x.as_ptr(), to = in(reg) out.as_mut_ptr(), options(nostack, preserves_flags));
+            asm!(
+                "ldr {x:q}, [{from}]",
+                "fcvtl {low:v}.4s, {x:v}.4h",
+                "fcvtl2 {x:v}.4s, {x:v}.8h",
+                "stp {low:q}, {x:q}, [{to}]",
+                x = out(vreg) _,
+                low = out(vreg) _,
+                from = in(reg) x.as_ptr(),
+                to = in(reg) out.as_mut_ptr(),
+                options(nostack, preserves_flags)
+            );
         }
     }
     for (x, out) in x.iter().zip(out) {
@@ -46,8 +55,17 @@ fn narrow(x: &[f32], out: &mut [u16]) {
     for (x, out) in xs.iter().zip(outs) {
         // SAFETY: the arrays have 8 floats and 8 halves.
         unsafe {
-            asm!("ldp {x:q}, {y:q}, [{from}]", "fcvtn {x:v}.4h, {x:v}.4s", "fcvtn2 {x:v}.8h, {y:v}.4s", "str {x:q}, [{to}]",
-                x = out(vreg) _, y = out(vreg) _, from = in(reg) x.as_ptr(), to = in(reg) out.as_mut_ptr(), options(nostack, preserves_flags));
+            asm!(
+                "ldp {x:q}, {y:q}, [{from}]",
+                "fcvtn {x:v}.4h, {x:v}.4s",
+                "fcvtn2 {x:v}.8h, {y:v}.4s",
+                "str {x:q}, [{to}]",
+                x = out(vreg) _,
+                y = out(vreg) _,
+                from = in(reg) x.as_ptr(),
+                to = in(reg) out.as_mut_ptr(),
+                options(nostack, preserves_flags)
+            );
         }
     }
     body::narrow(x, out);
@@ -103,7 +121,9 @@ pub(super) mod lanes {
     op!(or_w(a: I4, b: I4) -> I4 { vorrq_s32(a, b) });
     op!(xor_w(a: I4, b: I4) -> I4 { veorq_s32(a, b) });
     op!(shl_w(a: I4, n: usize) -> I4 { vshlq_s32(a, vdupq_n_s32(n as i32)) });
-    op!(shr_w(a: I4, n: usize) -> I4 { vreinterpretq_s32_u32(vshlq_u32(vreinterpretq_u32_s32(a), vdupq_n_s32(-(n as i32)))) });
+    op!(shr_w(a: I4, n: usize) -> I4 {
+        vreinterpretq_s32_u32(vshlq_u32(vreinterpretq_u32_s32(a), vdupq_n_s32(-(n as i32))))
+    });
     op!(
         /// The upper nibble of each byte.
         upper_w(a: I4) -> I4 { vreinterpretq_s32_u8(vshrq_n_u8::<4>(vreinterpretq_u8_s32(a))) }
@@ -125,7 +145,8 @@ pub(super) mod lanes {
             let wide: F4;
             // SAFETY: a conversion between registers. The type of halves is unstable, so this line is assembly.
             unsafe {
-                asm!("fcvtl {:v}.4s, {:v}.4h", out(vreg) wide, in(vreg) narrow, options(pure, nomem, nostack, preserves_flags));
+                asm!("fcvtl {:v}.4s, {:v}.4h", out(vreg) wide, in(vreg) narrow,
+                    options(pure, nomem, nostack, preserves_flags));
             }
             wide
         }
@@ -141,7 +162,8 @@ pub(super) mod lanes {
             let wide = |w| vreinterpretq_s64_s32(w);
             let (ab, cd) = (wide(vtrn1q_s32(a, b)), wide(vtrn1q_s32(c, d)));
             let (ef, gh) = (wide(vtrn2q_s32(a, b)), wide(vtrn2q_s32(c, d)));
-            [vtrn1q_s64(ab, cd), vtrn1q_s64(ef, gh), vtrn2q_s64(ab, cd), vtrn2q_s64(ef, gh)].map(|w| vreinterpretq_s32_s64(w))
+            [vtrn1q_s64(ab, cd), vtrn1q_s64(ef, gh), vtrn2q_s64(ab, cd), vtrn2q_s64(ef, gh)]
+                .map(|w| vreinterpretq_s32_s64(w))
         }
     );
 }
@@ -232,7 +254,8 @@ mod four_dots {
                 // SAFETY: an operation on registers that the features of this function include. The intrinsic is unstable,
                 // so this line is assembly.
                 unsafe {
-                    asm!(concat!("sdot {:v}.4s, {:v}.16b, {:v}.4b[", $k, "]"), inout(vreg) acc, in(vreg) codes[$k], in(vreg) x,
+                    asm!(concat!("sdot {:v}.4s, {:v}.16b, {:v}.4b[", $k, "]"),
+                        inout(vreg) acc, in(vreg) codes[$k], in(vreg) x,
                         options(pure, nomem, nostack, preserves_flags));
                 }
             };

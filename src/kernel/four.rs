@@ -68,14 +68,20 @@ op!(shl(a: I, n: usize) -> I { [shl_w(a[0], n), shl_w(a[1], n), shl_w(a[2], n), 
 op!(shr(a: I, n: usize) -> I { [shr_w(a[0], n), shr_w(a[1], n), shr_w(a[2], n), shr_w(a[3], n)] });
 op!(low_nibbles(a: I) -> I { and(a, splat_i(0x0f0f_0f0f)) });
 op!(high_nibbles(a: I) -> I { [upper_w(a[0]), upper_w(a[1]), upper_w(a[2]), upper_w(a[3])] });
-op!(flip(a: I) -> I { let m = splat_w(0x8080_8080_u32 as i32); [xor_w(a[0], m), xor_w(a[1], m), xor_w(a[2], m), xor_w(a[3], m)] });
+op!(flip(a: I) -> I {
+    let m = splat_w(0x8080_8080_u32 as i32);
+    [xor_w(a[0], m), xor_w(a[1], m), xor_w(a[2], m), xor_w(a[3], m)]
+});
 op!(look_up(table: &[u8; 16], a: I) -> I {
     // SAFETY: the table has 16 bytes.
     let table = unsafe { load_w(table.as_ptr()) };
     [look_w(table, a[0]), look_w(table, a[1]), look_w(table, a[2]), look_w(table, a[3])]
 });
 op!(byte(a: I, n: usize) -> I { and(shr(a, 8 * n), splat_i(255)) });
-op!(signed_byte(a: I, n: usize) -> I { let a = shl(a, 24 - 8 * n); [top_w(a[0]), top_w(a[1]), top_w(a[2]), top_w(a[3])] });
+op!(signed_byte(a: I, n: usize) -> I {
+    let a = shl(a, 24 - 8 * n);
+    [top_w(a[0]), top_w(a[1]), top_w(a[2]), top_w(a[3])]
+});
 op!(low_halves(a: I) -> F { [half_v(a[0]), half_v(a[1]), half_v(a[2]), half_v(a[3])] });
 op!(high_halves(a: I) -> F { low_halves(shr(a, 16)) });
 op!(
@@ -216,7 +222,9 @@ macro_rules! unit {
                     for p in 0..P {
                         for q in 0..4 {
                             // SAFETY: the caller's promise.
-                            let codes = array!(splat_w(0); k => unsafe { load_w(codes[p].add(k).cast::<u8>().add(16 * q)) });
+                            let at = |k| unsafe { codes[p].add(k).cast::<u8>().add(16 * q) };
+                            // SAFETY: likewise.
+                            let codes = unsafe { [load_w(at(0)), load_w(at(1)), load_w(at(2)), load_w(at(3))] };
                             for m in 0..M {
                                 // SAFETY: likewise.
                                 let x = unsafe { load_w(x[m].cast()) };
@@ -230,7 +238,13 @@ macro_rules! unit {
             }
 
             $(#[target_feature(enable = $feature)])+
-            pub(in crate::kernel) fn int_dots(w: &Matrix, rows: Range<usize>, x: &Acts8, y: &mut Tile, scratch: &mut Scratch) {
+            pub(in crate::kernel) fn int_dots(
+                w: &Matrix,
+                rows: Range<usize>,
+                x: &Acts8,
+                y: &mut Tile,
+                scratch: &mut Scratch,
+            ) {
                 match (w.format.name, x.rows()) {
                     ("Q4_0", 1) => few::<1, NARROW>(w, rows, x, y, scratch),
                     ("Q4_0", 2) => few::<2, NARROW>(w, rows, x, y, scratch),

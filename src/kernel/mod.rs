@@ -16,7 +16,8 @@
 //!   columns, each `sum` an exact integer, the first a product and the next by fused multiply-add; then
 //!   `acc = fma(scale, t, acc)` and, for formats with a minimum, `low = fma(min, Σ d · Σ q, low)` with the inner sum made
 //!   likewise; the output is `acc`, or `acc + low` with a minimum. Parts of an activation are added last.
-//! * WebAssembly has no fused multiply-add: there `fma(a, b, c)` rounds twice.
+//! * WebAssembly has no fused multiply-add: there `fma(a, b, c)` rounds twice. Its relaxed one, which may round once or
+//!   twice, is not used.
 
 #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
 mod arm;
