@@ -49,10 +49,11 @@ pub fn exp(x: f32) -> f32 {
     p = fma(p, r, 0.5);
     p = fma(p * r, r, r) + 1.0;
     // 2ⁿ in two factors, so that n = 128 and subnormal results need no special case.
-    let n = shifted.to_bits() as i32 - MAGIC.to_bits() as i32;
+    // Wrapping, though nothing wraps: a check for it would keep loops from vectorising.
+    let n = (shifted.to_bits() as i32).wrapping_sub(MAGIC.to_bits() as i32);
     let half = n >> 1;
-    let pow = |n: i32| f32::from_bits(((n + 127) << 23) as u32);
-    let y = p * pow(half) * pow(n - half);
+    let pow = |n: i32| f32::from_bits((n.wrapping_add(127) << 23) as u32);
+    let y = p * pow(half) * pow(n.wrapping_sub(half));
     if x < -87.4 { 0.0 } else { y }
 }
 
