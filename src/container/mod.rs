@@ -165,8 +165,11 @@ impl Section {
 /// Collects sections and writes the file.
 pub struct Builder<'a> {
     kind: String,
-    sections: BTreeMap<String, (bool, Cow<'a, [u8]>)>,
+    sections: BTreeMap<String, (bool, Pieces<'a>)>,
 }
+
+/// The bytes of a section, piece by piece.
+type Pieces<'a> = Vec<Cow<'a, [u8]>>;
 
 impl<'a> Builder<'a> {
     /// For a file that holds `kind`.
@@ -182,9 +185,17 @@ impl<'a> Builder<'a> {
     ///
     /// # Panics
     /// If `name` is not one to sixteen characters of `a-z 0-9 . _ -`, or was added before.
-    pub fn section(mut self, name: &str, required: bool, bytes: impl Into<Cow<'a, [u8]>>) -> Self {
+    pub fn section(self, name: &str, required: bool, bytes: impl Into<Cow<'a, [u8]>>) -> Self {
+        self.pieces(name, required, vec![bytes.into()])
+    }
+
+    /// The same for bytes that lie in several places.
+    ///
+    /// # Panics
+    /// As [`Builder::section`].
+    pub fn pieces(mut self, name: &str, required: bool, pieces: Vec<Cow<'a, [u8]>>) -> Self {
         assert!(spell::<NAME>(name).is_some(), "`{name}` is no section name");
-        let before = self.sections.insert(name.into(), (required, bytes.into()));
+        let before = self.sections.insert(name.into(), (required, pieces));
         assert!(before.is_none(), "section `{name}` comes twice");
         self
     }
@@ -193,7 +204,7 @@ impl<'a> Builder<'a> {
     pub fn finish(&self) -> Vec<u8> {
         // Sizes of vectors that exist: their sums fit.
         let table_end = HEADER.saturating_add(ROW.saturating_mul(self.sections.len()));
-        let data: usize = self.sections.values().fold(0, |n, (_, bytes)| n.saturating_add(padded(bytes.len())));
+        let data: usize = self.sections.values().fold(0, |n, (_, pieces)| n.saturating_add(padded(len(pieces))));
         let length = table_end.saturating_add(data).saturating_add(TRAILER);
         let mut out = Vec::with_capacity(length);
         out.extend(MAGIC);
@@ -203,17 +214,17 @@ impl<'a> Builder<'a> {
         out.extend((length as u64).to_le_bytes());
         out.extend(spell::<KIND>(&self.kind).unwrap_or_default());
         let mut offset = table_end;
-        for (name, (required, bytes)) in &self.sections {
+        for (name, (required, pieces)) in &self.sections {
             out.extend(spell::<NAME>(name).unwrap_or_default());
             out.extend((offset as u64).to_le_bytes());
-            out.extend((bytes.len() as u64).to_le_bytes());
-            out.extend(checksum(bytes));
+            out.extend((len(pieces) as u64).to_le_bytes());
+            out.extend(checksum(pieces.iter().map(|piece| &**piece)));
             out.extend(u32::from(*required).to_le_bytes());
             out.extend(0u32.to_le_bytes());
-            offset = offset.saturating_add(padded(bytes.len()));
+            offset = offset.saturating_add(padded(len(pieces)));
         }
-        for (_, bytes) in self.sections.values() {
-            out.extend_from_slice(bytes);
+        for (_, pieces) in self.sections.values() {
+            pieces.iter().for_each(|piece| out.extend_from_slice(piece));
             out.resize(padded(out.len()), 0);
         }
         out.extend(blake3::hash(&out).as_bytes());
@@ -227,9 +238,15 @@ fn padded(n: usize) -> usize {
     n.checked_next_multiple_of(8).unwrap_or(usize::MAX)
 }
 
-fn checksum(bytes: &[u8]) -> [u8; 8] {
+fn len(pieces: &Pieces) -> usize {
+    pieces.iter().fold(0, |n, piece| n.saturating_add(piece.len()))
+}
+
+fn checksum<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> [u8; 8] {
+    let mut hash = blake3::Hasher::new();
+    pieces.for_each(|piece| _ = hash.update(piece));
     let mut out = [0; 8];
-    out.iter_mut().zip(blake3::hash(bytes).as_bytes()).for_each(|(o, h)| *o = *h);
+    out.iter_mut().zip(hash.finalize().as_bytes()).for_each(|(o, h)| *o = *h);
     out
 }
 
@@ -300,7 +317,7 @@ fn read_table(cursor: &mut Cursor<'_>, count: usize, bytes: &[u8]) -> Result<Vec
         let Some((end, after)) = range else {
             return bad(format!("{length} bytes at {offset} leave the {last} there are"));
         };
-        if bytes.get(next..end).map(checksum) != Some(sum) {
+        if bytes.get(next..end).map(|bytes| checksum([bytes].into_iter())) != Some(sum) {
             return bad("its checksum differs, the file is damaged".into());
         }
         if !bytes.get(end..after).is_some_and(|pad| pad.iter().all(|&b| b == 0)) {

@@ -15,25 +15,37 @@
 
 use super::data::Order;
 use super::state::State;
-use super::{Config, Target, Trainer};
+use super::{Config, Keep, Target, Trainer};
 use crate::adapter::{self, Adapter, Base, Provenance};
 use crate::bytes::{Bytes, Cursor, Limits};
 use crate::container::head::{Field, Head};
 use crate::container::{Builder, Container};
 use crate::error::{Change, Error, Result};
+use crate::model::Precision;
 use std::borrow::Cow;
 use std::prelude::v1::*;
 use std::sync::Arc;
 
 const KIND: &str = "train";
 
+/// The fact that says how many blocks keep their activations, where these are rounded.
+pub const KEPT: &str = "blocks that keep activations";
+
 /// Facts about `config`: all that decides the result, and nothing else.
 fn describe(config: &Config, facts: &mut Head) {
     // Every field by name, so that a new one cannot be forgotten here.
-    let Config { lr, steps, schedule, warmup, clip, optimizer, keep: _, precision } = config;
+    let Config { lr, steps, schedule, warmup, clip, optimizer, keep, precision } = config;
     let super::optim::Spec { kind, beta1, beta2, eps, weight_decay, ratio } = optimizer;
     facts.set("steps", *steps).set("schedule", format!("{schedule:?}").to_lowercase()).set("warm-up", *warmup);
     facts.set("optimizer", kind.as_str()).set("activations kept as", format!("{precision:?}").to_lowercase());
+    if *precision != Precision::F32 {
+        // What is computed again comes from rounded inputs, what is kept was rounded itself.
+        let blocks = match keep {
+            Keep::Blocks(n) => n.to_string(),
+            other => format!("{other:?}").to_lowercase(),
+        };
+        facts.set(KEPT, blocks);
+    }
     for (name, value) in [
         ("learning rate", Some(*lr)),
         ("gradient clip", Some(*clip)),
@@ -153,14 +165,15 @@ impl Piece {
     }
 }
 
-fn spell(state: State) -> Vec<u8> {
+/// Its kind, and its values where they are.
+fn spell(state: State) -> Vec<Cow<[u8]>> {
     let (kind, values): (u64, Cow<[u8]>) = match state {
         State::F32(v) => (0, floats(v)),
         State::U8(v) => (1, v.into()),
         State::U64(v) => (2, v.to_le_bytes().to_vec().into()),
         State::F64(v) => (3, v.to_le_bytes().to_vec().into()),
     };
-    [&kind.to_le_bytes()[..], &values].concat()
+    vec![kind.to_le_bytes().to_vec().into(), values]
 }
 
 /// Little-endian bytes.
@@ -231,7 +244,7 @@ impl Trainer {
             }
         }
         for (name, piece) in self.optimizer.state() {
-            file = file.section(&format!("o.{name}"), true, spell(piece));
+            file = file.pieces(&format!("o.{name}"), true, spell(piece));
         }
         for (name, bytes) in notes {
             file = file.section(&format!("n.{name}"), false, *bytes);

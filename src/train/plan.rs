@@ -87,6 +87,8 @@ pub struct Run<'a> {
     pub batch: usize,
     /// Rows of a step.
     pub step: usize,
+    /// Whether checkpoints are written, which hold the optimiser's state too.
+    pub checkpoints: bool,
     /// Whether outputs of frozen blocks are kept in a store; what that holds is not counted.
     pub lower: bool,
     /// Bytes the process holds already: the program, the tokenizer, the data.
@@ -122,7 +124,7 @@ pub struct Plan {
     pub decoded: usize,
     /// The rows of a step.
     pub batch: usize,
-    /// The file at the end, as it is put together.
+    /// A checkpoint, or the file at the end: what is larger as it is put together.
     pub file: usize,
     /// Rows that go through the model together.
     pub micro: usize,
@@ -200,6 +202,7 @@ impl Run<'_> {
             }
         };
         let full = matches!(self.subject, Subject::Weights);
+        let moments = (self.config.optimizer.settings()?.0.bytes)(&parts);
         let blocks = h.layers - lowest;
         let (n, counted) = self.rows.worst(self.batch);
         let (all, _) = self.rows.worst(self.step);
@@ -223,7 +226,7 @@ impl Run<'_> {
             weights: if full { 2 * f * size.params } else { 0 },
             adapter: if full { 0 } else { f * (size.params + size.derived) },
             gradients: f * (size.params + size.gathered),
-            moments: (self.config.optimizer.settings()?.0.bytes)(&parts),
+            moments,
             activations: kept + Acts::bytes(h, n) + Grads::bytes(h, n, longest) + ends + store,
             kept,
             scratch: threads * logits.max(attention).max(decoded),
@@ -232,8 +235,14 @@ impl Run<'_> {
             decoded,
             // Tokens, positions, rows and targets, some of them in vectors that were doubled to grow.
             batch: 48 * all,
-            // An adapter's halves, and the file around them; a model's singles, and the file.
-            file: if full { 8 } else { 4 } * size.params,
+            // An adapter's halves, and the file around them; a model's singles, and the file; an adapter's file in singles,
+            // and a checkpoint of it, or of all weights, and of the optimiser's state.
+            file: match (full, self.checkpoints) {
+                (false, false) => 4 * size.params,
+                (false, true) => 8 * size.params + moments,
+                (true, false) => 8 * size.params,
+                (true, true) => 4 * size.params + moments.max(4 * size.params),
+            },
             micro: self.batch.min(self.step),
             whole: (stores + 1).min(blocks),
             blocks,

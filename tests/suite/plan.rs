@@ -4,10 +4,12 @@ use crate::alloc;
 use crate::tiny::{self, Rng};
 use mynah::adapter::{self, Provenance, Spec, file};
 use mynah::bytes::{Bytes, Limits};
+use mynah::container::head::Head;
 use mynah::gguf::Gguf;
 use mynah::kernel::{Compute, Pool, Tile, View};
 use mynah::model::{Model, Precision};
 use mynah::nn::attention::{self, Heads};
+use mynah::train::data::Order;
 use mynah::train::plan::{Change, Refusal, Rows, Run, Subject};
 use mynah::train::{Config, Example, Keep, Trainer, optim};
 
@@ -39,6 +41,7 @@ struct Case {
     precision: Precision,
     layers: Option<Vec<usize>>,
     optimizer: &'static str,
+    checkpoints: bool,
 }
 
 const SIMPLE: Case = Case {
@@ -52,6 +55,7 @@ const SIMPLE: Case = Case {
     precision: Precision::F32,
     layers: None,
     optimizer: "adamw",
+    checkpoints: false,
 };
 
 fn cases() -> Vec<Case> {
@@ -69,6 +73,8 @@ fn cases() -> Vec<Case> {
         Case { optimizer: "adamw_8bit", ..SIMPLE },
         Case { optimizer: "adafactor", kind: "nola", ..SIMPLE },
         Case { optimizer: "sgd", ..SIMPLE },
+        Case { checkpoints: true, ..SIMPLE },
+        Case { checkpoints: true, kind: "full", ..SIMPLE },
         Case { kind: "full", ..SIMPLE },
     ]
 }
@@ -88,6 +94,7 @@ fn measured(case: &Case) -> (usize, usize) {
         rows: Rows::of(&(0..data.len()).map(|i| vec![i]).collect::<Vec<_>>(), &data),
         batch: case.batch,
         step: case.batch * case.accumulate,
+        checkpoints: case.checkpoints,
         lower: false,
         held: 0,
     };
@@ -104,9 +111,13 @@ fn measured(case: &Case) -> (usize, usize) {
         if let Some(adapter) = trainer.adapter_ref() {
             file::to_bytes(adapter, &base, &Provenance::default()).unwrap();
         }
+        if case.checkpoints {
+            let order = Order::new(data.len(), case.batch, case.accumulate, None).unwrap();
+            trainer.checkpoint(&base, &order, &Head::new(), &[]).unwrap();
+        }
     });
     // The file of a whole model is the command's to write.
-    let file = if case.kind == "full" { plan.file } else { 0 };
+    let file = if case.kind == "full" && !case.checkpoints { plan.file } else { 0 };
     (plan.reserved() - file, peak)
 }
 
@@ -167,7 +178,17 @@ fn reserved_is_planned() {
 }
 
 fn run<'a>(model: &'a Model, subject: Subject<'a>, rows: Rows, batch: usize) -> Run<'a> {
-    Run { model, subject, config: Config::default(), rows, batch, step: batch, lower: false, held: 0 }
+    Run {
+        model,
+        subject,
+        config: Config::default(),
+        rows,
+        batch,
+        step: batch,
+        checkpoints: false,
+        lower: false,
+        held: 0,
+    }
 }
 
 fn refused(run: &Run, bytes: usize) -> Refusal {

@@ -28,7 +28,7 @@ use mynah::bytes::{Bytes, Limits, map};
 use mynah::container::head::Head;
 use mynah::train::data::{self, Dataset, Order, Reader};
 use mynah::train::plan::Rows;
-use mynah::train::{Config, Example, Keep, Schedule, Trainer, optim};
+use mynah::train::{Config, Example, Keep, Schedule, Trainer, checkpoint, optim};
 use std::fs::File;
 use std::path::Path;
 use std::time::Duration;
@@ -118,7 +118,12 @@ pub fn train(options: &Train, kept: Head, resumed: Option<Resumed>, json: bool) 
         return Err(Usage::error("--loraplus-ratio is for adapters; with --method full nothing is a B"));
     }
     let run = plan::run(args, &loaded, &subject, Rows::of(&rows, &train), config(args, method, steps))?;
-    let (run, planned) = plan::chosen(args, &run)?;
+    let (mut run, planned) = plan::chosen(args, &run)?;
+    // Where activations are rounded, their number decides bits: it stays what it was.
+    let blocks = resumed.as_ref().and_then(|r| r.checkpoint.facts().text(checkpoint::KEPT).ok()?.parse().ok());
+    if let Some(blocks) = blocks {
+        run.config.keep = Keep::Blocks(blocks);
+    }
     let (config, micro) = (run.config, run.batch);
     let adapter = subject.adapter(&loaded)?;
     let mut facts = Head::new();

@@ -35,6 +35,7 @@ pub fn run<'a>(
         rows,
         batch: args.batch,
         step,
+        checkpoints: true,
         lower: args.lower_cache.is_some(),
         held: held(loaded),
     })
@@ -125,7 +126,7 @@ fn parts(p: &Plan) -> [(&'static str, String, usize); 10] {
         ("activations", format!("{} of them kept between the passes", size(p.kept)), p.activations),
         ("scratch", thread, p.scratch),
         ("batch", "tokens of a step".into(), p.batch),
-        ("file", "as it is saved".into(), p.file),
+        ("file", "a checkpoint, as it is put together".into(), p.file),
     ]
 }
 
