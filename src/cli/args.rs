@@ -116,6 +116,11 @@ pub struct ModelArgs {
     /// Precision of the cache of keys and values [default: f16, with --exact f32]
     #[arg(long, value_enum)]
     pub cache: Option<Cache>,
+    /// Copy weights into memory with 16 rows side by side, which is read faster: all of them, or as many as SIZE holds, as
+    /// in 200M. Results are the same. Without it weights are read from the mapped file
+    #[arg(long, value_name = "SIZE", value_parser = size, num_args = 0..=1, require_equals = true,
+        default_missing_value = "1000000G")]
+    pub repack: Option<usize>,
     #[command(flatten)]
     pub engine: Engine,
 }
@@ -594,6 +599,11 @@ pub struct Bench {
     /// Precision of the cache of keys and values [default: f16, with --exact f32]
     #[arg(long, value_enum)]
     pub cache: Option<Cache>,
+    /// Copy weights into memory with 16 rows side by side, which is read faster: all of them, or as many as SIZE holds, as
+    /// in 200M. Results are the same. Without it weights are read from the mapped file
+    #[arg(long, value_name = "SIZE", value_parser = size, num_args = 0..=1, require_equals = true,
+        default_missing_value = "1000000G")]
+    pub repack: Option<usize>,
     /// Print ratios to the tests in a file that `llama-bench -o jsonl` or `mynah bench --json` wrote
     #[arg(long, value_name = "FILE.jsonl", conflicts_with = "kernels")]
     pub compare: Option<PathBuf>,

@@ -1,6 +1,7 @@
 //! Files to models, tokenizers, templates and adapters.
 
 use crate::args::{Engine, ModelArgs, Usage, setting};
+use crate::out;
 use mynah::adapter::{self, Adapter, Base};
 use mynah::bytes::{Bytes, Limits, map};
 use mynah::gguf::Gguf;
@@ -113,12 +114,25 @@ impl Loaded {
         let path = if args.exact { LinearPath::Exact } else { LinearPath::Fast };
         let cache = args.cache.map_or(if args.exact { CacheType::F32 } else { CacheType::F16 }, Into::into);
         let config = SessionConfig { context, path, cache, chunk: 256 };
-        let mut session = setting(Session::new(&self.model, config))?;
+        let repacked = args.repack.map(|budget| repack(&self.model, budget)).transpose()?;
+        let mut session = setting(Session::new(repacked.as_ref().unwrap_or(&self.model), config))?;
         for name in &args.adapters {
             session.attach(self.adapter(name)?);
         }
         Ok(session)
     }
+}
+
+/// The model with weights copied as `--repack` says, which is said.
+pub fn repack(model: &Model, budget: usize) -> anyhow::Result<Model> {
+    let start = std::time::Instant::now();
+    let (model, taken) = model.turned(budget)?;
+    out::say(&format!(
+        "repacked {} of weights into memory in {:.0} ms",
+        out::bytes(taken as u64),
+        start.elapsed().as_secs_f64() * 1e3
+    ));
+    Ok(model)
 }
 
 /// A path, and what follows its last colon if that is a number and no file is called so.

@@ -55,6 +55,13 @@ op!(store_i(p: &mut [u8; 64], x: I) {
         unsafe { store_w(p.as_mut_ptr(), x) }
     }
 });
+op!(unsafe halves(p: *const u16) -> F {
+    let mut out = [0.0; 16];
+    for l in 0..16 {
+        out[l] = crate::quant::half(p.add(l).read_unaligned());
+    }
+    load_from(&out)
+});
 op!(splat(x: f32) -> F { [splat_v(x); 4] });
 op!(splat_i(x: i32) -> I { [splat_w(x); 4] });
 op!(fma(a: F, b: F, c: F) -> F {

@@ -8,7 +8,7 @@
 //! (16 `i32`, or 64 bytes: 4 neighbouring codes a row), `load_i`, `load_from`, `store_to`, `store_i`, `splat`, `splat_i`,
 //! `fma`, `mul`, `to_float`, `and`, `or`, `shl`, `shr` (of 32 bits), `byte`, `signed_byte`, `low_nibbles`, `high_nibbles`,
 //! `flip` (bytes with their top bit inverted), `look_up` (of codes below 16), `bits_to_16`, `low_halves` and `high_halves`
-//! (of each lane, to float), `transpose` (16 bytes of 16 rows, to 4 vectors), `dwords` (4 bytes of 16 rows), `prefetch`,
+//! (of each lane, to float), `halves` (16 from memory, to float), `transpose` (16 bytes of 16 rows, to 4 vectors), `dwords` (4 bytes of 16 rows), `prefetch`,
 //! `int_four` (adds the products of 16 columns), `int_part` (the same for a tile); and the size of its tile, rows of
 //! activations `INT_X` and panels `PANELS`. One with a tile of its own gives `store_codes` and `scaled_tile` too.
 
@@ -58,7 +58,9 @@ macro_rules! integers {
         use crate::quant::{self, Codes, Matrix};
 
         /// Where 16 rows of blocks stand; rows past the last repeat it.
-        struct Blocks<'a> {
+        ///
+        /// With `TURNED` the rows stand side by side, as [`crate::quant::turned`] has it.
+        struct Blocks<'a, const TURNED: bool> {
             data: &'a [u8],
             starts: [usize; 16],
             /// Where the bytes begin that will be wanted, if any.
@@ -66,7 +68,7 @@ macro_rules! integers {
             count: usize,
         }
 
-        impl<'a> Blocks<'a> {
+        impl<'a, const TURNED: bool> Blocks<'a, TURNED> {
             /// Those of columns `cols`; as many rows from `next` on will be wanted, up to `end`.
             fn new(w: &'a Matrix, rows: Range<usize>, cols: Range<usize>, next: usize, end: usize) -> Self {
                 let (format, row_bytes) = (w.format, w.row_bytes());
@@ -74,11 +76,17 @@ macro_rules! integers {
                 let count = cols.len() / format.block;
                 assert!(!rows.is_empty() && first + count * format.bytes <= row_bytes, "columns of a matrix");
                 Blocks {
-                    data: w.rows_bytes(rows.clone()),
-                    starts: array!(0; r => r.min(rows.len() - 1) * row_bytes + first),
+                    data: bytes::<TURNED>(w, rows.clone()),
+                    starts: array!(0; r => if TURNED { 16 * first } else { r.min(rows.len() - 1) * row_bytes + first }),
                     next: (next < end).then_some((next - rows.start) * row_bytes + 16 * first),
                     count,
                 }
+            }
+
+            /// The same, known not to be turned.
+            #[inline(always)]
+            fn plain(&self) -> Blocks<'a, false> {
+                Blocks { data: self.data, starts: self.starts, next: self.next, count: self.count }
             }
 
             /// The bytes from `at` on in each row.
@@ -98,6 +106,68 @@ macro_rules! integers {
                 if let Some(next) = self.next {
                     let piece = 16 * bytes / parts;
                     fetch(self.data, next + i * piece..next + (i + 1) * piece);
+                }
+            }
+        }
+
+        /// Rows of a matrix as they are read.
+        fn bytes<const TURNED: bool>(w: &Matrix, rows: Range<usize>) -> &[u8] {
+            if !TURNED {
+                return w.rows_bytes(rows);
+            }
+            let turned = w.turned().expect("a turned matrix");
+            assert!(rows.start % 16 == 0 && rows.len() % 16 == 0, "16 rows side by side");
+            &turned[rows.start * w.row_bytes()..rows.end * w.row_bytes()]
+        }
+
+        /// The 16 bytes at `at` of a block of each row, as 4 vectors.
+        ///
+        /// # Safety
+        /// They lie in the blocks.
+        $(#[target_feature(enable = $feature)])+
+        #[inline]
+        unsafe fn four<const T: bool>(blocks: &Blocks<T>, at: usize) -> [I; 4] {
+            // SAFETY: the caller's promise; turned, the field at `at` of 16 rows begins at 16 · `at`.
+            unsafe {
+                if T {
+                    let p = blocks.data.as_ptr().add(blocks.starts[0] + 16 * at).cast::<[u8; 64]>();
+                    [load_i(p), load_i(p.add(1)), load_i(p.add(2)), load_i(p.add(3))]
+                } else {
+                    transpose(blocks.from(at))
+                }
+            }
+        }
+
+        /// The dword at `at` of a block of each row.
+        ///
+        /// # Safety
+        /// It lies in the blocks.
+        $(#[target_feature(enable = $feature)])+
+        #[inline]
+        unsafe fn dword<const T: bool>(blocks: &Blocks<T>, at: usize) -> I {
+            // SAFETY: as in `four`.
+            unsafe {
+                if T {
+                    load_i(blocks.data.as_ptr().add(blocks.starts[0] + 16 * at).cast())
+                } else {
+                    dwords(blocks.from(at))
+                }
+            }
+        }
+
+        /// The half at `at` of a block of each row, with two more bytes behind it.
+        ///
+        /// # Safety
+        /// They lie in the blocks.
+        $(#[target_feature(enable = $feature)])+
+        #[inline]
+        unsafe fn half<const T: bool>(blocks: &Blocks<T>, at: usize) -> F {
+            // SAFETY: as in `four`.
+            unsafe {
+                if T {
+                    halves(blocks.data.as_ptr().add(blocks.starts[0] + 16 * at).cast())
+                } else {
+                    low_halves(dwords(blocks.from(at)))
                 }
             }
         }
@@ -144,10 +214,9 @@ macro_rules! integers {
         /// They stand from byte `at` on in each row.
         $(#[target_feature(enable = $feature)])+
         #[inline]
-        unsafe fn bytes32(blocks: &Blocks, at: usize) -> [I; 8] {
+        unsafe fn bytes32<const T: bool>(blocks: &Blocks<T>, at: usize) -> [I; 8] {
             // SAFETY: the caller's promise.
-            let halves = unsafe { [transpose(blocks.from(at)), transpose(blocks.from(at + 16))] };
-            let [[a, b, c, d], [e, f, g, h]] = halves;
+            let [[a, b, c, d], [e, f, g, h]] = unsafe { [four(blocks, at), four(blocks, at + 16)] };
             [a, b, c, d, e, f, g, h]
         }
 
@@ -165,8 +234,8 @@ macro_rules! integers {
         /// Q4_0, Q4_1, Q5_0, Q5_1, IQ4_NL.
         $(#[target_feature(enable = $feature)])+
         #[inline]
-        fn unpack_nibbles<const MIN: bool, const FIVE: bool, const TABLE: bool>(
-            blocks: &Blocks,
+        fn unpack_nibbles<const MIN: bool, const FIVE: bool, const TABLE: bool, const T: bool>(
+            blocks: &Blocks<T>,
             out: &mut impl FnMut(usize, Columns),
         ) {
             let bits_at = if MIN { 4 } else { 2 };
@@ -177,11 +246,13 @@ macro_rules! integers {
                 let at = b * bytes;
                 // SAFETY: these formats have a dword with the scale, one with the bits, and 16 bytes of nibbles inside a
                 // block, and `count` blocks lie in each row.
-                let (head, bits, packed) = unsafe {
+                let (scale, head, bits, packed) = unsafe {
+                    let head = if MIN { dword(blocks, at) } else { splat_i(0) };
                     (
-                        dwords(blocks.from(at)),
-                        if FIVE { dwords(blocks.from(at + bits_at)) } else { splat_i(0) },
-                        transpose(blocks.from(at + packed_at)),
+                        if MIN { low_halves(head) } else { half(blocks, at) },
+                        head,
+                        if FIVE { dword(blocks, at + bits_at) } else { splat_i(0) },
+                        four(blocks, at + packed_at),
                     )
                 };
                 let codes = array!(bits; k => {
@@ -194,7 +265,7 @@ macro_rules! integers {
                         q
                     }
                 });
-                let mut columns = Columns::new(codes, low_halves(head));
+                let mut columns = Columns::new(codes, scale);
                 if MIN {
                     columns.mins[0] = high_halves(head);
                 }
@@ -204,20 +275,20 @@ macro_rules! integers {
 
         $(#[target_feature(enable = $feature)])+
         #[inline]
-        fn unpack_q8_0(blocks: &Blocks, out: &mut impl FnMut(usize, Columns)) {
+        fn unpack_q8_0<const T: bool>(blocks: &Blocks<T>, out: &mut impl FnMut(usize, Columns)) {
             for b in 0..blocks.count {
                 blocks.fetch(b, 1, 34);
                 // SAFETY: a block has 34 bytes, and `count` of them lie in each row.
-                let (head, q) = unsafe { (dwords(blocks.from(b * 34)), bytes32(blocks, b * 34 + 2)) };
+                let (scale, q) = unsafe { (half(blocks, b * 34), bytes32(blocks, b * 34 + 2)) };
                 let codes = array!(q[0]; k => if SIGNED_CODES { q[k] } else { flip(q[k]) });
-                out(b, Columns::new(codes, low_halves(head)));
+                out(b, Columns::new(codes, scale));
             }
         }
 
         /// Q4_K, Q5_K.
         $(#[target_feature(enable = $feature)])+
         #[inline]
-        fn unpack_k<const FIVE: bool>(blocks: &Blocks, out: &mut impl FnMut(usize, Columns)) {
+        fn unpack_k<const FIVE: bool>(blocks: &Blocks<false>, out: &mut impl FnMut(usize, Columns)) {
             let (bytes, packed_at) = if FIVE { (176, 48) } else { (144, 16) };
             for b in 0..blocks.count {
                 let at = b * bytes;
@@ -253,7 +324,7 @@ macro_rules! integers {
 
         $(#[target_feature(enable = $feature)])+
         #[inline]
-        fn unpack_q6_k(blocks: &Blocks, out: &mut impl FnMut(usize, Columns)) {
+        fn unpack_q6_k(blocks: &Blocks<false>, out: &mut impl FnMut(usize, Columns)) {
             for b in 0..blocks.count {
                 let at = b * 210;
                 // SAFETY: bytes 192..208 of a block of 210 are scales, the last two the half that scales them, and `count`
@@ -291,7 +362,7 @@ macro_rules! integers {
 
         $(#[target_feature(enable = $feature)])+
         #[inline]
-        fn unpack_q3_k(blocks: &Blocks, out: &mut impl FnMut(usize, Columns)) {
+        fn unpack_q3_k(blocks: &Blocks<false>, out: &mut impl FnMut(usize, Columns)) {
             for b in 0..blocks.count {
                 let at = b * 110;
                 // SAFETY: a block has 110 bytes: 32 of third bits, 64 of lower bits, 12 of scales, and the half that scales
@@ -332,7 +403,7 @@ macro_rules! integers {
 
         $(#[target_feature(enable = $feature)])+
         #[inline]
-        fn unpack_q2_k(blocks: &Blocks, out: &mut impl FnMut(usize, Columns)) {
+        fn unpack_q2_k(blocks: &Blocks<false>, out: &mut impl FnMut(usize, Columns)) {
             for b in 0..blocks.count {
                 let at = b * 84;
                 // SAFETY: a block has 84 bytes: 16 of scales and mins, 64 of codes, two halves that scale these; `count` of
@@ -361,7 +432,7 @@ macro_rules! integers {
 
         $(#[target_feature(enable = $feature)])+
         #[inline]
-        fn unpack_iq4_xs(blocks: &Blocks, out: &mut impl FnMut(usize, Columns)) {
+        fn unpack_iq4_xs(blocks: &Blocks<false>, out: &mut impl FnMut(usize, Columns)) {
             for b in 0..blocks.count {
                 let at = b * 136;
                 // SAFETY: a block has 136 bytes: a half, the upper and lower bits of 8 scales, 128 bytes of nibbles; `count`
@@ -384,7 +455,7 @@ macro_rules! integers {
 
         /// Any format, block by block through its codes.
         $(#[target_feature(enable = $feature)])+
-        fn unpack_any(w: &Matrix, blocks: &Blocks, out: &mut impl FnMut(usize, Columns)) {
+        fn unpack_any(w: &Matrix, blocks: &Blocks<false>, out: &mut impl FnMut(usize, Columns)) {
             let format = w.format;
             let codes = format.codes.as_ref().expect("a format with codes");
             let (block, per) = (format.block, format.block / codes.sub);
@@ -422,21 +493,31 @@ macro_rules! integers {
         /// All blocks of format `ID`, 32 columns at a time; `ANY` is a format without a function of its own.
         $(#[target_feature(enable = $feature)])+
         #[inline]
-        fn unpack<const ID: u32>(w: &Matrix, blocks: &Blocks, out: &mut impl FnMut(usize, Columns)) {
+        fn unpack<const ID: u32>(w: &Matrix, blocks: &Blocks<false>, out: &mut impl FnMut(usize, Columns)) {
             match ID {
-                2 => unpack_nibbles::<false, false, false>(blocks, out),
-                3 => unpack_nibbles::<true, false, false>(blocks, out),
-                6 => unpack_nibbles::<false, true, false>(blocks, out),
-                7 => unpack_nibbles::<true, true, false>(blocks, out),
-                8 => unpack_q8_0(blocks, out),
                 10 => unpack_q2_k(blocks, out),
                 11 => unpack_q3_k(blocks, out),
                 12 => unpack_k::<false>(blocks, out),
                 13 => unpack_k::<true>(blocks, out),
                 14 => unpack_q6_k(blocks, out),
-                20 => unpack_nibbles::<false, false, true>(blocks, out),
                 23 => unpack_iq4_xs(blocks, out),
-                _ => unpack_any(w, blocks, out),
+                ANY => unpack_any(w, blocks, out),
+                _ => unpack_simple::<ID, false>(blocks, out),
+            }
+        }
+
+        /// The formats whose rows may stand side by side.
+        $(#[target_feature(enable = $feature)])+
+        #[inline]
+        fn unpack_simple<const ID: u32, const T: bool>(blocks: &Blocks<T>, out: &mut impl FnMut(usize, Columns)) {
+            match ID {
+                2 => unpack_nibbles::<false, false, false, T>(blocks, out),
+                3 => unpack_nibbles::<true, false, false, T>(blocks, out),
+                6 => unpack_nibbles::<false, true, false, T>(blocks, out),
+                7 => unpack_nibbles::<true, true, false, T>(blocks, out),
+                8 => unpack_q8_0(blocks, out),
+                20 => unpack_nibbles::<false, false, true, T>(blocks, out),
+                _ => unreachable!("a format of its own"),
             }
         }
 
@@ -457,7 +538,7 @@ macro_rules! integers {
         /// registers of a function that has become too large.
         $(#[target_feature(enable = $feature)])+
         #[inline(never)]
-        fn few<const ID: u32, const M: usize>(w: &Matrix, rows: Range<usize>, of: Sides, y: &mut Tile) {
+        fn few<const ID: u32, const M: usize, const T: bool>(w: &Matrix, rows: Range<usize>, of: Sides, y: &mut Tile) {
             let Codes { zero, sub, min, .. } = *w.format.codes.as_ref().expect("a format with codes");
             let (x, c, signed) = (of.x, of.x.c, SIGNED_CODES && zero == 128);
             assert!(zero < 128 || matches!(ID, 8 | 20 | 23 | ANY), "the widths of codes");
@@ -465,13 +546,13 @@ macro_rules! integers {
             assert!(min || signed || of.start.len() >= M * c / 16, "starts");
             assert!(!min || of.totals.len() >= M * c / sub, "totals");
             let ahead = ahead(w);
-            let data = w.rows_bytes(rows.clone());
+            let data = bytes::<T>(w, rows.clone());
             fetch(data, 0..data.len().min(ahead * w.row_bytes()));
             for first in rows.clone().step_by(16) {
                 let group = first..(first + 16).min(rows.end);
-                let blocks = Blocks::new(w, group.clone(), 0..w.cols, first + ahead, rows.end);
+                let blocks = Blocks::<T>::new(w, group.clone(), 0..w.cols, first + ahead, rows.end);
                 let (mut acc, mut low) = ([splat(0.0); M], [splat(0.0); M]);
-                unpack::<ID>(w, &blocks, &mut |b, columns: Columns| {
+                let mut take = |b: usize, columns: Columns| {
                     debug_assert!(32 * b < c);
                     for m in 0..M {
                         let mut scaled = splat(0.0);
@@ -506,7 +587,12 @@ macro_rules! integers {
                             }
                         }
                     }
-                });
+                };
+                if T {
+                    unpack_simple::<ID, T>(&blocks, &mut take);
+                } else {
+                    unpack::<ID>(w, &blocks.plain(), &mut take);
+                }
                 for m in 0..M {
                     let (mut a, mut l) = ([0.0; 16], [0.0; 16]);
                     store_to(&mut a, acc[m]);
@@ -587,7 +673,7 @@ macro_rules! integers {
 
         /// Rows `first..` of `P` panels, by way of the panels.
         $(#[target_feature(enable = $feature)])+
-        fn many<const ID: u32, const P: usize>(
+        fn many<const ID: u32, const P: usize, const T: bool>(
             w: &Matrix,
             rows: Range<usize>,
             first: usize,
@@ -605,8 +691,8 @@ macro_rules! integers {
             for start in (0..w.cols).step_by(CHUNK) {
                 let cols = start..(start + CHUNK).min(w.cols);
                 for (p, panel) in panels.iter_mut().enumerate() {
-                    let blocks = Blocks::new(w, group(p), cols.clone(), first + 16 * p + FAR, w.rows);
-                    unpack::<ID>(w, &blocks, &mut |b, columns: Columns| {
+                    let blocks = Blocks::<T>::new(w, group(p), cols.clone(), first + 16 * p + FAR, w.rows);
+                    let mut take = |b: usize, columns: Columns| {
                         let codes = (&mut panel.codes[8 * b..8 * b + 8]).try_into().expect("8 vectors");
                         store_codes(codes, columns.codes, zero);
                         for part in 0..32 / sub {
@@ -615,7 +701,12 @@ macro_rules! integers {
                                 store_to(&mut panel.mins[32 / sub * b + part], columns.mins[part]);
                             }
                         }
-                    });
+                    };
+                    if T {
+                        unpack_simple::<ID, T>(&blocks, &mut take);
+                    } else {
+                        unpack::<ID>(w, &blocks.plain(), &mut take);
+                    }
                 }
                 match (sub, min, zero) {
                     (32, true, _) => int_rows::<P, 32, true, NARROW>(panels, cols, of, sums),
@@ -634,23 +725,23 @@ macro_rules! integers {
         }
 
         $(#[target_feature(enable = $feature)])+
-        fn with_format<const ID: u32>(w: &Matrix, rows: Range<usize>, of: Sides, sums: &mut [f32], y: &mut Tile) {
+        fn with_format<const ID: u32, const T: bool>(w: &Matrix, rows: Range<usize>, of: Sides, sums: &mut [f32], y: &mut Tile) {
             match of.x.rows() {
-                1 => return few::<ID, 1>(w, rows, of, y),
-                2 => return few::<ID, 2>(w, rows, of, y),
+                1 => return few::<ID, 1, T>(w, rows, of, y),
+                2 => return few::<ID, 2, T>(w, rows, of, y),
                 _ => (),
             }
-            let data = w.rows_bytes(rows.clone());
+            let data = bytes::<T>(w, rows.clone());
             fetch(data, 0..data.len());
             let mut panels = [const { Panel::EMPTY }; PANELS];
             let mut first = rows.start;
             while first < rows.end {
                 // The last rows may not fill all panels.
                 first += if first + 16 * (PANELS - 1) < rows.end {
-                    many::<ID, PANELS>(w, rows.clone(), first, of, &mut panels, sums, y);
+                    many::<ID, PANELS, T>(w, rows.clone(), first, of, &mut panels, sums, y);
                     16 * PANELS
                 } else {
-                    many::<ID, 1>(w, rows.clone(), first, of, &mut panels, sums, y);
+                    many::<ID, 1, T>(w, rows.clone(), first, of, &mut panels, sums, y);
                     16
                 };
             }
@@ -675,20 +766,27 @@ macro_rules! integers {
                 *total = d * *s as f32;
             }
             let of = Sides { x, start, totals: if sub == 16 { totals } else { &x.low } };
-            match w.format.id {
-                2 => with_format::<2>(w, rows, of, sums, y),
-                3 => with_format::<3>(w, rows, of, sums, y),
-                6 => with_format::<6>(w, rows, of, sums, y),
-                7 => with_format::<7>(w, rows, of, sums, y),
-                8 => with_format::<8>(w, rows, of, sums, y),
-                10 => with_format::<10>(w, rows, of, sums, y),
-                11 => with_format::<11>(w, rows, of, sums, y),
-                12 => with_format::<12>(w, rows, of, sums, y),
-                13 => with_format::<13>(w, rows, of, sums, y),
-                14 => with_format::<14>(w, rows, of, sums, y),
-                20 => with_format::<20>(w, rows, of, sums, y),
-                23 => with_format::<23>(w, rows, of, sums, y),
-                _ => with_format::<ANY>(w, rows, of, sums, y),
+            let sixteens = rows.start.is_multiple_of(16) && rows.len().is_multiple_of(16);
+            match (w.format.id, sixteens && w.turned().is_some()) {
+                (2, false) => with_format::<2, false>(w, rows, of, sums, y),
+                (3, false) => with_format::<3, false>(w, rows, of, sums, y),
+                (6, false) => with_format::<6, false>(w, rows, of, sums, y),
+                (7, false) => with_format::<7, false>(w, rows, of, sums, y),
+                (8, false) => with_format::<8, false>(w, rows, of, sums, y),
+                (20, false) => with_format::<20, false>(w, rows, of, sums, y),
+                (2, true) => with_format::<2, true>(w, rows, of, sums, y),
+                (3, true) => with_format::<3, true>(w, rows, of, sums, y),
+                (6, true) => with_format::<6, true>(w, rows, of, sums, y),
+                (7, true) => with_format::<7, true>(w, rows, of, sums, y),
+                (8, true) => with_format::<8, true>(w, rows, of, sums, y),
+                (20, true) => with_format::<20, true>(w, rows, of, sums, y),
+                (10, _) => with_format::<10, false>(w, rows, of, sums, y),
+                (11, _) => with_format::<11, false>(w, rows, of, sums, y),
+                (12, _) => with_format::<12, false>(w, rows, of, sums, y),
+                (13, _) => with_format::<13, false>(w, rows, of, sums, y),
+                (14, _) => with_format::<14, false>(w, rows, of, sums, y),
+                (23, _) => with_format::<23, false>(w, rows, of, sums, y),
+                _ => with_format::<ANY, false>(w, rows, of, sums, y),
             }
         }
     };

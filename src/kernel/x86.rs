@@ -192,6 +192,7 @@ pub(super) mod avx512 {
         _mm512_shuffle_epi8(_mm512_broadcast_i32x4(table), x)
     });
     op!(low_halves(a: I) -> F { _mm512_cvtph_ps(_mm512_cvtepi32_epi16(a)) });
+    op!(unsafe halves(p: *const u16) -> F { _mm512_cvtph_ps(_mm256_loadu_si256(p.cast())) });
     op!(high_halves(a: I) -> F { low_halves(shr(a, 16)) });
 
     /// 16 where bits `4k..4k + 4` of a row's dword are set, in panel order.
@@ -442,6 +443,9 @@ pub(super) mod avx2 {
         [_mm256_cvtph_ps(_mm256_castsi256_si128(packed)), _mm256_cvtph_ps(_mm256_extracti128_si256::<1>(packed))]
     });
     op!(high_halves(a: I) -> F { low_halves(shr(a, 16)) });
+    op!(unsafe halves(p: *const u16) -> F {
+        [_mm256_cvtph_ps(_mm_loadu_si128(p.cast())), _mm256_cvtph_ps(_mm_loadu_si128(p.add(8).cast()))]
+    });
 
     /// 16 where bits `4k..4k + 4` of a row's dword are set, in panel order.
     #[inline]

@@ -76,6 +76,17 @@ impl Model {
         Model { weights: Arc::new(weights), ..self.clone() }
     }
 
+    /// The same model with copies of its matrices whose rows stand side by side, as far as `budget` bytes reach, and the
+    /// bytes taken: see [`Weights::turn`].
+    ///
+    /// # Errors
+    /// `Limit` if the memory is not there.
+    pub fn turned(&self, budget: usize) -> Result<(Model, usize)> {
+        let mut weights = Weights::clone(&self.weights);
+        let taken = weights.turn(&self.compute, budget)?;
+        Ok((self.with_weights(weights), taken))
+    }
+
     /// Bytes of the file.
     pub fn file_len(&self) -> usize {
         self.file.len()

@@ -5,6 +5,7 @@ use crate::adapter::{Linear, Part};
 use crate::bytes::Bytes;
 use crate::error::{Error, Result};
 use crate::gguf::Gguf;
+use crate::kernel::{Compute, Tile};
 use crate::quant::{Format, Matrix};
 use std::prelude::v1::*;
 use std::sync::Arc;
@@ -58,6 +59,24 @@ impl Weights {
                 Some((name.clone(), row, col))
             })
         })
+    }
+
+    /// Puts rows side by side ([`crate::quant::turned`]) in copies of the matrices, from the first block to the output, as
+    /// far as `budget` bytes reach. Results stay the same; products of few rows come faster. Returns the bytes taken.
+    ///
+    /// # Errors
+    /// `Limit` if the memory is not there.
+    pub fn turn(&mut self, cx: &Compute, budget: usize) -> Result<usize> {
+        let blocks = self.blocks.iter_mut().flat_map(|block| block.linears.iter_mut());
+        let mut taken = 0;
+        for m in blocks.chain([self.output.as_mut().unwrap_or(&mut self.embed)]) {
+            let len = m.data().len();
+            if m.turns() && m.turned().is_none() && len <= budget - taken {
+                *m = turned(cx, m)?;
+                taken += len;
+            }
+        }
+        Ok(taken)
     }
 
     /// # Errors
@@ -199,6 +218,27 @@ impl Weights {
             rope_factors: self.rope_factors.clone(),
         })
     }
+}
+
+/// A matrix with its rows side by side as well, at the edge of a cache line.
+fn turned(cx: &Compute, m: &Matrix) -> Result<Matrix> {
+    const LINE: usize = 64;
+    /// Sixteens of rows in a part.
+    const PART: usize = 4;
+    let len = m.data().len();
+    let mut values: Vec<f32> = Vec::new();
+    let room = len / 4 + LINE / 4;
+    values.try_reserve_exact(room).map_err(|_| Error::limit("memory for rows side by side, bytes", len as u64, 0))?;
+    values.resize(room, 0.0);
+    let start = values.as_ptr().align_offset(LINE).min(LINE / 4);
+    let tile = Tile::new(&mut values[start..], m.rows / 16, 4 * m.row_bytes());
+    cx.pool.rows([tile], [PART], &|part, [mut tile], _| {
+        for i in 0..tile.n() {
+            let first = 16 * (PART * part + i);
+            m.turn(first..first + 16, bytemuck::cast_slice_mut(tile.row(i)));
+        }
+    });
+    Ok(m.with_turned(Bytes::from_floats(Arc::new(values)).slice(4 * start..4 * start + len)?))
 }
 
 fn shape(h: &HParams, linear: Linear) -> [usize; 2] {

@@ -12,6 +12,7 @@ mod legacy;
 mod micro;
 mod table;
 mod ternary;
+pub mod turned;
 
 pub(crate) use float::half;
 pub(crate) use iq::VALUES as IQ4;
@@ -88,6 +89,8 @@ pub struct Matrix {
     /// Inputs.
     pub cols: usize,
     data: Bytes,
+    /// The rows side by side.
+    turned: Option<Bytes>,
 }
 
 impl Matrix {
@@ -109,7 +112,7 @@ impl Matrix {
                 data.len(),
             ));
         }
-        Ok(Matrix { format, rows, cols, data })
+        Ok(Matrix { format, rows, cols, data, turned: None })
     }
 
     /// Bytes of one row.

@@ -156,6 +156,40 @@ fn every_format_decodes_and_multiplies_as_plain() {
     }
 }
 
+#[test]
+fn rows_side_by_side_give_the_same_products() {
+    let mut random = Random(9);
+    let mut turning = 0;
+    for format in FORMATS.iter().filter(|f| f.codes.is_some()) {
+        let (rows, cols) = (80, format.block.max(64) * 9);
+        let w = random.matrix(format, rows, cols);
+        if !w.turns() {
+            continue;
+        }
+        turning += 1;
+        let mut bytes = vec![0; w.data().len()];
+        w.turn(0..rows, &mut bytes);
+        let turned = w.with_turned(Bytes::from(bytes));
+        for (n, parts) in [(1, 1), (1, 2), (2, 2), (7, 1)] {
+            let x = random.values(n * cols);
+            let mut acts = Acts8::default();
+            acts.resize(n, cols, parts);
+            (0..n).for_each(|i| (PLAIN.quantize)(&x[i * cols..][..cols], acts.row(i)));
+            for part in [0..80, 16..48, 3..36] {
+                let f = part.len();
+                let (mut want, mut scratch) = (vec![0.0; n * f], Scratch::default());
+                (PLAIN.int_dots)(&w, part.clone(), &acts, &mut Tile::new(&mut want, n, f), &mut scratch);
+                for k in available() {
+                    let mut got = vec![1.0; n * f];
+                    (k.int_dots)(&turned, part.clone(), &acts, &mut Tile::new(&mut got, n, f), &mut scratch);
+                    assert_same(&got, &want, &format!("{} {}, {n} × {part:?}", format.name, k.name));
+                }
+            }
+        }
+    }
+    assert_eq!(turning, 6);
+}
+
 /// The integer product against the definition in double precision: the codes and scales that `unpack` gives.
 #[test]
 fn integer_products_are_near_the_exact_ones() {

@@ -143,7 +143,10 @@ fn load(args: &Bench, path: &Path, compute: &Compute, context: usize) -> anyhow:
     let file_ms = lap();
     let tokenizer = Tokenizer::from_gguf(&gguf).map_err(named)?;
     let tokenizer_ms = lap();
-    let model = Model::load(&gguf, compute.clone()).map_err(named)?;
+    let mut model = Model::load(&gguf, compute.clone()).map_err(named)?;
+    if let Some(budget) = args.repack {
+        model = load::repack(&model, budget)?;
+    }
     let weights_ms = lap();
     let most = model.hparams.context;
     if context > most {

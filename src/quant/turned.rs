@@ -1,0 +1,57 @@
+//! Rows side by side: 16 rows of a matrix with their blocks' fields in turn, so that 16 lanes read them at once.
+//!
+//! For each 16 rows and each block of theirs: the first field of row 0, of row 1, …, then the next field of each. A field
+//! is the half of a block's scale or 4 bytes. The bytes are the same, in another order: field `at` of block `b` begins at
+//! `16 · (b · block bytes + at)`.
+
+use super::Matrix;
+use crate::bytes::Bytes;
+use core::ops::Range;
+use std::prelude::v1::*;
+
+/// Formats that are worth it: the others are unpacked as fast as a memory gives them.
+const FORMATS: [u32; 6] = [2, 3, 6, 7, 8, 20];
+
+impl Matrix {
+    /// Whether rows of this matrix may stand side by side.
+    pub fn turns(&self) -> bool {
+        FORMATS.contains(&self.format.id) && self.rows.is_multiple_of(16) && self.rows > 0
+    }
+
+    /// The rows side by side, if they were given with [`Matrix::with_turned`].
+    pub fn turned(&self) -> Option<&[u8]> {
+        self.turned.as_deref()
+    }
+
+    /// Writes rows `rows`, whole sixteens, side by side.
+    ///
+    /// # Panics
+    /// If the matrix does not turn, or `out` has another length than the rows.
+    pub fn turn(&self, rows: Range<usize>, out: &mut [u8]) {
+        assert!(self.turns() && rows.start.is_multiple_of(16) && rows.len().is_multiple_of(16), "sixteen rows each");
+        let (row_bytes, bytes) = (self.row_bytes(), self.format.bytes);
+        assert!(out.len() == rows.len() * row_bytes, "bytes of turned rows");
+        // What is no multiple of 4 is the half in front.
+        let head = bytes % 4;
+        for (first, out) in rows.step_by(16).zip(out.chunks_exact_mut(16 * row_bytes)) {
+            let data = self.rows_bytes(first..first + 16);
+            for (r, row) in data.chunks_exact(row_bytes).enumerate() {
+                for (block, out) in row.chunks_exact(bytes).zip(out.chunks_exact_mut(16 * bytes)) {
+                    out[r * head..][..head].copy_from_slice(&block[..head]);
+                    for (field, out) in block[head..].chunks_exact(4).zip(out[16 * head..].chunks_exact_mut(64)) {
+                        out[4 * r..][..4].copy_from_slice(field);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The same matrix, with all its rows side by side as well.
+    ///
+    /// # Panics
+    /// If the matrix does not turn or `turned` has another length.
+    pub fn with_turned(&self, turned: Bytes) -> Matrix {
+        assert!(self.turns() && turned.len() == self.data.len(), "bytes of turned rows");
+        Matrix { turned: Some(turned), ..self.clone() }
+    }
+}
