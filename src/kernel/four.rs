@@ -289,10 +289,12 @@ macro_rules! unit {
                     of[8] = f32::from_bits(dots16::start_w::<BITS>(q, zero * x.s[i]) as u32);
                     of[9] = x.d[i];
                 }
-                for first in (0..rows.len()).step_by(4) {
-                    let count = (rows.len() - first).min(4);
-                    let starts: [*const u8; 4] =
-                        array!(core::ptr::null(); r => data[(first + r.min(count - 1)) * row_bytes..].as_ptr());
+                // From the four quarters of the rows, so that memory is read in four runs: one alone would be waited for.
+                let quarter = rows.len().div_ceil(4);
+                for first in 0..quarter {
+                    let starts: [*const u8; 4] = array!(core::ptr::null(); r => {
+                        data[(first + r * quarter).min(rows.len() - 1) * row_bytes..].as_ptr()
+                    });
                     let mut acc = [splat_v(0.0); M];
                     for b in 0..blocks {
                         // SAFETY: block `b` lies in each row, as checked above, and its two parts in what was prepared.
@@ -324,7 +326,9 @@ macro_rules! unit {
                         let mut lanes = [0.0; 4];
                         // SAFETY: 4 lanes.
                         unsafe { store_v(lanes.as_mut_ptr(), add_v(acc[m], splat_v(0.0))) };
-                        for (out, lane) in y.row(m % x.n)[first..first + count].iter_mut().zip(lanes) {
+                        let out = y.row(m % x.n);
+                        for (r, lane) in lanes.into_iter().enumerate().take_while(|(r, _)| first + r * quarter < rows.len()) {
+                            let out = &mut out[first + r * quarter];
                             *out = if m < x.n { lane } else { *out + lane };
                         }
                     }
