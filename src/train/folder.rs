@@ -40,7 +40,7 @@ impl Folder {
         let lock = lock(path).map_err(named)?;
         let mut folder = Folder { path: path.into(), disk, _lock: lock };
         // Nobody else writes here, so these are of processes that ended while they wrote.
-        for name in folder.names().map_err(named)? {
+        for name in names(path)? {
             if name.split_once(&format!("{SUFFIX}.tmp-")).is_some_and(|(step, _)| step.starts_with(PREFIX)) {
                 folder.disk.remove(&path.join(name)).ok();
             }
@@ -63,11 +63,7 @@ impl Folder {
     /// # Errors
     /// `Io` from the system.
     pub fn steps(&self) -> Result<Vec<u64>> {
-        let names = self.names().map_err(|e| e.in_file(self.path.to_string_lossy()))?;
-        let step = |name: &String| name.strip_prefix(PREFIX)?.strip_suffix(SUFFIX)?.parse().ok();
-        let mut steps: Vec<u64> = names.iter().filter_map(step).collect();
-        steps.sort_unstable_by(|a, b| b.cmp(a));
-        Ok(steps)
+        steps(&self.path)
     }
 
     /// The newest checkpoint that is whole; none if there are no files. `skipped` hears of each newer one that is
@@ -126,12 +122,23 @@ impl Folder {
         fs::remove_dir(&self.path).ok();
         Ok(())
     }
+}
 
-    fn names(&self) -> Result<Vec<String>> {
-        let list = || fs::read_dir(&self.path)?.map(|entry| Ok(entry?.file_name())).collect::<io::Result<Vec<_>>>();
-        let names = list().map_err(|source| Error::Io { doing: "list", source })?;
-        Ok(names.into_iter().filter_map(|name| name.into_string().ok()).collect())
-    }
+/// Steps of which a folder holds a file, the newest first, without opening it for a run.
+///
+/// # Errors
+/// `Io` from the system.
+pub fn steps(path: &Path) -> Result<Vec<u64>> {
+    let step = |name: &String| name.strip_prefix(PREFIX)?.strip_suffix(SUFFIX)?.parse().ok();
+    let mut steps: Vec<u64> = names(path)?.iter().filter_map(step).collect();
+    steps.sort_unstable_by(|a, b| b.cmp(a));
+    Ok(steps)
+}
+
+fn names(path: &Path) -> Result<Vec<String>> {
+    let list = || fs::read_dir(path)?.map(|entry| Ok(entry?.file_name())).collect::<io::Result<Vec<_>>>();
+    let names = list().map_err(|source| Error::Io { doing: "list", source }.in_file(path.to_string_lossy()))?;
+    Ok(names.into_iter().filter_map(|name| name.into_string().ok()).collect())
 }
 
 fn lock(path: &Path) -> Result<File> {

@@ -179,6 +179,11 @@ fn pauses_damage_and_repeated_options_change_nothing() {
     // What is there is not trampled on.
     let text = place.says(&start, 2);
     assert!(text.contains("mynah train --resume out.checkpoints"), "{text}");
+    // Only whole ones count: a process that was killed in its first save left no run behind.
+    fs::create_dir(place.path("fresh.checkpoints")).unwrap();
+    fs::write(place.path("fresh.checkpoints/checkpoint-3.mynah.tmp-1-0123abcd"), "half").unwrap();
+    place.says(&format!("{TRAIN} {options} -o fresh"), 0);
+    assert!(place.read("fresh") == place.read("whole") && !place.path("fresh.checkpoints").exists());
     // Everything given again, and a log that somebody wrote into.
     fs::write(place.path("log"), "scribble").unwrap();
     let got = place.json(&format!("{start} --resume out.checkpoints --max-steps 8"));
@@ -214,6 +219,23 @@ fn pauses_damage_and_repeated_options_change_nothing() {
         fs::write(place.path(&format!("saved/checkpoint-{step}.mynah")), "x").unwrap();
     }
     assert!(place.says("train --resume saved", 1).contains("checkpoints can be read"));
+}
+
+#[test]
+fn a_result_that_cannot_be_written_is_in_a_checkpoint() {
+    let place = Place::new();
+    let line = format!("{TRAIN} --steps 60 --save-every 5");
+    place.says(&format!("{line} -o whole"), 0);
+    let child = place.start(&format!("{line} -o out"));
+    place.wait_for_checkpoint("out.checkpoints");
+    fs::create_dir(place.path("out")).unwrap();
+    let out = child.wait_with_output().unwrap();
+    let text = String::from_utf8_lossy(&out.stderr);
+    assert_eq!(out.status.code(), Some(1), "{text}");
+    assert!(text.contains("a directory") && text.contains("mynah train --resume out.checkpoints -o FILE"), "{text}");
+    assert_eq!(place.saved("out.checkpoints"), [55, 60]);
+    place.says("train --resume out.checkpoints -o elsewhere", 0);
+    assert!(place.read("elsewhere") == place.read("whole"));
 }
 
 #[test]

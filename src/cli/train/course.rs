@@ -4,7 +4,7 @@ use super::keep::Keeper;
 use super::past::Past;
 use crate::meter::{self, Meter};
 use crate::{out, plot};
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use mynah::adapter::Provenance;
 use mynah::train::data::Order;
 use mynah::train::{Example, Report, Trainer};
@@ -118,7 +118,10 @@ pub struct Passed<'a> {
     pub trainer: Trainer,
     pub past: Past,
     pub ended: Ended,
+    pub order: Order,
     pub keeper: Option<Keeper<'a>>,
+    /// Why there is no checkpoint of the last step, if there should be one.
+    pub unsaved: Option<anyhow::Error>,
 }
 
 impl<'a> Course<'a> {
@@ -149,13 +152,13 @@ impl<'a> Course<'a> {
             }
         };
         meter.done();
-        if let Some(keeper) = &mut self.keeper
-            && keeper.wants_last(&ended)
-            && self.past.steps() > 0
-        {
-            keeper.save(&self.trainer, &self.order, &self.past)?;
-        }
-        Ok(Passed { trainer: self.trainer, past: self.past, ended, keeper: self.keeper })
+        let Course { trainer, past, order, mut keeper, .. } = self;
+        let unsaved = match &mut keeper {
+            // What was learnt can still be written where it should go.
+            Some(keeper) if keeper.wants_last(&ended) && past.steps() > 0 => keeper.save(&trainer, &order, &past).err(),
+            _ => None,
+        };
+        Ok(Passed { trainer, past, ended, order, keeper, unsaved })
     }
 
     /// The next step. One that had to be discarded moved nothing but the place in the data.
@@ -251,6 +254,17 @@ impl Past {
 }
 
 impl Passed<'_> {
+    /// Where the result could not be written: a checkpoint of it, and what to do next.
+    pub fn rescue(&mut self) -> anyhow::Error {
+        let saved = self.keeper.as_mut().map(|k| (k.save(&self.trainer, &self.order, &self.past), k.command()));
+        match saved {
+            Some((Ok(()), Some(command))) => anyhow!("what was learnt is in a checkpoint; {command} -o FILE writes it"),
+            Some((Err(e), Some(command))) => e.context(format!("{command} -o FILE goes on from the last checkpoint")),
+            Some((Err(e), None)) => e.context("and there is no checkpoint"),
+            _ => anyhow!("and there is no checkpoint"),
+        }
+    }
+
     pub fn summary(&self, adapter_bytes: Option<usize>) -> Summary {
         let Past { losses, held_out, .. } = &self.past;
         // What is saved is the best if the best was looked for, else what came last.

@@ -12,7 +12,7 @@ use mynah::adapter::{self, Adapter, Base, Fit};
 use mynah::bytes::{Cursor, Limits};
 use mynah::container::head::{Field, Head};
 use mynah::train::data::Order;
-use mynah::train::folder::Folder;
+use mynah::train::folder::{self, Folder};
 use mynah::train::{Checkpoint, Trainer};
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
@@ -159,9 +159,7 @@ pub fn default_folder(output: &Path) -> PathBuf {
 
 /// Refuses to begin where another run could go on.
 pub fn check_unused(path: &Path) -> anyhow::Result<()> {
-    let checkpoint = |name: &OsStr| name.to_string_lossy().starts_with("checkpoint-");
-    let used = std::fs::read_dir(path).is_ok_and(|mut all| all.any(|e| e.is_ok_and(|e| checkpoint(&e.file_name()))));
-    if used {
+    if folder::steps(path).is_ok_and(|steps| !steps.is_empty()) {
         let quoted = quote(path);
         let what = format!("{} holds checkpoints of a run; `mynah train --resume {quoted}` goes on", path.display());
         return Err(Usage::error(what + " with it, and without that folder a new one begins"));

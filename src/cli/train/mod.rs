@@ -173,7 +173,7 @@ pub fn train(options: &Train, kept: Head, resumed: Option<Resumed>, json: bool) 
     let encode = |trainer: &Trainer, past: &Past| output::encode(&loaded, &bytes, trainer, past);
     let course =
         Course { trainer, train: &train, rows, micro, eval: &eval, order, past, pace, encode: &encode, log, keeper };
-    let passed = course.run()?;
+    let mut passed = course.run()?;
 
     let output = options.output.display();
     let saved = match passed.past.steps() {
@@ -183,7 +183,9 @@ pub fn train(options: &Train, kept: Head, resumed: Option<Resumed>, json: bool) 
                 Some(best) => best.clone(),
                 None => encode(&passed.trainer, &passed.past)?,
             };
-            map::replace(&options.output, &file)?;
+            if let Err(e) = map::replace(&options.output, &file) {
+                return Err(passed.rescue().context(e));
+            }
             Some(file.len())
         }
     };
@@ -202,6 +204,10 @@ pub fn train(options: &Train, kept: Head, resumed: Option<Resumed>, json: bool) 
         let how = command.as_ref().map_or(String::new(), |command| format!("; go on with: {command}"));
         out::say(&format!("{what} after step {} of {steps}{how}", summary.steps));
     };
+    if let Some(e) = passed.unsaved {
+        go_on("stopped");
+        return Err(e.context(format!("no checkpoint of step {}", summary.steps)));
+    }
     match passed.ended {
         Ended::Done | Ended::Early => {
             if let Ended::Early = passed.ended {
