@@ -3,7 +3,7 @@
 use clap::builder::{PossibleValue, PossibleValuesParser};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use mynah::model::{CacheType, Precision};
-use mynah::train::{Keep, optim};
+use mynah::train::{Keep, objective, optim};
 use std::path::PathBuf;
 
 /// The command was used wrongly.
@@ -224,9 +224,14 @@ Data: a text file (.txt), or JSON Lines (.jsonl) with one row a line:
   {\"text\": \"...\"}                                   every token is learnt
   {\"prompt\": \"...\", \"completion\": \"...\"}            the completion and the end token are learnt
   {\"messages\": [{\"role\": \"user\", \"content\": \"...\"}, ...]}   what assistants say is learnt
+  {\"prompt\": ..., \"chosen\": ..., \"rejected\": ...}    a better and a worse completion, for --objective dpo and others
+  {\"prompt\": ..., \"completion\": ..., \"label\": true}  liked or not, for --objective bco and kto
   {\"tokens\": [1, 2, 3], \"mask\": [0, 1, 1]}           tokens with mask 1 are learnt; all without mask
 
-The loss is the mean over all learnt tokens of a step, in nats.
+Prompts and completions are texts, or lists of messages. \"weight\" is the factor of a row's loss.
+
+The loss is the mean over all learnt tokens of a step, in nats, or what --objective says. What the base alone makes of
+the data is kept beside it, in DATA.reference.
 
 Ctrl-C once finishes the step, saves and says how to go on; twice ends at once. After that, a pause, a crash or a dead
 battery --resume goes on from the newest checkpoint that is whole, and the adapter and the log come out the same, byte by
@@ -240,6 +245,7 @@ Examples:
   mynah train -m model.gguf -d notes.txt -o notes.mynah
   mynah train -m model.gguf -d notes.txt -o notes.mynah --method nola --eval-fraction 0.1
   mynah train -m model.gguf -d rows.jsonl -o rows.mynah --steps 100 --batch 2 --accumulate 2 --log rows.log.jsonl
+  mynah train -m model.gguf -d pairs.jsonl -o mine.mynah --objective dpo --beta 0.1 --lr 5e-5
   mynah train -m model.gguf -d notes.txt -o more.mynah --init notes.mynah --steps 50
   mynah train -m model.gguf -d notes.txt -o notes.mynah --checkpoints notes.saved --save-every 50 --max-minutes 20
   mynah train --resume notes.saved")]
@@ -350,6 +356,36 @@ pub struct Teach {
     /// Steps over which the learning rate rises from 0
     #[arg(long, value_name = "W", default_value_t = 0)]
     pub warmup: u64,
+    /// What is to become of completions
+    #[arg(long, value_name = "NAME", default_value = "sft", value_parser = rows(objective::OBJECTIVES.iter().map(|k| (k.name, k.about))))]
+    pub objective: String,
+    /// How strongly rewards follow log-probabilities; of ipo its τ, of orpo its λ [default: usual for the objective]
+    #[arg(long, value_name = "B")]
+    pub beta: Option<f64>,
+    /// Part of the pairs that is the wrong way round (cdpo, robust, exo_pair) [default: usual for the objective]
+    #[arg(long, value_name = "E")]
+    pub label_smoothing: Option<f64>,
+    /// Margin of rewards (simpo, poft) [default: usual for the objective]
+    #[arg(long, value_name = "G", allow_negative_numbers = true)]
+    pub gamma: Option<f64>,
+    /// Add so many times the negative log-likelihood of better completions [default: usual for the objective]
+    #[arg(long, value_name = "N")]
+    pub nll: Option<f64>,
+    /// Factor of asft's odds [default: 1]
+    #[arg(long, value_name = "L")]
+    pub lambda: Option<f64>,
+    /// Factor of what was liked (kto) [default: 1]
+    #[arg(long, value_name = "W")]
+    pub desirable_weight: Option<f64>,
+    /// Factor of what was not (kto) [default: 1]
+    #[arg(long, value_name = "W")]
+    pub undesirable_weight: Option<f64>,
+    /// Estimate gradients from forward passes along so many random directions a step: memory of running the model
+    #[arg(long, value_name = "D", num_args = 0..=1, default_missing_value = "1", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub zeroth: Option<u32>,
+    /// How far parameters are moved for that
+    #[arg(long, value_name = "E", default_value_t = 1e-3, requires = "zeroth", value_parser = between(1e-6, 1.0))]
+    pub zeroth_eps: f32,
     /// What moves the parameters
     #[arg(long, value_name = "NAME", default_value = "adamw", value_parser = rows(optim::OPTIMIZERS.iter().map(|k| (k.name, k.about))))]
     pub optimizer: String,

@@ -103,7 +103,7 @@ fn second_halves(loaded: &Loaded, text: &str, ctx: usize) -> anyhow::Result<Vec<
             if let Some(bos) = t.bos().filter(|_| t.adds_bos()) {
                 tokens[0] = bos;
             }
-            Example { tokens, counts: (0..ctx).map(|t| t > ctx / 2).collect() }
+            Example::new(tokens, (0..ctx).map(|t| t > ctx / 2).collect())
         })
         .collect();
     if rows.is_empty() || ctx < 4 {

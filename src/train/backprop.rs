@@ -51,6 +51,9 @@ pub(super) fn lowest(m: &Model, adapter: &dyn Adapter) -> usize {
     (0..m.hparams.layers).find(covered).unwrap_or(m.hparams.layers)
 }
 
+/// From the sums of log-probabilities of a batch, [`Batch::sums`] of them, to a loss and its derivatives by the sums.
+pub(super) type Grading<'a> = dyn FnMut(&[f64], &mut [f32]) -> f64 + 'a;
+
 /// The buffers of a pass; they grow to the largest batch once.
 pub(super) struct Backprop {
     keep: Keep,
@@ -94,28 +97,35 @@ impl Backprop {
         }
     }
 
-    /// Adds what `adapter` wants of `coefficient · Σ ln p(target)` into `acc`; returns `−Σ ln p(target)`.
+    /// Adds what `adapter` wants of the gradient of a loss into `acc`; returns the loss.
     pub(super) fn adapter(
         &mut self,
         m: &Model,
         adapter: &[Arc<dyn Adapter>; 1],
         batch: &Batch,
-        coefficient: f32,
+        grading: &mut Grading,
         acc: &mut [f32],
     ) -> f64 {
         let lowest = lowest(m, adapter[0].as_ref());
         let mut sink = Sink::Adapter(adapter[0].as_ref(), acc);
-        self.pass(m, adapter, batch, coefficient, lowest, &mut sink)
+        self.pass(m, adapter, batch, grading, lowest, &mut sink)
     }
 
     /// The same for every weight of the model.
-    pub(super) fn weights(&mut self, m: &Model, places: &Places, batch: &Batch, c: f32, grads: &mut [f32]) -> f64 {
+    pub(super) fn weights(
+        &mut self,
+        m: &Model,
+        places: &Places,
+        batch: &Batch,
+        grading: &mut Grading,
+        grads: &mut [f32],
+    ) -> f64 {
         let mut sink = Sink::Weights(places, grads);
-        self.pass(m, &[], batch, c, 0, &mut sink)
+        self.pass(m, &[], batch, grading, 0, &mut sink)
     }
 
-    /// `−Σ ln p(target)`, without gradients. No adapter changes the first `frozen` blocks.
-    pub(super) fn loss(&mut self, m: &Model, adapters: &[Arc<dyn Adapter>], batch: &Batch, frozen: usize) -> f64 {
+    /// The sums of log-probabilities, without gradients. No adapter changes the first `frozen` blocks.
+    pub(super) fn sums(&mut self, m: &Model, adapters: &[Arc<dyn Adapter>], batch: &Batch, frozen: usize) -> Vec<f64> {
         self.forward(m, adapters, batch, frozen, None);
         self.score(m, batch, false)
     }
@@ -158,8 +168,8 @@ impl Backprop {
         }
     }
 
-    /// Log-probabilities of the targets and, if wanted, their gradients by the normed rows, in `self.dnormed`.
-    fn score(&mut self, m: &Model, batch: &Batch, grad: bool) -> f64 {
+    /// Sums of the targets' log-probabilities and, if wanted, each one's gradient by its normed row, in `self.dnormed`.
+    fn score(&mut self, m: &Model, batch: &Batch, grad: bool) -> Vec<f64> {
         let (n, d) = (batch.rows.len(), m.hparams.width);
         let gathered = room(&mut self.gathered, n * d);
         for (out, &row) in gathered.chunks_exact_mut(d).zip(&batch.rows) {
@@ -176,7 +186,7 @@ impl Backprop {
         let (logp, norms) = (room(&mut self.logp, n), room(&mut self.norms, n));
         let g = if grad { Some(room(&mut self.dnormed, n * d)) } else { None };
         head::log_probs(&m.compute, m.weights.head(), View::new(normed, n, d), &batch.targets, logp, norms, g);
-        -logp.iter().map(|v| *v as f64).sum::<f64>()
+        batch.sum(logp)
     }
 
     fn pass(
@@ -184,7 +194,7 @@ impl Backprop {
         m: &Model,
         adapters: &[Arc<dyn Adapter>],
         batch: &Batch,
-        c: f32,
+        grading: &mut Grading,
         lowest: usize,
         sink: &mut Sink,
     ) -> f64 {
@@ -192,20 +202,24 @@ impl Backprop {
         let (n, d, layers) = (batch.tokens.len(), h.width, h.layers);
         let kept = self.keep.blocks(h, n, layers - lowest, self.precision);
         self.forward(m, adapters, batch, lowest, Some(kept));
-        let loss = self.score(m, batch, true);
-        if !loss.is_finite() {
+        let sums = self.score(m, batch, true);
+        let mut slopes = vec![0.0; sums.len()];
+        let loss = grading(&sums, &mut slopes);
+        // What is not finite is discarded, and what has no slope changes nothing.
+        if !loss.is_finite() || slopes.iter().all(|c| *c == 0.0) {
             return loss;
         }
 
         let counted = batch.rows.len();
         let dnormed = &mut self.dnormed[..counted * d];
-        for v in dnormed.iter_mut() {
-            *v *= c;
+        for (row, owner) in dnormed.chunks_exact_mut(d).zip(&batch.owners) {
+            row.iter_mut().for_each(|v| *v *= slopes[*owner]);
         }
         let (gathered, dnormed) = (View::new(&self.gathered, counted, d), View::new(dnormed, counted, d));
         if let Sink::Weights(places, grads) = sink {
             let at = places.output.clone().unwrap_or(places.embed.clone());
-            let (x, weights) = (View::new(&self.normed, counted, d), vec![c; counted]);
+            let x = View::new(&self.normed, counted, d);
+            let weights: Vec<f32> = batch.owners.iter().map(|owner| slopes[*owner]).collect();
             let (head, norms) = (m.weights.head(), &self.norms[..counted]);
             head::backward_weights(cx, head, x, &batch.targets, &weights, norms, &mut grads[at]);
             norm::backward_weights(cx, gathered, h.eps, dnormed, &mut grads[places.norm.clone()]);

@@ -5,24 +5,69 @@ use crate::model::Model;
 use crate::model::block::Layout;
 use std::prelude::v1::*;
 
-/// A sequence of tokens, and which of them are to be learnt.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A sequence of tokens, which of them are to be learnt, and what the data say about them.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Example {
     /// The tokens.
     pub tokens: Vec<u32>,
-    /// Whether the prediction of each counts; the first has none, so its entry is ignored.
+    /// Whether the prediction of each counts: those of the completion. The first has none, so its entry is ignored.
     pub counts: Vec<bool>,
+    /// Factor of its loss; `None` is 1.
+    pub weight: Option<f32>,
+    /// Whether the completion was liked, where somebody said so.
+    pub good: Option<bool>,
+    /// Another completion: in a pair the one that is worse, for [`super::objective`]s that estimate a divergence one that
+    /// belongs to another prompt.
+    pub other: Option<Box<Example>>,
+    /// `ln p` of the completion under the reference model, in nats, once it is known.
+    pub reference: Option<f64>,
 }
 
 impl Example {
+    /// These tokens, of which some count.
+    pub fn new(tokens: Vec<u32>, counts: Vec<bool>) -> Self {
+        Example { tokens, counts, ..Example::default() }
+    }
+
     /// Every token counts.
     pub fn all(tokens: Vec<u32>) -> Self {
-        Example { counts: vec![true; tokens.len()], tokens }
+        Example::new(tokens.clone(), vec![true; tokens.len()])
+    }
+
+    /// A prompt and a completion, which counts.
+    pub fn completion(prompt: &[u32], completion: &[u32]) -> Self {
+        let counts = (0..prompt.len() + completion.len()).map(|i| i >= prompt.len()).collect();
+        Example::new([prompt, completion].concat(), counts)
+    }
+
+    /// The same, liked or not.
+    pub fn judged(self, good: bool) -> Self {
+        Example { good: Some(good), ..self }
+    }
+
+    /// The same, better than `worse`.
+    pub fn over(self, worse: Example) -> Self {
+        Example { other: Some(Box::new(worse)), ..self }
+    }
+
+    /// The same, its loss times `weight`.
+    pub fn weighted(self, weight: f32) -> Self {
+        Example { weight: Some(weight), ..self }
     }
 
     /// Tokens whose prediction counts.
     pub fn counted(&self) -> usize {
         self.counts.iter().skip(1).filter(|c| **c).count()
+    }
+
+    /// Tokens before the last that counts whose prediction does not: those of the prompt.
+    pub fn prompt(&self) -> usize {
+        (1..self.counts.len()).rev().find(|t| self.counts[*t]).map_or(0, |last| last - self.counted())
+    }
+
+    /// Itself and, if there is one, the other.
+    pub fn sequences(&self) -> impl Iterator<Item = &Example> {
+        core::iter::once(self).chain(self.other.as_deref())
     }
 }
 
@@ -36,18 +81,31 @@ pub struct Batch {
     pub rows: Vec<usize>,
     /// What they should predict.
     pub targets: Vec<u32>,
+    /// Which sum each of their log-probabilities belongs to: `2i` is the completion of sequence `i`, `2i + 1` its prompt.
+    pub owners: Vec<usize>,
+    /// Sums: two a sequence.
+    pub sums: usize,
 }
 
 impl Batch {
-    /// A sequence of `T` tokens gives at most `T − 1` rows: its last token is only predicted, and rows behind the last
-    /// one that counts change nothing and are left out.
+    /// Lays sequences end to end; of those marked with `true` the predictions of prompts are wanted too. A sequence of
+    /// `T` tokens gives at most `T − 1` rows: its last token is only predicted, and rows behind the last one that
+    /// counts change nothing and are left out.
     ///
     /// # Errors
-    /// `Invalid` for an example that does not fit the model.
-    pub fn pack(examples: &[Example], model: &Model) -> Result<Batch> {
+    /// `Invalid` for a sequence that does not fit the model.
+    pub fn pack<'a>(sequences: impl IntoIterator<Item = (&'a Example, bool)>, model: &Model) -> Result<Batch> {
         let (vocab, context) = (model.weights.vocab(), model.hparams.context);
-        let mut b = Batch { tokens: Vec::new(), layout: Layout::default(), rows: Vec::new(), targets: Vec::new() };
-        for (i, e) in examples.iter().enumerate() {
+        let mut b = Batch {
+            tokens: Vec::new(),
+            layout: Layout::default(),
+            rows: Vec::new(),
+            targets: Vec::new(),
+            owners: Vec::new(),
+            sums: 0,
+        };
+        for (i, (e, prompts)) in sequences.into_iter().enumerate() {
+            b.sums = 2 * (i + 1);
             if e.counts.len() != e.tokens.len() {
                 let why = format!("{} tokens but {} marks", e.tokens.len(), e.counts.len());
                 return Err(Error::invalid(format!("example {i}"), why));
@@ -64,11 +122,21 @@ impl Batch {
             b.tokens.extend(&e.tokens[..last]);
             b.layout.positions.extend((0..last).map(|p| p as u32));
             b.layout.segments.push(start..start + last);
-            for t in (1..=last).filter(|t| e.counts[*t]) {
+            for t in (1..=last).filter(|t| e.counts[*t] || prompts) {
                 b.rows.push(start + t - 1);
                 b.targets.push(e.tokens[t]);
+                b.owners.push(2 * i + usize::from(!e.counts[t]));
             }
         }
         Ok(b)
+    }
+
+    /// The sums of the rows' log-probabilities, in order, in `f64`.
+    pub fn sum(&self, logp: &[f32]) -> Vec<f64> {
+        let mut sums = vec![0.0; self.sums];
+        for (owner, logp) in self.owners.iter().zip(logp) {
+            sums[*owner] += *logp as f64;
+        }
+        sums
     }
 }

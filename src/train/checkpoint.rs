@@ -7,6 +7,7 @@
 //! adapter   an adapter file, its parameters in f32; or
 //! weights   all weights, f32
 //! o.NAME    a piece of what the optimiser remembers: u64 kind (0 floats, 1 bytes, 2 counter, 3 number), then the values
+//! g.NAME    a piece of what the objective remembers, likewise
 //! n.NAME    the caller's own; optional
 //! ```
 //!
@@ -15,7 +16,7 @@
 
 use super::data::Order;
 use super::state::State;
-use super::{Config, Keep, Target, Trainer};
+use super::{Config, Gradient, Keep, Target, Trainer, Zeroth};
 use crate::adapter::{self, Adapter, Base, Provenance};
 use crate::bytes::{Bytes, Cursor, Limits};
 use crate::container::head::{Field, Head};
@@ -34,7 +35,12 @@ pub const KEPT: &str = "blocks that keep activations";
 /// Facts about `config`: all that decides the result, and nothing else.
 fn describe(config: &Config, facts: &mut Head) {
     // Every field by name, so that a new one cannot be forgotten here.
-    let Config { lr, steps, schedule, warmup, clip, optimizer, keep, precision } = config;
+    let Config { lr, steps, schedule, warmup, clip, objective, gradient, optimizer, keep, precision } = config;
+    objective.facts(facts);
+    if let Gradient::Zeroth(Zeroth { eps, directions, seed }) = gradient {
+        facts.set("gradients estimated along", u64::from(*directions)).set("seed of directions", *seed);
+        facts.set("moved by", eps.to_string());
+    }
     let super::optim::Spec { kind, beta1, beta2, eps, weight_decay, ratio } = optimizer;
     facts.set("steps", *steps).set("schedule", format!("{schedule:?}").to_lowercase()).set("warm-up", *warmup);
     facts.set("optimizer", kind.as_str()).set("activations kept as", format!("{precision:?}").to_lowercase());
@@ -246,6 +252,9 @@ impl Trainer {
         for (name, piece) in self.optimizer.state() {
             file = file.pieces(&format!("o.{name}"), true, spell(piece));
         }
+        for (name, piece) in self.objective.state() {
+            file = file.pieces(&format!("g.{name}"), true, spell(piece));
+        }
         for (name, bytes) in notes {
             file = file.section(&format!("n.{name}"), false, *bytes);
         }
@@ -263,8 +272,10 @@ impl Trainer {
         if !changes.is_empty() {
             return Err(Error::Changed(changes));
         }
-        let wanted: Vec<&'static str> = self.optimizer.state().iter().map(|(name, _)| *name).collect();
-        let sections: Vec<String> = wanted.iter().map(|name| format!("o.{name}")).collect();
+        let names = |state: Vec<(&'static str, State)>| state.iter().map(|(name, _)| *name).collect::<Vec<_>>();
+        let (wanted, aims) = (names(self.optimizer.state()), names(self.objective.state()));
+        let moves = wanted.iter().map(|name| format!("o.{name}"));
+        let sections: Vec<String> = moves.chain(aims.iter().map(|name| format!("g.{name}"))).collect();
         let target = match &self.target {
             Target::Adapter(_) => "adapter",
             Target::Weights { .. } => "weights",
@@ -274,7 +285,9 @@ impl Trainer {
         saved.container.refuse_unknown(&known)?;
         let read = |name: &String| Piece::read(name, &saved.container.require(name)?);
         let pieces = sections.iter().map(read).collect::<Result<Vec<_>>>()?;
-        let pieces: Vec<(&str, State)> = wanted.iter().copied().zip(pieces.iter().map(Piece::state)).collect();
+        let (moves, goals) = pieces.split_at(wanted.len());
+        let moves: Vec<(&str, State)> = wanted.iter().copied().zip(moves.iter().map(Piece::state)).collect();
+        let goals: Vec<(&str, State)> = aims.iter().copied().zip(goals.iter().map(Piece::state)).collect();
         let params = match &self.target {
             Target::Adapter([now]) => {
                 let held = adapter::restore(saved.adapter()?, base, &saved.limits, adapter::Fit::Same)?;
@@ -297,9 +310,10 @@ impl Trainer {
             let why = format!("{} steps done of {}", saved.step, self.config.steps);
             return Err(Error::corrupt(why, 0));
         }
-        let before = order.position();
+        let (before, aim) = (order.position(), self.objective.copy());
         order.seek(saved.position)?;
-        if let Err(e) = self.optimizer.restore(&pieces) {
+        if let Err(e) = self.objective.restore(&goals).and_then(|()| self.optimizer.restore(&moves)) {
+            self.objective = aim;
             order.seek(before)?;
             return Err(e);
         }

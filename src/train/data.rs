@@ -1,13 +1,18 @@
-//! Training data: plain text, or JSON Lines of four shapes, as token rows with marks.
+//! Training data: plain text, or JSON Lines of several shapes, as token rows with marks.
 //!
 //! | line | what counts |
 //! | --- | --- |
 //! | `{"text": "…"}` | every token |
 //! | `{"prompt": "…", "completion": "…"}` | the completion and the end token |
+//! | the same with `"label": true` or `false` | the same, and whether it was liked |
+//! | `{"prompt": "…", "chosen": "…", "rejected": "…"}` | two completions, the first the better |
 //! | `{"tokens": [1, 2], "mask": [0, 1]}` | tokens with mask 1; all without `mask` |
 //! | `{"messages": [{"role": "user", "content": "…"}]}` | what assistants say, by the model's chat template |
 //!
-//! Other keys of a line are ignored. The shape may change from line to line.
+//! Prompts and completions may be lists of messages, too; of `chosen` and `rejected` without a prompt what they begin
+//! with in common is the prompt. `"weight": 0.5` is the factor of a row's loss, `"aligned": [-1.2, -0.9]` the mean
+//! log-probabilities of a completion's tokens under aligned models, for PoFT. Other keys of a line are ignored. The shape
+//! may change from line to line.
 
 use super::Example;
 use crate::bytes::Limits;
@@ -22,7 +27,7 @@ use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visit
 use serde_json::{Map, Value};
 use std::prelude::v1::*;
 
-const SHAPES: &str = r#"known are {"text"}, {"prompt", "completion"}, {"tokens", "mask"} and {"messages"}"#;
+const SHAPES: &str = r#"known are {"text"}, {"prompt", "completion"}, {"prompt", "completion", "label"}, {"prompt", "chosen", "rejected"}, {"tokens", "mask"} and {"messages"}"#;
 
 /// What reading needs beside the data.
 pub struct Reader<'a> {
@@ -37,14 +42,21 @@ pub struct Reader<'a> {
     pub limits: Limits,
 }
 
-/// Identity of rows: BLAKE3 of all that a trainer sees of them.
+/// Identity of rows: BLAKE3 of all that the data say of them, so not of what a reference says.
 pub fn digest(rows: &[Example]) -> [u8; 32] {
-    let mut hash = blake3::Hasher::new();
-    for Example { tokens, counts } in rows {
+    fn add(hash: &mut blake3::Hasher, row: &Example) {
+        let Example { tokens, counts, weight, good, other, reference: _ } = row;
         hash.update(&(tokens.len() as u64).to_le_bytes());
         tokens.iter().for_each(|t| _ = hash.update(&t.to_le_bytes()));
         counts.iter().for_each(|c| _ = hash.update(&[u8::from(*c)]));
+        hash.update(&weight.unwrap_or(1.0).to_le_bytes());
+        hash.update(&[good.map_or(2, u8::from), u8::from(other.is_some())]);
+        if let Some(other) = other {
+            add(hash, other);
+        }
     }
+    let mut hash = blake3::Hasher::new();
+    rows.iter().for_each(|row| add(&mut hash, row));
     *hash.finalize().as_bytes()
 }
 
@@ -62,7 +74,7 @@ pub struct Dataset {
 impl Dataset {
     /// Tokens of all rows.
     pub fn tokens(&self) -> usize {
-        self.examples.iter().map(|e| e.tokens.len()).sum()
+        self.examples.iter().flat_map(Example::sequences).map(|e| e.tokens.len()).sum()
     }
 
     /// Puts a random `fraction` of the rows aside, at least one and never all: what is trained on, then what is held
@@ -139,12 +151,12 @@ impl Reader<'_> {
             }
             let limit = || Limits::check("bytes of a line", line.len() as u64, self.limits.line);
             let example = limit().and_then(|()| self.line(line)).map_err(|e| e.in_file(format!("line {number}")))?;
-            out.cut += usize::from(example.tokens.len() > self.ctx);
-            let Example { mut tokens, mut counts } = example;
-            tokens.truncate(self.ctx);
-            counts.truncate(self.ctx);
-            let example = Example { tokens, counts };
-            if example.counted() > 0 { out.examples.push(example) } else { out.skipped += 1 }
+            out.cut += usize::from(example.sequences().any(|e| e.tokens.len() > self.ctx));
+            let mut example = example;
+            let other = example.other.take().map(|o| Box::new(self.cut(*o)));
+            let example = Example { other, ..self.cut(example) };
+            let counts = example.sequences().all(|e| e.counted() > 0);
+            if counts { out.examples.push(example) } else { out.skipped += 1 }
         }
         match (out.examples.len(), out.skipped) {
             (0, 0) => Err(Error::invalid("data", "no rows")),
@@ -154,6 +166,12 @@ impl Reader<'_> {
             }
             _ => Ok(out),
         }
+    }
+
+    fn cut(&self, mut example: Example) -> Example {
+        example.tokens.truncate(self.ctx);
+        example.counts.truncate(self.ctx);
+        example
     }
 
     fn check(&self) -> Result<()> {
@@ -171,19 +189,58 @@ impl Reader<'_> {
         let Value::Object(row) = value else {
             return Err(Error::invalid("row", format!("not an object; {SHAPES}")));
         };
-        let keys = ["text", "prompt", "completion", "tokens", "messages"];
+        let keys = ["text", "prompt", "completion", "chosen", "rejected", "tokens", "messages"];
         let found: Vec<&str> = keys.into_iter().filter(|key| row.contains_key(*key)).collect();
-        match found[..] {
+        let mut example = match found[..] {
             ["text"] => {
                 let text = string(&row, "text")?;
-                Ok(Example::all(self.tokenizer.encode(text, &Encode { add_special: true, parse_special: false })?))
+                Example::all(self.tokenizer.encode(text, &Encode { add_special: true, parse_special: false })?)
             }
-            ["prompt", "completion"] => self.completion(string(&row, "prompt")?, string(&row, "completion")?),
-            ["tokens"] => self.tokens(&row),
-            ["messages"] => self.messages(&row),
+            ["prompt", "completion"] => Example { good: label(&row)?, ..self.answer(&row, "completion", 0)? },
+            ["prompt", "chosen", "rejected"] | ["chosen", "rejected"] => {
+                let common = common(&row);
+                self.answer(&row, "chosen", common)?.over(self.answer(&row, "rejected", common)?)
+            }
+            ["tokens"] => self.tokens(&row)?,
+            ["messages"] => self.conversation(&[list(&row, "messages")?], 0)?,
             _ => {
                 let keys: Vec<_> = row.keys().map(|k| format!("{:?}", printable(k))).collect();
-                Err(Error::invalid("row", format!("keys {}; {SHAPES}", printable(&keys.join(", ")))))
+                return Err(Error::invalid("row", format!("keys {}; {SHAPES}", printable(&keys.join(", ")))));
+            }
+        };
+        let number = |key: &str, value: &Value| {
+            let number = value.as_f64().filter(|v| v.is_finite());
+            number.ok_or_else(|| Error::invalid(key, "not a finite number"))
+        };
+        if let Some(value) = row.get("weight") {
+            let weight = number("weight", value)? as f32;
+            if !(weight.is_finite() && weight >= 0.0) {
+                return Err(Error::invalid("weight", format!("{weight}; a number from 0 can be used")));
+            }
+            example.weight = Some(weight);
+        }
+        if row.contains_key("aligned") {
+            let means = list(&row, "aligned")?;
+            let sum = means.iter().map(|v| number("aligned", v)).sum::<Result<f64>>()?;
+            if means.is_empty() || sum > 0.0 {
+                return Err(Error::invalid("aligned", "a list of mean log-probabilities is needed, none above 0"));
+            }
+            let counted = self.cut(example.clone()).counted();
+            example.reference = Some(sum / means.len() as f64 * counted as f64);
+        }
+        Ok(example)
+    }
+
+    /// The completion under `key` behind its prompt. Of two conversations without a prompt the first `common` messages
+    /// are the prompt.
+    fn answer(&self, row: &Map<String, Value>, key: &str, common: usize) -> Result<Example> {
+        match (row.get("prompt"), row.get(key)) {
+            (Some(Value::String(prompt)), Some(Value::String(text))) => self.completion(prompt, text),
+            (Some(Value::Array(prompt)), Some(Value::Array(said))) => self.conversation(&[prompt, said], prompt.len()),
+            (_, Some(Value::Array(said))) if common > 0 => self.conversation(&[said], common),
+            _ => {
+                let why = "prompt and completions must be texts, or all lists of messages";
+                Err(Error::invalid(key, why))
             }
         }
     }
@@ -197,7 +254,7 @@ impl Reader<'_> {
         let start = tokens.len();
         tokens.extend(t.encode(completion, &plain)?);
         tokens.extend(t.eos());
-        Ok(Example { counts: (0..tokens.len()).map(|i| i >= start).collect(), tokens })
+        Ok(Example::completion(&tokens[..start], &tokens[start..]))
     }
 
     fn tokens(&self, row: &Map<String, Value>) -> Result<Example> {
@@ -220,28 +277,52 @@ impl Reader<'_> {
             Some(mask) => mask.iter().map(|m| *m == 1).collect(),
             None => vec![true; tokens.len()],
         };
-        Ok(Example { tokens, counts })
+        Ok(Example::new(tokens, counts))
     }
 
+    /// Parts of a conversation, of which what assistants say from message `first` on is learnt.
     #[cfg(feature = "chat")]
-    fn messages(&self, row: &Map<String, Value>) -> Result<Example> {
+    fn conversation(&self, parts: &[&Vec<Value>], first: usize) -> Result<Example> {
         let template =
             self.template.ok_or_else(|| Error::invalid("messages", "the model file has no chat template"))?;
-        let list = row.get("messages").and_then(Value::as_array);
-        let list = list.ok_or_else(|| Error::invalid("messages", "not a list"))?;
         let message = |(i, value): (usize, &Value)| -> Result<Message> {
             let turn = value.as_object().ok_or_else(|| Error::invalid(format!("message {i}"), "not an object"))?;
             Ok(Message::new(string(turn, "role")?, string(turn, "content")?))
         };
-        let messages = list.iter().enumerate().map(message).collect::<Result<Vec<_>>>()?;
-        let spans = template.spans(self.tokenizer, &messages)?;
-        Ok(Example { tokens: spans.ids, counts: spans.mask.iter().map(|m| *m == 1).collect() })
+        let messages = parts.iter().flat_map(|p| p.iter()).enumerate().map(message).collect::<Result<Vec<_>>>()?;
+        let spans = template.spans_from(self.tokenizer, &messages, first)?;
+        Ok(Example::new(spans.ids, spans.mask.iter().map(|m| *m == 1).collect()))
     }
 
     #[cfg(not(feature = "chat"))]
-    fn messages(&self, _: &Map<String, Value>) -> Result<Example> {
+    fn conversation(&self, _: &[&Vec<Value>], _: usize) -> Result<Example> {
         Err(Error::unsupported("row of data", "messages: this build has no chat templates"))
     }
+}
+
+/// Messages that the conversations `chosen` and `rejected` begin with in common, their last ones never.
+fn common(row: &Map<String, Value>) -> usize {
+    let conversation = |key: &str| row.get(key).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    let (a, b) = (conversation("chosen"), conversation("rejected"));
+    let most = a.len().min(b.len()).saturating_sub(1);
+    a.iter().zip(b).take(most).take_while(|(a, b)| a == b).count()
+}
+
+/// Whether a row's completion was liked, if it says so.
+fn label(row: &Map<String, Value>) -> Result<Option<bool>> {
+    match row.get("label") {
+        None => Ok(None),
+        Some(Value::Bool(good)) => Ok(Some(*good)),
+        Some(value) => match value.as_u64() {
+            Some(0) => Ok(Some(false)),
+            Some(1) => Ok(Some(true)),
+            _ => Err(Error::invalid("label", "it must be true or false")),
+        },
+    }
+}
+
+fn list<'a>(row: &'a Map<String, Value>, key: &str) -> Result<&'a Vec<Value>> {
+    row.get(key).and_then(Value::as_array).ok_or_else(|| Error::invalid(key, "not a list"))
 }
 
 fn string<'a>(row: &'a Map<String, Value>, key: &str) -> Result<&'a str> {
@@ -473,10 +554,8 @@ mod tests {
         let text = "\u{feff}{\"text\": \"ab\", \"id\": 7}\r\n\r\n{\"prompt\": \"a\", \"completion\": \"b\"}\n\
             {\"tokens\": [5, 6, 7], \"mask\": [1, 0, 1]}\n{\"tokens\": [5, 6]}";
         let got = lines(64, text).unwrap();
-        let row = |tokens: &[u32], counts: &[u8]| Example {
-            tokens: tokens.to_vec(),
-            counts: counts.iter().map(|c| *c == 1).collect(),
-        };
+        let row =
+            |tokens: &[u32], counts: &[u8]| Example::new(tokens.to_vec(), counts.iter().map(|c| *c == 1).collect());
         assert_eq!(
             got.examples,
             [

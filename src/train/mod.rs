@@ -1,9 +1,23 @@
 //! Teaching: an adapter on a frozen base, or all weights of a small model.
 //!
 //! [`Trainer::step`] does one optimiser step and returns; the caller owns the loop, the clock and the files. `batch.rs`
-//! lays examples end to end, `backprop.rs` makes the gradients, `optim` moves the parameters, `schedule.rs` says how far. `checkpoint.rs`
-//! holds a run so that it can go on, `folder.rs` keeps such files.
-//! Training runs on the exact path, so gradients are the gradients of what is computed.
+//! lays examples end to end; `backprop.rs` makes the gradients, or `zeroth.rs` estimates them; `objective` says what is
+//! to become of log-probabilities, `optim` moves the parameters, `schedule.rs` says how far. `checkpoint.rs` holds a
+//! run so that it can go on, `folder.rs` keeps such files. Training runs on the exact path, so gradients are the
+//! gradients of what is computed.
+//!
+//! A few steps on what somebody liked, with whatever rows are at hand, old ones and new:
+//! ```
+//! # use mynah::{Result, adapter, model::Model, train::{Config, Example, Trainer, objective}};
+//! # fn learn(model: &Model, base: &adapter::Base, liked: &Example, not: &Example) -> Result<()> {
+//! let adapter = adapter::create(&adapter::Spec::default(), base)?;
+//! let config = Config { objective: objective::Spec::new("bco"), ..Config::default() };
+//! let mut trainer = Trainer::adapter(model, adapter, config)?;
+//! let mut rows = [liked.clone().judged(true), not.clone().judged(false)];
+//! trainer.refer(&mut rows)?; // once for each row: what the base alone makes of it
+//! let report = trainer.step(&[&rows])?;
+//! # let _ = report; Ok(()) }
+//! ```
 
 mod backprop;
 pub mod batch;
@@ -12,15 +26,19 @@ pub mod data;
 #[cfg(feature = "std")]
 pub mod folder;
 pub mod lower;
+pub mod objective;
 pub mod optim;
 pub mod plan;
+pub mod reference;
 pub mod schedule;
 mod state;
+mod zeroth;
 
 pub use backprop::Keep;
 pub use batch::Example;
 pub use checkpoint::Checkpoint;
 pub use schedule::Schedule;
+pub use zeroth::Zeroth;
 
 use crate::adapter::Adapter;
 use crate::error::{Error, Result};
@@ -28,6 +46,7 @@ use crate::model::weights::Places;
 use crate::model::{Model, Precision};
 use backprop::Backprop;
 use batch::Batch;
+use objective::{Objective, Rewards, Shape, Tally, Totals};
 use optim::{Optimizer, Part};
 use std::prelude::v1::*;
 use std::sync::Arc;
@@ -45,12 +64,25 @@ pub struct Config {
     pub warmup: u64,
     /// Largest norm of all gradients together; 0 leaves them alone.
     pub clip: f32,
+    /// What is to become of log-probabilities.
+    pub objective: objective::Spec,
+    /// Where gradients come from.
+    pub gradient: Gradient,
     /// What moves the parameters.
     pub optimizer: optim::Spec,
     /// Which activations stay in memory.
     pub keep: Keep,
     /// How they are stored. Halves round what the way back reads, so gradients are rounded; losses are not.
     pub precision: Precision,
+}
+
+/// Where gradients come from.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Gradient {
+    /// A pass forward and one back.
+    Backward,
+    /// Passes forward alone, for adapters.
+    Zeroth(Zeroth),
 }
 
 impl Default for Config {
@@ -61,6 +93,8 @@ impl Default for Config {
             schedule: Schedule::Cosine,
             warmup: 0,
             clip: 1.0,
+            objective: objective::Spec::default(),
+            gradient: Gradient::Backward,
             optimizer: optim::Spec::default(),
             keep: Keep::Auto,
             precision: Precision::F32,
@@ -75,6 +109,9 @@ impl Config {
         };
         finite("learning rate", self.lr, self.lr > 0.0 && self.lr <= 1e3)?;
         finite("gradient clip", self.clip, self.clip >= 0.0)?;
+        if let Gradient::Zeroth(zeroth) = &self.gradient {
+            zeroth.check()?;
+        }
         if self.steps == 0 {
             return Err(Error::invalid("steps", "0 steps train nothing"));
         }
@@ -91,12 +128,21 @@ enum Target {
     Weights { places: Places, flat: Arc<Vec<f32>> },
 }
 
+impl Target {
+    fn adapters(&self) -> &[Arc<dyn Adapter>] {
+        match self {
+            Target::Adapter(adapter) => adapter,
+            Target::Weights { .. } => &[],
+        }
+    }
+}
+
 /// What a step did.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Report {
     /// Steps done, this one included.
     pub step: u64,
-    /// Mean loss of the counted tokens, in nats, before the update.
+    /// The objective's loss before the update; of plain text the mean over counted tokens, in nats.
     pub loss: f64,
     /// Norm of all gradients before clipping.
     pub grad_norm: f64,
@@ -104,8 +150,21 @@ pub struct Report {
     pub lr: f32,
     /// Tokens read.
     pub tokens: u64,
-    /// Tokens whose prediction counted.
+    /// Tokens of completions.
     pub counted: u64,
+    /// How rewards stood, if the objective knows any.
+    pub rewards: Option<Rewards>,
+}
+
+/// How a trainer does on examples it does not learn from.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Assessment {
+    /// The objective's loss, a mean over `n`.
+    pub loss: f64,
+    /// Tokens of completions for plain text, else examples.
+    pub n: u64,
+    /// How rewards stand, if the objective knows any.
+    pub rewards: Option<Rewards>,
 }
 
 /// A training run in memory.
@@ -113,6 +172,8 @@ pub struct Trainer {
     model: Model,
     target: Target,
     config: Config,
+    kind: &'static objective::Kind,
+    objective: Box<dyn Objective>,
     optimizer: Box<dyn Optimizer>,
     backprop: Backprop,
     grads: Vec<f32>,
@@ -143,6 +204,12 @@ impl Trainer {
     /// `Invalid` for settings that cannot be used.
     pub fn full(model: &Model, config: Config) -> Result<Trainer> {
         config.check()?;
+        if config.gradient != Gradient::Backward {
+            return Err(Error::invalid(
+                "gradient",
+                "estimates without a way back are for adapters, not for all weights",
+            ));
+        }
         let places = Places::of(&model.weights);
         let flat = Arc::new(model.weights.flatten(&places));
         let model = model.with_weights(model.weights.from_flat(&places, flat.clone())?);
@@ -151,10 +218,14 @@ impl Trainer {
     }
 
     fn new(model: Model, target: Target, config: Config, parts: Vec<Part>, acc: usize) -> Result<Trainer> {
-        let (kind, settings) = config.optimizer.settings()?;
+        let (optimizer, settings) = config.optimizer.settings()?;
+        let (kind, options) = config.objective.settings()?;
+        let acc = if config.gradient == Gradient::Backward { acc } else { 0 };
         let params = parts.last().map_or(0, |p| p.range.end);
         Ok(Trainer {
-            optimizer: (kind.create)(settings, parts),
+            kind,
+            objective: (kind.create)(options),
+            optimizer: (optimizer.create)(settings, parts),
             backprop: Backprop::new(config.keep, config.precision),
             grads: vec![0.0; params],
             acc: vec![0.0; acc],
@@ -165,34 +236,42 @@ impl Trainer {
         })
     }
 
-    /// One optimiser step over micro-batches, whose gradients are accumulated. The loss is the mean over all counted
-    /// tokens of all of them.
+    /// One optimiser step over micro-batches, whose gradients are accumulated. The loss is one over all of them, for
+    /// plain text the mean over all counted tokens; what an objective estimates from other examples it estimates from
+    /// those of a micro-batch.
     ///
     /// # Errors
-    /// `Invalid` if nothing counts, a token is outside the vocabulary or an example is longer than the model's context,
-    /// and if the loss or a gradient is not finite or all gradients are zero; no parameter has moved then.
+    /// `Invalid` if nothing counts, a token is outside the vocabulary, an example is longer than the model's context or
+    /// lacks what the objective needs, and if the loss or a gradient is not finite, or all gradients are zero though the
+    /// loss has a slope; neither a parameter nor the objective's state has moved then.
     pub fn step(&mut self, micro: &[&[Example]]) -> Result<Report> {
-        let batches: Vec<Batch> =
-            micro.iter().map(|examples| Batch::pack(examples, &self.model)).collect::<Result<_>>()?;
-        let counted: usize = batches.iter().map(|b| b.targets.len()).sum();
-        if counted == 0 {
-            return Err(Error::invalid("batch", "no token's prediction counts"));
+        let before = self.objective.copy();
+        let report = self.attempt(micro);
+        if report.is_err() {
+            self.objective = before;
         }
+        report
+    }
+
+    fn attempt(&mut self, micro: &[&[Example]]) -> Result<Report> {
+        let examples = || micro.iter().flat_map(|m| m.iter());
+        self.check(examples())?;
+        let totals = Totals::of(examples());
         self.acc.fill(0.0);
         self.grads.fill(0.0);
-        let mut loss = 0.0;
-        for batch in &batches {
-            loss += match &self.target {
-                Target::Adapter(adapter) => {
-                    let acc = if self.acc.is_empty() { &mut self.grads } else { &mut self.acc };
-                    self.backprop.adapter(&self.model, adapter, batch, -1.0 / counted as f32, acc)
+        let (mut tally, mut flat) = (Tally::default(), true);
+        let loss = match self.config.gradient {
+            Gradient::Backward => {
+                for examples in micro {
+                    self.descend(examples, &totals, &mut tally, &mut flat)?;
                 }
-                Target::Weights { places, .. } => {
-                    self.backprop.weights(&self.model, places, batch, -1.0 / counted as f32, &mut self.grads)
-                }
-            };
-        }
-        let loss = loss / counted as f64;
+                tally.loss
+            }
+            Gradient::Zeroth(zeroth) => {
+                flat = false;
+                self.estimate(zeroth, micro, &totals, &mut tally)?
+            }
+        };
         if !loss.is_finite() {
             return Err(Error::invalid("loss", format!("{loss} in step {}: the step was discarded", self.step + 1)));
         }
@@ -200,7 +279,7 @@ impl Trainer {
             adapter.reduce(&self.model.compute, &self.acc, &mut self.grads);
         }
         let norm = optim::norm(&self.grads);
-        if !norm.is_finite() || norm == 0.0 {
+        if !norm.is_finite() || (norm == 0.0 && !flat) {
             let why = format!("norm {norm} in step {}: the step was discarded", self.step + 1);
             return Err(Error::invalid("gradients", why));
         }
@@ -223,22 +302,150 @@ impl Trainer {
             }
         }
         self.step += 1;
-        let tokens = micro.iter().flat_map(|m| m.iter()).map(|e| e.tokens.len() as u64).sum();
-        Ok(Report { step: self.step, loss, grad_norm: norm, lr, tokens, counted: counted as u64 })
+        let tokens = examples().flat_map(Example::sequences).map(|e| e.tokens.len() as u64).sum();
+        let counted = match self.kind.shape {
+            Shape::Pair => examples().flat_map(Example::sequences).map(|e| e.counted() as u64).sum(),
+            _ => totals.tokens as u64,
+        };
+        Ok(Report { step: self.step, loss, grad_norm: norm, lr, tokens, counted, rewards: self.rewards(&tally) })
     }
 
-    /// The sum of the losses, in nats, and the number of counted tokens of `examples` with the parameters as they are.
+    fn rewards(&self, tally: &Tally) -> Option<Rewards> {
+        (self.kind.shape != Shape::Completion || self.kind.reference).then(|| tally.rewards())
+    }
+
+    fn check<'a>(&self, examples: impl Iterator<Item = &'a Example>) -> Result<()> {
+        let mut counted = 0;
+        for (i, example) in examples.enumerate() {
+            self.kind.check(i, example)?;
+            counted += example.counted();
+        }
+        match counted {
+            0 => Err(Error::invalid("batch", "no token's prediction counts")),
+            _ => Ok(()),
+        }
+    }
+
+    /// The sequences that an objective wants of examples, end to end.
+    fn pack(&self, examples: &[Example]) -> Result<Batch> {
+        let pairs = self.kind.shape == Shape::Pair;
+        let sequences = examples.iter().flat_map(|e| {
+            let other = e.other.as_deref().filter(|_| pairs).map(|o| (o, false));
+            core::iter::once((e, self.kind.prompts)).chain(other)
+        });
+        Batch::pack(sequences, &self.model)
+    }
+
+    /// Log-probabilities of completions that belong to other prompts, if the objective wants them.
+    fn mismatched(&mut self, examples: &[Example]) -> Result<Vec<f64>> {
+        if !self.kind.mismatched {
+            return Ok(Vec::new());
+        }
+        let others = examples.iter().filter_map(|e| e.other.as_deref()).map(|o| (o, false));
+        let batch = Batch::pack(others, &self.model)?;
+        let frozen = self.frozen_blocks();
+        Ok(self.backprop.sums(&self.model, self.target.adapters(), &batch, frozen))
+    }
+
+    /// A pass forward and one back, which adds gradients. `flat` stays true if no log-probability changes the loss.
+    fn descend(&mut self, examples: &[Example], totals: &Totals, tally: &mut Tally, flat: &mut bool) -> Result<()> {
+        let (batch, others) = (self.pack(examples)?, self.mismatched(examples)?);
+        let (kind, objective) = (self.kind, self.objective.as_mut());
+        let mut grading = |sums: &[f64], slopes: &mut [f32]| {
+            let loss = objective::apply(objective, kind, totals, examples, [sums, &others], slopes, tally);
+            *flat &= slopes.iter().all(|c| *c == 0.0);
+            loss
+        };
+        match &self.target {
+            Target::Adapter(adapter) => {
+                let acc = if self.acc.is_empty() { &mut self.grads } else { &mut self.acc };
+                self.backprop.adapter(&self.model, adapter, &batch, &mut grading, acc)
+            }
+            Target::Weights { places, .. } => {
+                self.backprop.weights(&self.model, places, &batch, &mut grading, &mut self.grads)
+            }
+        };
+        Ok(())
+    }
+
+    /// A pass forward: the sums, and the derivatives by them.
+    fn graded(&mut self, examples: &[Example], totals: &Totals, tally: &mut Tally) -> Result<(Vec<f64>, Vec<f32>)> {
+        let (batch, others) = (self.pack(examples)?, self.mismatched(examples)?);
+        let frozen = self.frozen_blocks();
+        let sums = self.backprop.sums(&self.model, self.target.adapters(), &batch, frozen);
+        let mut slopes = vec![0.0; sums.len()];
+        let (kind, objective) = (self.kind, self.objective.as_mut());
+        objective::apply(objective, kind, totals, examples, [&sums, &others], &mut slopes, tally);
+        Ok((sums, slopes))
+    }
+
+    /// How `examples` stand with the parameters as they are. The objective's state stays as it is.
+    ///
+    /// # Errors
+    /// Those of [`Trainer::step`] about examples.
+    pub fn assess(&mut self, examples: &[Example]) -> Result<Assessment> {
+        self.check(examples.iter())?;
+        let (totals, mut tally) = (Totals::of(examples), Tally::default());
+        let before = self.objective.copy();
+        let graded = self.graded(examples, &totals, &mut tally);
+        self.objective = before;
+        let plain = self.kind.shape == Shape::Completion && !self.kind.reference;
+        let n = if plain { totals.tokens as u64 } else { examples.len() as u64 };
+        graded?;
+        Ok(Assessment { loss: tally.loss, n, rewards: self.rewards(&tally) })
+    }
+
+    /// The sum of the losses of `examples` with the parameters as they are, and their number: tokens and nats of plain
+    /// text, examples of other objectives.
     ///
     /// # Errors
     /// Those of [`Trainer::step`] about examples.
     pub fn evaluate(&mut self, examples: &[Example]) -> Result<(f64, u64)> {
-        let batch = Batch::pack(examples, &self.model)?;
-        let adapters: &[Arc<dyn Adapter>] = match &self.target {
-            Target::Adapter(adapter) => adapter,
-            Target::Weights { .. } => &[],
-        };
-        let loss = self.backprop.loss(&self.model, adapters, &batch, self.frozen_blocks());
-        Ok((loss, batch.targets.len() as u64))
+        let assessment = self.assess(examples)?;
+        Ok((assessment.loss * assessment.n as f64, assessment.n))
+    }
+
+    /// `ln p` of the completions of examples and, behind each, of its other, in nats, with the parameters as they are.
+    ///
+    /// # Errors
+    /// Those of [`Trainer::step`] about the fit of examples.
+    pub fn log_probs(&mut self, examples: &[Example]) -> Result<Vec<f64>> {
+        let sequences = examples.iter().flat_map(Example::sequences).map(|e| (e, false));
+        let (batch, frozen) = (Batch::pack(sequences, &self.model)?, self.frozen_blocks());
+        let sums = self.backprop.sums(&self.model, self.target.adapters(), &batch, frozen);
+        Ok(sums.into_iter().step_by(2).collect())
+    }
+
+    /// Fills in the log-probability under the reference, the model without the adapter, of examples and their others
+    /// that have none. Does nothing if the objective needs none.
+    ///
+    /// # Errors
+    /// Those of [`Trainer::step`] about the fit of examples; `Invalid` if all weights are trained and have moved, since
+    /// then the reference is gone.
+    pub fn refer(&mut self, examples: &mut [Example]) -> Result<()> {
+        if !self.kind.reference {
+            return Ok(());
+        }
+        if matches!(self.target, Target::Weights { .. }) && self.step > 0 {
+            return Err(Error::invalid("reference", "all weights are trained, and those of the reference are gone"));
+        }
+        let wanted = examples.iter().flat_map(Example::sequences).filter(|e| e.reference.is_none());
+        let batch = Batch::pack(wanted.map(|e| (e, false)), &self.model)?;
+        if batch.sums == 0 {
+            return Ok(());
+        }
+        let frozen = self.frozen_blocks();
+        let sums = self.backprop.sums(&self.model, &[], &batch, frozen);
+        let mut known = sums.iter().step_by(2);
+        for example in examples {
+            let Example { reference, other, .. } = example;
+            for reference in [Some(reference), other.as_mut().map(|o| &mut o.reference)].into_iter().flatten() {
+                if reference.is_none() {
+                    *reference = known.next().copied();
+                }
+            }
+        }
+        Ok(())
     }
 
     /// From now on the outputs of the frozen blocks below the lowest adapted one are kept in `store` and taken from there.
@@ -285,6 +492,21 @@ impl Trainer {
     /// Parameters that are trained.
     pub fn parameters(&self) -> usize {
         self.grads.len()
+    }
+
+    /// The objective's row.
+    pub fn kind(&self) -> &'static objective::Kind {
+        self.kind
+    }
+
+    /// What is to become of log-probabilities, with its state.
+    pub fn objective(&self) -> &dyn Objective {
+        self.objective.as_ref()
+    }
+
+    /// The same, to restore its state.
+    pub fn objective_mut(&mut self) -> &mut dyn Objective {
+        self.objective.as_mut()
     }
 
     /// What moves the parameters, with its state.

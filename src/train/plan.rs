@@ -48,7 +48,9 @@ impl Rows {
     pub fn of(rows: &[Vec<usize>], examples: &[Example]) -> Rows {
         let mut out = Rows { rows: Vec::new(), longest: 0 };
         for row in rows {
-            let sizes = || row.iter().map(|&i| (examples[i].tokens.len().saturating_sub(1), examples[i].counted()));
+            // Of a pair both completions go through together.
+            let sequences = || row.iter().flat_map(|&i| examples[i].sequences());
+            let sizes = || sequences().map(|e| (e.tokens.len().saturating_sub(1), e.counted()));
             out.longest = sizes().map(|s| s.0).fold(out.longest, usize::max);
             out.rows.push(sizes().fold((0, 0), |sum, s| (sum.0 + s.0, sum.1 + s.1)));
         }

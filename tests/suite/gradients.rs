@@ -89,7 +89,7 @@ fn examples() -> Vec<Example> {
             let tokens: Vec<u32> = (0..len).map(|_| rng.below(VOCAB) as u32).collect();
             // The second's first half and its last token do not count.
             let counts = (0..len).map(|t| len != 14 || (t >= 7 && t != 13)).collect();
-            Example { tokens, counts }
+            Example::new(tokens, counts)
         })
         .into()
 }

@@ -12,6 +12,7 @@ mod gradients;
 mod hostile;
 mod kernels;
 mod layers;
+mod objectives;
 mod peft;
 mod plan;
 mod readme;

@@ -2,6 +2,7 @@
 
 use crate::shared::shared;
 use mynah::adapter::basis::Basis;
+use mynah::adapter::lora::Lora;
 use mynah::adapter::lowrank::{Layout, Slot};
 use mynah::adapter::nola::{Given, Nola};
 use mynah::adapter::{Adapter, Linear, Site, peft};
@@ -15,7 +16,7 @@ use safetensors::SafeTensors;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
-fn golden(shared: &Path) -> (PathBuf, Model) {
+pub fn golden(shared: &Path) -> (PathBuf, Model) {
     let dir = shared.join("golden/peft");
     let gguf =
         Gguf::parse(map::open(&dir.join("model/tinystories260k-f32.gguf")).unwrap(), &Limits::default()).unwrap();
@@ -23,29 +24,41 @@ fn golden(shared: &Path) -> (PathBuf, Model) {
     (dir, Model::load(&gguf, compute).unwrap())
 }
 
-fn floats(t: &SafeTensors, name: &str) -> Vec<f32> {
+pub fn floats(t: &SafeTensors, name: &str) -> Vec<f32> {
     let bytes = t.tensor(name).unwrap_or_else(|_| panic!("no tensor {name}")).data();
     bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
 }
 
-fn ints(t: &SafeTensors, name: &str) -> Vec<i32> {
+pub fn ints(t: &SafeTensors, name: &str) -> Vec<i32> {
     let bytes = t.tensor(name).unwrap_or_else(|_| panic!("no tensor {name}")).data();
     bytes.chunks_exact(4).map(|b| i32::from_le_bytes(b.try_into().unwrap())).collect()
 }
 
-fn json(path: &Path) -> Value {
+/// A list of numbers.
+pub fn numbers(list: &Value) -> Vec<f64> {
+    list.as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect()
+}
+
+/// The LoRA that every run of these goldens starts from.
+pub fn open_lora(dir: &Path, model: &Model) -> Lora {
+    let [config, tensors] = ["adapter_config.json", "adapter_model.safetensors"]
+        .map(|name| std::fs::read(dir.join("b_peft/lora/init").join(name)).unwrap());
+    peft::read(&config, Bytes::from(tensors), &model.base([0; 32]), &Limits::default()).unwrap()
+}
+
+pub fn json(path: &Path) -> Value {
     serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
 }
 
 /// Rows of `ids` without their padding; a token counts where its label is not −100.
-fn examples(ids: &[i32], mask: &[i32], labels: &[i32], width: usize) -> Vec<Example> {
+pub fn examples(ids: &[i32], mask: &[i32], labels: &[i32], width: usize) -> Vec<Example> {
     ids.chunks_exact(width)
         .zip(mask.chunks_exact(width))
         .zip(labels.chunks_exact(width))
         .map(|((ids, mask), labels)| {
             let len = mask.iter().filter(|m| **m == 1).count();
             let tokens = ids[..len].iter().map(|t| *t as u32).collect();
-            Example { tokens, counts: labels[..len].iter().map(|l| *l != -100).collect() }
+            Example::new(tokens, labels[..len].iter().map(|l| *l != -100).collect())
         })
         .collect()
 }
@@ -66,7 +79,7 @@ fn batches(dir: &Path) -> ([Vec<Example>; 2], Vec<Vec<Example>>) {
     (grad, train)
 }
 
-fn config(lr: f32, clip: f32, steps: u64) -> Config {
+pub fn config(lr: f32, clip: f32, steps: u64) -> Config {
     Config {
         lr,
         steps,
@@ -111,7 +124,7 @@ fn trajectory(
 }
 
 /// `got` within 1e-4 of the largest of `want`.
-fn close(name: &str, got: &[f32], want: &[f32]) {
+pub fn close(name: &str, got: &[f32], want: &[f32]) {
     assert_eq!(got.len(), want.len(), "length of {name}");
     let largest = want.iter().fold(0.0f32, |m, v| m.max(v.abs()));
     for (i, (g, w)) in got.iter().zip(want).enumerate() {

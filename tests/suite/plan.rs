@@ -23,9 +23,9 @@ fn model(threads: usize) -> Model {
 fn examples(model: &Model, count: usize, len: usize, counted: usize) -> Vec<Example> {
     let mut rng = Rng(1);
     let vocab = model.weights.vocab();
-    let tokens = |_| Example {
-        tokens: (0..len).map(|_| rng.below(vocab) as u32).collect(),
-        counts: (0..len).map(|t| t >= len - counted).collect(),
+    let tokens = |_| {
+        let tokens = (0..len).map(|_| rng.below(vocab) as u32).collect();
+        Example::new(tokens, (0..len).map(|t| t >= len - counted).collect())
     };
     (0..count).map(tokens).collect()
 }
@@ -274,7 +274,7 @@ fn mixed(seed: u64) -> Vec<Example> {
     let lens = [9, 14, 5, 21, 3, 17, 2, 30];
     lens.map(|len| {
         let tokens: Vec<u32> = (0..len).map(|_| rng.below(tiny::VOCAB) as u32).collect();
-        Example { counts: (0..len).map(|t| len < 10 || t > len / 2).collect(), tokens }
+        Example::new(tokens, (0..len).map(|t| len < 10 || t > len / 2).collect())
     })
     .into()
 }

@@ -242,9 +242,12 @@ impl Past {
     }
 
     /// Where an adapter comes from, for its file.
-    pub fn provenance(&self, data: &[u8]) -> Provenance {
+    pub fn provenance(&self, trainer: &Trainer, data: &[u8]) -> Provenance {
         Provenance {
-            objective: "next token".into(),
+            objective: match trainer.kind().name {
+                "sft" => "next token".into(),
+                name => name.into(),
+            },
             data: blake3::hash(data).to_hex().to_string(),
             steps: self.steps(),
             first_loss: self.losses.first().copied(),

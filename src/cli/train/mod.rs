@@ -4,6 +4,7 @@
 //! `past.rs` what it has done so far, `keep.rs` its checkpoints and the way back from them, `lower.rs` the file of what
 //! frozen blocks put out, `output.rs` the file at the end.
 
+mod aim;
 mod course;
 mod keep;
 mod lower;
@@ -75,7 +76,10 @@ fn read(path: &Path, bytes: &Bytes, ctx: usize, loaded: &Loaded, clock: i64) -> 
 /// Which examples stand in a row together.
 fn rows(args: &Teach, ctx: usize, examples: &[Example]) -> Vec<Vec<usize>> {
     match args.pack {
-        true => data::pack(&examples.iter().map(|e| e.tokens.len()).collect::<Vec<_>>(), ctx),
+        true => {
+            let len = |e: &Example| e.sequences().map(|e| e.tokens.len()).sum();
+            data::pack(&examples.iter().map(len).collect::<Vec<_>>(), ctx)
+        }
         false => (0..examples.len()).map(|i| vec![i]).collect(),
     }
 }
@@ -98,6 +102,8 @@ pub fn train(options: &Train, kept: Head, resumed: Option<Resumed>, json: bool) 
     let data = read(&options.data, &bytes, ctx, &loaded, clock)?;
     let (examples, tokens) = (data.examples.len(), data.tokens());
     let (train, eval) = setting(data.split(f64::from(args.eval_fraction), args.seed))?;
+    let mut train = aim::shape(args, train, ctx)?;
+    let mut eval = aim::shape(args, eval, ctx)?;
     let rows = rows(args, ctx, &train);
     let shuffle = (args.order == RowOrder::Shuffled).then_some(args.seed);
     let mut order = setting(Order::new(rows.len(), args.batch, args.accumulate, shuffle))?;
@@ -169,6 +175,13 @@ pub fn train(options: &Train, kept: Head, resumed: Option<Resumed>, json: bool) 
         out::bytes(planned.total() as u64),
     ));
     meter::catch_interrupt()?;
+    let learnt = train.len();
+    train.append(&mut eval);
+    if !aim::refer(&options.data, &loaded, &mut trainer, &mut train)? {
+        out::say("interrupted; the same command goes on");
+        return Ok(Outcome::Interrupted);
+    }
+    let eval = train.split_off(learnt);
     let keeper = Some(Keeper::new(options, loaded.base(), facts, kept, clock, resumed)?);
     let encode = |trainer: &Trainer, past: &Past| output::encode(&loaded, &bytes, trainer, past);
     let course =
@@ -284,6 +297,8 @@ fn config(args: &Teach, method: Method, steps: u64) -> Config {
         },
         keep: args.keep.unwrap_or(Keep::Auto),
         precision: args.keep_precision.into(),
+        objective: aim::spec(args),
+        gradient: aim::gradient(args),
     }
 }
 

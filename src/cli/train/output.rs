@@ -35,7 +35,7 @@ pub fn check(args: &Train) -> anyhow::Result<()> {
 /// The bytes of what was learnt.
 pub fn encode(loaded: &Loaded, data: &[u8], trainer: &Trainer, past: &Past) -> anyhow::Result<Vec<u8>> {
     match trainer.adapter_ref() {
-        Some(adapter) => Ok(adapter::to_bytes(adapter, loaded.base(), &past.provenance(data))?),
+        Some(adapter) => Ok(adapter::to_bytes(adapter, loaded.base(), &past.provenance(trainer, data))?),
         None => model_file(&loaded.gguf, trainer.model()),
     }
 }

@@ -1,6 +1,6 @@
 //! `mynah plan`: what memory a training run takes, said before; and `--memory`, which makes it fit.
 
-use super::{Subject, config, context, read, rows, subject};
+use super::{Subject, aim, config, context, read, rows, subject};
 use crate::args::{Plan as Options, Teach, Usage, setting};
 use crate::load::{self, Loaded};
 use crate::{Outcome, meter, out};
@@ -97,6 +97,7 @@ pub fn plan(options: &Options, json: bool) -> anyhow::Result<Outcome> {
             let (train, _) = setting(
                 read(path, &bytes, ctx, &loaded, load::now())?.split(f64::from(args.eval_fraction), args.seed),
             )?;
+            let train = aim::shape(args, train, ctx)?;
             Rows::of(&rows(args, ctx, &train), &train)
         }
         None => Rows::full(ctx, args.batch.saturating_mul(args.accumulate).min(1 << 20)),

@@ -39,13 +39,21 @@ impl Template {
     /// As [`Template::tokens`]; `Invalid` if what comes before a turn is rendered differently when the turn follows, or
     /// if nothing is left to learn.
     pub fn spans(&self, tokenizer: &Tokenizer, messages: &[Message]) -> Result<Spans> {
+        self.spans_from(tokenizer, messages, 0)
+    }
+
+    /// The same where only what assistants say from message `first` on is to be learnt.
+    ///
+    /// # Errors
+    /// Those of [`Template::spans`].
+    pub fn spans_from(&self, tokenizer: &Tokenizer, messages: &[Message], first: usize) -> Result<Spans> {
         let text = self.render(messages, false)?;
         let said = self.said(tokenizer, messages, false, &text)?;
         let mut writer = Writer::new(tokenizer, &text, &said);
         let mut done = 0;
         let mut learned: Vec<Range<usize>> = Vec::new();
         for (i, message) in messages.iter().enumerate() {
-            if message.role != ASSISTANT {
+            if message.role != ASSISTANT || i < first {
                 continue;
             }
             let start = self.prefix(&text, &messages[..i], true)?;
@@ -54,12 +62,12 @@ impl Template {
                 return Err(Error::invalid("chat template", format!("message {i} does not follow the one before it")));
             }
             writer.write(done..start)?;
-            let first = writer.ids.len();
+            let begin = writer.ids.len();
             writer.write(start..end)?;
             // The turn ends with the first token that ends one: control tokens are the template's.
-            let turn = &writer.ids[first..];
+            let turn = &writer.ids[begin..];
             let len = turn.iter().position(|&id| tokenizer.is_end(id)).map_or(turn.len(), |at| at + 1);
-            learned.push(first..first + len);
+            learned.push(begin..begin + len);
             done = end;
         }
         writer.write(done..text.len())?;

@@ -1,0 +1,106 @@
+//! The objective of a run: its options, the data in the shape it needs, and what the reference makes of them.
+
+use crate::args::{Teach, Usage, setting};
+use crate::load::Loaded;
+use crate::meter::{self, Meter};
+use crate::out;
+use mynah::bytes::{Limits, map};
+use mynah::train::objective::{self, Kind, Options, Shape, Spec};
+use mynah::train::{Example, Gradient, Trainer, Zeroth, reference};
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+/// The objective that the options name.
+pub fn spec(args: &Teach) -> Spec {
+    let options = Options {
+        beta: args.beta,
+        label_smoothing: args.label_smoothing,
+        gamma: args.gamma,
+        nll: args.nll,
+        lambda: args.lambda,
+        desirable_weight: args.desirable_weight,
+        undesirable_weight: args.undesirable_weight,
+    };
+    Spec { kind: args.objective.clone(), options }
+}
+
+/// Where gradients come from.
+pub fn gradient(args: &Teach) -> Gradient {
+    match args.zeroth {
+        Some(directions) => Gradient::Zeroth(Zeroth { directions, eps: args.zeroth_eps, seed: args.seed }),
+        None => Gradient::Backward,
+    }
+}
+
+/// Rows in the shape that the objective learns from: pairs become two verdicts where it wants these.
+pub fn shape(args: &Teach, rows: Vec<Example>, context: usize) -> anyhow::Result<Vec<Example>> {
+    let (kind, _) = setting(spec(args).settings())?;
+    let pairs = rows.iter().filter(|e| e.good.is_none() && e.other.is_some()).count();
+    let mut rows = match kind.shape {
+        Shape::Verdict if pairs > 0 => {
+            out::say(&format!("{pairs} pairs, each taken as one completion that was liked and one that was not"));
+            objective::unpair(rows)
+        }
+        _ => rows,
+    };
+    if let Some(i) = rows.iter().position(|e| !fits(kind, e)) {
+        let why = format!("{} learns from rows like {}; row {i} (from 0) is not", kind.name, kind.shape.describe());
+        return Err(Usage::error(why));
+    }
+    if kind.mismatched && !rows.is_empty() {
+        setting(objective::mismatch(&mut rows, context))?;
+    }
+    Ok(rows)
+}
+
+fn fits(kind: &Kind, example: &Example) -> bool {
+    match kind.shape {
+        Shape::Completion => example.other.is_none() && example.good != Some(false),
+        Shape::Pair => example.other.is_some(),
+        Shape::Verdict => example.good.is_some(),
+    }
+}
+
+/// Where log-probabilities of the reference are kept: beside the data, one file for what a base makes of them.
+fn file(data: &Path) -> PathBuf {
+    let mut name = OsString::from(data);
+    name.push(".reference");
+    name.into()
+}
+
+/// Fills in what the reference makes of all rows: from the file beside the data, or computed, and then kept there.
+/// Whether it is known of all: Ctrl-C ends the computation.
+pub fn refer(data: &Path, loaded: &Loaded, trainer: &mut Trainer, rows: &mut [Example]) -> anyhow::Result<bool> {
+    if !trainer.kind().reference {
+        return Ok(true);
+    }
+    let (path, base) = (file(data), loaded.base().fingerprint);
+    let limits = Limits::default();
+    if path.exists() {
+        let found = map::open(&path).and_then(|bytes| reference::fill(bytes, &base, rows, &limits));
+        if let Err(e) = found {
+            out::say(&format!("{}: not of use here ({e}); it is made anew", path.display()));
+        }
+    }
+    let missing = |e: &Example| e.sequences().any(|e| e.reference.is_none());
+    let wanted: Vec<usize> = (0..rows.len()).filter(|&i| missing(&rows[i])).collect();
+    if wanted.is_empty() {
+        out::say(&format!("{}: what the base makes of the data", path.display()));
+        return Ok(true);
+    }
+    let meter = Meter::new(wanted.len() as u64);
+    for (done, i) in (1..).zip(wanted) {
+        if meter::interrupted() {
+            break;
+        }
+        setting(trainer.refer(&mut rows[i..=i]))?;
+        meter.show(done, || "what the base makes of the data".into());
+    }
+    meter.done();
+    // Without the file the next run computes it again: no reason to stop.
+    match map::replace(&path, &reference::to_bytes(&base, rows)) {
+        Ok(()) => out::say(&format!("{}: what the base makes of the data, kept for the next time", path.display())),
+        Err(e) => out::say(&format!("what the base makes of the data is not kept: {e}")),
+    }
+    Ok(!rows.iter().any(missing))
+}

@@ -1,0 +1,63 @@
+//! Objectives of pairs without a reference.
+
+use super::{Case, Grade, Settings, Totals, log_sigmoid, sigmoid};
+
+/// Highest mean log-probability whose odds are taken: above, `1 − eˡ` has no digits left.
+const HIGHEST: f64 = -1e-7;
+
+/// The two `ℓ̄` and lengths.
+fn means(case: &Case) -> ([f64; 2], [f64; 2]) {
+    let other = case.other.unwrap_or_default();
+    ([case.answer.mean(), other.mean()], [case.answer.len, other.len])
+}
+
+/// `ln(p/(1 − p))` of `p = eˡ`, and its slope by `l`, `1/(1 − p)`.
+fn log_odds(l: f64) -> (f64, f64) {
+    let l = l.min(HIGHEST);
+    let rest = -libm::expm1(l);
+    (l - libm::log(rest), 1.0 / rest)
+}
+
+/// SimPO: `L = −ln σ(β·(ℓ̄_w − ℓ̄_l) − γ)`.
+pub(super) fn simpo(s: &Settings, totals: &Totals, case: &Case) -> Grade {
+    let ([w, l], [nw, nl]) = means(case);
+    let z = s.beta * (w - l) - s.gamma;
+    let slope = -s.beta * sigmoid(-z);
+    Grade::mean(totals, case, -log_sigmoid(z), slope / nw, -slope / nl)
+        .likelihood(totals, case, s.nll)
+        .rewards(s.beta * w, s.beta * l)
+}
+
+/// CPO: `L = −ln σ(β·(ℓ_w − ℓ_l))`, and likelihood.
+pub(super) fn cpo(s: &Settings, totals: &Totals, case: &Case) -> Grade {
+    let (w, l) = (case.answer.logp, case.other.unwrap_or_default().logp);
+    let z = s.beta * (w - l);
+    let slope = -s.beta * sigmoid(-z);
+    Grade::mean(totals, case, -log_sigmoid(z), slope, -slope)
+        .likelihood(totals, case, s.nll)
+        .rewards(s.beta * w, s.beta * l)
+}
+
+/// ORPO: `L = −β·ln σ(log-odds of ℓ̄_w − log-odds of ℓ̄_l)`, and the likelihood of prompt and completion, a mean over all
+/// of both.
+pub(super) fn orpo(s: &Settings, totals: &Totals, case: &Case) -> Grade {
+    let ([w, l], [nw, nl]) = means(case);
+    let ((ow, dw), (ol, dl)) = (log_odds(w), log_odds(l));
+    let slope = -s.beta * sigmoid(ol - ow);
+    let mut grade = Grade::mean(totals, case, -s.beta * log_sigmoid(ow - ol), slope * dw / nw, -slope * dl / nl);
+    let share = s.nll * case.weight / (totals.tokens + totals.prompt_tokens);
+    grade.loss -= share * (case.answer.logp + case.prompt.logp);
+    grade.answer -= share;
+    grade.prompt -= share;
+    grade.rewards(s.beta * w, s.beta * l)
+}
+
+/// ASFT: `L = −κ·ℓ̄_w − λ·ln σ(β·log-odds of ℓ̄_w) − λ·ln σ(−β·log-odds of ℓ̄_l)`, κ being `nll`.
+pub(super) fn asft(s: &Settings, totals: &Totals, case: &Case) -> Grade {
+    let ([w, l], [nw, nl]) = means(case);
+    let ((ow, dw), (ol, dl)) = (log_odds(w), log_odds(l));
+    let loss = -s.nll * w - s.lambda * (log_sigmoid(s.beta * ow) + log_sigmoid(-s.beta * ol));
+    let by_w = -s.nll - s.lambda * s.beta * sigmoid(-s.beta * ow) * dw;
+    let by_l = s.lambda * s.beta * sigmoid(s.beta * ol) * dl;
+    Grade::mean(totals, case, loss, by_w / nw, by_l / nl).rewards(s.beta * w, s.beta * l)
+}
