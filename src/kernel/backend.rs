@@ -51,7 +51,7 @@ macro_rules! backend {
             use $floats as floats;
             use $ints as ints;
 
-            pub(super) static KERNELS: Kernels = Kernels { name: $name, dots, sums, outer, int_dots, ..$others };
+            pub(super) static KERNELS: Kernels = Kernels { name: $name, dots, half_dots, sums, outer, int_dots, ..$others };
 
             /// Whether its features are there.
             pub(super) fn runs() -> bool {
@@ -59,6 +59,7 @@ macro_rules! backend {
             }
 
             compiled!($features dots(x: View, w: View, y: &mut Tile) = floats::dots);
+            compiled!($features half_dots(x: View, w: &[u16], y: &mut Tile) = floats::half_dots);
             compiled!($features sums(a: View, w: View, y: &mut Tile) = floats::sums);
             compiled!($features outer(a: View, b: View, y: &mut Tile) = floats::outer);
             compiled!($features int_dots(w: &Matrix, rows: Range<usize>, x: &Acts8, y: &mut Tile, s: &mut Scratch) = ints::int_dots);
@@ -85,7 +86,7 @@ macro_rules! others {
                 ..body::PLAIN
             };
 
-            compiled!($features decode(w: &Matrix, rows: Range<usize>, cols: Range<usize>, out: &mut [f32]) = body::decode);
+            compiled!($features decode(w: &Matrix, rows: Range<usize>, cols: Range<usize>, out: &mut [f32]) = crate::kernel::x86::decode);
             compiled!($features quantize(x: &[f32], out: Row8) = crate::kernel::x86::quantize);
             compiled!($features exp(x: &mut [f32]) = body::exp);
             compiled!($features softmax(x: &mut [f32]) -> f32 = body::softmax);

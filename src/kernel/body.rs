@@ -12,6 +12,7 @@ pub const LANES: usize = 16;
 pub(super) const PLAIN: Kernels = Kernels {
     name: "plain",
     dots,
+    half_dots,
     sums,
     outer,
     decode,
@@ -58,6 +59,20 @@ pub(super) fn dots(x: View, w: View, y: &mut Tile) {
         let out = y.row(i);
         for j in 0..w.n {
             out[j] = dot(x.row(i), w.row(j));
+        }
+    }
+}
+
+#[inline(always)]
+pub(super) fn half_dots(x: View, w: &[u16], y: &mut Tile) {
+    for i in 0..x.n {
+        let (x, out) = (x.row(i), y.row(i));
+        for (out, w) in out.iter_mut().zip(w.chunks_exact(x.len())) {
+            let mut acc = [0.0; LANES];
+            for (k, (&x, &w)) in x.iter().zip(w).enumerate() {
+                acc[k % LANES] = fma(x, quant::half(w), acc[k % LANES]);
+            }
+            *out = lane_sum(acc);
         }
     }
 }

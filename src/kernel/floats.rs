@@ -1,7 +1,7 @@
 //! Products of floats in tiles, written once over 16 lanes: `products!`.
 //!
 //! An instruction set gives it the operations on those lanes, as functions of the module around it: the type `F` (16
-//! floats), `load`, `store`, `load_from`, `store_to`, `splat`, `fma`, and `sum` (the lanes of `DOT_W` registers); and the
+//! floats), `load`, `store`, `halves` (16 half floats), `prefetch`, `load_from`, `store_to`, `splat`, `fma`, and `sum` (the lanes of `DOT_W` registers); and the
 //! sizes of its register tiles: rows of both sides of dot products, `DOT_X` and `DOT_W`; rows and vectors of sums, `SUM_R`
 //! and `SUM_V`.
 
@@ -101,6 +101,64 @@ macro_rules! products {
                     }
                     i += m;
                 }
+            }
+        }
+
+        /// [`dots`] with half floats, which become floats as they come: for so few rows of `x` that decoding them first would
+        /// cost more. `M` rows of `x`.
+        $(#[target_feature(enable = $feature)])+
+        fn half_rows<const M: usize>(x: View, i: usize, w: &[u16], ahead: usize, y: &mut Tile) {
+            let (c, count) = (x.c, y.c());
+            assert!(w.len() >= count * c, "halves of {count} rows of {c}");
+            let rest = c / 16 * 16;
+            for j in 0..count {
+                let row = &w[j * c..][..c];
+                let mut acc = [splat(0.0); M];
+                for k in (0..rest).step_by(16) {
+                    if k % 32 == 0 {
+                        prefetch(row.as_ptr().wrapping_add(k + ahead).cast());
+                    }
+                    // SAFETY: `k + 16` is at most `c`, the length of all rows.
+                    unsafe {
+                        let b = halves(row.as_ptr().add(k));
+                        for m in 0..M {
+                            acc[m] = fma(load(x.row(i + m).as_ptr().add(k)), b, acc[m]);
+                        }
+                    }
+                }
+                for m in 0..M {
+                    let mut lanes = [0.0; 16];
+                    store_to(&mut lanes, acc[m]);
+                    for k in rest..c {
+                        lanes[k - rest] = math::fma(x.row(i + m)[k], crate::quant::half(row[k]), lanes[k - rest]);
+                    }
+                    y.row(i + m)[j] = sum([load_from(&lanes)])[0];
+                }
+            }
+        }
+
+        /// `y = x · wᵀ` with half floats. x: `[n, c]`, w: `[f, c]`, y: `[n, f]`.
+        $(#[target_feature(enable = $feature)])+
+        pub(in crate::kernel) fn half_dots(x: View, w: &[u16], y: &mut Tile) {
+            /// Halves asked for ahead of those worked on.
+            const AHEAD: usize = 4096;
+            let mut i = 0;
+            while i < x.n {
+                let ahead = if i == 0 { AHEAD } else { 0 };
+                i += match x.n - i {
+                    1 => {
+                        half_rows::<1>(x, i, w, ahead, y);
+                        1
+                    }
+                    2 | 3 => {
+                        half_rows::<2>(x, i, w, ahead, y);
+                        2
+                    }
+                    _ => {
+                        half_rows::<4>(x, i, w, ahead, y);
+                        4
+                    }
+                };
             }
         }
 

@@ -175,6 +175,8 @@ pub struct Kernels {
     pub name: &'static str,
     /// `y = x · wᵀ`. x: `[n, c]`, w: `[f, c]`, y: `[n, f]`.
     pub dots: fn(x: View, w: View, y: &mut Tile),
+    /// [`Kernels::dots`] with half floats (bits). w: `[f, c]`.
+    pub half_dots: fn(x: View, w: &[u16], y: &mut Tile),
     /// `y += a · w`. a: `[n, k]`, w: `[k, c]`, y: `[n, c]`.
     pub sums: fn(a: View, w: View, y: &mut Tile),
     /// `y += aᵀ · b`. a: `[t, f]`, b: `[t, c]`, y: `[f, c]`.

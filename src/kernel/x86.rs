@@ -6,7 +6,9 @@ use super::floats::products;
 use super::ints::{array, integers};
 use super::{Row8, body};
 use crate::quant;
+use crate::quant::Matrix;
 use core::arch::x86_64::*;
+use core::ops::Range;
 
 /// Half floats (bits) to `f32`.
 #[target_feature(enable = "avx2,fma,f16c")]
@@ -18,6 +20,15 @@ pub(super) fn widen(x: &[u16], out: &mut [f32]) {
     }
     for (x, out) in x.iter().zip(out) {
         *out = quant::half(*x);
+    }
+}
+
+/// [`Kernels::decode`](super::Kernels::decode): halves by their instruction.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn decode(w: &Matrix, rows: Range<usize>, cols: Range<usize>, out: &mut [f32]) {
+    let Some(halves) = w.halves() else { return body::decode(w, rows, cols, out) };
+    for (row, out) in rows.zip(out.chunks_exact_mut(cols.len().max(1))) {
+        widen(&halves[row * w.cols + cols.start..row * w.cols + cols.end], out);
     }
 }
 

@@ -20,6 +20,9 @@ const TILE: usize = 64;
 /// ahead is what the same core needs next.
 const STREAM: usize = 1024;
 
+/// Rows of activations for which half floats are not decoded first.
+const FEW: usize = 8;
+
 /// The input of a linear layer, rounded to 8 bits if one of its matrices wants that.
 #[derive(Clone, Copy)]
 pub struct Input<'a> {
@@ -50,14 +53,16 @@ pub fn forward(cx: &Compute, w: &Matrix, input: Input, y: &mut Tile) {
     assert!(input.x.c == w.cols && y.c() == w.rows && y.n() == input.x.n, "shapes of a linear layer");
     let k = cx.kernels;
     let (n, f) = (y.n(), y.c());
-    let streamed = n == 1 && input.acts.is_some() && w.format.codes.is_some();
+    let streamed = n == 1 && (input.acts.is_some() && w.format.codes.is_some() || w.halves().is_some());
     let tile = if streamed { f.div_ceil(cx.pool.threads()).next_multiple_of(16).clamp(TILE, STREAM) } else { TILE };
     cx.pool.columns([y.part(0..n, 0..f)], [tile], &|part, [mut y], scratch| {
         let rows = part * tile..(part * tile + tile).min(f);
         match input.acts {
             Some(acts) if w.format.codes.is_some() => (k.int_dots)(w, rows, acts, &mut y, scratch),
             _ => {
-                if let Some(values) = w.floats() {
+                if let Some(halves) = w.halves().filter(|_| n <= FEW) {
+                    (k.half_dots)(input.x, &halves[rows.start * w.cols..rows.end * w.cols], &mut y);
+                } else if let Some(values) = w.floats() {
                     let w = View::new(&values[rows.start * w.cols..rows.end * w.cols], rows.len(), w.cols);
                     (k.dots)(input.x, w, &mut y);
                 } else {

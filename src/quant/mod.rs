@@ -140,6 +140,15 @@ impl Matrix {
         }
     }
 
+    /// The bits of the values, `[rows, cols]`, where they are stored as aligned half floats of this machine's byte order.
+    pub fn halves(&self) -> Option<&[u16]> {
+        if self.format.id == 1 && cfg!(target_endian = "little") {
+            bytemuck::try_cast_slice(&self.data).ok()
+        } else {
+            None
+        }
+    }
+
     /// Decodes columns `cols` of row `row` into `out`. `cols` starts and ends on block edges.
     ///
     /// # Panics

@@ -75,6 +75,16 @@ fn products_equal_the_plain_ones() {
                     (PLAIN.dots)(x, w, &mut Tile::new(&mut want, n, f + gap_y).part(0..n, gap_y..f + gap_y));
                     assert_same(&got, &want, &format!("dots {what}"));
 
+                    let mut halves = vec![0; f * c];
+                    (PLAIN.narrow)(&random.values(f * c), &mut halves);
+                    let (mut got, mut want, mut wide) = (vec![1.0; n * f], vec![0.0; n * f], vec![0.0; f * c]);
+                    (k.half_dots)(x, &halves, &mut Tile::new(&mut got, n, f));
+                    (PLAIN.widen)(&halves, &mut wide);
+                    (PLAIN.dots)(x, View::new(&wide, f, c), &mut Tile::new(&mut want, n, f));
+                    assert_same(&got, &want, &format!("dots with halves {what}"));
+                    (PLAIN.half_dots)(x, &halves, &mut Tile::new(&mut got, n, f));
+                    assert_same(&got, &want, &format!("plain dots with halves {what}"));
+
                     // y [n, c] += a [n, f] · w [f, c].
                     let a = random.values(n * (f + gap_x));
                     let a = View::strided(&a, n, f, f + gap_x);
