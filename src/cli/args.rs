@@ -97,6 +97,9 @@ pub struct Engine {
     /// Threads that compute; results do not depend on it [default: all cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
+    /// Cores to compute on, a thread each that stays there, as the system numbers them
+    #[arg(long, value_name = "CORE,..", value_delimiter = ',', conflicts_with = "threads")]
+    pub cpus: Vec<usize>,
 }
 
 /// A model with adapters, and how it computes.
@@ -626,6 +629,9 @@ pub struct Bench {
     /// Numbers of threads, each test with each [default: 1 and all cores]
     #[arg(short, long, value_name = "T,..", value_delimiter = ',', value_parser = count(1024))]
     pub threads: Vec<usize>,
+    /// Cores to compute on: with T threads the first T of them [default: whichever the system gives]
+    #[arg(long, value_name = "CORE,..", value_delimiter = ',')]
+    pub cpus: Vec<usize>,
     /// How often each test runs
     #[arg(short, long, value_name = "R", default_value_t = 5, value_parser = count(1000))]
     pub repetitions: usize,

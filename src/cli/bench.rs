@@ -6,7 +6,7 @@ mod machine;
 mod models;
 
 use crate::args::{Bench, Usage};
-use crate::{Outcome, meter};
+use crate::{Outcome, load, meter};
 use mynah::kernel::{self, Kernels};
 
 pub fn bench(args: &Bench, json: bool) -> anyhow::Result<Outcome> {
@@ -29,14 +29,16 @@ fn backends(
 
 /// The numbers of threads that are asked for, or one and all cores.
 fn threads(args: &Bench) -> anyhow::Result<Vec<usize>> {
-    let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
-    let mut threads = if args.threads.is_empty() { vec![1, cores] } else { args.threads.clone() };
-    threads.dedup();
-    let mut once = threads.clone();
-    once.sort_unstable();
-    once.dedup();
-    if once.len() < threads.len() {
+    let most = if args.cpus.is_empty() { load::cores() } else { args.cpus.len() };
+    let mut threads = if args.threads.is_empty() { vec![1, most] } else { args.threads.clone() };
+    if args.threads.is_empty() {
+        threads.dedup();
+    }
+    if (1..threads.len()).any(|i| threads[..i].contains(&threads[i])) {
         return Err(Usage::error("--threads: the same number twice"));
+    }
+    if let Some(t) = threads.iter().find(|t| !args.cpus.is_empty() && **t > most) {
+        return Err(Usage::error(format!("--threads {t}: --cpus names {most}")));
     }
     Ok(threads)
 }

@@ -36,9 +36,19 @@ pub fn tokenizer(path: &Path) -> mynah::Result<Tokenizer> {
 }
 
 /// What computes.
-pub fn compute(engine: &Engine) -> mynah::Result<Compute> {
-    let cores = || std::thread::available_parallelism().map_or(1, |n| n.get());
-    Ok(Compute { kernels: kernel::from_env()?, pool: Pool::new(engine.threads.map_or_else(cores, usize::from)) })
+pub fn compute(engine: &Engine) -> anyhow::Result<Compute> {
+    let pool = setting(pool(engine.threads.map(usize::from), &engine.cpus))?;
+    Ok(Compute { kernels: setting(kernel::from_env())?, pool })
+}
+
+/// Threads: one on each of `cpus`, or so many wherever the system puts them.
+pub fn pool(threads: Option<usize>, cpus: &[usize]) -> mynah::Result<Pool> {
+    if cpus.is_empty() { Ok(Pool::new(threads.unwrap_or_else(cores))) } else { Pool::pinned(cpus) }
+}
+
+/// Cores that this process may use.
+pub fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, |n| n.get())
 }
 
 /// A checkpoint stands for the adapter in it.

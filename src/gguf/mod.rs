@@ -21,7 +21,7 @@ mod read;
 mod value;
 mod write;
 
-pub use value::{Array, Kind, Strings, Value};
+pub use value::{Array, Kind, Pieces, Strings, Value};
 pub use write::Writer;
 
 use crate::bytes::{Bytes, Cursor, Limits};

@@ -269,7 +269,12 @@ impl Array {
         if self.kind != Kind::String {
             return Err(self.not("string"));
         }
-        Ok(Strings { cursor: Cursor::new(&self.data), left: self.len })
+        Ok(Strings { pieces: Pieces { rest: &self.data, left: self.len } })
+    }
+
+    /// The bytes of the elements of an array of strings, which were found to be UTF-8 when the file was parsed.
+    pub fn pieces(&self) -> Result<Pieces<'_>> {
+        Ok(self.strings()?.pieces)
     }
 
     /// The elements of an array of `f32`.
@@ -323,24 +328,50 @@ impl Array {
     }
 }
 
+/// The elements of an array of strings, as bytes.
+#[derive(Clone, Debug)]
+pub struct Pieces<'a> {
+    rest: &'a [u8],
+    left: usize,
+}
+
+impl<'a> Iterator for Pieces<'a> {
+    type Item = &'a [u8];
+
+    fn next(&mut self) -> Option<&'a [u8]> {
+        self.left = self.left.checked_sub(1)?;
+        // Checked when the file was parsed; a mapped file that changed since gives empty ones.
+        let split = self.rest.split_first_chunk().and_then(|(len, rest)| {
+            let len = usize::try_from(u64::from_le_bytes(*len)).ok()?;
+            rest.split_at_checked(len)
+        });
+        let (piece, rest) = split.unwrap_or_default();
+        self.rest = rest;
+        Some(piece)
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (self.left, Some(self.left))
+    }
+}
+
+impl ExactSizeIterator for Pieces<'_> {}
+
 /// The elements of an array of strings.
 #[derive(Clone, Debug)]
 pub struct Strings<'a> {
-    cursor: Cursor<'a>,
-    left: usize,
+    pieces: Pieces<'a>,
 }
 
 impl<'a> Iterator for Strings<'a> {
     type Item = &'a str;
 
     fn next(&mut self) -> Option<&'a str> {
-        self.left = self.left.checked_sub(1)?;
-        // Checked when the file was parsed; a mapped file that changed since gives empty strings.
-        Some(read_string(&mut self.cursor, u64::MAX).unwrap_or_default())
+        self.pieces.next().map(|piece| core::str::from_utf8(piece).unwrap_or_default())
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
-        (self.left, Some(self.left))
+        self.pieces.size_hint()
     }
 }
 

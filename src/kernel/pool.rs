@@ -4,6 +4,8 @@
 //! no sum is split: so a result has the same bits for any pool.
 
 use super::{Acts8, Row8};
+#[cfg(feature = "std")]
+use crate::error::{Error, Result};
 use core::cell::UnsafeCell;
 use core::marker::PhantomData;
 use core::ops::Range;
@@ -172,6 +174,23 @@ impl Pool {
                 workers: threads::Workers::new(threads.saturating_sub(1)),
             }),
         }
+    }
+
+    /// A pool with a worker on each of `cores`, numbered as the system numbers them. The calling thread, which works
+    /// too whenever it calls [`Pool::run`], is bound to the first.
+    ///
+    /// # Errors
+    /// `Invalid` for no core, or one that this process may not use; `Unsupported` where threads cannot be bound;
+    /// `Limit` if the system gives fewer threads.
+    #[cfg(feature = "std")]
+    pub fn pinned(cores: &[usize]) -> Result<Self> {
+        let Some((&first, others)) = cores.split_first() else {
+            return Err(Error::invalid("cores", "none to work on"));
+        };
+        bind(first)?;
+        let workers = threads::Workers::bound(others)?;
+        let (busy, scratch) = (AtomicBool::new(false), UnsafeCell::default());
+        Ok(Pool { crew: Arc::new(Crew { busy, scratch, workers }) })
     }
 
     /// Workers, the caller among them.
@@ -354,17 +373,48 @@ impl<const K: usize> Cut<'_, K> {
     }
 }
 
+/// Binds the calling thread, and those that it starts from now on, to a core.
+///
+/// # Errors
+/// `Invalid` for a core that this process may not use; `Unsupported` where threads cannot be bound.
+#[cfg(all(feature = "std", any(target_os = "linux", target_os = "android")))]
+#[allow(unsafe_code)]
+pub fn bind(core: usize) -> Result<()> {
+    let refused = |why: &dyn core::fmt::Display| Err(Error::invalid("core", format!("{core}: {why}")));
+    if core >= libc::CPU_SETSIZE as usize {
+        return refused(&"there is none with such a number");
+    }
+    // SAFETY: no bit set is an empty set, the core fits into it, and the call reads a set of that size.
+    let result = unsafe {
+        let mut set: libc::cpu_set_t = core::mem::zeroed();
+        libc::CPU_SET(core, &mut set);
+        libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &set)
+    };
+    if result == 0 { Ok(()) } else { refused(&std::io::Error::last_os_error()) }
+}
+
+/// Binds the calling thread, and those that it starts from now on, to a core.
+///
+/// # Errors
+/// `Unsupported`: this system does not let threads be bound.
+#[cfg(all(feature = "std", not(any(target_os = "linux", target_os = "android"))))]
+pub fn bind(_core: usize) -> Result<()> {
+    Err(Error::unsupported("binding of threads to cores", std::env::consts::OS))
+}
+
 /// The threads beside the caller.
 #[cfg(feature = "std")]
 #[allow(unsafe_code)]
 mod threads {
-    use super::{Scratch, Work};
+    use super::{Scratch, Work, bind};
+    use crate::error::{Error, Result};
     use core::any::Any;
     use core::cell::UnsafeCell;
     use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+    use std::io;
     use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
     use std::prelude::v1::*;
-    use std::sync::{Arc, Mutex};
+    use std::sync::{Arc, Mutex, mpsc};
     use std::thread::{self, JoinHandle, Thread};
 
     /// Looks at the gate before a thread goes to sleep: some 20 µs, longer than the pauses inside one token.
@@ -458,9 +508,9 @@ mod threads {
         }
     }
 
-    impl Workers {
-        pub(super) fn new(count: usize) -> Self {
-            let shared = Arc::new(Shared {
+    impl Default for Shared {
+        fn default() -> Self {
+            Shared {
                 gate: AtomicUsize::new(0),
                 next: AtomicUsize::new(0),
                 job: UnsafeCell::new(None),
@@ -468,13 +518,45 @@ mod threads {
                 panicked: AtomicBool::new(false),
                 panic: Mutex::new(None),
                 quit: AtomicBool::new(false),
-            });
-            let spawn = |i| {
-                let shared = shared.clone();
-                thread::Builder::new().name(format!("mynah-{i}")).spawn(move || shared.serve(i)).ok()
+            }
+        }
+    }
+
+    impl Workers {
+        pub(super) fn new(count: usize) -> Self {
+            let mut workers = Workers { shared: Arc::default(), handles: Vec::new() };
+            while workers.handles.len() < count.min(MOST) && workers.start(|| true).is_ok() {}
+            workers
+        }
+
+        /// One worker on each core.
+        pub(super) fn bound(cores: &[usize]) -> Result<Self> {
+            let mut workers = Workers { shared: Arc::default(), handles: Vec::new() };
+            let (send, receive) = mpsc::channel();
+            for (i, &core) in cores.iter().enumerate() {
+                let send = send.clone();
+                let bound = move || {
+                    let result = bind(core);
+                    let good = result.is_ok();
+                    send.send(result).is_ok() && good
+                };
+                let started = if i < MOST { workers.start(bound) } else { Err(io::ErrorKind::Unsupported.into()) };
+                started.map_err(|_| Error::limit("threads", 1 + cores.len() as u64, 1 + i as u64))?;
+                receive.recv().unwrap_or_else(|_| unreachable!("this function holds a sender"))?;
+            }
+            Ok(workers)
+        }
+
+        /// A thread that serves if `ready` says so there.
+        fn start(&mut self, ready: impl FnOnce() -> bool + Send + 'static) -> io::Result<()> {
+            let (shared, i) = (self.shared.clone(), self.handles.len());
+            let life = move || {
+                if ready() {
+                    shared.serve(i);
+                }
             };
-            let handles = (0..count.min(MOST)).map_while(spawn).collect();
-            Workers { shared, handles }
+            self.handles.push(thread::Builder::new().name(format!("mynah-{i}")).spawn(life)?);
+            Ok(())
         }
 
         /// Those that take part.
@@ -609,6 +691,40 @@ mod tests {
         }
         pool.limit(100);
         assert_eq!(pool.threads(), 4);
+    }
+
+    /// The cores that this thread may run on, as the system writes them.
+    #[cfg(target_os = "linux")]
+    fn allowed() -> String {
+        let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
+        status.lines().find_map(|l| l.strip_prefix("Cpus_allowed_list:")).unwrap().trim().to_string()
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn workers_stay_on_their_cores() {
+        let list = allowed();
+        let ends = list.split([',', '-']).map(|core| core.parse::<usize>().unwrap());
+        let cores: Vec<usize> = ends.collect();
+        // A thread of its own: it stays bound.
+        let test = move || {
+            assert!(Pool::pinned(&[]).is_err());
+            for bad in [usize::MAX, 1023] {
+                let message = Pool::pinned(&[cores[0], bad]).err().unwrap().to_string();
+                assert!(message.contains(&bad.to_string()), "{message}");
+            }
+            let pool = Pool::pinned(&cores).unwrap();
+            assert_eq!((pool.threads(), allowed()), (cores.len(), cores[0].to_string()));
+            let seen = std::sync::Mutex::new(std::collections::BTreeSet::new());
+            let all = std::sync::Barrier::new(cores.len());
+            pool.run(cores.len(), &|_, _| {
+                // Nobody does two parts.
+                all.wait();
+                seen.lock().unwrap().insert(allowed());
+            });
+            assert_eq!(seen.into_inner().unwrap(), cores.iter().map(usize::to_string).collect());
+        };
+        std::thread::spawn(test).join().unwrap();
     }
 
     #[test]

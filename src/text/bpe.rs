@@ -27,33 +27,46 @@ const BYTES: [u16; 256 + 68] = {
     table
 };
 
-fn byte_of(c: char) -> Option<u8> {
-    BYTES.get(c as usize).and_then(|&byte| u8::try_from(byte).ok())
+/// What the first character of a spelling in UTF-8 stands for, if that is a byte, and the rest. Only characters of one or
+/// two bytes of UTF-8 stand for any.
+fn first_byte(spelling: &[u8]) -> Option<(u8, &[u8])> {
+    let (c, rest) = match spelling {
+        [a @ 0..0x80, rest @ ..] => (*a as usize, rest),
+        [a @ 0xc2..0xe0, b @ 0x80..0xc0, rest @ ..] => ((*a as usize & 31) << 6 | *b as usize & 63, rest),
+        _ => return None,
+    };
+    let byte = BYTES.get(c).and_then(|&byte| u8::try_from(byte).ok())?;
+    Some((byte, rest))
 }
 
 /// Appends the bytes that `spelling` stands for; if a character stands for none, appends nothing and says so.
-fn write_bytes(spelling: &str, out: &mut Vec<u8>) -> bool {
+fn write_bytes(mut spelling: &[u8], out: &mut Vec<u8>) -> bool {
     let start = out.len();
-    for c in spelling.chars() {
-        match byte_of(c) {
-            Some(byte) => out.push(byte),
-            None => {
-                out.truncate(start);
-                return false;
-            }
-        }
+    while !spelling.is_empty() {
+        let Some((byte, rest)) = first_byte(spelling) else {
+            out.truncate(start);
+            return false;
+        };
+        out.push(byte);
+        spelling = rest;
     }
     true
 }
 
 /// Appends the bytes of two spellings with a space between, and gives where the second begins.
-fn write_pair(line: &str, out: &mut Vec<u8>) -> Option<usize> {
+fn write_pair(mut line: &[u8], out: &mut Vec<u8>) -> Option<usize> {
     let mut middle = None;
-    for c in line.chars() {
-        match byte_of(c) {
-            Some(byte) => out.push(byte),
+    while let [first, after @ ..] = line {
+        match first_byte(line) {
+            Some((byte, rest)) => {
+                out.push(byte);
+                line = rest;
+            }
             // No byte is spelled by a space.
-            None if c == ' ' && middle.is_none() => middle = Some(out.len()),
+            None if *first == b' ' && middle.is_none() => {
+                middle = Some(out.len());
+                line = after;
+            }
             None => return None,
         }
     }
@@ -61,16 +74,16 @@ fn write_pair(line: &str, out: &mut Vec<u8>) -> Option<usize> {
 }
 
 /// Appends a token's bytes; says whether its bytes are what text is made of.
-pub(super) fn write_token(spelling: &str, kind: TokenKind, out: &mut Vec<u8>) -> bool {
+pub(super) fn write_token(spelling: &[u8], kind: TokenKind, out: &mut Vec<u8>) -> bool {
     let start = out.len();
     let spelled = write_bytes(spelling, out);
     if matches!(kind, TokenKind::Normal | TokenKind::Unused) && spelled {
         return true;
     }
     // The others are spelled as they are, and known to merges only if that is the same.
-    let same = spelled && &out[start..] == spelling.as_bytes();
+    let same = spelled && &out[start..] == spelling;
     out.truncate(start);
-    out.extend_from_slice(spelling.as_bytes());
+    out.extend_from_slice(spelling);
     same
 }
 
@@ -90,18 +103,21 @@ pub(super) struct Bpe {
 }
 
 impl Bpe {
-    /// `merges`: lines of two spellings with a space between, best first.
+    /// `merges`: lines of two spellings in UTF-8 with a space between, best first.
     pub fn new<'a>(
         splitter: &'static Splitter,
         vocab: &Vocab,
-        merges: impl ExactSizeIterator<Item = &'a str>,
+        merges: impl ExactSizeIterator<Item = &'a [u8]>,
     ) -> Result<Self> {
         let (n, key) = (merges.len(), vocab.key);
         let bytes = core::array::from_fn(|b| vocab.find_text(&[b as u8]).unwrap_or(NONE));
         let mut bpe = Bpe { splitter, merges: Vec::with_capacity(n), slots: Slots::with_capacity(n), bytes, key };
         let mut pair = Vec::new();
         for (rank, line) in merges.enumerate() {
-            let wrong = |what| Error::corrupt(format!("merge {rank}, {:?}, {what}", printable(line)), 0);
+            let wrong = |what| {
+                let line = String::from_utf8_lossy(line);
+                Error::corrupt(format!("merge {rank}, {:?}, {what}", printable(&line)), 0)
+            };
             pair.clear();
             let middle = write_pair(line, &mut pair).ok_or_else(|| wrong("is not two pieces"))?;
             let find = |piece: &[u8]| vocab.find(piece).ok_or_else(|| wrong("names a piece that is no token"));

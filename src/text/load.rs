@@ -118,18 +118,21 @@ impl Tokenizer {
         let mut vocab = Vocab::with_capacity(n, tokens.data().len() - 8 * n, Key::new(&fingerprint));
         let mut named = Named::new();
         let mut bytes = [NONE; 256];
-        for (id, (spelling, &kind)) in tokens.strings()?.zip(&kinds).enumerate() {
+        for (id, (piece, &kind)) in tokens.pieces()?.zip(&kinds).enumerate() {
             let mut kind = TokenKind::from_file(kind);
-            if let Some(forced) = role_kind(spelling) {
-                named.entry(spelling).or_insert(id as u32);
+            let spelling = || core::str::from_utf8(piece).unwrap_or_default();
+            if matches!(piece, [b'<' | b'[' | b'_', ..])
+                && let Some(forced) = role_kind(spelling())
+            {
+                named.entry(spelling()).or_insert(id as u32);
                 kind = forced;
             }
             vocab.push(kind, |out| match splitter {
-                Some(_) => Ok(bpe::write_token(spelling, kind, out)),
-                None => spm::write_token(spelling, kind, out),
+                Some(_) => Ok(bpe::write_token(piece, kind, out)),
+                None => spm::write_token(spelling(), kind, out),
             })?;
             if splitter.is_none()
-                && let Some(byte) = spm::byte_token(spelling)
+                && let Some(byte) = spm::byte_token(spelling())
             {
                 bytes[byte as usize] = id as u32;
             }
@@ -164,7 +167,7 @@ impl Tokenizer {
             }
         }
         let method = match (splitter, merges) {
-            (Some(splitter), Some(merges)) => Method::Bpe(Box::new(Bpe::new(splitter, &vocab, merges.strings()?)?)),
+            (Some(splitter), Some(merges)) => Method::Bpe(Box::new(Bpe::new(splitter, &vocab, merges.pieces()?)?)),
             _ => {
                 let (space, extra) = (flag("add_space_prefix", true)?, flag("remove_extra_whitespaces", false)?);
                 Method::Spm(Box::new(Spm::new(&vocab, &scores, bytes, unknown, space, extra)))
@@ -193,11 +196,8 @@ impl Tokenizer {
     }
 }
 
-/// The kind that a well-known spelling has whatever the file says.
+/// The kind that a well-known spelling has whatever the file says. All of them begin with `<`, `[` or `_`.
 fn role_kind(spelling: &str) -> Option<TokenKind> {
-    if !spelling.starts_with(['<', '[', '_']) {
-        return None;
-    }
     if SHOWN.contains(&spelling) {
         return Some(TokenKind::UserDefined);
     }

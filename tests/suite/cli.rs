@@ -386,6 +386,12 @@ fn a_model_is_measured() {
         assert!(row["compare_ratio"].is_null());
     }
     let text = |more: &[&str]| String::from_utf8(mynah(&[&args[..], more].concat()).stdout).unwrap();
+    if cfg!(target_os = "linux") {
+        let bound = mynah(&["bench", "-m", &model, "-p", "0", "-n", "2", "-r", "1", "--cpus", "0"]);
+        assert!(String::from_utf8(bound.stdout).unwrap().contains("tg2"));
+        assert_eq!(status(&["run", "-m", &model, "-p", "x", "-n", "1", "--cpus", "0"]), 0);
+        assert_eq!(status(&["run", "-m", &model, "-p", "x", "-n", "1", "--cpus", "0", "--threads", "1"]), 2);
+    }
     assert!(text(&[]).contains("tg2") && text(&["--markdown"]).contains("| tg2 "));
 
     // Its own lines, and those of llama-bench, can be compared with.
@@ -447,6 +453,9 @@ fn bench_refuses_what_it_cannot_measure() {
         &["-p", "100000"],
         &["-t", "0"],
         &["-t", "1,2,1"],
+        &["--cpus", "0,x"],
+        &["--cpus", "0,9999"],
+        &["--cpus", "0", "-t", "2"],
         &["-r", "0"],
         &["--backend", "abacus"],
         &["--backend", "plain,plain"],

@@ -50,6 +50,9 @@ fn every_command_runs() {
     for name in ["notes.txt", "other.txt"] {
         std::fs::write(dir.path().join(name), mynah::base::NOTES).unwrap();
     }
+    let other =
+        "{\"model_filename\": \"model.gguf\", \"n_prompt\": 512, \"n_gen\": 0, \"n_threads\": 1, \"avg_ts\": 9.0}\n";
+    std::fs::write(dir.path().join("llama-bench.jsonl"), other).unwrap();
     let run = |program: &Path, args: &[String]| {
         let out = Command::new(program).args(args).current_dir(dir.path()).output().unwrap();
         assert!(out.status.success(), "{program:?} {args:?}: {}", String::from_utf8_lossy(&out.stderr));

@@ -6,6 +6,7 @@ use crate::args::{Bench, Usage, setting};
 use crate::meter::{self, Meter};
 use crate::{Outcome, out};
 use anyhow::bail;
+use mynah::kernel::pool::bind;
 use mynah::kernel::{self, Acts8, Compute, Kernels, PLAIN, Pool, Tile, View};
 use mynah::nn::attention::{self, Heads, Memory};
 use mynah::nn::linear::{self, Input, Path};
@@ -332,6 +333,9 @@ fn formats(args: &Bench) -> anyhow::Result<Vec<&'static Format>> {
 pub fn bench(args: &Bench, json: bool) -> anyhow::Result<Outcome> {
     let backends = super::backends(args, || Ok(kernel::available()))?;
     let (formats, threads) = (formats(args)?, threads(args)?);
+    if let Some(&core) = args.cpus.first() {
+        setting(bind(core))?;
+    }
     let mut random = Random(1);
     let mut bed = Bed::new(&mut random);
     let steps = formats.len() * (backends.len() + 1) + backends.len() * 2;
@@ -368,14 +372,14 @@ pub fn bench(args: &Bench, json: bool) -> anyhow::Result<Outcome> {
             .push(PIECES.iter().map(|piece| piece.amount / time(|| (piece.run)(&cx, &mut bed))).collect::<Vec<f64>>());
     }
     let mut limits: Vec<Vec<Limits>> = Vec::new();
-    for (i, k) in backends.iter().enumerate() {
+    for k in &backends {
         step(&format!("limits of {}", k.name));
-        let of = |(j, t): (usize, &usize)| match i {
-            0 => machine::limits(k, *t),
+        let of = |(i, t): (usize, &usize)| match limits.first() {
             // Memory is the same for all.
-            _ => Limits { bytes: limits[0][j].bytes, ..machine::arithmetic(k, *t) },
+            Some(first) => machine::arithmetic(k, *t, &args.cpus, first[i].bytes),
+            None => machine::limits(k, *t, &args.cpus),
         };
-        limits.push(threads.iter().enumerate().map(of).collect());
+        limits.push(setting(threads.iter().enumerate().map(of).collect())?);
     }
     meter.done();
 

@@ -2,6 +2,8 @@
 
 use mynah::kernel::Kernels;
 use mynah::kernel::peak::{self, Unit};
+use mynah::kernel::pool::bind;
+use std::hint::black_box;
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
@@ -26,18 +28,25 @@ pub struct Limits {
 }
 
 /// Amounts a second of `threads` that all do `work`, which says how much it did; each first makes itself ready.
-fn together<T>(threads: usize, ready: impl Fn() -> T + Sync, work: impl Fn(&T) -> u64 + Sync) -> f64 {
+fn together<T>(
+    threads: usize,
+    cpus: &[usize],
+    ready: impl Fn() -> T + Sync,
+    work: impl Fn(&T) -> u64 + Sync,
+) -> mynah::Result<f64> {
     let start = Barrier::new(threads);
-    let turns = |_| {
+    let turns = |i: usize| {
+        let bound = cpus.get(i).map_or(Ok(()), |core| bind(*core));
         let state = ready();
-        std::array::from_fn(|_| {
+        let turns = std::array::from_fn(|_| {
             start.wait();
             let begin = Instant::now();
             let done = work(&state);
             (begin, Instant::now(), done)
-        })
+        });
+        bound.map(|()| turns)
     };
-    let all: Vec<[(Instant, Instant, u64); TRIES]> = std::thread::scope(|scope| {
+    let all: mynah::Result<Vec<[(Instant, Instant, u64); TRIES]>> = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..threads)
             .map(|i| {
                 scope.spawn({
@@ -48,6 +57,7 @@ fn together<T>(threads: usize, ready: impl Fn() -> T + Sync, work: impl Fn(&T) -
             .collect();
         threads.into_iter().map(|t| t.join().expect("a measuring thread")).collect()
     });
+    let all = all?;
     let rate = |turn: usize| {
         let turns = all.iter().map(|turns| turns[turn]);
         let begin = turns.clone().map(|(begin, ..)| begin).min();
@@ -55,21 +65,21 @@ fn together<T>(threads: usize, ready: impl Fn() -> T + Sync, work: impl Fn(&T) -
         let seconds = end.zip(begin).map_or(f64::INFINITY, |(end, begin)| (end - begin).as_secs_f64());
         turns.map(|(.., done)| done).sum::<u64>() as f64 / seconds
     };
-    (0..TRIES).map(rate).fold(0.0, f64::max)
+    Ok((0..TRIES).map(rate).fold(0.0, f64::max))
 }
 
 /// Bytes a second that `threads` read from memory.
-pub fn bandwidth(threads: usize) -> f64 {
-    let words = |data: &Vec<u64>| {
-        std::hint::black_box(peak::read(std::hint::black_box(data)));
+fn bandwidth(threads: usize, cpus: &[usize]) -> mynah::Result<f64> {
+    let read = |data: &Vec<u64>| {
+        black_box(peak::read(black_box(data)));
         8 * data.len() as u64
     };
-    together(threads, || vec![1u64; WORDS], words)
+    together(threads, cpus, || vec![1u64; WORDS], read)
 }
 
 /// Operations a second of `threads` in a loop of this unit, if the backend has one.
-pub fn operations(k: &Kernels, unit: Unit, threads: usize) -> Option<f64> {
-    let peak = peak::peaks(k).into_iter().find(|p| p.unit == unit)?;
+fn operations(k: &Kernels, unit: Unit, threads: usize, cpus: &[usize]) -> mynah::Result<Option<f64>> {
+    let Some(peak) = peak::peaks(k).into_iter().find(|p| p.unit == unit) else { return Ok(None) };
     // Long enough that starting the threads does not count.
     let mut rounds = 1000;
     loop {
@@ -80,16 +90,16 @@ pub fn operations(k: &Kernels, unit: Unit, threads: usize) -> Option<f64> {
         }
         rounds *= 2;
     }
-    Some(together(threads, || (), |_| (peak.work)(rounds)))
+    together(threads, cpus, || (), |_| (peak.work)(rounds)).map(Some)
 }
 
-/// The limits of a backend's instructions with `threads`.
-pub fn arithmetic(k: &Kernels, threads: usize) -> Limits {
-    let of = |unit| operations(k, unit, threads);
-    Limits { bytes: f64::NAN, float: of(Unit::Float), int8: of(Unit::Int8), bf16: of(Unit::Bf16) }
+/// The limits of a backend's instructions with `threads`, on the first of `cpus` if there are any.
+pub fn arithmetic(k: &Kernels, threads: usize, cpus: &[usize], bytes: f64) -> mynah::Result<Limits> {
+    let of = |unit| operations(k, unit, threads, cpus);
+    Ok(Limits { bytes, float: of(Unit::Float)?, int8: of(Unit::Int8)?, bf16: of(Unit::Bf16)? })
 }
 
-/// All limits of a backend with `threads`.
-pub fn limits(k: &Kernels, threads: usize) -> Limits {
-    Limits { bytes: bandwidth(threads), ..arithmetic(k, threads) }
+/// All limits of a backend, likewise.
+pub fn limits(k: &Kernels, threads: usize, cpus: &[usize]) -> mynah::Result<Limits> {
+    arithmetic(k, threads, cpus, bandwidth(threads, cpus)?)
 }

@@ -229,7 +229,8 @@ pub fn bench(args: &Bench, path: &Path, json: bool) -> anyhow::Result<Outcome> {
     let file = path.file_name().map_or_else(|| path.to_string_lossy(), |n| n.to_string_lossy());
     let others = args.compare.as_ref().map(|other| compare::read(other, &printable(&file))).transpose()?;
     let threads = super::threads(args)?;
-    let compute = Compute { kernels, pool: Pool::new(threads.iter().copied().max().unwrap_or(1)) };
+    let pool = setting(load::pool(threads.iter().copied().max(), &args.cpus))?;
+    let compute = Compute { kernels, pool };
     if let Some(most) = threads.iter().max().filter(|t| **t > compute.pool.threads()) {
         anyhow::bail!("the system gives {} threads, not {most}", compute.pool.threads());
     }
@@ -244,7 +245,8 @@ pub fn bench(args: &Bench, path: &Path, json: bool) -> anyhow::Result<Outcome> {
         loads.push(load(args, path, &compute, context)?.load);
     }
     let load = middle(&loads);
-    let limits: Vec<Limits> = threads.iter().map(|t| machine::limits(kernels, *t)).collect();
+    let limits: Vec<Limits> =
+        threads.iter().map(|t| machine::limits(kernels, *t, &args.cpus)).collect::<mynah::Result<_>>()?;
 
     let mut rows = Vec::new();
     for (i, &test) in tests.iter().enumerate() {
