@@ -5,10 +5,11 @@
 //! what they remember, and how many rows go through the model together. Where that is not enough it says what would be.
 //! The slices of the vocabulary stay as they are: the bits of a loss depend on their width, and a thread's slice is small.
 
-use super::Config;
 use super::backprop::{self, Keep};
 use super::batch::Example;
 use super::lower::Lower;
+use super::objective::Shape;
+use super::{Config, Gradient};
 use crate::adapter::{Adapter, Kind, Linear, Size, Spec, lowrank};
 use crate::error::Result;
 use crate::model::block::Grads;
@@ -206,13 +207,19 @@ impl Run<'_> {
         let full = matches!(self.subject, Subject::Weights);
         let moments = (self.config.optimizer.settings()?.0.bytes)(&parts);
         let blocks = h.layers - lowest;
-        let (n, counted) = self.rows.worst(self.batch);
+        let zeroth = self.config.gradient != Gradient::Backward;
+        let (n, completions) = self.rows.worst(self.batch);
+        let counted = if self.config.objective.settings()?.0.prompts { n } else { completions };
         let (all, _) = self.rows.worst(self.step);
         let longest = self.rows.longest;
-        let stores = self.config.keep.blocks(h, n, blocks, self.config.precision);
-        let kept =
-            blocks * self.config.precision.bytes(n * h.width) + stores * Kept::bytes(h, n, self.config.precision);
-        let ends = f * (2 * n * h.width + counted * (backprop::HEAD_ROWS * h.width + 2)) + f * n * rank;
+        let precision = self.config.precision;
+        // Without a way back nothing stays for it; instead a copy of the parameters and a direction.
+        let stores = if zeroth { 0 } else { self.config.keep.blocks(h, n, blocks, precision) };
+        let kept = blocks * precision.bytes(n * h.width) + stores * Kept::bytes(h, n, precision);
+        let kept = if zeroth { 0 } else { kept };
+        let back = if zeroth { 2 * f * size.params } else { f * n * h.width + Grads::bytes(h, n, longest) };
+        let head_rows = if zeroth { backprop::HEAD_ROWS / 2 } else { backprop::HEAD_ROWS };
+        let ends = f * (n * h.width + counted * (head_rows * h.width + 2)) + f * n * rank;
 
         let store = if self.lower && lowest > 0 { Lower::bytes(h.width, n) } else { 0 };
 
@@ -227,16 +234,16 @@ impl Run<'_> {
             // A step makes new ones beside the old.
             weights: if full { 2 * f * size.params } else { 0 },
             adapter: if full { 0 } else { f * (size.params + size.derived) },
-            gradients: f * (size.params + size.gathered),
+            gradients: f * (size.params + if zeroth { 0 } else { size.gathered }),
             moments,
-            activations: kept + Acts::bytes(h, n) + Grads::bytes(h, n, longest) + ends + store,
+            activations: kept + Acts::bytes(h, n) + ends + back + store,
             kept,
             scratch: threads * logits.max(attention).max(decoded),
             logits,
             attention,
             decoded,
-            // Tokens, positions, rows and targets, some of them in vectors that were doubled to grow.
-            batch: 48 * all,
+            // Tokens, positions, rows, targets and owners, some of them in vectors that were doubled to grow.
+            batch: 64 * all,
             // An adapter's halves, and the file around them; a model's singles, and the file; an adapter's file in singles,
             // and a checkpoint of it, or of all weights, and of the optimiser's state.
             file: match (full, self.checkpoints) {
@@ -260,8 +267,15 @@ impl Run<'_> {
         if let Some(fitting) = self.fastest(bytes)? {
             return Ok(Ok(fitting));
         }
-        let least = self.with(1, 0).plan()?;
+        let least = self.with(self.least_batch()?, 0).plan()?;
         Ok(Err(Refusal { least, would_fit: self.ways(bytes)? }))
+    }
+
+    /// The fewest rows that may go through the model together. What learns from verdicts estimates a threshold from those
+    /// that do: they stay together.
+    fn least_batch(&self) -> Result<usize> {
+        let together = self.config.objective.settings()?.0.shape == Shape::Verdict;
+        Ok(if together { self.batch.min(self.step) } else { 1 })
     }
 
     fn with(&self, batch: usize, whole: usize) -> Self {
@@ -275,6 +289,7 @@ impl Run<'_> {
     fn fastest(&self, bytes: usize) -> Result<Option<(Self, Plan)>> {
         let mut best: Option<(f64, Self, Plan)> = None;
         let mut batch = self.batch.min(self.step).max(1);
+        let least = self.least_batch()?;
         loop {
             // What fits with `whole` blocks fits with fewer.
             let blocks = self.with(batch, 0).plan()?.blocks;
@@ -295,7 +310,7 @@ impl Run<'_> {
                     best = Some((work, run, plan));
                 }
             }
-            if batch == 1 {
+            if batch <= least {
                 return Ok(best.map(|b| (b.1, b.2)));
             }
             batch = batch.div_ceil(2);
