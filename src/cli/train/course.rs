@@ -163,7 +163,8 @@ impl<'a> Course<'a> {
 
     /// The next step. One that had to be discarded moved nothing but the place in the data.
     fn step(&mut self) -> anyhow::Result<Result<Report, mynah::Error>> {
-        // How many rows go through together changes no bit of the step.
+        // How many rows go through together changes no bit of the step, but for objectives that estimate a threshold from
+        // those that do; plans leave these together.
         let step: Vec<&[usize]> = self.order.next_step().concat().iter().map(|&i| &*self.rows[i]).collect();
         let rows: Vec<Vec<usize>> = step.chunks(self.micro).map(<[_]>::concat).collect();
         let batches: Vec<Vec<Example>> =
