@@ -3,10 +3,15 @@
 use crate::kernel::{Compute, Tile, View};
 use crate::math;
 use crate::quant::Matrix;
+use core::ops::Range;
 use std::prelude::v1::*;
 
-/// Vocabulary rows that are decoded and multiplied together.
-const SLICE: usize = 128;
+/// Vocabulary rows whose logits are held at once.
+const LOGITS: usize = 128;
+
+/// Of these, how many may be decoded together: with fewer than the first a thread holds less and, for gradients, decodes
+/// them twice. The bits are the same.
+pub const SLICES: [usize; 4] = [LOGITS, 64, 32, 16];
 
 /// Rows of one part of the work: rows are independent, so how many a thread takes changes no bit; fewer parts decode the
 /// vocabulary less often.
@@ -14,17 +19,17 @@ fn part_rows(n: usize, threads: usize) -> usize {
     n.div_ceil(threads).clamp(1, 128)
 }
 
-/// Values that [`log_probs`] holds for each thread, for `n` rows of `width` values.
-pub fn scratch(width: usize, n: usize, threads: usize) -> usize {
-    let rows = part_rows(n, threads);
-    SLICE * width + rows * (SLICE + 3)
+/// Values that [`log_probs`] holds for each thread, for `n` rows of `width` values, with a slice of [`SLICES`].
+pub fn scratch(width: usize, n: usize, threads: usize, slice: usize) -> usize {
+    slice * width + part_rows(n, threads) * (LOGITS + 3)
 }
 
 /// `logp[i] = ln softmax(x[i] · Wᵀ)[targets[i]]`, and its gradient with respect to the input,
 /// `g[i] = W[targets[i]] − Σ_v softmax_v · W[v]`, if `g` is there. One pass: the sum over the vocabulary is kept under a
 /// running maximum and rescaled when that rises, so neither logits nor a second product is needed, and an objective may
 /// weigh the rows afterwards. `norm[i]` becomes `ln Σ_v exp(z_v)`.
-/// x, g: `[N, C]`, W: `[V, C]`, logp, norm: `[N]`, overwritten.
+/// x, g: `[N, C]`, W: `[V, C]`, logp, norm: `[N]`, overwritten. `slice` is one of [`SLICES`].
+#[allow(clippy::too_many_arguments)]
 pub fn log_probs(
     cx: &Compute,
     w: &Matrix,
@@ -33,6 +38,7 @@ pub fn log_probs(
     logp: &mut [f32],
     norm: &mut [f32],
     g: Option<&mut [f32]>,
+    slice: usize,
 ) {
     let (n, c, k) = (x.n, w.cols, cx.kernels);
     let with_grad = g.is_some();
@@ -45,7 +51,7 @@ pub fn log_probs(
         let m = logp.n();
         let first = part * granule;
         let x = x.rows(first..first + m);
-        let [tile, z, state] = scratch.three(SLICE * c, m * SLICE, 3 * m);
+        let [tile, z, state] = scratch.three(slice * c, m * LOGITS, 3 * m);
         let (max, rest) = state.split_at_mut(m);
         let (sum, hit) = rest.split_at_mut(m);
         max.fill(f32::NEG_INFINITY);
@@ -53,12 +59,13 @@ pub fn log_probs(
         for i in 0..m {
             g.row(i).fill(0.0);
         }
-        for start in (0..w.rows).step_by(SLICE) {
-            let count = SLICE.min(w.rows - start);
-            (k.decode)(w, start..start + count, 0..c, &mut tile[..count * c]);
-            let slice = View::new(&tile[..count * c], count, c);
+        for start in (0..w.rows).step_by(LOGITS) {
+            let count = LOGITS.min(w.rows - start);
             let z = &mut z[..m * count];
-            (k.dots)(x, slice, &mut Tile::new(z, m, count));
+            for piece in pieces(count, slice) {
+                let rows = decode(cx, w, start, &piece, tile);
+                (k.dots)(x, rows, &mut Tile::new(z, m, count).part(0..m, piece));
+            }
             for (i, z) in z.chunks_exact_mut(count).enumerate() {
                 let target = targets[first + i] as usize;
                 if (start..start + count).contains(&target) {
@@ -84,7 +91,16 @@ pub fn log_probs(
                 sum[i] += part;
             }
             if with_grad {
-                (k.sums)(View::new(z, m, count), slice, &mut g);
+                let z = View::new(z, m, count);
+                for piece in pieces(count, slice) {
+                    // One piece is still there.
+                    let rows = if count <= slice {
+                        View::new(tile, count, c)
+                    } else {
+                        decode(cx, w, start, &piece, tile)
+                    };
+                    (k.sums)(z.cols(piece), rows, &mut g);
+                }
             }
         }
         for i in 0..m {
@@ -103,12 +119,24 @@ pub fn log_probs(
     });
 }
 
+/// Ranges of at most `size` that make up `0..count`.
+fn pieces(count: usize, size: usize) -> impl Iterator<Item = Range<usize>> {
+    (0..count).step_by(size).map(move |at| at..(at + size).min(count))
+}
+
+/// Rows `piece` of those from `start` on, decoded into `tile`.
+fn decode<'a>(cx: &Compute, w: &Matrix, start: usize, piece: &Range<usize>, tile: &'a mut [f32]) -> View<'a> {
+    let tile = &mut tile[..piece.len() * w.cols];
+    (cx.kernels.decode)(w, start + piece.start..start + piece.end, 0..w.cols, tile);
+    View::new(tile, piece.len(), w.cols)
+}
+
 /// `dW += dlogitsᵀ · x` for an output matrix that is trained itself, with `dlogits[i] = c[i] · (onehot − softmax)`
 /// computed again slice by slice under the `norm` of [`log_probs`]. x: `[N, C]`, c, norm: `[N]`, dw: `[V, C]`.
 pub fn backward_weights(cx: &Compute, w: &Matrix, x: View, targets: &[u32], c: &[f32], norm: &[f32], dw: &mut [f32]) {
     let (n, k) = (x.n, cx.kernels);
-    cx.pool.rows([Tile::new(dw, w.rows, w.cols)], [SLICE], &|part, [mut dw], scratch| {
-        let (start, count) = (part * SLICE, dw.n());
+    cx.pool.rows([Tile::new(dw, w.rows, w.cols)], [LOGITS], &|part, [mut dw], scratch| {
+        let (start, count) = (part * LOGITS, dw.n());
         let [tile, z] = scratch.two(count * w.cols, n * count);
         (k.decode)(w, start..start + count, 0..w.cols, tile);
         (k.dots)(x, View::new(tile, count, w.cols), &mut Tile::new(z, n, count));

@@ -1,5 +1,6 @@
 //! One pass forward and one back over a batch: from examples to a loss and gradients.
 
+use super::Config;
 use super::batch::Batch;
 use super::lower::Lower;
 use crate::adapter::{Adapter, Linear, Site};
@@ -58,6 +59,7 @@ pub(super) type Grading<'a> = dyn FnMut(&[f64], &mut [f32]) -> f64 + 'a;
 pub(super) struct Backprop {
     keep: Keep,
     precision: Precision,
+    slice: usize,
     /// Where outputs of frozen blocks are kept.
     pub(super) lower: Option<Lower>,
     inputs: Vec<Stored>,
@@ -76,10 +78,11 @@ pub(super) struct Backprop {
 }
 
 impl Backprop {
-    pub(super) fn new(keep: Keep, precision: Precision) -> Self {
+    pub(super) fn new(config: &Config) -> Self {
         Backprop {
-            keep,
-            precision,
+            keep: config.keep,
+            precision: config.precision,
+            slice: config.slice,
             lower: None,
             inputs: Vec::new(),
             kept: Vec::new(),
@@ -185,7 +188,7 @@ impl Backprop {
         );
         let (logp, norms) = (room(&mut self.logp, n), room(&mut self.norms, n));
         let g = if grad { Some(room(&mut self.dnormed, n * d)) } else { None };
-        head::log_probs(&m.compute, m.weights.head(), View::new(normed, n, d), &batch.targets, logp, norms, g);
+        head::log_probs(&m.compute, m.weights.head(), View::new(normed, n, d), &batch.targets, logp, norms, g, self.slice);
         batch.sum(logp)
     }
 

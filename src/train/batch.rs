@@ -21,6 +21,8 @@ pub struct Example {
     pub other: Option<Box<Example>>,
     /// `ln p` of the completion under the reference model, in nats, once it is known.
     pub reference: Option<f64>,
+    /// The line of the file that it was read from, from 1, where files have lines.
+    pub line: Option<usize>,
 }
 
 impl Example {

@@ -42,10 +42,10 @@ pub struct Reader<'a> {
     pub limits: Limits,
 }
 
-/// Identity of rows: BLAKE3 of all that the data say of them, so not of what a reference says.
+/// Identity of rows: BLAKE3 of all that the data say of them, so not of what a reference says, nor of where they stand.
 pub fn digest(rows: &[Example]) -> [u8; 32] {
     fn add(hash: &mut blake3::Hasher, row: &Example) {
-        let Example { tokens, counts, weight, good, other, reference: _ } = row;
+        let Example { tokens, counts, weight, good, other, reference: _, line: _ } = row;
         hash.update(&(tokens.len() as u64).to_le_bytes());
         tokens.iter().for_each(|t| _ = hash.update(&t.to_le_bytes()));
         counts.iter().for_each(|c| _ = hash.update(&[u8::from(*c)]));
@@ -154,7 +154,7 @@ impl Reader<'_> {
             out.cut += usize::from(example.sequences().any(|e| e.tokens.len() > self.ctx));
             let mut example = example;
             let other = example.other.take().map(|o| Box::new(self.cut(*o)));
-            let example = Example { other, ..self.cut(example) };
+            let example = Example { other, line: Some(number), ..self.cut(example) };
             let counts = example.sequences().all(|e| e.counted() > 0);
             if counts { out.examples.push(example) } else { out.skipped += 1 }
         }

@@ -44,6 +44,7 @@ use crate::adapter::Adapter;
 use crate::error::{Error, Result};
 use crate::model::weights::Places;
 use crate::model::{Model, Precision};
+use crate::nn::head;
 use backprop::Backprop;
 use batch::Batch;
 use objective::{Objective, Rewards, Shape, Tally, Totals};
@@ -74,6 +75,9 @@ pub struct Config {
     pub keep: Keep,
     /// How they are stored. Halves round what the way back reads, so gradients are rounded; losses are not.
     pub precision: Precision,
+    /// Rows of the output matrix that a thread decodes together, one of [`head::SLICES`]: fewer take less memory and more
+    /// time.
+    pub slice: usize,
 }
 
 /// Where gradients come from.
@@ -98,6 +102,7 @@ impl Default for Config {
             optimizer: optim::Spec::default(),
             keep: Keep::Auto,
             precision: Precision::F32,
+            slice: head::SLICES[0],
         }
     }
 }
@@ -111,6 +116,10 @@ impl Config {
         finite("gradient clip", self.clip, self.clip >= 0.0)?;
         if let Gradient::Zeroth(zeroth) = &self.gradient {
             zeroth.check()?;
+        }
+        if !head::SLICES.contains(&self.slice) {
+            let why = format!("{} at a time; they are decoded by {:?}", self.slice, head::SLICES);
+            return Err(Error::invalid("rows of the output matrix", why));
         }
         if self.steps == 0 {
             return Err(Error::invalid("steps", "0 steps train nothing"));
@@ -226,7 +235,7 @@ impl Trainer {
             kind,
             objective: (kind.create)(options),
             optimizer: (optimizer.create)(settings, parts),
-            backprop: Backprop::new(config.keep, config.precision),
+            backprop: Backprop::new(&config),
             grads: vec![0.0; params],
             acc: vec![0.0; acc],
             step: 0,

@@ -2,8 +2,8 @@
 //!
 //! A [`Run`] says what is to be trained on what; [`Run::plan`] adds up what the trainer and its passes will reserve, from
 //! the same sizes by which they reserve it. [`Run::fit`] chooses what changes no bit of the result: how many blocks keep
-//! what they remember, and how many rows go through the model together. Where that is not enough it says what would be.
-//! The slices of the vocabulary stay as they are: the bits of a loss depend on their width, and a thread's slice is small.
+//! what they remember, how many rows go through the model together, and how much of the output matrix is decoded at a
+//! time. Where that is not enough it says what would be.
 
 use super::backprop::{self, Keep};
 use super::batch::Example;
@@ -131,6 +131,8 @@ pub struct Plan {
     pub file: usize,
     /// Rows that go through the model together.
     pub micro: usize,
+    /// Rows of the output matrix that a thread decodes together.
+    pub slice: usize,
     /// Upper blocks whose products are not done twice, the last one included.
     pub whole: usize,
     /// Blocks the way back goes through.
@@ -223,7 +225,7 @@ impl Run<'_> {
 
         let store = if self.lower && lowest > 0 { Lower::bytes(h.width, n) } else { 0 };
 
-        let logits = f * head::scratch(h.width, counted, threads);
+        let logits = f * head::scratch(h.width, counted, threads, self.config.slice);
         let attention = f * attention::scratch(h.heads, longest);
         let block = &m.weights.blocks[lowest.min(h.layers - 1)];
         let tile = Linear::ALL.iter().map(|l| linear::scratch(block.linear(*l))).max().unwrap_or(0);
@@ -253,22 +255,36 @@ impl Run<'_> {
                 (true, true) => 4 * size.params + moments.max(4 * size.params),
             },
             micro: self.batch.min(self.step),
+            slice: self.config.slice,
             whole: (stores + 1).min(blocks),
             blocks,
         })
     }
 
-    /// The same run with the micro-batch and the kept blocks that fit `bytes` and are fastest; its results are the same
-    /// in every bit unless activations are kept as halves.
+    /// The same run with the micro-batch and the kept blocks that fit `bytes` and are fastest, and the output matrix in
+    /// narrower slices if nothing else fits; its results are the same in every bit unless activations are kept as halves.
     ///
     /// # Errors
     /// Those of [`Run::plan`].
     pub fn fit(&self, bytes: usize) -> Result<core::result::Result<(Self, Plan), Refusal>> {
-        if let Some(fitting) = self.fastest(bytes)? {
+        if let Some(fitting) = self.widest(bytes)? {
             return Ok(Ok(fitting));
         }
-        let least = self.with(self.least_batch()?, 0).plan()?;
-        Ok(Err(Refusal { least, would_fit: self.ways(bytes)? }))
+        let mut least = self.with(self.least_batch()?, 0);
+        least.config.slice = least.config.slice.min(head::SLICES[head::SLICES.len() - 1]);
+        Ok(Err(Refusal { least: least.plan()?, would_fit: self.ways(bytes)? }))
+    }
+
+    /// The fastest that fits with the widest slices that do.
+    fn widest(&self, bytes: usize) -> Result<Option<(Self, Plan)>> {
+        for slice in head::SLICES.into_iter().filter(|s| *s <= self.config.slice) {
+            let mut run = self.clone();
+            run.config.slice = slice;
+            if let Some(fitting) = run.fastest(bytes)? {
+                return Ok(Some(fitting));
+            }
+        }
+        Ok(None)
     }
 
     /// The fewest rows that may go through the model together. What learns from verdicts estimates a threshold from those
@@ -328,7 +344,7 @@ impl Run<'_> {
             let kinds = changes(&run, &specs);
             for kind in &kinds {
                 for (change, run) in kind {
-                    if let Some((_, plan)) = run.fastest(bytes)? {
+                    if let Some((_, plan)) = run.widest(bytes)? {
                         found.push(([&before[..], &[*change]].concat(), plan));
                         break;
                     }

@@ -39,6 +39,7 @@ struct Case {
     counted: usize,
     keep: Keep,
     precision: Precision,
+    slice: usize,
     layers: Option<Vec<usize>>,
     optimizer: &'static str,
     checkpoints: bool,
@@ -53,6 +54,7 @@ const SIMPLE: Case = Case {
     counted: 127,
     keep: Keep::Auto,
     precision: Precision::F32,
+    slice: 128,
     layers: None,
     optimizer: "adamw",
     checkpoints: false,
@@ -65,6 +67,7 @@ fn cases() -> Vec<Case> {
         Case { keep: Keep::Blocks(2), batch: 2, ..SIMPLE },
         Case { keep: Keep::All, precision: Precision::F16, batch: 4, threads: 1, ..SIMPLE },
         Case { keep: Keep::All, precision: Precision::Bf16, ctx: 256, counted: 40, ..SIMPLE },
+        Case { keep: Keep::Inputs, slice: 16, ctx: 256, counted: 255, ..SIMPLE },
         Case { kind: "nola", ..SIMPLE },
         Case { kind: "nola", ctx: 32, counted: 31, threads: 3, ..SIMPLE },
         Case { keep: Keep::Inputs, ctx: 256, counted: 255, batch: 4, accumulate: 3, ..SIMPLE },
@@ -85,7 +88,8 @@ fn measured(case: &Case) -> (usize, usize) {
     let base = model.base([0; 32]);
     let spec = Spec { kind: case.kind.into(), layers: case.layers.clone(), ..Spec::default() };
     let optimizer = optim::Spec { kind: case.optimizer.into(), ..optim::Spec::default() };
-    let config = Config { keep: case.keep, precision: case.precision, steps: 2, optimizer, ..Config::default() };
+    let (keep, precision, slice) = (case.keep, case.precision, case.slice);
+    let config = Config { keep, precision, slice, steps: 2, optimizer, ..Config::default() };
     let data = examples(&model, case.batch * case.accumulate, case.ctx, case.counted);
     let run = Run {
         model: &model,
@@ -196,6 +200,38 @@ fn refused(run: &Run, bytes: usize) -> Refusal {
         Ok((_, plan)) => panic!("{} bytes fit {bytes}", plan.total()),
         Err(refusal) => refusal,
     }
+}
+
+#[test]
+fn slices_of_the_output_matrix_change_no_bit() {
+    let model = model(2);
+    let base = model.base([0; 32]);
+    let data = examples(&model, 2, 64, 40);
+    let after = |slice: usize| {
+        let adapter = adapter::create(&Spec::default(), &base).unwrap();
+        let config = Config { slice, steps: 2, ..Config::default() };
+        let mut trainer = Trainer::adapter(&model, adapter, config).unwrap();
+        let reports = [trainer.step(&[&data]).unwrap(), trainer.step(&[&data]).unwrap()];
+        (reports.map(|r| (r.loss.to_bits(), r.grad_norm.to_bits())), trainer.grads().to_vec())
+    };
+    let whole = after(128);
+    for slice in [64, 32, 16] {
+        assert!(after(slice) == whole, "slices of {slice}");
+    }
+    let config = Config { slice: 17, ..Config::default() };
+    let error = Trainer::adapter(&model, adapter::create(&Spec::default(), &base).unwrap(), config).err().unwrap();
+    assert!(error.to_string().contains("17 at a time"), "{error}");
+}
+
+#[test]
+fn the_least_bound_is_met_with_narrow_slices() {
+    let model = model(1);
+    let base = model.base([0; 32]);
+    let spec = Spec { rank: 1, ..Spec::default() };
+    let run = run(&model, Subject::Fresh(&spec, &base), Rows::full(256, 8), 1);
+    let least = refused(&run, 0).least.total();
+    let plan = run.fit(least).unwrap().ok().unwrap().1;
+    assert!(plan.slice < 128 && plan.total() <= least, "{plan:?}");
 }
 
 #[test]

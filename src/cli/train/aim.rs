@@ -1,5 +1,6 @@
 //! The objective of a run: its options, the data in the shape it needs, and what the reference makes of them.
 
+use super::course::places;
 use crate::args::{Teach, Usage, setting};
 use crate::load::Loaded;
 use crate::meter::{self, Meter};
@@ -44,7 +45,7 @@ pub fn shape(args: &Teach, rows: Vec<Example>, context: usize) -> anyhow::Result
         _ => rows,
     };
     if let Some(i) = rows.iter().position(|e| !fits(kind, e)) {
-        let why = format!("{} learns from rows like {}; row {i} (from 0) is not", kind.name, kind.shape.describe());
+        let why = format!("{} learns from rows like {}; {} is not", kind.name, kind.shape.describe(), places(&[i], &rows));
         return Err(Usage::error(why));
     }
     if kind.mismatched && !rows.is_empty() {

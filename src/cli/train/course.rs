@@ -188,10 +188,20 @@ impl<'a> Course<'a> {
             }
             Err(e) => {
                 self.past.discarded += 1;
-                out::say(&format!("{e} (rows {rows:?}, counted from 0)"));
+                out::say(&format!("{e} ({})", self.guilty(&rows.concat())));
                 Err(e)
             }
         })
+    }
+
+    /// Where the rows of a discarded step stand: those whose own loss is not finite or, if all are, every one.
+    fn guilty(&mut self, rows: &[usize]) -> String {
+        let mut finite = |i: usize| {
+            self.trainer.assess(std::slice::from_ref(&self.train[i])).is_ok_and(|found| found.loss.is_finite())
+        };
+        let found: Vec<usize> = rows.iter().copied().filter(|&i| !finite(i)).collect();
+        let named = if found.is_empty() { rows } else { &found };
+        places(named, self.train)
     }
 
     /// Looks at the held-out rows, saves and shows, where it is time to.
@@ -234,6 +244,17 @@ impl<'a> Course<'a> {
         self.past.held_out.push((step, sum / counted as f64));
         Ok(())
     }
+}
+
+/// Which rows these are, for eyes: the lines they were read from, or their numbers.
+pub fn places(rows: &[usize], examples: &[Example]) -> String {
+    let lines: Option<Vec<usize>> = rows.iter().map(|&i| examples[i].line).collect();
+    let (what, from, numbers) = match lines {
+        Some(lines) => ("line", "", lines),
+        None => ("row", ", counted from 0", rows.to_vec()),
+    };
+    let list: Vec<String> = numbers.iter().map(usize::to_string).collect();
+    format!("{what}{} {}{from}", if list.len() == 1 { "" } else { "s" }, list.join(", "))
 }
 
 impl Past {

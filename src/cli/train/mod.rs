@@ -299,6 +299,7 @@ fn config(args: &Teach, method: Method, steps: u64) -> Config {
         precision: args.keep_precision.into(),
         objective: aim::spec(args),
         gradient: aim::gradient(args),
+        ..Config::default()
     }
 }
 

@@ -7,6 +7,7 @@ use crate::{Outcome, meter, out};
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
 use mynah::bytes::map;
+use mynah::nn::head;
 use mynah::train::Config;
 use mynah::train::plan::{self, Change, Plan, Refusal, Rows, Run};
 use serde_json::{Value, json};
@@ -141,6 +142,7 @@ fn machine(p: &Plan) -> Value {
         ("decoded", p.decoded),
         ("total", p.total()),
         ("micro", p.micro),
+        ("slice", p.slice),
         ("whole", p.whole),
         ("blocks", p.blocks),
     ] {
@@ -165,5 +167,9 @@ fn eyes(p: &Plan, run: &Run) -> String {
         (micro, step) if micro == step => format!("{step} rows a step, all together"),
         (micro, step) => format!("{step} rows a step, {micro} at a time"),
     };
-    format!("{table}\n\n{rows}; {} of {} blocks are not computed again\n", p.whole, p.blocks)
+    let slice = match p.slice {
+        slice if slice == head::SLICES[0] => String::new(),
+        slice => format!("; the output matrix is decoded by {slice} rows"),
+    };
+    format!("{table}\n\n{rows}; {} of {} blocks are not computed again{slice}\n", p.whole, p.blocks)
 }

@@ -541,9 +541,9 @@ pub fn unpair(examples: Vec<Example>) -> Vec<Example> {
     for mut e in examples {
         match (e.good, e.other.take()) {
             (None, Some(worse)) => {
-                let weight = e.weight;
+                let Example { weight, line, .. } = e;
                 out.push(e.judged(true));
-                out.push(Example { weight, ..worse.judged(false) });
+                out.push(Example { weight, line, ..worse.judged(false) });
             }
             (_, other) => out.push(Example { other, ..e }),
         }
