@@ -383,6 +383,9 @@ pub struct Teach {
     /// Factor of what was not (kto) [default: 1]
     #[arg(long, value_name = "W")]
     pub undesirable_weight: Option<f64>,
+    /// bco, kto: weigh what was not liked by how often such prompts have liked completions, where the two differ
+    #[arg(long)]
+    pub density_ratios: bool,
     /// Estimate gradients from forward passes along so many random directions a step: memory of running the model
     #[arg(long, value_name = "D", num_args = 0..=1, default_missing_value = "1", value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub zeroth: Option<u32>,

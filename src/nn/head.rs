@@ -94,11 +94,8 @@ pub fn log_probs(
                 let z = View::new(z, m, count);
                 for piece in pieces(count, slice) {
                     // One piece is still there.
-                    let rows = if count <= slice {
-                        View::new(tile, count, c)
-                    } else {
-                        decode(cx, w, start, &piece, tile)
-                    };
+                    let rows =
+                        if count <= slice { View::new(tile, count, c) } else { decode(cx, w, start, &piece, tile) };
                     (k.sums)(z.cols(piece), rows, &mut g);
                 }
             }

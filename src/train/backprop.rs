@@ -133,6 +133,20 @@ impl Backprop {
         self.score(m, batch, false)
     }
 
+    /// The mean over the rows of a batch of what the base makes of them, after the last norm; scaled to length 1.
+    pub(super) fn embed(&mut self, m: &Model, batch: &Batch, frozen: usize) -> Vec<f32> {
+        self.forward(m, &[], batch, frozen, None);
+        let (n, d) = (batch.tokens.len(), m.hparams.width);
+        let (mut sums, mut normed) = (vec![0.0; d], vec![0.0; d]);
+        for row in self.x[..n * d].chunks_exact(d) {
+            let mut y = Tile::new(&mut normed, 1, d);
+            norm::forward(&m.compute, View::new(row, 1, d), &m.weights.norm, m.hparams.eps, &mut y);
+            sums.iter_mut().zip(&normed).for_each(|(sum, v)| *sum += f64::from(*v));
+        }
+        let length = libm::sqrt(sums.iter().map(|v| v * v).sum::<f64>());
+        sums.iter().map(|v| (v / length) as f32).collect()
+    }
+
     /// Through all blocks, `self.x` the last one's output. With `keep`, the way back can follow: inputs are kept from block
     /// `lowest` on, the first that an adapter changes, and what so many blocks below the last remember.
     fn forward(&mut self, m: &Model, adapters: &[Arc<dyn Adapter>], batch: &Batch, lowest: usize, keep: Option<usize>) {
@@ -188,7 +202,16 @@ impl Backprop {
         );
         let (logp, norms) = (room(&mut self.logp, n), room(&mut self.norms, n));
         let g = if grad { Some(room(&mut self.dnormed, n * d)) } else { None };
-        head::log_probs(&m.compute, m.weights.head(), View::new(normed, n, d), &batch.targets, logp, norms, g, self.slice);
+        head::log_probs(
+            &m.compute,
+            m.weights.head(),
+            View::new(normed, n, d),
+            &batch.targets,
+            logp,
+            norms,
+            g,
+            self.slice,
+        );
         batch.sum(logp)
     }
 

@@ -35,7 +35,8 @@ pub const KEPT: &str = "blocks that keep activations";
 /// Facts about `config`: all that decides the result, and nothing else.
 fn describe(config: &Config, facts: &mut Head) {
     // Every field by name, so that a new one cannot be forgotten here. Slices change no bit.
-    let Config { lr, steps, schedule, warmup, clip, objective, gradient, optimizer, keep, precision, slice: _ } = config;
+    let Config { lr, steps, schedule, warmup, clip, objective, gradient, optimizer, keep, precision, slice: _ } =
+        config;
     objective.facts(facts);
     if let Gradient::Zeroth(Zeroth { eps, directions, seed }) = gradient {
         facts.set("gradients estimated along", u64::from(*directions)).set("seed of directions", *seed);

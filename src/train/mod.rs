@@ -23,6 +23,7 @@ mod backprop;
 pub mod batch;
 pub mod checkpoint;
 pub mod data;
+pub mod density;
 #[cfg(feature = "std")]
 pub mod folder;
 pub mod lower;
@@ -455,6 +456,25 @@ impl Trainer {
             }
         }
         Ok(())
+    }
+
+    /// What the model without the adapter makes of the prompt of an example: the mean of its last hidden states, after the
+    /// norm, scaled to length 1. `[C]`
+    ///
+    /// # Errors
+    /// `Invalid` if there is no prompt, or it does not fit the model, or all weights are trained and have moved.
+    pub fn embed(&mut self, example: &Example) -> Result<Vec<f32>> {
+        if matches!(self.target, Target::Weights { .. }) && self.step > 0 {
+            return Err(Error::invalid("embedding", "all weights are trained, and those of the base are gone"));
+        }
+        let start = example.counts.iter().skip(1).position(|c| *c).map_or(example.tokens.len(), |i| i + 1);
+        // What comes before the first token that counts goes through the model to predict it.
+        let Some(upto) = example.tokens.get(..=start) else {
+            return Err(Error::invalid("embedding", "nothing in the example counts, so it has no prompt"));
+        };
+        let batch = Batch::pack([(&Example::completion(&upto[..start], &upto[start..]), false)], &self.model)?;
+        let frozen = self.frozen_blocks();
+        Ok(self.backprop.embed(&self.model, &batch, frozen))
     }
 
     /// From now on the outputs of the frozen blocks below the lowest adapted one are kept in `store` and taken from there.

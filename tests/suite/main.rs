@@ -4,6 +4,7 @@ mod adapters;
 mod alloc;
 mod chat;
 mod cli;
+mod density;
 mod digest;
 mod foreign;
 mod formats;

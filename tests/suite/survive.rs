@@ -11,21 +11,21 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 /// A folder with the embedded model and its notes.
-struct Place(tempfile::TempDir);
+pub struct Place(tempfile::TempDir);
 
 impl Place {
-    fn new() -> Place {
+    pub fn new() -> Place {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("base.gguf"), mynah::base::MODEL).unwrap();
         fs::write(dir.path().join("notes.txt"), mynah::base::NOTES).unwrap();
         Place(dir)
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
 
-    fn read(&self, name: &str) -> Vec<u8> {
+    pub fn read(&self, name: &str) -> Vec<u8> {
         fs::read(self.path(name)).unwrap()
     }
 
@@ -40,14 +40,14 @@ impl Place {
     }
 
     /// What it says; it must end so.
-    fn says(&self, line: &str, status: i32) -> String {
+    pub fn says(&self, line: &str, status: i32) -> String {
         let out = self.run(line);
         let text = String::from_utf8_lossy(&out.stderr).into_owned();
         assert_eq!(out.status.code(), Some(status), "{line}: {text}");
         text
     }
 
-    fn json(&self, line: &str) -> Value {
+    pub fn json(&self, line: &str) -> Value {
         let out = self.run(&format!("{line} --json"));
         assert!(out.status.success(), "{line}: {}", String::from_utf8_lossy(&out.stderr));
         serde_json::from_slice(&out.stdout).unwrap()
@@ -358,4 +358,10 @@ fn steps_that_are_not_finite_are_discarded_and_named() {
     let text = place.says(&line, 1);
     assert!(text.contains("the step was discarded (rows "), "{text}");
     assert!(text.contains("3 steps in a row were discarded"), "{text}");
+    // Rows of a file of lines are named by these; an empty one counts too.
+    let rows = (0..6).map(|i| format!("{{\"text\": \"The {i} birds sing.\"}}\n")).collect::<String>();
+    fs::write(place.path("rows.jsonl"), format!("\n{rows}")).unwrap();
+    let line = line.replace("notes.txt", "rows.jsonl").replace("--batch 2", "--batch 6 --order given");
+    let text = place.says(&line.replace("-o out", "-o other"), 1);
+    assert!(text.contains("the step was discarded (lines 2, 3, 4, 5, 6, 7)"), "{text}");
 }

@@ -1,4 +1,5 @@
-//! The objective of a run: its options, the data in the shape it needs, and what the reference makes of them.
+//! The objective of a run: its options, the data in the shape it needs, what the reference makes of them, and weights that
+//! follow from their prompts.
 
 use super::course::places;
 use crate::args::{Teach, Usage, setting};
@@ -6,6 +7,7 @@ use crate::load::Loaded;
 use crate::meter::{self, Meter};
 use crate::out;
 use mynah::bytes::{Limits, map};
+use mynah::train::density::{self, Classifier};
 use mynah::train::objective::{self, Kind, Options, Shape, Spec};
 use mynah::train::{Example, Gradient, Trainer, Zeroth, reference};
 use std::ffi::OsString;
@@ -45,7 +47,8 @@ pub fn shape(args: &Teach, rows: Vec<Example>, context: usize) -> anyhow::Result
         _ => rows,
     };
     if let Some(i) = rows.iter().position(|e| !fits(kind, e)) {
-        let why = format!("{} learns from rows like {}; {} is not", kind.name, kind.shape.describe(), places(&[i], &rows));
+        let why =
+            format!("{} learns from rows like {}; {} is not", kind.name, kind.shape.describe(), places(&[i], &rows));
         return Err(Usage::error(why));
     }
     if kind.mismatched && !rows.is_empty() {
@@ -104,4 +107,51 @@ pub fn refer(data: &Path, loaded: &Loaded, trainer: &mut Trainer, rows: &mut [Ex
         Err(e) => out::say(&format!("what the base makes of the data is not kept: {e}")),
     }
     Ok(!rows.iter().any(missing))
+}
+
+/// Multiplies the weights of rows that were not liked by their density ratio, as a classifier has it that is fitted to the
+/// rows to learn; what is held out is weighed by the same. Whether all is done: Ctrl-C ends the computation.
+pub fn weigh(
+    args: &Teach,
+    trainer: &mut Trainer,
+    learn: &mut [Example],
+    held_out: &mut [Example],
+) -> anyhow::Result<bool> {
+    if !args.density_ratios {
+        return Ok(true);
+    }
+    if trainer.kind().shape != Shape::Verdict {
+        let why = format!("--density-ratios is for completions that were liked or not; {} is not", trainer.kind().name);
+        return Err(Usage::error(why));
+    }
+    let fitted: Vec<usize> = density::sample(learn.len()).collect();
+    let verdicts: Vec<bool> = learn.iter().map(|e| e.good == Some(true)).collect();
+    let mut rows: Vec<&mut Example> = learn.iter_mut().chain(held_out).collect();
+    let wanted = |(i, e): (usize, &&mut Example)| e.good != Some(true) || fitted.binary_search(&i).is_ok();
+    let meter = Meter::new(rows.iter().enumerate().filter(|row| wanted((row.0, row.1))).count() as u64);
+    let mut known = vec![Vec::new(); rows.len()];
+    let mut done = 0;
+    for (i, row) in rows.iter().enumerate().filter(|row| wanted((row.0, row.1))) {
+        if meter::interrupted() {
+            meter.done();
+            return Ok(false);
+        }
+        known[i] = setting(trainer.embed(row))?;
+        done += 1;
+        meter.show(done, || "what the prompts are like".into());
+    }
+    meter.done();
+    let samples: Vec<(&[f32], bool)> = fitted.iter().map(|&i| (&*known[i], verdicts[i])).collect();
+    let classifier = setting(Classifier::fit(&samples))?;
+    let mut ratios = Vec::new();
+    for (row, embedding) in rows.iter_mut().zip(&known).filter(|(row, _)| row.good != Some(true)) {
+        let ratio = classifier.ratio(embedding);
+        row.weight = Some(row.weight.unwrap_or(1.0) * ratio);
+        ratios.push(ratio);
+    }
+    let (least, most) = ratios.iter().fold((f32::MAX, 0f32), |(least, most), r| (least.min(*r), most.max(*r)));
+    let mean = ratios.iter().sum::<f32>() / ratios.len() as f32;
+    let n = ratios.len();
+    out::say(&format!("{n} rows that were not liked weigh {least:.2} to {most:.2}, {mean:.2} on average"));
+    Ok(true)
 }

@@ -152,6 +152,15 @@ pub fn train(options: &Train, kept: Head, resumed: Option<Resumed>, json: bool) 
         trainer.keep_lower(Box::new(file));
     }
 
+    meter::catch_interrupt()?;
+    let stopped = || {
+        out::say("interrupted; the same command goes on");
+        Ok(Outcome::Interrupted)
+    };
+    if !aim::weigh(args, &mut trainer, &mut train, &mut eval)? {
+        return stopped();
+    }
+
     facts.set("data", short(blake3::hash(&bytes))).set("tokens of a row", ctx as u64);
     facts
         .set("rows to learn", short(data::digest(&train).into()))
@@ -174,12 +183,10 @@ pub fn train(options: &Train, kept: Head, resumed: Option<Resumed>, json: bool) 
         eval.len(),
         out::bytes(planned.total() as u64),
     ));
-    meter::catch_interrupt()?;
     let learnt = train.len();
     train.append(&mut eval);
     if !aim::refer(&options.data, &loaded, &mut trainer, &mut train)? {
-        out::say("interrupted; the same command goes on");
-        return Ok(Outcome::Interrupted);
+        return stopped();
     }
     let eval = train.split_off(learnt);
     let keeper = Some(Keeper::new(options, loaded.base(), facts, kept, clock, resumed)?);

@@ -684,12 +684,12 @@ pub(super) fn apply(
 }
 
 /// `ln σ(z)`, without overflow.
-fn log_sigmoid(z: f64) -> f64 {
+pub(in crate::train) fn log_sigmoid(z: f64) -> f64 {
     z.min(0.0) - libm::log1p(libm::exp(-z.abs()))
 }
 
 /// `σ(z)`.
-fn sigmoid(z: f64) -> f64 {
+pub(in crate::train) fn sigmoid(z: f64) -> f64 {
     let e = libm::exp(-z.abs());
     if z >= 0.0 { 1.0 / (1.0 + e) } else { e / (1.0 + e) }
 }
