@@ -71,8 +71,10 @@ pub enum Command {
     /// Show everything on the built-in model, in under a minute
     #[cfg(feature = "base")]
     Demo(Demo),
-    /// Continue a text, or chat
+    /// Continue a text
     Run(Run),
+    /// Talk with a model, and teach it from what you think of its answers
+    Chat(Chat),
     /// Teach a model a text: writes an adapter, or with --method full a model
     Train(Box<Train>),
     /// Say how much memory `train` would take, before anything of it is reserved
@@ -105,9 +107,9 @@ pub struct Engine {
 /// A model with adapters, and how it computes.
 #[derive(Args, Clone)]
 pub struct ModelArgs {
-    /// The model, a GGUF file
-    #[arg(short, long, value_name = "MODEL")]
-    pub model: PathBuf,
+    /// The model, a GGUF file [default: the built-in model]
+    #[arg(short, long, value_name = "MODEL", required = cfg!(not(feature = "base")))]
+    pub model: Option<PathBuf>,
     /// Attach an adapter: a file or a checkpoint that `mynah train` wrote, a PEFT LoRA directory or a GGUF adapter. SCALE
     /// multiplies its effect [default: 1]. May be given several times
     #[arg(short, long = "adapter", value_name = "ADAPTER[:SCALE]")]
@@ -184,29 +186,23 @@ pub struct Demo {
 
 #[derive(Args)]
 #[command(after_help = "\
-Without -p and --chat the prompt is read from standard input.
+Without -p the prompt is read from standard input.
 With --json: one object a token (id, text) and a last one (ids, text, prompt_tokens, prompt_tokens_per_second,
-tokens_per_second, stop), in a chat for every turn.
+tokens_per_second, stop).
 
 Examples:
   mynah run -m model.gguf -p 'Once upon a time' -n 64
   mynah run -m model.gguf -a notes.mynah -p 'The key is' --temp 0
-  mynah run -m model.gguf -a notes.mynah:0.5 --chat")]
+  mynah run -m model.gguf -a notes.mynah:0.5 -p 'The key is'")]
 pub struct Run {
     #[command(flatten)]
     pub model: ModelArgs,
     /// The text to continue
-    #[arg(short, long, conflicts_with = "chat")]
+    #[arg(short, long)]
     pub prompt: Option<String>,
-    /// Talk with the model, line by line, by its own chat template
-    #[arg(long)]
-    pub chat: bool,
-    /// What the chat begins with
-    #[arg(long, value_name = "TEXT", requires = "chat")]
-    pub system: Option<String>,
-    /// Most tokens to say [default: 128, in a chat 512]
-    #[arg(short, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    pub n: Option<u32>,
+    /// Most tokens to say
+    #[arg(short, value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..))]
+    pub n: u32,
     /// Most tokens of prompt and answer [default: what the model was made for, at most 4096]
     #[arg(long, value_name = "T", value_parser = clap::value_parser!(u32).range(1..))]
     pub ctx: Option<u32>,
@@ -216,6 +212,40 @@ pub struct Run {
     /// Go on when the model says that the text has ended
     #[arg(long)]
     pub ignore_end: bool,
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
+}
+
+#[derive(Args)]
+#[command(after_help = "\
+A line is said as it stands; one that ends with \\ goes on in the next, and one that begins with // is said with one slash.
+Ctrl-C stops an answer, Ctrl-D or /exit ends. Commands:
+
+  /regenerate  another answer to the same         /clear  a new conversation
+  /help        what can be typed                  /exit   the end
+
+The conversation follows the model's own chat template; where the model file has none, it is written as lines that begin
+with User: and Assistant:. When there is no room for it any more, the oldest turns are left out, which is said.
+
+With --json: one object a token (id, text) and one an answer (ids, text, prompt_tokens that were read for it,
+prompt_tokens_per_second, tokens_per_second, stop).
+
+Examples:
+  mynah chat
+  mynah chat -m model.gguf --system 'Answer in one sentence.'
+  mynah chat -m model.gguf -a notes.mynah --temp 0")]
+pub struct Chat {
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// What the conversation begins with
+    #[arg(long, value_name = "TEXT")]
+    pub system: Option<String>,
+    /// Most tokens of an answer
+    #[arg(short, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..))]
+    pub n: u32,
+    /// Most tokens of the conversation [default: what the model was made for, at most 4096]
+    #[arg(long, value_name = "T", value_parser = clap::value_parser!(u32).range(8..))]
+    pub ctx: Option<u32>,
     #[command(flatten)]
     pub sampling: SamplingArgs,
 }

@@ -66,7 +66,7 @@ pub fn demo(args: &Demo, json: bool) -> anyhow::Result<Outcome> {
     let config = Config { lr: LR, steps: STEPS, ..Config::default() };
     let trainer = Trainer::adapter(&loaded.model, adapter, config)?;
     out::say(&format!("\nLearning {} numbers; the model's own weights stay as they are …\n", trainer.parameters()));
-    meter::catch_interrupt()?;
+    meter::catch_interrupt("after this step")?;
     let order = Order::new(train.len(), BATCH, 1, Some(SEED))?;
     let encode = |trainer: &Trainer, past: &Past| output::encode(&loaded, NOTES.as_bytes(), trainer, past);
     let course = Course {
@@ -152,7 +152,7 @@ fn speak(loaded: &Loaded, session: &mut Session, prompts: &[String]) -> anyhow::
         let tokens = loaded.tokenizer.encode(prompt, &options)?;
         let sampler = Sampler::new(Sampling::default())?;
         let ends = loaded.tokenizer.ends();
-        said.push(generate(loaded, session, sampler, &tokens, SAYS, ends, |_, _| Ok(()))?.text);
+        said.push(generate(loaded, session, sampler, &tokens, SAYS, ends, |_, _| Ok(None))?.text);
     }
     Ok(said)
 }

@@ -25,7 +25,7 @@ struct Result {
 }
 
 pub fn eval(args: &Eval, json: bool) -> anyhow::Result<Outcome> {
-    let loaded = Loaded::open(&args.model.model, &args.model.engine)?;
+    let loaded = Loaded::of(&args.model)?;
     let ctx = args.ctx.unwrap_or(CONTEXT.min(loaded.model.hparams.context));
     if ctx < 2 || ctx > loaded.model.hparams.context {
         let most = loaded.model.hparams.context;
@@ -72,7 +72,7 @@ pub fn eval(args: &Eval, json: bool) -> anyhow::Result<Outcome> {
     meter.done();
     let mean = sum / counted as f64;
     if !mean.is_finite() {
-        anyhow::bail!("{}: the mean loss over {counted} tokens is {mean}", args.model.model.display());
+        anyhow::bail!("{}: the mean loss over {counted} tokens is {mean}", args.model.name());
     }
     let result = Result {
         loss: mean,

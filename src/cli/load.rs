@@ -69,6 +69,21 @@ impl Loaded {
         Ok(Loaded::new(file, compute(engine)?).map_err(|e| e.in_file(path.to_string_lossy()))?)
     }
 
+    /// The model that `-m` names, or else the built-in one, which is said.
+    pub fn of(args: &ModelArgs) -> anyhow::Result<Loaded> {
+        match &args.model {
+            Some(path) => Loaded::open(path, &args.engine),
+            #[cfg(feature = "base")]
+            None => {
+                out::say("the built-in model; -m MODEL takes another");
+                let gguf = Gguf::parse(Bytes::from_static(mynah::base::MODEL), &Limits::default())?;
+                Ok(Loaded::new(gguf, compute(&args.engine)?)?)
+            }
+            #[cfg(not(feature = "base"))]
+            None => Err(Usage::error("which model? give -m MODEL")),
+        }
+    }
+
     /// A model from bytes in memory.
     pub fn new(gguf: Gguf, compute: Compute) -> mynah::Result<Loaded> {
         let tokenizer = Tokenizer::from_gguf(&gguf)?;
@@ -143,6 +158,13 @@ pub fn repack(model: &Model, budget: usize) -> anyhow::Result<Model> {
         start.elapsed().as_secs_f64() * 1e3
     ));
     Ok(model)
+}
+
+impl ModelArgs {
+    /// What the model is called.
+    pub fn name(&self) -> String {
+        self.model.as_ref().map_or("the built-in model".into(), |path| path.display().to_string())
+    }
 }
 
 /// A path, and what follows its last colon if that is a number and no file is called so.

@@ -21,7 +21,7 @@ pub fn loss(logits: &[f32], token: u32) -> f64 {
 }
 
 pub fn logits(args: &Logits, json: bool) -> anyhow::Result<Outcome> {
-    let loaded = Loaded::open(&args.model.model, &args.model.engine)?;
+    let loaded = Loaded::of(&args.model)?;
     let options = Encode { add_special: args.text.add_special, parse_special: args.text.parse_special };
     let tokens = loaded.tokenizer.encode(&args.prompt, &options)?;
     if tokens.is_empty() {
@@ -37,7 +37,7 @@ pub fn logits(args: &Logits, json: bool) -> anyhow::Result<Outcome> {
         }),
     )?;
     if last.iter().any(|x| !x.is_finite()) || nll.iter().any(|x| !x.is_finite()) {
-        anyhow::bail!("{}: the model computes numbers that are not finite", args.model.model.display());
+        anyhow::bail!("{}: the model computes numbers that are not finite", args.model.name());
     }
     let mut top: Vec<(u32, f32)> = (0..).zip(last).collect();
     top.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));

@@ -5,6 +5,7 @@
 
 mod args;
 mod bench;
+mod chat;
 #[cfg(feature = "base")]
 mod demo;
 mod eval;
@@ -36,6 +37,7 @@ fn command() -> anyhow::Result<Outcome> {
         #[cfg(feature = "base")]
         Command::Demo(a) => demo::demo(a, cli.json),
         Command::Run(a) => run::run(a, cli.json),
+        Command::Chat(a) => chat::chat(a, cli.json),
         Command::Train(a) => train::train(a, options, resumed, cli.json),
         Command::Plan(a) => train::plan(a, cli.json),
         Command::Eval(a) => eval::eval(a, cli.json),

@@ -75,16 +75,17 @@ pub fn at_second_interrupt(hint: Option<String>) {
     *HINT.lock().unwrap_or_else(PoisonError::into_inner) = hint;
 }
 
-/// From now on the first Ctrl-C, or request to end, is noted, and the second ends the process.
-pub fn catch_interrupt() -> anyhow::Result<()> {
-    ctrlc::set_handler(|| {
+/// From now on the first Ctrl-C, or request to end, is noted, and the second ends the process. `what` is then said to be
+/// stopping.
+pub fn catch_interrupt(what: &'static str) -> anyhow::Result<()> {
+    ctrlc::set_handler(move || {
         if INTERRUPTS.fetch_add(1, Ordering::Relaxed) > 0 {
             if let Some(hint) = &*HINT.lock().unwrap_or_else(PoisonError::into_inner) {
                 crate::out::say(hint);
             }
             std::process::exit(130);
         }
-        crate::out::say("\nstopping after this step; Ctrl-C again to end at once");
+        crate::out::say(&format!("\nstopping {what}; Ctrl-C again to end at once"));
     })?;
     Ok(())
 }
@@ -92,4 +93,9 @@ pub fn catch_interrupt() -> anyhow::Result<()> {
 /// Whether Ctrl-C came.
 pub fn interrupted() -> bool {
     INTERRUPTS.load(Ordering::Relaxed) > 0
+}
+
+/// Forgets a Ctrl-C: what it was for has stopped.
+pub fn forget_interrupt() {
+    INTERRUPTS.store(0, Ordering::Relaxed);
 }

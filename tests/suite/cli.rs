@@ -77,7 +77,7 @@ fn wrong_use_is_2_and_failure_is_1() {
         let args = [&["train", "-m", "m", "-d", &text, "-o", "o"], options].concat();
         assert_eq!(status(&args), 2, "{options:?}");
     }
-    assert_eq!(status(&["run", "-m", "m", "-p", "x", "--chat"]), 2);
+    assert_eq!(status(&["chat", "-m", "/nowhere/m.gguf"]), 1);
     assert_eq!(status(&["run", "-m", "m", "-p", "x", "--temp", "-1"]), 2);
     assert_eq!(status(&["run", "-m", "/nowhere/m.gguf", "-p", "x"]), 1);
     assert_eq!(status(&["tokenize", "-m", &text, "x"]), 1);
@@ -168,27 +168,6 @@ fn greedy_text_is_the_golden_one() {
     let drawn = |seed| json(&["run", "-m", &model, "-p", prompt, "-n", "24", "--seed", seed, "--json"]).pop().unwrap();
     assert_eq!(drawn("1")["ids"], drawn("1")["ids"]);
     assert_ne!(drawn("1")["ids"], drawn("2")["ids"]);
-}
-
-#[test]
-fn a_chat_is_led_line_by_line() {
-    let Some(shared) = shared() else { return };
-    use std::io::Write;
-    let model = model(&shared, "SmolLM2-135M-Instruct.Q4_0.gguf");
-    let mut child = Command::new(env!("CARGO_BIN_EXE_mynah"))
-        .args(["run", "-m", &model, "--chat", "-n", "4", "--temp", "0", "--json"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    child.stdin.take().unwrap().write_all(b"Hello!\nAnd now?\n").unwrap();
-    let out = child.wait_with_output().unwrap();
-    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
-    let turns = String::from_utf8(out.stdout).unwrap().lines().filter(|l| l.contains("\"ids\"")).count();
-    assert_eq!(turns, 2);
-    let plain = self::model(&shared, "stories260K.gguf");
-    assert_eq!(status(&["run", "-m", &plain, "--chat"]), 2);
 }
 
 #[test]

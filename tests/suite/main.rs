@@ -3,6 +3,7 @@
 mod adapters;
 mod alloc;
 mod chat;
+mod chat_learn;
 mod cli;
 mod density;
 mod digest;

@@ -152,7 +152,7 @@ pub fn train(options: &Train, kept: Head, resumed: Option<Resumed>, json: bool) 
         trainer.keep_lower(Box::new(file));
     }
 
-    meter::catch_interrupt()?;
+    meter::catch_interrupt("after this step")?;
     let stopped = || {
         out::say("interrupted; the same command goes on");
         Ok(Outcome::Interrupted)

@@ -57,11 +57,18 @@ impl Message {
     }
 }
 
+/// The turns of a conversation as lines, for models that have no template.
+const PLAIN: &str = "{% for m in messages %}{{ m.role|capitalize }}: {{ m.content|trim }}\n{% endfor %}\
+                     {% if add_generation_prompt %}Assistant:{% endif %}";
+/// What a model says there when it goes on with the next turn instead of ending its own.
+const PLAIN_STOP: &str = "\nUser:";
+
 /// A chat template, ready to run.
 #[derive(Clone)]
 pub struct Template {
     engine: Environment<'static>,
     source: String,
+    stop: Option<&'static str>,
 }
 
 impl Template {
@@ -109,7 +116,20 @@ impl Template {
         }
         let source = without_generation_tags(source);
         engine.add_template_owned("chat", source.clone()).map_err(refused)?;
-        Ok(Template { engine, source })
+        Ok(Template { engine, source, stop: None })
+    }
+
+    /// For models whose file has none: each turn a line that begins with `User:`, `Assistant:` or another role.
+    ///
+    /// # Errors
+    /// None in practice; those of [`Template::new`].
+    pub fn plain(tokenizer: &Tokenizer) -> Result<Template> {
+        Ok(Template { stop: Some(PLAIN_STOP), ..Template::new(PLAIN, tokenizer)? })
+    }
+
+    /// The text, beside the model's end tokens, with which an answer is over; it is no part of the answer.
+    pub fn stop(&self) -> Option<&'static str> {
+        self.stop
     }
 
     /// The same, for templates that show the date: `seconds` since 1970 in the time zone to show.
