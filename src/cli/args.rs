@@ -366,6 +366,10 @@ pub struct Teach {
     /// needed, with the same result
     #[arg(long, value_name = "BYTES", value_parser = size)]
     pub memory: Option<usize>,
+    /// Multiply with the base in 8 bits, as a running model does, and on the way back too: faster, with gradients a few
+    /// percent off. For adapters
+    #[arg(long)]
+    pub fast: bool,
     /// Blocks whose activations stay in memory instead of being computed again: all, inputs (none), a number, or auto (48
     /// MiB of them) [default: auto]
     #[arg(long, value_name = "WHAT", value_parser = keep, conflicts_with = "memory")]

@@ -77,6 +77,7 @@ macro_rules! others {
             pub(super) const TABLE: Kernels = Kernels {
                 decode,
                 quantize,
+                round_columns,
                 exp,
                 softmax,
                 silu_mul,
@@ -88,6 +89,7 @@ macro_rules! others {
 
             compiled!($features decode(w: &Matrix, rows: Range<usize>, cols: Range<usize>, out: &mut [f32]) = crate::kernel::x86::decode);
             compiled!($features quantize(x: &[f32], out: Row8) = crate::kernel::x86::quantize);
+            compiled!($features round_columns(x: View, out: &mut [u8]) = body::round_columns);
             compiled!($features exp(x: &mut [f32]) = body::exp);
             compiled!($features softmax(x: &mut [f32]) -> f32 = body::softmax);
             compiled!($features silu_mul(gate: &[f32], up: &[f32], out: &mut [f32]) = body::silu_mul);

@@ -17,6 +17,7 @@ pub(super) const PLAIN: Kernels = Kernels {
     outer,
     decode,
     quantize,
+    round_columns,
     int_dots,
     exp,
     softmax,
@@ -205,11 +206,48 @@ fn round_block(x: &[f32; LANES], search: bool, q: &mut [i8; LANES]) -> f32 {
     most / level
 }
 
+/// 1.5·2²³.
+const MAGIC: f32 = 12_582_912.0;
+
 /// The nearest integer, ties to even, of a number below 2²²: adding 1.5·2²³ leaves no room for a fraction.
 #[inline(always)]
 fn rounded(x: f32) -> f32 {
-    const MAGIC: f32 = 12_582_912.0;
     (x + MAGIC) - MAGIC
+}
+
+/// Rows of a block of [`round_columns`].
+const DEEP: usize = 32;
+
+#[inline(always)]
+pub(super) fn round_columns(x: View, out: &mut [u8]) {
+    assert!(x.n == DEEP && x.c.is_multiple_of(LANES) && out.len() == 34 * x.c, "columns of 32 rows");
+    for (first, out) in (0..x.c).step_by(LANES).zip(out.chunks_exact_mut(34 * LANES)) {
+        let row = |i: usize| x.row(i)[first..].first_chunk::<LANES>().expect("whole lanes");
+        let mut most = [0.0; LANES];
+        for i in 0..DEEP {
+            for (most, v) in most.iter_mut().zip(row(i)) {
+                *most = if v.abs() > *most { v.abs() } else { *most };
+            }
+        }
+        // What rounds to a scale of 0 may have any codes.
+        let inverse = most.map(|most| if most > 1e-20 { 127.0 / most } else { 0.0 });
+        let mut codes = [[0u32; LANES]; DEEP / 4];
+        for (k, codes) in codes.iter_mut().enumerate() {
+            for j in 0..4 {
+                let row = row(4 * k + j);
+                for l in 0..LANES {
+                    // The last byte of a number near 1.5·2²³ is that of the integer.
+                    codes[l] |= ((row[l] * inverse[l] + MAGIC).to_bits() & 255) << (8 * j);
+                }
+            }
+        }
+        for (l, block) in out.chunks_exact_mut(34).enumerate() {
+            block[..2].copy_from_slice(&half_bits(most[l] / 127.0).to_le_bytes());
+            for (k, codes) in codes.iter().enumerate() {
+                block[2 + 4 * k..6 + 4 * k].copy_from_slice(&codes[l].to_le_bytes());
+            }
+        }
+    }
 }
 
 #[inline(always)]

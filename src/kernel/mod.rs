@@ -122,11 +122,24 @@ impl Acts8 {
     pub fn resize(&mut self, n: usize, c: usize, parts: usize) {
         assert!(c.is_multiple_of(32), "columns {c} in blocks of 32");
         assert!((1..=2).contains(&parts), "{parts} parts");
+        /// Grows to what is asked and not further.
+        fn fit<T: Clone + Default>(all: &mut Vec<T>, len: usize) {
+            if all.capacity() < len {
+                *all = Vec::new();
+                all.reserve_exact(len);
+            }
+            all.resize(len, T::default());
+        }
         (self.n, self.c, self.parts) = (n, c, parts);
-        self.q.resize(parts * n * c, 0);
-        self.d.resize(parts * n * c / 16, 0.0);
-        self.s.resize(parts * n * c / 16, 0);
-        self.low.resize(parts * n * c / 32, 0.0);
+        fit(&mut self.q, parts * n * c);
+        fit(&mut self.d, parts * n * c / 16);
+        fit(&mut self.s, parts * n * c / 16);
+        fit(&mut self.low, parts * n * c / 32);
+    }
+
+    /// Bytes of `n` rows of `c` values in one part or two.
+    pub fn bytes(n: usize, c: usize, parts: usize) -> usize {
+        parts * n * (c + 2 * (c / 4) + c / 8)
     }
 
     /// Row `i`, to be written.
@@ -187,6 +200,9 @@ pub struct Kernels {
     /// levels in `body::LEVELS` that leaves the smallest squared error. A block that is not finite keeps its size in `d`
     /// and has codes 0; one too small for a scale has scale and codes 0. A second part rounds `x − d · q`. x: `[c]`.
     pub quantize: fn(x: &[f32], out: Row8),
+    /// Rounds the columns of 32 rows to blocks of Q8_0, one a column: `d = max|x| / 127`, codes to the nearest, ties to
+    /// even. x: `[32, c]`, `c` a multiple of 16, out: `[c, 34]`.
+    pub round_columns: fn(x: View, out: &mut [u8]),
     /// `y = x · wᵀ` for rows `rows` of a matrix whose format has integer codes. x: `[n, c]`, y: `[n, rows]`.
     pub int_dots: fn(w: &Matrix, rows: Range<usize>, x: &Acts8, y: &mut Tile, scratch: &mut Scratch),
     /// `x = exp(x)`.

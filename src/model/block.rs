@@ -146,6 +146,7 @@ fn zeros(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
 /// false, no block below learns anything: the input's gradient is not made, and `dx` is left as it happens to be.
 pub fn backward(
     m: &Model,
+    path: Path,
     layer: usize,
     rows: &Layout,
     x: &[f32],
@@ -161,15 +162,35 @@ pub fn backward(
     let (d, qw, kw, ff) = (h.width, h.q_width(), h.kv_width(), h.ff);
 
     let dh = zeros(&mut g.wide, n * ff);
-    project::backward(m, layer, Linear::Down, View::new(&a.h, n, ff), View::new(dx, n, d), Some(dh), sink, work);
+    project::backward(m, path, layer, Linear::Down, View::new(&a.h, n, ff), View::new(dx, n, d), Some(dh), sink, work);
     let dh = View::new(dh, n, ff);
     let tiles = [Tile::new(&mut a.gate, n, ff), Tile::new(&mut a.up, n, ff)];
     cx.pool.rows(tiles, [1, 1], &|i, [mut gate, mut up], _| {
         (cx.kernels.silu_mul_backward)(gate.row(0), up.row(0), dh.row(i));
     });
     let dn = zeros(&mut g.width, n * d);
-    project::backward(m, layer, Linear::Gate, View::new(&a.n2, n, d), View::new(&a.gate, n, ff), Some(dn), sink, work);
-    project::backward(m, layer, Linear::Up, View::new(&a.n2, n, d), View::new(&a.up, n, ff), Some(dn), sink, work);
+    project::backward(
+        m,
+        path,
+        layer,
+        Linear::Gate,
+        View::new(&a.n2, n, d),
+        View::new(&a.gate, n, ff),
+        Some(dn),
+        sink,
+        work,
+    );
+    project::backward(
+        m,
+        path,
+        layer,
+        Linear::Up,
+        View::new(&a.n2, n, d),
+        View::new(&a.up, n, ff),
+        Some(dn),
+        sink,
+        work,
+    );
     let (mid, dn) = (View::new(&a.mid, n, d), View::new(dn, n, d));
     norm::backward(cx, mid, &w.ffn_norm, h.eps, dn, &mut Tile::new(dx, n, d));
     if let Sink::Weights(places, grads) = sink {
@@ -177,7 +198,7 @@ pub fn backward(
     }
 
     let datt = zeros(&mut g.wide, n * qw);
-    project::backward(m, layer, Linear::O, View::new(&a.att, n, qw), View::new(dx, n, d), Some(datt), sink, work);
+    project::backward(m, path, layer, Linear::O, View::new(&a.att, n, qw), View::new(dx, n, d), Some(datt), sink, work);
     let datt = View::new(datt, n, qw);
     let (dq, dk, dv) = (zeros(&mut g.q, n * qw), zeros(&mut g.k, n * kw), zeros(&mut g.v, n * kw));
     let (q, k, v) = (View::new(&a.q, n, qw), View::new(&a.k, n, kw), View::new(&a.v, n, kw));
@@ -202,7 +223,7 @@ pub fn backward(
     let n1 = View::new(&a.n1, n, d);
     for (linear, dy, width) in [(Linear::Q, &*dq, qw), (Linear::K, &*dk, kw), (Linear::V, &*dv, kw)] {
         let dn = if below { Some(&mut *dn) } else { None };
-        project::backward(m, layer, linear, n1, View::new(dy, n, width), dn, sink, work);
+        project::backward(m, path, layer, linear, n1, View::new(dy, n, width), dn, sink, work);
     }
     if !below {
         return;

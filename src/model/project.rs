@@ -3,7 +3,8 @@
 use super::Model;
 use crate::adapter::{Adapter, Linear, Site};
 use crate::kernel::{Acts8, Tile, View};
-use crate::nn::linear::{self, Input, Path};
+use crate::nn::head;
+use crate::nn::linear::{self, Back, Input, Path};
 use std::prelude::v1::*;
 use std::sync::Arc;
 
@@ -13,8 +14,34 @@ pub type Attached = [Arc<dyn Adapter>];
 /// Buffers that projections share.
 #[derive(Default)]
 pub struct Workspace {
-    acts: Acts8,
+    /// Rounded inputs.
+    pub acts: Acts8,
+    /// What the way back in 8 bits works in.
+    pub back: Back,
     rows: Vec<f32>,
+}
+
+impl Workspace {
+    /// Bytes of the passes over `n` rows, of which `counted` meet the output matrix, but for what adapters need.
+    pub fn bytes(m: &Model, path: Path, n: usize, counted: usize) -> usize {
+        if path == Path::Exact {
+            return 0;
+        }
+        let (h, slice) = (&m.hparams, head::slice(m.weights.head()));
+        let inputs = [(n, h.width, parts(Linear::Q)), (n, h.q_width(), 1), (n, h.ff, 1), (counted, h.width, 1)];
+        let acts = inputs.into_iter().map(|(n, c, parts)| Acts8::bytes(n, c, parts)).max();
+        let blocks = m.weights.blocks.iter().flat_map(|block| Linear::ALL.map(|linear| (block.linear(linear), n)));
+        acts.unwrap_or_default() + Back::bytes(blocks.chain([(&slice, counted)]))
+    }
+}
+
+/// Parts that the input of a layer is rounded in. An error in queries and keys is multiplied by their size before the
+/// softmax and hurts most; these matrices are the smallest, so a second part costs least here.
+pub fn parts(linear: Linear) -> usize {
+    match linear {
+        Linear::Q | Linear::K | Linear::V => 2,
+        _ => 1,
+    }
 }
 
 /// One linear layer to compute, and where its output goes.
@@ -42,9 +69,7 @@ pub fn forward<const K: usize>(
         i += 1;
         block.linear(outs[i - 1].linear)
     });
-    // An error in queries and keys is multiplied by their size before the softmax and hurts most; these matrices are the
-    // smallest, so a second part costs least here.
-    let parts = if outs[0].linear == Linear::Q { 2 } else { 1 };
+    let parts = parts(outs[0].linear);
     let input = Input::new(&m.compute, path, x, &matrices, parts, &mut work.acts);
     for (out, w) in outs.into_iter().zip(matrices) {
         let mut y = Tile::new(out.y, x.n, w.rows);
@@ -68,6 +93,7 @@ pub enum Sink<'a> {
 /// dx: `[N, C]`.
 pub fn backward(
     m: &Model,
+    path: Path,
     layer: usize,
     which: Linear,
     x: View,
@@ -79,7 +105,7 @@ pub fn backward(
     let w = m.weights.blocks[layer].linear(which);
     let mut dx = dx.map(|dx| Tile::new(dx, x.n, w.cols));
     if let Some(dx) = &mut dx {
-        linear::backward(&m.compute, w, dy, dx);
+        linear::backward(&m.compute, path, w, dy, dx, &mut work.back);
     }
     let site = Site { layer, linear: which };
     match sink {

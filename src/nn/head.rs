@@ -1,139 +1,160 @@
 //! The output head: logits, and log-probabilities streamed over slices of the vocabulary.
 
-use crate::kernel::{Compute, Tile, View};
+use super::ROWS;
+use super::linear::{self, Back, Input, Path};
+use crate::kernel::{Acts8, Compute, Tile, View, room};
 use crate::math;
 use crate::quant::Matrix;
-use core::ops::Range;
 use std::prelude::v1::*;
 
-/// Vocabulary rows whose logits are held at once.
-const LOGITS: usize = 128;
+/// Rows of the vocabulary whose logits exist at a time.
+const SLICE: usize = 512;
+/// Those that are decoded together where the matrix is trained itself.
+const TRAINED: usize = 128;
 
-/// Of these, how many may be decoded together: with fewer than the first a thread holds less and, for gradients, decodes
-/// them twice. The bits are the same.
-pub const SLICES: [usize; 4] = [LOGITS, 64, 32, 16];
+/// How many rows of activations may meet the vocabulary together: with fewer than the first less memory is held, and the
+/// output matrix is decoded more often. The bits are the same.
+pub const SLICES: [usize; 4] = [1024, 256, 64, 16];
 
-/// Rows of one part of the work: rows are independent, so how many a thread takes changes no bit; fewer parts decode the
-/// vocabulary less often.
-fn part_rows(n: usize, threads: usize) -> usize {
-    n.div_ceil(threads).clamp(1, 128)
+/// What [`log_probs`] works in; grows to the largest batch once.
+#[derive(Default)]
+pub struct Logits {
+    /// `[N, SLICE]`, and behind them two numbers a row.
+    z: Vec<f32>,
 }
 
-/// Values that [`log_probs`] holds for each thread, for `n` rows of `width` values, with a slice of [`SLICES`].
-pub fn scratch(width: usize, n: usize, threads: usize, slice: usize) -> usize {
-    slice * width + part_rows(n, threads) * (LOGITS + 3)
+impl Logits {
+    /// Bytes for `n` rows of logits.
+    pub fn bytes(n: usize) -> usize {
+        4 * n * (SLICE + 2)
+    }
+}
+
+/// Rows of a matrix that a pass over the vocabulary works on together.
+pub fn slice(w: &Matrix) -> Matrix {
+    w.part(0..SLICE.min(w.rows))
 }
 
 /// `logp[i] = ln softmax(x[i] · Wᵀ)[targets[i]]`, and its gradient with respect to the input,
-/// `g[i] = W[targets[i]] − Σ_v softmax_v · W[v]`, if `g` is there. One pass: the sum over the vocabulary is kept under a
-/// running maximum and rescaled when that rises, so neither logits nor a second product is needed, and an objective may
-/// weigh the rows afterwards. `norm[i]` becomes `ln Σ_v exp(z_v)`.
-/// x, g: `[N, C]`, W: `[V, C]`, logp, norm: `[N]`, overwritten. `slice` is one of [`SLICES`].
-#[allow(clippy::too_many_arguments)]
+/// `g[i] = W[targets[i]] − Σ_v softmax_v · W[v]`, if `g` is there. One pass over slices of the vocabulary: the sum over
+/// it is kept under a running maximum and rescaled when that rises, so the logits of one slice alone exist, and an
+/// objective may weigh the rows afterwards. `norm[i]` becomes `ln Σ_v exp(z_v)`. What the target itself adds to `g` is
+/// computed from its row, `(1 − softmax) · W[target]`, so that nothing cancels.
+/// x, g: `[N, C]`, W: `[V, C]`, logp, norm: `[N]`, overwritten. `slice`: rows that go together, one of [`SLICES`].
 pub fn log_probs(
     cx: &Compute,
+    path: Path,
     w: &Matrix,
     x: View,
     targets: &[u32],
     logp: &mut [f32],
     norm: &mut [f32],
-    g: Option<&mut [f32]>,
+    mut g: Option<&mut [f32]>,
     slice: usize,
+    logits: &mut Logits,
+    acts: &mut Acts8,
+    back: &mut Back,
+) {
+    for first in (0..x.n).step_by(slice) {
+        let rows = first..(first + slice).min(x.n);
+        let g = g.as_deref_mut().map(|g| &mut g[rows.start * x.c..rows.end * x.c]);
+        let (logp, norm) = (&mut logp[rows.clone()], &mut norm[rows.clone()]);
+        some_log_probs(cx, path, w, x.rows(rows.clone()), &targets[rows], logp, norm, g, logits, acts, back);
+    }
+}
+
+fn some_log_probs(
+    cx: &Compute,
+    path: Path,
+    w: &Matrix,
+    x: View,
+    targets: &[u32],
+    logp: &mut [f32],
+    norm: &mut [f32],
+    mut g: Option<&mut [f32]>,
+    logits: &mut Logits,
+    acts: &mut Acts8,
+    back: &mut Back,
 ) {
     let (n, c, k) = (x.n, w.cols, cx.kernels);
-    let with_grad = g.is_some();
-    let mut none = [];
-    let g = g.unwrap_or(&mut none);
-    let width = if with_grad { c } else { 0 };
-    let granule = part_rows(n, cx.pool.threads());
-    let tiles = [Tile::new(logp, n, 1), Tile::new(norm, n, 1), Tile::new(g, n, width)];
-    cx.pool.rows(tiles, [granule; 3], &|part, [mut logp, mut norm, mut g], scratch| {
-        let m = logp.n();
-        let first = part * granule;
-        let x = x.rows(first..first + m);
-        let [tile, z, state] = scratch.three(slice * c, m * LOGITS, 3 * m);
-        let (max, rest) = state.split_at_mut(m);
-        let (sum, hit) = rest.split_at_mut(m);
-        max.fill(f32::NEG_INFINITY);
-        sum.fill(0.0);
-        for i in 0..m {
-            g.row(i).fill(0.0);
-        }
-        for start in (0..w.rows).step_by(LOGITS) {
-            let count = LOGITS.min(w.rows - start);
-            let z = &mut z[..m * count];
-            for piece in pieces(count, slice) {
-                let rows = decode(cx, w, start, &piece, tile);
-                (k.dots)(x, rows, &mut Tile::new(z, m, count).part(0..m, piece));
-            }
-            for (i, z) in z.chunks_exact_mut(count).enumerate() {
-                let target = targets[first + i] as usize;
-                if (start..start + count).contains(&target) {
-                    hit[i] = z[target - start];
+    let (z, state) = room(&mut logits.z, n * (SLICE + 2)).split_at_mut(n * SLICE);
+    if let Some(g) = &mut g {
+        g[..n * c].fill(0.0);
+    }
+    for state in state.as_chunks_mut::<2>().0 {
+        *state = [f32::NEG_INFINITY, 0.0];
+    }
+    let input = Input::new(cx, path, x, &[w], 1, acts);
+    for start in (0..w.rows).step_by(SLICE) {
+        let slice = start..(start + SLICE).min(w.rows);
+        let (count, part) = (slice.len(), w.part(slice.clone()));
+        linear::forward(cx, &part, input, &mut Tile::new(z, n, count));
+        let width = if g.is_some() { c } else { 0 };
+        let tiles = [
+            Tile::new(z, n, count),
+            Tile::new(state, n, 2),
+            Tile::new(logp, n, 1),
+            Tile::new(g.as_deref_mut().unwrap_or_default(), n, width),
+        ];
+        cx.pool.rows(tiles, [ROWS; 4], &|part, [mut z, mut state, mut logp, mut g], _| {
+            for i in 0..z.n() {
+                let target = (targets[part * ROWS + i] as usize).checked_sub(start).filter(|t| *t < count);
+                let ([top, sum], z) = (state.row(i).as_chunks_mut::<2>().0[0].each_mut(), z.row(i));
+                if let Some(target) = target {
+                    logp.row(i)[0] = z[target];
                 }
-                let top = z.iter().copied().fold(max[i], f32::max);
-                if top > max[i] {
-                    let shrink = math::exp(max[i] - top);
-                    sum[i] *= shrink;
-                    for v in g.row(i) {
-                        *v *= shrink;
+                let here = (k.softmax)(z);
+                if here > *top {
+                    let shrink = math::exp(*top - here);
+                    *sum *= shrink;
+                    g.row(i).iter_mut().for_each(|v| *v *= shrink);
+                    *top = here;
+                }
+                let weight = math::exp(here - *top);
+                *sum += weight;
+                if width > 0 {
+                    z.iter_mut().for_each(|v| *v *= -weight);
+                    if let Some(target) = target {
+                        z[target] = 0.0;
                     }
-                    max[i] = top;
-                }
-                for v in z.iter_mut() {
-                    *v -= top;
-                }
-                (k.exp)(z);
-                let mut part = 0.0;
-                for v in z.iter() {
-                    part += v;
-                }
-                sum[i] += part;
-            }
-            if with_grad {
-                let z = View::new(z, m, count);
-                for piece in pieces(count, slice) {
-                    // One piece is still there.
-                    let rows =
-                        if count <= slice { View::new(tile, count, c) } else { decode(cx, w, start, &piece, tile) };
-                    (k.sums)(z.cols(piece), rows, &mut g);
                 }
             }
+        });
+        if let Some(g) = &mut g {
+            linear::backward(cx, path, &part, View::new(z, n, count), &mut Tile::new(g, n, c), back);
         }
-        for i in 0..m {
-            norm.row(i)[0] = max[i] + libm::logf(sum[i]);
-            logp.row(i)[0] = hit[i] - norm.row(i)[0];
-            if with_grad {
-                let scale = -1.0 / sum[i];
-                let target = targets[first + i] as usize;
-                let row = &mut tile[..c];
+    }
+    let width = if g.is_some() { c } else { 0 };
+    let tiles = [
+        Tile::new(state, n, 2),
+        Tile::new(logp, n, 1),
+        Tile::new(norm, n, 1),
+        Tile::new(g.unwrap_or_default(), n, width),
+    ];
+    cx.pool.rows(tiles, [ROWS; 4], &|part, [mut state, mut logp, mut norm, mut g], scratch| {
+        for i in 0..logp.n() {
+            let [top, sum] = state.row(i).as_chunks::<2>().0[0];
+            norm.row(i)[0] = top + libm::logf(sum);
+            logp.row(i)[0] -= norm.row(i)[0];
+            if width > 0 {
+                let target = targets[part * ROWS + i] as usize;
+                let row = scratch.floats(c);
                 (k.decode)(w, target..target + 1, 0..c, row);
+                let (scale, rest) = (1.0 / sum, -libm::expm1f(logp.row(i)[0]));
                 for (g, w) in g.row(i).iter_mut().zip(row) {
-                    *g = *g * scale + *w;
+                    *g = *g * scale + rest * *w;
                 }
             }
         }
     });
 }
 
-/// Ranges of at most `size` that make up `0..count`.
-fn pieces(count: usize, size: usize) -> impl Iterator<Item = Range<usize>> {
-    (0..count).step_by(size).map(move |at| at..(at + size).min(count))
-}
-
-/// Rows `piece` of those from `start` on, decoded into `tile`.
-fn decode<'a>(cx: &Compute, w: &Matrix, start: usize, piece: &Range<usize>, tile: &'a mut [f32]) -> View<'a> {
-    let tile = &mut tile[..piece.len() * w.cols];
-    (cx.kernels.decode)(w, start + piece.start..start + piece.end, 0..w.cols, tile);
-    View::new(tile, piece.len(), w.cols)
-}
-
 /// `dW += dlogitsᵀ · x` for an output matrix that is trained itself, with `dlogits[i] = c[i] · (onehot − softmax)`
 /// computed again slice by slice under the `norm` of [`log_probs`]. x: `[N, C]`, c, norm: `[N]`, dw: `[V, C]`.
 pub fn backward_weights(cx: &Compute, w: &Matrix, x: View, targets: &[u32], c: &[f32], norm: &[f32], dw: &mut [f32]) {
     let (n, k) = (x.n, cx.kernels);
-    cx.pool.rows([Tile::new(dw, w.rows, w.cols)], [LOGITS], &|part, [mut dw], scratch| {
-        let (start, count) = (part * LOGITS, dw.n());
+    cx.pool.rows([Tile::new(dw, w.rows, w.cols)], [TRAINED], &|part, [mut dw], scratch| {
+        let (start, count) = (part * TRAINED, dw.n());
         let [tile, z] = scratch.two(count * w.cols, n * count);
         (k.decode)(w, start..start + count, 0..w.cols, tile);
         (k.dots)(x, View::new(tile, count, w.cols), &mut Tile::new(z, n, count));

@@ -1,15 +1,18 @@
 //! Products with a frozen matrix: `y = x · Wᵀ`, and `dx += dy · W`.
 
-use crate::kernel::{Acts8, Compute, Tile, View};
-use crate::quant::Matrix;
+use crate::kernel::{Acts8, Compute, Tile, View, room};
+use crate::quant::{Format, Matrix};
+use core::ops::Range;
 use std::prelude::v1::*;
+use std::sync::Arc;
 
-/// How the products of a forward pass are computed.
+/// How products with a frozen matrix are computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Path {
     /// `f32` activations against decoded rows; what training differentiates.
     Exact,
-    /// Activations rounded to 8 bits, integer dot products, where the matrix's format has integer codes.
+    /// Activations rounded to 8 bits, integer dot products, where the matrix's format has integer codes. On the way back
+    /// gradients are rounded so, and the columns of the matrix too.
     Fast,
 }
 
@@ -80,17 +83,29 @@ fn granule(w: &Matrix) -> usize {
     w.format.block.next_multiple_of(64)
 }
 
-/// Values that [`forward`] on the exact path and [`backward`] hold for each thread.
-pub fn scratch(w: &Matrix) -> usize {
-    match w.floats() {
+/// Values that [`forward`] and [`backward`] hold for each thread, for `n` rows in so many parts.
+pub fn scratch(path: Path, w: &Matrix, n: usize, parts: usize) -> usize {
+    let exact = match w.floats() {
         Some(_) => 0,
         None => (TILE * w.cols).max(2 * TILE * granule(w)),
-    }
+    };
+    // Integer products keep sums of two panels of 16 rows, and a number for each 16 columns.
+    let whole = |rows: usize, cols: usize| rows * (64 + cols / 16);
+    let ahead = if w.format.codes.is_some() { whole(parts * n, w.cols) } else { exact };
+    let back = if Back::takes(w) { whole(n, w.rows).max((DEEP + 9) * granule(w)) } else { exact };
+    if path == Path::Fast { ahead.max(back) } else { exact }
 }
 
 /// `dx += dy · W`. dy: `[N, F]`, W: `[F, C]`, dx: `[N, C]`.
-pub fn backward(cx: &Compute, w: &Matrix, dy: View, dx: &mut Tile) {
+pub fn backward(cx: &Compute, path: Path, w: &Matrix, dy: View, dx: &mut Tile, back: &mut Back) {
     assert!(dy.c == w.rows && dx.c() == w.cols && dx.n() == dy.n, "shapes of a linear layer");
+    match path {
+        Path::Fast if Back::takes(w) => back.product(cx, w, dy, dx),
+        _ => backward_exact(cx, w, dy, dx),
+    }
+}
+
+fn backward_exact(cx: &Compute, w: &Matrix, dy: View, dx: &mut Tile) {
     let k = cx.kernels;
     let (n, c) = (dx.n(), dx.c());
     let granule = granule(w);
@@ -107,6 +122,97 @@ pub fn backward(cx: &Compute, w: &Matrix, dy: View, dx: &mut Tile) {
             (k.sums)(dy.cols(rows.clone()), View::new(tile, rows.len(), cols.len()), &mut dx);
         }
     });
+}
+
+/// The way back in 8 bits: buffers that grow to the largest product once.
+///
+/// A column of W is a row of Wᵀ, so W's columns are rounded to Q8_0 blocks along its outputs, over which the product sums,
+/// and the product is an integer one like those of the forward pass. Sums of integers are exact, so the result is the
+/// same on every backend.
+#[derive(Default)]
+pub struct Back {
+    /// `dy`, rounded.
+    dy: Acts8,
+    /// Columns of W as rows of Q8_0.
+    columns: Arc<Vec<f32>>,
+    /// Their products with `dy`.
+    sums: Vec<f32>,
+}
+
+/// Bytes of rounded columns that exist at a time.
+const COLUMNS: usize = 1 << 20;
+/// Rows of a block.
+const DEEP: usize = 32;
+/// ggml's Q8_0.
+const Q8_0: u32 = 8;
+
+impl Back {
+    /// Whether the columns of a matrix can be rounded: whole words of blocks both ways.
+    fn takes(w: &Matrix) -> bool {
+        w.rows > 0 && w.rows.is_multiple_of(2 * DEEP) && w.cols.is_multiple_of(16)
+    }
+
+    /// Columns of `w` that are rounded together.
+    fn together(w: &Matrix) -> usize {
+        let granule = granule(w);
+        (COLUMNS / (w.rows / DEEP * 34) / granule * granule).clamp(granule, w.cols.max(granule)).min(w.cols)
+    }
+
+    /// Bytes it holds for products with these matrices, each with its number of rows.
+    pub fn bytes<'a>(products: impl Iterator<Item = (&'a Matrix, usize)>) -> usize {
+        let (mut dy, mut columns, mut sums) = (0, 0, 0);
+        for (w, n) in products.filter(|(w, _)| Self::takes(w)) {
+            dy = dy.max(Acts8::bytes(n, w.rows, 1));
+            columns = columns.max(Self::together(w) * (w.rows / DEEP * 34));
+            sums = sums.max(4 * n * Self::together(w));
+        }
+        dy + columns + sums
+    }
+
+    fn product(&mut self, cx: &Compute, w: &Matrix, dy: View, dx: &mut Tile) {
+        let (n, k, granule) = (dy.n, cx.kernels, granule(w));
+        self.dy.resize(n, w.rows, 1);
+        cx.quantize(dy, &mut self.dy);
+        for first in (0..w.cols).step_by(Self::together(w)) {
+            let cols = first..(first + Self::together(w)).min(w.cols);
+            let columns = self.columns(cx, w, cols.clone());
+            let (count, acts) = (cols.len(), &self.dy);
+            let sums = Tile::new(room(&mut self.sums, n * count), n, count);
+            cx.pool.columns([dx.part(0..n, cols), sums], [granule; 2], &|part, [mut dx, mut sums], scratch| {
+                let rows = part * granule..part * granule + dx.c();
+                (k.int_dots)(&columns, rows, acts, &mut sums, scratch);
+                for i in 0..n {
+                    super::add(sums.row(i), dx.row(i));
+                }
+            });
+        }
+    }
+
+    /// Columns `cols` of a matrix as rows of another, rounded.
+    fn columns(&mut self, cx: &Compute, w: &Matrix, cols: Range<usize>) -> Matrix {
+        let (k, granule, words) = (cx.kernels, granule(w), w.rows / DEEP * 34 / 4);
+        if self.columns.len() < cols.len() * words {
+            self.columns = Arc::default();
+            self.columns = Arc::new(vec![0.0; cols.len() * words]);
+        }
+        let out = Arc::get_mut(&mut self.columns).expect("matrices of earlier products are gone");
+        cx.pool.rows([Tile::new(out, cols.len(), words)], [granule], &|part, [mut out], scratch| {
+            let first = cols.start + part * granule;
+            let cols = first..first + out.n();
+            let (blocks, [tile, _]) = scratch.codes(34 * cols.len(), DEEP * cols.len(), 0);
+            for b in 0..w.rows / DEEP {
+                (k.decode)(w, b * DEEP..(b + 1) * DEEP, cols.clone(), tile);
+                (k.round_columns)(View::new(tile, DEEP, cols.len()), blocks);
+                for (i, block) in blocks.chunks_exact(34).enumerate() {
+                    bytemuck::cast_slice_mut::<f32, u8>(out.row(i))[34 * b..][..34].copy_from_slice(block);
+                }
+            }
+        });
+        let bytes = crate::bytes::Bytes::from_floats(self.columns.clone()).slice(0..4 * words * cols.len());
+        let format = Format::by_id(Q8_0).expect("a row of the table");
+        let matrix = bytes.and_then(|bytes| Matrix::new(format, cols.len(), w.rows, bytes));
+        matrix.expect("as many bytes as the rows have")
+    }
 }
 
 /// `dW += dyᵀ · x`, for weights that are trained themselves. x: `[N, C]`, dy: `[N, F]`, dw: `[F, C]`.

@@ -131,6 +131,16 @@ impl Matrix {
         &self.data
     }
 
+    /// Rows `range` as a matrix of its own.
+    ///
+    /// # Panics
+    /// If they leave this one.
+    pub fn part(&self, range: Range<usize>) -> Matrix {
+        let n = self.row_bytes();
+        let data = self.data.slice(range.start * n..range.end * n).expect("rows of a matrix");
+        Matrix { rows: range.len(), data, turned: None, ..*self }
+    }
+
     /// The values themselves, `[rows, cols]`, where they are stored as aligned native `f32`.
     pub fn floats(&self) -> Option<&[f32]> {
         if self.format.id == 0 && cfg!(target_endian = "little") {

@@ -57,6 +57,7 @@ pub(super) type Grading<'a> = dyn FnMut(&[f64], &mut [f32]) -> f64 + 'a;
 
 /// The buffers of a pass; they grow to the largest batch once.
 pub(super) struct Backprop {
+    path: Path,
     keep: Keep,
     precision: Precision,
     slice: usize,
@@ -72,6 +73,7 @@ pub(super) struct Backprop {
     dgathered: Vec<f32>,
     logp: Vec<f32>,
     norms: Vec<f32>,
+    logits: head::Logits,
     acts: Acts,
     grads: Grads,
     work: Workspace,
@@ -80,6 +82,7 @@ pub(super) struct Backprop {
 impl Backprop {
     pub(super) fn new(config: &Config) -> Self {
         Backprop {
+            path: config.path,
             keep: config.keep,
             precision: config.precision,
             slice: config.slice,
@@ -94,6 +97,7 @@ impl Backprop {
             dgathered: Vec::new(),
             logp: Vec::new(),
             norms: Vec::new(),
+            logits: head::Logits::default(),
             acts: Acts::default(),
             grads: Grads::default(),
             work: Workspace::default(),
@@ -175,7 +179,7 @@ impl Backprop {
             if layer >= lowest && keep.is_some() {
                 self.inputs[layer - lowest].put(cx, self.precision, x);
             }
-            block::forward(m, adapters, Path::Exact, layer, &batch.layout, None, x, &mut self.acts, &mut self.work);
+            block::forward(m, adapters, self.path, layer, &batch.layout, None, x, &mut self.acts, &mut self.work);
             if let Some(kept) = keep
                 && layer + 1 < layers
                 && layer + 1 + kept >= layers
@@ -202,16 +206,10 @@ impl Backprop {
         );
         let (logp, norms) = (room(&mut self.logp, n), room(&mut self.norms, n));
         let g = if grad { Some(room(&mut self.dnormed, n * d)) } else { None };
-        head::log_probs(
-            &m.compute,
-            m.weights.head(),
-            View::new(normed, n, d),
-            &batch.targets,
-            logp,
-            norms,
-            g,
-            self.slice,
-        );
+        let Workspace { acts, back, .. } = &mut self.work;
+        let (x, head) = (View::new(normed, n, d), m.weights.head());
+        let (slice, logits) = (self.slice, &mut self.logits);
+        head::log_probs(&m.compute, self.path, head, x, &batch.targets, logp, norms, g, slice, logits, acts, back);
         batch.sum(logp)
     }
 
@@ -264,13 +262,13 @@ impl Backprop {
             self.inputs[layer - lowest].get(cx, self.precision, x);
             // The last block's are still there.
             if layer + 1 + kept < layers {
-                block::hidden(m, adapters, Path::Exact, layer, &batch.layout, None, x, a, &mut self.work);
+                block::hidden(m, adapters, self.path, layer, &batch.layout, None, x, a, &mut self.work);
             } else if layer + 1 < layers {
                 self.kept[layer + 1 + kept - layers].get(cx, h, self.precision, a);
                 block::refresh(m, layer, x, a);
             }
             let below = layer > lowest || matches!(sink, Sink::Weights(..));
-            block::backward(m, layer, &batch.layout, x, a, dx, sink, below, &mut self.grads, &mut self.work);
+            block::backward(m, self.path, layer, &batch.layout, x, a, dx, sink, below, &mut self.grads, &mut self.work);
         }
         if let Sink::Weights(places, grads) = sink {
             embed::backward_weights(&batch.tokens, View::new(dx, n, d), &mut grads[places.embed.clone()]);

@@ -23,6 +23,7 @@ use crate::container::head::{Field, Head};
 use crate::container::{Builder, Container};
 use crate::error::{Change, Error, Result};
 use crate::model::Precision;
+use crate::nn::linear::Path;
 use std::borrow::Cow;
 use std::prelude::v1::*;
 use std::sync::Arc;
@@ -35,7 +36,7 @@ pub const KEPT: &str = "blocks that keep activations";
 /// Facts about `config`: all that decides the result, and nothing else.
 fn describe(config: &Config, facts: &mut Head) {
     // Every field by name, so that a new one cannot be forgotten here. Slices change no bit.
-    let Config { lr, steps, schedule, warmup, clip, objective, gradient, optimizer, keep, precision, slice: _ } =
+    let Config { lr, steps, schedule, warmup, clip, objective, gradient, optimizer, path, keep, precision, slice: _ } =
         config;
     objective.facts(facts);
     if let Gradient::Zeroth(Zeroth { eps, directions, seed }) = gradient {
@@ -45,6 +46,9 @@ fn describe(config: &Config, facts: &mut Head) {
     let super::optim::Spec { kind, beta1, beta2, eps, weight_decay, ratio } = optimizer;
     facts.set("steps", *steps).set("schedule", format!("{schedule:?}").to_lowercase()).set("warm-up", *warmup);
     facts.set("optimizer", kind.as_str()).set("activations kept as", format!("{precision:?}").to_lowercase());
+    if *path == Path::Fast {
+        facts.set("products", "in 8 bits");
+    }
     if *precision != Precision::F32 {
         // What is computed again comes from rounded inputs, what is kept was rounded itself.
         let blocks = match keep {

@@ -3,8 +3,8 @@
 //! [`Trainer::step`] does one optimiser step and returns; the caller owns the loop, the clock and the files. `batch.rs`
 //! lays examples end to end; `backprop.rs` makes the gradients, or `zeroth.rs` estimates them; `objective` says what is
 //! to become of log-probabilities, `optim` moves the parameters, `schedule.rs` says how far. `checkpoint.rs` holds a
-//! run so that it can go on, `folder.rs` keeps such files. Training runs on the exact path, so gradients are the
-//! gradients of what is computed.
+//! run so that it can go on, `folder.rs` keeps such files. Training runs on the exact path, where gradients are
+//! those of what is computed, or on the fast one ([`Config::path`]), where they are rounded.
 //!
 //! A few steps on what somebody liked, with whatever rows are at hand, old ones and new:
 //! ```
@@ -46,6 +46,7 @@ use crate::error::{Error, Result};
 use crate::model::weights::Places;
 use crate::model::{Model, Precision};
 use crate::nn::head;
+use crate::nn::linear::Path;
 use backprop::Backprop;
 use batch::Batch;
 use objective::{Objective, Rewards, Shape, Tally, Totals};
@@ -72,12 +73,14 @@ pub struct Config {
     pub gradient: Gradient,
     /// What moves the parameters.
     pub optimizer: optim::Spec,
+    /// How products with the base are computed. The fast path is for adapters: its losses are those of a running model,
+    /// its gradients are a few percent off.
+    pub path: Path,
     /// Which activations stay in memory.
     pub keep: Keep,
     /// How they are stored. Halves round what the way back reads, so gradients are rounded; losses are not.
     pub precision: Precision,
-    /// Rows of the output matrix that a thread decodes together, one of [`head::SLICES`]: fewer take less memory and more
-    /// time.
+    /// Rows that meet the output matrix together, one of [`head::SLICES`]: fewer take less memory and more time.
     pub slice: usize,
 }
 
@@ -101,6 +104,7 @@ impl Default for Config {
             objective: objective::Spec::default(),
             gradient: Gradient::Backward,
             optimizer: optim::Spec::default(),
+            path: Path::Exact,
             keep: Keep::Auto,
             precision: Precision::F32,
             slice: head::SLICES[0],
@@ -119,8 +123,8 @@ impl Config {
             zeroth.check()?;
         }
         if !head::SLICES.contains(&self.slice) {
-            let why = format!("{} at a time; they are decoded by {:?}", self.slice, head::SLICES);
-            return Err(Error::invalid("rows of the output matrix", why));
+            let why = format!("{} at a time; it may be one of {:?}", self.slice, head::SLICES);
+            return Err(Error::invalid("rows that meet the output matrix", why));
         }
         if self.steps == 0 {
             return Err(Error::invalid("steps", "0 steps train nothing"));
@@ -218,6 +222,12 @@ impl Trainer {
             return Err(Error::invalid(
                 "gradient",
                 "estimates without a way back are for adapters, not for all weights",
+            ));
+        }
+        if config.path == Path::Fast {
+            return Err(Error::invalid(
+                "path",
+                "products in 8 bits are for adapters on a frozen base, not for all weights",
             ));
         }
         let places = Places::of(&model.weights);
@@ -521,6 +531,11 @@ impl Trainer {
     /// Parameters that are trained.
     pub fn parameters(&self) -> usize {
         self.grads.len()
+    }
+
+    /// How it trains.
+    pub fn config(&self) -> &Config {
+        &self.config
     }
 
     /// The objective's row.

@@ -2,8 +2,7 @@
 //!
 //! A [`Run`] says what is to be trained on what; [`Run::plan`] adds up what the trainer and its passes will reserve, from
 //! the same sizes by which they reserve it. [`Run::fit`] chooses what changes no bit of the result: how many blocks keep
-//! what they remember, how many rows go through the model together, and how much of the output matrix is decoded at a
-//! time. Where that is not enough it says what would be.
+//! what they remember, how many rows go through the model together, and how many of them meet the output matrix together. Where that is not enough it says what would be.
 
 use super::backprop::{self, Keep};
 use super::batch::Example;
@@ -13,6 +12,7 @@ use super::{Config, Gradient};
 use crate::adapter::{Adapter, Kind, Linear, Size, Spec, lowrank};
 use crate::error::Result;
 use crate::model::block::Grads;
+use crate::model::project::{self, Workspace};
 use crate::model::weights::Places;
 use crate::model::{Acts, Kept, Model, Precision};
 use crate::nn::{attention, head, linear};
@@ -117,10 +117,12 @@ pub struct Plan {
     pub activations: usize,
     /// Of these, what stays between the passes.
     pub kept: usize,
-    /// What the threads hold while they work: the largest of the next three, for each.
-    pub scratch: usize,
-    /// A thread's slice of logits, with the rows of the output matrix that make it.
+    /// A slice of the logits of all rows.
     pub logits: usize,
+    /// Rounded rows and columns, on the fast path.
+    pub rounded: usize,
+    /// What the threads hold while they work: the larger of the next two, for each.
+    pub scratch: usize,
     /// A thread's tiles of attention.
     pub attention: usize,
     /// A thread's decoded rows, or what the adapter needs to derive its factors.
@@ -131,7 +133,7 @@ pub struct Plan {
     pub file: usize,
     /// Rows that go through the model together.
     pub micro: usize,
-    /// Rows of the output matrix that a thread decodes together.
+    /// Rows that meet the output matrix together.
     pub slice: usize,
     /// Upper blocks whose products are not done twice, the last one included.
     pub whole: usize,
@@ -147,7 +149,7 @@ impl Plan {
 
     /// Bytes that the run itself will reserve.
     pub fn reserved(&self) -> usize {
-        let passes = self.activations + self.scratch + self.batch;
+        let passes = self.activations + self.logits + self.rounded + self.scratch + self.batch;
         self.weights + self.adapter + self.gradients + self.moments + passes + self.file
     }
 }
@@ -225,11 +227,12 @@ impl Run<'_> {
 
         let store = if self.lower && lowest > 0 { Lower::bytes(h.width, n) } else { 0 };
 
-        let logits = f * head::scratch(h.width, counted, threads, self.config.slice);
+        let (path, meeting) = (self.config.path, counted.min(self.config.slice));
         let attention = f * attention::scratch(h.heads, longest);
         let block = &m.weights.blocks[lowest.min(h.layers - 1)];
-        let tile = Linear::ALL.iter().map(|l| linear::scratch(block.linear(*l))).max().unwrap_or(0);
-        let decoded = f * tile.max(size.scratch);
+        let of = |linear: Linear| linear::scratch(path, block.linear(linear), n, project::parts(linear));
+        let head = linear::scratch(path, &head::slice(m.weights.head()), meeting, 1);
+        let decoded = f * Linear::ALL.map(of).into_iter().fold(head.max(size.scratch), usize::max);
         Ok(Plan {
             mapped: m.file_len(),
             held: self.held,
@@ -240,8 +243,9 @@ impl Run<'_> {
             moments,
             activations: kept + Acts::bytes(h, n) + ends + back + store,
             kept,
-            scratch: threads * logits.max(attention).max(decoded),
-            logits,
+            logits: head::Logits::bytes(meeting),
+            rounded: Workspace::bytes(m, path, n, meeting),
+            scratch: threads * attention.max(decoded),
             attention,
             decoded,
             // Tokens, positions, rows, targets and owners, some of them in vectors that were doubled to grow.

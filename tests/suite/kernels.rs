@@ -259,6 +259,46 @@ fn quantised_rows_are_within_half_a_step() {
 }
 
 #[test]
+fn rounded_columns_are_blocks_of_q8_0() {
+    let mut random = Random(9);
+    let q8_0 = Format::by_name("Q8_0").expect("a format");
+    let decode = q8_0.decode.expect("a decoder");
+    for c in [16, 48, 64] {
+        let mut x = random.values(32 * c);
+        // A column of zeros, of numbers too small for any scale, with a subnormal scale, and one that is not finite.
+        for (i, row) in x.chunks_exact_mut(c).enumerate() {
+            row[1] = 0.0;
+            row[2] *= 1e-30;
+            row[3] *= 1e-4;
+            row[4] = if i == 7 { f32::INFINITY } else { row[4] };
+        }
+        let view = View::strided(&x, 32, c, c);
+        let mut want = vec![0; 34 * c];
+        (PLAIN.round_columns)(view, &mut want);
+        for k in others() {
+            let mut got = vec![1; 34 * c];
+            (k.round_columns)(view, &mut got);
+            assert!(got == want, "{} columns, {}", c, k.name);
+        }
+        for (j, block) in want.chunks_exact(34).enumerate() {
+            let mut values = [0.0; 32];
+            decode(block, &mut values);
+            let column: Vec<f32> = (0..32).map(|i| x[i * c + j]).collect();
+            let most = column.iter().fold(0.0, |most: f32, v| most.max(v.abs()));
+            if j == 4 {
+                assert!(values[7].is_nan());
+                continue;
+            }
+            // Half a step, and what the scale is off as a half.
+            let bound = most / 254.0 * 1.002 + most / 2000.0 + 4e-6;
+            for (v, x) in values.iter().zip(&column) {
+                assert!((v - x).abs() <= bound, "column {j}: {x} as {v}");
+            }
+        }
+    }
+}
+
+#[test]
 fn functions_of_rows_equal_the_plain_ones() {
     let mut random = Random(5);
     for n in (0..70).chain([127, 128, 129, 1000]) {

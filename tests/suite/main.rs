@@ -7,6 +7,7 @@ mod chat_learn;
 mod cli;
 mod density;
 mod digest;
+mod fast;
 mod foreign;
 mod formats;
 mod golden;

@@ -9,6 +9,7 @@ use mynah::gguf::Gguf;
 use mynah::kernel::{Compute, Pool, Tile, View};
 use mynah::model::{Model, Precision};
 use mynah::nn::attention::{self, Heads};
+use mynah::nn::linear::Path as Products;
 use mynah::train::data::Order;
 use mynah::train::plan::{Change, Refusal, Rows, Run, Subject};
 use mynah::train::{Config, Example, Keep, Trainer, optim};
@@ -37,6 +38,7 @@ struct Case {
     accumulate: usize,
     ctx: usize,
     counted: usize,
+    path: Products,
     keep: Keep,
     precision: Precision,
     slice: usize,
@@ -52,9 +54,10 @@ const SIMPLE: Case = Case {
     accumulate: 1,
     ctx: 128,
     counted: 127,
+    path: Products::Exact,
     keep: Keep::Auto,
     precision: Precision::F32,
-    slice: 128,
+    slice: 1024,
     layers: None,
     optimizer: "adamw",
     checkpoints: false,
@@ -76,6 +79,9 @@ fn cases() -> Vec<Case> {
         Case { optimizer: "adamw_8bit", ..SIMPLE },
         Case { optimizer: "adafactor", kind: "nola", ..SIMPLE },
         Case { optimizer: "sgd", ..SIMPLE },
+        Case { path: Products::Fast, keep: Keep::Inputs, ..SIMPLE },
+        Case { path: Products::Fast, keep: Keep::All, batch: 4, threads: 1, ..SIMPLE },
+        Case { path: Products::Fast, ctx: 256, counted: 40, threads: 3, ..SIMPLE },
         Case { checkpoints: true, ..SIMPLE },
         Case { checkpoints: true, kind: "full", ..SIMPLE },
         Case { kind: "full", ..SIMPLE },
@@ -88,8 +94,8 @@ fn measured(case: &Case) -> (usize, usize) {
     let base = model.base([0; 32]);
     let spec = Spec { kind: case.kind.into(), layers: case.layers.clone(), ..Spec::default() };
     let optimizer = optim::Spec { kind: case.optimizer.into(), ..optim::Spec::default() };
-    let (keep, precision, slice) = (case.keep, case.precision, case.slice);
-    let config = Config { keep, precision, slice, steps: 2, optimizer, ..Config::default() };
+    let Case { path, keep, precision, slice, .. } = *case;
+    let config = Config { path, keep, precision, slice, steps: 2, optimizer, ..Config::default() };
     let data = examples(&model, case.batch * case.accumulate, case.ctx, case.counted);
     let run = Run {
         model: &model,
@@ -207,16 +213,18 @@ fn slices_of_the_output_matrix_change_no_bit() {
     let model = model(2);
     let base = model.base([0; 32]);
     let data = examples(&model, 2, 64, 40);
-    let after = |slice: usize| {
+    let after = |path, slice| {
         let adapter = adapter::create(&Spec::default(), &base).unwrap();
-        let config = Config { slice, steps: 2, ..Config::default() };
+        let config = Config { path, slice, steps: 2, ..Config::default() };
         let mut trainer = Trainer::adapter(&model, adapter, config).unwrap();
         let reports = [trainer.step(&[&data]).unwrap(), trainer.step(&[&data]).unwrap()];
         (reports.map(|r| (r.loss.to_bits(), r.grad_norm.to_bits())), trainer.grads().to_vec())
     };
-    let whole = after(128);
-    for slice in [64, 32, 16] {
-        assert!(after(slice) == whole, "slices of {slice}");
+    for path in [Products::Exact, Products::Fast] {
+        let whole = after(path, 1024);
+        for slice in [64, 16] {
+            assert!(after(path, slice) == whole, "slices of {slice}, {path:?}");
+        }
     }
     let config = Config { slice: 17, ..Config::default() };
     let error = Trainer::adapter(&model, adapter::create(&Spec::default(), &base).unwrap(), config).err().unwrap();
@@ -231,7 +239,7 @@ fn the_least_bound_is_met_with_narrow_slices() {
     let run = run(&model, Subject::Fresh(&spec, &base), Rows::full(256, 8), 1);
     let least = refused(&run, 0).least.total();
     let plan = run.fit(least).unwrap().ok().unwrap().1;
-    assert!(plan.slice < 128 && plan.total() <= least, "{plan:?}");
+    assert!(plan.slice < 1024 && plan.total() <= least, "{plan:?}");
 }
 
 #[test]
@@ -477,6 +485,8 @@ mod command {
             &["--method", "nola", "--ctx", "64"],
             &["--memory", "190M", "--batch", "8", "--ctx", "64"],
             &["--layers", "26-", "--keep", "all"],
+            &["--fast"],
+            &["--fast", "--keep", "inputs", "--batch", "2"],
         ] {
             let planned = json(&[&["plan"], &common[..], options].concat());
             let total = planned["total"].as_u64().unwrap();

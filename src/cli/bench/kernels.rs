@@ -9,7 +9,7 @@ use anyhow::bail;
 use mynah::kernel::pool::bind;
 use mynah::kernel::{self, Acts8, Compute, Kernels, PLAIN, Pool, Tile, View};
 use mynah::nn::attention::{self, Heads, Memory};
-use mynah::nn::linear::{self, Input, Path};
+use mynah::nn::linear::{self, Back, Input, Path};
 use mynah::quant::{FORMATS, Format, Matrix};
 use serde_json::json;
 use std::hint::black_box;
@@ -100,9 +100,11 @@ fn sample(k: &'static Kernels, w: &Matrix, x: &[f32]) -> Vec<f32> {
             linear::forward(&cx, w, input, &mut Tile::new(&mut y, n, f));
             all.extend(y);
         }
-        let mut dx = vec![1.0; n * c];
-        linear::backward(&cx, w, View::new(x, n, f), &mut Tile::new(&mut dx, n, c));
-        all.extend(dx);
+        for path in [Path::Exact, Path::Fast] {
+            let (mut dx, mut back) = (vec![1.0; n * c], Back::default());
+            linear::backward(&cx, path, w, View::new(x, n, f), &mut Tile::new(&mut dx, n, c), &mut back);
+            all.extend(dx);
+        }
     }
     all
 }
@@ -143,9 +145,11 @@ fn products(k: &'static Kernels, small: &Matrix, large: &Matrix, x: &[f32]) -> P
     let far = bytes(large, run(large, 1));
     let back = {
         let run = |w: &Matrix| {
-            let mut dx = vec![0.0; BACK * COLS];
+            let (mut dx, mut back) = (vec![0.0; BACK * COLS], Back::default());
+            let dy = View::new(x, BACK, w.rows);
             time(|| {
-                linear::backward(&cx, w, View::new(x, BACK, w.rows), &mut Tile::new(black_box(&mut dx), BACK, COLS))
+                let dx = &mut Tile::new(black_box(&mut dx), BACK, COLS);
+                linear::backward(&cx, Path::Exact, w, dy, dx, &mut back);
             })
         };
         let seconds = run(&few);

@@ -7,6 +7,7 @@ use crate::load::Loaded;
 use crate::meter::{self, Meter};
 use crate::out;
 use mynah::bytes::{Limits, map};
+use mynah::nn::linear::Path as LinearPath;
 use mynah::train::density::{self, Classifier};
 use mynah::train::objective::{self, Kind, Options, Shape, Spec};
 use mynah::train::{Example, Gradient, Trainer, Zeroth, reference};
@@ -78,7 +79,12 @@ pub fn refer(data: &Path, loaded: &Loaded, trainer: &mut Trainer, rows: &mut [Ex
     if !trainer.kind().reference {
         return Ok(true);
     }
-    let (path, base) = (file(data), loaded.base().fingerprint);
+    // A reference that rounds is another one.
+    let base = match trainer.config().path {
+        LinearPath::Exact => loaded.base().fingerprint,
+        LinearPath::Fast => *blake3::keyed_hash(&loaded.base().fingerprint, b"products in 8 bits").as_bytes(),
+    };
+    let path = file(data);
     let limits = Limits::default();
     if path.exists() {
         let found = map::open(&path).and_then(|bytes| reference::fill(bytes, &base, rows, &limits));

@@ -27,6 +27,7 @@ use mynah::Error;
 use mynah::adapter::{self, Adapter, Spec};
 use mynah::bytes::{Bytes, Limits, map};
 use mynah::container::head::Head;
+use mynah::nn::linear::Path as LinearPath;
 use mynah::train::data::{self, Dataset, Order, Reader};
 use mynah::train::plan::Rows;
 use mynah::train::{Config, Example, Keep, Schedule, Trainer, checkpoint, optim};
@@ -122,6 +123,9 @@ pub fn train(options: &Train, kept: Head, resumed: Option<Resumed>, json: bool) 
     let (method, subject) = subject(args, &loaded, resumed.as_ref())?;
     if method == Method::Full && args.loraplus_ratio != 1.0 {
         return Err(Usage::error("--loraplus-ratio is for adapters; with --method full nothing is a B"));
+    }
+    if method == Method::Full && args.fast {
+        return Err(Usage::error("--fast is for adapters: with --method full the base itself learns, in f32"));
     }
     let run = plan::run(args, &loaded, &subject, Rows::of(&rows, &train), config(args, method, steps))?;
     let (mut run, planned) = plan::chosen(args, &run)?;
@@ -302,6 +306,7 @@ fn config(args: &Teach, method: Method, steps: u64) -> Config {
             ratio: args.loraplus_ratio,
             ..optim::Spec::default()
         },
+        path: if args.fast { LinearPath::Fast } else { LinearPath::Exact },
         keep: args.keep.unwrap_or(Keep::Auto),
         precision: args.keep_precision.into(),
         objective: aim::spec(args),

@@ -8,6 +8,7 @@ use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
 use mynah::bytes::map;
 use mynah::nn::head;
+use mynah::nn::linear::Path as LinearPath;
 use mynah::train::Config;
 use mynah::train::plan::{self, Change, Plan, Refusal, Rows, Run};
 use serde_json::{Value, json};
@@ -114,10 +115,9 @@ pub fn plan(options: &Options, json: bool) -> anyhow::Result<Outcome> {
 }
 
 /// What a part is called, what it is for, and its bytes.
-fn parts(p: &Plan) -> [(&'static str, String, usize); 10] {
+fn parts(p: &Plan) -> [(&'static str, String, usize); 12] {
     let size = |n: usize| out::bytes(n as u64);
-    let thread =
-        format!("a thread: logits {}, attention {}, decoded {}", size(p.logits), size(p.attention), size(p.decoded));
+    let thread = format!("a thread: attention {}, products {}", size(p.attention), size(p.decoded));
     [
         ("model", "the file, mapped".into(), p.mapped),
         ("program", "held already: tokenizer, tables, data".into(), p.held),
@@ -126,6 +126,8 @@ fn parts(p: &Plan) -> [(&'static str, String, usize); 10] {
         ("gradients", String::new(), p.gradients),
         ("moments", "the optimiser's state".into(), p.moments),
         ("activations", format!("{} of them kept between the passes", size(p.kept)), p.activations),
+        ("logits", "those of a slice of the vocabulary".into(), p.logits),
+        ("rounded", "rows and columns in 8 bits (--fast)".into(), p.rounded),
         ("scratch", thread, p.scratch),
         ("batch", "tokens of a step".into(), p.batch),
         ("file", "a checkpoint, as it is put together".into(), p.file),
@@ -137,7 +139,6 @@ fn machine(p: &Plan) -> Value {
         parts(p).into_iter().map(|(name, _, bytes)| (name.into(), json!(bytes))).collect();
     for (name, value) in [
         ("kept", p.kept),
-        ("logits", p.logits),
         ("attention", p.attention),
         ("decoded", p.decoded),
         ("total", p.total()),
@@ -169,7 +170,12 @@ fn eyes(p: &Plan, run: &Run) -> String {
     };
     let slice = match p.slice {
         slice if slice == head::SLICES[0] => String::new(),
-        slice => format!("; the output matrix is decoded by {slice} rows"),
+        slice => format!("; logits of {slice} tokens at a time"),
     };
-    format!("{table}\n\n{rows}; {} of {} blocks are not computed again{slice}\n", p.whole, p.blocks)
+    let products = match run.config.path {
+        LinearPath::Exact => "exact products",
+        LinearPath::Fast => "products in 8 bits",
+    };
+    let blocks = format!("{} of {} blocks are not computed again", p.whole, p.blocks);
+    format!("{table}\n\n{rows}; {blocks}; {products}{slice}\n")
 }

@@ -1,0 +1,124 @@
+//! Training with products in 8 bits: near the exact path, and the same bits everywhere.
+
+use crate::shared::shared;
+use crate::tiny::Rng;
+use mynah::adapter::{self, Spec};
+use mynah::bytes::{Bytes, Limits, map};
+use mynah::error::Error;
+use mynah::gguf::Gguf;
+use mynah::kernel::{self, Compute, Kernels, Pool};
+use mynah::model::Model;
+use mynah::nn::linear::Path;
+use mynah::text::{Encode, Tokenizer};
+use mynah::train::{Config, Example, Keep, Trainer};
+
+const NOTES: &str = include_str!("../../src/base/notes.txt");
+
+fn model(bytes: Bytes, kernels: &'static Kernels, threads: usize) -> (Model, Tokenizer) {
+    let gguf = Gguf::parse(bytes, &Limits::default()).unwrap();
+    let model = Model::load(&gguf, Compute { kernels, pool: Pool::new(threads) }).unwrap();
+    (model, Tokenizer::from_gguf(&gguf).unwrap())
+}
+
+fn embedded(kernels: &'static Kernels, threads: usize) -> (Model, Tokenizer) {
+    model(Bytes::from_static(mynah::base::MODEL), kernels, threads)
+}
+
+/// Rows of `len` tokens of a text.
+fn rows(tokenizer: &Tokenizer, text: &str, len: usize) -> Vec<Example> {
+    let tokens = tokenizer.encode(text, &Encode::default()).unwrap();
+    tokens.chunks_exact(len).map(|tokens| Example::all(tokens.to_vec())).collect()
+}
+
+/// A trainer whose adapter changes something: B is zero in a fresh one, and A then has no gradient.
+fn trainer(model: &Model, config: Config) -> Trainer {
+    let mut adapter = adapter::create(&Spec { rank: 8, ..Spec::default() }, &model.base([0; 32])).unwrap();
+    let mut rng = Rng(7);
+    adapter.params_mut().iter_mut().for_each(|v| *v += rng.unit() * 0.01);
+    Trainer::adapter(model, adapter, config).unwrap()
+}
+
+fn config(path: Path) -> Config {
+    Config { path, clip: 0.0, keep: Keep::All, ..Config::default() }
+}
+
+/// Losses of both paths, and the norm of the difference of their gradients over that of the exact ones.
+fn compared(model: &Model, rows: &[Example]) -> ([f64; 2], f64) {
+    let of = |path| {
+        let mut trainer = trainer(model, config(path));
+        let loss = trainer.step(&[rows]).unwrap().loss;
+        (loss, trainer.grads().to_vec())
+    };
+    let ((exact, want), (fast, got)) = (of(Path::Exact), of(Path::Fast));
+    let norm = |v: &mut dyn Iterator<Item = f64>| v.map(|v| v * v).sum::<f64>().sqrt();
+    let off = norm(&mut got.iter().zip(&want).map(|(g, w)| f64::from(g - w)));
+    ([exact, fast], off / norm(&mut want.iter().map(|w| f64::from(*w))))
+}
+
+#[test]
+fn gradients_are_within_a_few_percent() {
+    let (model, tokenizer) = embedded(kernel::best(), 2);
+    let ([exact, fast], off) = compared(&model, &rows(&tokenizer, NOTES, 128)[..4]);
+    eprintln!("the embedded model: losses {exact:.5} and {fast:.5}, gradients {off:.4} off");
+    assert!(fast != exact && (fast - exact).abs() < 0.005 * exact, "losses {exact} and {fast}");
+    assert!(off > 0.0 && off < 0.03, "gradients are {off} off");
+}
+
+#[test]
+fn gradients_of_a_larger_model_are_within_a_few_percent() {
+    let Some(shared) = shared() else { return };
+    let text = std::fs::read_to_string(shared.join("golden/llamacpp/ppl/text.txt")).unwrap();
+    let bytes = map::open(&shared.join("models/SmolLM2-135M-Instruct.Q4_0.gguf")).unwrap();
+    let (model, tokenizer) = model(bytes, kernel::best(), 2);
+    let ([exact, fast], off) = compared(&model, &rows(&tokenizer, &text[..3000], 128)[..2]);
+    eprintln!("SmolLM2-135M: losses {exact:.5} and {fast:.5}, gradients {off:.4} off");
+    assert!((fast - exact).abs() < 0.005 * exact, "losses {exact} and {fast}");
+    assert!(off > 0.0 && off < 0.10, "gradients are {off} off");
+}
+
+#[test]
+fn backends_threads_and_kept_activations_change_no_bit() {
+    let of = |kernels, threads, keep| {
+        let (model, tokenizer) = embedded(kernels, threads);
+        let rows = rows(&tokenizer, NOTES, 40);
+        let mut trainer = trainer(&model, Config { keep, ..config(Path::Fast) });
+        let losses: Vec<u64> = (0..2)
+            .map(|i| trainer.step(&[&rows[3 * i..3 * i + 2], &rows[3 * i + 2..3 * i + 3]]).unwrap().loss.to_bits())
+            .collect();
+        (losses, trainer.grads().iter().map(|g| g.to_bits()).collect::<Vec<_>>())
+    };
+    let want = of(kernel::best(), 1, Keep::All);
+    for (threads, keep) in [(2, Keep::Inputs), (4, Keep::Blocks(3))] {
+        assert!(of(kernel::best(), threads, keep) == want, "{threads} threads, {keep:?}");
+    }
+    for kernels in kernel::available() {
+        assert!(of(kernels, 2, Keep::All) == want, "{}", kernels.name);
+    }
+}
+
+#[test]
+fn as_much_is_learnt() {
+    let of = |path| {
+        let (model, tokenizer) = embedded(kernel::best(), 2);
+        let rows = rows(&tokenizer, NOTES, 64);
+        let (held, learnt) = rows.split_at(4);
+        let mut trainer = trainer(&model, Config { steps: 40, lr: 2e-3, ..config(path) });
+        let before = trainer.assess(held).unwrap().loss;
+        for i in 0..40 {
+            let row = i * 2 % (learnt.len() - 1);
+            trainer.step(&[&learnt[row..row + 2]]).unwrap();
+        }
+        (before, trainer.assess(held).unwrap().loss)
+    };
+    let (exact, fast) = (of(Path::Exact), of(Path::Fast));
+    eprintln!("held-out losses from {:.4} to {:.4}; in 8 bits from {:.4} to {:.4}", exact.0, exact.1, fast.0, fast.1);
+    assert!(exact.1 < 0.7 * exact.0, "{exact:?}");
+    assert!((fast.1 - exact.1).abs() < 0.02 * exact.1, "{exact:?} {fast:?}");
+}
+
+#[test]
+fn all_weights_are_not_trained_so() {
+    let (model, _) = embedded(kernel::best(), 1);
+    let refused = Trainer::full(&model, config(Path::Fast)).err().unwrap();
+    assert!(matches!(refused, Error::Invalid { .. }), "{refused}");
+}
