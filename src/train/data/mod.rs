@@ -384,15 +384,17 @@ mod tests {
         let text = "\u{feff}{\"text\": \"ab\", \"id\": 7}\r\n\r\n{\"prompt\": \"a\", \"completion\": \"b\"}\n\
             {\"tokens\": [5, 6, 7], \"mask\": [1, 0, 1]}\n{\"tokens\": [5, 6]}";
         let got = lines(64, text).unwrap();
-        let row =
-            |tokens: &[u32], counts: &[u8]| Example::new(tokens.to_vec(), counts.iter().map(|c| *c == 1).collect());
+        let row = |line: usize, tokens: &[u32], counts: &[u8]| Example {
+            line: Some(line),
+            ..Example::new(tokens.to_vec(), counts.iter().map(|c| *c == 1).collect())
+        };
         assert_eq!(
             got.examples,
             [
-                row(&[1, 100, 101], &[1, 1, 1]),
-                row(&[1, 100, 101, 2], &[0, 0, 1, 1]),
-                row(&[5, 6, 7], &[1, 0, 1]),
-                row(&[5, 6], &[1, 1]),
+                row(1, &[1, 100, 101], &[1, 1, 1]),
+                row(3, &[1, 100, 101, 2], &[0, 0, 1, 1]),
+                row(4, &[5, 6, 7], &[1, 0, 1]),
+                row(5, &[5, 6], &[1, 1]),
             ]
         );
         assert_eq!((got.cut, got.skipped), (0, 0));
