@@ -119,7 +119,7 @@ pub struct ModelArgs {
     #[arg(long)]
     pub exact: bool,
     /// Precision of the cache of keys and values [default: f16, with --exact f32]
-    #[arg(long, value_enum)]
+    #[arg(long, alias = "cache-type", value_enum)]
     pub cache: Option<Cache>,
     /// Copy weights into memory with 16 rows side by side, which is read faster: all of them, or as many as SIZE holds, as
     /// in 200M. Results are the same. Without it weights are read from the mapped file
@@ -134,6 +134,9 @@ pub struct ModelArgs {
 pub enum Cache {
     F16,
     F32,
+    /// Half the memory of f16, a little less precise
+    #[value(name = "q8_0", alias = "q8")]
+    Q8,
 }
 
 impl From<Cache> for CacheType {
@@ -141,6 +144,7 @@ impl From<Cache> for CacheType {
         match c {
             Cache::F16 => CacheType::F16,
             Cache::F32 => CacheType::F32,
+            Cache::Q8 => CacheType::Q8,
         }
     }
 }
@@ -637,8 +641,8 @@ pub struct Inspect {
 
 #[derive(Args)]
 #[command(after_help = "\
-A model's tests are those of llama-bench: ppN reads a prompt of N tokens, tgN decodes N tokens one by one from an empty
-cache; tokens are drawn at random, sampling is not part of it. After a warm-up run each test runs R times, in turns for
+A model's tests are those of llama-bench: ppN reads a prompt of N tokens, tgN decodes N tokens one by one; from an empty
+cache, or @dD from one of D positions. Tokens are drawn at random, sampling is not part of it. After a warm-up run each test runs R times, in turns for
 every number of threads, so that all meet the same disturbances; the table has medians, minima and maxima.
 The limit of a test is what this machine could do if it read the weights and the cache as fast as it reads memory, or
 did the products as fast as its instructions allow, whichever is less; both are measured in this run. With weights that
@@ -650,6 +654,7 @@ The kernels' tables have GB/s of weights, and 10^9 operations a second, a produc
 Examples:
   mynah bench -m model.gguf
   mynah bench -m model.gguf -p 512 -n 0 -t 1,2,4 --markdown
+  mynah bench -m model.gguf -p 0 -n 32 -d 0,2000 --cache q8_0
   mynah bench -m model.gguf --compare llama-bench.jsonl
   mynah bench --kernels
   mynah bench --kernels --backend avx2 --format Q4_0,Q8_0")]
@@ -669,6 +674,9 @@ pub struct Bench {
     /// Cores to compute on: with T threads the first T of them [default: whichever the system gives]
     #[arg(long, value_name = "CORE,..", value_delimiter = ',')]
     pub cpus: Vec<usize>,
+    /// Positions that are in the cache before a test begins, each test with each
+    #[arg(short = 'd', long, value_name = "N,..", value_delimiter = ',', default_value = "0")]
+    pub n_depth: Vec<usize>,
     /// How often each test runs
     #[arg(short, long, value_name = "R", default_value_t = 5, value_parser = count(1000))]
     pub repetitions: usize,
@@ -676,7 +684,7 @@ pub struct Bench {
     #[arg(long)]
     pub exact: bool,
     /// Precision of the cache of keys and values [default: f16, with --exact f32]
-    #[arg(long, value_enum)]
+    #[arg(long, alias = "cache-type", value_enum)]
     pub cache: Option<Cache>,
     /// Copy weights into memory with 16 rows side by side, which is read faster: all of them, or as many as SIZE holds, as
     /// in 200M. Results are the same. Without it weights are read from the mapped file

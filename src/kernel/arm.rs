@@ -125,6 +125,12 @@ pub(super) mod lanes {
     op!(unsafe store_v(p: *mut f32, x: F4) { vst1q_f32(p, x) });
     op!(unsafe load_w(p: *const u8) -> I4 { vreinterpretq_s32_u8(vld1q_u8(p)) });
     op!(unsafe store_w(p: *mut u8, x: I4) { vst1q_u8(p, vreinterpretq_u8_s32(x)) });
+    op!(unsafe load_halves(p: *const u16) -> I4 { vreinterpretq_s32_u32(vmovl_u16(vld1_u16(p))) });
+    op!(unsafe load_codes(p: *const i8) -> [I4; 4] {
+        let x = vld1q_s8(p);
+        let (low, high) = (vmovl_s8(vget_low_s8(x)), vmovl_high_s8(x));
+        [vmovl_s16(vget_low_s16(low)), vmovl_high_s16(low), vmovl_s16(vget_low_s16(high)), vmovl_high_s16(high)]
+    });
     op!(splat_v(x: f32) -> F4 { vdupq_n_f32(x) });
     op!(splat_w(x: i32) -> I4 { vdupq_n_s32(x) });
     op!(add_v(a: F4, b: F4) -> F4 { vaddq_f32(a, b) });

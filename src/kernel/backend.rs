@@ -7,7 +7,7 @@
 
 #[cfg(target_arch = "x86_64")]
 use super::Row8;
-use super::{Acts8, Kernels, PLAIN, Scratch, Tile, View, body};
+use super::{Acts8, Kernels, PLAIN, Scratch, Stored, Tile, View, body};
 use crate::error::{Error, Result};
 use crate::quant::Matrix;
 use core::ops::Range;
@@ -51,7 +51,17 @@ macro_rules! backend {
             use $floats as floats;
             use $ints as ints;
 
-            pub(super) static KERNELS: Kernels = Kernels { name: $name, dots, half_dots, sums, outer, int_dots, ..$others };
+            pub(super) static KERNELS: Kernels = Kernels {
+                name: $name,
+                dots,
+                half_dots,
+                sums,
+                outer,
+                row_dots,
+                row_sums,
+                int_dots,
+                ..$others
+            };
 
             /// Whether its features are there.
             pub(super) fn runs() -> bool {
@@ -62,6 +72,8 @@ macro_rules! backend {
             compiled!($features half_dots(x: View, w: &[u16], y: &mut Tile) = floats::half_dots);
             compiled!($features sums(a: View, w: View, y: &mut Tile) = floats::sums);
             compiled!($features outer(a: View, b: View, y: &mut Tile) = floats::outer);
+            compiled!($features row_dots(x: View, w: Stored, y: &mut Tile) = floats::row_dots);
+            compiled!($features row_sums(a: View, w: Stored, y: &mut Tile) = floats::row_sums);
             compiled!($features int_dots(w: &Matrix, rows: Range<usize>, x: &Acts8, y: &mut Tile, s: &mut Scratch) = ints::int_dots);
         }
     };
@@ -84,6 +96,8 @@ macro_rules! others {
                 silu_mul_backward,
                 widen,
                 narrow,
+                code,
+                decode_codes,
                 ..body::PLAIN
             };
 
@@ -96,6 +110,8 @@ macro_rules! others {
             compiled!($features silu_mul_backward(gate: &mut [f32], up: &mut [f32], d: &[f32]) = body::silu_mul_backward);
             compiled!($features widen(x: &[u16], out: &mut [f32]) = crate::kernel::x86::widen);
             compiled!($features narrow(x: &[f32], out: &mut [u16]) = body::narrow);
+            compiled!($features code(x: &[f32], codes: &mut [i8], scales: &mut [u16]) = body::code);
+            compiled!($features decode_codes(codes: &[i8], scales: &[u16], out: &mut [f32]) = body::decode_codes);
         }
     };
 }

@@ -1,7 +1,7 @@
 //! Every kernel once, in plain Rust. `backend.rs` compiles these bodies again for each instruction set, which is why they
 //! are always inlined.
 
-use super::{Acts8, Kernels, Row8, Scratch, Tile, View};
+use super::{Acts8, CODES, Kernels, Row8, Scratch, Stored, Tile, View};
 use crate::math::{self, fma};
 use crate::quant::{self, Codes, Matrix};
 use core::ops::Range;
@@ -15,6 +15,8 @@ pub(super) const PLAIN: Kernels = Kernels {
     half_dots,
     sums,
     outer,
+    row_dots,
+    row_sums,
     decode,
     quantize,
     round_columns,
@@ -25,6 +27,8 @@ pub(super) const PLAIN: Kernels = Kernels {
     silu_mul_backward,
     widen,
     narrow,
+    code,
+    decode_codes,
 };
 
 #[inline(always)]
@@ -102,6 +106,44 @@ pub(super) fn outer(a: View, b: View, y: &mut Tile) {
         let out = y.row(f);
         for t in 0..a.n {
             add_scaled(a.row(t)[f], b.row(t), out);
+        }
+    }
+}
+
+/// Value `k` of row `j`.
+#[inline(always)]
+fn stored(w: Stored, c: usize, j: usize, k: usize) -> f32 {
+    match w {
+        Stored::Half(data) => quant::half(data[j * c + k]),
+        Stored::Byte { codes, scales } => {
+            quant::half(scales[j * c.div_ceil(CODES) + k / CODES]) * codes[j * c + k] as f32
+        }
+    }
+}
+
+#[inline(always)]
+pub(super) fn row_dots(x: View, w: Stored, y: &mut Tile) {
+    for i in 0..x.n {
+        let (x, out) = (x.row(i), y.row(i));
+        for (j, out) in out.iter_mut().enumerate() {
+            let mut acc = [0.0; LANES];
+            for (k, &v) in x.iter().enumerate() {
+                acc[k % LANES] = fma(v, stored(w, x.len(), j, k), acc[k % LANES]);
+            }
+            *out = lane_sum(acc);
+        }
+    }
+}
+
+#[inline(always)]
+pub(super) fn row_sums(a: View, w: Stored, y: &mut Tile) {
+    for i in 0..a.n {
+        let out = y.row(i);
+        let c = out.len();
+        for (k, &a) in a.row(i).iter().enumerate() {
+            for (l, out) in out.iter_mut().enumerate() {
+                *out = fma(a, stored(w, c, k, l), *out);
+            }
         }
     }
 }
@@ -361,6 +403,30 @@ pub(super) fn widen(x: &[u16], out: &mut [f32]) {
 pub(super) fn narrow(x: &[f32], out: &mut [u16]) {
     for (o, &v) in out.iter_mut().zip(x) {
         *o = half_bits(v);
+    }
+}
+
+#[inline(always)]
+pub(super) fn code(x: &[f32], codes: &mut [i8], scales: &mut [u16]) {
+    for ((x, codes), scale) in x.chunks(CODES).zip(codes.chunks_mut(CODES)).zip(scales) {
+        let most = f32::from_bits(x.iter().fold(0, |most, v| most.max(v.abs().to_bits())));
+        *scale = half_bits(most / 127.0);
+        let d = quant::half(*scale);
+        // No scale, or none that is a number: then the codes do not count.
+        let inverse = if d > 0.0 && d < f32::INFINITY { 1.0 / d } else { 0.0 };
+        for (code, &v) in codes.iter_mut().zip(x) {
+            *code = rounded((v * inverse).clamp(-127.0, 127.0)) as i8;
+        }
+    }
+}
+
+#[inline(always)]
+pub(super) fn decode_codes(codes: &[i8], scales: &[u16], out: &mut [f32]) {
+    for ((codes, out), &scale) in codes.chunks(CODES).zip(out.chunks_mut(CODES)).zip(scales) {
+        let d = quant::half(scale);
+        for (out, &code) in out.iter_mut().zip(codes) {
+            *out = d * code as f32;
+        }
     }
 }
 

@@ -56,12 +56,15 @@ op!(store_i(p: &mut [u8; 64], x: I) {
     }
 });
 op!(unsafe halves(p: *const u16) -> F {
-    let mut out = [0.0; 16];
-    for l in 0..16 {
-        out[l] = crate::quant::half(p.add(l).read_unaligned());
-    }
-    load_from(&out)
+    [
+        half_v(load_halves(p)),
+        half_v(load_halves(p.add(4))),
+        half_v(load_halves(p.add(8))),
+        half_v(load_halves(p.add(12))),
+    ]
 });
+op!(unsafe scale(p: *const u16) -> F { [half_v(splat_w(*p as i32)); 4] });
+op!(unsafe codes(p: *const i8) -> F { to_float(load_codes(p)) });
 op!(splat(x: f32) -> F { [splat_v(x); 4] });
 op!(splat_i(x: i32) -> I { [splat_w(x); 4] });
 op!(fma(a: F, b: F, c: F) -> F {
@@ -161,10 +164,17 @@ pub(super) mod floats {
     const SUM_R: usize = 6;
     const SUM_V: usize = 1;
 
+    /// Vectors in a tile of sums of a cache's rows.
+    const STORED_V: usize = 1;
+
     #[cfg(target_arch = "aarch64")]
     crate::kernel::floats::products!("neon");
+    #[cfg(target_arch = "aarch64")]
+    crate::kernel::stored::stored!("neon");
     #[cfg(target_arch = "wasm32")]
     crate::kernel::floats::products!("simd128");
+    #[cfg(target_arch = "wasm32")]
+    crate::kernel::stored::stored!("simd128");
 }
 
 /// One backend over these lanes: its features and its module of integer dots.

@@ -34,6 +34,8 @@ mod four;
 mod ints;
 pub mod peak;
 pub mod pool;
+#[allow(unused, reason = "some targets have the plain backend alone")]
+mod stored;
 #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
 mod wasm;
 #[cfg(target_arch = "x86_64")]
@@ -182,6 +184,46 @@ impl Row8<'_> {
     }
 }
 
+/// Values that each scale of [`Stored::Byte`] is for.
+pub const CODES: usize = 32;
+
+/// Rows of a cache of keys or values, without gaps.
+#[derive(Clone, Copy)]
+pub enum Stored<'a> {
+    /// Half floats (bits).
+    Half(&'a [u16]),
+    /// Codes −127..127, and a scale, a half float (bits), for each [`CODES`] values of a row or what is left of it: the
+    /// value is their product, which is exact.
+    Byte {
+        /// `[n, c]`.
+        codes: &'a [i8],
+        /// `[n, ⌈c / 32⌉]`.
+        scales: &'a [u16],
+    },
+}
+
+impl<'a> Stored<'a> {
+    /// Whether there are `n` rows of `c` values.
+    pub fn holds(&self, n: usize, c: usize) -> bool {
+        match self {
+            Stored::Half(data) => data.len() >= n * c,
+            Stored::Byte { codes, scales } => codes.len() >= n * c && scales.len() >= n * c.div_ceil(CODES),
+        }
+    }
+
+    /// Rows `range` of those with `c` values.
+    pub fn rows(&self, range: Range<usize>, c: usize) -> Self {
+        let per = c.div_ceil(CODES);
+        match *self {
+            Stored::Half(data) => Stored::Half(&data[range.start * c..range.end * c]),
+            Stored::Byte { codes, scales } => Stored::Byte {
+                codes: &codes[range.start * c..range.end * c],
+                scales: &scales[range.start * per..range.end * per],
+            },
+        }
+    }
+}
+
 /// Every kernel of one backend.
 pub struct Kernels {
     /// Its name, as `MYNAH_BACKEND` takes it.
@@ -194,6 +236,10 @@ pub struct Kernels {
     pub sums: fn(a: View, w: View, y: &mut Tile),
     /// `y += aᵀ · b`. a: `[t, f]`, b: `[t, c]`, y: `[f, c]`.
     pub outer: fn(a: View, b: View, y: &mut Tile),
+    /// [`Kernels::dots`] with rows of a cache. w: `[f, c]`.
+    pub row_dots: fn(x: View, w: Stored, y: &mut Tile),
+    /// [`Kernels::sums`] with rows of a cache. w: `[k, c]`.
+    pub row_sums: fn(a: View, w: Stored, y: &mut Tile),
     /// Columns `cols` (on block edges) of rows `rows` of a frozen matrix, decoded. out: `[rows, cols]` without gaps.
     pub decode: fn(w: &Matrix, rows: Range<usize>, cols: Range<usize>, out: &mut [f32]),
     /// Rounds a row to 8 bits: `q = x / d` to the nearest, ties to even, with the scale `d = max|x| / level` of those
@@ -218,6 +264,26 @@ pub struct Kernels {
     pub widen: fn(x: &[u16], out: &mut [f32]),
     /// `f32` to the nearest half float (bits), ties to even.
     pub narrow: fn(x: &[f32], out: &mut [u16]),
+    /// A row of [`Stored::Byte`]: for each [`CODES`] values the scale `max|x| / 127` as a half, and codes to the nearest,
+    /// ties to even. What is not finite has such a scale.
+    pub code: fn(x: &[f32], codes: &mut [i8], scales: &mut [u16]),
+    /// The values of a row that [`Kernels::code`] made.
+    pub decode_codes: fn(codes: &[i8], scales: &[u16], out: &mut [f32]),
+}
+
+impl Kernels {
+    /// The values of the first rows of `w`, as many as `out` has. out: `[n, c]` without gaps.
+    pub fn decode_stored(&self, w: Stored, c: usize, out: &mut [f32]) {
+        match w {
+            Stored::Half(data) => (self.widen)(&data[..out.len()], out),
+            Stored::Byte { codes, scales } => {
+                let rows = codes.chunks_exact(c).zip(scales.chunks_exact(c.div_ceil(CODES)));
+                for ((codes, scales), out) in rows.zip(out.chunks_exact_mut(c)) {
+                    (self.decode_codes)(codes, scales, out);
+                }
+            }
+        }
+    }
 }
 
 /// What computes: the kernels of one backend and the threads to share the work.

@@ -38,6 +38,16 @@ pub(super) mod lanes {
     op!(unsafe store_v(p: *mut f32, x: F4) { v128_store(p.cast(), x) });
     op!(unsafe load_w(p: *const u8) -> I4 { v128_load(p.cast()) });
     op!(unsafe store_w(p: *mut u8, x: I4) { v128_store(p.cast(), x) });
+    op!(unsafe load_halves(p: *const u16) -> I4 { i32x4_load_extend_u16x4(p) });
+    op!(unsafe load_codes(p: *const i8) -> [I4; 4] {
+        let (low, high) = (i16x8_load_extend_i8x8(p), i16x8_load_extend_i8x8(p.add(8)));
+        [
+            i32x4_extend_low_i16x8(low),
+            i32x4_extend_high_i16x8(low),
+            i32x4_extend_low_i16x8(high),
+            i32x4_extend_high_i16x8(high),
+        ]
+    });
     op!(splat_v(x: f32) -> F4 { f32x4_splat(x) });
     op!(splat_w(x: i32) -> I4 { i32x4_splat(x) });
     op!(add_v(a: F4, b: F4) -> F4 { f32x4_add(a, b) });

@@ -4,6 +4,7 @@
 
 use super::floats::products;
 use super::ints::{array, integers};
+use super::stored::stored;
 use super::{Row8, body};
 use crate::quant;
 use crate::quant::Matrix;
@@ -142,6 +143,8 @@ pub(super) mod avx512 {
     /// Rows and vectors in a tile of sums.
     const SUM_R: usize = 6;
     const SUM_V: usize = 4;
+    /// Vectors in a tile of sums of a cache's rows.
+    const STORED_V: usize = 4;
     /// Rows of activations in a tile of integer dot products.
     const INT_X: usize = 4;
     /// Panels of weights that such a tile spans.
@@ -204,6 +207,8 @@ pub(super) mod avx512 {
     });
     op!(low_halves(a: I) -> F { _mm512_cvtph_ps(_mm512_cvtepi32_epi16(a)) });
     op!(unsafe halves(p: *const u16) -> F { _mm512_cvtph_ps(_mm256_loadu_si256(p.cast())) });
+    op!(unsafe scale(p: *const u16) -> F { _mm512_cvtph_ps(_mm256_set1_epi16(*p as i16)) });
+    op!(unsafe codes(p: *const i8) -> F { to_float(_mm512_cvtepi8_epi32(_mm_loadu_si128(p.cast()))) });
     op!(high_halves(a: I) -> F { low_halves(shr(a, 16)) });
 
     /// 16 where bits `4k..4k + 4` of a row's dword are set, in panel order.
@@ -370,6 +375,7 @@ pub(super) mod avx512 {
     }
 
     super::products!("avx2" "fma" "f16c" "avx512f" "avx512bw" "avx512vl" "avx512dq" "avx512vnni");
+    super::stored!("avx2" "fma" "f16c" "avx512f" "avx512bw" "avx512vl" "avx512dq" "avx512vnni");
     super::integers!("avx2" "fma" "f16c" "avx512f" "avx512bw" "avx512vl" "avx512dq" "avx512vnni");
 }
 
@@ -387,6 +393,8 @@ pub(super) mod avx2 {
     /// Rows and vectors in a tile of sums.
     const SUM_R: usize = 6;
     const SUM_V: usize = 1;
+    /// Vectors in a tile of sums of a cache's rows.
+    const STORED_V: usize = 2;
     /// Rows of activations in a tile of integer dot products.
     const INT_X: usize = 2;
     /// Panels of weights that such a tile spans.
@@ -456,6 +464,11 @@ pub(super) mod avx2 {
     op!(high_halves(a: I) -> F { low_halves(shr(a, 16)) });
     op!(unsafe halves(p: *const u16) -> F {
         [_mm256_cvtph_ps(_mm_loadu_si128(p.cast())), _mm256_cvtph_ps(_mm_loadu_si128(p.add(8).cast()))]
+    });
+    op!(unsafe scale(p: *const u16) -> F { [_mm256_cvtph_ps(_mm_set1_epi16(*p as i16)); 2] });
+    op!(unsafe codes(p: *const i8) -> F {
+        let eight = |at: usize| _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(p.add(at).cast())));
+        [eight(0), eight(8)]
     });
 
     /// 16 where bits `4k..4k + 4` of a row's dword are set, in panel order.
@@ -571,6 +584,7 @@ pub(super) mod avx2 {
     }
 
     super::products!("avx2" "fma" "f16c");
+    super::stored!("avx2" "fma" "f16c");
     super::integers!("avx2" "fma" "f16c");
 }
 

@@ -75,8 +75,8 @@ pub fn hidden(
         attention::forward(cx, h.heads, q, keys, values, first, &mut att);
     } else {
         for s in &rows.segments {
-            let keys = Memory::F32(View::new(&a.k, n, kw).rows(s.clone()));
-            let values = Memory::F32(View::new(&a.v, n, kw).rows(s.clone()));
+            let keys = Memory::Rows(View::new(&a.k, n, kw).rows(s.clone()));
+            let values = Memory::Rows(View::new(&a.v, n, kw).rows(s.clone()));
             attention::forward(cx, h.heads, q.rows(s.clone()), keys, values, 0, &mut att.part(s.clone(), 0..qw));
         }
     }

@@ -2,8 +2,8 @@
 
 use super::HParams;
 use crate::error::{Error, Result};
-use crate::kernel::{Kernels, View};
-use crate::nn::attention::Memory;
+use crate::kernel::{CODES, Kernels, Stored, View};
+use crate::nn::attention::{Heads, Memory};
 use std::prelude::v1::*;
 
 /// Precision of the cache.
@@ -13,49 +13,99 @@ pub enum CacheType {
     F16,
     /// Full precision.
     F32,
+    /// 8 bits, with a scale of 16 for each 32 values of a head's row, or for what is left of it.
+    Q8,
 }
 
+impl CacheType {
+    /// Its name, that of ggml's type.
+    pub fn name(self) -> &'static str {
+        match self {
+            CacheType::F16 => "f16",
+            CacheType::F32 => "f32",
+            CacheType::Q8 => "q8_0",
+        }
+    }
+
+    /// Bytes of the keys and values of one position, all layers together.
+    pub fn bytes(self, h: &HParams) -> usize {
+        let row = match self {
+            CacheType::F16 => 2 * h.heads.dim,
+            CacheType::F32 => 4 * h.heads.dim,
+            CacheType::Q8 => h.heads.dim + 2 * h.heads.dim.div_ceil(CODES),
+        };
+        2 * h.layers * h.heads.kv * row
+    }
+}
+
+/// Those of halves and codes stand head by head, so that what a head reads has no gaps: `[layers, KV, positions, D]`. The
+/// others stand as they are computed: `[layers, positions, KV·D]`.
 enum Store {
     F16(Vec<u16>),
     F32(Vec<f32>),
+    Q8 { codes: Vec<i8>, scales: Vec<u16> },
+}
+
+/// What does not fit is refused; systems that can give the memory when it is first written to.
+fn zeros<T: bytemuck::Zeroable>(len: usize) -> Result<Vec<T>> {
+    let bytes = (len * size_of::<T>()) as u64;
+    bytemuck::allocation::try_zeroed_vec(len)
+        .map_err(|()| Error::limit("memory of the key/value cache, bytes", bytes, 0))
 }
 
 impl Store {
-    fn new(kind: CacheType, len: usize) -> Result<Self> {
-        fn zeros<T: Clone + Default>(len: usize) -> Result<Vec<T>> {
-            let mut v = Vec::new();
-            let bytes = (len * size_of::<T>()) as u64;
-            v.try_reserve_exact(len).map_err(|_| Error::limit("memory of the key/value cache, bytes", bytes, 0))?;
-            v.resize(len, T::default());
-            Ok(v)
-        }
+    fn new(kind: CacheType, rows: usize, dim: usize) -> Result<Self> {
         Ok(match kind {
-            CacheType::F16 => Store::F16(zeros(len)?),
-            CacheType::F32 => Store::F32(zeros(len)?),
+            CacheType::F16 => Store::F16(zeros(rows * dim)?),
+            CacheType::F32 => Store::F32(zeros(rows * dim)?),
+            CacheType::Q8 => Store::Q8 { codes: zeros(rows * dim)?, scales: zeros(rows * dim.div_ceil(CODES))? },
         })
     }
 
-    fn write(&mut self, k: &Kernels, at: usize, x: &[f32]) {
-        match self {
-            Store::F16(v) => (k.narrow)(x, &mut v[at..at + x.len()]),
-            Store::F32(v) => v[at..at + x.len()].copy_from_slice(x),
+    /// x: `[n, KV·D]`, for positions from `at` on.
+    fn write(&mut self, k: &Kernels, heads: Heads, positions: usize, layer: usize, at: usize, x: &[f32]) {
+        let (d, kv) = (heads.dim, heads.kv);
+        if let Store::F32(v) = self {
+            v[(layer * positions + at) * kv * d..][..x.len()].copy_from_slice(x);
+            return;
+        }
+        for (i, x) in x.chunks_exact(kv * d).enumerate() {
+            for (h, x) in x.chunks_exact(d).enumerate() {
+                let row = (layer * kv + h) * positions + at + i;
+                match self {
+                    Store::F16(v) => (k.narrow)(x, &mut v[row * d..][..d]),
+                    Store::Q8 { codes, scales } => {
+                        let per = d.div_ceil(CODES);
+                        (k.code)(x, &mut codes[row * d..][..d], &mut scales[row * per..][..per]);
+                    }
+                    Store::F32(_) => unreachable!("written above"),
+                }
+            }
         }
     }
 
-    fn memory(&self, at: usize, n: usize, width: usize) -> Memory<'_> {
-        match self {
-            Store::F16(v) => Memory::F16 { data: &v[at..at + n * width], width },
-            Store::F32(v) => Memory::F32(View::new(&v[at..at + n * width], n, width)),
-        }
+    /// The first `n` positions of a layer.
+    fn memory(&self, heads: Heads, positions: usize, layer: usize, n: usize) -> Memory<'_> {
+        let (d, kv) = (heads.dim, heads.kv);
+        let rows = layer * kv * positions..(layer + 1) * kv * positions;
+        let data = match self {
+            Store::F16(v) => Stored::Half(v),
+            Store::Q8 { codes, scales } => Stored::Byte { codes, scales },
+            Store::F32(v) => {
+                let width = kv * d;
+                return Memory::Rows(View::new(&v[layer * positions * width..][..n * width], n, width));
+            }
+        };
+        Memory::Cache { data: data.rows(rows, d), positions }
     }
 }
 
-/// `[layers, positions, KV·D]` of keys and of values.
+/// Keys and values of all layers.
 pub struct Cache {
     keys: Store,
     values: Store,
     positions: usize,
-    width: usize,
+    heads: Heads,
 }
 
 impl Cache {
@@ -64,11 +114,13 @@ impl Cache {
     /// # Errors
     /// `Limit` if the memory is not there.
     pub fn new(h: &HParams, kind: CacheType, positions: usize) -> Result<Cache> {
-        let width = h.kv_width();
-        let len =
-            h.layers.checked_mul(positions).and_then(|n| n.checked_mul(width)).filter(|n| *n < isize::MAX as usize / 8);
-        let len = len.ok_or_else(|| Error::limit("positions of the cache", positions as u64, u32::MAX as u64))?;
-        Ok(Cache { keys: Store::new(kind, len)?, values: Store::new(kind, len)?, positions, width })
+        let rows = h.layers.checked_mul(positions).and_then(|n| n.checked_mul(h.heads.kv));
+        let len = rows.and_then(|n| n.checked_mul(h.heads.dim)).filter(|n| *n < isize::MAX as usize / 8);
+        let (Some(rows), Some(_)) = (rows, len) else {
+            return Err(Error::limit("positions of the cache", positions as u64, u32::MAX as u64));
+        };
+        let store = || Store::new(kind, rows, h.heads.dim);
+        Ok(Cache { keys: store()?, values: store()?, positions, heads: h.heads })
     }
 
     /// Positions there is room for.
@@ -76,16 +128,25 @@ impl Cache {
         self.positions
     }
 
+    /// Bytes of it.
+    pub fn bytes(&self) -> usize {
+        let of = |store: &Store| match store {
+            Store::F16(v) => size_of_val(&v[..]),
+            Store::F32(v) => size_of_val(&v[..]),
+            Store::Q8 { codes, scales } => size_of_val(&codes[..]) + size_of_val(&scales[..]),
+        };
+        of(&self.keys) + of(&self.values)
+    }
+
     /// Writes rows `x` of keys and values of `layer` from position `at` on.
     pub(super) fn write(&mut self, k: &Kernels, layer: usize, at: usize, keys: &[f32], values: &[f32]) {
-        let start = (layer * self.positions + at) * self.width;
-        self.keys.write(k, start, keys);
-        self.values.write(k, start, values);
+        self.keys.write(k, self.heads, self.positions, layer, at, keys);
+        self.values.write(k, self.heads, self.positions, layer, at, values);
     }
 
     /// The first `n` positions of `layer`.
     pub(super) fn memory(&self, layer: usize, n: usize) -> (Memory<'_>, Memory<'_>) {
-        let start = layer * self.positions * self.width;
-        (self.keys.memory(start, n, self.width), self.values.memory(start, n, self.width))
+        let (heads, positions) = (self.heads, self.positions);
+        (self.keys.memory(heads, positions, layer, n), self.values.memory(heads, positions, layer, n))
     }
 }

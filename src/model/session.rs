@@ -105,6 +105,11 @@ impl Session {
         self.config.context
     }
 
+    /// Bytes of the cache of keys and values.
+    pub fn cache_bytes(&self) -> usize {
+        self.cache.bytes()
+    }
+
     /// Forgets all positions from `position` on.
     pub fn rewind(&mut self, position: usize) {
         self.position = self.position.min(position);

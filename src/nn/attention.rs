@@ -1,16 +1,21 @@
 //! Causal attention with grouped queries: `out_h = softmax(q_h · Kᵀ / √D) · V` over the keys up to each row's position.
 //!
 //! Scores exist for a few query rows at a time; there is no rows × positions matrix. A row's result does not depend on
-//! which rows are computed with it.
+//! which rows are computed with it. Many query rows of a head meet blocks of keys that are decoded for them; for a few
+//! the query heads that share keys go together, and a cache is read where it lies.
 
 use super::ROWS;
-use crate::kernel::{Compute, Kernels, Scratch, Tile, View, room};
+use crate::kernel::{Compute, Kernels, Scratch, Stored, Tile, View, room};
 use std::prelude::v1::*;
 
 /// Query rows that share the passes over keys and values.
 const QUERIES: usize = 16;
-/// Keys that are widened together.
+/// Keys that are decoded together.
 const KEYS: usize = 64;
+/// Query rows for which nothing is decoded beforehand.
+const FEW: usize = 4;
+/// Scores of few rows are reserved for a multiple of so many positions, so that not every token asks for more.
+const STEP: usize = 512;
 
 /// The sizes of a layer's heads.
 #[derive(Clone, Copy, Debug)]
@@ -25,34 +30,67 @@ pub struct Heads {
     pub scale: f32,
 }
 
-/// Keys or values of the positions so far, `[T, KV · D]`.
+/// Keys or values of the positions so far.
 #[derive(Clone, Copy)]
 pub enum Memory<'a> {
-    /// Full precision.
-    F32(View<'a>),
-    /// Half floats, rows without gaps, `width` values each.
-    F16 {
-        /// The bits.
-        data: &'a [u16],
-        /// Values in a row.
-        width: usize,
+    /// Full precision, `[T, KV · D]`.
+    Rows(View<'a>),
+    /// A cache, `[KV, positions, D]`.
+    Cache {
+        /// All rows.
+        data: Stored<'a>,
+        /// Rows of a head.
+        positions: usize,
     },
 }
 
-impl Memory<'_> {
-    /// Calls `f(first row, rows)` for blocks of the first `n` rows, columns `start..start + dim`.
-    fn blocks(&self, k: &Kernels, n: usize, start: usize, dim: usize, tmp: &mut [f32], mut f: impl FnMut(usize, View)) {
+impl<'a> Memory<'a> {
+    /// The first `n` rows of head `kv`.
+    fn head(&self, heads: Heads, kv: usize, n: usize) -> Head<'a> {
+        let d = heads.dim;
         match *self {
-            Memory::F32(view) => f(0, view.rows(0..n).cols(start..start + dim)),
-            Memory::F16 { data, width } => {
+            Memory::Rows(view) => Head::Rows(view.rows(0..n).cols(kv * d..kv * d + d)),
+            Memory::Cache { data, positions } => Head::Cache(data.rows(kv * positions..kv * positions + n, d)),
+        }
+    }
+}
+
+/// The rows of one head, `[n, D]`.
+#[derive(Clone, Copy)]
+enum Head<'a> {
+    Rows(View<'a>),
+    Cache(Stored<'a>),
+}
+
+impl Head<'_> {
+    /// Calls `f(first row, rows)` for blocks of the `n` rows.
+    fn blocks(&self, k: &Kernels, n: usize, dim: usize, tmp: &mut [f32], mut f: impl FnMut(usize, View)) {
+        match *self {
+            Head::Rows(view) => f(0, view),
+            Head::Cache(data) => {
                 for first in (0..n).step_by(KEYS) {
                     let rows = KEYS.min(n - first);
-                    for (i, out) in tmp.chunks_exact_mut(dim).take(rows).enumerate() {
-                        (k.widen)(&data[(first + i) * width + start..][..dim], out);
-                    }
-                    f(first, View::new(&tmp[..rows * dim], rows, dim));
+                    let tmp = &mut tmp[..rows * dim];
+                    k.decode_stored(data.rows(first..first + rows, dim), dim, tmp);
+                    f(first, View::new(tmp, rows, dim));
                 }
             }
+        }
+    }
+
+    /// `y = x · wᵀ`.
+    fn dots(&self, k: &Kernels, x: View, y: &mut Tile) {
+        match *self {
+            Head::Rows(view) => (k.dots)(x, view, y),
+            Head::Cache(data) => (k.row_dots)(x, data, y),
+        }
+    }
+
+    /// `y += a · w`.
+    fn sums(&self, k: &Kernels, a: View, y: &mut Tile) {
+        match *self {
+            Head::Rows(view) => (k.sums)(a, view, y),
+            Head::Cache(data) => (k.row_sums)(a, data, y),
         }
     }
 }
@@ -62,7 +100,7 @@ fn weights(k: &Kernels, heads: Heads, q: View, keys: &Memory, first: usize, h: u
     let (n, kv) = (q.n, h / (heads.q / heads.kv));
     let count = first + n;
     let mut scores = Tile::new(p, n, count);
-    keys.blocks(k, count, kv * heads.dim, heads.dim, tmp, |at, block| {
+    keys.head(heads, kv, count).blocks(k, count, heads.dim, tmp, |at, block| {
         (k.dots)(q, block, &mut scores.part(0..n, at..at + block.n));
     });
     for i in 0..n {
@@ -80,6 +118,9 @@ fn weights(k: &Kernels, heads: Heads, q: View, keys: &Memory, first: usize, h: u
 pub fn forward(cx: &Compute, heads: Heads, q: View, keys: Memory, values: Memory, first: usize, out: &mut Tile) {
     let (k, d) = (cx.kernels, heads.dim);
     let (n, c) = (out.n(), out.c());
+    if n <= FEW {
+        return few(cx, heads, q, keys, values, first, out);
+    }
     let tiles = n.div_ceil(QUERIES);
     // A part is one tile of query rows of one head; the later, longer tiles first, so threads finish together.
     cx.pool.grid([out.part(0..n, 0..c)], [(QUERIES, d)], &|row_part, h, [mut out], scratch| {
@@ -92,16 +133,46 @@ pub fn forward(cx: &Compute, heads: Heads, q: View, keys: Memory, values: Memory
             out.row(i).fill(0.0);
         }
         let kv = h / (heads.q / heads.kv);
-        values.blocks(k, count, kv * d, d, tmp, |at, block| {
+        values.head(heads, kv, count).blocks(k, count, d, tmp, |at, block| {
             let p = View::strided(p, out.n(), count, count).cols(at..at + block.n);
             (k.sums)(p, block, &mut out);
         });
     });
 }
 
+/// [`forward`] row by row: the query heads that share keys together.
+fn few(cx: &Compute, heads: Heads, q: View, keys: Memory, values: Memory, first: usize, out: &mut Tile) {
+    let (k, d, group) = (cx.kernels, heads.dim, heads.q / heads.kv);
+    let (n, c) = (out.n(), out.c());
+    // As many heads for each thread, even where a group is then read by two.
+    let each = heads.q.div_ceil(cx.pool.threads());
+    cx.pool.grid([out.part(0..n, 0..c)], [(1, each * d)], &|i, part, [mut out], scratch| {
+        let (out, count) = (out.row(0), first + i + 1);
+        let end = part * each + out.len() / d;
+        let mut h = part * each;
+        while h < end {
+            let (kv, heads_here) = (h / group, (group - h % group).min(end - h));
+            let at = (h - part * each) * d;
+            let out = &mut out[at..at + heads_here * d];
+            let q = View::strided(&q.row(i)[h * d..(h + heads_here) * d], heads_here, d, d);
+            let p = &mut scratch.floats(heads_here * count.next_multiple_of(STEP))[..heads_here * count];
+            keys.head(heads, kv, count).dots(k, q, &mut Tile::new(p, heads_here, count));
+            for p in p.chunks_exact_mut(count) {
+                p.iter_mut().for_each(|s| *s *= heads.scale);
+                (k.softmax)(p);
+            }
+            out.fill(0.0);
+            let p = View::new(p, heads_here, count);
+            values.head(heads, kv, count).sums(k, p, &mut Tile::new(out, heads_here, d));
+            h += heads_here;
+        }
+    });
+}
+
 /// Values that the passes over `n` positions hold for each thread.
 pub fn scratch(heads: Heads, n: usize) -> usize {
-    QUERIES.min(n) * n + (QUERIES.min(n) * n).max(KEYS * heads.dim)
+    let few = if n <= FEW { heads.q / heads.kv * STEP } else { 0 };
+    few.max(QUERIES.min(n) * n + (QUERIES.min(n) * n).max(KEYS * heads.dim))
 }
 
 /// Values that [`backward`] holds beside its arguments for `n` positions: what each query head adds to the keys and
@@ -174,7 +245,7 @@ fn head_backward(
         let [p, ds] = scratch.two(m * count, m * count);
         let q = q.rows(rows.clone()).cols(h * d..h * d + d);
         let dout = dout.rows(rows.clone()).cols(h * d..h * d + d);
-        weights(k, heads, q, &Memory::F32(keys), start, h, p, &mut []);
+        weights(k, heads, q, &Memory::Rows(keys), start, h, p, &mut []);
         (k.dots)(dout, value.rows(0..count), &mut Tile::new(ds, m, count));
         for (p, ds) in p.chunks_exact(count).zip(ds.chunks_exact_mut(count)) {
             let mut mean = [0.0];

@@ -1,7 +1,7 @@
 //! Every backend of this machine gives the bits of the plain one, whatever the lengths, strides and threads.
 
 use mynah::bytes::Bytes;
-use mynah::kernel::{Acts8, Kernels, PLAIN, Pool, Scratch, Tile, View, available, by_name};
+use mynah::kernel::{Acts8, CODES, Kernels, PLAIN, Pool, Scratch, Stored, Tile, View, available, by_name};
 use mynah::quant::{FORMATS, Format, Matrix};
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
@@ -104,6 +104,80 @@ fn products_equal_the_plain_ones() {
             }
         }
     }
+}
+
+#[test]
+fn products_with_a_cache_are_those_with_its_values() {
+    let mut random = Random(11);
+    for c in [1usize, 8, 15, 16, 24, 32, 48, 64, 80, 96, 100, 128] {
+        let (per, most) = (c.div_ceil(CODES), 203);
+        let mut halves = vec![0; most * c];
+        (PLAIN.narrow)(&random.values(most * c), &mut halves);
+        let (mut codes, mut scales) = (vec![0; most * c], vec![0; most * per]);
+        for (codes, scales) in codes.chunks_exact_mut(c).zip(scales.chunks_exact_mut(per)) {
+            (PLAIN.code)(&random.values(c), codes, scales);
+        }
+        for w in [Stored::Half(&halves), Stored::Byte { codes: &codes, scales: &scales }] {
+            let mut values = vec![0.0; most * c];
+            PLAIN.decode_stored(w, c, &mut values);
+            for k in available() {
+                let mut got = vec![1.0; most * c];
+                k.decode_stored(w, c, &mut got);
+                assert_same(&got, &values, &format!("values of a cache, {c} columns, {}", k.name));
+                for n in [1, 2, 3, 4, 5, 7, 9] {
+                    for f in [1, 2, 3, 4, 7, 95, 96, 97, 203] {
+                        let what = format!("{}: {n} × {f} × {c}", k.name);
+                        let (x, a) = (random.values(n * (c + 3)), random.values(n * (f + 5)));
+                        let (x, a) = (View::strided(&x, n, c, c + 3), View::strided(&a, n, f, f + 5));
+                        let (mut got, mut want) = (vec![1.0; n * f], vec![2.0; n * f]);
+                        (k.row_dots)(x, w.rows(0..f, c), &mut Tile::new(&mut got, n, f));
+                        (PLAIN.dots)(x, View::new(&values, f, c), &mut Tile::new(&mut want, n, f));
+                        assert_same(&got, &want, &format!("dots {what}"));
+                        let start = random.values(n * c);
+                        let (mut got, mut want) = (start.clone(), start);
+                        (k.row_sums)(a, w, &mut Tile::new(&mut got, n, c));
+                        (PLAIN.sums)(a, View::new(&values, f, c), &mut Tile::new(&mut want, n, c));
+                        assert_same(&got, &want, &format!("sums {what}"));
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn codes_are_within_half_a_step_and_keep_what_is_no_number() {
+    let mut random = Random(12);
+    for c in [1usize, 31, 32, 64, 80] {
+        let mut x = random.values(c);
+        for k in available() {
+            let (mut codes, mut scales, mut back) = (vec![9; c], vec![9; c.div_ceil(CODES)], vec![9.0; c]);
+            let mut round = |x: &[f32]| {
+                (k.code)(x, &mut codes, &mut scales);
+                (k.decode_codes)(&codes, &scales, &mut back);
+                (back.clone(), codes.clone(), scales.clone())
+            };
+            let (values, codes, scales) = round(&x);
+            for (i, (got, x)) in values.iter().zip(&x).enumerate() {
+                let most = x.abs().max(x_most(&values[i / CODES * CODES..(i / CODES * CODES + CODES).min(c)]));
+                assert!((got - x).abs() <= 0.5006 * most / 127.0, "{}: {x} became {got}", k.name);
+            }
+            let mut plain = (vec![0; c], vec![0; c.div_ceil(CODES)]);
+            (PLAIN.code)(&x, &mut plain.0, &mut plain.1);
+            assert_eq!((codes, scales), plain, "{}", k.name);
+            assert_eq!(round(&vec![0.0; c]).0, vec![0.0; c]);
+            assert_eq!(round(&vec![1e-30; c]).0, vec![0.0; c]);
+            for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 1e30] {
+                let kept = std::mem::replace(&mut x[c - 1], bad);
+                assert!(!round(&x).0[c - 1].is_finite(), "{}: {bad}", k.name);
+                x[c - 1] = kept;
+            }
+        }
+    }
+}
+
+fn x_most(x: &[f32]) -> f32 {
+    x.iter().fold(0.0, |most, v| v.abs().max(most))
 }
 
 #[test]

@@ -11,6 +11,7 @@ const UNSAFE: &[&str] = &[
     "kernel/ints.rs",
     "kernel/peak.rs",
     "kernel/pool.rs",
+    "kernel/stored.rs",
     "kernel/wasm.rs",
     "kernel/x86.rs",
 ];

@@ -2,6 +2,7 @@
 
 mod adapters;
 mod alloc;
+mod cache;
 mod chat;
 mod chat_learn;
 mod cli;

@@ -28,6 +28,8 @@ pub struct Other {
     pub prompt: usize,
     /// Tokens decoded.
     pub decoded: usize,
+    /// Positions that were there before.
+    pub depth: usize,
     /// Threads.
     pub threads: usize,
     /// Tokens a second of each run.
@@ -66,7 +68,7 @@ fn one(line: &str) -> anyhow::Result<Option<Other>> {
     if let Some(bad) = samples.iter().find(|s| !(s.is_finite() && **s > 0.0)) {
         return Err(anyhow!("{bad} tokens a second"));
     }
-    if line.n_depth > 0 || (line.n_prompt > 0) == (line.n_gen > 0) {
+    if (line.n_prompt > 0) == (line.n_gen > 0) {
         return Ok(None);
     }
     let file =
@@ -75,6 +77,7 @@ fn one(line: &str) -> anyhow::Result<Option<Other>> {
         model: printable(&file),
         prompt: line.n_prompt,
         decoded: line.n_gen,
+        depth: line.n_depth,
         threads: line.n_threads,
         samples: samples.to_vec(),
     }))
@@ -93,6 +96,10 @@ mod tests {
         assert_eq!((test.prompt, test.decoded, test.threads), (128, 0, 2));
         assert_eq!(test.model, "a.gguf");
         assert_eq!(test.samples, [1.0, 9.0, 3.0]);
+        assert_eq!(
+            (test.depth, one(&LINE.replace("\"n_depth\": 0", "\"n_depth\": 5")).unwrap().unwrap().depth),
+            (0, 5)
+        );
         let mean = one(&LINE.replace(", \"samples_ts\": [ 1.0, 9.0, 3.0 ]", "")).unwrap().unwrap();
         assert_eq!(mean.samples, [3.5]);
     }
@@ -100,7 +107,6 @@ mod tests {
     #[test]
     fn other_kinds_of_test_are_passed_over() {
         assert!(one(&LINE.replace("\"n_gen\": 0", "\"n_gen\": 5")).unwrap().is_none());
-        assert!(one(&LINE.replace("\"n_depth\": 0", "\"n_depth\": 5")).unwrap().is_none());
         assert!(one(&LINE.replace("\"n_prompt\": 128", "\"n_prompt\": 0")).unwrap().is_none());
     }
 

@@ -7,7 +7,8 @@ use crate::meter::{self, Meter};
 use crate::{Outcome, out};
 use anyhow::bail;
 use mynah::kernel::pool::bind;
-use mynah::kernel::{self, Acts8, Compute, Kernels, PLAIN, Pool, Tile, View};
+use mynah::kernel::{self, Acts8, CODES, Compute, Kernels, PLAIN, Pool, Stored, Tile, View};
+use mynah::model::CacheType;
 use mynah::nn::attention::{self, Heads, Memory};
 use mynah::nn::linear::{self, Back, Input, Path};
 use mynah::quant::{FORMATS, Format, Matrix};
@@ -175,20 +176,26 @@ struct Bed {
     x: Vec<f32>,
     y: Vec<f32>,
     half: Vec<u16>,
+    codes: Vec<i8>,
+    scales: Vec<u16>,
     acts: Acts8,
 }
 
 impl Bed {
     fn new(random: &mut Random) -> Bed {
         let x = random.values(512 * COLS);
-        let half = x.iter().take(512 * 192).map(|&v| half_bits(v)).collect();
-        Bed { x, y: vec![0.0; 512 * COLS], half, acts: Acts8::default() }
+        let half = x.iter().take(T * KV).map(|&v| half_bits(v)).collect();
+        let (mut codes, mut scales) = (vec![0; T * KV], vec![0; T * KV / CODES]);
+        (PLAIN.code)(&x[..T * KV], &mut codes, &mut scales);
+        Bed { x, y: vec![0.0; 512 * COLS], half, codes, scales, acts: Acts8::default() }
     }
 
     /// Everything that a piece can have written.
     fn written(&self) -> Vec<f32> {
         let acts = self.acts.q.iter().map(|&q| q as f32).chain(self.acts.d.iter().copied());
-        self.y.iter().copied().chain(acts).chain(self.half.iter().map(|&h| h as f32)).collect()
+        let halves = self.half.iter().chain(&self.scales).map(|&h| h as f32);
+        let codes = self.codes.iter().map(|&code| code as f32);
+        self.y.iter().copied().chain(acts).chain(halves).chain(codes).collect()
     }
 }
 
@@ -204,8 +211,12 @@ const Q: usize = HEADS.q * HEADS.dim;
 const KV: usize = HEADS.kv * HEADS.dim;
 const T: usize = 512;
 
-fn attend(cx: &Compute, bed: &mut Bed, rows: usize) {
-    let memory = Memory::F16 { data: &bed.half[..T * KV], width: KV };
+fn attend(cx: &Compute, bed: &mut Bed, rows: usize, cache: CacheType) {
+    let memory = match cache {
+        CacheType::F32 => Memory::Rows(View::new(&bed.x, T, KV)),
+        CacheType::F16 => Memory::Cache { data: Stored::Half(&bed.half), positions: T },
+        CacheType::Q8 => Memory::Cache { data: Stored::Byte { codes: &bed.codes, scales: &bed.scales }, positions: T },
+    };
     let out = &mut Tile::new(&mut bed.y, rows, Q);
     attention::forward(cx, HEADS, View::new(&bed.x, rows, Q), memory, memory, T - rows, out);
 }
@@ -258,16 +269,40 @@ const PIECES: &[Piece] = &[
         run: |cx, bed| quantise(cx, bed, 2),
     },
     Piece {
-        name: "attention, 1 row of 512",
+        name: "attention, 1 row of 512, f16",
         unit: "GFLOP/s",
         amount: (4 * Q * T) as f64,
-        run: |cx, bed| attend(cx, bed, 1),
+        run: |cx, bed| attend(cx, bed, 1, CacheType::F16),
     },
     Piece {
-        name: "attention, 512 rows",
+        name: "attention, 1 row of 512, q8_0",
+        unit: "GFLOP/s",
+        amount: (4 * Q * T) as f64,
+        run: |cx, bed| attend(cx, bed, 1, CacheType::Q8),
+    },
+    Piece {
+        name: "attention, 1 row of 512, f32",
+        unit: "GFLOP/s",
+        amount: (4 * Q * T) as f64,
+        run: |cx, bed| attend(cx, bed, 1, CacheType::F32),
+    },
+    Piece {
+        name: "attention, 512 rows, f16",
         unit: "GFLOP/s",
         amount: (2 * Q * T * (T + 1)) as f64,
-        run: |cx, bed| attend(cx, bed, T),
+        run: |cx, bed| attend(cx, bed, T, CacheType::F16),
+    },
+    Piece {
+        name: "attention, 512 rows, q8_0",
+        unit: "GFLOP/s",
+        amount: (2 * Q * T * (T + 1)) as f64,
+        run: |cx, bed| attend(cx, bed, T, CacheType::Q8),
+    },
+    Piece {
+        name: "attention, 512 rows, f32",
+        unit: "GFLOP/s",
+        amount: (2 * Q * T * (T + 1)) as f64,
+        run: |cx, bed| attend(cx, bed, T, CacheType::F32),
     },
     Piece {
         name: "softmax of 512",

@@ -23,36 +23,50 @@ use std::time::{Duration, Instant};
 /// Rows of a prompt that go through the model together.
 const CHUNK: usize = 256;
 
-/// One kind of work: a prompt to read, or tokens to decode.
+/// One kind of work: a prompt to read, or tokens to decode one by one.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Test {
-    Prompt(usize),
-    Decode(usize),
+enum Kind {
+    Prompt,
+    Decode,
+}
+
+/// So much of that work, with so many positions in the cache before.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Test {
+    kind: Kind,
+    n: usize,
+    depth: usize,
 }
 
 impl Test {
-    fn tokens(self) -> usize {
-        match self {
-            Test::Prompt(n) | Test::Decode(n) => n,
-        }
-    }
-
     fn name(self) -> String {
-        match self {
-            Test::Prompt(n) => format!("pp{n}"),
-            Test::Decode(n) => format!("tg{n}"),
-        }
+        let kind = match self.kind {
+            Kind::Prompt => "pp",
+            Kind::Decode => "tg",
+        };
+        let depth = if self.depth > 0 { format!(" @ d{}", self.depth) } else { String::new() };
+        format!("{kind}{}{depth}", self.n)
     }
 
-    /// From an empty cache; `tokens` are as many as the test wants. How long it took.
+    /// Positions that it needs.
+    fn positions(self) -> usize {
+        self.depth + self.n
+    }
+
+    /// `tokens` are the same for all tests. How long it took.
     fn run(self, session: &mut Session, tokens: &[u32]) -> mynah::Result<Duration> {
-        session.rewind(0);
+        session.rewind(self.depth);
+        let before = session.position();
+        if before < self.depth {
+            session.feed(&tokens[before..self.depth])?;
+        }
+        let tokens = &tokens[self.depth..self.positions()];
         let start = Instant::now();
-        match self {
-            Test::Prompt(_) => {
+        match self.kind {
+            Kind::Prompt => {
                 session.feed(tokens)?;
             }
-            Test::Decode(_) => {
+            Kind::Decode => {
                 for token in tokens.chunks(1) {
                     session.feed(token)?;
                 }
@@ -75,11 +89,11 @@ struct Cost {
 
 impl Cost {
     fn of(model: &Model, config: &SessionConfig, test: Test) -> Cost {
-        let (h, w, n) = (&model.hparams, &model.weights, test.tokens() as f64);
+        let (h, w, n, depth) = (&model.hparams, &model.weights, test.n as f64, test.depth as f64);
         // All weights are read for each of these, and logits made for its last token.
-        let passes = match test {
-            Test::Prompt(n) => n.div_ceil(config.chunk) as f64,
-            Test::Decode(_) => n,
+        let passes = match test.kind {
+            Kind::Prompt => test.n.div_ceil(config.chunk) as f64,
+            Kind::Decode => n,
         };
         let mut cost = Cost { bytes: 0.0, int8: 0.0, float: 0.0 };
         let mut add = |m: &Matrix, rows: f64| {
@@ -91,11 +105,10 @@ impl Cost {
             Linear::ALL.iter().for_each(|&linear| add(block.linear(linear), n));
         }
         add(w.head(), passes);
-        // Token i sees i + 1 positions, for a score and for a sum; the cache is read once a pass.
-        let seen = n * (n + 1.0) / 2.0;
+        // Token i sees i + 1 positions more than were there, for a score and for a sum; the cache is read once a pass.
+        let seen = n * (n + 1.0) / 2.0 + n * depth;
         cost.float += 2.0 * seen * (h.layers * h.heads.q * h.heads.dim) as f64;
-        let width = if config.cache == CacheType::F16 { 2.0 } else { 4.0 };
-        cost.bytes += 2.0 * passes * (n + n / passes) / 2.0 * (h.layers * h.kv_width()) as f64 * width;
+        cost.bytes += passes * ((n + n / passes) / 2.0 + depth) * config.cache.bytes(h) as f64;
         Cost { bytes: cost.bytes / n, int8: cost.int8 / n, float: cost.float / n }
     }
 
@@ -220,10 +233,11 @@ pub fn bench(args: &Bench, path: &Path, json: bool) -> anyhow::Result<Outcome> {
         [kernels] => kernels,
         _ => return Err(Usage::error("a model runs on one backend at a time")),
     };
-    let tests: Vec<Test> = (args.n_prompt.iter().filter(|n| **n > 0).map(|n| Test::Prompt(*n)))
-        .chain(args.n_gen.iter().filter(|n| **n > 0).map(|n| Test::Decode(*n)))
-        .collect();
-    let Some(context) = tests.iter().map(|t| t.tokens()).max() else {
+    let kinds = (args.n_prompt.iter().map(|n| (Kind::Prompt, *n))).chain(args.n_gen.iter().map(|n| (Kind::Decode, *n)));
+    let kinds: Vec<(Kind, usize)> = kinds.filter(|(_, n)| *n > 0).collect();
+    let deep = |&depth: &usize| kinds.iter().map(move |&(kind, n)| Test { kind, n, depth });
+    let tests: Vec<Test> = args.n_depth.iter().flat_map(deep).collect();
+    let Some(context) = tests.iter().map(|t| t.positions()).max() else {
         return Err(Usage::error("no test: give -p or -n a number above 0"));
     };
     let file = path.file_name().map_or_else(|| path.to_string_lossy(), |n| n.to_string_lossy());
@@ -278,7 +292,7 @@ fn run(
     let context = ready.session.context();
     let tokens = tokens(ready, context);
     let mut samples = vec![vec![Vec::new(); threads.len()]; tests.len()];
-    let total = (args.repetitions + 1) * threads.len() * tests.iter().map(|t| t.tokens()).sum::<usize>();
+    let total = (args.repetitions + 1) * threads.len() * tests.iter().map(|t| t.n).sum::<usize>();
     let (meter, start, mut done) = (Meter::new(total as u64), Instant::now(), 0);
     for round in 0..=args.repetitions {
         for (i, test) in tests.iter().enumerate() {
@@ -288,12 +302,12 @@ fn run(
                     return Ok(None);
                 }
                 pool.limit(threads);
-                let time = test.run(&mut ready.session, &tokens[..test.tokens()])?;
+                let time = test.run(&mut ready.session, &tokens)?;
                 // The first round warms up.
                 if round > 0 {
                     samples[i][j].push(time);
                 }
-                done += test.tokens() as u64;
+                done += test.n as u64;
                 meter.show(done, || format!("{:.0} tokens/s", done as f64 / start.elapsed().as_secs_f64()));
             }
         }
@@ -336,16 +350,14 @@ fn row(
     limits: &Limits,
     load: Load,
 ) -> Row {
-    let h = &ready.model.hparams;
     let config = config(args, ready.session.context());
     let cost = Cost::of(&ready.model, &config, test);
-    let samples_ts: Vec<f64> = runs.iter().map(|t| test.tokens() as f64 / t.as_secs_f64()).collect();
+    let samples_ts: Vec<f64> = runs.iter().map(|t| test.n as f64 / t.as_secs_f64()).collect();
     let speed = Spread::of(&samples_ts);
     let n = samples_ts.len() as f64;
     let mean = samples_ts.iter().sum::<f64>() / n;
     let variance = samples_ts.iter().map(|s| (s - mean) * (s - mean)).sum::<f64>() / (n - 1.0).max(1.0);
     let (memory, arithmetic) = cost.least(limits);
-    let (cache, width) = if config.cache == CacheType::F16 { ("f16", 2) } else { ("f32", 4) };
     let matrices = ready.model.weights.blocks.iter().flat_map(|b| Linear::ALL.map(|l| b.linear(l)));
     let matrices = matrices.chain([&ready.model.weights.embed]).chain(ready.model.weights.output.as_ref());
     let (mut size, mut params) = (0, 0);
@@ -354,9 +366,9 @@ fn row(
         params += (m.rows * m.cols) as u64;
     }
     let samples_ns: Vec<u64> = runs.iter().map(|t| t.as_nanos() as u64).collect();
-    let (n_prompt, n_gen) = match test {
-        Test::Prompt(n) => (n, 0),
-        Test::Decode(n) => (0, n),
+    let (n_prompt, n_gen) = match test.kind {
+        Kind::Prompt => (test.n, 0),
+        Kind::Decode => (0, test.n),
     };
     Row {
         model_filename: path.to_string_lossy().into(),
@@ -367,11 +379,11 @@ fn row(
         n_batch: CHUNK,
         n_ubatch: CHUNK,
         n_threads: threads,
-        type_k: cache,
-        type_v: cache,
+        type_k: config.cache.name(),
+        type_v: config.cache.name(),
         n_prompt,
         n_gen,
-        n_depth: 0,
+        n_depth: test.depth,
         exact: args.exact,
         avg_ns: samples_ns.iter().sum::<u64>() / samples_ns.len() as u64,
         avg_ts: mean,
@@ -393,7 +405,7 @@ fn row(
         load,
         peak_rss_bytes: None,
         anonymous_bytes: None,
-        cache_bytes: (2 * h.layers * h.kv_width() * config.context * width) as u64,
+        cache_bytes: ready.session.cache_bytes() as u64,
         compare_ts: None,
         compare_ratio: None,
     }
@@ -403,8 +415,8 @@ impl Row {
     /// Puts the same test of another run beside this one.
     fn compare(&mut self, test: Test, others: &[Other]) {
         let same = others.iter().filter(|o| {
-            let theirs = if o.prompt > 0 { Test::Prompt(o.prompt) } else { Test::Decode(o.decoded) };
-            theirs == test && o.threads == self.n_threads
+            let (kind, n) = if o.prompt > 0 { (Kind::Prompt, o.prompt) } else { (Kind::Decode, o.decoded) };
+            Test { kind, n, depth: o.depth } == test && o.threads == self.n_threads
         });
         let samples: Vec<f64> = same.flat_map(|o| &o.samples).copied().collect();
         if !samples.is_empty() {
