@@ -1,6 +1,5 @@
 //! Byte-level merging (`tokenizer.ggml.model` = `gpt2`): words of bytes, a list of merges, earlier merges first.
 
-use super::hash::{Key, Slots};
 use super::merge::Merger;
 use super::split::Splitter;
 use super::vocab::{NONE, TokenKind, Vocab};
@@ -87,58 +86,65 @@ pub(super) fn write_token(spelling: &[u8], kind: TokenKind, out: &mut Vec<u8>) -
     same
 }
 
+/// What two neighbours become is found by the bytes of both, as any token is. So a merge into a token is known by the length
+/// of its left piece.
 struct Merge {
     left: u32,
-    right: u32,
-    into: u32,
+    /// The rank of another merge into the same token, or [`NONE`].
+    other: u32,
 }
 
 pub(super) struct Bpe {
     splitter: &'static Splitter,
     /// A merge's place is its rank.
     merges: Vec<Merge>,
-    slots: Slots,
+    /// The rank of a merge into each token, or [`NONE`].
+    into: Vec<u32>,
     bytes: [u32; 256],
-    key: Key,
 }
 
 impl Bpe {
-    /// `merges`: lines of two spellings in UTF-8 with a space between, best first.
+    /// `merges`: lines of two spellings in UTF-8 with a space between, best first. One of pieces that are no tokens can
+    /// never happen, and does not matter.
     pub fn new<'a>(
         splitter: &'static Splitter,
         vocab: &Vocab,
         merges: impl ExactSizeIterator<Item = &'a [u8]>,
     ) -> Result<Self> {
-        let (n, key) = (merges.len(), vocab.key);
+        let n = merges.len();
         let bytes = core::array::from_fn(|b| vocab.find_text(&[b as u8]).unwrap_or(NONE));
-        let mut bpe = Bpe { splitter, merges: Vec::with_capacity(n), slots: Slots::with_capacity(n), bytes, key };
+        let mut bpe = Bpe { splitter, merges: Vec::with_capacity(n), into: vec![NONE; vocab.len()], bytes };
         let mut pair = Vec::new();
+        // Tokens mostly stand in the order of the merges that make them.
+        let mut next = 0;
         for (rank, line) in merges.enumerate() {
             let wrong = |what| {
                 let line = String::from_utf8_lossy(line);
                 Error::corrupt(format!("merge {rank}, {:?}, {what}", printable(&line)), 0)
             };
             pair.clear();
-            let middle = write_pair(line, &mut pair).ok_or_else(|| wrong("is not two pieces"))?;
-            let find = |piece: &[u8]| vocab.find(piece).ok_or_else(|| wrong("names a piece that is no token"));
-            let (left, right, into) = (find(&pair[..middle])?, find(&pair[middle..])?, find(&pair)?);
-            // A merge that makes a control token would let text spell it.
-            if [left, right, into].iter().all(|&id| vocab.kind(id).is_text()) {
-                let Bpe { merges, slots, .. } = &mut bpe;
-                let same = |rank: u32| merges[rank as usize].left == left && merges[rank as usize].right == right;
-                if slots.insert(key.of_pair(left, right), merges.len() as u32, same).is_none() {
-                    merges.push(Merge { left, right, into });
-                }
+            let left = write_pair(line, &mut pair).ok_or_else(|| wrong("is not two pieces"))? as u32;
+            let into = vocab.find_near(&pair, next).ok_or_else(|| wrong("makes what is no token"))?;
+            next = into + 1;
+            // A merge that makes a control token would let text spell it. Of two of the same pieces the first counts.
+            if vocab.kind(into).is_text() && bpe.rank(into, left).is_none() {
+                let other = core::mem::replace(&mut bpe.into[into as usize], bpe.merges.len() as u32);
+                bpe.merges.push(Merge { left, other });
             }
         }
         Ok(bpe)
     }
 
-    fn find(&self, left: u32, right: u32) -> Option<u32> {
-        self.slots.find(self.key.of_pair(left, right), |rank| {
-            let merge = &self.merges[rank as usize];
-            merge.left == left && merge.right == right
-        })
+    /// The rank of the merge into that token of a left piece of so many bytes.
+    fn rank(&self, into: u32, left: u32) -> Option<u32> {
+        let mut rank = self.into[into as usize];
+        while let Some(merge) = self.merges.get(rank as usize) {
+            if merge.left == left {
+                return Some(rank);
+            }
+            rank = merge.other;
+        }
+        None
     }
 
     /// Appends the tokens of `text`. A byte that no token stands for is left out, as llama.cpp does.
@@ -157,8 +163,11 @@ impl Bpe {
                 merger.push(i..i + 1, self.bytes[byte as usize]);
             }
             merger.run(|left, right| {
-                let rank = self.find(left.id, right.id)?;
-                Some((rank, self.merges[rank as usize].into))
+                if left.id == NONE || right.id == NONE {
+                    return None;
+                }
+                let into = vocab.find(&word.as_bytes()[left.range.start..right.range.end])?;
+                Some((self.rank(into, left.range.len() as u32)?, into))
             });
             out.extend(merger.spans().map(|span| span.id).filter(|&id| id != NONE));
         }

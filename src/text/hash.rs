@@ -13,6 +13,19 @@ fn fold(a: u64, b: u64) -> u64 {
     product as u64 ^ (product >> 64) as u64
 }
 
+/// Fewer than 8 bytes as a number, another for each text of one length.
+fn tail_word(tail: &[u8]) -> u64 {
+    if let (Some(first), Some(last)) = (tail.first_chunk::<4>(), tail.last_chunk::<4>()) {
+        return u32::from_le_bytes(*first) as u64 | (u32::from_le_bytes(*last) as u64) << 32;
+    }
+    match *tail {
+        [a, b, c] => a as u64 | (b as u64) << 8 | (c as u64) << 16,
+        [a, b] => a as u64 | (b as u64) << 8,
+        [a] => a as u64,
+        _ => 0,
+    }
+}
+
 impl Key {
     pub fn new(fingerprint: &[u8; 32]) -> Self {
         let (words, _) = fingerprint.as_chunks::<8>();
@@ -26,24 +39,19 @@ impl Key {
         for word in words {
             hash = fold(hash ^ u64::from_le_bytes(*word), self.1);
         }
-        let last = tail.iter().rev().fold(0, |word, &b| word << 8 | b as u64);
-        fold(fold(hash ^ last, self.1) ^ self.0, self.1)
-    }
-
-    pub fn of_pair(self, left: u32, right: u32) -> u64 {
-        fold(fold(((left as u64) << 32 | right as u64) ^ self.0, self.1) ^ self.0, self.1)
+        fold(fold(hash ^ tail_word(tail), self.1) ^ self.0, self.1)
     }
 }
 
 /// Numbers below `u32::MAX`, found by hash; what they stand for is the caller's.
 pub(super) struct Slots {
-    /// A number plus one; zero is free. At most four fifths are taken.
+    /// A number plus one; zero is free. At most half are taken: each one more that is looked at costs a miss of the caches.
     slots: Vec<u32>,
 }
 
 impl Slots {
     pub fn with_capacity(n: usize) -> Self {
-        Slots { slots: vec![0; (n + n / 4 + 1).next_power_of_two()] }
+        Slots { slots: vec![0; (2 * n + 1).next_power_of_two()] }
     }
 
     /// Where a number with that hash for which `is` holds stands, or where it would.

@@ -57,6 +57,8 @@ pub(super) struct Vocab {
     /// Where each token's bytes end.
     ends: Vec<u32>,
     kinds: Vec<TokenKind>,
+    /// Which tokens are known by their bytes.
+    known: Vec<bool>,
     slots: Slots,
     pub key: Key,
 }
@@ -76,6 +78,7 @@ impl Vocab {
             bytes: Vec::with_capacity(size),
             ends: Vec::with_capacity(n),
             kinds: Vec::with_capacity(n),
+            known: Vec::with_capacity(n),
             slots: Slots::with_capacity(n),
             key,
         }
@@ -90,7 +93,9 @@ impl Vocab {
         self.ends.push(end);
         self.kinds.push(kind);
         let bytes = &self.bytes[start..];
-        if findable && !bytes.is_empty() && bytes.len() <= MAX_PIECE {
+        let known = findable && !bytes.is_empty() && bytes.len() <= MAX_PIECE;
+        self.known.push(known);
+        if known {
             let (ends, all) = (&self.ends, &self.bytes);
             let same = |other: u32| piece(ends, all, other) == bytes;
             if let Some(first) = self.slots.insert(self.key.of_bytes(bytes), id, same) {
@@ -125,6 +130,12 @@ impl Vocab {
             return None;
         }
         self.slots.find(self.key.of_bytes(bytes), |id| self.bytes(id) == bytes)
+    }
+
+    /// [`Vocab::find`], which looks at token `guess` first.
+    pub fn find_near(&self, bytes: &[u8], guess: u32) -> Option<u32> {
+        let there = self.known.get(guess as usize) == Some(&true) && self.bytes(guess) == bytes;
+        if there { Some(guess) } else { self.find(bytes) }
     }
 
     /// The token that text of these bytes may become.
