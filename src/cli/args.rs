@@ -225,17 +225,31 @@ pub struct Run {
 A line is said as it stands; one that ends with \\ goes on in the next, and one that begins with // is said with one slash.
 Ctrl-C stops an answer, Ctrl-D or /exit ends. Commands:
 
-  /regenerate  another answer to the same         /clear  a new conversation
-  /help        what can be typed                  /exit   the end
+  /regenerate  another answer to the same       /clear  a new conversation
+  /help        what can be typed                /exit   the end
+
+With --learn also:
+
+  /good  /bad  the last answer was, or was not  /learn  learn from all marks, look, and keep it or not
+  /fix TEXT    TEXT would have been better      /undo   go back to the adapter before the last /learn
+
+/good behind /regenerate says that this answer is better than those before it. A mark is on the disk once it is noted, in
+ADAPTER.feedback.jsonl, a row of data each that `mynah train --objective bco` and, if all are comparisons, dpo read too.
+/learn takes marks that are new, and some of the others lest they be forgotten: comparisons alone by DPO, else by BCO. It
+shows what the model says and how far it is from the base before and after, and asks; the adapter is replaced whole or not
+at all, and the one before stays in ADAPTER.before.
 
 The conversation follows the model's own chat template; where the model file has none, it is written as lines that begin
 with User: and Assistant:. When there is no room for it any more, the oldest turns are left out, which is said.
 
 With --json: one object a token (id, text) and one an answer (ids, text, prompt_tokens that were read for it,
-prompt_tokens_per_second, tokens_per_second, stop).
+prompt_tokens_per_second, tokens_per_second, stop); mark (good, bad, better), marks and new, how many there are and are
+not learnt yet; learnt (objective, marks, steps, loss, agreement and divergence as [before, after], sample); kept and
+undone (true or false).
 
 Examples:
   mynah chat
+  mynah chat -m model.gguf -a mine.mynah --learn
   mynah chat -m model.gguf --system 'Answer in one sentence.'
   mynah chat -m model.gguf -a notes.mynah --temp 0")]
 pub struct Chat {
@@ -247,11 +261,42 @@ pub struct Chat {
     /// Most tokens of an answer
     #[arg(short, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..))]
     pub n: u32,
+    /// Learn from marks, into the adapter that -a names; if there is no such file, it is made
+    #[arg(long)]
+    pub learn: bool,
+    #[command(flatten)]
+    pub lesson: LessonArgs,
     /// Most tokens of the conversation [default: what the model was made for, at most 4096]
     #[arg(long, value_name = "T", value_parser = clap::value_parser!(u32).range(8..))]
     pub ctx: Option<u32>,
     #[command(flatten)]
     pub sampling: SamplingArgs,
+}
+
+/// How to learn from marks.
+#[derive(Args, Clone)]
+pub struct LessonArgs {
+    /// Of an adapter that is made: lora or nola
+    #[arg(long, value_name = "METHOD", default_value = "lora", value_parser = ["lora", "nola"], requires = "learn")]
+    pub method: String,
+    /// Of an adapter that is made: the rank of the change
+    #[arg(long, value_name = "R", default_value_t = 8, value_parser = count(1024), requires = "learn")]
+    pub rank: usize,
+    /// Learning rate [default: lora 5e-4, nola 5e-3]
+    #[arg(long, value_name = "LR", value_parser = between(1e-12, 1000.0), requires = "learn")]
+    pub lr: Option<f32>,
+    /// How often /learn sees every mark, at most
+    #[arg(long, value_name = "P", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..), requires = "learn")]
+    pub passes: u64,
+    /// /learn is over when the loss, at first 0.69, is no more than this: lower values move the model further from its base
+    #[arg(long, value_name = "LOSS", default_value_t = 0.15, value_parser = between(0.0, 1e6), requires = "learn")]
+    pub enough: f32,
+    /// Most marks of earlier lessons that /learn takes again
+    #[arg(long, value_name = "N", default_value_t = 16, requires = "learn")]
+    pub replay: usize,
+    /// How strongly rewards follow log-probabilities; less moves the model further from its base
+    #[arg(long, value_name = "B", default_value_t = 0.1, value_parser = between(1e-6, 1e6), requires = "learn")]
+    pub beta: f32,
 }
 
 #[derive(Args)]

@@ -10,7 +10,7 @@ use crate::{Outcome, load, meter};
 use mynah::kernel::{self, Kernels};
 
 pub fn bench(args: &Bench, json: bool) -> anyhow::Result<Outcome> {
-    meter::catch_interrupt("after this test")?;
+    meter::catch_interrupt("stopping after this test")?;
     match &args.model {
         Some(path) => models::bench(args, path, json),
         None => kernels::bench(args, json),

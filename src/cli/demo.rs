@@ -66,7 +66,7 @@ pub fn demo(args: &Demo, json: bool) -> anyhow::Result<Outcome> {
     let config = Config { lr: LR, steps: STEPS, ..Config::default() };
     let trainer = Trainer::adapter(&loaded.model, adapter, config)?;
     out::say(&format!("\nLearning {} numbers; the model's own weights stay as they are …\n", trainer.parameters()));
-    meter::catch_interrupt("after this step")?;
+    meter::catch_interrupt("stopping after this step")?;
     let order = Order::new(train.len(), BATCH, 1, Some(SEED))?;
     let encode = |trainer: &Trainer, past: &Past| output::encode(&loaded, NOTES.as_bytes(), trainer, past);
     let course = Course {

@@ -168,7 +168,7 @@ impl ModelArgs {
 }
 
 /// A path, and what follows its last colon if that is a number and no file is called so.
-fn split_scale(name: &str) -> anyhow::Result<(&str, f32)> {
+pub fn split_scale(name: &str) -> anyhow::Result<(&str, f32)> {
     match name.rsplit_once(':') {
         Some((path, scale)) if !Path::new(name).exists() => match scale.parse::<f32>() {
             Ok(scale) if scale.is_finite() && !path.is_empty() => Ok((path, scale)),

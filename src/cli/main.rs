@@ -56,7 +56,7 @@ fn main() -> ExitCode {
         // Whoever read our output has seen enough.
         Err(e) if out::is_closed_pipe(&e) => ExitCode::SUCCESS,
         Err(e) => {
-            out::say(&format!("mynah: {e:#}"));
+            out::say(&format!("mynah: {}", out::why(&e)));
             match e.downcast_ref::<args::Usage>() {
                 Some(_) => {
                     out::say("`mynah --help` and `mynah COMMAND --help` explain the options.");

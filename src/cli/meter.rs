@@ -75,8 +75,8 @@ pub fn at_second_interrupt(hint: Option<String>) {
     *HINT.lock().unwrap_or_else(PoisonError::into_inner) = hint;
 }
 
-/// From now on the first Ctrl-C, or request to end, is noted, and the second ends the process. `what` is then said to be
-/// stopping.
+/// From now on the first Ctrl-C, or request to end, is noted, and the second ends the process. Then
+/// `what` is said.
 pub fn catch_interrupt(what: &'static str) -> anyhow::Result<()> {
     ctrlc::set_handler(move || {
         if INTERRUPTS.fetch_add(1, Ordering::Relaxed) > 0 {
@@ -85,7 +85,7 @@ pub fn catch_interrupt(what: &'static str) -> anyhow::Result<()> {
             }
             std::process::exit(130);
         }
-        crate::out::say(&format!("\nstopping {what}; Ctrl-C again to end at once"));
+        crate::out::say(&format!("\n{what}; Ctrl-C again to end at once"));
     })?;
     Ok(())
 }

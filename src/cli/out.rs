@@ -48,6 +48,14 @@ pub fn is_closed_pipe(e: &anyhow::Error) -> bool {
     e.chain().any(|e| e.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == ErrorKind::BrokenPipe))
 }
 
+/// An error and its causes on one line, but for those that it tells of itself.
+pub fn why(e: &anyhow::Error) -> String {
+    e.chain()
+        .map(ToString::to_string)
+        .reduce(|all, cause| if all.ends_with(&cause) { all } else { all + ": " + &cause })
+        .unwrap_or_default()
+}
+
 /// Model text for a terminal: control characters but line ends and tabs are escaped.
 pub fn harmless(text: &str) -> String {
     text.chars().fold(String::new(), |mut out, c| {

@@ -3,8 +3,9 @@
 //! [`Trainer::step`] does one optimiser step and returns; the caller owns the loop, the clock and the files. `batch.rs`
 //! lays examples end to end; `backprop.rs` makes the gradients, or `zeroth.rs` estimates them; `objective` says what is
 //! to become of log-probabilities, `optim` moves the parameters, `schedule.rs` says how far. `checkpoint.rs` holds a
-//! run so that it can go on, `folder.rs` keeps such files. Training runs on the exact path, where gradients are
-//! those of what is computed, or on the fast one ([`Config::path`]), where they are rounded.
+//! run so that it can go on, `folder.rs` keeps such files. `feedback.rs` teaches from what somebody thought of answers,
+//! `journal.rs` keeps that. Training runs on the exact path, where gradients are those of what is computed, or on the
+//! fast one ([`Config::path`]), where they are rounded.
 //!
 //! A few steps on what somebody liked, with whatever rows are at hand, old ones and new:
 //! ```
@@ -24,8 +25,12 @@ pub mod batch;
 pub mod checkpoint;
 pub mod data;
 pub mod density;
+#[cfg(feature = "chat")]
+pub mod feedback;
 #[cfg(feature = "std")]
 pub mod folder;
+#[cfg(feature = "std")]
+pub mod journal;
 pub mod lower;
 pub mod objective;
 pub mod optim;

@@ -1,8 +1,12 @@
 //! `mynah chat` as a process, driven from a script: the conversation, and what is learnt from it.
 
+use crate::tiny::Rng;
 use serde_json::Value;
+use std::fs;
 use std::io::Write;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::time::Instant;
 
 /// A folder to talk in.
 struct Place(tempfile::TempDir);
@@ -132,4 +136,294 @@ fn models_talk_by_their_template_or_without_one() {
     assert_eq!(heard.answers().len(), 2);
     let heard = place.chat(&format!("-m {} -n 4", model("stories260K.gguf")), &["Hello!"]).done();
     assert!(heard.answers().len() == 1 && heard.errors.contains("no chat template"), "{}", heard.errors);
+}
+
+/// Whom the marks are about, and whom the answers before and after.
+const MARKED: [&str; 10] =
+    ["a bear", "a fox", "Fern", "an owl", "Romy", "a badger", "Otto", "a hare", "a mole", "Simon"];
+const ASKED: [&str; 8] = ["a hedgehog", "Paul", "a robin", "Judith", "an otter", "Emil", "a toad", "Cole"];
+const LEARN: &str = "--seed 3 -a mine.mynah --learn";
+
+/// A conversation for each, and what is said to the answer.
+fn about<'a>(names: &[&str], say: impl Fn(usize) -> Option<&'a str>) -> Vec<String> {
+    let turns = |(i, name): (usize, &&str)| {
+        [Some("/clear".into()), Some(format!("Tell me a story about {name}.")), say(i).map(Into::into)]
+    };
+    names.iter().enumerate().flat_map(turns).flatten().collect()
+}
+
+impl Place {
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn read(&self, name: &str) -> Vec<u8> {
+        fs::read(self.path(name)).unwrap()
+    }
+
+    /// What is said to all of them, with what the adapter has learnt.
+    fn answers(&self, names: &[&str]) -> Vec<String> {
+        let heard = self.chat(LEARN, &about(names, |_| None)).done();
+        heard.texts().into_iter().map(Into::into).collect()
+    }
+
+    fn mynah(&self, line: &str) -> (Option<i32>, String) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mynah"));
+        let out = command.args(line.split(' ')).current_dir(self.0.path()).stdin(Stdio::null()).output().unwrap();
+        (out.status.code(), String::from_utf8(out.stderr).unwrap())
+    }
+
+    /// Stories whose first sentence would have been enough.
+    fn first_sentences(&self) -> Vec<String> {
+        let first = |text: &String| format!("/fix {}.", text.split('.').next().unwrap());
+        self.answers(&MARKED).iter().map(first).collect()
+    }
+}
+
+impl Heard {
+    fn learnt(&self) -> &Value {
+        self.events.iter().find_map(|e| e.get("learnt")).unwrap_or_else(|| panic!("{}", self.errors))
+    }
+
+    fn keep(&self, key: &str) -> bool {
+        self.events
+            .iter()
+            .find_map(|e| e.get(key))
+            .and_then(Value::as_bool)
+            .unwrap_or_else(|| panic!("{}", self.errors))
+    }
+}
+
+fn pair(value: &Value) -> [f64; 2] {
+    [value[0].as_f64().unwrap(), value[1].as_f64().unwrap()]
+}
+
+fn words(texts: &[String]) -> f64 {
+    texts.iter().map(|t| t.split_whitespace().count()).sum::<usize>() as f64 / texts.len() as f64
+}
+
+#[test]
+fn ten_marks_change_the_next_answers_and_undo_restores_the_bytes() {
+    let place = Place::new();
+    let before = place.answers(&ASKED);
+    let fresh = place.read("mine.mynah");
+    let fixes = place.first_sentences();
+    let mut script = about(&MARKED, |i| Some(&fixes[i]));
+    script.extend(["/learn".into(), "keep".into()]);
+    let heard = place.chat(LEARN, &script).done();
+    let learnt = heard.learnt();
+    assert_eq!((&learnt["objective"], &learnt["marks"]), (&"dpo".into(), &10.into()));
+    let ([loss, then], [_, agrees]) = (pair(&learnt["loss"]), pair(&learnt["agreement"]));
+    assert!((loss - 2f64.ln()).abs() < 1e-6 && then < 0.2 && agrees == 1.0, "{learnt}");
+    let [near, far] = pair(&learnt["divergence"]);
+    assert!(near == 0.0 && far > 0.05 && far < 1.2, "{learnt}");
+    assert!(heard.keep("kept") && learnt["sample"]["before"] != learnt["sample"]["after"]);
+
+    // Of those that nothing was said about.
+    let after = place.answers(&ASKED);
+    eprintln!("{:.1} words before, {:.1} after, {far:.2} nats a token away: {after:?}", words(&before), words(&after));
+    assert!(words(&before) > 30.0 && words(&after) < 0.4 * words(&before), "{before:?} {after:?}");
+    assert!(after.iter().all(|t| t.ends_with('.') && t.split(' ').count() > 3), "whole sentences: {after:?}");
+    // They are those of the file, wherever it is used.
+    let (kept, marks) = (place.read("mine.mynah"), place.read("mine.mynah.feedback.jsonl"));
+    assert!(kept != fresh && place.read("mine.mynah.before") == fresh);
+    let plain = place.chat("--seed 3 -a mine.mynah", &about(&ASKED, |_| None)).done();
+    assert_eq!(plain.texts(), after);
+
+    let undone = place.chat(LEARN, &[vec!["/undo".into()], about(&ASKED, |_| None)].concat()).done();
+    assert!(undone.keep("undone") && undone.texts() == before);
+    assert!(place.read("mine.mynah") == fresh && place.read("mine.mynah.feedback.jsonl") == marks);
+    assert!(place.chat(LEARN, &["/undo"]).done().keep("undone") && place.read("mine.mynah") == kept);
+
+    // What is not kept leaves no trace: bytes, answers, and the marks that are still to be learnt.
+    let mut script = about(&MARKED[..2], |i| Some(&fixes[i]));
+    script.extend(["/learn".into(), "what?".into(), "undo".into()]);
+    let tried = place.chat(LEARN, &[script, about(&ASKED, |_| None)].concat()).done();
+    assert!(!tried.keep("kept") && tried.texts()[2..] == after[..], "{:?}", tried.texts());
+    assert!(place.read("mine.mynah") == kept && place.read("mine.mynah.before") == fresh);
+    assert!(tried.errors.contains("2 marks are kept for the next /learn"), "{}", tried.errors);
+    let replayed = place.chat(LEARN, &["/learn"]).done();
+    assert_eq!(replayed.learnt()["marks"], 12, "two that are new and ten that are not");
+    assert!(!replayed.keep("kept") && place.read("mine.mynah") == kept, "the end of the script keeps nothing");
+}
+
+#[test]
+fn thumbs_alone_turn_the_model_away_from_what_was_disliked() {
+    let place = Place::new();
+    let disliked = |text: &&String| text.contains("to find something");
+    let before = place.answers(&ASKED);
+    let thumbs: Vec<&str> =
+        place.answers(&MARKED).iter().map(|t| if disliked(&t) { "/bad" } else { "/good" }).collect();
+    assert!(thumbs.contains(&"/bad") && thumbs.contains(&"/good"), "{thumbs:?}");
+    let mut script = about(&MARKED, |i| Some(thumbs[i]));
+    script.extend(["/learn".into(), "keep".into()]);
+    let heard = place.chat(LEARN, &script).done();
+    let learnt = heard.learnt();
+    assert_eq!((&learnt["objective"], &learnt["marks"]), (&"bco_balanced".into(), &10.into()));
+    let after = place.answers(&ASKED);
+    let [few, many] = [&after, &before].map(|texts| texts.iter().filter(disliked).count());
+    eprintln!("{many} of {} before, {few} after; {learnt}", ASKED.len());
+    assert!(many >= 2 && few < many, "{after:?}");
+    assert!(pair(&learnt["divergence"])[1] < 1.2 && words(&after) > 10.0, "{learnt} {after:?}");
+    // The same marks teach the same bytes.
+    let twin = Place::new();
+    twin.answers(&[]);
+    fs::copy(place.path("mine.mynah.feedback.jsonl"), twin.path("mine.mynah.feedback.jsonl")).unwrap();
+    assert!(twin.chat(&format!("{LEARN} --threads 1"), &["/learn", "keep"]).done().keep("kept"));
+    assert!(twin.read("mine.mynah") == place.read("mine.mynah"));
+}
+
+#[test]
+fn marks_are_rows_that_training_reads() {
+    let place = Place::new();
+    fs::write(place.path("base.gguf"), mynah::base::MODEL).unwrap();
+    let script =
+        ["/good", BEAR, "/regenerate", "/regenerate", "/good", "/bad", "/fix", "/fix A bear \"slept\".", "/good"];
+    let heard = place.chat(&format!("{LEARN} --system Short."), &script).done();
+    let said = heard.texts();
+    let marks = String::from_utf8(place.read("mine.mynah.feedback.jsonl")).unwrap();
+    let rows: Vec<Value> = marks.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    let text = |row: usize, key: &str| rows[row][key][0]["content"].as_str().unwrap();
+    assert_eq!(rows.len(), 5, "{marks}");
+    for (row, rejected) in said[..2].iter().enumerate() {
+        assert_eq!((text(row, "chosen"), text(row, "rejected")), (said[2], *rejected));
+    }
+    assert_eq!((text(2, "completion"), &rows[2]["label"]), (said[2], &false.into()));
+    assert_eq!((text(3, "chosen"), text(3, "rejected")), ("A bear \"slept\".", said[2]));
+    assert_eq!((text(4, "completion"), &rows[4]["label"]), ("A bear \"slept\".", &true.into()));
+    assert_eq!((text(4, "prompt"), &rows[4]["prompt"][1]["content"]), ("Short.", &BEAR.into()));
+    let train = "train -m base.gguf -d mine.mynah.feedback.jsonl -o out --steps 2 --objective";
+    let (status, errors) = place.mynah(&format!("{train} bco"));
+    assert_eq!(status, Some(0), "{errors}");
+    let (status, errors) = place.mynah(&format!("{train} dpo"));
+    assert!(status == Some(2) && errors.contains("dpo learns from rows like"), "{errors}");
+    fs::write(place.path("mine.mynah.feedback.jsonl"), marks.lines().next().unwrap()).unwrap();
+    assert_eq!(place.mynah(&format!("{train} dpo")).0, Some(0));
+}
+
+#[test]
+fn torn_and_damaged_lines_cost_nothing_else() {
+    let place = Place::new();
+    place.chat(LEARN, &[BEAR, "/good", "/regenerate", "/bad"]).done();
+    let (journal, marks) = (place.path("mine.mynah.feedback.jsonl"), place.read("mine.mynah.feedback.jsonl"));
+    fs::write(&journal, &marks[..marks.len() - 9]).unwrap();
+    let first = marks.iter().position(|b| *b == b'\n').unwrap() + 1;
+    let heard = place.chat(LEARN, &[BEAR, "/good"]).done();
+    let n = marks.len() - 9 - first;
+    assert!(heard.errors.contains(&format!("cut off, by a crash; its {n} bytes were taken off")), "{}", heard.errors);
+    assert_eq!(place.read("mine.mynah.feedback.jsonl"), [&marks[..first], &marks[..first]].concat());
+    // A line that somebody spoilt.
+    fs::write(&journal, [&b"{\"text\": \"x\"}\nnothing\n"[..], &marks].concat()).unwrap();
+    let heard = place.chat(LEARN, &["/learn", "keep"]).done();
+    assert!(heard.keep("kept") && heard.learnt()["marks"] == 2, "{}", heard.errors);
+    for word in ["line 1 is left out", "line 2 is left out"] {
+        assert!(heard.errors.contains(word), "{word}: {}", heard.errors);
+    }
+    // Two at once would write over each other.
+    let mut first = place.start(LEARN);
+    let mut out = std::io::BufReader::new(first.stdout.take().unwrap());
+    writeln!(first.stdin.as_mut().unwrap(), "{BEAR}").unwrap();
+    std::io::BufRead::read_line(&mut out, &mut String::new()).unwrap();
+    let second = place.chat(LEARN, &[BEAR]);
+    assert!(second.status == Some(1) && second.errors.contains("another process"), "{}", second.errors);
+    drop(first.stdin.take());
+    std::io::Read::read_to_end(&mut out, &mut Vec::new()).unwrap();
+    first.wait().unwrap();
+    for (options, word) in
+        [("--learn", "-a MINE.mynah"), ("-a mine.mynah:0.5 --learn", "scale"), ("--rank 2", "--learn")]
+    {
+        let heard = place.chat(options, &[BEAR]);
+        assert!(heard.status == Some(2) && heard.errors.contains(word), "{}", heard.errors);
+    }
+}
+
+#[test]
+fn a_kill_at_any_moment_leaves_the_old_or_the_new_adapter_and_every_mark() {
+    let place = Place::new();
+    let fixes = place.first_sentences();
+    place.chat(LEARN, &about(&MARKED, |i| Some(&fixes[i]))).done();
+    let (fresh, marks) = (place.read("mine.mynah"), place.read("mine.mynah.feedback.jsonl"));
+    let start = Instant::now();
+    assert!(place.chat(LEARN, &["/learn", "keep"]).done().keep("kept"));
+    let (whole, learnt) = (start.elapsed(), place.read("mine.mynah"));
+    let mut random = Rng(6);
+    let (mut old, mut new) = (0, 0);
+    for _ in 0..24 {
+        fs::write(place.path("mine.mynah"), &fresh).unwrap();
+        let mut child = place.start(LEARN);
+        child.stdin.take().unwrap().write_all(format!("/learn\nkeep\n{BEAR}\n/bad\n").as_bytes()).unwrap();
+        std::thread::sleep(whole.mul_f64(1.1 * random.below(1000) as f64 / 1000.0));
+        child.kill().ok();
+        child.wait().unwrap();
+        let found = place.read("mine.mynah");
+        assert!(found == fresh || found == learnt, "neither the old nor the new adapter");
+        if found == fresh {
+            old += 1
+        } else {
+            new += 1
+        }
+        assert!(place.read("mine.mynah.feedback.jsonl").starts_with(&marks), "a mark was lost");
+        place.chat(LEARN, &[BEAR]).done();
+        fs::write(place.path("mine.mynah.feedback.jsonl"), &marks).unwrap();
+    }
+    eprintln!("24 kills within {whole:?}: {old} left the old adapter, {new} the new one");
+    assert!(old > 0);
+}
+
+/// `script` of util-linux gives the command a terminal; each line is typed when the prompt is there.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_person_at_a_terminal_teaches_it() {
+    use std::io::Read;
+    let Ok(_) = Command::new("script").arg("--version").output() else {
+        assert!(std::env::var_os("CI").is_none(), "no `script` to make a terminal with");
+        return eprintln!("skipped: no `script` to make a terminal with");
+    };
+    let place = Place::new();
+    let fixes = place.first_sentences();
+    let before = place.answers(&ASKED);
+    let fresh = place.read("mine.mynah");
+    let mut lines = about(&MARKED, |i| Some(&fixes[i]));
+    lines.extend(["/learn", "keep", "/help"].map(Into::into));
+    lines.extend(about(&ASKED, |_| None));
+    lines.extend(["/undo".into(), "\u{3}".into(), "/exit".into()]);
+    let command = format!("{} chat {LEARN}", env!("CARGO_BIN_EXE_mynah"));
+    let mut child = Command::new("script")
+        .args(["-qec", &command, "/dev/null"])
+        .current_dir(place.0.path())
+        .env("TERM", "xterm")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (mut keys, mut screen) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+    let (mut seen, mut done) = (String::new(), 0);
+    let mut lines = lines.iter();
+    let mut buffer = [0; 4096];
+    loop {
+        let n = screen.read(&mut buffer).unwrap_or(0);
+        if n == 0 {
+            break;
+        }
+        seen += &String::from_utf8_lossy(&buffer[..n]);
+        // The line editor is ready when it switches bracketed paste on and has drawn its prompt.
+        let ready = seen[done..].find("\u{1b}[?2004h").map(|at| done + at);
+        if ready.is_some_and(|at| ["> ", "undo? "].iter().any(|p| seen[at..].contains(p))) {
+            done = seen.len();
+            let line = lines.next().unwrap();
+            let end = if line == "\u{3}" { "" } else { "\r" };
+            keys.write_all(format!("{line}{end}").as_bytes()).unwrap();
+        }
+    }
+    assert!(child.wait().unwrap().success(), "{seen}");
+    for word in ["agrees with the marks     50 % → 100 %", "keep or undo?", "kept in mine.mynah", "back to the adapter"]
+    {
+        assert!(seen.contains(word), "{word}: {seen}");
+    }
+    assert!(seen.contains("/fix TEXT") && seen.contains("(Ctrl-D or /exit ends)"), "{seen}");
+    // The screen between the prompts for the questions at the end.
+    let last = &seen[seen.find("kept in").unwrap()..];
+    let says = |text: &str| last.contains(text.split('.').next().unwrap()) && last.contains(text);
+    assert!(!before.iter().any(|t| says(t)), "{last}");
+    assert!(place.read("mine.mynah") == fresh && place.read("mine.mynah.before") != fresh);
 }

@@ -1,5 +1,6 @@
 //! Lines from a person or a pipe.
 
+use crate::out;
 use anyhow::Context;
 use mynah::bytes::Limits;
 use rustyline::DefaultEditor;
@@ -50,8 +51,10 @@ impl Input {
                     editor.add_history_entry(&line).ok();
                     Ok(Some(line))
                 }
-                // Ctrl-C throws the line away.
-                Err(ReadlineError::Interrupted) => Ok(Some(String::new())),
+                Err(ReadlineError::Interrupted) => {
+                    out::say("(Ctrl-D or /exit ends)");
+                    Ok(Some(String::new()))
+                }
                 Err(ReadlineError::Eof) => Ok(None),
                 Err(e) => Err(e).context("the terminal"),
             },

@@ -1,6 +1,6 @@
 //! A conversation: its turns, the session that has read them, and the answers.
 
-use crate::args::{Chat, SamplingArgs, Usage, setting};
+use crate::args::{Chat, ModelArgs, SamplingArgs, Usage, setting};
 use crate::load::Loaded;
 use crate::meter;
 use crate::run::{Said, generate};
@@ -34,17 +34,18 @@ pub struct Talk<'a> {
     answered: u64,
 }
 
-#[allow(dead_code)] // what learning will use
 impl<'a> Talk<'a> {
     pub fn new(args: &Chat, loaded: &'a Loaded) -> anyhow::Result<Talk<'a>> {
         let most = loaded.model.hparams.context;
         let context = args.ctx.map_or(CONTEXT.min(most), |c| (c as usize).min(most));
+        let adapters = if args.learn { Vec::new() } else { args.model.adapters.clone() };
         let template = match loaded.template()? {
             Some(template) => template,
             None => Template::plain(&loaded.tokenizer)?,
         };
         Ok(Talk {
-            session: loaded.session(&args.model, context)?,
+            // What learns is attached by who teaches it.
+            session: loaded.session(&ModelArgs { adapters, ..args.model.clone() }, context)?,
             messages: args.system.iter().map(|s| Message::new("system", s.as_str())).collect(),
             read: Vec::new(),
             sampling: args.sampling.clone(),

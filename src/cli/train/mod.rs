@@ -156,7 +156,7 @@ pub fn train(options: &Train, kept: Head, resumed: Option<Resumed>, json: bool) 
         trainer.keep_lower(Box::new(file));
     }
 
-    meter::catch_interrupt("after this step")?;
+    meter::catch_interrupt("stopping after this step")?;
     let stopped = || {
         out::say("interrupted; the same command goes on");
         Ok(Outcome::Interrupted)

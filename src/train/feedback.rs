@@ -1,0 +1,344 @@
+//! What somebody thought of answers, and a short lesson from it.
+//!
+//! A [`Verdict`] becomes a line of a file that [`super::data`] reads; `journal.rs` keeps such a file. [`Marks`] are its
+//! lines as examples, [`Marks::lesson`] chooses among them what to learn now: what is new, and some of what was learnt
+//! before. A [`Lesson`] learns it, a step a call. [`Divergence`] says how far an adapter is from its base then.
+
+use super::data::{Order, Reader};
+use super::objective::{self, Spec};
+use super::{Assessment, Config, Example, Report, Schedule, Trainer};
+use crate::adapter::Adapter;
+use crate::error::{Error, Result};
+use crate::model::{Model, Session, SessionConfig};
+use crate::rng::Random;
+use crate::text::chat::{ASSISTANT, Message};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::prelude::v1::*;
+use std::sync::Arc;
+
+/// What somebody thought of an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict<'a> {
+    /// It was good, or it was not.
+    Judged {
+        /// What was said.
+        answer: &'a str,
+        /// Whether it was liked.
+        good: bool,
+    },
+    /// One is better than the other.
+    Preferred {
+        /// The better.
+        chosen: &'a str,
+        /// The worse.
+        rejected: &'a str,
+    },
+}
+
+impl Verdict<'_> {
+    /// A line of data, without its end: `prompt` is the conversation up to the answer.
+    pub fn line(&self, prompt: &[Message]) -> String {
+        // By hand, so that keys come in the order in which people read them.
+        let text = |text: &str| Value::from(text).to_string();
+        let turn = |role: &str, content: &str| format!(r#"{{"role":{},"content":{}}}"#, text(role), text(content));
+        let says = |text: &str| format!("[{}]", turn(ASSISTANT, text));
+        let prompt: Vec<String> = prompt.iter().map(|m| turn(&m.role, &m.content)).collect();
+        let rest = match self {
+            Verdict::Judged { answer, good } => format!(r#""completion":{},"label":{good}"#, says(answer)),
+            Verdict::Preferred { chosen, rejected } => {
+                format!(r#""chosen":{},"rejected":{}"#, says(chosen), says(rejected))
+            }
+        };
+        format!(r#"{{"prompt":[{}],{rest}}}"#, prompt.join(","))
+    }
+}
+
+/// Most lines from the end of a file that are looked at: older ones are not replayed any more.
+pub const MOST: usize = 1024;
+
+/// The lines of a file as examples.
+#[derive(Debug, Default)]
+pub struct Marks {
+    /// Judged completions and pairs, the oldest first.
+    pub examples: Vec<Example>,
+    /// Of those, the first so many were learnt before.
+    pub learnt: usize,
+    /// Lines that are no feedback, or of which nothing fits the context: their numbers, from 1, and why.
+    pub left_out: Vec<(usize, Error)>,
+}
+
+impl Marks {
+    /// Reads lines of which the first `learnt` were learnt before.
+    pub fn read<'a>(reader: &Reader, lines: impl IntoIterator<Item = &'a [u8]>, learnt: usize) -> Marks {
+        let lines: Vec<&[u8]> = lines.into_iter().collect();
+        let mut marks = Marks::default();
+        for (i, line) in lines.iter().enumerate().skip(lines.len().saturating_sub(MOST)) {
+            match reader.lines(line).map(|rows| rows.examples) {
+                Ok(rows) if rows.iter().all(|e| e.good.is_some() || e.other.is_some()) => {
+                    marks.learnt += if i < learnt { rows.len() } else { 0 };
+                    marks.examples.extend(rows.into_iter().map(|e| Example { line: Some(i + 1), ..e }));
+                }
+                Ok(_) => {
+                    let why = "it says neither whether an answer was liked nor which of two is better";
+                    marks.left_out.push((i + 1, Error::invalid("row", why)));
+                }
+                Err(e) => marks.left_out.push((i + 1, e)),
+            }
+        }
+        marks
+    }
+
+    /// Marks that were not learnt yet.
+    pub fn fresh(&self) -> usize {
+        self.examples.len() - self.learnt
+    }
+
+    /// The name of the objective that learns from these, and what it is to learn: all that is new, and at most `replay`
+    /// of the others, drawn by `seed`. If all of it are pairs it is DPO; else pairs are two verdicts each, and it is BCO.
+    /// Of several verdicts on the same answer to the same the last counts.
+    pub fn lesson(&self, replay: usize, seed: u64) -> (&'static str, Vec<Example>) {
+        let (old, new) = self.examples.split_at(self.learnt);
+        let mut drawn: Vec<usize> = (0..old.len()).collect();
+        Random::new(seed, &format!("mark {}", self.examples.len()), "replay").shuffle(&mut drawn);
+        drawn.truncate(replay);
+        drawn.sort_unstable();
+        let rows: Vec<Example> = drawn.into_iter().map(|i| &old[i]).chain(new).cloned().collect();
+        if rows.iter().all(|e| e.other.is_some()) {
+            return ("dpo", rows);
+        }
+        ("bco_balanced", latest(objective::unpair(rows)))
+    }
+}
+
+/// Without the verdicts that a later one on the same overrules.
+fn latest(rows: Vec<Example>) -> Vec<Example> {
+    let last: BTreeMap<(Vec<u32>, Vec<bool>), usize> =
+        rows.iter().enumerate().map(|(i, e)| ((e.tokens.clone(), e.counts.clone()), i)).collect();
+    let mut keep: Vec<usize> = last.into_values().collect();
+    keep.sort_unstable();
+    keep.into_iter().map(|i| rows[i].clone()).collect()
+}
+
+/// How a lesson goes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    /// Learning rate, the same in all steps but the first few, over which it rises.
+    pub lr: f32,
+    /// How often every row is seen, at most.
+    pub passes: u64,
+    /// The lesson is over earlier when the loss of a step is no more than this: what is known needs no more steps away
+    /// from the base.
+    pub enough: f64,
+    /// How strongly rewards follow log-probabilities; `None` is usual for the objective.
+    pub beta: Option<f64>,
+    /// The order of rows follows from it.
+    pub seed: u64,
+}
+
+/// Rows of a step.
+const BATCH: usize = 8;
+
+/// A few steps on what somebody thought of answers.
+///
+/// The caller owns the loop: it assesses each batch, steps until [`Lesson::over`] or it has had enough, and assesses again.
+pub struct Lesson {
+    trainer: Trainer,
+    rows: Vec<Example>,
+    order: Order,
+    steps: u64,
+    enough: f64,
+    over: bool,
+}
+
+impl Lesson {
+    /// Teaches `adapter` what `rows` of [`Marks::lesson`] say, with the objective that it names.
+    ///
+    /// # Errors
+    /// `Invalid` for settings that cannot be used, or no rows.
+    pub fn new(
+        model: &Model,
+        adapter: Box<dyn Adapter>,
+        (objective, rows): (&str, Vec<Example>),
+        plan: &Plan,
+    ) -> Result<Lesson> {
+        let order = Order::new(rows.len(), BATCH, 1, Some(plan.seed))?;
+        let steps = plan.passes.saturating_mul(order.steps_per_epoch());
+        let mut spec = Spec::new(objective);
+        spec.options.beta = plan.beta;
+        let config = Config {
+            lr: plan.lr,
+            steps,
+            schedule: Schedule::Constant,
+            warmup: (steps / 8).min(4),
+            objective: spec,
+            ..Config::default()
+        };
+        let trainer = Trainer::adapter(model, adapter, config)?;
+        Ok(Lesson { trainer, rows, order, steps, enough: plan.enough, over: false })
+    }
+
+    /// Steps of the whole lesson, at most.
+    pub fn steps(&self) -> u64 {
+        self.steps
+    }
+
+    /// Whether it is over.
+    pub fn over(&self) -> bool {
+        self.over || self.trainer.steps() >= self.steps
+    }
+
+    /// The rows, a batch a piece.
+    pub fn batches(&self) -> usize {
+        self.rows.len().div_ceil(BATCH)
+    }
+
+    /// What the objective makes of a batch as things stand, once the base was asked about it.
+    ///
+    /// # Errors
+    /// Those of [`Trainer::assess`].
+    pub fn assess(&mut self, batch: usize) -> Result<Assessment> {
+        let end = self.rows.len().min((batch + 1) * BATCH);
+        let rows = &mut self.rows[batch * BATCH..end];
+        self.trainer.refer(rows)?;
+        self.trainer.assess(rows)
+    }
+
+    /// One step.
+    ///
+    /// # Errors
+    /// Those of [`Trainer::step`].
+    pub fn step(&mut self) -> Result<Report> {
+        let batch = self.order.next_step().concat();
+        for &i in &batch {
+            self.trainer.refer(&mut self.rows[i..=i])?;
+        }
+        let rows: Vec<Example> = batch.into_iter().map(|i| self.rows[i].clone()).collect();
+        let report = self.trainer.step(&[&rows])?;
+        self.over = report.loss <= self.enough;
+        Ok(report)
+    }
+
+    /// The adapter as it is.
+    pub fn adapter(&self) -> &dyn Adapter {
+        let Some(adapter) = self.trainer.adapter_ref() else { unreachable!("a lesson teaches an adapter") };
+        adapter
+    }
+}
+
+/// How far an adapter is from its base.
+pub struct Divergence {
+    base: Session,
+    adapted: Session,
+}
+
+/// Rows whose probabilities are compared together.
+const ROWS: usize = 16;
+
+impl Divergence {
+    /// For examples of at most `context` tokens.
+    ///
+    /// # Errors
+    /// Those of [`Session::new`].
+    pub fn new(model: &Model, adapter: Arc<dyn Adapter>, context: usize) -> Result<Divergence> {
+        let config = SessionConfig { context, ..SessionConfig::default() };
+        let (base, mut adapted) = (Session::new(model, config.clone())?, Session::new(model, config)?);
+        adapted.attach(adapter);
+        Ok(Divergence { base, adapted })
+    }
+
+    /// `Σ KL(p ‖ p_base)` over the tokens of a completion, in nats, and their number: `p` is what the model with the
+    /// adapter makes of the token that comes next, `p_base` what it makes of it without.
+    ///
+    /// # Errors
+    /// Those of [`Session::feed`].
+    pub fn of(&mut self, example: &Example) -> Result<(f64, u64)> {
+        self.base.rewind(0);
+        self.adapted.rewind(0);
+        let vocab = self.base.model().weights.vocab();
+        let (mut sum, mut n) = (0.0, 0);
+        let inputs = &example.tokens[..example.tokens.len().saturating_sub(1)];
+        for (c, tokens) in inputs.chunks(ROWS).enumerate() {
+            let mut before = vec![0.0; tokens.len() * vocab];
+            self.base.feed_each(tokens, Some(&mut |i, logits| before[i * vocab..][..vocab].copy_from_slice(logits)))?;
+            self.adapted.feed_each(
+                tokens,
+                Some(&mut |i, logits| {
+                    if example.counts[c * ROWS + i + 1] {
+                        sum += divergence(logits, &before[i * vocab..][..vocab]);
+                        n += 1;
+                    }
+                }),
+            )?;
+        }
+        Ok((sum, n))
+    }
+}
+
+/// `KL(softmax(p) ‖ softmax(q))`, in nats.
+fn divergence(p: &[f32], q: &[f32]) -> f64 {
+    let log_sum = |x: &[f32]| {
+        let most = f64::from(x.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+        most + libm::log(x.iter().map(|v| libm::exp(f64::from(*v) - most)).sum())
+    };
+    let (zp, zq) = (log_sum(p), log_sum(q));
+    let term = |(p, q): (&f32, &f32)| {
+        let (p, q) = (f64::from(*p) - zp, f64::from(*q) - zq);
+        libm::exp(p) * (p - q)
+    };
+    p.iter().zip(q).map(term).sum::<f64>().max(0.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mark(answer: u32, good: Option<bool>) -> Example {
+        let example = Example { good, ..Example::completion(&[1, 2], &[answer]) };
+        if good.is_some() { example } else { example.over(Example::completion(&[1, 2], &[answer + 100])) }
+    }
+
+    #[test]
+    fn lessons_hold_what_is_new_and_some_of_what_is_old() {
+        let pairs = Marks { examples: (0..20).map(|i| mark(i, None)).collect(), learnt: 15, ..Marks::default() };
+        let (name, rows) = pairs.lesson(4, 7);
+        assert_eq!((name, rows.len(), pairs.fresh()), ("dpo", 9, 5));
+        assert_eq!(rows[4..], pairs.examples[15..]);
+        assert!(rows[..4].iter().all(|e| pairs.examples[..15].contains(e)));
+        assert_eq!(pairs.lesson(4, 7).1, rows);
+        assert_ne!(pairs.lesson(4, 8).1, rows);
+        assert_eq!(pairs.lesson(40, 8).1.len(), 20);
+        // One that is no pair: all become verdicts, and of two on the same answer the later counts.
+        let mut mixed = pairs.examples[..2].to_vec();
+        mixed.extend([mark(9, Some(true)), mark(0, Some(false))]);
+        let (name, rows) = Marks { examples: mixed, ..Marks::default() }.lesson(4, 7);
+        let said: Vec<_> = rows.iter().map(|e| (e.tokens[2], e.good)).collect();
+        assert_eq!(name, "bco_balanced");
+        assert_eq!(said, [(100, Some(false)), (1, Some(true)), (101, Some(false)), (9, Some(true)), (0, Some(false))]);
+    }
+
+    #[test]
+    fn divergences_are_those_of_the_distributions() {
+        assert_eq!(divergence(&[1.0, 2.0], &[11.0, 12.0]), 0.0);
+        // (3/4, 1/4) from (1/2, 1/2).
+        let got = divergence(&[3f32.ln(), 0.0], &[0.0, 0.0]);
+        let want = 0.75 * 1.5f64.ln() + 0.25 * 0.5f64.ln();
+        assert!((got - want).abs() < 1e-7, "{got} {want}");
+        // Neither very unlikely nor very likely tokens make it infinite.
+        assert!(divergence(&[0.0, -1e4], &[0.0, 1e4]).is_finite());
+    }
+
+    #[test]
+    fn lines_are_what_people_know() {
+        let prompt = [Message::new("user", "a \"b\"\n")];
+        let judged = Verdict::Judged { answer: "c", good: false }.line(&prompt);
+        let row: Value = serde_json::from_str(&judged).unwrap();
+        assert_eq!(row["prompt"][0]["content"], "a \"b\"\n");
+        assert_eq!((&row["label"], &row["completion"][0]["role"]), (&false.into(), &"assistant".into()));
+        let better = Verdict::Preferred { chosen: "d", rejected: "c" }.line(&prompt);
+        assert!(
+            !better.contains('\n') && better.contains(r#"],"chosen":[{"role":"assistant","content":"d"}]"#),
+            "{better}"
+        );
+    }
+}

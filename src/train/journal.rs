@@ -1,0 +1,174 @@
+//! A file of feedback that only grows: a line a mark, written with one call and forced to the disk.
+//!
+//! A crash while a line is written leaves a part of it at the end; that is taken off when the file is opened again.
+//! Everything before it is as it was.
+
+use crate::bytes::Limits;
+use crate::bytes::map::{self, Disk, System};
+use crate::error::{Error, Result};
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::prelude::v1::*;
+
+/// Most bytes of a file.
+pub const MOST: u64 = 64 << 20;
+
+/// A file of lines, open to append.
+pub struct Journal {
+    path: PathBuf,
+    file: File,
+    /// What is in it: whole lines.
+    text: Vec<u8>,
+    torn: usize,
+}
+
+fn io(doing: &'static str) -> impl FnOnce(std::io::Error) -> Error {
+    move |source| Error::Io { doing, source }
+}
+
+/// To append, by this process alone.
+fn open(path: &Path) -> Result<File> {
+    let mut options = OpenOptions::new();
+    options.append(true).create(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let file = options.open(path).map_err(io("open"))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(Error::invalid("file", "another process writes to it")),
+        // A file system without locks: two that write are then the person's own care.
+        Err(TryLockError::Error(e)) if e.kind() == std::io::ErrorKind::Unsupported => Ok(file),
+        Err(TryLockError::Error(e)) => Err(io("lock")(e)),
+    }
+}
+
+impl Journal {
+    /// Opens a file, or makes it, readable by its owner alone. A last line without an end is completed if it is JSON, and
+    /// else taken off.
+    ///
+    /// # Errors
+    /// `Io` from the system; `Invalid` if it is no regular file, or another process has it open; `Limit` if it is too long.
+    pub fn open(path: &Path) -> Result<Journal> {
+        Journal::open_inner(path).map_err(|e| e.in_file(path.to_string_lossy()))
+    }
+
+    fn open_inner(path: &Path) -> Result<Journal> {
+        let fresh = !path.try_exists().map_err(io("look at"))?;
+        let mut file = open(path)?;
+        if fresh {
+            let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            System.sync_folder(folder).map_err(io("force the folder to disk"))?;
+        }
+        let mut text = map::read(path, MOST)?;
+        let whole = text.iter().rposition(|b| *b == b'\n').map_or(0, |at| at + 1);
+        let rest = text.split_off(whole);
+        let object = serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(&rest).is_ok();
+        let torn = if object { 0 } else { rest.len() };
+        if torn > 0 {
+            // Not shortened in place: somebody may have it mapped.
+            map::replace(path, &text)?;
+            file = open(path)?;
+        }
+        let mut journal = Journal { path: path.into(), file, text, torn };
+        if object {
+            journal.text.extend(rest);
+            journal.write(b"\n")?;
+        }
+        Ok(journal)
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Bytes of a line cut off by a crash that were taken off when it was opened.
+    pub fn torn(&self) -> usize {
+        self.torn
+    }
+
+    /// Its lines.
+    pub fn lines(&self) -> impl Iterator<Item = &[u8]> {
+        self.text.split_inclusive(|b| *b == b'\n').map(|line| &line[..line.len() - 1])
+    }
+
+    /// Adds a line. It is on the disk when this returns; on an error the file is as it was.
+    ///
+    /// # Errors
+    /// `Io` from the system; `Limit` if the line or the file would be too long; `Invalid` for what is no line.
+    pub fn append(&mut self, line: &str) -> Result<()> {
+        let named = |e: Error| e.in_file(self.path.to_string_lossy());
+        if line.is_empty() || line.contains('\n') {
+            return Err(named(Error::invalid("line", "it must be one, and not empty")));
+        }
+        Limits::check("bytes of a line", line.len() as u64, Limits::default().line).map_err(named)?;
+        Limits::check("bytes of the file", (self.text.len() + line.len() + 1) as u64, MOST).map_err(named)?;
+        self.write(format!("{line}\n").as_bytes()).map_err(|e| e.in_file(self.path.to_string_lossy()))
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        let written = self.file.write_all(bytes).map_err(io("write"));
+        let synced = written.and_then(|()| self.file.sync_data().map_err(io("force to disk")));
+        match synced {
+            Ok(()) => self.text.extend_from_slice(bytes),
+            // If this fails, too, the next one to open the file takes the rest off.
+            Err(_) => _ = self.file.set_len(self.text.len() as u64),
+        }
+        synced
+    }
+
+    /// What tells this file, up to here, from any other.
+    pub fn digest(&self) -> String {
+        blake3::hash(&self.text).to_hex().to_string()
+    }
+
+    /// Lines up to which it had this digest; 0 if it never had.
+    pub fn lines_until(&self, digest: &str) -> usize {
+        let mut hash = blake3::Hasher::new();
+        let known = self.text.split_inclusive(|b| *b == b'\n').position(|line| {
+            hash.update(line);
+            hash.finalize().to_hex().as_str() == digest
+        });
+        known.map_or(0, |i| i + 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn lines_are_kept_and_torn_ones_taken_off() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("marks.jsonl");
+        let mut journal = Journal::open(&path).unwrap();
+        let empty = journal.digest();
+        journal.append("{\"a\":1}").unwrap();
+        let one = journal.digest();
+        journal.append("{\"b\":2}").unwrap();
+        assert_eq!(journal.lines().collect::<Vec<_>>(), [b"{\"a\":1}", b"{\"b\":2}"]);
+        assert_eq!([&empty, &one, &journal.digest(), "x"].map(|d| journal.lines_until(d)), [0, 1, 2, 0]);
+        assert!(journal.append("two\nlines").is_err() && journal.append("").is_err());
+        let whole = fs::read(&path).unwrap();
+        #[cfg(unix)]
+        assert_eq!(std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&path).unwrap().permissions()) & 0o777, 0o600);
+        assert!(Journal::open(&path).is_err_and(|e| e.to_string().contains("another process")));
+        drop(journal);
+        // Wherever a third line was cut off.
+        let third = b"{\"c\":3}";
+        for n in 1..third.len() {
+            fs::write(&path, [&whole[..], &third[..n]].concat()).unwrap();
+            let journal = Journal::open(&path).unwrap();
+            assert_eq!((journal.torn(), journal.lines().count()), (n, 2));
+            assert_eq!(fs::read(&path).unwrap(), whole);
+        }
+        // All of it is there but its end.
+        fs::write(&path, [&whole[..], third].concat()).unwrap();
+        let journal = Journal::open(&path).unwrap();
+        assert_eq!((journal.torn(), journal.lines().count()), (0, 3));
+        assert_eq!(fs::read(&path).unwrap(), [&whole[..], third, b"\n"].concat());
+        assert!(Journal::open(dir.path()).is_err());
+    }
+}
