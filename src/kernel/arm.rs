@@ -390,7 +390,7 @@ mod matrices {
         of: Sides,
         _min: bool,
         i: usize,
-        sums: &mut [[Sums; P]],
+        sums: &mut [[F; P]; M],
     ) {
         const { assert!(P == 1 && M <= 2, "two rows of activations, or one, with one panel") };
         let (x, panel) = (of.x, &panels[0]);
@@ -402,7 +402,7 @@ mod matrices {
         // Of rows 4r and 4r + 1 of the panel with both activations, and of the two rows after.
         let nothing = splat_v(0.0);
         let mut acc = [[nothing; 2]; 4];
-        let [a, b]: [F; 2] = array!([nothing; 4]; m => load_from(&sums[rows[m]][0][0]));
+        let [a, b]: [F; 2] = [sums[0][0], sums[M - 1][0]];
         for r in 0..4 {
             acc[r] = [vzip1q_f32(a[r], b[r]), vzip2q_f32(a[r], b[r])];
         }
@@ -442,8 +442,8 @@ mod matrices {
         for r in 0..4 {
             (a[r], b[r]) = (vuzp1q_f32(acc[r][0], acc[r][1]), vuzp2q_f32(acc[r][0], acc[r][1]));
         }
-        store_to(&mut sums[rows[1]][0][0], b);
-        store_to(&mut sums[rows[0]][0][0], a);
+        sums[M - 1][0] = b;
+        sums[0][0] = a;
     }
 
     crate::kernel::ints::integers!(tile of its own, "neon" "dotprod" "i8mm");

@@ -32,6 +32,8 @@ mod floats;
 mod four;
 #[allow(unused, reason = "some targets have the plain backend alone")]
 mod ints;
+#[allow(unused, reason = "some targets have the plain backend alone")]
+mod unpack;
 pub mod peak;
 pub mod pool;
 #[allow(unused, reason = "some targets have the plain backend alone")]

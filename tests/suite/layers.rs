@@ -12,6 +12,7 @@ const UNSAFE: &[&str] = &[
     "kernel/peak.rs",
     "kernel/pool.rs",
     "kernel/stored.rs",
+    "kernel/unpack.rs",
     "kernel/wasm.rs",
     "kernel/x86.rs",
 ];

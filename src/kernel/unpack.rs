@@ -1,0 +1,475 @@
+//! Unpacking of quantised weights, written once over 16 lanes: `unpacking!`.
+//!
+//! A lane is a row of weights. Each format has one function that takes blocks of 16 rows apart, 32 columns at a time. The
+//! operations on lanes are those that `ints.rs` lists.
+
+macro_rules! unpacking {
+    ($($feature:tt)+) => {
+        /// Where 16 rows of blocks stand; rows past the last repeat it.
+        ///
+        /// With `TURNED` the rows stand side by side, as [`crate::quant::turned`] has it.
+        struct Blocks<'a, const TURNED: bool> {
+            data: &'a [u8],
+            starts: [usize; 16],
+            /// Where the bytes begin that will be wanted, if any.
+            next: Option<usize>,
+            count: usize,
+        }
+
+        impl<'a, const TURNED: bool> Blocks<'a, TURNED> {
+            /// Those of columns `cols`; as many rows from `next` on will be wanted, up to `end`.
+            fn new(w: &'a Matrix, rows: Range<usize>, cols: Range<usize>, next: usize, end: usize) -> Self {
+                let (format, row_bytes) = (w.format, w.row_bytes());
+                let first = cols.start / format.block * format.bytes;
+                let count = cols.len() / format.block;
+                assert!(!rows.is_empty() && first + count * format.bytes <= row_bytes, "columns of a matrix");
+                Blocks {
+                    data: bytes::<TURNED>(w, rows.clone()),
+                    starts: array!(0; r => if TURNED { 16 * first } else { r.min(rows.len() - 1) * row_bytes + first }),
+                    next: (next < end).then_some((next - rows.start) * row_bytes + 16 * first),
+                    count,
+                }
+            }
+
+            /// The same, known not to be turned.
+            #[inline(always)]
+            fn plain(&self) -> Blocks<'a, false> {
+                Blocks { data: self.data, starts: self.starts, next: self.next, count: self.count }
+            }
+
+            /// The bytes from `at` on in each row.
+            ///
+            /// # Safety
+            /// 16 bytes are read there.
+            #[inline(always)]
+            unsafe fn from(&self, at: usize) -> [*const u8; 16] {
+                // SAFETY: the caller's promise.
+                unsafe { array!(core::ptr::null(); r => self.data.as_ptr().add(self.starts[r] + at)) }
+            }
+
+            /// Asks for as much of what will be wanted as is worked on now, piece `i` of `parts` of a block `bytes` long of
+            /// 16 rows. Left to itself the machine does not follow 16 rows at once.
+            #[inline(always)]
+            fn fetch(&self, i: usize, parts: usize, bytes: usize) {
+                if let Some(next) = self.next {
+                    let piece = 16 * bytes / parts;
+                    fetch(self.data, next + i * piece..next + (i + 1) * piece);
+                }
+            }
+        }
+
+        /// Rows of a matrix as they are read.
+        fn bytes<const TURNED: bool>(w: &Matrix, rows: Range<usize>) -> &[u8] {
+            if !TURNED {
+                return w.rows_bytes(rows);
+            }
+            let turned = w.turned().expect("a turned matrix");
+            assert!(rows.start % 16 == 0 && rows.len() % 16 == 0, "16 rows side by side");
+            &turned[rows.start * w.row_bytes()..rows.end * w.row_bytes()]
+        }
+
+        /// The 16 bytes at `at` of a block of each row, as 4 vectors.
+        ///
+        /// # Safety
+        /// They lie in the blocks.
+        $(#[target_feature(enable = $feature)])+
+        #[inline]
+        unsafe fn four<const T: bool>(blocks: &Blocks<T>, at: usize) -> [I; 4] {
+            // SAFETY: the caller's promise; turned, the field at `at` of 16 rows begins at 16 · `at`.
+            unsafe {
+                if T {
+                    let p = blocks.data.as_ptr().add(blocks.starts[0] + 16 * at).cast::<[u8; 64]>();
+                    [load_i(p), load_i(p.add(1)), load_i(p.add(2)), load_i(p.add(3))]
+                } else {
+                    transpose(blocks.from(at))
+                }
+            }
+        }
+
+        /// The dword at `at` of a block of each row.
+        ///
+        /// # Safety
+        /// It lies in the blocks.
+        $(#[target_feature(enable = $feature)])+
+        #[inline]
+        unsafe fn dword<const T: bool>(blocks: &Blocks<T>, at: usize) -> I {
+            // SAFETY: as in `four`.
+            unsafe {
+                if T {
+                    load_i(blocks.data.as_ptr().add(blocks.starts[0] + 16 * at).cast())
+                } else {
+                    dwords(blocks.from(at))
+                }
+            }
+        }
+
+        /// The half at `at` of a block of each row, with two more bytes behind it.
+        ///
+        /// # Safety
+        /// They lie in the blocks.
+        $(#[target_feature(enable = $feature)])+
+        #[inline]
+        unsafe fn half<const T: bool>(blocks: &Blocks<T>, at: usize) -> F {
+            // SAFETY: as in `four`.
+            unsafe {
+                if T {
+                    halves(blocks.data.as_ptr().add(blocks.starts[0] + 16 * at).cast())
+                } else {
+                    low_halves(dwords(blocks.from(at)))
+                }
+            }
+        }
+
+        /// Asks for bytes from `at.start` on, which need not lie inside.
+        #[inline(always)]
+        fn fetch(data: &[u8], at: Range<usize>) {
+            for at in at.step_by(64) {
+                prefetch(data.as_ptr().wrapping_add(at));
+            }
+        }
+
+        /// Rows ahead of those worked on that are asked for: what comes while a memory answers.
+        fn ahead(w: &Matrix) -> usize {
+            (AHEAD / w.row_bytes().max(1)).next_multiple_of(16).max(16)
+        }
+
+        /// 32 columns of 16 rows: codes in panel order, and a scale and a min for each 16 columns. Where 32 columns share
+        /// them the first ones count.
+        struct Columns {
+            codes: [I; 8],
+            scales: [F; 2],
+            mins: [F; 2],
+        }
+
+        impl Columns {
+            $(#[target_feature(enable = $feature)])+
+            #[inline]
+            fn new(codes: [I; 8], scale: F) -> Self {
+                Columns { codes, scales: [scale; 2], mins: [splat(0.0); 2] }
+            }
+        }
+
+        /// Bit `j` of each byte, as bit `to`.
+        $(#[target_feature(enable = $feature)])+
+        #[inline]
+        fn bit(x: I, j: usize, to: usize) -> I {
+            and(if j < to { shl(x, to - j) } else { shr(x, j - to) }, splat_i(0x0101_0101 << to))
+        }
+
+        /// 32 bytes of 16 rows in panel order.
+        ///
+        /// # Safety
+        /// They stand from byte `at` on in each row.
+        $(#[target_feature(enable = $feature)])+
+        #[inline]
+        unsafe fn bytes32<const T: bool>(blocks: &Blocks<T>, at: usize) -> [I; 8] {
+            // SAFETY: the caller's promise.
+            let [[a, b, c, d], [e, f, g, h]] = unsafe { [four(blocks, at), four(blocks, at + 16)] };
+            [a, b, c, d, e, f, g, h]
+        }
+
+        /// The values of IQ4 codes, as codes are taken.
+        const IQ4: [u8; 16] = {
+            let mut table = quant::IQ4;
+            let mut i = 0;
+            while SIGNED_CODES && i < 16 {
+                table[i] ^= 0x80;
+                i += 1;
+            }
+            table
+        };
+
+        /// Q4_0, Q4_1, Q5_0, Q5_1, IQ4_NL.
+        $(#[target_feature(enable = $feature)])+
+        #[inline]
+        fn unpack_nibbles<const MIN: bool, const FIVE: bool, const TABLE: bool, const T: bool>(
+            blocks: &Blocks<T>,
+            out: &mut impl FnMut(usize, Columns),
+        ) {
+            let bits_at = if MIN { 4 } else { 2 };
+            let packed_at = bits_at + if FIVE { 4 } else { 0 };
+            let bytes = packed_at + 16;
+            for b in 0..blocks.count {
+                blocks.fetch(b, 1, bytes);
+                let at = b * bytes;
+                // SAFETY: these formats have a dword with the scale, one with the bits, and 16 bytes of nibbles inside a
+                // block, and `count` blocks lie in each row.
+                let (scale, head, bits, packed) = unsafe {
+                    let head = if MIN { dword(blocks, at) } else { splat_i(0) };
+                    (
+                        if MIN { low_halves(head) } else { half(blocks, at) },
+                        head,
+                        if FIVE { dword(blocks, at + bits_at) } else { splat_i(0) },
+                        four(blocks, at + packed_at),
+                    )
+                };
+                let codes = array!(bits; k => {
+                    let q = if k < 4 { low_nibbles(packed[k]) } else { high_nibbles(packed[k - 4]) };
+                    if FIVE {
+                        or(q, bits_to_16(bits, k))
+                    } else if TABLE {
+                        look_up(&IQ4, q)
+                    } else {
+                        q
+                    }
+                });
+                let mut columns = Columns::new(codes, scale);
+                if MIN {
+                    columns.mins[0] = high_halves(head);
+                }
+                out(b, columns);
+            }
+        }
+
+        $(#[target_feature(enable = $feature)])+
+        #[inline]
+        fn unpack_q8_0<const T: bool>(blocks: &Blocks<T>, out: &mut impl FnMut(usize, Columns)) {
+            for b in 0..blocks.count {
+                blocks.fetch(b, 1, 34);
+                // SAFETY: a block has 34 bytes, and `count` of them lie in each row.
+                let (scale, q) = unsafe { (half(blocks, b * 34), bytes32(blocks, b * 34 + 2)) };
+                let codes = array!(q[0]; k => if SIGNED_CODES { q[k] } else { flip(q[k]) });
+                out(b, Columns::new(codes, scale));
+            }
+        }
+
+        /// Q4_K, Q5_K.
+        $(#[target_feature(enable = $feature)])+
+        #[inline]
+        fn unpack_k<const FIVE: bool>(blocks: &Blocks<false>, out: &mut impl FnMut(usize, Columns)) {
+            let (bytes, packed_at) = if FIVE { (176, 48) } else { (144, 16) };
+            for b in 0..blocks.count {
+                let at = b * bytes;
+                // SAFETY: a block begins with 16 bytes of scales, and `count` of them lie in each row.
+                let [head, s, m, both] = unsafe { transpose(blocks.from(at)) };
+                let (d, dmin) = (low_halves(head), mul(high_halves(head), splat(-1.0)));
+                let (six, two) = (splat_i(0x3f3f_3f3f), splat_i(0x3030_3030));
+                let scales = [and(s, six), or(low_nibbles(both), and(shr(s, 2), two))];
+                let mins = [and(m, six), or(high_nibbles(both), and(shr(m, 2), two))];
+                let bits = if FIVE {
+                    // SAFETY: in Q5_K 32 bytes of fifth bits follow the scales.
+                    unsafe { bytes32(blocks, at + 16) }
+                } else {
+                    [splat_i(0); 8]
+                };
+                for j in 0..4 {
+                    blocks.fetch(4 * b + j, 4, bytes);
+                    // SAFETY: the block ends with 128 bytes of nibbles.
+                    let packed = unsafe { bytes32(blocks, at + packed_at + 32 * j) };
+                    for high in 0..2 {
+                        let i = 2 * j + high;
+                        let codes = array!(splat_i(0); k => {
+                            let q = if high == 0 { low_nibbles(packed[k]) } else { high_nibbles(packed[k]) };
+                            if FIVE { or(q, bit(bits[k], i, 4)) } else { q }
+                        });
+                        let mut columns = Columns::new(codes, mul(d, to_float(byte(scales[i / 4], i % 4))));
+                        columns.mins[0] = mul(dmin, to_float(byte(mins[i / 4], i % 4)));
+                        out(8 * b + i, columns);
+                    }
+                }
+            }
+        }
+
+        $(#[target_feature(enable = $feature)])+
+        #[inline]
+        fn unpack_q6_k(blocks: &Blocks<false>, out: &mut impl FnMut(usize, Columns)) {
+            for b in 0..blocks.count {
+                let at = b * 210;
+                // SAFETY: bytes 192..208 of a block of 210 are scales, the last two the half that scales them, and `count`
+                // blocks lie in each row.
+                let (scales, last) = unsafe { (transpose(blocks.from(at + 192)), dwords(blocks.from(at + 206))) };
+                let d = high_halves(last);
+                let upper = splat_i(0x3030_3030);
+                for half in 0..2 {
+                    // SAFETY: 64 bytes of nibbles for each half of the block, then 32 bytes of upper bits for each.
+                    let (nibbles, bits) = unsafe {
+                        (
+                            [bytes32(blocks, at + 64 * half), bytes32(blocks, at + 64 * half + 32)],
+                            bytes32(blocks, at + 128 + 32 * half),
+                        )
+                    };
+                    for i in 0..4 {
+                        blocks.fetch(8 * b + 4 * half + i, 8, 210);
+                        let packed = &nibbles[i % 2];
+                        let codes = array!(splat_i(0); k => {
+                            if i < 2 {
+                                or(low_nibbles(packed[k]), and(shl(bits[k], 4 - 2 * i), upper))
+                            } else {
+                                or(high_nibbles(packed[k]), and(shr(bits[k], 2 * i - 4), upper))
+                            }
+                        });
+                        let scales = array!(d; part => {
+                            let s = 8 * half + 2 * i + part;
+                            mul(d, to_float(signed_byte(scales[s / 4], s % 4)))
+                        });
+                        out(8 * b + 4 * half + i, Columns { codes, scales, mins: [splat(0.0); 2] });
+                    }
+                }
+            }
+        }
+
+        $(#[target_feature(enable = $feature)])+
+        #[inline]
+        fn unpack_q3_k(blocks: &Blocks<false>, out: &mut impl FnMut(usize, Columns)) {
+            for b in 0..blocks.count {
+                let at = b * 110;
+                // SAFETY: a block has 110 bytes: 32 of third bits, 64 of lower bits, 12 of scales, and the half that scales
+                // them; `count` of them lie in each row.
+                let (bits, packed, heads) = unsafe {
+                    (
+                        bytes32(blocks, at),
+                        [bytes32(blocks, at + 32), bytes32(blocks, at + 64)],
+                        [
+                            dwords(blocks.from(at + 96)),
+                            dwords(blocks.from(at + 100)),
+                            dwords(blocks.from(at + 104)),
+                            dwords(blocks.from(at + 106)),
+                        ],
+                    )
+                };
+                let d = high_halves(heads[3]);
+                let (three, upper) = (splat_i(0x0303_0303), splat_i(0x3030_3030));
+                let scales: [I; 4] = array!(three; i => {
+                    let low = if i < 2 { low_nibbles(heads[i]) } else { high_nibbles(heads[i - 2]) };
+                    let high = [shl(heads[2], 4), shl(heads[2], 2), heads[2], shr(heads[2], 2)][i];
+                    or(low, and(high, upper))
+                });
+                for i in 0..8 {
+                    blocks.fetch(8 * b + i, 8, 110);
+                    let codes = array!(splat_i(0); k => {
+                        or(and(shr(packed[i / 4][k], 2 * (i % 4)), three), bit(bits[k], i, 2))
+                    });
+                    let scales = array!(d; part => {
+                        let s = 2 * i + part;
+                        let s = to_float(byte(scales[s / 4], s % 4));
+                        mul(d, fma(s, splat(1.0), splat(-32.0)))
+                    });
+                    out(8 * b + i, Columns { codes, scales, mins: [splat(0.0); 2] });
+                }
+            }
+        }
+
+        $(#[target_feature(enable = $feature)])+
+        #[inline]
+        fn unpack_q2_k(blocks: &Blocks<false>, out: &mut impl FnMut(usize, Columns)) {
+            for b in 0..blocks.count {
+                let at = b * 84;
+                // SAFETY: a block has 84 bytes: 16 of scales and mins, 64 of codes, two halves that scale these; `count` of
+                // them lie in each row.
+                let (both, packed, head) = unsafe {
+                    (
+                        transpose(blocks.from(at)),
+                        [bytes32(blocks, at + 16), bytes32(blocks, at + 48)],
+                        dwords(blocks.from(at + 80)),
+                    )
+                };
+                let (d, dmin) = (low_halves(head), mul(high_halves(head), splat(-1.0)));
+                for i in 0..8 {
+                    blocks.fetch(8 * b + i, 8, 84);
+                    let codes = array!(splat_i(0); k => and(shr(packed[i / 4][k], 2 * (i % 4)), splat_i(0x0303_0303)));
+                    let scales = array!(d; s => {
+                        mul(d, to_float(byte(low_nibbles(both[(2 * i + s) / 4]), (2 * i + s) % 4)))
+                    });
+                    let mins = array!(d; s => {
+                        mul(dmin, to_float(byte(high_nibbles(both[(2 * i + s) / 4]), (2 * i + s) % 4)))
+                    });
+                    out(8 * b + i, Columns { codes, scales, mins });
+                }
+            }
+        }
+
+        $(#[target_feature(enable = $feature)])+
+        #[inline]
+        fn unpack_iq4_xs(blocks: &Blocks<false>, out: &mut impl FnMut(usize, Columns)) {
+            for b in 0..blocks.count {
+                let at = b * 136;
+                // SAFETY: a block has 136 bytes: a half, the upper and lower bits of 8 scales, 128 bytes of nibbles; `count`
+                // of them lie in each row.
+                let (head, lower) = unsafe { (dwords(blocks.from(at)), dwords(blocks.from(at + 4))) };
+                let d = low_halves(head);
+                for i in 0..8 {
+                    blocks.fetch(8 * b + i, 8, 136);
+                    // SAFETY: as above.
+                    let packed = unsafe { transpose(blocks.from(at + 8 + 16 * i)) };
+                    let codes = array!(splat_i(0); k => {
+                        look_up(&IQ4, if k < 4 { low_nibbles(packed[k]) } else { high_nibbles(packed[k - 4]) })
+                    });
+                    let high = shl(and(shr(head, 16 + 2 * i), splat_i(3)), 4);
+                    let s = to_float(or(and(shr(lower, 4 * i), splat_i(15)), high));
+                    out(8 * b + i, Columns::new(codes, mul(d, fma(s, splat(1.0), splat(-32.0)))));
+                }
+            }
+        }
+
+        /// Any format, block by block through its codes.
+        $(#[target_feature(enable = $feature)])+
+        fn unpack_any(w: &Matrix, blocks: &Blocks<false>, out: &mut impl FnMut(usize, Columns)) {
+            let format = w.format;
+            let codes = format.codes.as_ref().expect("a format with codes");
+            let (block, per) = (format.block, format.block / codes.sub);
+            let min = if codes.min { per } else { 0 };
+            let mut q = [0; 16 * 256];
+            let (mut scales, mut mins) = ([[0.0; 16]; 16], [[0.0; 16]; 16]);
+            for b in 0..blocks.count {
+                blocks.fetch(b, 1, format.bytes);
+                for r in 0..16 {
+                    let (mut s, mut m) = ([0.0; 16], [0.0; 16]);
+                    let bytes = &blocks.data[blocks.starts[r] + b * format.bytes..][..format.bytes];
+                    let q = &mut q[r * block..][..block];
+                    quant::unpack_inline(format.id, bytes, q, &mut s[..per], &mut m[..min]);
+                    for i in 0..16 {
+                        (scales[i][r], mins[i][r]) = (s[i], m[i]);
+                    }
+                }
+                for i in 0..block / 32 {
+                    let halves: [[I; 4]; 2] = array!([splat_i(0); 4]; half => {
+                        let rows = array!(core::ptr::null(); r => q[r * block + 32 * i + 16 * half..][..16].as_ptr());
+                        // SAFETY: 16 codes stand there, by the slice above.
+                        unsafe { transpose(rows) }
+                    });
+                    let signed = SIGNED_CODES && codes.zero == 128;
+                    let at = |part: usize| if codes.sub == 16 { 2 * i + part } else { i };
+                    out(b * block / 32 + i, Columns {
+                        codes: array!(splat_i(0); k => if signed { flip(halves[k / 4][k % 4]) } else { halves[k / 4][k % 4] }),
+                        scales: [load_from(&scales[at(0)]), load_from(&scales[at(1)])],
+                        mins: [load_from(&mins[at(0)]), load_from(&mins[at(1)])],
+                    });
+                }
+            }
+        }
+
+        /// All blocks of format `ID`, 32 columns at a time; `ANY` is a format without a function of its own.
+        $(#[target_feature(enable = $feature)])+
+        #[inline]
+        fn unpack<const ID: u32>(w: &Matrix, blocks: &Blocks<false>, out: &mut impl FnMut(usize, Columns)) {
+            match ID {
+                10 => unpack_q2_k(blocks, out),
+                11 => unpack_q3_k(blocks, out),
+                12 => unpack_k::<false>(blocks, out),
+                13 => unpack_k::<true>(blocks, out),
+                14 => unpack_q6_k(blocks, out),
+                23 => unpack_iq4_xs(blocks, out),
+                ANY => unpack_any(w, blocks, out),
+                _ => unpack_simple::<ID, false>(blocks, out),
+            }
+        }
+
+        /// The formats whose rows may stand side by side.
+        $(#[target_feature(enable = $feature)])+
+        #[inline]
+        fn unpack_simple<const ID: u32, const T: bool>(blocks: &Blocks<T>, out: &mut impl FnMut(usize, Columns)) {
+            match ID {
+                2 => unpack_nibbles::<false, false, false, T>(blocks, out),
+                3 => unpack_nibbles::<true, false, false, T>(blocks, out),
+                6 => unpack_nibbles::<false, true, false, T>(blocks, out),
+                7 => unpack_nibbles::<true, true, false, T>(blocks, out),
+                8 => unpack_q8_0(blocks, out),
+                20 => unpack_nibbles::<false, false, true, T>(blocks, out),
+                _ => unreachable!("a format of its own"),
+            }
+        }
+
+        const ANY: u32 = u32::MAX;
+    };
+}
+pub(super) use unpacking;
