@@ -79,12 +79,13 @@ macro_rules! backend {
     };
 }
 
-/// The kernels that are not products, compiled from `body.rs` with the features.
+/// The kernels that are not products, from a module or compiled from `body.rs` with the features.
 macro_rules! others {
-    ($module:ident $features:tt) => {
+    ($module:ident $features:tt $by_hand:path) => {
         #[allow(unsafe_code)]
         mod $module {
             use super::*;
+            use $by_hand as by_hand;
 
             pub(super) const TABLE: Kernels = Kernels {
                 decode,
@@ -101,14 +102,14 @@ macro_rules! others {
                 ..body::PLAIN
             };
 
-            compiled!($features decode(w: &Matrix, rows: Range<usize>, cols: Range<usize>, out: &mut [f32]) = crate::kernel::x86::decode);
-            compiled!($features quantize(x: &[f32], out: Row8) = crate::kernel::x86::quantize);
+            compiled!($features decode(w: &Matrix, rows: Range<usize>, cols: Range<usize>, out: &mut [f32]) = by_hand::decode);
+            compiled!($features quantize(x: &[f32], out: Row8) = by_hand::quantize);
             compiled!($features round_columns(x: View, out: &mut [u8]) = body::round_columns);
             compiled!($features exp(x: &mut [f32]) = body::exp);
             compiled!($features softmax(x: &mut [f32]) -> f32 = body::softmax);
             compiled!($features silu_mul(gate: &[f32], up: &[f32], out: &mut [f32]) = body::silu_mul);
             compiled!($features silu_mul_backward(gate: &mut [f32], up: &mut [f32], d: &[f32]) = body::silu_mul_backward);
-            compiled!($features widen(x: &[u16], out: &mut [f32]) = crate::kernel::x86::widen);
+            compiled!($features widen(x: &[u16], out: &mut [f32]) = by_hand::widen);
             compiled!($features narrow(x: &[f32], out: &mut [u16]) = body::narrow);
             compiled!($features code(x: &[f32], codes: &mut [i8], scales: &mut [u16]) = body::code);
             compiled!($features decode_codes(codes: &[i8], scales: &[u16], out: &mut [f32]) = body::decode_codes);
@@ -116,9 +117,11 @@ macro_rules! others {
     };
 }
 
-// The compiler's vectors of 256 bits serve both: with 512 some decoders came out at half the speed.
 #[cfg(target_arch = "x86_64")]
-others!(avx2_others ["avx2" "fma" "f16c"]);
+others!(avx2_others ["avx2" "fma" "f16c"] crate::kernel::x86);
+#[cfg(target_arch = "x86_64")]
+others!(avx512_others ["avx2" "fma" "f16c" "avx512f" "avx512bw" "avx512vl" "avx512dq" "avx512vnni"]
+    crate::kernel::x86::avx512);
 #[cfg(target_arch = "x86_64")]
 backend!(avx2 "avx2" ["avx2" "fma" "f16c"] 
     crate::kernel::x86::avx2, crate::kernel::x86::avx2, avx2_others::TABLE);
@@ -127,7 +130,7 @@ backend!(avxvnni "avxvnni" ["avx2" "fma" "f16c" "avxvnni"]
     crate::kernel::x86::avx2, crate::kernel::x86::avxvnni, avx2_others::TABLE);
 #[cfg(target_arch = "x86_64")]
 backend!(avx512 "avx512" ["avx2" "fma" "f16c" "avx512f" "avx512bw" "avx512vl" "avx512dq" "avx512vnni"]
-    crate::kernel::x86::avx512, crate::kernel::x86::avx512, avx2_others::TABLE);
+    crate::kernel::x86::avx512, crate::kernel::x86::avx512, avx512_others::TABLE);
 
 #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
 backend!(neon "neon" ["neon"] crate::kernel::four::floats, crate::kernel::arm::neon, crate::kernel::arm::OTHERS);

@@ -23,7 +23,7 @@ macro_rules! products {
             js: Range<usize>,
             y: [*mut f32; M],
         ) {
-            let c = w.c;
+            let (c, stride) = (w.c, w.stride);
             for j in js.step_by(N) {
                 let w: [*const f32; N] = array!(core::ptr::null(); n => w.row(j + n).as_ptr());
                 let mut acc = [[splat(0.0); N]; M];
@@ -32,6 +32,10 @@ macro_rules! products {
                     // SAFETY: every row has `c` values.
                     unsafe {
                         let b: [F; N] = array!(splat(0.0); n => load(w[n].add(k)));
+                        for n in 0..N {
+                            // The next rows.
+                            prefetch(w[n].wrapping_add(N * stride + k).cast());
+                        }
                         for m in 0..M {
                             let a = load(x[m].add(k));
                             for n in 0..N {
@@ -84,22 +88,23 @@ macro_rules! products {
                 9..=16 => return short_dots::<16>(x, w, y),
                 _ => (),
             }
-            // As many rows of `w` as leave half of an L1 cache to those of `x`.
-            let step = (4096 / x.c / DOT_W).max(1) * DOT_W;
-            for j in (0..w.n).step_by(step) {
-                let js = j..(j + step).min(w.n);
-                let mut i = 0;
-                while i < x.n {
-                    let m = (x.n - i).min(DOT_X);
-                    match m {
-                        1 => dot_rows::<1>(x, i, w, js.clone(), y),
-                        2 => dot_rows::<2>(x, i, w, js.clone(), y),
-                        3 => dot_rows::<3>(x, i, w, js.clone(), y),
-                        4 => dot_rows::<4>(x, i, w, js.clone(), y),
-                        5 => dot_rows::<5>(x, i, w, js.clone(), y),
-                        _ => dot_rows::<6>(x, i, w, js.clone(), y),
+            // A few rows of `w`, and as many of `x` as an L1 cache holds beside them.
+            let step = (8192 / x.c / DOT_X).max(1) * DOT_X;
+            for first in (0..x.n).step_by(step) {
+                for j in (0..w.n).step_by(DOT_W) {
+                    let (js, mut i) = (j..(j + DOT_W).min(w.n), first);
+                    while i < (first + step).min(x.n) {
+                        let m = (x.n - i).min(DOT_X);
+                        match m {
+                            1 => dot_rows::<1>(x, i, w, js.clone(), y),
+                            2 => dot_rows::<2>(x, i, w, js.clone(), y),
+                            3 => dot_rows::<3>(x, i, w, js.clone(), y),
+                            4 => dot_rows::<4>(x, i, w, js.clone(), y),
+                            5 => dot_rows::<5>(x, i, w, js.clone(), y),
+                            _ => dot_rows::<6>(x, i, w, js.clone(), y),
+                        }
+                        i += m;
                     }
-                    i += m;
                 }
             }
         }

@@ -51,13 +51,29 @@ impl<'a> Input<'a> {
     }
 }
 
+/// Rows of a part when many rows of activations meet `f` rows of integer weights: a part prepares what its rows share, so
+/// the longest that let `threads` finish together.
+fn share(f: usize, threads: usize) -> usize {
+    /// Rows that a kernel takes at once at most.
+    const UNIT: usize = 32;
+    let units = f.div_ceil(UNIT);
+    let sizes = (1..=4).map(|rounds| (rounds, units.div_ceil(rounds * threads)));
+    sizes.min_by_key(|(rounds, size)| rounds * size).map_or(UNIT, |(_, size)| size * UNIT)
+}
+
 /// `y = x · Wᵀ`. x: `[N, C]`, W: `[F, C]`, y: `[N, F]`, overwritten.
 pub fn forward(cx: &Compute, w: &Matrix, input: Input, y: &mut Tile) {
     assert!(input.x.c == w.cols && y.c() == w.rows && y.n() == input.x.n, "shapes of a linear layer");
     let k = cx.kernels;
     let (n, f) = (y.n(), y.c());
-    let streamed = n == 1 && (input.acts.is_some() && w.format.codes.is_some() || w.halves().is_some());
-    let tile = if streamed { f.div_ceil(cx.pool.threads()).next_multiple_of(16).clamp(TILE, STREAM) } else { TILE };
+    let ints = input.acts.is_some() && w.format.codes.is_some();
+    let tile = match n {
+        1 if ints || w.halves().is_some() => {
+            f.div_ceil(cx.pool.threads()).next_multiple_of(16).clamp(TILE, STREAM)
+        }
+        2.. if ints => share(f, cx.pool.threads()),
+        _ => TILE,
+    };
     cx.pool.columns([y.part(0..n, 0..f)], [tile], &|part, [mut y], scratch| {
         let rows = part * tile..(part * tile + tile).min(f);
         match input.acts {
