@@ -11,99 +11,163 @@ macro_rules! products {
         use crate::math;
         use core::ops::Range;
 
-        /// `M` rows of `x` with rows `js` of `w`, `N` at a time; `c` columns.
+        /// Columns and values of the piece of `x` that stays in the L1 cache while rows of `w` pass over it.
+        const PIECE: usize = 768;
+        const VALUES: usize = 8192;
+        /// Rows of `w` whose lanes are kept from one piece of columns to the next.
+        const KEPT: usize = 64;
+
+        /// Products for which it is worth it to copy `x`.
+        const WORTH: usize = 1 << 20;
+
+        /// At the edge of a cache line, so that no load meets two.
+        #[repr(align(64))]
+        struct Aligned<T>(T);
+
+        /// The lanes of `M` rows of `x` with `N` rows of `w`, over columns `0..c`, whole sixteens. The rows of `w` that
+        /// begin `next` values on are asked for.
         ///
         /// # Safety
-        /// There are `c` values at each of `x`, a place for every row of `w` at each of `y`, and `js` are rows of `w`, a
-        /// multiple of `N`.
+        /// The columns are there.
         $(#[target_feature(enable = $feature)])+
+        #[inline]
         unsafe fn dot_tile<const M: usize, const N: usize>(
             x: [*const f32; M],
-            w: View,
-            js: Range<usize>,
-            y: [*mut f32; M],
+            w: [*const f32; N],
+            c: usize,
+            next: usize,
+            acc: &mut [[F; N]; M],
         ) {
-            let (c, stride) = (w.c, w.stride);
-            for j in js.step_by(N) {
-                let w: [*const f32; N] = array!(core::ptr::null(); n => w.row(j + n).as_ptr());
-                let mut acc = [[splat(0.0); N]; M];
-                let mut k = 0;
-                while k + 16 <= c {
-                    // SAFETY: every row has `c` values.
-                    unsafe {
-                        let b: [F; N] = array!(splat(0.0); n => load(w[n].add(k)));
-                        for n in 0..N {
-                            // The next rows.
-                            prefetch(w[n].wrapping_add(N * stride + k).cast());
-                        }
-                        for m in 0..M {
-                            let a = load(x[m].add(k));
-                            for n in 0..N {
-                                acc[m][n] = fma(a, b[n], acc[m][n]);
-                            }
-                        }
-                    }
-                    k += 16;
-                }
-                for m in 0..M {
-                    if k < c {
-                        for n in 0..N {
-                            let mut lanes = [0.0; 16];
-                            store_to(&mut lanes, acc[m][n]);
-                            for l in 0..c - k {
-                                // SAFETY: as above.
-                                lanes[l] = math::fma(unsafe { *x[m].add(k + l) }, unsafe { *w[n].add(k + l) }, lanes[l]);
-                            }
-                            acc[m][n] = load_from(&lanes);
-                        }
-                    }
-                    let sums = sum(acc[m]);
+            let mut sums = *acc;
+            for k in (0..c).step_by(16) {
+                // SAFETY: the caller's promise.
+                unsafe {
+                    let b: [F; N] = array!(splat(0.0); n => load(w[n].add(k)));
                     for n in 0..N {
-                        // SAFETY: `j + n` is a row of `w`.
-                        unsafe { *y[m].add(j + n) = sums[n] };
+                        prefetch(w[n].wrapping_add(next + k).cast());
+                    }
+                    for m in 0..M {
+                        let a = load(x[m].add(k));
+                        for n in 0..N {
+                            sums[m][n] = fma(a, b[n], sums[m][n]);
+                        }
                     }
                 }
             }
+            *acc = sums;
         }
 
-        /// Rows `i..i + M` of `x` with rows `js` of `w`.
+        /// Rows `i..i + M` of `y`, columns `j..j + N`, from `M` rows of `x`, which are columns `at..at + x.c`, and rows of `w`.
+        /// `lanes` holds what came before, and takes what is there now, unless these columns are the first or the last ones.
         $(#[target_feature(enable = $feature)])+
-        fn dot_rows<const M: usize>(x: View, i: usize, w: View, js: Range<usize>, y: &mut Tile) {
-            assert!(x.c == w.c && y.c() >= w.n && js.end <= w.n, "shapes of dots");
-            let x: [*const f32; M] = array!(core::ptr::null(); m => x.row(i + m).as_ptr());
-            let y: [*mut f32; M] = array!(core::ptr::null_mut(); m => y.row(i + m).as_mut_ptr());
-            let whole = js.start + js.len() / DOT_W * DOT_W;
-            // SAFETY: rows of views and of a tile with the columns that the assert compared.
+        fn dot_rows<const M: usize, const N: usize>(
+            x: View,
+            i: usize,
+            w: View,
+            j: usize,
+            at: usize,
+            lanes: &mut [[f32; 16]],
+            y: &mut Tile,
+        ) {
+            let (first, last, c) = (at == 0, at + x.c == w.c, x.c / 16 * 16);
+            assert!(x.n == M && j + N <= w.n && at + x.c <= w.c && (last || c == x.c), "columns of dots");
+            let left: [&[f32]; M] = array!(&[][..]; m => x.row(m));
+            let right: [&[f32]; N] = array!(&[][..]; n => &w.row(j + n)[at..at + x.c]);
+            let mut acc: [[F; N]; M] = array!([splat(0.0); N]; m => array!(splat(0.0); n => {
+                if first { splat(0.0) } else { load_from(&lanes[m * N + n]) }
+            }));
+            // SAFETY: the slices have at least `c` values.
             unsafe {
-                dot_tile::<M, DOT_W>(x, w, js.start..whole, y);
-                dot_tile::<M, 1>(x, w, whole..js.end, y);
+                let x = array!(core::ptr::null(); m => left[m].as_ptr());
+                dot_tile::<M, N>(x, array!(core::ptr::null(); n => right[n].as_ptr()), c, N * w.stride, &mut acc);
+            }
+            for m in 0..M {
+                if !last {
+                    for n in 0..N {
+                        store_to(&mut lanes[m * N + n], acc[m][n]);
+                    }
+                    continue;
+                }
+                if c < x.c {
+                    for n in 0..N {
+                        let mut lanes = [0.0; 16];
+                        store_to(&mut lanes, acc[m][n]);
+                        for (lane, (x, w)) in lanes.iter_mut().zip(left[m][c..].iter().zip(&right[n][c..])) {
+                            *lane = math::fma(*x, *w, *lane);
+                        }
+                        acc[m][n] = load_from(&lanes);
+                    }
+                }
+                let sums = sum(acc[m]);
+                y.row(i + m)[j..j + N].copy_from_slice(&sums);
+            }
+        }
+
+
+        /// The rows of `x`, of which `i` is the first, with rows `js` of `w`: as [`dot_rows`] for each.
+        $(#[target_feature(enable = $feature)])+
+        fn dot_block(x: View, i: usize, w: View, js: Range<usize>, at: usize, lanes: &mut [[f32; 16]], y: &mut Tile) {
+            let (mut j, mut used) = (js.start, 0);
+            while j < js.end {
+                let n = if j + DOT_W <= js.end { DOT_W } else { 1 };
+                for first in (0..x.n).step_by(DOT_X) {
+                    let x = x.rows(first..(first + DOT_X).min(x.n));
+                    let (i, lanes) = (i + first, lanes.get_mut(used..).unwrap_or_default());
+                    match (x.n, n == 1) {
+                        (1, false) => dot_rows::<1, DOT_W>(x, i, w, j, at, lanes, y),
+                        (2, false) => dot_rows::<2, DOT_W>(x, i, w, j, at, lanes, y),
+                        (3, false) => dot_rows::<3, DOT_W>(x, i, w, j, at, lanes, y),
+                        (4, false) => dot_rows::<4, DOT_W>(x, i, w, j, at, lanes, y),
+                        (5, false) => dot_rows::<5, DOT_W>(x, i, w, j, at, lanes, y),
+                        (_, false) => dot_rows::<6, DOT_W>(x, i, w, j, at, lanes, y),
+                        (1, true) => dot_rows::<1, 1>(x, i, w, j, at, lanes, y),
+                        (2, true) => dot_rows::<2, 1>(x, i, w, j, at, lanes, y),
+                        (3, true) => dot_rows::<3, 1>(x, i, w, j, at, lanes, y),
+                        (4, true) => dot_rows::<4, 1>(x, i, w, j, at, lanes, y),
+                        (5, true) => dot_rows::<5, 1>(x, i, w, j, at, lanes, y),
+                        (_, true) => dot_rows::<6, 1>(x, i, w, j, at, lanes, y),
+                    }
+                    used += x.n * n;
+                }
+                j += n;
             }
         }
 
         $(#[target_feature(enable = $feature)])+
         pub(in crate::kernel) fn dots(x: View, w: View, y: &mut Tile) {
+            assert!(x.c == w.c && y.c() >= w.n, "shapes of dots");
             match x.c {
                 0..=4 => return short_dots::<4>(x, w, y),
                 5..=8 => return short_dots::<8>(x, w, y),
                 9..=16 => return short_dots::<16>(x, w, y),
                 _ => (),
             }
-            // A few rows of `w`, and as many of `x` as an L1 cache holds beside them.
-            let step = (8192 / x.c / DOT_X).max(1) * DOT_X;
-            for first in (0..x.n).step_by(step) {
-                for j in (0..w.n).step_by(DOT_W) {
-                    let (js, mut i) = (j..(j + DOT_W).min(w.n), first);
-                    while i < (first + step).min(x.n) {
-                        let m = (x.n - i).min(DOT_X);
-                        match m {
-                            1 => dot_rows::<1>(x, i, w, js.clone(), y),
-                            2 => dot_rows::<2>(x, i, w, js.clone(), y),
-                            3 => dot_rows::<3>(x, i, w, js.clone(), y),
-                            4 => dot_rows::<4>(x, i, w, js.clone(), y),
-                            5 => dot_rows::<5>(x, i, w, js.clone(), y),
-                            _ => dot_rows::<6>(x, i, w, js.clone(), y),
+            let c = x.c;
+            if x.n * w.n * c < WORTH {
+                let step = (VALUES / c / DOT_X).max(1) * DOT_X;
+                for i in (0..x.n).step_by(step) {
+                    dot_block(x.rows(i..(i + step).min(x.n)), i, w, 0..w.n, 0, &mut [], y);
+                }
+                return;
+            }
+            let pieces = c.div_ceil(PIECE);
+            let piece = c.div_ceil(pieces).next_multiple_of(16);
+            let (step, kept) = match pieces {
+                1 => ((VALUES / piece / DOT_X).max(1) * DOT_X, w.n),
+                _ => (DOT_X, KEPT),
+            };
+            let mut block = Aligned([0.0; VALUES]);
+            let mut lanes = Aligned([[0.0; 16]; DOT_X * KEPT]);
+            for j in (0..w.n).step_by(kept) {
+                for i in (0..x.n).step_by(step) {
+                    let x = x.rows(i..(i + step).min(x.n));
+                    for at in (0..c).step_by(piece) {
+                        let cols = piece.min(c - at);
+                        for (r, row) in block.0.chunks_exact_mut(piece).take(x.n).enumerate() {
+                            row[..cols].copy_from_slice(&x.row(r)[at..at + cols]);
                         }
-                        i += m;
+                        let x = View::strided(&block.0, x.n, cols, piece);
+                        dot_block(x, i, w, j..(j + kept).min(w.n), at, &mut lanes.0, y);
                     }
                 }
             }

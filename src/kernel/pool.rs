@@ -89,6 +89,9 @@ pub(crate) fn room(buffer: &mut Vec<f32>, n: usize) -> &mut [f32] {
     &mut buffer[..n]
 }
 
+/// Values in a cache line.
+const LINE: usize = 16;
+
 /// What one worker may write to while it works; grows to what is asked once and is then kept.
 #[derive(Default)]
 pub struct Scratch {
@@ -99,9 +102,11 @@ pub struct Scratch {
 }
 
 impl Scratch {
-    /// `n` values, their contents unspecified.
+    /// `n` values, their contents unspecified, at the edge of a cache line.
     pub fn floats(&mut self, n: usize) -> &mut [f32] {
-        room(&mut self.f, n)
+        let values = room(&mut self.f, n + LINE);
+        let start = values.as_ptr().align_offset(4 * LINE).min(LINE);
+        &mut values[start..start + n]
     }
 
     /// Two pieces of `a` and `b` values, their contents unspecified.
@@ -110,7 +115,7 @@ impl Scratch {
         [x, y]
     }
 
-    /// `n` codes, and two pieces of `a` and `b` values, likewise.
+    /// `n` codes, and two pieces of `a` and `b` values, likewise but for the edge.
     pub fn codes(&mut self, n: usize, a: usize, b: usize) -> (&mut [u8], [&mut [f32]; 2]) {
         if self.b.len() < n {
             self.b.resize(n, 0);

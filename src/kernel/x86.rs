@@ -640,7 +640,8 @@ pub(super) mod avx512 {
             let (mut scales, mut inverse) = ([0.0; 16], [0.0; 16]);
             store_to(&mut scales, _mm512_div_ps(size, levels));
             store_to(&mut inverse, inverses);
-            let (mut d, mut inverse): ([f32; 2], [f32; 2]) = (array!(0.0; b => scales[best[b]]), array!(0.0; b => inverse[best[b]]));
+            let (mut d, mut inverse): ([f32; 2], [f32; 2]) =
+                (array!(0.0; b => scales[best[b]]), array!(0.0; b => inverse[best[b]]));
             for part in 0..parts {
                 if part > 0 {
                     most = array!(0.0; b => largest(x[b]));

@@ -68,9 +68,7 @@ pub fn forward(cx: &Compute, w: &Matrix, input: Input, y: &mut Tile) {
     let (n, f) = (y.n(), y.c());
     let ints = input.acts.is_some() && w.format.codes.is_some();
     let tile = match n {
-        1 if ints || w.halves().is_some() => {
-            f.div_ceil(cx.pool.threads()).next_multiple_of(16).clamp(TILE, STREAM)
-        }
+        1 if ints || w.halves().is_some() => f.div_ceil(cx.pool.threads()).next_multiple_of(16).clamp(TILE, STREAM),
         2.. if ints => share(f, cx.pool.threads()),
         _ => TILE,
     };
