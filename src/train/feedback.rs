@@ -3,6 +3,21 @@
 //! A [`Verdict`] becomes a line of a file that [`super::data`] reads; `journal.rs` keeps such a file. [`Marks`] are its
 //! lines as examples, [`Marks::lesson`] chooses among them what to learn now: what is new, and some of what was learnt
 //! before. A [`Lesson`] learns it, a step a call. [`Divergence`] says how far an adapter is from its base then.
+//!
+//! ```
+//! # use mynah::{Result, adapter::Adapter, model::Model, train::{data::Reader, journal::Journal}};
+//! # use mynah::train::feedback::{Answer, Lesson, Marks, Plan, Verdict};
+//! # fn thumb(model: &Model, adapter: Box<dyn Adapter>, reader: &Reader, journal: &mut Journal) -> Result<()> {
+//! # let conversation = [];
+//! let verdict = Verdict::Judged { answer: Answer::new("Once upon a time."), good: true };
+//! journal.append(&verdict.line(&conversation))?;
+//! let marks = Marks::read(reader, journal.lines(), 0); // none was learnt before
+//! let mut lesson = Lesson::new(model, adapter, marks.lesson(16, 0), &Plan::default())?;
+//! while !lesson.over() {
+//!     lesson.step()?;
+//! }
+//! # let _ = lesson.adapter(); Ok(()) }
+//! ```
 
 use super::data::{Order, Reader};
 use super::objective::{self, Spec};
@@ -17,22 +32,38 @@ use std::collections::BTreeMap;
 use std::prelude::v1::*;
 use std::sync::Arc;
 
+/// What was said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Answer<'a> {
+    /// Its text.
+    pub text: &'a str,
+    /// Whether it came to an end by itself: the end of one that was cut off is not judged.
+    pub ended: bool,
+}
+
+impl<'a> Answer<'a> {
+    /// A whole one.
+    pub fn new(text: &'a str) -> Self {
+        Answer { text, ended: true }
+    }
+}
+
 /// What somebody thought of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict<'a> {
     /// It was good, or it was not.
     Judged {
         /// What was said.
-        answer: &'a str,
+        answer: Answer<'a>,
         /// Whether it was liked.
         good: bool,
     },
     /// One is better than the other.
     Preferred {
         /// The better.
-        chosen: &'a str,
+        chosen: Answer<'a>,
         /// The worse.
-        rejected: &'a str,
+        rejected: Answer<'a>,
     },
 }
 
@@ -41,9 +72,12 @@ impl Verdict<'_> {
     pub fn line(&self, prompt: &[Message]) -> String {
         // By hand, so that keys come in the order in which people read them.
         let text = |text: &str| Value::from(text).to_string();
-        let turn = |role: &str, content: &str| format!(r#"{{"role":{},"content":{}}}"#, text(role), text(content));
-        let says = |text: &str| format!("[{}]", turn(ASSISTANT, text));
-        let prompt: Vec<String> = prompt.iter().map(|m| turn(&m.role, &m.content)).collect();
+        let turn = |role: &str, content: &str| format!(r#""role":{},"content":{}"#, text(role), text(content));
+        let says = |answer: &Answer| match (turn(ASSISTANT, answer.text), answer.ended) {
+            (turn, true) => format!("[{{{turn}}}]"),
+            (turn, false) => format!(r#"[{{{turn},"ended":false}}]"#),
+        };
+        let prompt: Vec<String> = prompt.iter().map(|m| format!("{{{}}}", turn(&m.role, &m.content))).collect();
         let rest = match self {
             Verdict::Judged { answer, good } => format!(r#""completion":{},"label":{good}"#, says(answer)),
             Verdict::Preferred { chosen, rejected } => {
@@ -134,6 +168,13 @@ pub struct Plan {
     pub beta: Option<f64>,
     /// The order of rows follows from it.
     pub seed: u64,
+}
+
+/// What ten marks change visibly with, of a LoRA on all layers, and leave the rest of the model alone.
+impl Default for Plan {
+    fn default() -> Self {
+        Plan { lr: 5e-4, passes: 10, enough: 0.15, beta: None, seed: 0 }
+    }
 }
 
 /// Rows of a step.
@@ -331,11 +372,12 @@ mod tests {
     #[test]
     fn lines_are_what_people_know() {
         let prompt = [Message::new("user", "a \"b\"\n")];
-        let judged = Verdict::Judged { answer: "c", good: false }.line(&prompt);
+        let judged = Verdict::Judged { answer: Answer { text: "c", ended: false }, good: false }.line(&prompt);
         let row: Value = serde_json::from_str(&judged).unwrap();
         assert_eq!(row["prompt"][0]["content"], "a \"b\"\n");
         assert_eq!((&row["label"], &row["completion"][0]["role"]), (&false.into(), &"assistant".into()));
-        let better = Verdict::Preferred { chosen: "d", rejected: "c" }.line(&prompt);
+        assert_eq!(row["completion"][0]["ended"], false);
+        let better = Verdict::Preferred { chosen: Answer::new("d"), rejected: Answer::new("c") }.line(&prompt);
         assert!(
             !better.contains('\n') && better.contains(r#"],"chosen":[{"role":"assistant","content":"d"}]"#),
             "{better}"

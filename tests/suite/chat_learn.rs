@@ -1,6 +1,8 @@
 //! `mynah chat` as a process, driven from a script: the conversation, and what is learnt from it.
 
 use crate::tiny::Rng;
+use mynah::bytes::Limits;
+use mynah::train::data::Reader;
 use serde_json::Value;
 use std::fs;
 use std::io::Write;
@@ -292,11 +294,28 @@ fn marks_are_rows_that_training_reads() {
     assert_eq!((text(3, "chosen"), text(3, "rejected")), ("A bear \"slept\".", said[2]));
     assert_eq!((text(4, "completion"), &rows[4]["label"]), ("A bear \"slept\".", &true.into()));
     assert_eq!((text(4, "prompt"), &rows[4]["prompt"][1]["content"]), ("Short.", &BEAR.into()));
+    assert!(rows.iter().all(|r| r.to_string().matches("ended").count() == 0), "{marks}");
+    // Of what was cut off the end is not judged: all of the answer is, and the end of a whole one beside.
+    let cut = Place::new();
+    cut.chat(&format!("{LEARN} -n 5"), &[BEAR, "/bad", "/fix A bear."]).done();
+    let marks = String::from_utf8(cut.read("mine.mynah.feedback.jsonl")).unwrap();
+    let rows: Vec<Value> = marks.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    assert_eq!(rows[0]["completion"][0]["ended"], false, "{marks}");
+    assert!(rows[1]["rejected"][0]["ended"] == false && rows[1]["chosen"][0].get("ended").is_none(), "{marks}");
+    let gguf =
+        mynah::gguf::Gguf::parse(mynah::bytes::Bytes::from_static(mynah::base::MODEL), &Limits::default()).unwrap();
+    let tokenizer = mynah::text::Tokenizer::from_gguf(&gguf).unwrap();
+    let template = mynah::text::chat::Template::from_gguf(&gguf, &tokenizer).unwrap();
+    let reader = Reader { tokenizer: &tokenizer, template: template.as_ref(), ctx: 256, limits: Limits::default() };
+    let counted = |text: &str| reader.lines(text.as_bytes()).unwrap().examples[0].counted();
+    assert_eq!(counted(&marks.lines().next().unwrap().replace(",\"ended\":false", "")), 6);
+    assert_eq!(counted(marks.lines().next().unwrap()), 5);
     let train = "train -m base.gguf -d mine.mynah.feedback.jsonl -o out --steps 2 --objective";
     let (status, errors) = place.mynah(&format!("{train} bco"));
     assert_eq!(status, Some(0), "{errors}");
     let (status, errors) = place.mynah(&format!("{train} dpo"));
     assert!(status == Some(2) && errors.contains("dpo learns from rows like"), "{errors}");
+    let marks = String::from_utf8(place.read("mine.mynah.feedback.jsonl")).unwrap();
     fs::write(place.path("mine.mynah.feedback.jsonl"), marks.lines().next().unwrap()).unwrap();
     assert_eq!(place.mynah(&format!("{train} dpo")).0, Some(0));
 }
@@ -346,9 +365,10 @@ fn a_kill_at_any_moment_leaves_the_old_or_the_new_adapter_and_every_mark() {
     let start = Instant::now();
     assert!(place.chat(LEARN, &["/learn", "keep"]).done().keep("kept"));
     let (whole, learnt) = (start.elapsed(), place.read("mine.mynah"));
+    let kills: usize = std::env::var("MYNAH_KILLS").map_or(16, |n| n.parse().unwrap());
     let mut random = Rng(6);
     let (mut old, mut new) = (0, 0);
-    for _ in 0..24 {
+    for _ in 0..kills {
         fs::write(place.path("mine.mynah"), &fresh).unwrap();
         let mut child = place.start(LEARN);
         child.stdin.take().unwrap().write_all(format!("/learn\nkeep\n{BEAR}\n/bad\n").as_bytes()).unwrap();
@@ -366,7 +386,7 @@ fn a_kill_at_any_moment_leaves_the_old_or_the_new_adapter_and_every_mark() {
         place.chat(LEARN, &[BEAR]).done();
         fs::write(place.path("mine.mynah.feedback.jsonl"), &marks).unwrap();
     }
-    eprintln!("24 kills within {whole:?}: {old} left the old adapter, {new} the new one");
+    eprintln!("{kills} kills within {whole:?}: {old} left the old adapter, {new} the new one");
     assert!(old > 0);
 }
 

@@ -179,6 +179,7 @@ impl<'a> Learner<'a> {
         }
         if meter::interrupted() {
             out::say(&format!("stopped after step {taken}"));
+            meter::forget_interrupt();
         }
         if taken == 0 {
             return Ok(());
@@ -210,7 +211,6 @@ impl<'a> Learner<'a> {
         });
         let (loss, agreement) = ([loss_before, loss_after], [right_before, right_after]);
         self.show(&Learnt { objective, marks: count, steps: taken, loss, agreement, divergence, sample })?;
-        meter::forget_interrupt();
         self.ask(bytes, old, talk, input)
     }
 

@@ -13,7 +13,7 @@ use crate::run::{Said, show};
 use crate::{Outcome, meter, out};
 use input::Input;
 use learn::Learner;
-use mynah::train::feedback::Verdict;
+use mynah::train::feedback::{Answer, Verdict};
 use talk::Talk;
 
 /// What can be typed, and what it does.
@@ -37,8 +37,8 @@ const MARKS: &[(&str, &str)] = &[
 struct Room<'a> {
     talk: Talk<'a>,
     learner: Option<Learner<'a>>,
-    /// Answers to the last question that gave way to another.
-    refused: Vec<String>,
+    /// Answers to the last question that gave way to another, and whether they came to an end.
+    refused: Vec<(String, bool)>,
     json: bool,
 }
 
@@ -109,7 +109,7 @@ impl Room<'_> {
             "/undo" => return learner.undo(&mut self.talk),
             _ => {}
         }
-        let Some(answer) = self.talk.last().map(|m| m.content.clone()) else {
+        let Some(answer) = self.talk.last() else {
             out::say("there is no answer yet");
             return Ok(());
         };
@@ -118,17 +118,17 @@ impl Room<'_> {
                 out::say("what should it have said? /fix TEXT");
                 return Ok(());
             }
-            "/fix" => ("better", rest),
-            word => (word.trim_start_matches('/'), answer.as_str()),
+            "/fix" => ("better", Answer::new(rest)),
+            word => (word.trim_start_matches('/'), answer),
         };
         // Whatever gave way to what is good now was worse than it.
-        let mut worse: Vec<&str> = self.refused.iter().map(String::as_str).chain([answer.as_str()]).collect();
-        worse.retain(|text| *text != best);
+        let refused = self.refused.iter().map(|(text, ended)| Answer { text, ended: *ended });
+        let mut worse: Vec<Answer> = refused.chain([answer]).filter(|a| a.text != best.text).collect();
         worse.dedup();
         let verdicts: Vec<Verdict> = match (word, &worse[..]) {
-            ("/bad", _) => vec![Verdict::Judged { answer: &answer, good: false }],
+            ("/bad", _) => vec![Verdict::Judged { answer, good: false }],
             (_, []) => vec![Verdict::Judged { answer: best, good: true }],
-            (_, worse) => worse.iter().map(|rejected| Verdict::Preferred { chosen: best, rejected }).collect(),
+            (_, worse) => worse.iter().map(|&rejected| Verdict::Preferred { chosen: best, rejected }).collect(),
         };
         learner.mark(what, self.talk.before(), &verdicts)?;
         if word == "/fix" {
@@ -153,7 +153,7 @@ impl Room<'_> {
     }
 
     fn again(&mut self) -> anyhow::Result<()> {
-        let Some(last) = self.talk.last().map(|m| m.content.clone()) else {
+        let Some(last) = self.talk.last().map(|a| (a.text.to_string(), a.ended)) else {
             out::say("there is no answer yet");
             return Ok(());
         };

@@ -7,6 +7,7 @@ use crate::run::{Said, generate};
 use mynah::adapter::Adapter;
 use mynah::model::Session;
 use mynah::text::chat::{ASSISTANT, Message, Template};
+use mynah::train::feedback::Answer;
 use std::sync::Arc;
 
 /// Positions of a session where nothing is said.
@@ -32,6 +33,8 @@ pub struct Talk<'a> {
     /// Questions asked, and answers to the last of them: what is drawn follows from both.
     asked: u64,
     answered: u64,
+    /// Whether the last answer came to an end by itself.
+    ended: bool,
 }
 
 impl<'a> Talk<'a> {
@@ -52,6 +55,7 @@ impl<'a> Talk<'a> {
             most: args.n as usize,
             asked: 0,
             answered: 0,
+            ended: true,
             template,
             loaded,
         })
@@ -76,8 +80,9 @@ impl<'a> Talk<'a> {
     }
 
     /// The last answer.
-    pub fn last(&self) -> Option<&Message> {
-        self.messages.last().filter(|m| m.role == ASSISTANT)
+    pub fn last(&self) -> Option<Answer<'_>> {
+        let last = self.messages.last().filter(|m| m.role == ASSISTANT)?;
+        Some(Answer { text: &last.content, ended: self.ended })
     }
 
     /// What was said before the last answer.
@@ -89,6 +94,7 @@ impl<'a> Talk<'a> {
     pub fn correct(&mut self, text: &str) {
         if let Some(last) = self.messages.last_mut().filter(|m| m.role == ASSISTANT) {
             last.content = text.into();
+            self.ended = true;
         }
     }
 
@@ -115,6 +121,7 @@ impl<'a> Talk<'a> {
     fn answer(&mut self, messages: Vec<Message>, show: Show) -> anyhow::Result<Said> {
         let seed = self.sampling.seed.wrapping_add(self.asked.wrapping_sub(1)).wrapping_add(self.answered << 32);
         let said = self.draw(&messages, seed, self.most, show)?;
+        self.ended = said.stop == "end";
         self.messages = messages;
         self.messages.push(Message::new(ASSISTANT, said.text.as_str()));
         Ok(said)

@@ -12,7 +12,7 @@
 //! Prompts and completions may be lists of messages, too; of `chosen` and `rejected` without a prompt what they begin
 //! with in common is the prompt. `"weight": 0.5` is the factor of a row's loss, `"aligned": [-1.2, -0.9]` the mean
 //! log-probabilities of a completion's tokens under aligned models, for PoFT. Other keys of a line are ignored. The shape
-//! may change from line to line.
+//! may change from line to line. `"ended": false` in a last message says that it was cut off: its end is not learnt.
 
 mod json;
 mod order;
@@ -294,7 +294,15 @@ impl Reader<'_> {
             Ok(Message::new(string(turn, "role")?, string(turn, "content")?))
         };
         let messages = parts.iter().flat_map(|p| p.iter()).enumerate().map(message).collect::<Result<Vec<_>>>()?;
-        let spans = template.spans_from(self.tokenizer, &messages, first)?;
+        let mut spans = template.spans_from(self.tokenizer, &messages, first)?;
+        let ended = parts.iter().rev().find_map(|p| p.last()).and_then(|turn| turn.get("ended"));
+        let ended = ended.map(|e| e.as_bool().ok_or_else(|| Error::invalid("ended", "neither true nor false")));
+        if ended.transpose()? == Some(false)
+            && let Some(last) = spans.mask.iter().rposition(|m| *m == 1)
+            && self.tokenizer.is_end(spans.ids[last])
+        {
+            spans.mask[last] = 0;
+        }
         Ok(Example::new(spans.ids, spans.mask.iter().map(|m| *m == 1).collect()))
     }
 
