@@ -6,12 +6,13 @@
 use super::{Base, Linear, MAX_RANK, Site};
 use crate::error::{Error, Result};
 use crate::kernel::{Compute, Tile, View, room};
+use crate::nn::linear::even;
 use core::ops::Range;
 use std::prelude::v1::*;
 
 /// Rows, or columns, that a worker takes at a time. No result depends on them.
 const ROWS: usize = 16;
-const COLS: usize = 256;
+const COLS: [usize; 3] = [256, 192, 96];
 /// Multiplications below which threads cost more than they give.
 const SMALL: usize = 1 << 18;
 
@@ -199,7 +200,7 @@ fn products(cx: &Compute, x: View, w: View, s: f32, u: &mut [f32]) {
 
 /// `y += u·w`. u: `[N, rank]`, w: `[rank, c]`, y: `[N, c]`.
 fn add_products(cx: &Compute, u: View, w: View, y: &mut Tile) {
-    let granule = columns(u.n * w.n, w.c);
+    let granule = columns(cx, u.n * w.n, w.c);
     cx.pool.columns([y.part(0..u.n, 0..w.c)], [granule], &|part, [mut y], _| {
         let first = part * granule;
         (cx.kernels.sums)(u, w.cols(first..first + y.c()), &mut y);
@@ -211,13 +212,13 @@ fn add_outer(cx: &Compute, u: View, v: View, g: &mut [f32]) {
     if v.n == 0 {
         return;
     }
-    let granule = columns(u.n * u.c, v.c);
+    let granule = columns(cx, u.n * u.c, v.c);
     cx.pool.columns([Tile::new(g, u.c, v.c)], [granule], &|part, [mut g], _| {
         let first = part * granule;
         (cx.kernels.outer)(u, v.cols(first..first + g.c()), &mut g);
     });
 }
 
-fn columns(products: usize, c: usize) -> usize {
-    if products * c < SMALL { c.max(1) } else { COLS }
+fn columns(cx: &Compute, products: usize, c: usize) -> usize {
+    if products * c < SMALL { c.max(1) } else { even(c, cx.pool.threads(), COLS) }
 }

@@ -330,6 +330,10 @@ macro_rules! products {
                     sum_columns::<SUM_V>(a, w, ks.clone(), y, at);
                     at += wide;
                 }
+                while SUM_V > 2 && at + 32 <= c {
+                    sum_columns::<2>(a, w, ks.clone(), y, at);
+                    at += 32;
+                }
                 while at + 16 <= c {
                     sum_columns::<1>(a, w, ks.clone(), y, at);
                     at += 16;

@@ -6,8 +6,8 @@ use super::{Acts, Attached, HParams, Model};
 use crate::adapter::Linear;
 use crate::kernel::{Tile, View, room};
 use crate::nn::attention::{self, Memory};
-use crate::nn::linear::Path;
-use crate::nn::{add, norm};
+use crate::nn::linear::{Path, Place};
+use crate::nn::{norm, sum};
 use core::ops::Range;
 use std::prelude::v1::*;
 
@@ -37,8 +37,7 @@ pub fn forward(
     let (n, d, ff) = (rows.positions.len(), m.hparams.width, m.hparams.ff);
     let outs = [Out { linear: Linear::Down, y: &mut a.out }];
     project::forward(m, adapters, path, layer, View::new(&a.h, n, ff), outs, work);
-    x[..n * d].copy_from_slice(&a.mid[..n * d]);
-    add(&a.out[..n * d], &mut x[..n * d]);
+    sum(&m.compute, &a.mid[..n * d], &a.out[..n * d], d, &mut x[..n * d]);
 }
 
 /// [`forward`] up to the input of the last projection: all that [`backward`] needs of a block. `x` is read only.
@@ -82,8 +81,7 @@ pub fn hidden(
     }
     let outs = [Out { linear: Linear::O, y: &mut a.out }];
     project::forward(m, adapters, path, layer, View::new(&a.att, n, qw), outs, work);
-    a.mid[..n * d].copy_from_slice(&x[..n * d]);
-    add(&a.out[..n * d], &mut a.mid[..n * d]);
+    sum(cx, &x[..n * d], &a.out[..n * d], d, &mut a.mid[..n * d]);
 
     normed_middle(m, layer, a);
     let outs = [Out { linear: Linear::Gate, y: &mut a.gate }, Out { linear: Linear::Up, y: &mut a.up }];
@@ -135,12 +133,6 @@ impl Grads {
     }
 }
 
-fn zeros(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
-    let out = room(buffer, len);
-    out.fill(0.0);
-    out
-}
-
 /// From `dx`, the gradient of the block's output, makes that of its input, `[N, width]`, in place, and adds what the
 /// sink wants. `x` is the block's input and `a` what [`forward`] left; `gate` and `up` are overwritten. If `below` is
 /// false, no block below learns anything: the input's gradient is not made, and `dx` is left as it happens to be.
@@ -161,46 +153,31 @@ pub fn backward(
     let n = rows.positions.len();
     let (d, qw, kw, ff) = (h.width, h.q_width(), h.kv_width(), h.ff);
 
-    let dh = zeros(&mut g.wide, n * ff);
-    project::backward(m, path, layer, Linear::Down, View::new(&a.h, n, ff), View::new(dx, n, d), Some(dh), sink, work);
+    let mut back = |linear, x: View, dy: View, dx: Option<(Place, &mut [f32])>, sink: &mut Sink| {
+        project::backward(m, path, layer, linear, x, dy, dx, sink, work)
+    };
+
+    let dh = room(&mut g.wide, n * ff);
+    back(Linear::Down, View::new(&a.h, n, ff), View::new(dx, n, d), Some((Place::Fresh, &mut *dh)), sink);
     let dh = View::new(dh, n, ff);
     let tiles = [Tile::new(&mut a.gate, n, ff), Tile::new(&mut a.up, n, ff)];
     cx.pool.rows(tiles, [1, 1], &|i, [mut gate, mut up], _| {
         (cx.kernels.silu_mul_backward)(gate.row(0), up.row(0), dh.row(i));
     });
-    let dn = zeros(&mut g.width, n * d);
-    project::backward(
-        m,
-        path,
-        layer,
-        Linear::Gate,
-        View::new(&a.n2, n, d),
-        View::new(&a.gate, n, ff),
-        Some(dn),
-        sink,
-        work,
-    );
-    project::backward(
-        m,
-        path,
-        layer,
-        Linear::Up,
-        View::new(&a.n2, n, d),
-        View::new(&a.up, n, ff),
-        Some(dn),
-        sink,
-        work,
-    );
+    let dn = room(&mut g.width, n * d);
+    let n2 = View::new(&a.n2, n, d);
+    back(Linear::Gate, n2, View::new(&a.gate, n, ff), Some((Place::Fresh, &mut *dn)), sink);
+    back(Linear::Up, n2, View::new(&a.up, n, ff), Some((Place::Sum, &mut *dn)), sink);
     let (mid, dn) = (View::new(&a.mid, n, d), View::new(dn, n, d));
     norm::backward(cx, mid, &w.ffn_norm, h.eps, dn, &mut Tile::new(dx, n, d));
     if let Sink::Weights(places, grads) = sink {
         norm::backward_weights(cx, mid, h.eps, dn, &mut grads[places.blocks[layer].ffn_norm.clone()]);
     }
 
-    let datt = zeros(&mut g.wide, n * qw);
-    project::backward(m, path, layer, Linear::O, View::new(&a.att, n, qw), View::new(dx, n, d), Some(datt), sink, work);
+    let datt = room(&mut g.wide, n * qw);
+    back(Linear::O, View::new(&a.att, n, qw), View::new(dx, n, d), Some((Place::Fresh, &mut *datt)), sink);
     let datt = View::new(datt, n, qw);
-    let (dq, dk, dv) = (zeros(&mut g.q, n * qw), zeros(&mut g.k, n * kw), zeros(&mut g.v, n * kw));
+    let (dq, dk, dv) = (room(&mut g.q, n * qw), room(&mut g.k, n * kw), room(&mut g.v, n * kw));
     let (q, k, v) = (View::new(&a.q, n, qw), View::new(&a.k, n, kw), View::new(&a.v, n, kw));
     let (mut tq, mut tk, mut tv) = (Tile::new(dq, n, qw), Tile::new(dk, n, kw), Tile::new(dv, n, kw));
     for s in &rows.segments {
@@ -219,11 +196,13 @@ pub fn backward(
     }
     m.rope.apply(cx, &mut tq, h.heads.dim, &rows.positions, true);
     m.rope.apply(cx, &mut tk, h.heads.dim, &rows.positions, true);
-    let dn = zeros(&mut g.width, n * d);
+    let dn = room(&mut g.width, n * d);
     let n1 = View::new(&a.n1, n, d);
-    for (linear, dy, width) in [(Linear::Q, &*dq, qw), (Linear::K, &*dk, kw), (Linear::V, &*dv, kw)] {
-        let dn = if below { Some(&mut *dn) } else { None };
-        project::backward(m, path, layer, linear, n1, View::new(dy, n, width), dn, sink, work);
+    let each =
+        [(Linear::Q, &*dq, qw, Place::Fresh), (Linear::K, &*dk, kw, Place::Sum), (Linear::V, &*dv, kw, Place::Sum)];
+    for (linear, dy, width, place) in each {
+        let dn = if below { Some((place, &mut *dn)) } else { None };
+        back(linear, n1, View::new(dy, n, width), dn, sink);
     }
     if !below {
         return;

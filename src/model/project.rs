@@ -4,7 +4,7 @@ use super::Model;
 use crate::adapter::{Adapter, Linear, Site};
 use crate::kernel::{Acts8, Tile, View};
 use crate::nn::head;
-use crate::nn::linear::{self, Back, Input, Path};
+use crate::nn::linear::{self, Back, Input, Path, Place};
 use std::prelude::v1::*;
 use std::sync::Arc;
 
@@ -89,7 +89,7 @@ pub enum Sink<'a> {
     Weights(&'a super::weights::Places, &'a mut [f32]),
 }
 
-/// `dx += dy · W` if it is wanted, and the adapter's or the matrix's own gradient. x: `[N, C]`, dy: `[N, F]`,
+/// `dx = dy · W`, or `dx += dy · W`, if it is wanted, and the adapter's or the matrix's own gradient. x: `[N, C]`, dy: `[N, F]`,
 /// dx: `[N, C]`.
 pub fn backward(
     m: &Model,
@@ -98,15 +98,16 @@ pub fn backward(
     which: Linear,
     x: View,
     dy: View,
-    dx: Option<&mut [f32]>,
+    dx: Option<(Place, &mut [f32])>,
     sink: &mut Sink,
     work: &mut Workspace,
 ) {
     let w = m.weights.blocks[layer].linear(which);
-    let mut dx = dx.map(|dx| Tile::new(dx, x.n, w.cols));
-    if let Some(dx) = &mut dx {
-        linear::backward(&m.compute, path, w, dy, dx, &mut work.back);
-    }
+    let mut dx = dx.map(|(into, dx)| {
+        let mut dx = Tile::new(dx, x.n, w.cols);
+        linear::backward(&m.compute, path, w, dy, into, &mut dx, &mut work.back);
+        dx
+    });
     let site = Site { layer, linear: which };
     match sink {
         Sink::Adapter(adapter, acc) => {

@@ -182,9 +182,10 @@ pub fn shared(heads: Heads, n: usize) -> usize {
 }
 
 /// Gradients of [`forward`] for one sequence that starts at position 0, with the weights computed again:
-/// `dV += pᵀ·do`, `ds = p ∘ (do·Vᵀ − Σ p∘(do·Vᵀ)) · scale`, `dq += ds·K`, `dK += dsᵀ·q`.
+/// `dV = pᵀ·do`, `ds = p ∘ (do·Vᵀ − Σ p∘(do·Vᵀ)) · scale`, `dq = ds·K`, `dK = dsᵀ·q`.
 /// Every query head is a part of its own; what heads of one group add to their keys and values is summed afterwards, in
-/// order. q, dout, dq: `[N, H·D]`; keys, values, dk, dv: `[N, KV·D]`; spare: grows once to [`shared`].
+/// order. q, dout, dq: `[N, H·D]`; keys, values, dk, dv: `[N, KV·D]`; spare: grows once to [`shared`]. dq, dk and dv are
+/// overwritten.
 pub fn backward(
     cx: &Compute,
     heads: Heads,
@@ -200,7 +201,6 @@ pub fn backward(
     let (d, group) = (heads.dim, heads.q / heads.kv);
     let (n, qc, kc) = (q.n, dq.c(), dk.c());
     let wide = room(spare, shared(heads, n));
-    wide.fill(0.0);
     let (wide_k, wide_v) = wide.split_at_mut(wide.len() / 2);
     let (each_k, each_v) = match group {
         1 => (dk.part(0..n, 0..kc), dv.part(0..n, 0..kc)),
@@ -216,9 +216,10 @@ pub fn backward(
         let wide = View::new(wide, n, qc);
         cx.pool.rows([sum], [ROWS], &|part, [mut sum], _| {
             for i in 0..sum.n() {
-                let heads = wide.row(part * ROWS + i).chunks_exact(d);
-                for (h, add) in heads.enumerate() {
-                    super::add(add, &mut sum.row(i)[h / group * d..][..d]);
+                let groups = wide.row(part * ROWS + i).chunks_exact(group * d);
+                for (sum, heads) in sum.row(i).chunks_exact_mut(d).zip(groups) {
+                    sum.copy_from_slice(&heads[..d]);
+                    heads.chunks_exact(d).skip(1).for_each(|add| super::add(add, sum));
                 }
             }
         });
@@ -239,6 +240,11 @@ fn head_backward(
 ) {
     let (n, d, kv) = (q.n, heads.dim, h / (heads.q / heads.kv));
     let (key, value) = (keys.cols(kv * d..kv * d + d), values.cols(kv * d..kv * d + d));
+    for i in 0..n {
+        for tile in [&mut *dq, &mut *dk, &mut *dv] {
+            tile.row(i).fill(0.0);
+        }
+    }
     for start in (0..n).step_by(QUERIES) {
         let rows = start..(start + QUERIES).min(n);
         let (m, count) = (rows.len(), rows.end);

@@ -1,7 +1,7 @@
 //! The output head: logits, and log-probabilities streamed over slices of the vocabulary.
 
 use super::ROWS;
-use super::linear::{self, Back, Input, Path};
+use super::linear::{self, Back, Input, Path, Place};
 use crate::kernel::{Acts8, Compute, Tile, View, room};
 use crate::math;
 use crate::quant::Matrix;
@@ -121,7 +121,7 @@ fn some_log_probs(
             }
         });
         if let Some(g) = &mut g {
-            linear::backward(cx, path, &part, View::new(z, n, count), &mut Tile::new(g, n, c), back);
+            linear::backward(cx, path, &part, View::new(z, n, count), Place::Sum, &mut Tile::new(g, n, c), back);
         }
     }
     let width = if g.is_some() { c } else { 0 };

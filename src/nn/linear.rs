@@ -16,8 +16,18 @@ pub enum Path {
     Fast,
 }
 
-/// Rows of a matrix that are decoded and multiplied together: an L2 cache holds them.
+/// Most rows of a matrix that are decoded and multiplied together: an L2 cache holds them.
 const TILE: usize = 64;
+
+/// Sizes of parts, largest first: whole tiles of what multiplies.
+const DECODED: [usize; 3] = [TILE, 48, 32];
+const COLUMNS: [usize; 3] = [128, 96, 64];
+
+/// The size of parts of `n` that threads are done with soonest; the largest of those.
+pub(crate) fn even(n: usize, threads: usize, sizes: [usize; 3]) -> usize {
+    let most = |size: usize| n.div_ceil(size).div_ceil(threads) * size;
+    sizes.into_iter().reduce(|best, size| if most(size) < most(best) { size } else { best }).unwrap_or(TILE)
+}
 
 /// Rows of a part at most when one row of activations streams over them: long pieces, so that what the hardware reads
 /// ahead is what the same core needs next.
@@ -66,11 +76,11 @@ pub fn forward(cx: &Compute, w: &Matrix, input: Input, y: &mut Tile) {
     assert!(input.x.c == w.cols && y.c() == w.rows && y.n() == input.x.n, "shapes of a linear layer");
     let k = cx.kernels;
     let (n, f) = (y.n(), y.c());
-    let ints = input.acts.is_some() && w.format.codes.is_some();
+    let (ints, threads) = (input.acts.is_some() && w.format.codes.is_some(), cx.pool.threads());
     let tile = match n {
-        1 if ints || w.halves().is_some() => f.div_ceil(cx.pool.threads()).next_multiple_of(16).clamp(TILE, STREAM),
-        2.. if ints => share(f, cx.pool.threads()),
-        _ => TILE,
+        1 if ints || w.halves().is_some() => f.div_ceil(threads).next_multiple_of(16).clamp(TILE, STREAM),
+        2.. if ints => share(f, threads),
+        _ => even(f, threads, DECODED),
     };
     cx.pool.columns([y.part(0..n, 0..f)], [tile], &|part, [mut y], scratch| {
         let rows = part * tile..(part * tile + tile).min(f);
@@ -92,39 +102,51 @@ pub fn forward(cx: &Compute, w: &Matrix, input: Input, y: &mut Tile) {
     });
 }
 
-/// Columns of a part of [`backward`].
-fn granule(w: &Matrix) -> usize {
-    w.format.block.next_multiple_of(64)
+/// Columns of a part of [`backward`]: whole blocks.
+fn granule(w: &Matrix, threads: usize) -> usize {
+    if w.format.block > 32 { w.format.block } else { even(w.cols, threads, COLUMNS) }
 }
 
 /// Values that [`forward`] and [`backward`] hold for each thread, for `n` rows in so many parts.
-pub fn scratch(path: Path, w: &Matrix, n: usize, parts: usize) -> usize {
+pub fn scratch(path: Path, w: &Matrix, n: usize, parts: usize, threads: usize) -> usize {
     let exact = match w.floats() {
         Some(_) => 0,
-        None => (TILE * w.cols).max(2 * TILE * granule(w)),
+        None => (TILE * w.cols).max(2 * TILE * granule(w, threads)),
     };
     // Integer products keep sums of two panels of 16 rows, and a number for each 16 columns.
     let whole = |rows: usize, cols: usize| rows * (64 + cols / 16);
     let ahead = if w.format.codes.is_some() { whole(parts * n, w.cols) } else { exact };
-    let back = if Back::takes(w) { whole(n, w.rows).max((DEEP + 9) * granule(w)) } else { exact };
+    let back = if Back::takes(w) { whole(n, w.rows).max((DEEP + 9) * granule(w, threads)) } else { exact };
     if path == Path::Fast { ahead.max(back) } else { exact }
 }
 
-/// `dx += dy · W`. dy: `[N, F]`, W: `[F, C]`, dx: `[N, C]`.
-pub fn backward(cx: &Compute, path: Path, w: &Matrix, dy: View, dx: &mut Tile, back: &mut Back) {
+/// What becomes of a gradient's place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// It is overwritten: whatever it held does not count.
+    Fresh,
+    /// It is added to.
+    Sum,
+}
+
+/// `dx = dy · W`, or `dx += dy · W`. dy: `[N, F]`, W: `[F, C]`, dx: `[N, C]`.
+pub fn backward(cx: &Compute, path: Path, w: &Matrix, dy: View, into: Place, dx: &mut Tile, back: &mut Back) {
     assert!(dy.c == w.rows && dx.c() == w.cols && dx.n() == dy.n, "shapes of a linear layer");
     match path {
-        Path::Fast if Back::takes(w) => back.product(cx, w, dy, dx),
-        _ => backward_exact(cx, w, dy, dx),
+        Path::Fast if Back::takes(w) => back.product(cx, w, dy, into, dx),
+        _ => backward_exact(cx, w, dy, into, dx),
     }
 }
 
-fn backward_exact(cx: &Compute, w: &Matrix, dy: View, dx: &mut Tile) {
+fn backward_exact(cx: &Compute, w: &Matrix, dy: View, into: Place, dx: &mut Tile) {
     let k = cx.kernels;
     let (n, c) = (dx.n(), dx.c());
-    let granule = granule(w);
+    let granule = granule(w, cx.pool.threads());
     cx.pool.columns([dx.part(0..n, 0..c)], [granule], &|part, [mut dx], scratch| {
         let cols = part * granule..(part * granule + granule).min(c);
+        if into == Place::Fresh {
+            (0..n).for_each(|i| dx.row(i).fill(0.0));
+        }
         if let Some(values) = w.floats() {
             return (k.sums)(dy, View::new(values, w.rows, w.cols).cols(cols), &mut dx);
         }
@@ -154,7 +176,7 @@ pub struct Back {
 }
 
 /// Bytes of rounded columns that exist at a time.
-const COLUMNS: usize = 1 << 20;
+const BYTES: usize = 1 << 20;
 /// Rows of a block.
 const DEEP: usize = 32;
 /// ggml's Q8_0.
@@ -168,8 +190,8 @@ impl Back {
 
     /// Columns of `w` that are rounded together.
     fn together(w: &Matrix) -> usize {
-        let granule = granule(w);
-        (COLUMNS / (w.rows / DEEP * 34) / granule * granule).clamp(granule, w.cols.max(granule)).min(w.cols)
+        let granule = if w.format.block > 32 { w.format.block } else { 192 };
+        (BYTES / (w.rows / DEEP * 34) / granule * granule).clamp(granule, w.cols.max(granule)).min(w.cols)
     }
 
     /// Bytes it holds for products with these matrices, each with its number of rows.
@@ -183,14 +205,22 @@ impl Back {
         dy + columns + sums
     }
 
-    fn product(&mut self, cx: &Compute, w: &Matrix, dy: View, dx: &mut Tile) {
-        let (n, k, granule) = (dy.n, cx.kernels, granule(w));
+    fn product(&mut self, cx: &Compute, w: &Matrix, dy: View, into: Place, dx: &mut Tile) {
+        let (n, k) = (dy.n, cx.kernels);
         self.dy.resize(n, w.rows, 1);
         cx.quantize(dy, &mut self.dy);
         for first in (0..w.cols).step_by(Self::together(w)) {
             let cols = first..(first + Self::together(w)).min(w.cols);
             let columns = self.columns(cx, w, cols.clone());
             let (count, acts) = (cols.len(), &self.dy);
+            let granule = share(count, cx.pool.threads());
+            if into == Place::Fresh {
+                cx.pool.columns([dx.part(0..n, cols)], [granule], &|part, [mut dx], scratch| {
+                    let rows = part * granule..part * granule + dx.c();
+                    (k.int_dots)(&columns, rows, acts, &mut dx, scratch);
+                });
+                continue;
+            }
             let sums = Tile::new(room(&mut self.sums, n * count), n, count);
             cx.pool.columns([dx.part(0..n, cols), sums], [granule; 2], &|part, [mut dx, mut sums], scratch| {
                 let rows = part * granule..part * granule + dx.c();
@@ -204,7 +234,7 @@ impl Back {
 
     /// Columns `cols` of a matrix as rows of another, rounded.
     fn columns(&mut self, cx: &Compute, w: &Matrix, cols: Range<usize>) -> Matrix {
-        let (k, granule, words) = (cx.kernels, granule(w), w.rows / DEEP * 34 / 4);
+        let (k, granule, words) = (cx.kernels, granule(w, cx.pool.threads()), w.rows / DEEP * 34 / 4);
         if self.columns.len() < cols.len() * words {
             self.columns = Arc::default();
             self.columns = Arc::new(vec![0.0; cols.len() * words]);

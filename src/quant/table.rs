@@ -54,14 +54,14 @@ fn each_code<const B: usize, const N: usize, const S: usize, const M: usize>(
     data: &[u8],
     out: &mut [f32],
     zero: u8,
-    one: impl Fn(&[u8; B], &mut [u8; N], &mut [f32; S], &mut [f32; M]),
+    one: impl Fn(&[u8; B], &mut [u8; N], &mut [f32; S], &mut [f32; M]) + Copy,
 ) {
     let ((blocks, rest), (values, more)) = (data.as_chunks::<B>(), out.as_chunks_mut::<N>());
     assert!(rest.is_empty() && more.is_empty() && blocks.len() == values.len(), "whole blocks and their values");
     let (mut codes, mut scales, mut mins) = ([0; 256], [0.0; 16], [0.0; 16]);
     for (blocks, values) in blocks.chunks(256 / N).zip(values.chunks_mut(256 / N)) {
         for (i, b) in blocks.iter().enumerate() {
-            unpack(b, &mut codes[i * N..][..N], &mut scales[i * S..][..S], &mut mins[i * M..][..M], &one);
+            unpack(b, &mut codes[i * N..][..N], &mut scales[i * S..][..S], &mut mins[i * M..][..M], one);
         }
         let values = values.as_flattened_mut().chunks_exact_mut(N / S);
         for (i, (y, codes)) in values.zip(codes.chunks_exact(N / S)).enumerate() {

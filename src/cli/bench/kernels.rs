@@ -10,7 +10,7 @@ use mynah::kernel::pool::bind;
 use mynah::kernel::{self, Acts8, CODES, Compute, Kernels, PLAIN, Pool, Stored, Tile, View};
 use mynah::model::CacheType;
 use mynah::nn::attention::{self, Heads, Memory};
-use mynah::nn::linear::{self, Back, Input, Path};
+use mynah::nn::linear::{self, Back, Input, Path, Place};
 use mynah::quant::{FORMATS, Format, Matrix};
 use serde_json::json;
 use std::hint::black_box;
@@ -103,7 +103,7 @@ fn sample(k: &'static Kernels, w: &Matrix, x: &[f32]) -> Vec<f32> {
         }
         for path in [Path::Exact, Path::Fast] {
             let (mut dx, mut back) = (vec![1.0; n * c], Back::default());
-            linear::backward(&cx, path, w, View::new(x, n, f), &mut Tile::new(&mut dx, n, c), &mut back);
+            linear::backward(&cx, path, w, View::new(x, n, f), Place::Sum, &mut Tile::new(&mut dx, n, c), &mut back);
             all.extend(dx);
         }
     }
@@ -150,7 +150,7 @@ fn products(k: &'static Kernels, small: &Matrix, large: &Matrix, x: &[f32]) -> P
             let dy = View::new(x, BACK, w.rows);
             time(|| {
                 let dx = &mut Tile::new(black_box(&mut dx), BACK, COLS);
-                linear::backward(&cx, Path::Exact, w, dy, dx, &mut back);
+                linear::backward(&cx, Path::Exact, w, dy, Place::Sum, dx, &mut back);
             })
         };
         let seconds = run(&few);
