@@ -34,12 +34,12 @@ pub fn eval(args: &Eval, json: bool) -> anyhow::Result<Outcome> {
     let name = args.data.to_string_lossy();
     let bytes = map::open(&args.data)?;
     let rows = match args.stride {
-        Some(Stride::Llama) => second_halves(&loaded, utf8(&bytes).map_err(|e| e.in_file(&name))?, ctx)?,
+        Some(Stride::Llama) => second_halves(&loaded, utf8(&bytes).with_context(|| name.to_string())?, ctx)?,
         None => {
             let template = loaded.template()?;
             let reader =
                 Reader { tokenizer: &loaded.tokenizer, template: template.as_ref(), ctx, limits: Limits::default() };
-            reader.file(&name, &bytes).map_err(|e| e.in_file(&name))?.examples
+            reader.file(&name, &bytes).with_context(|| name.to_string())?.examples
         }
     };
 

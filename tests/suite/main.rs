@@ -19,6 +19,7 @@ mod layers;
 mod objectives;
 mod peft;
 mod plan;
+mod prefer;
 mod readme;
 mod resume;
 mod save;

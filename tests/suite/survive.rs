@@ -53,12 +53,12 @@ impl Place {
         serde_json::from_slice(&out.stdout).unwrap()
     }
 
-    fn start(&self, line: &str) -> Child {
+    pub fn start(&self, line: &str) -> Child {
         self.command(line).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
     }
 
     /// Steps of which a folder holds a checkpoint, the newest last.
-    fn saved(&self, folder: &str) -> Vec<u64> {
+    pub fn saved(&self, folder: &str) -> Vec<u64> {
         let Ok(entries) = fs::read_dir(self.path(folder)) else { return Vec::new() };
         let names = entries.map(|e| e.unwrap().file_name().into_string().unwrap());
         let step = |name: String| name.strip_prefix("checkpoint-")?.strip_suffix(".mynah")?.parse().ok();

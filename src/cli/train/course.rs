@@ -221,7 +221,7 @@ impl<'a> Course<'a> {
             && let Err(e) = keeper.save(&self.trainer, &self.order, &self.past)
         {
             // What was saved before is as it was, and the next time may go well.
-            out::say(&format!("no checkpoint of step {step}: {e:#}"));
+            out::say(&format!("no checkpoint of step {step}: {}", out::why(&e)));
         }
         meter.show(step, || {
             let held = self.past.held_out.last().map_or(String::new(), |(_, loss)| format!("  held out {loss:.3}"));
