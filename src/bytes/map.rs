@@ -23,6 +23,20 @@ pub fn open(path: &Path) -> Result<Bytes> {
     open_inner(path).map_err(|e| e.in_file(path.to_string_lossy()))
 }
 
+/// [`Bytes::filled`].
+pub(super) fn filled(len: usize, fill: impl FnOnce(&mut [u8])) -> Result<Bytes> {
+    if len == 0 {
+        return Ok(Bytes::from(Vec::new()));
+    }
+    let refused = |_: io::Error| Error::limit("memory, bytes", len as u64, 0);
+    let mut map = memmap2::MmapMut::map_anon(len).map_err(refused)?;
+    // A wish: small pages hold the same bytes.
+    #[cfg(target_os = "linux")]
+    let _ = map.advise(memmap2::Advice::HugePage);
+    fill(&mut map);
+    Ok(Bytes::from_map(map.make_read_only().map_err(refused)?))
+}
+
 /// Reads a regular file of at most `limit` bytes. Never waits, whatever the path names.
 ///
 /// # Errors

@@ -47,6 +47,25 @@ impl Bytes {
         Bytes { range: 0..size_of_val(values.as_slice()), keep: Keep::Floats(values) }
     }
 
+    /// `len` bytes as `fill` leaves them, in memory of their own: at the edge of 64 bytes with the standard library, and in
+    /// large pages where the system gives them; else at that of 4.
+    ///
+    /// # Errors
+    /// `Limit` if the memory is not there.
+    pub fn filled(len: usize, fill: impl FnOnce(&mut [u8])) -> Result<Self> {
+        #[cfg(feature = "std")]
+        return map::filled(len, fill);
+        #[cfg(not(feature = "std"))]
+        {
+            let mut values: Vec<f32> = Vec::new();
+            let words = len.div_ceil(4);
+            values.try_reserve_exact(words).map_err(|_| Error::limit("memory, bytes", len as u64, 0))?;
+            values.resize(words, 0.0);
+            fill(&mut bytemuck::cast_slice_mut(&mut values)[..len]);
+            Bytes::from_floats(std::sync::Arc::new(values)).slice(0..len)
+        }
+    }
+
     #[cfg(feature = "std")]
     pub(crate) fn from_map(map: memmap2::Mmap) -> Self {
         Bytes { range: 0..map.len(), keep: Keep::Mapped(Arc::new(map)) }
@@ -230,6 +249,20 @@ mod tests {
         }
         let floats = Bytes::from_floats(Arc::new(vec![1.0, 2.0]));
         assert_eq!(floats.len(), 8);
+    }
+
+    #[test]
+    fn filled_bytes_are_what_was_written() {
+        for len in [0, 1, 63, 64, (5 << 20) + 3] {
+            let bytes = Bytes::filled(len, |memory| {
+                assert!(memory.len() == len && memory.iter().all(|b| *b == 0));
+                memory.iter_mut().enumerate().for_each(|(i, b)| *b = (i % 251) as u8);
+            });
+            let bytes = bytes.unwrap();
+            assert!(bytes.len() == len && bytes.iter().enumerate().all(|(i, b)| *b == (i % 251) as u8));
+        }
+        let most = usize::MAX / 2;
+        assert!(matches!(Bytes::filled(most, |_| panic!("no such memory")), Err(Error::Limit { .. })));
     }
 
     #[test]

@@ -121,8 +121,8 @@ pub struct ModelArgs {
     /// Precision of the cache of keys and values [default: f16, with --exact f32]
     #[arg(long, alias = "cache-type", value_enum)]
     pub cache: Option<Cache>,
-    /// Copy weights into memory with 16 rows side by side, which is read faster: all of them, or as many as SIZE holds, as
-    /// in 200M. Results are the same. Without it weights are read from the mapped file
+    /// Copy weights into memory, in large pages and where it helps with 16 rows side by side, which is read faster: all of
+    /// them, or as many as SIZE holds, as in 200M. Results are the same. Without it weights are read from the mapped file
     #[arg(long, value_name = "SIZE", value_parser = size, num_args = 0..=1, require_equals = true,
         default_missing_value = "1000000G")]
     pub repack: Option<usize>,
@@ -731,8 +731,8 @@ pub struct Bench {
     /// Precision of the cache of keys and values [default: f16, with --exact f32]
     #[arg(long, alias = "cache-type", value_enum)]
     pub cache: Option<Cache>,
-    /// Copy weights into memory with 16 rows side by side, which is read faster: all of them, or as many as SIZE holds, as
-    /// in 200M. Results are the same. Without it weights are read from the mapped file
+    /// Copy weights into memory, in large pages and where it helps with 16 rows side by side, which is read faster: all of
+    /// them, or as many as SIZE holds, as in 200M. Results are the same. Without it weights are read from the mapped file
     #[arg(long, value_name = "SIZE", value_parser = size, num_args = 0..=1, require_equals = true,
         default_missing_value = "1000000G")]
     pub repack: Option<usize>,

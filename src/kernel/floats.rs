@@ -36,9 +36,8 @@ macro_rules! products {
             w: [*const f32; N],
             c: usize,
             next: usize,
-            acc: &mut [[F; N]; M],
-        ) {
-            let mut sums = *acc;
+            mut acc: [[F; N]; M],
+        ) -> [[F; N]; M] {
             for k in (0..c).step_by(16) {
                 // SAFETY: the caller's promise.
                 unsafe {
@@ -49,12 +48,12 @@ macro_rules! products {
                     for m in 0..M {
                         let a = load(x[m].add(k));
                         for n in 0..N {
-                            sums[m][n] = fma(a, b[n], sums[m][n]);
+                            acc[m][n] = fma(a, b[n], acc[m][n]);
                         }
                     }
                 }
             }
-            *acc = sums;
+            acc
         }
 
         /// Rows `i..i + M` of `y`, columns `j..j + N`, from `M` rows of `x`, which are columns `at..at + x.c`, and rows of `w`.
@@ -69,40 +68,48 @@ macro_rules! products {
             lanes: &mut [[f32; 16]],
             y: &mut Tile,
         ) {
-            let (first, last, c) = (at == 0, at + x.c == w.c, x.c / 16 * 16);
+            let (first, last, all, c) = (at == 0, at + x.c == w.c, x.c, x.c / 16 * 16);
             assert!(x.n == M && j + N <= w.n && at + x.c <= w.c && (last || c == x.c), "columns of dots");
             let left: [&[f32]; M] = array!(&[][..]; m => x.row(m));
             let right: [&[f32]; N] = array!(&[][..]; n => &w.row(j + n)[at..at + x.c]);
-            let mut acc: [[F; N]; M] = array!([splat(0.0); N]; m => array!(splat(0.0); n => {
-                if first { splat(0.0) } else { load_from(&lanes[m * N + n]) }
-            }));
-            // SAFETY: the slices have at least `c` values.
-            unsafe {
-                let x = array!(core::ptr::null(); m => left[m].as_ptr());
-                dot_tile::<M, N>(x, array!(core::ptr::null(); n => right[n].as_ptr()), c, N * w.stride, &mut acc);
+            let (x, w, next) = (
+                array!(core::ptr::null(); m => left[m].as_ptr()),
+                array!(core::ptr::null(); n => right[n].as_ptr()),
+                N * w.stride,
+            );
+            if first && last && c == all {
+                // By itself, so that the lanes never leave their registers.
+                // SAFETY: the slices have `c` values.
+                let acc = unsafe { dot_tile::<M, N>(x, w, c, next, [[splat(0.0); N]; M]) };
+                for m in 0..M {
+                    y.row(i + m)[j..j + N].copy_from_slice(&sum(acc[m]));
+                }
+                return;
             }
+            let mut acc = [[splat(0.0); N]; M];
+            if !first {
+                acc = array!([splat(0.0); N]; m => array!(splat(0.0); n => load_from(&lanes[m * N + n])));
+            }
+            // SAFETY: the slices have at least `c` values.
+            let mut acc = unsafe { dot_tile::<M, N>(x, w, c, next, acc) };
             for m in 0..M {
-                if !last {
-                    for n in 0..N {
-                        store_to(&mut lanes[m * N + n], acc[m][n]);
+                for n in 0..N {
+                    let mut lane = [0.0; 16];
+                    store_to(&mut lane, acc[m][n]);
+                    if !last {
+                        lanes[m * N + n] = lane;
+                        continue;
                     }
-                    continue;
-                }
-                if c < x.c {
-                    for n in 0..N {
-                        let mut lanes = [0.0; 16];
-                        store_to(&mut lanes, acc[m][n]);
-                        for (lane, (x, w)) in lanes.iter_mut().zip(left[m][c..].iter().zip(&right[n][c..])) {
-                            *lane = math::fma(*x, *w, *lane);
-                        }
-                        acc[m][n] = load_from(&lanes);
+                    for (lane, (x, w)) in lane.iter_mut().zip(left[m][c..].iter().zip(&right[n][c..])) {
+                        *lane = math::fma(*x, *w, *lane);
                     }
+                    acc[m][n] = load_from(&lane);
                 }
-                let sums = sum(acc[m]);
-                y.row(i + m)[j..j + N].copy_from_slice(&sums);
+                if last {
+                    y.row(i + m)[j..j + N].copy_from_slice(&sum(acc[m]));
+                }
             }
         }
-
 
         /// The rows of `x`, of which `i` is the first, with rows `js` of `w`: as [`dot_rows`] for each.
         $(#[target_feature(enable = $feature)])+

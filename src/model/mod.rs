@@ -76,8 +76,8 @@ impl Model {
         Model { weights: Arc::new(weights), ..self.clone() }
     }
 
-    /// The same model with copies of its matrices whose rows stand side by side, as far as `budget` bytes reach, and the
-    /// bytes taken: see [`Weights::turn`].
+    /// The same model with copies of its matrices that are read faster, as far as `budget` bytes reach, and the bytes
+    /// taken: see [`Weights::turn`].
     ///
     /// # Errors
     /// `Limit` if the memory is not there.

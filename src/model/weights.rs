@@ -61,20 +61,33 @@ impl Weights {
         })
     }
 
-    /// Puts rows side by side ([`crate::quant::turned`]) in copies of the matrices, from the first block to the output, as
-    /// far as `budget` bytes reach. Results stay the same; products of few rows come faster. Returns the bytes taken.
+    /// Copies matrices to memory of the program's own, from the first block to the output, as far as `budget` bytes reach:
+    /// formats that gain by it with rows side by side ([`crate::quant::turned`]), half floats as they are, since large pages
+    /// are read faster than a mapped file. Results stay the same; products of few rows come faster. Returns the bytes taken.
     ///
     /// # Errors
     /// `Limit` if the memory is not there.
     pub fn turn(&mut self, cx: &Compute, budget: usize) -> Result<usize> {
+        /// Every copy begins at the edge of a cache line.
+        const LINE: usize = 64;
         let blocks = self.blocks.iter_mut().flat_map(|block| block.linears.iter_mut());
-        let mut taken = 0;
+        let (mut copies, mut taken, mut len) = (Vec::new(), 0, 0);
         for m in blocks.chain([self.output.as_mut().unwrap_or(&mut self.embed)]) {
-            let len = m.data().len();
-            if m.turns() && m.turned().is_none() && len <= budget - taken {
-                *m = turned(cx, m)?;
-                taken += len;
+            let size = m.data().len();
+            if (m.turns() && m.turned().is_none() || m.halves().is_some()) && size <= budget - taken {
+                copies.push((m, len..len + size));
+                taken += size;
+                len = (len + size).next_multiple_of(LINE);
             }
+        }
+        let memory = Bytes::filled(len, |memory| {
+            for (m, at) in &copies {
+                copy(cx, m, &mut memory[at.clone()]);
+            }
+        })?;
+        for (m, at) in copies {
+            let bytes = memory.slice(at)?;
+            *m = if m.turns() { m.with_turned(bytes) } else { Matrix::new(m.format, m.rows, m.cols, bytes)? };
         }
         Ok(taken)
     }
@@ -220,25 +233,31 @@ impl Weights {
     }
 }
 
-/// A matrix with its rows side by side as well, at the edge of a cache line.
-fn turned(cx: &Compute, m: &Matrix) -> Result<Matrix> {
-    const LINE: usize = 64;
+/// The bytes of a matrix, with its rows side by side if it turns. `out`: as many, at the edge of 4 bytes.
+fn copy(cx: &Compute, m: &Matrix, out: &mut [u8]) {
     /// Sixteens of rows in a part.
     const PART: usize = 4;
-    let len = m.data().len();
-    let mut values: Vec<f32> = Vec::new();
-    let room = len / 4 + LINE / 4;
-    values.try_reserve_exact(room).map_err(|_| Error::limit("memory for rows side by side, bytes", len as u64, 0))?;
-    values.resize(room, 0.0);
-    let start = values.as_ptr().align_offset(LINE).min(LINE / 4);
-    let tile = Tile::new(&mut values[start..], m.rows / 16, 4 * m.row_bytes());
-    cx.pool.rows([tile], [PART], &|part, [mut tile], _| {
-        for i in 0..tile.n() {
-            let first = 16 * (PART * part + i);
-            m.turn(first..first + 16, bytemuck::cast_slice_mut(tile.row(i)));
-        }
+    /// Words in a part.
+    const WORDS: usize = 1 << 16;
+    let data = m.data();
+    let (words, rest) = out.split_at_mut(data.len() / 4 * 4);
+    let words: &mut [f32] = bytemuck::cast_slice_mut(words);
+    if m.turns() {
+        let tile = Tile::new(words, m.rows / 16, 4 * m.row_bytes());
+        cx.pool.rows([tile], [PART], &|part, [mut tile], _| {
+            for i in 0..tile.n() {
+                let first = 16 * (PART * part + i);
+                m.turn(first..first + 16, bytemuck::cast_slice_mut(tile.row(i)));
+            }
+        });
+        return;
+    }
+    let count = words.len();
+    cx.pool.columns([Tile::new(words, 1, count)], [WORDS], &|part, [mut tile], _| {
+        let out: &mut [u8] = bytemuck::cast_slice_mut(tile.row(0));
+        out.copy_from_slice(&data[4 * WORDS * part..][..out.len()]);
     });
-    Ok(m.with_turned(Bytes::from_floats(Arc::new(values)).slice(4 * start..4 * start + len)?))
+    rest.copy_from_slice(&data[4 * count..]);
 }
 
 fn shape(h: &HParams, linear: Linear) -> [usize; 2] {

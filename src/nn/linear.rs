@@ -17,10 +17,10 @@ pub enum Path {
 }
 
 /// Most rows of a matrix that are decoded and multiplied together: an L2 cache holds them.
-const TILE: usize = 64;
+const TILE: usize = 96;
 
 /// Sizes of parts, largest first: whole tiles of what multiplies.
-const DECODED: [usize; 3] = [TILE, 48, 32];
+const DECODED: [usize; 3] = [TILE, 64, 48];
 const COLUMNS: [usize; 3] = [128, 96, 64];
 
 /// The size of parts of `n` that threads are done with soonest; the largest of those.
