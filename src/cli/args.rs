@@ -285,7 +285,7 @@ pub struct LessonArgs {
     /// Learning rate [default: lora 5e-4, nola 5e-3]
     #[arg(long, value_name = "LR", value_parser = between(1e-12, 1000.0), requires = "learn")]
     pub lr: Option<f32>,
-    /// How often /learn sees every mark, at most
+    /// How often /learn sees every new mark, at most
     #[arg(long, value_name = "P", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..), requires = "learn")]
     pub passes: u64,
     /// /learn is over when the loss, at first 0.69, is no more than this: lower values move the model further from its base

@@ -128,30 +128,42 @@ impl Marks {
         self.examples.len() - self.learnt
     }
 
-    /// The name of the objective that learns from these, and what it is to learn: all that is new, and at most `replay`
-    /// of the others, drawn by `seed`. If all of it are pairs it is DPO; else pairs are two verdicts each, and it is BCO.
-    /// Of several verdicts on the same answer to the same the last counts.
-    pub fn lesson(&self, replay: usize, seed: u64) -> (&'static str, Vec<Example>) {
+    /// What to learn now: all that is new, and at most `replay` of the others, drawn by `seed`. If all of it are pairs it
+    /// is DPO; else pairs are two verdicts each, and it is BCO. Of several verdicts on the same answer to the same the
+    /// last counts. If nothing is new, what is drawn is learnt as if it were.
+    pub fn lesson(&self, replay: usize, seed: u64) -> Rows {
         let (old, new) = self.examples.split_at(self.learnt);
         let mut drawn: Vec<usize> = (0..old.len()).collect();
         Random::new(seed, &format!("mark {}", self.examples.len()), "replay").shuffle(&mut drawn);
         drawn.truncate(replay);
         drawn.sort_unstable();
-        let rows: Vec<Example> = drawn.into_iter().map(|i| &old[i]).chain(new).cloned().collect();
-        if rows.iter().all(|e| e.other.is_some()) {
-            return ("dpo", rows);
+        let old: Vec<Example> = drawn.into_iter().map(|i| old[i].clone()).collect();
+        let (old, new) = if new.is_empty() { (Vec::new(), old) } else { (old, new.to_vec()) };
+        if old.iter().chain(&new).all(|e| e.other.is_some()) {
+            return Rows { objective: "dpo", old, new };
         }
-        ("bco_balanced", latest(objective::unpair(rows)))
+        let [old, new] = latest([old, new].map(objective::unpair));
+        Rows { objective: "bco_balanced", old, new }
     }
 }
 
+/// What a lesson is about.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rows {
+    /// The name of what learns from it.
+    pub objective: &'static str,
+    /// Learnt before, and again lest it be forgotten.
+    pub old: Vec<Example>,
+    /// To learn.
+    pub new: Vec<Example>,
+}
+
 /// Without the verdicts that a later one on the same overrules.
-fn latest(rows: Vec<Example>) -> Vec<Example> {
-    let last: BTreeMap<(Vec<u32>, Vec<bool>), usize> =
-        rows.iter().enumerate().map(|(i, e)| ((e.tokens.clone(), e.counts.clone()), i)).collect();
-    let mut keep: Vec<usize> = last.into_values().collect();
-    keep.sort_unstable();
-    keep.into_iter().map(|i| rows[i].clone()).collect()
+fn latest(parts: [Vec<Example>; 2]) -> [Vec<Example>; 2] {
+    let key = |e: &Example| (e.tokens.clone(), e.counts.clone());
+    let last: BTreeMap<_, usize> = parts.iter().flatten().enumerate().map(|(i, e)| (key(e), i)).collect();
+    let mut i = 0..;
+    parts.map(|rows| rows.into_iter().filter(|e| i.next() == last.get(&key(e)).copied()).collect())
 }
 
 /// How a lesson goes.
@@ -159,7 +171,7 @@ fn latest(rows: Vec<Example>) -> Vec<Example> {
 pub struct Plan {
     /// Learning rate, the same in all steps but the first few, over which it rises.
     pub lr: f32,
-    /// How often every row is seen, at most.
+    /// How often every new row is seen, at most.
     pub passes: u64,
     /// The lesson is over earlier when the loss of a step is no more than this: what is known needs no more steps away
     /// from the base.
@@ -180,31 +192,35 @@ impl Default for Plan {
 /// Rows of a step.
 const BATCH: usize = 8;
 
-/// A few steps on what somebody thought of answers.
+/// A few steps on what somebody thought of answers. Half of the rows of a step were learnt before, if any were, so that
+/// neither what is new nor what is old is lost among the other.
 ///
 /// The caller owns the loop: it assesses each batch, steps until [`Lesson::over`] or it has had enough, and assesses again.
 pub struct Lesson {
     trainer: Trainer,
+    /// What is new, then what is old.
     rows: Vec<Example>,
-    order: Order,
+    new: Order,
+    old: Option<Order>,
+    /// Rows that are new.
+    fresh: usize,
     steps: u64,
     enough: f64,
     over: bool,
 }
 
 impl Lesson {
-    /// Teaches `adapter` what `rows` of [`Marks::lesson`] say, with the objective that it names.
+    /// Teaches `adapter` what `rows` say.
     ///
     /// # Errors
-    /// `Invalid` for settings that cannot be used, or no rows.
-    pub fn new(
-        model: &Model,
-        adapter: Box<dyn Adapter>,
-        (objective, rows): (&str, Vec<Example>),
-        plan: &Plan,
-    ) -> Result<Lesson> {
-        let order = Order::new(rows.len(), BATCH, 1, Some(plan.seed))?;
-        let steps = plan.passes.saturating_mul(order.steps_per_epoch());
+    /// `Invalid` for settings that cannot be used, or if nothing is new.
+    pub fn new(model: &Model, adapter: Box<dyn Adapter>, rows: Rows, plan: &Plan) -> Result<Lesson> {
+        let Rows { objective, old, new: mut rows } = rows;
+        let order = |n, batch| Order::new(n, batch, 1, Some(plan.seed));
+        let new = order(rows.len(), if old.is_empty() { BATCH } else { BATCH / 2 })?;
+        let again = if old.is_empty() { None } else { Some(order(old.len(), BATCH / 2)?) };
+        let (steps, fresh) = (plan.passes.saturating_mul(new.steps_per_epoch()), rows.len());
+        rows.extend(old);
         let mut spec = Spec::new(objective);
         spec.options.beta = plan.beta;
         let config = Config {
@@ -216,7 +232,7 @@ impl Lesson {
             ..Config::default()
         };
         let trainer = Trainer::adapter(model, adapter, config)?;
-        Ok(Lesson { trainer, rows, order, steps, enough: plan.enough, over: false })
+        Ok(Lesson { trainer, rows, new, old: again, fresh, steps, enough: plan.enough, over: false })
     }
 
     /// Steps of the whole lesson, at most.
@@ -250,7 +266,10 @@ impl Lesson {
     /// # Errors
     /// Those of [`Trainer::step`].
     pub fn step(&mut self) -> Result<Report> {
-        let batch = self.order.next_step().concat();
+        let mut batch = self.new.next_step().concat();
+        if let Some(old) = &mut self.old {
+            batch.extend(old.next_step().concat().into_iter().map(|i| self.fresh + i));
+        }
         for &i in &batch {
             self.trainer.refer(&mut self.rows[i..=i])?;
         }
@@ -342,20 +361,23 @@ mod tests {
     #[test]
     fn lessons_hold_what_is_new_and_some_of_what_is_old() {
         let pairs = Marks { examples: (0..20).map(|i| mark(i, None)).collect(), learnt: 15, ..Marks::default() };
-        let (name, rows) = pairs.lesson(4, 7);
-        assert_eq!((name, rows.len(), pairs.fresh()), ("dpo", 9, 5));
-        assert_eq!(rows[4..], pairs.examples[15..]);
-        assert!(rows[..4].iter().all(|e| pairs.examples[..15].contains(e)));
-        assert_eq!(pairs.lesson(4, 7).1, rows);
-        assert_ne!(pairs.lesson(4, 8).1, rows);
-        assert_eq!(pairs.lesson(40, 8).1.len(), 20);
+        let rows = pairs.lesson(4, 7);
+        assert_eq!((rows.objective, rows.old.len(), pairs.fresh()), ("dpo", 4, 5));
+        assert_eq!(rows.new, pairs.examples[15..]);
+        assert!(rows.old.iter().all(|e| pairs.examples[..15].contains(e)));
+        assert_eq!(pairs.lesson(4, 7), rows);
+        assert_ne!(pairs.lesson(4, 8), rows);
+        assert_eq!(pairs.lesson(40, 8).old, pairs.examples[..15]);
+        let known = Marks { learnt: 20, ..pairs };
+        assert_eq!((known.lesson(4, 7).old.len(), known.lesson(4, 7).new.len()), (0, 4));
         // One that is no pair: all become verdicts, and of two on the same answer the later counts.
-        let mut mixed = pairs.examples[..2].to_vec();
+        let mut mixed = known.examples[..2].to_vec();
         mixed.extend([mark(9, Some(true)), mark(0, Some(false))]);
-        let (name, rows) = Marks { examples: mixed, ..Marks::default() }.lesson(4, 7);
-        let said: Vec<_> = rows.iter().map(|e| (e.tokens[2], e.good)).collect();
-        assert_eq!(name, "bco_balanced");
-        assert_eq!(said, [(100, Some(false)), (1, Some(true)), (101, Some(false)), (9, Some(true)), (0, Some(false))]);
+        let rows = Marks { examples: mixed, learnt: 2, ..Marks::default() }.lesson(4, 7);
+        let said = |rows: &[Example]| rows.iter().map(|e| (e.tokens[2], e.good.unwrap())).collect::<Vec<_>>();
+        assert_eq!(rows.objective, "bco_balanced");
+        assert_eq!(said(&rows.old), [(100, false), (1, true), (101, false)]);
+        assert_eq!(said(&rows.new), [(9, true), (0, false)]);
     }
 
     #[test]

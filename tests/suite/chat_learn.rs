@@ -35,8 +35,8 @@ impl Place {
     fn chat(&self, options: &str, lines: &[impl AsRef<str>]) -> Heard {
         let mut child = self.start(options);
         let text: String = lines.iter().map(|l| l.as_ref().to_string() + "\n").collect();
-        // A pipe holds more than these scripts.
-        child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+        // A pipe holds more than these scripts; who was called wrongly has gone before it reads any.
+        child.stdin.take().unwrap().write_all(text.as_bytes()).ok();
         let out = child.wait_with_output().unwrap();
         let events = String::from_utf8(out.stdout).unwrap();
         Heard {
@@ -247,6 +247,12 @@ fn ten_marks_change_the_next_answers_and_undo_restores_the_bytes() {
     let replayed = place.chat(LEARN, &["/learn"]).done();
     assert_eq!(replayed.learnt()["marks"], 12, "two that are new and ten that are not");
     assert!(!replayed.keep("kept") && place.read("mine.mynah") == kept, "the end of the script keeps nothing");
+
+    // One new mark among many that are known is learnt all the same, and they are not forgotten.
+    let other = ["Tell me a story about Nils.", "/fix Nils sat by the river all day long and sang.", "/learn", "keep"];
+    let learnt = place.chat(LEARN, &other).done().learnt().clone();
+    assert!(learnt["steps"].as_u64().unwrap() > 3 && pair(&learnt["agreement"])[1] == 1.0, "{learnt}");
+    assert!(words(&place.answers(&ASKED)) < 0.5 * words(&before));
 }
 
 #[test]
@@ -354,6 +360,35 @@ fn torn_and_damaged_lines_cost_nothing_else() {
         let heard = place.chat(options, &[BEAR]);
         assert!(heard.status == Some(2) && heard.errors.contains(word), "{}", heard.errors);
     }
+}
+
+#[test]
+fn what_cannot_be_kept_can_still_be_undone() {
+    let place = Place::new();
+    place.answers(&[]);
+    let fresh = place.read("mine.mynah");
+    fs::create_dir(place.path("mine.mynah.before")).unwrap();
+    let heard = place.chat(LEARN, &[BEAR, "/good", "/bad", "/learn", "keep", "undo", "/clear", BEAR]).done();
+    assert!(heard.errors.contains("not kept: ") && heard.errors.contains("a directory"), "{}", heard.errors);
+    assert!(!heard.keep("kept") && place.read("mine.mynah") == fresh);
+    assert_eq!(heard.texts()[0], heard.texts()[1]);
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupt_ends_the_lesson_and_what_was_learnt_can_be_kept() {
+    let place = Place::new();
+    place.chat(LEARN, &[BEAR, "/good", "/regenerate", "/bad"]).done();
+    let fresh = place.read("mine.mynah");
+    let mut child = place.start(&format!("{LEARN} --passes 1000000 --enough 0"));
+    child.stdin.take().unwrap().write_all(b"/learn\nkeep\n").unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(1500));
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let out = child.wait_with_output().unwrap();
+    let (said, errors) = (String::from_utf8(out.stdout).unwrap(), String::from_utf8(out.stderr).unwrap());
+    assert!(out.status.success() && errors.contains("stopped after step "), "{errors}");
+    assert!(said.contains("\"learnt\"") && said.contains("{\"kept\":true}"), "{said} {errors}");
+    assert!(place.read("mine.mynah") != fresh && place.read("mine.mynah.before") == fresh);
 }
 
 #[test]

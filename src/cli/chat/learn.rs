@@ -158,16 +158,16 @@ impl<'a> Learner<'a> {
             }
             _ => options.replay,
         };
-        let (objective, rows) = marks.lesson(replay, self.args.sampling.seed);
+        let rows = marks.lesson(replay, self.args.sampling.seed);
         let probe = self.journal.lines().last().and_then(prompt);
         let before = probe.as_ref().map(|p| talk.aside(p, SHOWN)).transpose()?;
         meter::forget_interrupt();
 
-        let measured: Vec<Example> = rows.iter().rev().take(MEASURED).cloned().collect();
-        let count = rows.len();
+        let measured: Vec<Example> = rows.new.iter().chain(&rows.old).take(MEASURED).cloned().collect();
+        let (objective, count) = (rows.objective, rows.new.len() + rows.old.len());
         let old = self.read(&self.bytes)?;
         let plan = self.plan(old.kind());
-        let mut lesson = setting(Lesson::new(&self.loaded.model, old, (objective, rows), &plan))?;
+        let mut lesson = setting(Lesson::new(&self.loaded.model, old, rows, &plan))?;
         let (batches, steps) = (lesson.batches() as u64, lesson.steps());
         let mut ticks = Ticks { meter: Meter::new(2 * batches + steps + 2 * measured.len() as u64), done: 0 };
         let (loss_before, right_before) = assess(&mut lesson, &mut ticks)?;
@@ -298,9 +298,10 @@ impl<'a> Learner<'a> {
         let bytes = if before.try_exists()? { map::read(&before, Limits::default().file)? } else { self.bytes.clone() };
         let undone = bytes != self.bytes;
         if undone {
-            talk.attach(self.ready(&bytes).map_err(|e| e.context(before.display().to_string()))?);
+            let adapter = self.ready(&bytes).map_err(|e| e.context(before.display().to_string()))?;
+            map::replace(&self.path, &bytes)?;
+            talk.attach(adapter);
             let now = std::mem::replace(&mut self.bytes, bytes);
-            map::replace(&self.path, &self.bytes)?;
             map::replace(&before, &now)?;
         }
         if self.json {
