@@ -60,8 +60,10 @@ function native(backend) {
 const backend = process.arch === "x64" ? "avx2" : undefined;
 const contestants = { [`native ${backend ?? ""}`.trim()]: () => native(backend) };
 for (const [name, features] of [["wasm-simd128", "+simd128"], ["wasm-relaxed", "+simd128,+relaxed-simd"]]) {
-  const m = built(name, features);
+  const [m, beside] = [built(name, features), built(name, features)];
+  beside.repack();
   contestants[`wasm ${m.kernels()}`] = () => spoken(m);
+  contestants[`wasm ${m.kernels()}, repacked`] = () => spoken(beside);
 }
 const rates = Object.fromEntries(Object.keys(contestants).map((name) => [name, []]));
 for (let round = 0; round < Number(rounds); round++) {

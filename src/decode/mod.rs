@@ -95,8 +95,14 @@ impl Sampler {
     /// `Invalid` if there are no logits or one is not finite.
     pub fn pick(&mut self, logits: &[f32]) -> Result<u32> {
         let s = &self.sampling;
-        if let Some(i) = logits.iter().position(|x| !x.is_finite()) {
+        // Whole parts are looked at together, which goes in vectors.
+        if logits.chunks(4096).any(|part| part.iter().fold(false, |any, x| any | !x.is_finite()))
+            && let Some(i) = logits.iter().position(|x| !x.is_finite())
+        {
             return Err(Error::invalid("logits", format!("that of token {i} is {}", logits[i])));
+        }
+        if s.temperature == 0.0 && s.repeat_penalty == 1.0 {
+            return likeliest(logits).ok_or_else(|| Error::invalid("logits", "there are none"));
         }
         let c = &mut self.candidates;
         c.clear();
@@ -108,7 +114,13 @@ impl Sampler {
             let best = c.iter().reduce(|best, c| if c.logit > best.logit { c } else { best });
             return best.map(|c| c.id).ok_or_else(|| Error::invalid("logits", "there are none"));
         }
-        stage::top_k(c, s.top_k);
+        if s.top_k > 0 {
+            stage::top_k(c, s.top_k);
+        }
+        if s.top_p >= 1.0 {
+            // Fewer are then to be put in order.
+            stage::likely(c, s.min_p);
+        }
         stage::top_p(c, s.top_p);
         stage::min_p(c, s.min_p);
         stage::temperature(c, s.temperature);
@@ -122,6 +134,20 @@ impl Sampler {
         let drawn = drawn.and_then(|i| c.get(i)).or(c.last());
         drawn.map(|c| c.id).ok_or_else(|| Error::invalid("logits", "there are none"))
     }
+}
+
+/// The token with the largest logit, the first of equals.
+fn likeliest(logits: &[f32]) -> Option<u32> {
+    const LANES: usize = 16;
+    let (chunks, rest) = logits.as_chunks::<LANES>();
+    let mut tops = [f32::NEG_INFINITY; LANES];
+    for chunk in chunks {
+        for l in 0..LANES {
+            tops[l] = if chunk[l] > tops[l] { chunk[l] } else { tops[l] };
+        }
+    }
+    let top = tops.iter().chain(rest).copied().fold(f32::NEG_INFINITY, f32::max);
+    logits.iter().position(|x| *x == top).map(|id| id as u32)
 }
 
 /// Why a generation ended by itself.
@@ -203,6 +229,41 @@ mod tests {
     fn greedy_takes_the_lower_id_among_equals() {
         let mut s = Sampler::new(Sampling::default()).unwrap();
         assert_eq!(s.pick(&[0.0, 3.0, 3.0, -1.0]).unwrap(), 1);
+    }
+
+    #[test]
+    fn the_best_are_those_of_a_full_sort() {
+        let sorted = |all: &[Candidate]| {
+            let mut all = all.to_vec();
+            all.sort_by(|a, b| b.logit.total_cmp(&a.logit).then(a.id.cmp(&b.id)));
+            all
+        };
+        let mut random = Random::new(3, "test", "logits");
+        for n in [1usize, 2, 40, 127, 128, 129, 3000, 20_000] {
+            // Many are equal.
+            let all: Vec<Candidate> =
+                (0..n as u32).map(|id| Candidate { id, logit: (random.next_f32() * 200.0).floor() / 8.0 }).collect();
+            let best = sorted(&all);
+            for k in [1, 2, 40, 64, 65, 128, 1000, n] {
+                let mut kept = all.clone();
+                stage::top_k(&mut kept, k);
+                assert_eq!(kept, best[..k.min(n)], "{k} of {n}");
+            }
+            for p in [0.01, 0.5, 0.95, 0.9999, 1.0] {
+                let mut kept = all.clone();
+                stage::top_p(&mut kept, p);
+                let total: f64 = all.iter().map(|c| ((c.logit - best[0].logit) as f64).exp()).sum();
+                let reached = |count: usize| {
+                    best[..count].iter().map(|c| ((c.logit - best[0].logit) as f64).exp()).sum::<f64>() / total
+                };
+                assert_eq!(kept, best[..kept.len()], "{p} of {n}");
+                assert!(kept.len() == n || p < 1.0 && reached(kept.len()) >= p as f64 - 1e-6, "{p} of {n}");
+                assert!(kept.len() == 1 || reached(kept.len() - 1) < p as f64 + 1e-6, "{p} of {n}");
+            }
+            let logits: Vec<f32> = all.iter().map(|c| c.logit).collect();
+            assert_eq!(likeliest(&logits), Some(best[0].id));
+        }
+        assert_eq!(likeliest(&[]), None);
     }
 
     #[test]

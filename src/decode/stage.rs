@@ -26,27 +26,56 @@ pub fn repetition(candidates: &mut [Candidate], recent: &[u32], penalty: f32) {
     }
 }
 
-/// Keeps the `k` best, best first; all of them if `k` is 0.
+/// Keeps the `k` best, best first. Candidates come in the order of ids, and `k` is not 0.
 pub fn top_k(candidates: &mut Vec<Candidate>, k: usize) {
-    if k > 0 && k < candidates.len() {
-        candidates.select_nth_unstable_by(k - 1, before);
-        candidates.truncate(k);
+    // Twice as many are held, and what is no better than the last of the best so far is passed over: of equals the first
+    // counts.
+    let room = 2 * k.max(64);
+    let (mut held, mut least) = (0, f32::NEG_INFINITY);
+    for i in 0..candidates.len() {
+        let c = candidates[i];
+        if c.logit > least {
+            candidates[held] = c;
+            held += 1;
+            if held == room {
+                candidates[..held].select_nth_unstable_by(k - 1, before);
+                (held, least) = (k, candidates[k - 1].logit);
+            }
+        }
     }
+    candidates.truncate(held);
     candidates.sort_unstable_by(before);
+    candidates.truncate(k);
 }
 
-/// Keeps the fewest best candidates whose probabilities together reach `p`. Candidates come best first.
+/// Keeps the fewest best candidates whose probabilities together reach `p`, best first.
 pub fn top_p(candidates: &mut Vec<Candidate>, p: f32) {
-    if p >= 1.0 {
-        return;
+    let best = candidates.iter().map(|c| c.logit).fold(f32::NEG_INFINITY, f32::max);
+    let weight = |c: &Candidate| f64::from(math::exp(c.logit - best));
+    let enough = if p < 1.0 { f64::from(p) * candidates.iter().map(weight).sum::<f64>() } else { f64::INFINITY };
+    let (mut sorted, mut sum) = (0, 0.0);
+    while sorted < candidates.len() {
+        // Mostly the first piece is enough, so that not all need be in order.
+        let rest = &mut candidates[sorted..];
+        let piece = if p < 1.0 { (7 * sorted).max(512).min(rest.len()) } else { rest.len() };
+        if piece < rest.len() {
+            rest.select_nth_unstable_by(piece - 1, before);
+        }
+        rest[..piece].sort_unstable_by(before);
+        for (i, c) in rest[..piece].iter().enumerate() {
+            sum += weight(c);
+            if sum >= enough {
+                return candidates.truncate(sorted + i + 1);
+            }
+        }
+        sorted += piece;
     }
-    let total: f64 = weights(candidates).sum();
-    let mut sum = 0.0;
-    let keep = weights(candidates).position(|w| {
-        sum += w;
-        sum >= f64::from(p) * total
-    });
-    candidates.truncate(keep.map_or(candidates.len(), |last| last + 1));
+}
+
+/// Keeps candidates at least `p` times as likely as the best, in whatever order they are.
+pub fn likely(candidates: &mut Vec<Candidate>, p: f32) {
+    let best = candidates.iter().map(|c| c.logit).fold(f32::NEG_INFINITY, f32::max);
+    candidates.retain(|c| c.logit == best || f64::from(math::exp(c.logit - best)) >= f64::from(p));
 }
 
 /// Keeps candidates at least `p` times as likely as the best. Candidates come best first.

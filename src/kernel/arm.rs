@@ -216,6 +216,46 @@ fn bytes_w(codes: lanes::I4) -> [lanes::I4; 2] {
     [codes; 2]
 }
 
+/// 16 activations as `block_t` takes them.
+fn spread_t<const BITS: u8>(x: &[i8; 16], _part: usize) -> [i32; 8] {
+    core::array::from_fn(|i| i32::from_le_bytes(core::array::from_fn(|k| x[i % 4 * 4 + k] as u8)))
+}
+
+/// `block_t` by `dot_w`.
+macro_rules! blocks {
+    ($feature:literal) => {
+        /// The dot products of 16 rows of 32 codes, which stand side by side, with 16 and 16 activations.
+        ///
+        /// # Safety
+        /// There are 16 rows of codes, and what `spread_t` gives at each of `x`.
+        #[inline]
+        #[target_feature(enable = $feature)]
+        pub(super) unsafe fn block_t<const BITS: u8>(
+            codes: *const u8,
+            x: [*const i32; 2],
+            start: [i32; 2],
+        ) -> [[I4; 4]; 2] {
+            // SAFETY: the caller's promise.
+            unsafe {
+                let x = [load_w(x[0].cast()), load_w(x[1].cast())];
+                let mut sums = start.map(|start| [splat_w(start); 4]);
+                for q in 0..4 {
+                    let four = |k: usize| load_w(codes.add(64 * k + 16 * q));
+                    let first = [four(0), four(1), four(2), four(3)];
+                    let [low, high] = if BITS == NARROW {
+                        [first.map(|w| and_w(w, splat_w(0x0f0f_0f0f))), first.map(|w| upper_w(w))]
+                    } else {
+                        [first, [four(4), four(5), four(6), four(7)]]
+                    };
+                    sums[0][q] = dot_w::<BITS>(sums[0][q], low, x[0]);
+                    sums[1][q] = dot_w::<BITS>(sums[1][q], high, x[1]);
+                }
+                sums
+            }
+        }
+    };
+}
+
 /// Integer dots without an instruction for them.
 mod wide_dots {
     use super::lanes::*;
@@ -245,7 +285,8 @@ mod wide_dots {
         acc
     }
 
-    pub(super) use super::{bytes_w, nibbles_w, spread_w, start_w};
+    pub(super) use super::{bytes_w, nibbles_w, spread_t, spread_w, start_w};
+    blocks!("neon");
 
     /// The dot products of 16 signed bytes of each of 4 rows with 16 others.
     #[inline]
@@ -264,6 +305,7 @@ mod wide_dots {
 /// Integer dots of 4 bytes a lane.
 mod four_dots {
     use super::lanes::*;
+    use crate::kernel::ints::NARROW;
     use core::arch::aarch64::*;
     use core::arch::asm;
 
@@ -289,7 +331,8 @@ mod four_dots {
         acc
     }
 
-    pub(super) use super::{bytes_w, nibbles_w, spread_w, start_w};
+    pub(super) use super::{bytes_w, nibbles_w, spread_t, spread_w, start_w};
+    blocks!("neon,dotprod");
 
     /// The dot products of 16 signed bytes of each of 4 rows with 16 others.
     #[inline]

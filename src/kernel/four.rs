@@ -183,7 +183,8 @@ pub(super) mod floats {
 /// with 16 activations. Where one or two rows of activations meet Q4_0 or Q8_0, 4 rows of weights are taken as they stand in
 /// the file, which needs fewer registers than 16 and no transposition: `rows_w` gives the sums of 4 rows of 16 codes, as
 /// `nibbles_w` or `bytes_w` has taken them from the file, with 16 activations as `spread_w` has prepared them, but for
-/// `start_w`.
+/// `start_w`. Where rows stand side by side, `block_t` gives the sums of 16 rows of 32 codes, with activations as `spread_t`
+/// has prepared them.
 macro_rules! unit {
     ($module:ident [$($feature:tt)+] $dots:path) => {
         pub(super) mod $module {
@@ -262,12 +263,74 @@ macro_rules! unit {
                 y: &mut Tile,
                 scratch: &mut Scratch,
             ) {
-                match (w.format.name, x.rows()) {
-                    ("Q4_0", 1) => few::<1, NARROW>(w, rows, x, y, scratch),
-                    ("Q4_0", 2) => few::<2, NARROW>(w, rows, x, y, scratch),
-                    ("Q8_0", 1) => few::<1, WHOLE>(w, rows, x, y, scratch),
-                    ("Q8_0", 2) => few::<2, WHOLE>(w, rows, x, y, scratch),
+                let sixteens = rows.start.is_multiple_of(16) && rows.len().is_multiple_of(16);
+                match (w.format.name, x.rows(), sixteens && w.turned().is_some()) {
+                    ("Q4_0", 1, false) => few::<1, NARROW>(w, rows, x, y, scratch),
+                    ("Q4_0", 2, false) => few::<2, NARROW>(w, rows, x, y, scratch),
+                    ("Q8_0", 1, false) => few::<1, WHOLE>(w, rows, x, y, scratch),
+                    ("Q8_0", 2, false) => few::<2, WHOLE>(w, rows, x, y, scratch),
+                    ("Q4_0", 1, true) => beside::<1, NARROW>(w, rows, x, y, scratch),
+                    ("Q4_0", 2, true) => beside::<2, NARROW>(w, rows, x, y, scratch),
+                    ("Q8_0", 1, true) => beside::<1, WHOLE>(w, rows, x, y, scratch),
+                    ("Q8_0", 2, true) => beside::<2, WHOLE>(w, rows, x, y, scratch),
                     _ => all::int_dots(w, rows, x, y, scratch),
+                }
+            }
+
+            /// `M` rows of activations with Q4_0 or Q8_0 whose rows stand side by side.
+            $(#[target_feature(enable = $feature)])+
+            fn beside<const M: usize, const BITS: u8>(
+                w: &Matrix,
+                rows: Range<usize>,
+                x: &Acts8,
+                y: &mut Tile,
+                scratch: &mut Scratch,
+            ) {
+                /// Of 16 activations: what `spread_t` gives, what their sums start from, their scale.
+                const PART: usize = 12;
+                let (bytes, zero) = if BITS == NARROW { (18, 8) } else { (34, 0) };
+                let (parts, blocks, row_bytes) = (w.cols / 16, w.cols / 32, w.row_bytes());
+                let data = &w.turned().expect("a turned matrix")[rows.start * row_bytes..rows.end * row_bytes];
+                assert!(x.rows() == M && x.c == w.cols && parts == 2 * blocks, "shapes of few rows");
+                assert!(row_bytes == blocks * bytes && rows.len().is_multiple_of(16), "bytes of rows side by side");
+                let of: &mut [i32] = bytemuck::cast_slice_mut(scratch.floats(PART * parts * M));
+                for (i, of) in of.chunks_exact_mut(PART).enumerate() {
+                    let q = &x.q.as_chunks::<16>().0[i];
+                    of[..8].copy_from_slice(&dots16::spread_t::<BITS>(q, i % 2));
+                    of[8] = dots16::start_w::<BITS>(q, zero * x.s[i]);
+                    of[9] = x.d[i].to_bits() as i32;
+                }
+                for (group, data) in data.chunks_exact(16 * row_bytes).enumerate() {
+                    let mut acc = [[splat_v(0.0); 4]; M];
+                    for (b, block) in data.chunks_exact(16 * bytes).enumerate() {
+                        for line in (0..16 * bytes).step_by(64) {
+                            prefetch(block.as_ptr().wrapping_add(4096 + line));
+                        }
+                        // SAFETY: a block of 16 rows has 16 halves and then 16 rows of codes, and its two parts lie in
+                        // what was prepared.
+                        unsafe {
+                            let scales = halves(block.as_ptr().cast());
+                            for m in 0..M {
+                                let of: [*const i32; 2] =
+                                    array!(core::ptr::null(); part => of.as_ptr().add(PART * (m * parts + 2 * b + part)));
+                                let start = [*of[0].add(8), *of[1].add(8)];
+                                let sums = dots16::block_t::<BITS>(block.as_ptr().add(32), of, start);
+                                let d = [splat_v(*of[0].add(9).cast()), splat_v(*of[1].add(9).cast())];
+                                for q in 0..4 {
+                                    let first = mul_v(d[0], float_v(sums[0][q]));
+                                    acc[m][q] = fma_v(scales[q], fma_v(d[1], float_v(sums[1][q]), first), acc[m][q]);
+                                }
+                            }
+                        }
+                    }
+                    for m in 0..M {
+                        let mut lanes = [0.0; 16];
+                        store_to(&mut lanes, acc[m]);
+                        let out = &mut y.row(m % x.n)[16 * group..16 * group + 16];
+                        for (out, lane) in out.iter_mut().zip(lanes) {
+                            *out = if m < x.n { lane + 0.0 } else { *out + (lane + 0.0) };
+                        }
+                    }
                 }
             }
 

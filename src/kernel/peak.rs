@@ -50,6 +50,9 @@ pub fn read(data: &[u64]) -> u64 {
     if let Some(result) = x86::read(data) {
         return result;
     }
+    #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+    return read_body(data, |p| super::arm::lanes::prefetch(p.cast()));
+    #[cfg(not(all(target_arch = "aarch64", target_feature = "neon")))]
     read_body(data, |_| ())
 }
 
@@ -72,8 +75,18 @@ fn read_body(data: &[u64], soon: impl Fn(*const u64)) -> u64 {
     acc.iter().fold(0, |all, word| all ^ word)
 }
 
-#[cfg(not(target_arch = "x86_64"))]
+#[cfg(not(any(
+    target_arch = "x86_64",
+    all(target_arch = "aarch64", target_feature = "neon"),
+    all(target_arch = "wasm32", target_feature = "simd128")
+)))]
 const PEAKS: &[(&str, Peak)] = &[];
+
+#[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+use arm::PEAKS;
+
+#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+use wasm::PEAKS;
 
 #[cfg(not(target_arch = "x86_64"))]
 fn runs(_: &Peak) -> bool {
@@ -186,6 +199,103 @@ mod x86 {
     peak!(float_512 ["avx512f"] zmm_reg _mm512_setzero_ps 32 "vfmadd231ps {acc}, {a}, {b} /* {t} */");
     peak!(vnni_512 ["avx512f" "avx512vnni"] zmm_reg _mm512_setzero_si512 128 "vpdpbusd {acc}, {a}, {b} /* {t} */");
     peak!(bf16_512 ["avx512f" "avx512bf16"] zmm_reg _mm512_setzero_ps 64 "vdpbf16ps {acc}, {a}, {b} /* {t} */");
+}
+
+#[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+mod arm {
+    use super::{Peak, Unit};
+    use core::arch::aarch64::vdupq_n_f32;
+    use core::arch::asm;
+
+    const CHAINS: usize = 16;
+    const UNROLL: u64 = 8;
+
+    pub(super) const PEAKS: &[(&str, Peak)] = &[
+        ("neon", Peak { unit: Unit::Float, name: "fmla", work: float }),
+        ("neon", Peak { unit: Unit::Int8, name: "smull, sadalp", work: wide }),
+        ("dotprod", Peak { unit: Unit::Float, name: "fmla", work: float }),
+        ("dotprod", Peak { unit: Unit::Int8, name: "sdot", work: four }),
+        ("i8mm", Peak { unit: Unit::Float, name: "fmla", work: float }),
+        ("i8mm", Peak { unit: Unit::Int8, name: "smmla", work: matrices }),
+    ];
+
+    /// As on x86-64. The table of a backend is handed out only where its features are.
+    macro_rules! peak {
+        ($name:ident [$($feature:tt)+] $operations:literal $($line:literal)+) => {
+            fn $name(rounds: u64) -> u64 {
+                $(#[target_feature(enable = $feature)])+
+                fn inner(rounds: u64) -> u64 {
+                    let (a, b) = (vdupq_n_f32(0.0), vdupq_n_f32(0.0));
+                    let mut acc = [a; CHAINS];
+                    for _ in 0..rounds {
+                        for _ in 0..UNROLL {
+                            for acc in &mut acc {
+                                // SAFETY: it changes the registers named and nothing else.
+                                unsafe {
+                                    asm!(
+                                        $($line,)+
+                                        a = in(vreg) a, b = in(vreg) b, t = out(vreg) _, acc = inout(vreg) *acc,
+                                        options(nomem, nostack, preserves_flags)
+                                    );
+                                }
+                            }
+                        }
+                    }
+                    rounds * UNROLL * CHAINS as u64 * $operations
+                }
+                // SAFETY: the backend of these features runs here, or its loops would not be asked for.
+                unsafe { inner(rounds) }
+            }
+        };
+    }
+
+    peak!(float ["neon"] 8 "fmla {acc:v}.4s, {a:v}.4s, {b:v}.4s // {t:v}");
+    peak!(wide ["neon"] 16 "smull {t:v}.8h, {a:v}.8b, {b:v}.8b" "sadalp {acc:v}.4s, {t:v}.8h");
+    peak!(four ["neon" "dotprod"] 32 "sdot {acc:v}.4s, {a:v}.16b, {b:v}.16b // {t:v}");
+    peak!(matrices ["neon" "i8mm"] 64 "smmla {acc:v}.4s, {a:v}.16b, {b:v}.16b // {t:v}");
+}
+
+#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+mod wasm {
+    use super::{Peak, Unit};
+    use core::arch::wasm32::*;
+    use core::hint::black_box;
+
+    const CHAINS: usize = 10;
+    const UNROLL: u64 = 8;
+
+    pub(super) const PEAKS: &[(&str, Peak)] = &[
+        ("simd128", Peak { unit: Unit::Float, name: "f32x4.mul, f32x4.add", work: float }),
+        ("simd128", Peak { unit: Unit::Int8, name: "i32x4.dot_i16x8, i32x4.add", work: int8 }),
+        #[cfg(target_feature = "relaxed-simd")]
+        ("relaxed-simd", Peak { unit: Unit::Float, name: "f32x4.mul, f32x4.add", work: float }),
+        #[cfg(target_feature = "relaxed-simd")]
+        ("relaxed-simd", Peak { unit: Unit::Int8, name: "i16x8.relaxed_dot, i16x8.add", work: relaxed }),
+    ];
+
+    /// Every product depends on the sum before, so that no compiler takes it out of the loop.
+    macro_rules! peak {
+        ($name:ident $operations:literal $step:expr) => {
+            fn $name(rounds: u64) -> u64 {
+                let x = black_box(i32x4_splat(0));
+                let mut acc = [x; CHAINS];
+                for _ in 0..rounds {
+                    for _ in 0..UNROLL {
+                        for acc in &mut acc {
+                            *acc = $step(*acc, x);
+                        }
+                    }
+                }
+                black_box(acc);
+                rounds * UNROLL * CHAINS as u64 * $operations
+            }
+        };
+    }
+
+    peak!(float 8 |acc, x| f32x4_add(f32x4_mul(acc, x), x));
+    peak!(int8 16 |acc, x| i32x4_add(i32x4_dot_i16x8(acc, x), acc));
+    #[cfg(target_feature = "relaxed-simd")]
+    peak!(relaxed 32 |acc, x| i16x8_add(i16x8_relaxed_dot_i8x16_i7x16(acc, x), acc));
 }
 
 #[cfg(test)]

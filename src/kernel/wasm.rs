@@ -180,6 +180,63 @@ mod wide_dots {
         across(sums, |a, b| i32x4_add(a, b))
     }
 
+    /// 16 activations as `block_t` takes them: of each 4 the even and the odd ones, as 16 bits. Narrow codes are multiplied
+    /// where they stand in their 16 bits, and activations by what makes the products' units the same.
+    pub(super) fn spread_t<const BITS: u8>(x: &[i8; 16], part: usize) -> [i32; 8] {
+        let [even, odd] = if BITS == WHOLE { [1; 2] } else { [[256, 1], [1, 16]][part] };
+        let pair = |a: i8, b: i8, by: i32| (a as i32 * by) & 0xffff | (b as i32 * by) << 16;
+        core::array::from_fn(|i| {
+            let x = &x[i / 2 * 4..];
+            if i % 2 == 0 { pair(x[0], x[2], even) } else { pair(x[1], x[3], odd) }
+        })
+    }
+
+    /// The dot products of 16 rows of 32 codes, which stand side by side, with 16 and 16 activations.
+    ///
+    /// # Safety
+    /// There are 16 rows of codes, and what `spread_t` gives at each of `x`.
+    #[inline]
+    #[target_feature(enable = "simd128")]
+    pub(super) unsafe fn block_t<const BITS: u8>(
+        codes: *const u8,
+        x: [*const i32; 2],
+        start: [i32; 2],
+    ) -> [[I4; 4]; 2] {
+        let mut sums = [[splat_w(0); 4]; 2];
+        let pairs = |a, x: I4, b, y: I4| i32x4_add(i32x4_dot_i16x8(a, x), i32x4_dot_i16x8(b, y));
+        for k in 0..4 {
+            // SAFETY: the caller's promise.
+            unsafe {
+                let x = |part: usize, i: usize| v128_load32_splat(x[part].add(2 * k + i).cast());
+                let (low, high) = ([x(0, 0), x(0, 1)], [x(1, 0), x(1, 1)]);
+                for q in 0..4 {
+                    let four = |k: usize| load_w(codes.add(64 * k + 16 * q));
+                    let (a, b) = if BITS == WHOLE {
+                        let bytes =
+                            |w, [even, odd]: [I4; 2]| pairs(i16x8_shl(w, 8), even, v128_and(w, i16x8_splat(-256)), odd);
+                        (bytes(four(k), low), bytes(four(4 + k), high))
+                    } else {
+                        let w = four(k);
+                        let bits = |mask| v128_and(w, i16x8_splat(mask));
+                        (
+                            pairs(bits(15), low[0], bits(15 << 8), low[1]),
+                            pairs(bits(15 << 4), high[0], u16x8_shr(w, 12), high[1]),
+                        )
+                    };
+                    sums[0][q] = i32x4_add(sums[0][q], a);
+                    sums[1][q] = i32x4_add(sums[1][q], b);
+                }
+            }
+        }
+        let units = [8, if BITS == WHOLE { 8 } else { 4 }];
+        for part in 0..2 {
+            for q in 0..4 {
+                sums[part][q] = i32x4_add(i32x4_shr(sums[part][q], units[part]), splat_w(start[part]));
+            }
+        }
+        sums
+    }
+
     #[inline]
     #[target_feature(enable = "simd128")]
     fn lane<const K: usize>(a: I4, b: I4) -> [I4; 2] {
@@ -263,6 +320,59 @@ mod relaxed_dots {
             sums[r] = i16x8_relaxed_dot_i8x16_i7x16(x[0], codes[r][0]);
         }
         i32x4_dot_i16x8(across(sums, |a, b| i16x8_add(a, b)), ones)
+    }
+
+    /// 16 activations as `block_t` takes them; where codes have a sign, of each 4 which are below 0, and their sizes.
+    pub(super) fn spread_t<const BITS: u8>(x: &[i8; 16], _part: usize) -> [i32; 8] {
+        let four = |at: usize, f: &dyn Fn(i8) -> u8| i32::from_le_bytes(core::array::from_fn(|i| f(x[at + i])));
+        core::array::from_fn(|i| match (BITS == WHOLE, i % 2) {
+            (true, 0) => four(i / 2 * 4, &|x| (x >> 7) as u8),
+            (true, _) => four(i / 2 * 4, &|x| x.unsigned_abs()),
+            (false, _) => four(i % 4 * 4, &|x| x as u8),
+        })
+    }
+
+    /// The dot products of 16 rows of 32 codes, which stand side by side, with 16 and 16 activations.
+    ///
+    /// # Safety
+    /// There are 16 rows of codes, and what `spread_t` gives at each of `x`.
+    #[inline]
+    #[target_feature(enable = "simd128,relaxed-simd")]
+    pub(super) unsafe fn block_t<const BITS: u8>(
+        codes: *const u8,
+        x: [*const i32; 2],
+        start: [i32; 2],
+    ) -> [[I4; 4]; 2] {
+        let ones = i16x8_splat(1);
+        let mut sums = [[splat_w(0); 4]; 2];
+        for k in 0..4 {
+            // SAFETY: the caller's promise.
+            unsafe {
+                let x = |part: usize, i: usize| v128_load32_splat(x[part].add(i).cast());
+                for q in 0..4 {
+                    let four_codes = |k: usize| load_w(codes.add(64 * k + 16 * q));
+                    if BITS == WHOLE {
+                        for part in 0..2 {
+                            let seven = v128_xor(four_codes(4 * part + k), x(part, 2 * k));
+                            sums[part][q] = i32x4_add(sums[part][q], four(seven, x(part, 2 * k + 1)));
+                        }
+                    } else {
+                        // Eight products of narrow codes fit 16 bits.
+                        let w = four_codes(k);
+                        let (low, high) = (v128_and(w, i8x16_splat(15)), v128_and(u16x8_shr(w, 4), i8x16_splat(15)));
+                        sums[0][q] = i16x8_add(sums[0][q], i16x8_relaxed_dot_i8x16_i7x16(x(0, k), low));
+                        sums[1][q] = i16x8_add(sums[1][q], i16x8_relaxed_dot_i8x16_i7x16(x(1, k), high));
+                    }
+                }
+            }
+        }
+        for part in 0..2 {
+            for q in 0..4 {
+                let sum = if BITS == WHOLE { sums[part][q] } else { i32x4_dot_i16x8(sums[part][q], ones) };
+                sums[part][q] = i32x4_add(sum, splat_w(start[part]));
+            }
+        }
+        sums
     }
 
     #[inline]

@@ -41,6 +41,14 @@ impl Mynah {
         self.model.compute.kernels.name.into()
     }
 
+    /// Copies the weights into memory with 16 rows side by side, which is read faster; results stay the same. The bytes
+    /// that this takes.
+    pub fn repack(&mut self) -> Result<usize, JsError> {
+        let (model, taken) = self.model.turned(usize::MAX).map_err(error)?;
+        self.model = model;
+        Ok(taken)
+    }
+
     /// Continues `prompt` by up to `count` tokens, the likeliest each time.
     pub fn generate(&self, prompt: &str, count: usize) -> Result<String, JsError> {
         self.continued(prompt, count, self.tokenizer.ends()).map(|(_, text)| text).map_err(error)

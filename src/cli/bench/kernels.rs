@@ -6,11 +6,13 @@ use crate::args::{Bench, Usage, setting};
 use crate::meter::{self, Meter};
 use crate::{Outcome, out};
 use anyhow::bail;
+use mynah::decode::{Sampler, Sampling};
 use mynah::kernel::pool::bind;
 use mynah::kernel::{self, Acts8, CODES, Compute, Kernels, PLAIN, Pool, Stored, Tile, View};
 use mynah::model::CacheType;
 use mynah::nn::attention::{self, Heads, Memory};
 use mynah::nn::linear::{self, Back, Input, Path, Place};
+use mynah::nn::{norm, rope};
 use mynah::quant::{FORMATS, Format, Matrix};
 use serde_json::json;
 use std::hint::black_box;
@@ -22,7 +24,7 @@ const USUAL: &[&str] = &[
     "F32",
 ];
 /// Rows of activations that meet a matrix.
-const ROWS: [usize; 6] = [1, 2, 4, 16, 128, 512];
+const ROWS: [usize; 8] = [1, 2, 4, 8, 16, 32, 128, 512];
 /// Columns of the matrices.
 const COLS: usize = 1536;
 /// Bytes of a matrix that stays in the L2 cache, and of one that no cache holds.
@@ -179,6 +181,8 @@ struct Bed {
     codes: Vec<i8>,
     scales: Vec<u16>,
     acts: Acts8,
+    rope: rope::Table,
+    samplers: [Sampler; 3],
 }
 
 impl Bed {
@@ -187,7 +191,12 @@ impl Bed {
         let half = x.iter().take(T * KV).map(|&v| half_bits(v)).collect();
         let (mut codes, mut scales) = (vec![0; T * KV], vec![0; T * KV / CODES]);
         (PLAIN.code)(&x[..T * KV], &mut codes, &mut scales);
-        Bed { x, y: vec![0.0; 512 * COLS], half, codes, scales, acts: Acts8::default() }
+        let rope = rope::Table::new(rope::Pairing::Neighbours, HEADS.dim, T, 1e4, 1.0, None);
+        // The likeliest; as `mynah run` has it; without a bound on the number.
+        let usual = Sampling { temperature: 0.8, top_k: 40, top_p: 0.95, min_p: 0.05, ..Sampling::default() };
+        let all = [Sampling::default(), usual.clone(), Sampling { top_k: 0, ..usual }];
+        let samplers = all.map(|sampling| Sampler::new(sampling).expect("good settings"));
+        Bed { x, y: vec![0.0; 512 * COLS], half, codes, scales, acts: Acts8::default(), rope, samplers }
     }
 
     /// Everything that a piece can have written.
@@ -210,6 +219,8 @@ const HEADS: Heads = Heads { q: 9, kv: 3, dim: 64, scale: 0.125 };
 const Q: usize = HEADS.q * HEADS.dim;
 const KV: usize = HEADS.kv * HEADS.dim;
 const T: usize = 512;
+/// Logits of a large vocabulary.
+const VOCAB: usize = 150_000;
 
 fn attend(cx: &Compute, bed: &mut Bed, rows: usize, cache: CacheType) {
     let memory = match cache {
@@ -219,6 +230,10 @@ fn attend(cx: &Compute, bed: &mut Bed, rows: usize, cache: CacheType) {
     };
     let out = &mut Tile::new(&mut bed.y, rows, Q);
     attention::forward(cx, HEADS, View::new(&bed.x, rows, Q), memory, memory, T - rows, out);
+}
+
+fn draw(bed: &mut Bed, with: usize) {
+    bed.y[0] = bed.samplers[with].pick(&bed.x[..VOCAB]).expect("finite logits") as f32;
 }
 
 fn quantise(cx: &Compute, bed: &mut Bed, parts: usize) {
@@ -337,6 +352,38 @@ const PIECES: &[Piece] = &[
             let (gate, up) = bed.y[..8192].split_at_mut(4096);
             (cx.kernels.silu_mul_backward)(gate, up, &bed.x[..4096])
         },
+    },
+    Piece {
+        name: "norm of 1536",
+        unit: "G values/s",
+        amount: (16 * COLS) as f64,
+        run: |cx, bed| {
+            let (x, gain) = (View::new(&bed.x, 16, COLS), &bed.x[16 * COLS..17 * COLS]);
+            norm::forward(cx, x, gain, 1e-5, &mut Tile::new(&mut bed.y, 16, COLS))
+        },
+    },
+    Piece {
+        name: "rope of 9 heads of 64",
+        unit: "G values/s",
+        amount: (16 * Q) as f64,
+        run: |cx, bed| {
+            bed.y[..16 * Q].copy_from_slice(&bed.x[..16 * Q]);
+            let positions: [u32; 16] = std::array::from_fn(|i| 31 * i as u32);
+            bed.rope.apply(cx, &mut Tile::new(&mut bed.y, 16, Q), HEADS.dim, &positions, false)
+        },
+    },
+    Piece { name: "the likeliest of 150000", unit: "G values/s", amount: VOCAB as f64, run: |_, bed| draw(bed, 0) },
+    Piece {
+        name: "sampling of 150000, top-k 40",
+        unit: "G values/s",
+        amount: VOCAB as f64,
+        run: |_, bed| draw(bed, 1),
+    },
+    Piece {
+        name: "sampling of 150000, no top-k",
+        unit: "G values/s",
+        amount: VOCAB as f64,
+        run: |_, bed| draw(bed, 2),
     },
     Piece {
         name: "halves to floats",
@@ -521,11 +568,11 @@ impl Result<'_> {
             }
         }
         text += &format!("{}\n", table.trim_fmt());
-        let mut head = vec!["×1 memory\nGB/s".to_string(), "×1 cache\nGB/s".into()];
+        let mut head = vec!["×1 far\nGB/s".to_string(), "near\nGB/s".into()];
         head.extend(ROWS.iter().enumerate().map(|(i, n)| if i == 0 { "×1\nGOP/s".into() } else { format!("×{n}") }));
         head.extend([format!("dy·W ×{BACK}\nGFLOP/s"), "decode\nG/s".into()]);
         for (i, k) in self.backends.iter().enumerate() {
-            let name = format!("{}, 1 thread", k.name);
+            let name = format!("{}\n1 thread", k.name);
             let head: Vec<&str> = [name.as_str()].into_iter().chain(head.iter().map(String::as_str)).collect();
             let mut table = out::table(&head, 1..head.len());
             for (format, speeds) in self.formats.iter().zip(&self.speeds) {
