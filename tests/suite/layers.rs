@@ -15,6 +15,7 @@ const UNSAFE: &[&str] = &[
     "kernel/unpack.rs",
     "kernel/wasm.rs",
     "kernel/x86.rs",
+    "kernel/x86/avx512.rs",
 ];
 
 fn sources(dir: &Path, out: &mut Vec<PathBuf>) {

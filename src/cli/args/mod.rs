@@ -1,0 +1,243 @@
+//! Options, their bounds and their help.
+
+mod look;
+mod run;
+mod train;
+
+pub use look::*;
+pub use run::*;
+pub use train::*;
+
+use clap::builder::{PossibleValue, PossibleValuesParser};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use mynah::model::{CacheType, Precision};
+use mynah::train::{Keep, objective, optim};
+use std::path::PathBuf;
+
+/// The command was used wrongly.
+#[derive(Debug)]
+pub struct Usage(pub String);
+
+impl std::fmt::Display for Usage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Usage {}
+
+impl Usage {
+    /// As the error of a command.
+    pub fn error(text: impl Into<String>) -> anyhow::Error {
+        Usage(text.into()).into()
+    }
+}
+
+/// A setting of the caller's that the library refuses is wrong use; other errors stay what they are.
+pub fn setting<T>(result: mynah::Result<T>) -> anyhow::Result<T> {
+    result.map_err(|e| match e.inner() {
+        mynah::Error::Invalid { .. } => Usage::error(e.to_string()),
+        _ => e.into(),
+    })
+}
+
+const TOP: &str = "\
+Examples:
+  mynah demo
+      See it all in a minute; needs no file
+  mynah run -m model.gguf -p 'Once upon a time'
+      Let a model continue a text
+  mynah train -m model.gguf -d notes.txt -o notes.mynah
+      Teach it a text; the model file stays as it is
+  mynah run -m model.gguf -a notes.mynah -p 'Once upon a time'
+      The same model with what it learnt
+
+Results go to standard output, everything else to standard error.
+Exit status: 0 success, 1 failure, 2 wrong use, 130 interrupted.";
+
+/// Teaches a language model on the device it runs on.
+///
+/// mynah maps a quantised GGUF model, runs it, trains a small adapter (LoRA or NOLA) on your own text while the model's
+/// weights stay frozen, and keeps what was learnt in a file of kilobytes.
+#[derive(Parser)]
+#[command(version, after_help = TOP, max_term_width = 100, propagate_version = true)]
+pub struct Cli {
+    /// Print results as JSON
+    #[arg(long, global = true)]
+    pub json: bool,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The command line where beside `train --resume` nothing need be given.
+pub fn loose() -> clap::Command {
+    Cli::command().mut_subcommand("train", |train| train.mut_args(|arg| arg.required(false)))
+}
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Show everything on the built-in model, in under a minute
+    #[cfg(feature = "base")]
+    Demo(Demo),
+    /// Continue a text
+    Run(Run),
+    /// Talk with a model, and teach it from what you think of its answers
+    Chat(Chat),
+    /// Teach a model a text: writes an adapter, or with --method full a model
+    Train(Box<Train>),
+    /// Say how much memory `train` would take, before anything of it is reserved
+    Plan(Box<Plan>),
+    /// Measure how well a model predicts a text
+    Eval(Eval),
+    /// Show what a model computes for a text: losses and next-token logits
+    Logits(Logits),
+    /// Cut a text into tokens
+    Tokenize(Tokenize),
+    /// Join tokens to text
+    Detokenize(Detokenize),
+    /// Show what a model file or an adapter holds
+    Inspect(Inspect),
+    /// Measure speed and memory: of a model, or of every kernel of this machine
+    Bench(Bench),
+}
+
+/// What computes.
+#[derive(Args, Clone)]
+pub struct Engine {
+    /// Threads that compute; results do not depend on it [default: all cores]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: Option<u16>,
+    /// Cores to compute on, a thread each that stays there, as the system numbers them
+    #[arg(long, value_name = "CORE,..", value_delimiter = ',', conflicts_with = "threads")]
+    pub cpus: Vec<usize>,
+}
+
+/// A model with adapters, and how it computes.
+#[derive(Args, Clone)]
+pub struct ModelArgs {
+    /// The model, a GGUF file [default: the built-in model]
+    #[arg(short, long, value_name = "MODEL", required = cfg!(not(feature = "base")))]
+    pub model: Option<PathBuf>,
+    /// Attach an adapter: a file or a checkpoint that `mynah train` wrote, a PEFT LoRA directory or a GGUF adapter. SCALE
+    /// multiplies its effect [default: 1]. May be given several times
+    #[arg(short, long = "adapter", value_name = "ADAPTER[:SCALE]")]
+    pub adapters: Vec<String>,
+    /// Compute with 32-bit activations, and a 32-bit cache unless --cache says otherwise. Without it activations are
+    /// rounded to 8 bits: faster, a little less precise
+    #[arg(long)]
+    pub exact: bool,
+    /// Precision of the cache of keys and values [default: f16, with --exact f32]
+    #[arg(long, alias = "cache-type", value_enum)]
+    pub cache: Option<Cache>,
+    /// Copy weights into memory, in large pages and where it helps with 16 rows side by side, which is read faster: all of
+    /// them, or as many as SIZE holds, as in 200M. Results are the same. Without it weights are read from the mapped file
+    #[arg(long, value_name = "SIZE", value_parser = size, num_args = 0..=1, require_equals = true,
+        default_missing_value = "1000000G")]
+    pub repack: Option<usize>,
+    #[command(flatten)]
+    pub engine: Engine,
+}
+
+#[derive(ValueEnum, Clone, Copy)]
+pub enum Cache {
+    F16,
+    F32,
+    /// Half the memory of f16, a little less precise
+    #[value(name = "q8_0", alias = "q8")]
+    Q8,
+}
+
+impl From<Cache> for CacheType {
+    fn from(c: Cache) -> CacheType {
+        match c {
+            Cache::F16 => CacheType::F16,
+            Cache::F32 => CacheType::F32,
+            Cache::Q8 => CacheType::Q8,
+        }
+    }
+}
+
+/// The rows of a table, by name.
+fn rows(table: impl Iterator<Item = (&'static str, &'static str)>) -> PossibleValuesParser {
+    table.map(|(name, about)| PossibleValue::new(name).help(about)).collect::<Vec<_>>().into()
+}
+
+/// A number within bounds, both included.
+fn between(low: f32, high: f32) -> impl Fn(&str) -> Result<f32, String> + Clone + Send + Sync + 'static {
+    move |text| {
+        let value: f32 = text.parse().map_err(|_| "not a number".to_string())?;
+        if (low..=high).contains(&value) { Ok(value) } else { Err(format!("it must be {low} to {high}")) }
+    }
+}
+
+/// A whole number from 1 to `high`.
+fn count(high: usize) -> impl Fn(&str) -> Result<usize, String> + Clone + Send + Sync + 'static {
+    move |text| {
+        let value: usize = text.parse().map_err(|_| "not a whole number".to_string())?;
+        if (1..=high).contains(&value) { Ok(value) } else { Err(format!("it must be 1 to {high}")) }
+    }
+}
+
+/// Bytes: a number, or one with K, M or G behind it, which count 1024 each.
+fn size(text: &str) -> Result<usize, String> {
+    let text = text.trim_end_matches("iB").trim_end_matches('B');
+    let (number, unit) = match text.char_indices().last() {
+        Some((at, 'K' | 'k')) => (&text[..at], 1u64 << 10),
+        Some((at, 'M' | 'm')) => (&text[..at], 1 << 20),
+        Some((at, 'G' | 'g')) => (&text[..at], 1 << 30),
+        _ => (text, 1),
+    };
+    match number.parse::<f64>() {
+        Ok(n) if (0.0..1e15).contains(&n) && number.starts_with(|c: char| c.is_ascii_digit()) => {
+            Ok((n * unit as f64) as usize)
+        }
+        _ => Err("not a number of bytes such as 400M or 1.5G".into()),
+    }
+}
+
+/// Which activations stay.
+fn keep(text: &str) -> Result<Keep, String> {
+    match (text, text.parse()) {
+        ("auto", _) => Ok(Keep::Auto),
+        ("all", _) => Ok(Keep::All),
+        ("inputs", _) => Ok(Keep::Inputs),
+        (_, Ok(blocks)) => Ok(Keep::Blocks(blocks)),
+        _ => Err("it must be all, inputs, auto or a number of blocks".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes_are_bytes() {
+        let got = ["400M", "1.5G", "7", "2KiB", "64kB", "0"].map(|t| size(t).unwrap());
+        assert_eq!(got, [400 << 20, 3 << 29, 7, 2048, 65536, 0]);
+        for bad in ["", "M", "-1", "x", "1T", "nan", "1e30", "4 0M", "infM"] {
+            assert!(size(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn every_example_parses() {
+        for command in Cli::command().get_subcommands().chain([&Cli::command()]) {
+            let help = command.get_after_help().map(|h| h.to_string()).unwrap_or_default();
+            let examples: Vec<&str> = help.lines().map(str::trim).filter(|l| l.starts_with("mynah ")).collect();
+            assert!(!examples.is_empty(), "{} has no example", command.get_name());
+            for example in examples {
+                let parts = example.split('\'').enumerate();
+                let words = parts.flat_map(|(i, part)| match i % 2 {
+                    0 => part.split_whitespace().collect::<Vec<_>>(),
+                    _ => vec![part],
+                });
+                loose().try_get_matches_from(words).unwrap_or_else(|e| panic!("{example}: {e}"));
+            }
+        }
+    }
+}

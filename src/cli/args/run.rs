@@ -1,0 +1,153 @@
+//! Options of the commands that let a model speak.
+
+use super::*;
+
+/// How tokens are picked.
+#[derive(Args, Clone)]
+pub struct SamplingArgs {
+    /// Randomness; 0 always takes the likeliest token
+    #[arg(long, value_name = "T", default_value_t = 0.8, value_parser = between(0.0, 100.0))]
+    pub temp: f32,
+    /// Choose among the K likeliest tokens; 0: all
+    #[arg(long, value_name = "K", default_value_t = 40)]
+    pub top_k: usize,
+    /// Choose among the likeliest tokens that make up probability P together; 1: all
+    #[arg(long, value_name = "P", default_value_t = 0.95, value_parser = between(1e-6, 1.0))]
+    pub top_p: f32,
+    /// Choose among tokens at least P times as likely as the likeliest; 0: all
+    #[arg(long, value_name = "P", default_value_t = 0.05, value_parser = between(0.0, 1.0))]
+    pub min_p: f32,
+    /// Make the last 64 tokens less likely; 1: do not
+    #[arg(long, value_name = "R", default_value_t = 1.0, value_parser = between(0.01, 100.0))]
+    pub repeat_penalty: f32,
+    /// The same seed gives the same text
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    pub seed: u64,
+}
+
+#[cfg(feature = "base")]
+#[derive(Args)]
+#[command(after_help = "\
+The built-in model says what it knows, learns the built-in notes by a NOLA adapter, and says what it knows then.
+
+Examples:
+  mynah demo
+  mynah demo -o notes.mynah")]
+pub struct Demo {
+    /// Keep the adapter in this file
+    #[arg(short, long, value_name = "OUT")]
+    pub output: Option<PathBuf>,
+    #[command(flatten)]
+    pub engine: Engine,
+}
+
+#[derive(Args)]
+#[command(after_help = "\
+Without -p the prompt is read from standard input.
+With --json: one object a token (id, text) and a last one (ids, text, prompt_tokens, prompt_tokens_per_second,
+tokens_per_second, stop).
+
+Examples:
+  mynah run -m model.gguf -p 'Once upon a time' -n 64
+  mynah run -m model.gguf -a notes.mynah -p 'The key is' --temp 0
+  mynah run -m model.gguf -a notes.mynah:0.5 -p 'The key is'")]
+pub struct Run {
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// The text to continue
+    #[arg(short, long)]
+    pub prompt: Option<String>,
+    /// Most tokens to say
+    #[arg(short, value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..))]
+    pub n: u32,
+    /// Most tokens of prompt and answer [default: what the model was made for, at most 4096]
+    #[arg(long, value_name = "T", value_parser = clap::value_parser!(u32).range(1..))]
+    pub ctx: Option<u32>,
+    /// Read spellings of control tokens in the prompt, such as <|im_start|>, as those tokens
+    #[arg(long)]
+    pub parse_special: bool,
+    /// Go on when the model says that the text has ended
+    #[arg(long)]
+    pub ignore_end: bool,
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
+}
+
+#[derive(Args)]
+#[command(after_help = "\
+A line is said as it stands; one that ends with \\ goes on in the next, and one that begins with // is said with one slash.
+Ctrl-C stops an answer, Ctrl-D or /exit ends. Commands:
+
+  /regenerate  another answer to the same       /clear  a new conversation
+  /help        what can be typed                /exit   the end
+
+With --learn also:
+
+  /good  /bad  the last answer was, or was not  /learn  learn from all marks, look, and keep it or not
+  /fix TEXT    TEXT would have been better      /undo   go back to the adapter before the last /learn
+
+/good behind /regenerate says that this answer is better than those before it. A mark is on the disk once it is noted, in
+ADAPTER.feedback.jsonl, a row of data each that `mynah train --objective bco` and, if all are comparisons, dpo read too.
+/learn takes marks that are new, and some of the others lest they be forgotten: comparisons alone by DPO, else by BCO. It
+shows what the model says and how far it is from the base before and after, and asks; the adapter is replaced whole or not
+at all, and the one before stays in ADAPTER.before.
+
+The conversation follows the model's own chat template; where the model file has none, it is written as lines that begin
+with User: and Assistant:. When there is no room for it any more, the oldest turns are left out, which is said.
+
+With --json: one object a token (id, text) and one an answer (ids, text, prompt_tokens that were read for it,
+prompt_tokens_per_second, tokens_per_second, stop); mark (good, bad, better), marks and new, how many there are and are
+not learnt yet; learnt (objective, marks, steps, loss, agreement and divergence as [before, after], sample); kept and
+undone (true or false).
+
+Examples:
+  mynah chat
+  mynah chat -m model.gguf -a mine.mynah --learn
+  mynah chat -m model.gguf --system 'Answer in one sentence.'
+  mynah chat -m model.gguf -a notes.mynah --temp 0")]
+pub struct Chat {
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// What the conversation begins with
+    #[arg(long, value_name = "TEXT")]
+    pub system: Option<String>,
+    /// Most tokens of an answer
+    #[arg(short, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..))]
+    pub n: u32,
+    /// Learn from marks, into the adapter that -a names; if there is no such file, it is made
+    #[arg(long)]
+    pub learn: bool,
+    #[command(flatten)]
+    pub lesson: LessonArgs,
+    /// Most tokens of the conversation [default: what the model was made for, at most 4096]
+    #[arg(long, value_name = "T", value_parser = clap::value_parser!(u32).range(8..))]
+    pub ctx: Option<u32>,
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
+}
+
+/// How to learn from marks.
+#[derive(Args, Clone)]
+pub struct LessonArgs {
+    /// Of an adapter that is made: lora or nola
+    #[arg(long, value_name = "METHOD", default_value = "lora", value_parser = ["lora", "nola"], requires = "learn")]
+    pub method: String,
+    /// Of an adapter that is made: the rank of the change
+    #[arg(long, value_name = "R", default_value_t = 8, value_parser = count(1024), requires = "learn")]
+    pub rank: usize,
+    /// Learning rate [default: lora 5e-4, nola 5e-3]
+    #[arg(long, value_name = "LR", value_parser = between(1e-12, 1000.0), requires = "learn")]
+    pub lr: Option<f32>,
+    /// How often /learn sees every new mark, at most
+    #[arg(long, value_name = "P", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..), requires = "learn")]
+    pub passes: u64,
+    /// /learn is over when the loss, at first 0.69, is no more than this: lower values move the model further from its base
+    #[arg(long, value_name = "LOSS", default_value_t = 0.15, value_parser = between(0.0, 1e6), requires = "learn")]
+    pub enough: f32,
+    /// Most marks of earlier lessons that /learn takes again
+    #[arg(long, value_name = "N", default_value_t = 16, requires = "learn")]
+    pub replay: usize,
+    /// How strongly rewards follow log-probabilities; less moves the model further from its base
+    #[arg(long, value_name = "B", default_value_t = 0.1, value_parser = between(1e-6, 1e6), requires = "learn")]
+    pub beta: f32,
+}

@@ -1,0 +1,551 @@
+//! AVX-512 with VNNI: 16 lanes are one register.
+
+#![allow(unsafe_code)]
+
+use super::{body, prefetch};
+use crate::kernel::Row8;
+use core::arch::x86_64::*;
+
+type F = __m512;
+type I = __m512i;
+
+/// Rows of activations and of weights in a tile of dot products.
+const DOT_X: usize = 6;
+const DOT_W: usize = 4;
+/// Rows and vectors in a tile of sums.
+const SUM_R: usize = 6;
+const SUM_V: usize = 4;
+/// Vectors in a tile of sums of a cache's rows.
+const STORED_V: usize = 4;
+/// Rows of activations in a tile of integer dot products.
+const INT_X: usize = 4;
+/// Panels of weights that such a tile spans.
+const PANELS: usize = 2;
+/// The instruction takes unsigned codes of 8 bits as they are.
+const SIGNED_CODES: bool = false;
+
+macro_rules! op {
+    ($(#[doc = $doc:literal])* $name:ident($($arg:ident: $type:ty),*) -> $result:ty $body:block) => {
+        $(#[doc = $doc])*
+        #[inline]
+        #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+        fn $name($($arg: $type),*) -> $result $body
+    };
+    (unsafe $name:ident($($arg:ident: $type:ty),*) $(-> $result:ty)? $body:block) => {
+        /// # Safety
+        /// The pointer is good for 16 lanes.
+        #[inline]
+        #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+        unsafe fn $name($($arg: $type),*) $(-> $result)? {
+            // SAFETY: the caller's promise.
+            unsafe { $body }
+        }
+    };
+}
+
+op!(unsafe load(p: *const f32) -> F { _mm512_loadu_ps(p) });
+op!(unsafe store(p: *mut f32, x: F) { _mm512_storeu_ps(p, x) });
+op!(unsafe load_i(p: *const [u8; 64]) -> I { _mm512_loadu_si512(p.cast()) });
+op!(splat(x: f32) -> F { _mm512_set1_ps(x) });
+op!(splat_i(x: i32) -> I { _mm512_set1_epi32(x) });
+op!(fma(a: F, b: F, c: F) -> F { _mm512_fmadd_ps(a, b, c) });
+op!(mul(a: F, b: F) -> F { _mm512_mul_ps(a, b) });
+op!(to_float(x: I) -> F { _mm512_cvtepi32_ps(x) });
+op!(low_nibbles(x: I) -> I { _mm512_and_si512(x, _mm512_set1_epi8(15)) });
+op!(high_nibbles(x: I) -> I { low_nibbles(_mm512_srli_epi16::<4>(x)) });
+op!(flip(x: I) -> I { _mm512_xor_si512(x, _mm512_set1_epi8(-128)) });
+op!(load_from(x: &[f32; 16]) -> F {
+    // SAFETY: the array has 16 lanes.
+    unsafe { load(x.as_ptr()) }
+});
+op!(store_to(p: &mut [f32; 16], x: F) -> () {
+    // SAFETY: the array has 16 lanes.
+    unsafe { store(p.as_mut_ptr(), x) }
+});
+op!(store_i(p: &mut [u8; 64], x: I) -> () {
+    // SAFETY: the array has 64 bytes.
+    unsafe { _mm512_storeu_si512(p.as_mut_ptr().cast(), x) }
+});
+op!(and(a: I, b: I) -> I { _mm512_and_si512(a, b) });
+op!(or(a: I, b: I) -> I { _mm512_or_si512(a, b) });
+op!(shl(a: I, n: usize) -> I { _mm512_sll_epi32(a, _mm_cvtsi32_si128(n as i32)) });
+op!(shr(a: I, n: usize) -> I { _mm512_srl_epi32(a, _mm_cvtsi32_si128(n as i32)) });
+op!(byte(a: I, n: usize) -> I { and(shr(a, 8 * n), splat_i(255)) });
+op!(signed_byte(a: I, n: usize) -> I { _mm512_srai_epi32::<24>(shl(a, 24 - 8 * n)) });
+op!(look_up(table: &[u8; 16], x: I) -> I {
+    // SAFETY: the table has 16 bytes.
+    let table = unsafe { _mm_loadu_si128(table.as_ptr().cast()) };
+    _mm512_shuffle_epi8(_mm512_broadcast_i32x4(table), x)
+});
+op!(low_halves(a: I) -> F { _mm512_cvtph_ps(_mm512_cvtepi32_epi16(a)) });
+op!(unsafe halves(p: *const u16) -> F { _mm512_cvtph_ps(_mm256_loadu_si256(p.cast())) });
+op!(unsafe scale(p: *const u16) -> F { _mm512_cvtph_ps(_mm256_set1_epi16(*p as i16)) });
+op!(unsafe codes(p: *const i8) -> F { to_float(_mm512_cvtepi8_epi32(_mm_loadu_si128(p.cast()))) });
+op!(high_halves(a: I) -> F { low_halves(shr(a, 16)) });
+
+/// 16 where bits `4k..4k + 4` of a row's dword are set, in panel order.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+fn bits_to_16(bits: I, k: usize) -> I {
+    let row = _mm512_set_epi64(
+        0x0c0c_0c0c_0808_0808,
+        0x0404_0404_0000_0000,
+        0x0c0c_0c0c_0808_0808,
+        0x0404_0404_0000_0000,
+        0x0c0c_0c0c_0808_0808,
+        0x0404_0404_0000_0000,
+        0x0c0c_0c0c_0808_0808,
+        0x0404_0404_0000_0000,
+    );
+    let spread = _mm512_shuffle_epi8(bits, _mm512_add_epi8(row, _mm512_set1_epi8(k as i8 / 2)));
+    let one = _mm512_set1_epi32(if k.is_multiple_of(2) { 0x0804_0201 } else { 0x8040_2010u32 as i32 });
+    _mm512_maskz_set1_epi8(_mm512_test_epi8_mask(spread, one), 16)
+}
+
+/// 4 bytes of each row.
+///
+/// # Safety
+/// Every pointer is good for 4 bytes.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+unsafe fn dwords(rows: [*const u8; 16]) -> I {
+    // SAFETY: the caller's promise.
+    let at = |r: usize| unsafe { rows[r].cast::<i32>().read_unaligned() };
+    _mm512_setr_epi32(
+        at(0),
+        at(1),
+        at(2),
+        at(3),
+        at(4),
+        at(5),
+        at(6),
+        at(7),
+        at(8),
+        at(9),
+        at(10),
+        at(11),
+        at(12),
+        at(13),
+        at(14),
+        at(15),
+    )
+}
+
+/// Adds to each lane the dot product of 16 codes with 16 activations.
+///
+/// # Safety
+/// There are 16 activations at `x`.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+unsafe fn int_four<const BITS: u8>(mut acc: I, codes: [I; 4], x: *const i8) -> I {
+    for k in 0..4 {
+        // SAFETY: the caller's promise.
+        let four = unsafe { x.cast::<i32>().add(k).read_unaligned() };
+        acc = _mm512_dpbusd_epi32(acc, codes[k], _mm512_set1_epi32(four));
+    }
+    acc
+}
+
+/// Puts 32 columns of codes into a panel.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+fn store_codes(panel: &mut [[u8; 64]; 8], codes: [I; 8], _zero: u8) {
+    for k in 0..8 {
+        store_i(&mut panel[k], codes[k]);
+    }
+}
+
+/// The scaled sums of `int_tile`. `min`: the format has mins, and its codes no zero.
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+fn scaled_tile<const M: usize, const P: usize, const SUB: usize, const BITS: u8>(
+    panels: &[Panel; P],
+    cols: Range<usize>,
+    of: Sides,
+    min: bool,
+    i: usize,
+    acc: &mut [[F; P]; M],
+) {
+    let (x, c) = (of.x, of.x.c);
+    assert!(M > 0 && P > 0 && cols.end <= c && cols.len() <= CHUNK && cols.len().is_multiple_of(32), "columns");
+    let [q, d] = [i * c..(i + M) * c, i * (c / 16)..(i + M) * (c / 16)];
+    let (q, s) = (&x.q[q], if min { &[][..] } else { &of.start[d.clone()] });
+    let d = &x.d[d];
+    let mut at = Place {
+        codes: panels[0].codes.as_ptr().cast(),
+        scales: panels[0].scales.as_ptr().cast(),
+        q: q[cols.start..].as_ptr(),
+        d: d[cols.start / 16..].as_ptr(),
+        s: if min { core::ptr::null() } else { s[cols.start / 16..].as_ptr() },
+        down: c,
+    };
+    let mut y = *acc;
+    for _ in 0..cols.len() / 32 {
+        // SAFETY: the slices hold `M` rows of `c` columns, and the panels `cols`, of which 32 follow.
+        unsafe {
+            match (M, P, min) {
+                (4, 2, false) => four_by_two::<SUB, false>(at, y.as_flattened_mut()),
+                (4, 2, true) => four_by_two::<SUB, true>(at, y.as_flattened_mut()),
+                _ => columns::<M, P, SUB>(at, min, &mut y),
+            }
+        }
+        at.codes = at.codes.wrapping_add(512);
+        at.scales = at.scales.wrapping_add(16 * (32 / SUB));
+        at.q = at.q.wrapping_add(32);
+        at.d = at.d.wrapping_add(2);
+        at.s = at.s.wrapping_add(2);
+    }
+    *acc = y;
+}
+
+/// Where 32 columns of a tile begin in the first panel and in the first row of activations. The next panel lies behind
+/// the first; the next row has its codes `down` bytes on, and its scales and starts `down / 16` values.
+#[derive(Clone, Copy)]
+struct Place {
+    codes: *const u8,
+    scales: *const f32,
+    q: *const i8,
+    d: *const f32,
+    s: *const i32,
+    down: usize,
+}
+
+/// 32 columns of `M` rows of activations with `P` panels.
+///
+/// # Safety
+/// They are there.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+unsafe fn columns<const M: usize, const P: usize, const SUB: usize>(at: Place, min: bool, acc: &mut [[F; P]; M]) {
+    let mut scaled = [[splat(0.0); P]; M];
+    for part in 0..2 {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let mut ints: [[I; P]; M] = array!([splat_i(0); P]; m => {
+                [splat_i(if min { 0 } else { *at.s.add(m * (at.down / 16) + part) }); P]
+            });
+            for k in 4 * part..4 * part + 4 {
+                let codes: [I; P] = array!(splat_i(0); p => {
+                    load_i(at.codes.add(p * size_of::<Panel>() + 64 * k).cast())
+                });
+                for m in 0..M {
+                    let four = splat_i(at.q.add(m * at.down).cast::<i32>().add(k).read_unaligned());
+                    for p in 0..P {
+                        ints[m][p] = _mm512_dpbusd_epi32(ints[m][p], codes[p], four);
+                    }
+                }
+            }
+            let scale: [F; P] = array!(splat(0.0); p => {
+                load(at.scales.byte_add(p * size_of::<Panel>() + 64 * if SUB == 16 { part } else { 0 }))
+            });
+            for m in 0..M {
+                let d = splat(*at.d.add(m * (at.down / 16) + part));
+                for p in 0..P {
+                    scaled[m][p] = fma(d, to_float(ints[m][p]), scaled[m][p]);
+                    if SUB == 16 || part == 1 {
+                        acc[m][p] = fma(scale[p], scaled[m][p], acc[m][p]);
+                    }
+                    if SUB == 16 {
+                        scaled[m][p] = splat(0.0);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// [`columns`] of 4 rows of activations with 2 panels. The integer sums of the first 16 columns become floats between
+/// the products of the second.
+///
+/// Assembly: the compiler would load all codes before the first product, and spill.
+///
+/// # Safety
+/// As there.
+#[rustfmt::skip]
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+unsafe fn four_by_two<const SUB: usize, const MIN: bool>(at: Place, acc: &mut [F]) {
+    let acc: &mut [F; 8] = acc.try_into().expect("4 rows and 2 panels");
+    // A row of activations: the registers of its sums, of the integer sums of its first part and of its second, each for
+    // both panels; where its codes stand, and its scales and starts. zmm24 and 25 hold codes or scales of both panels.
+    macro_rules! rows {
+        ($op:ident $($arg:tt)*) => { concat!(
+            $op!(["0" "1" "8" "9" "16" "17" "" ""] $($arg)*),
+            $op!(["2" "3" "10" "11" "18" "19" "+ {n}" "+ {k}"] $($arg)*),
+            $op!(["4" "5" "12" "13" "20" "21" "+ 2*{n}" "+ 2*{k}"] $($arg)*),
+            $op!(["6" "7" "14" "15" "22" "23" "+ {n3}" "+ {k3}"] $($arg)*),
+        ) };
+    }
+    // Integer sums start from 0,
+    macro_rules! zero {
+        ([$y:tt $z:tt $a:tt $b:tt $c:tt $d:tt $x:tt $k:tt] first) => { concat!(
+            "vpxord zmm", $a, ", zmm", $a, ", zmm", $a, "\n",
+            "vpxord zmm", $b, ", zmm", $b, ", zmm", $b, "\n",
+        ) };
+        ([$y:tt $z:tt $a:tt $b:tt $c:tt $d:tt $x:tt $k:tt] second) => { concat!(
+            "vpxord zmm", $c, ", zmm", $c, ", zmm", $c, "\n",
+            "vpxord zmm", $d, ", zmm", $d, ", zmm", $d, "\n",
+        ) };
+    }
+    // or from a number;
+    macro_rules! start {
+        ([$y:tt $z:tt $a:tt $b:tt $c:tt $d:tt $x:tt $k:tt] first) => { concat!(
+            "vpbroadcastd zmm", $a, ", dword ptr [{s} ", $k, "]\n",
+            "vmovdqa64 zmm", $b, ", zmm", $a, "\n",
+        ) };
+        ([$y:tt $z:tt $a:tt $b:tt $c:tt $d:tt $x:tt $k:tt] second) => { concat!(
+            "vpbroadcastd zmm", $c, ", dword ptr [{s} ", $k, " + 4]\n",
+            "vmovdqa64 zmm", $d, ", zmm", $c, "\n",
+        ) };
+    }
+    // get the products of 4 columns,
+    macro_rules! product {
+        ([$y:tt $z:tt $a:tt $b:tt $c:tt $d:tt $x:tt $k:tt] first $at:tt) => { concat!(
+            "vpbroadcastd zmm26, dword ptr [{x} ", $x, " + ", $at, "]\n",
+            "vpdpbusd zmm", $a, ", zmm24, zmm26\n",
+            "vpdpbusd zmm", $b, ", zmm25, zmm26\n",
+        ) };
+        ([$y:tt $z:tt $a:tt $b:tt $c:tt $d:tt $x:tt $k:tt] second $at:tt) => { concat!(
+            "vpbroadcastd zmm26, dword ptr [{x} ", $x, " + ", $at, "]\n",
+            "vpdpbusd zmm", $c, ", zmm24, zmm26\n",
+            "vpdpbusd zmm", $d, ", zmm25, zmm26\n",
+        ) };
+    }
+    // become floats,
+    macro_rules! float {
+        ([$y:tt $z:tt $a:tt $b:tt $c:tt $d:tt $x:tt $k:tt] first) => { concat!(
+            "vcvtdq2ps zmm", $a, ", zmm", $a, "\n",
+            "vcvtdq2ps zmm", $b, ", zmm", $b, "\n",
+        ) };
+        ([$y:tt $z:tt $a:tt $b:tt $c:tt $d:tt $x:tt $k:tt] second) => { concat!(
+            "vcvtdq2ps zmm", $c, ", zmm", $c, "\n",
+            "vcvtdq2ps zmm", $d, ", zmm", $d, "\n",
+        ) };
+    }
+    // and count with the scale of their activations.
+    macro_rules! times {
+        ([$y:tt $z:tt $a:tt $b:tt $c:tt $d:tt $x:tt $k:tt] first) => { concat!(
+            "vbroadcastss zmm26, dword ptr [{d} ", $k, "]\n",
+            "vmulps zmm", $a, ", zmm", $a, ", zmm26\n",
+            "vmulps zmm", $b, ", zmm", $b, ", zmm26\n",
+        ) };
+        ([$y:tt $z:tt $a:tt $b:tt $c:tt $d:tt $x:tt $k:tt] second) => { concat!(
+            "vbroadcastss zmm26, dword ptr [{d} ", $k, " + 4]\n",
+            "vmulps zmm", $c, ", zmm", $c, ", zmm26\n",
+            "vmulps zmm", $d, ", zmm", $d, ", zmm26\n",
+        ) };
+    }
+    // The second part so, added to the first.
+    macro_rules! plus {
+        ([$y:tt $z:tt $a:tt $b:tt $c:tt $d:tt $x:tt $k:tt] ) => { concat!(
+            "vbroadcastss zmm26, dword ptr [{d} ", $k, " + 4]\n",
+            "vfmadd231ps zmm", $a, ", zmm", $c, ", zmm26\n",
+            "vfmadd231ps zmm", $b, ", zmm", $d, ", zmm26\n",
+        ) };
+    }
+    // A part, or both, with the scales of the weights.
+    macro_rules! add {
+        ([$y:tt $z:tt $a:tt $b:tt $c:tt $d:tt $x:tt $k:tt] first) => { concat!(
+            "vfmadd231ps zmm", $y, ", zmm", $a, ", zmm24\n",
+            "vfmadd231ps zmm", $z, ", zmm", $b, ", zmm25\n",
+        ) };
+        ([$y:tt $z:tt $a:tt $b:tt $c:tt $d:tt $x:tt $k:tt] second) => { concat!(
+            "vfmadd231ps zmm", $y, ", zmm", $c, ", zmm24\n",
+            "vfmadd231ps zmm", $z, ", zmm", $d, ", zmm25\n",
+        ) };
+    }
+    // What both panels have at a place.
+    macro_rules! load {
+        ($from:tt $at:tt) => {
+            concat!("vmovaps zmm24, [{", $from, "} + ", $at, "]\nvmovaps zmm25, [{", $from, "} + ", $at, " + {panel}]\n")
+        };
+    }
+    // 4 columns of all rows.
+    macro_rules! step {
+        ($side:tt $at:tt $x:tt) => { concat!(load!("c" $at), rows!(product $side $x)) };
+    }
+    macro_rules! assembly {
+        ($start:ident, [$($middle:expr),*], [$($end:expr),*]) => {
+            core::arch::asm!(
+                rows!($start first),
+                step!(first "0" "0"), step!(first "64" "4"), step!(first "128" "8"), step!(first "192" "12"),
+                rows!($start second),
+                step!(second "256" "16"), rows!(float first),
+                step!(second "320" "20"), rows!(times first),
+                step!(second "384" "24"), $($middle,)*
+                step!(second "448" "28"), rows!(float second),
+                $($end,)*
+                "/* {s} */",
+                c = in(reg) at.codes, w = in(reg) at.scales, x = in(reg) at.q, d = in(reg) at.d, s = in(reg) at.s,
+                n = in(reg) at.down, n3 = in(reg) 3 * at.down, k = in(reg) at.down / 4, k3 = in(reg) at.down / 4 * 3,
+                panel = const size_of::<Panel>(),
+                inout("zmm0") acc[0], inout("zmm1") acc[1], inout("zmm2") acc[2], inout("zmm3") acc[3],
+                inout("zmm4") acc[4], inout("zmm5") acc[5], inout("zmm6") acc[6], inout("zmm7") acc[7],
+                out("zmm8") _, out("zmm9") _, out("zmm10") _, out("zmm11") _, out("zmm12") _, out("zmm13") _,
+                out("zmm14") _, out("zmm15") _, out("zmm16") _, out("zmm17") _, out("zmm18") _, out("zmm19") _,
+                out("zmm20") _, out("zmm21") _, out("zmm22") _, out("zmm23") _, out("zmm24") _, out("zmm25") _,
+                out("zmm26") _,
+                options(readonly, nostack, preserves_flags),
+            )
+        };
+    }
+    macro_rules! shared {
+        ($start:ident) => { assembly!($start, [], [rows!(plus), load!("w" "0"), rows!(add first)]) };
+    }
+    macro_rules! each {
+        ($start:ident) => {
+            assembly!($start, [load!("w" "0"), rows!(add first)],
+                [rows!(times second), load!("w" "64"), rows!(add second)])
+        };
+    }
+    // SAFETY: reads the 32 columns: the caller's promise.
+    unsafe {
+        match (SUB, MIN) {
+            (32, false) => shared!(start),
+            (32, true) => shared!(zero),
+            (_, false) => each!(start),
+            (_, true) => each!(zero),
+        }
+    }
+}
+
+/// The lanes of each register summed as a tree: `l` with `l + 8`, then `+ 4`, `+ 2`, `+ 1`.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+fn sum<const N: usize>(a: [F; N]) -> [f32; N] {
+    let get = |n: usize| a[n.min(N - 1)];
+    let eight = |a: F, b: F| _mm512_add_ps(_mm512_shuffle_f32x4::<0x44>(a, b), _mm512_shuffle_f32x4::<0xee>(a, b));
+    let (ab, cd) = (eight(get(0), get(1)), eight(get(2), get(3)));
+    let four = _mm512_add_ps(_mm512_shuffle_f32x4::<0x88>(ab, cd), _mm512_shuffle_f32x4::<0xdd>(ab, cd));
+    let two = _mm512_add_ps(four, _mm512_permute_ps::<0b1110>(four));
+    let one = _mm512_add_ps(two, _mm512_permute_ps::<1>(two));
+    let first = _mm512_setr_epi32(0, 4, 8, 12, 0, 4, 8, 12, 0, 4, 8, 12, 0, 4, 8, 12);
+    let packed = _mm512_castps512_ps128(_mm512_permutexvar_ps(first, one));
+    let mut out = [0.0; 4];
+    // SAFETY: the array has 4 values.
+    unsafe { _mm_storeu_ps(out.as_mut_ptr(), packed) };
+    array!(0.0; n => out[n])
+}
+
+/// Bytes `4k..4k + 4` of 16 rows, row after row, for `k` from 0 to 3.
+///
+/// # Safety
+/// Every pointer is good for 16 bytes.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+unsafe fn transpose(rows: [*const u8; 16]) -> [I; 4] {
+    // SAFETY: the caller's promise.
+    let load = |r: usize| unsafe { _mm_loadu_si128(rows[r].cast()) };
+    // Row e, 4 + e, 8 + e and 12 + e in the quarters of register e.
+    let z: [I; 4] = array!(splat_i(0); e => {
+        let z = _mm512_castsi128_si512(load(e));
+        let z = _mm512_inserti32x4::<1>(z, load(4 + e));
+        let z = _mm512_inserti32x4::<2>(z, load(8 + e));
+        _mm512_inserti32x4::<3>(z, load(12 + e))
+    });
+    let (a, b) = (_mm512_unpacklo_epi32(z[0], z[1]), _mm512_unpackhi_epi32(z[0], z[1]));
+    let (c, d) = (_mm512_unpacklo_epi32(z[2], z[3]), _mm512_unpackhi_epi32(z[2], z[3]));
+    [_mm512_unpacklo_epi64(a, c), _mm512_unpackhi_epi64(a, c), _mm512_unpacklo_epi64(b, d), _mm512_unpackhi_epi64(b, d)]
+}
+
+/// Half floats (bits) to `f32`.
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+pub(in crate::kernel) fn widen(x: &[u16], out: &mut [f32]) {
+    let ((xs, x), (outs, out)) = (x.as_chunks::<16>(), out.as_chunks_mut::<16>());
+    for (x, out) in xs.iter().zip(outs) {
+        // SAFETY: 16 halves.
+        store_to(out, unsafe { halves(x.as_ptr()) });
+    }
+    for (x, out) in x.iter().zip(out) {
+        *out = quant::half(*x);
+    }
+}
+
+/// [`Kernels::decode`](crate::kernel::Kernels::decode): halves by their instruction. The others came out slower with
+/// the compiler's vectors of 512 bits.
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+pub(in crate::kernel) fn decode(w: &Matrix, rows: Range<usize>, cols: Range<usize>, out: &mut [f32]) {
+    let Some(halves) = w.halves() else { return super::decode(w, rows, cols, out) };
+    for (row, out) in rows.zip(out.chunks_exact_mut(cols.len().max(1))) {
+        widen(&halves[row * w.cols + cols.start..row * w.cols + cols.end], out);
+    }
+}
+
+/// [`Kernels::quantize`](crate::kernel::Kernels::quantize): two blocks at a time, a lane a level of each.
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+pub(in crate::kernel) fn quantize(x: &[f32], mut out: Row8) {
+    assert!(x.len() == out.q[0].len() && x.len().is_multiple_of(32), "columns in blocks of 32");
+    // SAFETY: the table has 8 levels.
+    let levels = unsafe { _mm512_broadcast_f32x8(_mm256_loadu_ps(body::LEVELS.as_ptr())) };
+    let squares = mul(levels, levels);
+    let both = |a: f32, b: f32| _mm512_mask_blend_ps(0xff00, splat(a), splat(b));
+    let parts = out.parts();
+    for (i, pair) in x.as_chunks::<32>().0.iter().enumerate() {
+        let [first, second] = pair.as_chunks::<16>().0 else { unreachable!("32 values") };
+        let mut x = [load_from(first), load_from(second)];
+        let mut most: [f32; 2] = array!(0.0; b => largest(x[b]));
+        if !(body::has_scale(most[0]) && body::has_scale(most[1])) {
+            body::quantize_block(first, 2 * i, &mut out);
+            body::quantize_block(second, 2 * i + 1, &mut out);
+            continue;
+        }
+        let size = both(most[0], most[1]);
+        let inverses = _mm512_div_ps(levels, size);
+        let mut errors = splat(0.0);
+        for l in 0..16 {
+            let v = mul(both(first[l], second[l]), inverses);
+            // What is left of the nearest integer, ties to even.
+            let off = _mm512_reduce_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(v);
+            errors = _mm512_add_ps(errors, mul(off, off));
+        }
+        let errors = _mm512_div_ps(errors, squares);
+        let least = _mm512_min_ps(errors, _mm512_shuffle_f32x4::<0b10_11_00_01>(errors, errors));
+        let least = _mm512_min_ps(least, _mm512_permute_ps::<0b01_00_11_10>(least));
+        let least = _mm512_min_ps(least, _mm512_permute_ps::<0b10_11_00_01>(least));
+        let best = _mm512_cmp_ps_mask::<_CMP_EQ_OQ>(errors, least) as u32;
+        let best = [(best & 0xff).trailing_zeros() as usize % 8, 8 + (best >> 8).trailing_zeros() as usize % 8];
+        let (mut scales, mut inverse) = ([0.0; 16], [0.0; 16]);
+        store_to(&mut scales, _mm512_div_ps(size, levels));
+        store_to(&mut inverse, inverses);
+        let (mut d, mut inverse): ([f32; 2], [f32; 2]) =
+            (array!(0.0; b => scales[best[b]]), array!(0.0; b => inverse[best[b]]));
+        for part in 0..parts {
+            if part > 0 {
+                most = array!(0.0; b => largest(x[b]));
+                if !(body::has_scale(most[0]) && body::has_scale(most[1])) {
+                    for b in 0..2 {
+                        let mut rest = [0.0; 16];
+                        store_to(&mut rest, x[b]);
+                        body::store_block(&rest, part, 2 * i + b, &mut out);
+                    }
+                    continue;
+                }
+                d = array!(0.0; b => most[b] / body::LEVELS[0]);
+                inverse = array!(0.0; b => body::LEVELS[0] / most[b]);
+            }
+            let q: [I; 2] = array!(splat_i(0); b => _mm512_cvtps_epi32(mul(x[b], splat(inverse[b]))));
+            let bytes = _mm256_set_m128i(_mm512_cvtepi32_epi8(q[1]), _mm512_cvtepi32_epi8(q[0]));
+            // SAFETY: 32 codes.
+            unsafe { _mm256_storeu_si256(out.q[part][32 * i..32 * i + 32].as_mut_ptr().cast(), bytes) };
+            let sums = _mm256_dpbusd_epi32(_mm256_setzero_si256(), _mm256_set1_epi8(1), bytes);
+            let sums = _mm256_add_epi32(sums, _mm256_shuffle_epi32::<0b01_00_11_10>(sums));
+            let sums = _mm256_add_epi32(sums, _mm256_shuffle_epi32::<0b10_11_00_01>(sums));
+            body::store_scale(d[0], _mm256_extract_epi32::<0>(sums), part, 2 * i, &mut out);
+            body::store_scale(d[1], _mm256_extract_epi32::<4>(sums), part, 2 * i + 1, &mut out);
+            if part + 1 < parts {
+                x = array!(splat(0.0); b => fma(splat(-d[b]), to_float(q[b]), x[b]));
+            }
+        }
+    }
+}
+
+/// [`body::largest`].
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+fn largest(x: F) -> f32 {
+    let size = _mm512_and_si512(_mm512_castps_si512(x), splat_i(i32::MAX));
+    f32::from_bits(_mm512_reduce_max_epu32(size))
+}
+
+super::products!("avx2" "fma" "f16c" "avx512f" "avx512bw" "avx512vl" "avx512dq" "avx512vnni");
+super::stored!("avx2" "fma" "f16c" "avx512f" "avx512bw" "avx512vl" "avx512dq" "avx512vnni");
+super::integers!(tile of its own, "avx2" "fma" "f16c" "avx512f" "avx512bw" "avx512vl" "avx512dq" "avx512vnni");
