@@ -6,8 +6,7 @@ use mynah::adapter::{self, Adapter, Base};
 use mynah::bytes::{Bytes, Limits, map};
 use mynah::gguf::Gguf;
 use mynah::kernel::{self, Compute, Pool};
-use mynah::model::{CacheType, Model, Session, SessionConfig};
-use mynah::nn::linear::Path as LinearPath;
+use mynah::model::{Model, Session, SessionConfig};
 use mynah::text::Tokenizer;
 use mynah::text::chat::Template;
 use mynah::train::Checkpoint;
@@ -136,10 +135,9 @@ impl Loaded {
 
     /// A session with the adapters attached.
     pub fn session(&self, args: &ModelArgs, context: usize) -> anyhow::Result<Session> {
-        let path = if args.exact { LinearPath::Exact } else { LinearPath::Fast };
-        let cache = args.cache.map_or(if args.exact { CacheType::F32 } else { CacheType::F16 }, Into::into);
+        let (path, cache) = (args.reading.path(), args.reading.cache());
         let config = SessionConfig { context, path, cache, chunk: 256 };
-        let repacked = args.repack.map(|budget| repack(&self.model, budget)).transpose()?;
+        let repacked = args.reading.repack.map(|budget| repack(&self.model, budget)).transpose()?;
         let mut session = setting(Session::new(repacked.as_ref().unwrap_or(&self.model), config))?;
         for name in &args.adapters {
             session.attach(self.adapter(name)?);

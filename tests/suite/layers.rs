@@ -11,6 +11,7 @@ const UNSAFE: &[&str] = &[
     "kernel/ints.rs",
     "kernel/peak.rs",
     "kernel/pool.rs",
+    "kernel/pool/threads.rs",
     "kernel/stored.rs",
     "kernel/unpack.rs",
     "kernel/wasm.rs",

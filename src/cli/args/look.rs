@@ -151,17 +151,8 @@ pub struct Bench {
     /// How often each test runs
     #[arg(short, long, value_name = "R", default_value_t = 5, value_parser = count(1000))]
     pub repetitions: usize,
-    /// Compute with 32-bit activations, and a 32-bit cache unless --cache says otherwise
-    #[arg(long)]
-    pub exact: bool,
-    /// Precision of the cache of keys and values [default: f16, with --exact f32]
-    #[arg(long, alias = "cache-type", value_enum)]
-    pub cache: Option<Cache>,
-    /// Copy weights into memory, in large pages and where it helps with 16 rows side by side, which is read faster: all of
-    /// them, or as many as SIZE holds, as in 200M. Results are the same. Without it weights are read from the mapped file
-    #[arg(long, value_name = "SIZE", value_parser = size, num_args = 0..=1, require_equals = true,
-        default_missing_value = "1000000G")]
-    pub repack: Option<usize>,
+    #[command(flatten)]
+    pub reading: Reading,
     /// Print ratios to the tests in a file that `llama-bench -o jsonl` or `mynah bench --json` wrote
     #[arg(long, value_name = "FILE.jsonl", conflicts_with = "kernels")]
     pub compare: Option<PathBuf>,

@@ -11,6 +11,7 @@ pub use train::*;
 use clap::builder::{PossibleValue, PossibleValuesParser};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use mynah::model::{CacheType, Precision};
+use mynah::nn::linear::Path;
 use mynah::train::{Keep, objective, optim};
 use std::path::PathBuf;
 
@@ -122,6 +123,15 @@ pub struct ModelArgs {
     /// multiplies its effect [default: 1]. May be given several times
     #[arg(short, long = "adapter", value_name = "ADAPTER[:SCALE]")]
     pub adapters: Vec<String>,
+    #[command(flatten)]
+    pub reading: Reading,
+    #[command(flatten)]
+    pub engine: Engine,
+}
+
+/// How a model is read and computed with.
+#[derive(Args, Clone)]
+pub struct Reading {
     /// Compute with 32-bit activations, and a 32-bit cache unless --cache says otherwise. Without it activations are
     /// rounded to 8 bits: faster, a little less precise
     #[arg(long)]
@@ -134,8 +144,18 @@ pub struct ModelArgs {
     #[arg(long, value_name = "SIZE", value_parser = size, num_args = 0..=1, require_equals = true,
         default_missing_value = "1000000G")]
     pub repack: Option<usize>,
-    #[command(flatten)]
-    pub engine: Engine,
+}
+
+impl Reading {
+    /// How products are computed.
+    pub fn path(&self) -> Path {
+        if self.exact { Path::Exact } else { Path::Fast }
+    }
+
+    /// The precision of the cache.
+    pub fn cache(&self) -> CacheType {
+        self.cache.map_or(if self.exact { CacheType::F32 } else { CacheType::F16 }, Into::into)
+    }
 }
 
 #[derive(ValueEnum, Clone, Copy)]

@@ -11,7 +11,7 @@ use comfy_table::presets::ASCII_MARKDOWN;
 use mynah::adapter::Linear;
 use mynah::error::printable;
 use mynah::kernel::{self, Compute, Kernels, Pool};
-use mynah::model::{CacheType, Model, Session, SessionConfig};
+use mynah::model::{Model, Session, SessionConfig};
 use mynah::nn::linear;
 use mynah::quant::Matrix;
 use mynah::text::Tokenizer;
@@ -157,7 +157,7 @@ fn load(args: &Bench, path: &Path, compute: &Compute, context: usize) -> anyhow:
     let tokenizer = Tokenizer::from_gguf(&gguf).map_err(named)?;
     let tokenizer_ms = lap();
     let mut model = Model::load(&gguf, compute.clone()).map_err(named)?;
-    if let Some(budget) = args.repack {
+    if let Some(budget) = args.reading.repack {
         model = load::repack(&model, budget)?;
     }
     let weights_ms = lap();
@@ -179,8 +179,7 @@ fn load(args: &Bench, path: &Path, compute: &Compute, context: usize) -> anyhow:
 }
 
 fn config(args: &Bench, context: usize) -> SessionConfig {
-    let path = if args.exact { linear::Path::Exact } else { linear::Path::Fast };
-    let cache = args.cache.map_or(if args.exact { CacheType::F32 } else { CacheType::F16 }, Into::into);
+    let (path, cache) = (args.reading.path(), args.reading.cache());
     SessionConfig { context, path, cache, chunk: CHUNK }
 }
 
@@ -384,7 +383,7 @@ fn row(
         n_prompt,
         n_gen,
         n_depth: test.depth,
-        exact: args.exact,
+        exact: args.reading.exact,
         avg_ns: samples_ns.iter().sum::<u64>() / samples_ns.len() as u64,
         avg_ts: mean,
         stddev_ts: variance.sqrt(),
@@ -444,7 +443,7 @@ fn text(
         ready.kind,
         out::bytes(first.model_size),
         kernels.name,
-        if args.exact { ", exact" } else { "" }
+        if args.reading.exact { ", exact" } else { "" }
     );
     let l = &first.load;
     text += &format!(

@@ -1,0 +1,209 @@
+//! The threads beside the caller.
+
+#![allow(unsafe_code)]
+
+use super::{Scratch, Work, bind};
+use crate::error::{Error, Result};
+use core::any::Any;
+use core::cell::UnsafeCell;
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::prelude::v1::*;
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread::{self, JoinHandle, Thread};
+
+/// Looks at the gate before a thread goes to sleep: some 20 µs, longer than the pauses inside one token.
+const SPINS: usize = 1500;
+/// The gate: workers inside the job, whether more may enter, and above these the number of the job.
+const INSIDE: usize = OPEN - 1;
+const OPEN: usize = 1 << 10;
+const NUMBER: usize = 1 << 11;
+const MOST: usize = 512;
+
+pub(super) struct Workers {
+    shared: Arc<Shared>,
+    handles: Vec<JoinHandle<()>>,
+}
+
+struct Shared {
+    /// A worker enters an open gate with a number it has not seen by adding one, and leaves by taking one off. Who
+    /// sleeps through a job is not waited for.
+    gate: AtomicUsize,
+    /// The part to do next.
+    next: AtomicUsize,
+    /// Changed only while the gate is closed and nobody is inside.
+    job: UnsafeCell<Option<Job>>,
+    /// Workers with this number or a higher one do not enter.
+    most: AtomicUsize,
+    panicked: AtomicBool,
+    panic: Mutex<Option<Box<dyn Any + Send>>>,
+    quit: AtomicBool,
+}
+
+struct Job {
+    parts: usize,
+    work: *const Work<'static>,
+    caller: Thread,
+}
+
+// SAFETY: `job` is written by the one caller of `run` while the gate is closed and empty, and read by workers inside
+// the gate; entering and leaving order these. `work` points to a `Sync` closure that outlives the open gate.
+unsafe impl Sync for Shared {}
+// SAFETY: as above; nothing in it belongs to one thread.
+unsafe impl Send for Shared {}
+
+impl Shared {
+    /// Does parts until none is left. A panic ends the job for all and is kept for the caller.
+    fn work(&self, parts: usize, work: &Work, scratch: &mut Scratch) {
+        let result = catch_unwind(AssertUnwindSafe(|| {
+            loop {
+                let part = self.next.fetch_add(1, Ordering::Relaxed);
+                if part >= parts {
+                    return;
+                }
+                work(part, scratch);
+            }
+        }));
+        if let Err(panic) = result {
+            self.next.store(parts, Ordering::Relaxed);
+            self.panic.lock().unwrap_or_else(|e| e.into_inner()).get_or_insert(panic);
+            self.panicked.store(true, Ordering::Release);
+        }
+    }
+
+    /// The life of worker `i`.
+    fn serve(&self, i: usize) {
+        let mut scratch = Scratch::default();
+        let mut seen = 0;
+        let mut idle = 0;
+        while !self.quit.load(Ordering::Acquire) {
+            let gate = self.gate.load(Ordering::Relaxed);
+            let fresh = gate & OPEN != 0 && gate / NUMBER != seen && i < self.most.load(Ordering::Relaxed);
+            if !fresh || self.gate.compare_exchange(gate, gate + 1, Ordering::Acquire, Ordering::Relaxed).is_err() {
+                idle += 1;
+                if fresh || idle < SPINS {
+                    core::hint::spin_loop();
+                } else {
+                    thread::park();
+                    idle = 0;
+                }
+                continue;
+            }
+            (seen, idle) = (gate / NUMBER, 0);
+            // SAFETY: the gate was open when this worker entered, so `job` holds until it leaves.
+            let job = unsafe { &*self.job.get() };
+            let Job { parts, work, caller } = job.as_ref().expect("an open gate has a job");
+            let caller = caller.clone();
+            // SAFETY: the caller does not return from `run` before this worker leaves the gate.
+            self.work(*parts, unsafe { &**work }, &mut scratch);
+            if self.gate.fetch_sub(1, Ordering::Release) & (OPEN | INSIDE) == 1 {
+                caller.unpark();
+            }
+        }
+    }
+}
+
+impl Default for Shared {
+    fn default() -> Self {
+        Shared {
+            gate: AtomicUsize::new(0),
+            next: AtomicUsize::new(0),
+            job: UnsafeCell::new(None),
+            most: AtomicUsize::new(MOST),
+            panicked: AtomicBool::new(false),
+            panic: Mutex::new(None),
+            quit: AtomicBool::new(false),
+        }
+    }
+}
+
+impl Workers {
+    pub(super) fn new(count: usize) -> Self {
+        let mut workers = Workers { shared: Arc::default(), handles: Vec::new() };
+        while workers.handles.len() < count.min(MOST) && workers.start(|| true).is_ok() {}
+        workers
+    }
+
+    /// One worker on each core.
+    pub(super) fn bound(cores: &[usize]) -> Result<Self> {
+        let mut workers = Workers { shared: Arc::default(), handles: Vec::new() };
+        let (send, receive) = mpsc::channel();
+        for (i, &core) in cores.iter().enumerate() {
+            let send = send.clone();
+            let bound = move || {
+                let result = bind(core);
+                let good = result.is_ok();
+                send.send(result).is_ok() && good
+            };
+            let started = if i < MOST { workers.start(bound) } else { Err(io::ErrorKind::Unsupported.into()) };
+            started.map_err(|_| Error::limit("threads", 1 + cores.len() as u64, 1 + i as u64))?;
+            receive.recv().unwrap_or_else(|_| unreachable!("this function holds a sender"))?;
+        }
+        Ok(workers)
+    }
+
+    /// A thread that serves if `ready` says so there.
+    fn start(&mut self, ready: impl FnOnce() -> bool + Send + 'static) -> io::Result<()> {
+        let (shared, i) = (self.shared.clone(), self.handles.len());
+        let life = move || {
+            if ready() {
+                shared.serve(i);
+            }
+        };
+        self.handles.push(thread::Builder::new().name(format!("mynah-{i}")).spawn(life)?);
+        Ok(())
+    }
+
+    /// Those that take part.
+    pub(super) fn count(&self) -> usize {
+        self.handles.len().min(self.shared.most.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn limit(&self, most: usize) {
+        self.shared.most.store(most, Ordering::Relaxed);
+    }
+
+    /// # Safety
+    /// One call at a time.
+    pub(super) unsafe fn run(&self, parts: usize, f: &Work, scratch: &mut Scratch) {
+        let shared = &*self.shared;
+        // SAFETY: only the lifetime changes, and this function returns after the last use by a worker.
+        let work = unsafe { core::mem::transmute::<*const Work<'_>, *const Work<'static>>(f) };
+        // SAFETY: the gate is closed and empty between calls, so no worker reads `job`.
+        unsafe { *shared.job.get() = Some(Job { parts, work, caller: thread::current() }) };
+        shared.next.store(0, Ordering::Relaxed);
+        let number = (shared.gate.load(Ordering::Relaxed) / NUMBER).wrapping_add(1);
+        shared.gate.store(number.wrapping_mul(NUMBER) | OPEN, Ordering::Release);
+        for handle in self.handles.iter().take(self.count().min(parts - 1)) {
+            handle.thread().unpark();
+        }
+        shared.work(parts, f, scratch);
+        let mut gate = shared.gate.fetch_and(!OPEN, Ordering::Acquire);
+        let mut spins = 0;
+        while gate & INSIDE != 0 {
+            spins += 1;
+            if spins < SPINS {
+                core::hint::spin_loop();
+            } else {
+                thread::park();
+            }
+            gate = shared.gate.load(Ordering::Acquire);
+        }
+        if shared.panicked.swap(false, Ordering::Acquire) {
+            let panic = shared.panic.lock().unwrap_or_else(|e| e.into_inner()).take();
+            resume_unwind(panic.unwrap_or_else(|| Box::new("a part panicked")));
+        }
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        self.shared.quit.store(true, Ordering::Release);
+        for handle in self.handles.drain(..) {
+            handle.thread().unpark();
+            // A worker catches the panics of its parts, so it has none of its own to pass on.
+            let _ = handle.join();
+        }
+    }
+}
