@@ -181,35 +181,57 @@ macro_rules! products {
         }
 
         /// [`dots`] with half floats, which become floats as they come: for so few rows of `x` that decoding them first would
-        /// cost more. `M` rows of `x`.
+        /// cost more. `M` rows of `x` with `N` rows of `w`, from row `j` on: one row's chain of sums would take longer than
+        /// its values take to come. Halves `ahead` of those worked on are asked for.
         $(#[target_feature(enable = $feature)])+
-        fn half_rows<const M: usize>(x: View, i: usize, w: &[u16], ahead: usize, y: &mut Tile) {
-            let (c, count) = (x.c, y.c());
-            assert!(w.len() >= count * c, "halves of {count} rows of {c}");
-            let rest = c / 16 * 16;
-            for j in 0..count {
-                let row = &w[j * c..][..c];
-                let mut acc = [splat(0.0); M];
-                for k in (0..rest).step_by(16) {
-                    if k % 32 == 0 {
-                        prefetch(row.as_ptr().wrapping_add(k + ahead).cast());
+        #[inline]
+        fn half_rows<const M: usize, const N: usize>(x: View, i: usize, w: &[u16], j: usize, ahead: usize, y: &mut Tile) {
+            let (c, rest) = (x.c, x.c / 16 * 16);
+            let rows: [&[u16]; N] = array!(&[][..]; n => &w[(j + n) * c..][..c]);
+            let left: [&[f32]; M] = array!(&[][..]; m => x.row(i + m));
+            let mut acc = [[splat(0.0); N]; M];
+            for k in (0..rest).step_by(16) {
+                // SAFETY: `k + 16` is at most `c`, the length of all rows.
+                unsafe {
+                    let soon = rows[0].as_ptr().wrapping_add(N * k + ahead);
+                    for line in (0..16 * N).step_by(32).filter(|_| N > 1 || k % 32 == 0) {
+                        prefetch(soon.wrapping_add(line).cast());
                     }
-                    // SAFETY: `k + 16` is at most `c`, the length of all rows.
-                    unsafe {
-                        let b = halves(row.as_ptr().add(k));
-                        for m in 0..M {
-                            acc[m] = fma(load(x.row(i + m).as_ptr().add(k)), b, acc[m]);
+                    let b: [F; N] = array!(splat(0.0); n => halves(rows[n].as_ptr().add(k)));
+                    for m in 0..M {
+                        let a = load(left[m].as_ptr().add(k));
+                        for n in 0..N {
+                            acc[m][n] = fma(a, b[n], acc[m][n]);
                         }
                     }
                 }
-                for m in 0..M {
-                    let mut lanes = [0.0; 16];
-                    store_to(&mut lanes, acc[m]);
-                    for k in rest..c {
-                        lanes[k - rest] = math::fma(x.row(i + m)[k], crate::quant::half(row[k]), lanes[k - rest]);
+            }
+            for m in 0..M {
+                for n in 0..N {
+                    if rest < c {
+                        let mut lanes = [0.0; 16];
+                        store_to(&mut lanes, acc[m][n]);
+                        for k in rest..c {
+                            lanes[k - rest] = math::fma(left[m][k], crate::quant::half(rows[n][k]), lanes[k - rest]);
+                        }
+                        acc[m][n] = load_from(&lanes);
                     }
-                    y.row(i + m)[j] = sum([load_from(&lanes)])[0];
                 }
+                y.row(i + m)[j..j + N].copy_from_slice(&sum(acc[m]));
+            }
+        }
+
+        /// [`half_rows`] for all rows of `w`.
+        $(#[target_feature(enable = $feature)])+
+        fn half_block<const M: usize>(x: View, i: usize, w: &[u16], ahead: usize, y: &mut Tile) {
+            let count = y.c();
+            assert!(w.len() >= count * x.c, "halves of {count} rows of {}", x.c);
+            let whole = count / DOT_W * DOT_W;
+            for j in (0..whole).step_by(DOT_W) {
+                half_rows::<M, DOT_W>(x, i, w, j, ahead, y);
+            }
+            for j in whole..count {
+                half_rows::<M, 1>(x, i, w, j, ahead, y);
             }
         }
 
@@ -223,15 +245,15 @@ macro_rules! products {
                 let ahead = if i == 0 { AHEAD } else { 0 };
                 i += match x.n - i {
                     1 => {
-                        half_rows::<1>(x, i, w, ahead, y);
+                        half_block::<1>(x, i, w, ahead, y);
                         1
                     }
                     2 | 3 => {
-                        half_rows::<2>(x, i, w, ahead, y);
+                        half_block::<2>(x, i, w, ahead, y);
                         2
                     }
                     _ => {
-                        half_rows::<4>(x, i, w, ahead, y);
+                        half_block::<4>(x, i, w, ahead, y);
                         4
                     }
                 };

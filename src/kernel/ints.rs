@@ -53,6 +53,7 @@ pub(super) use array;
 
 macro_rules! integers {
     (tile of its own, $($feature:tt)+) => {
+        use crate::kernel::peak::reads_ahead;
         use crate::kernel::ints::{AHEAD, FAR, array, CHUNK, MIDDLE, NARROW, Panel, WHOLE};
         use crate::kernel::{Acts8, Scratch};
         use crate::quant::{self, Codes, Matrix};

@@ -11,7 +11,7 @@ macro_rules! unpacking {
         struct Blocks<'a, const TURNED: bool> {
             data: &'a [u8],
             starts: [usize; 16],
-            /// Where the bytes begin that will be wanted, if any.
+            /// Where the bytes begin that will be wanted, if there are any to ask for.
             next: Option<usize>,
             count: usize,
         }
@@ -26,7 +26,7 @@ macro_rules! unpacking {
                 Blocks {
                     data: bytes::<TURNED>(w, rows.clone()),
                     starts: array!(0; r => if TURNED { 16 * first } else { r.min(rows.len() - 1) * row_bytes + first }),
-                    next: (next < end).then_some((next - rows.start) * row_bytes + 16 * first),
+                    next: (next < end && !(TURNED && reads_ahead())).then_some((next - rows.start) * row_bytes + 16 * first),
                     count,
                 }
             }
