@@ -5,7 +5,7 @@ use super::lowrank::{Layout, Slot};
 use super::{Adapter, Base, Part, Site, Size, Spec};
 use crate::container::head::Head;
 use crate::error::{Error, Result};
-use crate::kernel::{Compute, Tile, View};
+use crate::kernel::{Buffer, Compute, Tile, View};
 use crate::rng::{GENERATOR, Stream};
 use std::prelude::v1::*;
 
@@ -132,7 +132,7 @@ impl Adapter for Lora {
         self.layout.factors(site, &self.params)
     }
 
-    fn forward(&self, cx: &Compute, site: Site, x: View, y: &mut Tile, scratch: &mut Vec<f32>) {
+    fn forward(&self, cx: &Compute, site: Site, x: View, y: &mut Tile, scratch: &mut Buffer) {
         self.layout.forward(cx, &self.params, site, x, y, scratch);
     }
 
@@ -152,7 +152,7 @@ impl Adapter for Lora {
         dy: View,
         dx: Option<&mut Tile>,
         acc: &mut [f32],
-        scratch: &mut Vec<f32>,
+        scratch: &mut Buffer,
     ) {
         self.layout.backward(cx, &self.params, site, x, dy, dx, acc, scratch);
     }

@@ -5,7 +5,7 @@
 
 use super::{Base, Linear, MAX_RANK, Site};
 use crate::error::{Error, Result};
-use crate::kernel::{Compute, Tile, View, room};
+use crate::kernel::{Buffer, Compute, Tile, View};
 use crate::nn::linear::even;
 use core::ops::Range;
 use std::prelude::v1::*;
@@ -135,9 +135,9 @@ impl Layout {
     }
 
     /// `y += s·(x·Aᵀ)·Bᵀ`. x: `[N, in]`, y: `[N, out]`, added to.
-    pub fn forward(&self, cx: &Compute, factors: &[f32], site: Site, x: View, y: &mut Tile, scratch: &mut Vec<f32>) {
+    pub fn forward(&self, cx: &Compute, factors: &[f32], site: Site, x: View, y: &mut Tile, scratch: &mut Buffer) {
         let Some((a, b, s)) = self.factors(site, factors) else { return };
-        let u = room(scratch, x.n * a.n);
+        let u = scratch.room(x.n * a.n);
         products(cx, x, a, s, u);
         add_products(cx, View::new(u, x.n, a.n), b, y);
     }
@@ -153,11 +153,11 @@ impl Layout {
         dy: View,
         dx: Option<&mut Tile>,
         grads: &mut [f32],
-        scratch: &mut Vec<f32>,
+        scratch: &mut Buffer,
     ) {
         let (Some(slot), Some((a, b, s))) = (self.slot(site), self.factors(site, factors)) else { return };
         let (n, rank) = (x.n, slot.rank);
-        let u = room(scratch, n * rank);
+        let u = scratch.room(n * rank);
         products(cx, x, a, s, u);
         add_outer(cx, View::new(u, n, rank), dy, &mut grads[slot.b()]);
         products(cx, dy, b, s, u);

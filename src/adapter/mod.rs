@@ -26,7 +26,7 @@ pub use site::{Linear, Site, parse_layers, parse_targets};
 
 use crate::container::head::Head;
 use crate::error::{Error, Result, printable};
-use crate::kernel::{Compute, Tile, View};
+use crate::kernel::{Buffer, Compute, Tile, View};
 use core::ops::Range;
 use lowrank::{Layout, Slot};
 use std::prelude::v1::*;
@@ -70,7 +70,7 @@ pub trait Adapter: Send + Sync {
 
     /// `y += ΔW·x` for a covered site; nothing for others. x: `[N, in]`, y: `[N, out]`, added to.
     /// `scratch` grows once and may be shared by all calls.
-    fn forward(&self, cx: &Compute, site: Site, x: View, y: &mut Tile, scratch: &mut Vec<f32>);
+    fn forward(&self, cx: &Compute, site: Site, x: View, y: &mut Tile, scratch: &mut Buffer);
 
     /// Length of the buffer that `backward` adds into.
     fn grad_len(&self) -> usize;
@@ -85,7 +85,7 @@ pub trait Adapter: Send + Sync {
         dy: View,
         dx: Option<&mut Tile>,
         acc: &mut [f32],
-        scratch: &mut Vec<f32>,
+        scratch: &mut Buffer,
     );
 
     /// What it holds, in values.

@@ -21,7 +21,7 @@ use super::{Adapter, Base, Part, Site, Size, Spec, gguf_row};
 use crate::container::codec;
 use crate::container::head::Head;
 use crate::error::{Error, Result, printable};
-use crate::kernel::{Compute, Tile, View, room};
+use crate::kernel::{Buffer, Compute, Tile, View};
 use crate::rng::{GENERATOR, Random, Stream};
 use core::ops::Range;
 use std::prelude::v1::*;
@@ -300,7 +300,7 @@ impl Nola {
     }
 
     /// The part `first..` of all factors.
-    fn expand(&self, first: usize, out: &mut [f32], scratch: &mut Vec<f32>) {
+    fn expand(&self, first: usize, out: &mut [f32], scratch: &mut Buffer) {
         let slots = self.layout.slots();
         let last = first + out.len();
         let mut place = slots.partition_point(|s| s.b().end <= first);
@@ -311,7 +311,7 @@ impl Nola {
                 if part.is_empty() {
                     continue;
                 }
-                let (drawn, tile) = room(scratch, 2 * part.len()).split_at_mut(part.len());
+                let (drawn, tile) = scratch.room(2 * part.len()).split_at_mut(part.len());
                 self.combine(place, factor, part.start - range.start, drawn, tile);
                 let out = &mut out[part.start - first..part.end - first];
                 if self.basis.is_torch() {
@@ -330,10 +330,10 @@ impl Nola {
     }
 
     /// `grads = c·⟨g, basis⟩` for each basis of a factor, where `g` is its gradient.
-    fn project(&self, place: usize, factor: Factor, g: &[f32], grads: &mut [f32], scratch: &mut Vec<f32>) {
+    fn project(&self, place: usize, factor: Factor, g: &[f32], grads: &mut [f32], scratch: &mut Buffer) {
         let source = self.source(place, factor);
         let step = self.tile().min(g.len());
-        let (drawn, tile) = room(scratch, g.len() + step).split_at_mut(g.len());
+        let (drawn, tile) = scratch.room(g.len() + step).split_at_mut(g.len());
         self.order(place, factor, &mut |to, from| drawn[from] = g[to]);
         grads.fill(0.0);
         for (i, part) in drawn.chunks(step).enumerate() {
@@ -434,7 +434,7 @@ impl Adapter for Nola {
         self.layout.factors(site, self.expanded())
     }
 
-    fn forward(&self, cx: &Compute, site: Site, x: View, y: &mut Tile, scratch: &mut Vec<f32>) {
+    fn forward(&self, cx: &Compute, site: Site, x: View, y: &mut Tile, scratch: &mut Buffer) {
         self.layout.forward(cx, self.expanded(), site, x, y, scratch);
     }
 
@@ -455,7 +455,7 @@ impl Adapter for Nola {
         dy: View,
         dx: Option<&mut Tile>,
         acc: &mut [f32],
-        scratch: &mut Vec<f32>,
+        scratch: &mut Buffer,
     ) {
         self.layout.backward(cx, self.expanded(), site, x, dy, dx, acc, scratch);
     }

@@ -17,7 +17,7 @@ macro_rules! products {
         /// Rows of `w` whose lanes are kept from one piece of columns to the next.
         const KEPT: usize = 64;
 
-        /// Products for which it is worth it to copy `x`.
+        /// Products for which it is worth it to copy `x`, if its rows do not begin at the edges of cache lines.
         const WORTH: usize = 1 << 20;
 
         /// At the edge of a cache line, so that no load meets two.
@@ -150,7 +150,8 @@ macro_rules! products {
                 _ => (),
             }
             let c = x.c;
-            if x.n * w.n * c < WORTH {
+            let even = c <= PIECE && x.stride % 16 == 0 && x.data.as_ptr().align_offset(64) == 0;
+            if even || x.n * w.n * c < WORTH {
                 let step = (VALUES / c / DOT_X).max(1) * DOT_X;
                 for i in (0..x.n).step_by(step) {
                     dot_block(x.rows(i..(i + step).min(x.n)), i, w, 0..w.n, 0, &mut [], y);

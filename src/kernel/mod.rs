@@ -50,8 +50,7 @@ use std::prelude::v1::*;
 #[cfg(feature = "std")]
 pub use backend::from_env;
 pub use backend::{available, best, by_name};
-pub(crate) use pool::room;
-pub use pool::{Pool, Scratch, Tile};
+pub use pool::{Buffer, Pool, Scratch, Tile};
 
 /// A read-only matrix of `f32`: `n` rows of `c` values, `stride` apart.
 #[derive(Clone, Copy)]

@@ -8,7 +8,7 @@ use super::{Acts8, Row8};
 use crate::error::{Error, Result};
 use core::cell::UnsafeCell;
 use core::marker::PhantomData;
-use core::ops::Range;
+use core::ops::{Deref, DerefMut, Range};
 use core::sync::atomic::{AtomicBool, Ordering};
 use std::prelude::v1::*;
 use std::sync::Arc;
@@ -79,34 +79,64 @@ impl<'a> Tile<'a> {
     }
 }
 
-/// The first `n` values of a buffer that grows to what is asked and not further, and never shrinks. Their contents are
-/// unspecified: what it held is freed before more is reserved.
-pub(crate) fn room(buffer: &mut Vec<f32>, n: usize) -> &mut [f32] {
-    if buffer.len() < n {
-        *buffer = Vec::new();
-        *buffer = vec![0.0; n];
-    }
-    &mut buffer[..n]
-}
-
 /// Values in a cache line.
 const LINE: usize = 16;
+
+/// Values from the edge of a cache line on, so that no vector of a row of whole lines lies in two; grows to what is asked
+/// and not further, and never shrinks.
+#[derive(Default)]
+pub struct Buffer {
+    values: Vec<f32>,
+    start: usize,
+}
+
+impl Buffer {
+    /// `n` values, all 0.
+    pub fn new(n: usize) -> Self {
+        let mut buffer = Buffer::default();
+        buffer.room(n);
+        buffer
+    }
+
+    /// The first `n` values. Their contents are unspecified: what it held is freed before more is reserved.
+    pub fn room(&mut self, n: usize) -> &mut [f32] {
+        if self.len() < n {
+            self.values = Vec::new();
+            self.values = vec![0.0; n + LINE];
+            self.start = self.values.as_ptr().align_offset(4 * LINE).min(LINE);
+            self.values.truncate(self.start + n);
+        }
+        &mut self.values[self.start..self.start + n]
+    }
+}
+
+impl Deref for Buffer {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        &self.values[self.start..]
+    }
+}
+
+impl DerefMut for Buffer {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        &mut self.values[self.start..]
+    }
+}
 
 /// What one worker may write to while it works; grows to what is asked once and is then kept.
 #[derive(Default)]
 pub struct Scratch {
     /// Values.
-    pub f: Vec<f32>,
+    pub f: Buffer,
     /// Codes.
     pub b: Vec<u8>,
 }
 
 impl Scratch {
-    /// `n` values, their contents unspecified, at the edge of a cache line.
+    /// `n` values, their contents unspecified.
     pub fn floats(&mut self, n: usize) -> &mut [f32] {
-        let values = room(&mut self.f, n + LINE);
-        let start = values.as_ptr().align_offset(4 * LINE).min(LINE);
-        &mut values[start..start + n]
+        self.f.room(n)
     }
 
     /// Two pieces of `a` and `b` values, their contents unspecified.
@@ -115,12 +145,12 @@ impl Scratch {
         [x, y]
     }
 
-    /// `n` codes, and two pieces of `a` and `b` values, likewise but for the edge.
+    /// `n` codes, and two pieces of `a` and `b` values, likewise.
     pub fn codes(&mut self, n: usize, a: usize, b: usize) -> (&mut [u8], [&mut [f32]; 2]) {
         if self.b.len() < n {
             self.b.resize(n, 0);
         }
-        let (x, y) = room(&mut self.f, a + b).split_at_mut(a);
+        let (x, y) = self.f.room(a + b).split_at_mut(a);
         (&mut self.b[..n], [x, y])
     }
 

@@ -1,7 +1,7 @@
 //! What a block remembers of its forward pass, every buffer by name, and how that is kept until the way back.
 
 use super::HParams;
-use crate::kernel::{Compute, Tile, room};
+use crate::kernel::{Buffer, Compute, Tile};
 use crate::quant::float;
 use std::prelude::v1::*;
 
@@ -12,27 +12,27 @@ pub struct Acts {
     /// Rows.
     pub n: usize,
     /// After the first norm, `[n, width]`.
-    pub n1: Vec<f32>,
+    pub n1: Buffer,
     /// Queries after the rotary turn, `[n, H·D]`.
-    pub q: Vec<f32>,
+    pub q: Buffer,
     /// Keys after the rotary turn, `[n, KV·D]`.
-    pub k: Vec<f32>,
+    pub k: Buffer,
     /// Values, `[n, KV·D]`.
-    pub v: Vec<f32>,
+    pub v: Buffer,
     /// What attention gathered, `[n, H·D]`.
-    pub att: Vec<f32>,
+    pub att: Buffer,
     /// The residual stream between attention and the feed-forward layer, `[n, width]`.
-    pub mid: Vec<f32>,
+    pub mid: Buffer,
     /// After the second norm, `[n, width]`.
-    pub n2: Vec<f32>,
+    pub n2: Buffer,
     /// Gate before its activation, `[n, ff]`.
-    pub gate: Vec<f32>,
+    pub gate: Buffer,
     /// Its partner, `[n, ff]`.
-    pub up: Vec<f32>,
+    pub up: Buffer,
     /// `silu(gate) · up`, `[n, ff]`.
-    pub h: Vec<f32>,
+    pub h: Buffer,
     /// The output of the o and the down projection in turn, `[n, width]`.
-    pub out: Vec<f32>,
+    pub out: Buffer,
 }
 
 impl Acts {
@@ -41,10 +41,10 @@ impl Acts {
         self.n = n;
         let widths = [h.width, h.width, h.ff, h.width];
         for (buffer, width) in [&mut self.n1, &mut self.n2, &mut self.h, &mut self.out].into_iter().zip(widths) {
-            room(buffer, n * width);
+            buffer.room(n * width);
         }
         for (buffer, width) in self.costly().into_iter().zip(Kept::widths(h)) {
-            room(buffer, n * width);
+            buffer.room(n * width);
         }
     }
 
@@ -54,7 +54,7 @@ impl Acts {
     }
 
     /// What took matrix products to make: the rest follows from these and the block's input by a few operations a value.
-    fn costly(&mut self) -> [&mut Vec<f32>; 7] {
+    fn costly(&mut self) -> [&mut Buffer; 7] {
         [&mut self.q, &mut self.k, &mut self.v, &mut self.att, &mut self.mid, &mut self.gate, &mut self.up]
     }
 }
@@ -91,13 +91,13 @@ const PART: usize = 4096;
 #[derive(Default)]
 pub struct Stored {
     /// Singles; or two halves in each, low one first.
-    words: Vec<f32>,
+    words: Buffer,
 }
 
 impl Stored {
     /// Stores `x`.
     pub fn put(&mut self, cx: &Compute, precision: Precision, x: &[f32]) {
-        let words = room(&mut self.words, precision.bytes(x.len()) / 4);
+        let words = self.words.room(precision.bytes(x.len()) / 4);
         match precision {
             Precision::F32 => words.copy_from_slice(x),
             Precision::F16 => halves(cx, words, x, cx.kernels.narrow),

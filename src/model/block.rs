@@ -4,7 +4,7 @@ use super::cache::Cache;
 use super::project::{self, Out, Sink, Workspace};
 use super::{Acts, Attached, HParams, Model};
 use crate::adapter::Linear;
-use crate::kernel::{Tile, View, room};
+use crate::kernel::{Buffer, Tile, View};
 use crate::nn::attention::{self, Memory};
 use crate::nn::linear::{Path, Place};
 use crate::nn::{norm, sum};
@@ -117,12 +117,12 @@ fn gated(m: &Model, a: &mut Acts) {
 /// Gradient buffers of a block.
 #[derive(Default)]
 pub struct Grads {
-    wide: Vec<f32>,
-    q: Vec<f32>,
-    k: Vec<f32>,
-    v: Vec<f32>,
-    width: Vec<f32>,
-    heads: Vec<f32>,
+    wide: Buffer,
+    q: Buffer,
+    k: Buffer,
+    v: Buffer,
+    width: Buffer,
+    heads: Buffer,
 }
 
 impl Grads {
@@ -157,14 +157,14 @@ pub fn backward(
         project::backward(m, path, layer, linear, x, dy, dx, sink, work)
     };
 
-    let dh = room(&mut g.wide, n * ff);
+    let dh = g.wide.room(n * ff);
     back(Linear::Down, View::new(&a.h, n, ff), View::new(dx, n, d), Some((Place::Fresh, &mut *dh)), sink);
     let dh = View::new(dh, n, ff);
     let tiles = [Tile::new(&mut a.gate, n, ff), Tile::new(&mut a.up, n, ff)];
     cx.pool.rows(tiles, [1, 1], &|i, [mut gate, mut up], _| {
         (cx.kernels.silu_mul_backward)(gate.row(0), up.row(0), dh.row(i));
     });
-    let dn = room(&mut g.width, n * d);
+    let dn = g.width.room(n * d);
     let n2 = View::new(&a.n2, n, d);
     back(Linear::Gate, n2, View::new(&a.gate, n, ff), Some((Place::Fresh, &mut *dn)), sink);
     back(Linear::Up, n2, View::new(&a.up, n, ff), Some((Place::Sum, &mut *dn)), sink);
@@ -174,10 +174,10 @@ pub fn backward(
         norm::backward_weights(cx, mid, h.eps, dn, &mut grads[places.blocks[layer].ffn_norm.clone()]);
     }
 
-    let datt = room(&mut g.wide, n * qw);
+    let datt = g.wide.room(n * qw);
     back(Linear::O, View::new(&a.att, n, qw), View::new(dx, n, d), Some((Place::Fresh, &mut *datt)), sink);
     let datt = View::new(datt, n, qw);
-    let (dq, dk, dv) = (room(&mut g.q, n * qw), room(&mut g.k, n * kw), room(&mut g.v, n * kw));
+    let (dq, dk, dv) = (g.q.room(n * qw), g.k.room(n * kw), g.v.room(n * kw));
     let (q, k, v) = (View::new(&a.q, n, qw), View::new(&a.k, n, kw), View::new(&a.v, n, kw));
     let (mut tq, mut tk, mut tv) = (Tile::new(dq, n, qw), Tile::new(dk, n, kw), Tile::new(dv, n, kw));
     for s in &rows.segments {
@@ -196,7 +196,7 @@ pub fn backward(
     }
     m.rope.apply(cx, &mut tq, h.heads.dim, &rows.positions, true);
     m.rope.apply(cx, &mut tk, h.heads.dim, &rows.positions, true);
-    let dn = room(&mut g.width, n * d);
+    let dn = g.width.room(n * d);
     let n1 = View::new(&a.n1, n, d);
     let each =
         [(Linear::Q, &*dq, qw, Place::Fresh), (Linear::K, &*dk, kw, Place::Sum), (Linear::V, &*dv, kw, Place::Sum)];

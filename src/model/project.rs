@@ -2,7 +2,7 @@
 
 use super::Model;
 use crate::adapter::{Adapter, Linear, Site};
-use crate::kernel::{Acts8, Tile, View};
+use crate::kernel::{Acts8, Buffer, Tile, View};
 use crate::nn::head;
 use crate::nn::linear::{self, Back, Input, Path, Place};
 use std::prelude::v1::*;
@@ -18,7 +18,7 @@ pub struct Workspace {
     pub acts: Acts8,
     /// What the way back in 8 bits works in.
     pub back: Back,
-    rows: Vec<f32>,
+    rows: Buffer,
 }
 
 impl Workspace {

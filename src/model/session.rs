@@ -6,7 +6,7 @@ use super::project::Workspace;
 use super::{Acts, CacheType, Model};
 use crate::adapter::Adapter;
 use crate::error::{Error, Result};
-use crate::kernel::{Acts8, Tile, View};
+use crate::kernel::{Acts8, Buffer, Tile, View};
 use crate::nn::linear::{self, Input, Path};
 use crate::nn::{embed, norm};
 use std::prelude::v1::*;
@@ -41,8 +41,8 @@ pub struct Session {
     layout: Layout,
     acts: Acts,
     work: Workspace,
-    x: Vec<f32>,
-    normed: Vec<f32>,
+    x: Buffer,
+    normed: Buffer,
     head: Acts8,
     logits: Vec<f32>,
 }
@@ -74,8 +74,8 @@ impl Session {
             layout: Layout { positions: Vec::with_capacity(chunk), segments: Vec::new() },
             acts,
             work: Workspace::default(),
-            x: vec![0.0; chunk * h.width],
-            normed: vec![0.0; chunk * h.width],
+            x: Buffer::new(chunk * h.width),
+            normed: Buffer::new(chunk * h.width),
             head: Acts8::default(),
             logits: vec![0.0; model.weights.vocab()],
             model: model.clone(),

@@ -5,7 +5,7 @@
 //! the query heads that share keys go together, and a cache is read where it lies.
 
 use super::ROWS;
-use crate::kernel::{Compute, Kernels, Scratch, Stored, Tile, View, room};
+use crate::kernel::{Buffer, Compute, Kernels, Scratch, Stored, Tile, View};
 use std::prelude::v1::*;
 
 /// Query rows that share the passes over keys and values.
@@ -196,11 +196,11 @@ pub fn backward(
     dq: &mut Tile,
     dk: &mut Tile,
     dv: &mut Tile,
-    spare: &mut Vec<f32>,
+    spare: &mut Buffer,
 ) {
     let (d, group) = (heads.dim, heads.q / heads.kv);
     let (n, qc, kc) = (q.n, dq.c(), dk.c());
-    let wide = room(spare, shared(heads, n));
+    let wide = spare.room(shared(heads, n));
     let (wide_k, wide_v) = wide.split_at_mut(wide.len() / 2);
     let (each_k, each_v) = match group {
         1 => (dk.part(0..n, 0..kc), dv.part(0..n, 0..kc)),

@@ -2,7 +2,7 @@
 
 use super::ROWS;
 use super::linear::{self, Back, Input, Path, Place};
-use crate::kernel::{Acts8, Compute, Tile, View, room};
+use crate::kernel::{Acts8, Buffer, Compute, Tile, View};
 use crate::math;
 use crate::quant::Matrix;
 use std::prelude::v1::*;
@@ -20,7 +20,7 @@ pub const SLICES: [usize; 4] = [1024, 256, 64, 16];
 #[derive(Default)]
 pub struct Logits {
     /// `[N, SLICE]`, and behind them two numbers a row.
-    z: Vec<f32>,
+    z: Buffer,
 }
 
 impl Logits {
@@ -77,7 +77,7 @@ fn some_log_probs(
     back: &mut Back,
 ) {
     let (n, c, k) = (x.n, w.cols, cx.kernels);
-    let (z, state) = room(&mut logits.z, n * (SLICE + 2)).split_at_mut(n * SLICE);
+    let (z, state) = logits.z.room(n * (SLICE + 2)).split_at_mut(n * SLICE);
     if let Some(g) = &mut g {
         g[..n * c].fill(0.0);
     }

@@ -1,6 +1,6 @@
 //! Products with a frozen matrix: `y = x · Wᵀ`, and `dx += dy · W`.
 
-use crate::kernel::{Acts8, Compute, Tile, View, room};
+use crate::kernel::{Acts8, Buffer, Compute, Tile, View};
 use crate::quant::{Format, Matrix};
 use core::ops::Range;
 use std::prelude::v1::*;
@@ -172,7 +172,7 @@ pub struct Back {
     /// Columns of W as rows of Q8_0.
     columns: Arc<Vec<f32>>,
     /// Their products with `dy`.
-    sums: Vec<f32>,
+    sums: Buffer,
 }
 
 /// Bytes of rounded columns that exist at a time.
@@ -221,7 +221,7 @@ impl Back {
                 });
                 continue;
             }
-            let sums = Tile::new(room(&mut self.sums, n * count), n, count);
+            let sums = Tile::new(self.sums.room(n * count), n, count);
             cx.pool.columns([dx.part(0..n, cols), sums], [granule; 2], &|part, [mut dx, mut sums], scratch| {
                 let rows = part * granule..part * granule + dx.c();
                 (k.int_dots)(&columns, rows, acts, &mut sums, scratch);

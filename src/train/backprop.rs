@@ -4,7 +4,7 @@ use super::Config;
 use super::batch::Batch;
 use super::lower::Lower;
 use crate::adapter::{Adapter, Linear, Site};
-use crate::kernel::{Tile, View, room};
+use crate::kernel::{Buffer, Tile, View};
 use crate::model::block::{self, Grads};
 use crate::model::project::{Sink, Workspace};
 use crate::model::weights::Places;
@@ -65,14 +65,14 @@ pub(super) struct Backprop {
     pub(super) lower: Option<Lower>,
     inputs: Vec<Stored>,
     kept: Vec<Kept>,
-    x: Vec<f32>,
-    dx: Vec<f32>,
-    gathered: Vec<f32>,
-    normed: Vec<f32>,
-    dnormed: Vec<f32>,
-    dgathered: Vec<f32>,
-    logp: Vec<f32>,
-    norms: Vec<f32>,
+    x: Buffer,
+    dx: Buffer,
+    gathered: Buffer,
+    normed: Buffer,
+    dnormed: Buffer,
+    dgathered: Buffer,
+    logp: Buffer,
+    norms: Buffer,
     logits: head::Logits,
     acts: Acts,
     grads: Grads,
@@ -89,14 +89,14 @@ impl Backprop {
             lower: None,
             inputs: Vec::new(),
             kept: Vec::new(),
-            x: Vec::new(),
-            dx: Vec::new(),
-            gathered: Vec::new(),
-            normed: Vec::new(),
-            dnormed: Vec::new(),
-            dgathered: Vec::new(),
-            logp: Vec::new(),
-            norms: Vec::new(),
+            x: Buffer::default(),
+            dx: Buffer::default(),
+            gathered: Buffer::default(),
+            normed: Buffer::default(),
+            dnormed: Buffer::default(),
+            dgathered: Buffer::default(),
+            logp: Buffer::default(),
+            norms: Buffer::default(),
             logits: head::Logits::default(),
             acts: Acts::default(),
             grads: Grads::default(),
@@ -164,7 +164,7 @@ impl Backprop {
                 self.kept.resize_with(kept, Kept::default);
             }
         }
-        let x = room(&mut self.x, n * d);
+        let x = self.x.room(n * d);
         let first = match &mut self.lower {
             Some(lower) if lowest > 0 => {
                 lower.forward(m, batch, lowest, x, &mut self.acts, &mut self.work);
@@ -192,11 +192,11 @@ impl Backprop {
     /// Sums of the targets' log-probabilities and, if wanted, each one's gradient by its normed row, in `self.dnormed`.
     fn score(&mut self, m: &Model, batch: &Batch, grad: bool) -> Vec<f64> {
         let (n, d) = (batch.rows.len(), m.hparams.width);
-        let gathered = room(&mut self.gathered, n * d);
+        let gathered = self.gathered.room(n * d);
         for (out, &row) in gathered.chunks_exact_mut(d).zip(&batch.rows) {
             out.copy_from_slice(&self.x[row * d..][..d]);
         }
-        let normed = room(&mut self.normed, n * d);
+        let normed = self.normed.room(n * d);
         norm::forward(
             &m.compute,
             View::new(gathered, n, d),
@@ -204,8 +204,8 @@ impl Backprop {
             m.hparams.eps,
             &mut Tile::new(normed, n, d),
         );
-        let (logp, norms) = (room(&mut self.logp, n), room(&mut self.norms, n));
-        let g = if grad { Some(room(&mut self.dnormed, n * d)) } else { None };
+        let (logp, norms) = (self.logp.room(n), self.norms.room(n));
+        let g = if grad { Some(self.dnormed.room(n * d)) } else { None };
         let Workspace { acts, back, .. } = &mut self.work;
         let (x, head) = (View::new(normed, n, d), m.weights.head());
         let (slice, logits) = (self.slice, &mut self.logits);
@@ -248,10 +248,10 @@ impl Backprop {
             head::backward_weights(cx, head, x, &batch.targets, &weights, norms, &mut grads[at]);
             norm::backward_weights(cx, gathered, h.eps, dnormed, &mut grads[places.norm.clone()]);
         }
-        let dgathered = room(&mut self.dgathered, counted * d);
+        let dgathered = self.dgathered.room(counted * d);
         dgathered.fill(0.0);
         norm::backward(cx, gathered, &m.weights.norm, h.eps, dnormed, &mut Tile::new(dgathered, counted, d));
-        let dx = room(&mut self.dx, n * d);
+        let dx = self.dx.room(n * d);
         dx.fill(0.0);
         for (row, g) in batch.rows.iter().zip(dgathered.chunks_exact(d)) {
             dx[row * d..][..d].copy_from_slice(g);

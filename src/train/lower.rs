@@ -5,7 +5,7 @@
 //! bit of a run. An output with a value that no half can hold is not stored, and not rounded either.
 
 use super::batch::Batch;
-use crate::kernel::{Tile, room};
+use crate::kernel::{Buffer, Tile};
 use crate::model::block::{self, Layout};
 use crate::model::project::Workspace;
 use crate::model::{Acts, Model};
@@ -60,7 +60,7 @@ impl Store for Memory {
 /// A store in use, with what it needs to make what is missing.
 pub(super) struct Lower {
     store: Box<dyn Store>,
-    x: Vec<f32>,
+    x: Buffer,
     halves: Vec<u16>,
 }
 
@@ -74,7 +74,7 @@ fn key(tokens: &[u32]) -> Key {
 
 impl Lower {
     pub(super) fn new(store: Box<dyn Store>) -> Lower {
-        Lower { store, x: Vec::new(), halves: Vec::new() }
+        Lower { store, x: Buffer::default(), halves: Vec::new() }
     }
 
     /// Bytes it holds for `n` rows.
@@ -114,7 +114,7 @@ impl Lower {
         if tokens.is_empty() {
             return;
         }
-        let (n, made) = (tokens.len(), room(&mut self.x, tokens.len() * d));
+        let (n, made) = (tokens.len(), self.x.room(tokens.len() * d));
         embed::forward(&m.compute, &m.weights.embed, &tokens, &mut Tile::new(made, n, d));
         for layer in 0..blocks {
             block::forward(m, &[], Path::Exact, layer, &layout, None, made, acts, work);

@@ -2,7 +2,7 @@
 
 use mynah::adapter::{self, Adapter, Base, Fit, KINDS, Linear, Provenance, Site, Spec, basis::BASES};
 use mynah::bytes::Limits;
-use mynah::kernel::{self, Compute, Pool, Tile, View};
+use mynah::kernel::{self, Buffer, Compute, Pool, Tile, View};
 use mynah::rng::Random;
 
 /// Two blocks of odd widths; the second has no gate.
@@ -73,7 +73,7 @@ fn values(n: usize, name: &str) -> Vec<f32> {
 fn forward(a: &dyn Adapter, site: Site, x: &[f32], rows: usize, threads: usize) -> Vec<f32> {
     let [n_in, n_out] = base().shape(site).unwrap();
     let mut y = vec![0.0; rows * n_out];
-    let mut scratch = vec![];
+    let mut scratch = Buffer::default();
     a.forward(&compute(threads), site, View::new(x, rows, n_in), &mut Tile::new(&mut y, rows, n_out), &mut scratch);
     y
 }
@@ -107,7 +107,7 @@ fn backward_agrees_with_differences() {
             let mut acc = vec![0.0; a.grad_len()];
             let mut dx = vec![1.0; 7 * n_in];
             let mut grads = vec![0.0; a.params().len()];
-            let mut scratch = vec![];
+            let mut scratch = Buffer::default();
             let (vx, vdy) = (View::new(&x, 7, n_in), View::new(&dy, 7, n_out));
             a.backward(&compute(1), site, vx, vdy, Some(&mut Tile::new(&mut dx, 7, n_in)), &mut acc, &mut scratch);
             a.reduce(&compute(1), &acc, &mut grads);
@@ -188,7 +188,7 @@ fn threads_change_no_bit() {
             a.prepare(&cx);
             let (mut y, mut dx) = (vec![0.5; 200 * 768], vec![0.5; 200 * 512]);
             let (mut acc, mut grads) = (vec![0.0; a.grad_len()], vec![0.0; a.params().len()]);
-            let mut scratch = vec![];
+            let mut scratch = Buffer::default();
             let (x, dy) = (View::new(&x, 200, 512), View::new(&dy, 200, 768));
             a.forward(&cx, site, x, &mut Tile::new(&mut y, 200, 768), &mut scratch);
             let mut tile = Tile::new(&mut dx, 200, 512);

@@ -6,7 +6,7 @@ use mynah::adapter::{self, Provenance, Spec, file};
 use mynah::bytes::{Bytes, Limits};
 use mynah::container::head::Head;
 use mynah::gguf::Gguf;
-use mynah::kernel::{Compute, Pool, Tile, View};
+use mynah::kernel::{Buffer, Compute, Pool, Tile, View};
 use mynah::model::{Model, Precision};
 use mynah::nn::attention::{self, Heads};
 use mynah::nn::linear::Path as Products;
@@ -153,7 +153,7 @@ fn attention_holds_no_square_of_positions_alone() {
         let rows = |width: usize| (0..n * width).map(|i| (i % 97) as f32 * 0.01 - 0.5).collect::<Vec<f32>>();
         let (q, k, v, dout) = (rows(64), rows(32), rows(32), rows(64));
         let (mut dq, mut dk, mut dv) = (rows(64), rows(32), rows(32));
-        let mut spare = Vec::new();
+        let mut spare = Buffer::default();
         let ((), peak) = alloc::peak(|| {
             attention::backward(
                 &cx,
