@@ -190,40 +190,48 @@ pub(super) mod lanes {
     );
 }
 
-/// 16 activations as `rows_w` takes them.
-#[inline]
-#[target_feature(enable = "neon")]
-fn spread_w<const BITS: u8>(x: lanes::I4) -> [lanes::I4; 2] {
-    [x; 2]
-}
-
-/// What the sums of `rows_w` lack: the codes' zero times the sum of the activations.
+/// What the sums lack: the codes' zero times the sum of the activations.
 fn start_w<const BITS: u8>(_: &[i8; 16], zero: i32) -> i32 {
     -zero
 }
 
-/// The nibbles of 16 bytes.
-#[inline]
-#[target_feature(enable = "neon")]
-fn nibbles_w(packed: lanes::I4) -> [[lanes::I4; 2]; 2] {
-    [[lanes::and_w(packed, lanes::splat_w(0x0f0f_0f0f)); 2], [lanes::upper_w(packed); 2]]
-}
-
-/// 16 signed codes.
-#[inline]
-#[target_feature(enable = "neon")]
-fn bytes_w(codes: lanes::I4) -> [lanes::I4; 2] {
-    [codes; 2]
-}
-
-/// 16 activations as `block_t` takes them.
+/// 16 activations as `block_w` and `block_t` take them.
 fn spread_t<const BITS: u8>(x: &[i8; 16], _part: usize) -> [i32; 8] {
     core::array::from_fn(|i| i32::from_le_bytes(core::array::from_fn(|k| x[i % 4 * 4 + k] as u8)))
 }
 
-/// `block_t` by `dot_w`.
+/// `block_w` by `rows_w`, and `block_t` by `dot_w`.
 macro_rules! blocks {
     ($feature:literal) => {
+        pub(super) use super::spread_t as spread_w;
+
+        /// The dot products of 32 codes of each of 4 rows with 16 and 16 activations.
+        ///
+        /// # Safety
+        /// There are 32 codes at each of `codes`, and what `spread_w` gives at each of `x`.
+        #[inline]
+        #[target_feature(enable = $feature)]
+        pub(super) unsafe fn block_w<const BITS: u8>(
+            codes: [*const u8; 4],
+            x: [*const i32; 2],
+            start: [i32; 2],
+        ) -> [I4; 2] {
+            // SAFETY: the caller's promise.
+            unsafe {
+                let four = |at: usize| codes.map(|codes| load_w(codes.add(at)));
+                let first = four(0);
+                let [low, high] = if BITS == NARROW {
+                    [first.map(|w| and_w(w, splat_w(0x0f0f_0f0f))), first.map(|w| upper_w(w))]
+                } else {
+                    [first, four(16)]
+                };
+                [
+                    add_w(rows_w(low, load_w(x[0].cast())), splat_w(start[0])),
+                    add_w(rows_w(high, load_w(x[1].cast())), splat_w(start[1])),
+                ]
+            }
+        }
+
         /// The dot products of 16 rows of 32 codes, which stand side by side, with 16 and 16 activations.
         ///
         /// # Safety
@@ -285,17 +293,17 @@ mod wide_dots {
         acc
     }
 
-    pub(super) use super::{bytes_w, nibbles_w, spread_t, spread_w, start_w};
+    pub(super) use super::{spread_t, start_w};
     blocks!("neon");
 
     /// The dot products of 16 signed bytes of each of 4 rows with 16 others.
     #[inline]
     #[target_feature(enable = "neon")]
-    pub(super) fn rows_w<const BITS: u8>(codes: [[I4; 2]; 4], x: [I4; 2]) -> I4 {
-        let x = vreinterpretq_s8_s32(x[0]);
+    fn rows_w(codes: [I4; 4], x: I4) -> I4 {
+        let x = vreinterpretq_s8_s32(x);
         let mut sums = [splat_w(0); 4];
         for r in 0..4 {
-            let c = vreinterpretq_s8_s32(codes[r][0]);
+            let c = vreinterpretq_s8_s32(codes[r]);
             sums[r] = vpaddlq_s16(vmlal_high_s8(vmull_s8(vget_low_s8(c), vget_low_s8(x)), c, x));
         }
         vpaddq_s32(vpaddq_s32(sums[0], sums[1]), vpaddq_s32(sums[2], sums[3]))
@@ -331,18 +339,18 @@ mod four_dots {
         acc
     }
 
-    pub(super) use super::{bytes_w, nibbles_w, spread_t, spread_w, start_w};
+    pub(super) use super::{spread_t, start_w};
     blocks!("neon,dotprod");
 
     /// The dot products of 16 signed bytes of each of 4 rows with 16 others.
     #[inline]
     #[target_feature(enable = "neon,dotprod")]
-    pub(super) fn rows_w<const BITS: u8>(codes: [[I4; 2]; 4], x: [I4; 2]) -> I4 {
+    fn rows_w(codes: [I4; 4], x: I4) -> I4 {
         let mut sums = [splat_w(0); 4];
         for r in 0..4 {
             // SAFETY: as above.
             unsafe {
-                asm!("sdot {:v}.4s, {:v}.16b, {:v}.16b", inout(vreg) sums[r], in(vreg) codes[r][0], in(vreg) x[0],
+                asm!("sdot {:v}.4s, {:v}.16b, {:v}.16b", inout(vreg) sums[r], in(vreg) codes[r], in(vreg) x,
                     options(pure, nomem, nostack, preserves_flags));
             }
         }

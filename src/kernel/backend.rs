@@ -142,10 +142,10 @@ backend!(i8mm "i8mm" ["neon" "dotprod" "i8mm"]
     crate::kernel::four::floats, crate::kernel::arm::i8mm, crate::kernel::arm::OTHERS);
 
 #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
-backend!(simd128 "simd128" ["simd128"] crate::kernel::four::floats, crate::kernel::wasm::simd128, body::PLAIN);
+backend!(simd128 "simd128" ["simd128"] crate::kernel::four::floats, crate::kernel::wasm::simd128, crate::kernel::wasm::OTHERS);
 #[cfg(all(target_arch = "wasm32", target_feature = "relaxed-simd"))]
 backend!(relaxed "relaxed-simd" ["simd128" "relaxed-simd"]
-    crate::kernel::four::floats, crate::kernel::wasm::relaxed, body::PLAIN);
+    crate::kernel::four::floats, crate::kernel::wasm::relaxed, crate::kernel::wasm::OTHERS);
 
 /// Every backend that runs on this machine, plain first and the fastest last. Without the standard library: what this
 /// build was compiled for.

@@ -249,7 +249,7 @@ fn round_block(x: &[f32; LANES], search: bool, q: &mut [i8; LANES]) -> f32 {
 }
 
 /// 1.5·2²³.
-const MAGIC: f32 = 12_582_912.0;
+pub(super) const MAGIC: f32 = 12_582_912.0;
 
 /// The nearest integer, ties to even, of a number below 2²²: adding 1.5·2²³ leaves no room for a fraction.
 #[inline(always)]

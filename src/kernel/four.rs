@@ -181,10 +181,9 @@ pub(super) mod floats {
 ///
 /// There `dot_w` adds to each lane of the first register the dot product of 16 codes, 4 in each of the second's registers,
 /// with 16 activations. Where one or two rows of activations meet Q4_0 or Q8_0, 4 rows of weights are taken as they stand in
-/// the file, which needs fewer registers than 16 and no transposition: `rows_w` gives the sums of 4 rows of 16 codes, as
-/// `nibbles_w` or `bytes_w` has taken them from the file, with 16 activations as `spread_w` has prepared them, but for
-/// `start_w`. Where rows stand side by side, `block_t` gives the sums of 16 rows of 32 codes, with activations as `spread_t`
-/// has prepared them.
+/// the file, which needs fewer registers than 16 and no transposition: `block_w` gives the sums of 4 rows of 32 codes, with
+/// activations as `spread_w` has prepared them, from what `start_w` gives. Where rows stand side by side, `block_t` gives the
+/// sums of 16 rows of 32 codes, with activations as `spread_t` has prepared them.
 macro_rules! unit {
     ($module:ident [$($feature:tt)+] $dots:path) => {
         pub(super) mod $module {
@@ -279,6 +278,7 @@ macro_rules! unit {
 
             /// `M` rows of activations with Q4_0 or Q8_0 whose rows stand side by side.
             $(#[target_feature(enable = $feature)])+
+            #[inline(never)]
             fn beside<const M: usize, const BITS: u8>(
                 w: &Matrix,
                 rows: Range<usize>,
@@ -336,6 +336,7 @@ macro_rules! unit {
 
             /// `M` rows of activations with Q4_0 or Q8_0.
             $(#[target_feature(enable = $feature)])+
+            #[inline(never)]
             fn few<const M: usize, const BITS: u8>(
                 w: &Matrix,
                 rows: Range<usize>,
@@ -343,24 +344,19 @@ macro_rules! unit {
                 y: &mut Tile,
                 scratch: &mut Scratch,
             ) {
-                /// Of 16 activations: 2 registers, what their sums start from, their scale.
+                /// Of 16 activations: what `spread_w` gives, what their sums start from, their scale.
                 const PART: usize = 12;
                 let (bytes, zero) = if BITS == NARROW { (18, 8) } else { (34, 0) };
                 let (parts, blocks) = (w.cols / 16, w.cols / 32);
                 let (data, row_bytes) = (w.rows_bytes(rows.clone()), w.row_bytes());
                 assert!(x.rows() == M && x.c == w.cols && parts == 2 * blocks, "shapes of few rows");
                 assert!(row_bytes == blocks * bytes && data.len() == rows.len() * row_bytes, "bytes of few rows");
-                let of = scratch.floats(PART * parts * M);
+                let of: &mut [i32] = bytemuck::cast_slice_mut(scratch.floats(PART * parts * M));
                 for (i, of) in of.chunks_exact_mut(PART).enumerate() {
                     let q = &x.q.as_chunks::<16>().0[i];
-                    // SAFETY: 16 activations, and room for 2 registers.
-                    unsafe {
-                        let spread = dots16::spread_w::<BITS>(load_w(q.as_ptr().cast()));
-                        store_w(of.as_mut_ptr().cast(), spread[0]);
-                        store_w(of.as_mut_ptr().add(4).cast(), spread[1]);
-                    }
-                    of[8] = f32::from_bits(dots16::start_w::<BITS>(q, zero * x.s[i]) as u32);
-                    of[9] = x.d[i];
+                    of[..8].copy_from_slice(&dots16::spread_w::<BITS>(q, i % 2));
+                    of[8] = dots16::start_w::<BITS>(q, zero * x.s[i]);
+                    of[9] = x.d[i].to_bits() as i32;
                 }
                 // From the four quarters of the rows, so that memory is read in four runs: one alone would be waited for.
                 let quarter = rows.len().div_ceil(4);
@@ -373,25 +369,16 @@ macro_rules! unit {
                         // SAFETY: block `b` lies in each row, as checked above, and its two parts in what was prepared.
                         unsafe {
                             let at: [*const u8; 4] = array!(core::ptr::null(); r => starts[r].add(b * bytes));
-                            let mut codes = [[[splat_w(0); 2]; 4]; 2];
-                            for r in 0..4 {
-                                [codes[0][r], codes[1][r]] = if BITS == NARROW {
-                                    dots16::nibbles_w(load_w(at[r].add(2)))
-                                } else {
-                                    [dots16::bytes_w(load_w(at[r].add(2))), dots16::bytes_w(load_w(at[r].add(18)))]
-                                };
-                            }
+                            let codes: [*const u8; 4] = array!(core::ptr::null(); r => at[r].add(2));
                             let scale = half_v(heads(at));
                             for m in 0..M {
-                                let mut scaled = splat_v(0.0);
-                                for part in 0..2 {
-                                    let of = of.as_ptr().add(PART * (m * parts + 2 * b + part));
-                                    let x = [load_w(of.cast()), load_w(of.add(4).cast())];
-                                    let sums = dots16::rows_w::<BITS>(codes[part], x);
-                                    let sums = add_w(sums, splat_w((*of.add(8)).to_bits() as i32));
-                                    scaled = fma_v(splat_v(*of.add(9)), float_v(sums), scaled);
-                                }
-                                acc[m] = fma_v(scale, scaled, acc[m]);
+                                let of: [*const i32; 2] =
+                                    array!(core::ptr::null(); part => of.as_ptr().add(PART * (m * parts + 2 * b + part)));
+                                let start = [*of[0].add(8), *of[1].add(8)];
+                                let sums = dots16::block_w::<BITS>(codes, of, start);
+                                let d = [splat_v(*of[0].add(9).cast()), splat_v(*of[1].add(9).cast())];
+                                let first = mul_v(d[0], float_v(sums[0]));
+                                acc[m] = fma_v(scale, fma_v(d[1], float_v(sums[1]), first), acc[m]);
                             }
                         }
                     }

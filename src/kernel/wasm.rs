@@ -3,7 +3,9 @@
 #![allow(unsafe_code)]
 
 use super::four::unit;
-use core::arch::wasm32::{i32x4_shuffle, i64x2_shuffle, v128};
+use super::{Kernels, Row8, body};
+use crate::math;
+use core::arch::wasm32::*;
 
 /// One register of 4 lanes.
 pub(super) mod lanes {
@@ -57,7 +59,6 @@ pub(super) mod lanes {
         fma_v(a: F4, b: F4, c: F4) -> F4 { f32x4_add(f32x4_mul(a, b), c) }
     );
     op!(float_v(a: I4) -> F4 { f32x4_convert_i32x4(a) });
-    op!(add_w(a: I4, b: I4) -> I4 { i32x4_add(a, b) });
     op!(mul_w(a: I4, b: I4) -> I4 { i32x4_mul(a, b) });
     op!(and_w(a: I4, b: I4) -> I4 { v128_and(a, b) });
     op!(or_w(a: I4, b: I4) -> I4 { v128_or(a, b) });
@@ -79,12 +80,12 @@ pub(super) mod lanes {
     op!(
         /// The half in the lower half of each lane.
         half_v(a: I4) -> F4 {
-            // The magnitude, as bits of a single of another bias; exact for subnormal halves too. That of an infinity or a
-            // NaN lacks some bits of its exponent.
-            let magnitude = v128_and(i32x4_shl(a, 13), i32x4_splat(0x7fff << 13));
-            let special = v128_and(i32x4_gt(magnitude, i32x4_splat((0x7c00 << 13) - 1)), i32x4_splat(0x7f80_0000));
-            let sign = v128_and(i32x4_shl(a, 16), i32x4_splat(i32::MIN));
-            v128_or(v128_or(f32x4_mul(magnitude, f32x4_splat(f32::from_bits(239 << 23))), special), sign)
+            // The magnitude, as bits of a single of another bias, below copies of the sign; exact for subnormal halves too.
+            // That of an infinity or a NaN lacks some bits of its exponent.
+            let bits = v128_and(i32x4_shr(i32x4_shl(a, 16), 3), i32x4_splat(0x8fff_e000_u32 as i32));
+            let most = i32x4_splat(0x7c00);
+            let special = v128_and(i32x4_eq(v128_and(a, most), most), i32x4_splat(0x7f80_0000));
+            v128_or(f32x4_mul(bits, f32x4_splat(f32::from_bits(239 << 23))), special)
         }
     );
     op!(
@@ -110,19 +111,91 @@ pub(super) mod lanes {
     );
 }
 
-/// The sums of the 32-bit lanes of 4 registers, a lane a register, by this addition.
+/// Sums of neighbouring lanes but one: of `a` in the even lanes, of `b` in the odd ones.
 #[inline]
 #[target_feature(enable = "simd128")]
-fn across(sums: [v128; 4], add: impl Fn(v128, v128) -> v128) -> v128 {
-    let two = |a, b| add(i32x4_shuffle::<0, 4, 1, 5>(a, b), i32x4_shuffle::<2, 6, 3, 7>(a, b));
-    let (ab, cd) = (two(sums[0], sums[1]), two(sums[2], sums[3]));
-    add(i64x2_shuffle::<0, 2>(ab, cd), i64x2_shuffle::<1, 3>(ab, cd))
+fn by_two(a: v128, b: v128) -> v128 {
+    i32x4_add(i32x4_shuffle::<0, 4, 1, 5>(a, b), i32x4_shuffle::<2, 6, 3, 7>(a, b))
 }
+
+/// The sums of the lanes of 4 registers, of which `by_two` has made these two.
+#[inline]
+#[target_feature(enable = "simd128")]
+fn by_four(ab: v128, cd: v128) -> v128 {
+    i32x4_add(i64x2_shuffle::<0, 2>(ab, cd), i64x2_shuffle::<1, 3>(ab, cd))
+}
+
+/// Sees that these are computed before what is loaded later: V8 would work on all rows at once and have too few registers
+/// for them.
+#[inline]
+#[target_feature(enable = "simd128")]
+fn finish(sums: [v128; 2]) {
+    for mut sum in sums {
+        // SAFETY: a place of its own. A store keeps its place among loads, which nothing else does.
+        unsafe { core::ptr::write_volatile(&mut sum, sum) };
+    }
+}
+
+/// [`Kernels::quantize`](super::Kernels::quantize) with a lane a level.
+fn quantize(x: &[f32], mut out: Row8) {
+    assert!(x.len() == out.q[0].len() && x.len().is_multiple_of(32), "columns in blocks of 32");
+    let load = |x: &[f32; 16], i: usize| f32x4(x[4 * i], x[4 * i + 1], x[4 * i + 2], x[4 * i + 3]);
+    let [a, b, c, d, e, f, g, h] = body::LEVELS;
+    let levels = [f32x4(a, b, c, d), f32x4(e, f, g, h)];
+    for (b, block) in x.as_chunks::<16>().0.iter().enumerate() {
+        let most = body::largest(block);
+        if !body::has_scale(most) {
+            body::quantize_block(block, b, &mut out);
+            continue;
+        }
+        let inverse = levels.map(|level| f32x4_div(level, f32x4_splat(most)));
+        let mut errors = [f32x4_splat(0.0); 2];
+        for v in block {
+            for i in 0..2 {
+                let v = f32x4_mul(f32x4_splat(*v), inverse[i]);
+                let off = f32x4_sub(v, f32x4_nearest(v));
+                errors[i] = f32x4_add(errors[i], f32x4_mul(off, off));
+            }
+        }
+        for i in 0..2 {
+            errors[i] = f32x4_div(errors[i], f32x4_mul(levels[i], levels[i]));
+        }
+        let least = f32x4_pmin(errors[0], errors[1]);
+        let least = f32x4_pmin(least, i64x2_shuffle::<1, 0>(least, least));
+        let least = f32x4_pmin(least, i32x4_shuffle::<1, 0, 3, 2>(least, least));
+        let found = errors.map(|errors| u32::from(i32x4_bitmask(f32x4_eq(errors, least))));
+        let level = body::LEVELS[(found[0] | found[1] << 4).trailing_zeros() as usize % 8];
+        let (d, inverse) = (most / level, f32x4_splat(level / most));
+        // The low bits of a number near 1.5·2²³ are those of the integer.
+        let magic = f32x4_splat(body::MAGIC);
+        let code = |i: usize| i32x4_sub(f32x4_add(f32x4_mul(load(block, i), inverse), magic), magic);
+        let q = [code(0), code(1), code(2), code(3)];
+        let words = [i16x8_narrow_i32x4(q[0], q[1]), i16x8_narrow_i32x4(q[2], q[3])];
+        // SAFETY: 16 codes.
+        unsafe {
+            let codes = out.q[0][16 * b..16 * b + 16].as_mut_ptr();
+            v128_store(codes.cast(), i8x16_narrow_i16x8(words[0], words[1]));
+        }
+        let sums = i32x4_dot_i16x8(i16x8_add(words[0], words[1]), i16x8_splat(1));
+        let sums = i32x4_add(sums, i64x2_shuffle::<1, 0>(sums, sums));
+        body::store_scale(d, i32x4_extract_lane::<0>(sums) + i32x4_extract_lane::<1>(sums), 0, b, &mut out);
+        if out.parts() > 1 {
+            let mut rest = *block;
+            for (rest, &q) in rest.iter_mut().zip(&out.q[0][16 * b..]) {
+                *rest = math::fma(-d, q as f32, *rest);
+            }
+            body::store_block(&rest, 1, b, &mut out);
+        }
+    }
+}
+
+/// The plain kernels, which are compiled for these lanes like all else, but for the search of a scale.
+pub(super) const OTHERS: Kernels = Kernels { quantize, ..body::PLAIN };
 
 /// Integer dots by products of 16 bits.
 mod wide_dots {
-    use super::across;
     use super::lanes::*;
+    use super::{by_four, by_two, finish};
     use crate::kernel::ints::WHOLE;
     use core::arch::wasm32::*;
 
@@ -142,42 +215,56 @@ mod wide_dots {
         acc
     }
 
-    /// The even and the odd ones of 16 activations, as 16 bits.
-    #[inline]
-    #[target_feature(enable = "simd128")]
-    pub(super) fn spread_w<const BITS: u8>(x: I4) -> [I4; 2] {
-        bytes_w(x)
+    /// 16 activations as `block_w` takes them, as 16 bits: the even and the odd ones, with factors as in `spread_t`; with
+    /// codes of 8 bits as they come.
+    pub(super) fn spread_w<const BITS: u8>(x: &[i8; 16], part: usize) -> [i32; 8] {
+        let pair = |a: usize, b: usize, by: i32| (x[a] as i32 * by) & 0xffff | (x[b] as i32 * by) << 16;
+        let factors = [[256, 1], [1, 16]][part];
+        core::array::from_fn(|i| match BITS {
+            WHOLE => pair(2 * i, 2 * i + 1, 1),
+            _ => pair(i % 4 * 4 + i / 4, i % 4 * 4 + i / 4 + 2, factors[i / 4]),
+        })
     }
 
-    /// What the sums of `rows_w` lack: the codes' zero times the sum of the activations.
+    /// What the sums of `block_w` lack: the codes' zero times the sum of the activations.
     pub(super) fn start_w<const BITS: u8>(_: &[i8; 16], zero: i32) -> i32 {
         -zero
     }
 
-    /// The lower and the upper nibbles of 16 bytes, even and odd ones.
+    /// The dot products of 32 codes of each of 4 rows with 16 and 16 activations.
+    ///
+    /// # Safety
+    /// There are 32 codes at each of `codes`, and what `spread_w` gives at each of `x`.
     #[inline]
     #[target_feature(enable = "simd128")]
-    pub(super) fn nibbles_w(packed: I4) -> [[I4; 2]; 2] {
-        let four = |x| v128_and(x, i16x8_splat(15));
-        [[four(packed), four(u16x8_shr(packed, 8))], [four(u16x8_shr(packed, 4)), u16x8_shr(packed, 12)]]
-    }
-
-    /// The even and the odd ones of 16 signed codes.
-    #[inline]
-    #[target_feature(enable = "simd128")]
-    pub(super) fn bytes_w(codes: I4) -> [I4; 2] {
-        [i16x8_shr(i16x8_shl(codes, 8), 8), i16x8_shr(codes, 8)]
-    }
-
-    /// The dot products of 16 codes of each of 4 rows with 16 activations.
-    #[inline]
-    #[target_feature(enable = "simd128")]
-    pub(super) fn rows_w<const BITS: u8>(codes: [[I4; 2]; 4], x: [I4; 2]) -> I4 {
-        let mut sums = [x[0]; 4];
-        for r in 0..4 {
-            sums[r] = i32x4_add(i32x4_dot_i16x8(codes[r][0], x[0]), i32x4_dot_i16x8(codes[r][1], x[1]));
+    pub(super) unsafe fn block_w<const BITS: u8>(
+        codes: [*const u8; 4],
+        x: [*const i32; 2],
+        start: [i32; 2],
+    ) -> [I4; 2] {
+        let dots = |a, x, b, y| i32x4_add(i32x4_dot_i16x8(a, x), i32x4_dot_i16x8(b, y));
+        // SAFETY: the caller's promise.
+        unsafe {
+            let x = [load_w(x[0].cast()), load_w(x[0].add(4).cast()), load_w(x[1].cast()), load_w(x[1].add(4).cast())];
+            let row = |r: usize| {
+                if BITS == WHOLE {
+                    let eight = |k: usize| i16x8_load_extend_i8x8(codes[r].add(8 * k).cast());
+                    return [dots(eight(0), x[0], eight(1), x[1]), dots(eight(2), x[2], eight(3), x[3])];
+                }
+                let w = load_w(codes[r]);
+                let bits = |mask| v128_and(w, i16x8_splat(mask));
+                [dots(bits(15), x[0], bits(15 << 8), x[1]), dots(bits(15 << 4), x[2], u16x8_shr(w, 12), x[3])]
+            };
+            let two = |[a, b]: [I4; 2], [c, d]: [I4; 2]| [by_two(a, c), by_two(b, d)];
+            let ab = two(row(0), row(1));
+            finish(ab);
+            let cd = two(row(2), row(3));
+            let sums = [by_four(ab[0], cd[0]), by_four(ab[1], cd[1])];
+            if BITS == WHOLE {
+                return sums;
+            }
+            [i32x4_add(i32x4_shr(sums[0], 8), splat_w(start[0])), i32x4_add(i32x4_shr(sums[1], 4), splat_w(start[1]))]
         }
-        across(sums, |a, b| i32x4_add(a, b))
     }
 
     /// 16 activations as `block_t` takes them: of each 4 the even and the odd ones, as 16 bits. Narrow codes are multiplied
@@ -250,8 +337,8 @@ mod wide_dots {
 /// a product with ones.
 #[cfg(target_feature = "relaxed-simd")]
 mod relaxed_dots {
-    use super::across;
     use super::lanes::*;
+    use super::{by_four, by_two, finish};
     use crate::kernel::ints::{NARROW, WHOLE};
     use core::arch::wasm32::*;
 
@@ -276,50 +363,61 @@ mod relaxed_dots {
         i32x4_add(acc, i32x4_add(i32x4_add(a, b), i32x4_add(c, d)))
     }
 
-    /// 16 activations; where codes have a sign, which of them are below 0, and their sizes.
-    #[inline]
-    #[target_feature(enable = "simd128")]
-    pub(super) fn spread_w<const BITS: u8>(x: I4) -> [I4; 2] {
-        if BITS == WHOLE { [i8x16_shr(x, 7), i8x16_abs(x)] } else { [x; 2] }
+    /// 16 activations as `block_w` takes them; where codes have a sign, which of them are below 0, and their sizes.
+    pub(super) fn spread_w<const BITS: u8>(x: &[i8; 16], _part: usize) -> [i32; 8] {
+        let four = |i: usize, f: fn(i8) -> u8| i32::from_le_bytes(core::array::from_fn(|k| f(x[i % 4 * 4 + k])));
+        core::array::from_fn(|i| match (BITS, i / 4) {
+            (WHOLE, 0) => four(i, |x| (x >> 7) as u8),
+            (WHOLE, _) => four(i, |x| x.unsigned_abs()),
+            _ => four(i, |x| x as u8),
+        })
     }
 
-    /// What the sums of `rows_w` lack: the codes' zero times the sum of the activations, or what `signed` adds.
+    /// What the sums of `block_w` lack: the codes' zero times the sum of the activations, or what `signed` adds.
     pub(super) fn start_w<const BITS: u8>(x: &[i8; 16], zero: i32) -> i32 {
         if BITS == WHOLE { x.iter().map(|&x| -(x.min(0) as i32)).sum() } else { -zero }
     }
 
-    /// The lower and the upper nibbles of 16 bytes.
-    #[inline]
-    #[target_feature(enable = "simd128")]
-    pub(super) fn nibbles_w(packed: I4) -> [[I4; 2]; 2] {
-        let four = |x| v128_and(x, i8x16_splat(15));
-        [[four(packed); 2], [four(u16x8_shr(packed, 4)); 2]]
-    }
-
-    /// 16 signed codes.
-    #[inline]
-    #[target_feature(enable = "simd128")]
-    pub(super) fn bytes_w(codes: I4) -> [I4; 2] {
-        [codes; 2]
-    }
-
-    /// The dot products of 16 codes, below 16 or with a sign, of each of 4 rows with 16 activations.
+    /// The dot products of 32 codes of each of 4 rows with 16 and 16 activations.
+    ///
+    /// # Safety
+    /// There are 32 codes at each of `codes`, and what `spread_w` gives at each of `x`.
     #[inline]
     #[target_feature(enable = "simd128,relaxed-simd")]
-    pub(super) fn rows_w<const BITS: u8>(codes: [[I4; 2]; 4], x: [I4; 2]) -> I4 {
-        let ones = i16x8_splat(1);
-        let mut sums = [ones; 4];
-        if BITS == WHOLE {
-            for r in 0..4 {
-                sums[r] = four(v128_xor(codes[r][0], x[0]), x[1]);
-            }
-            return across(sums, |a, b| i32x4_add(a, b));
+    pub(super) unsafe fn block_w<const BITS: u8>(
+        codes: [*const u8; 4],
+        x: [*const i32; 2],
+        start: [i32; 2],
+    ) -> [I4; 2] {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let (low, high) = (load_w(x[0].cast()), load_w(x[1].cast()));
+            let sums = if BITS == WHOLE {
+                let sizes = [load_w(x[0].add(4).cast()), load_w(x[1].add(4).cast())];
+                let row = |r: usize| {
+                    let seven = |k: usize, below| v128_xor(load_w(codes[r].add(16 * k)), below);
+                    [four(seven(0, low), sizes[0]), four(seven(1, high), sizes[1])]
+                };
+                let two = |[a, b]: [I4; 2], [c, d]: [I4; 2]| [by_two(a, c), by_two(b, d)];
+                let ab = two(row(0), row(1));
+                finish(ab);
+                let cd = two(row(2), row(3));
+                [by_four(ab[0], cd[0]), by_four(ab[1], cd[1])]
+            } else {
+                // All 16 products fit 16 bits, so that these stay pairs of sums up to the end.
+                let row = |r: usize| {
+                    let (w, nibble) = (load_w(codes[r]), i8x16_splat(15));
+                    let dot = i16x8_relaxed_dot_i8x16_i7x16;
+                    [dot(low, v128_and(w, nibble)), dot(high, v128_and(u16x8_shr(w, 4), nibble))]
+                };
+                let two = |[a, b]: [I4; 2], [c, d]: [I4; 2]| [by_two_16(a, c), by_two_16(b, d)];
+                let ab = two(row(0), row(1));
+                finish(ab);
+                let cd = two(row(2), row(3));
+                [by_four_16(ab[0], cd[0]), by_four_16(ab[1], cd[1])].map(|sums| i32x4_dot_i16x8(sums, i16x8_splat(1)))
+            };
+            [i32x4_add(sums[0], splat_w(start[0])), i32x4_add(sums[1], splat_w(start[1]))]
         }
-        // All 16 products fit 16 bits.
-        for r in 0..4 {
-            sums[r] = i16x8_relaxed_dot_i8x16_i7x16(x[0], codes[r][0]);
-        }
-        i32x4_dot_i16x8(across(sums, |a, b| i16x8_add(a, b)), ones)
     }
 
     /// 16 activations as `block_t` takes them; where codes have a sign, of each 4 which are below 0, and their sizes.
@@ -373,6 +471,20 @@ mod relaxed_dots {
             }
         }
         sums
+    }
+
+    /// `by_two` of pairs of 16 bits.
+    #[inline]
+    #[target_feature(enable = "simd128")]
+    fn by_two_16(a: I4, b: I4) -> I4 {
+        i16x8_add(i32x4_shuffle::<0, 4, 1, 5>(a, b), i32x4_shuffle::<2, 6, 3, 7>(a, b))
+    }
+
+    /// `by_four` of pairs of 16 bits.
+    #[inline]
+    #[target_feature(enable = "simd128")]
+    fn by_four_16(ab: I4, cd: I4) -> I4 {
+        i16x8_add(i64x2_shuffle::<0, 2>(ab, cd), i64x2_shuffle::<1, 3>(ab, cd))
     }
 
     #[inline]

@@ -333,6 +333,41 @@ fn quantised_rows_are_within_half_a_step() {
 }
 
 #[test]
+fn quantised_rows_equal_the_plain_ones() {
+    let mut random = Random(10);
+    let c = 4096;
+    let mut x = random.values(c);
+    for (i, block) in x.chunks_exact_mut(16).enumerate() {
+        let size = 10f32.powi(i as i32 % 64 - 40);
+        block.iter_mut().for_each(|v| *v *= size);
+        // Zeros, an only value, what is halfway between codes, and what is no number.
+        match i % 32 {
+            5 => block.fill(0.0),
+            6 => block[..15].fill(-0.0),
+            7 => (0..16).for_each(|l| block[l] = (l as f32 - 8.0) / 2.0),
+            8 => block[i % 16] = f32::NAN,
+            9 => block[i % 16] = f32::NEG_INFINITY,
+            _ => {}
+        }
+    }
+    for parts in 1..=2 {
+        let rounded = |k: &Kernels| {
+            let mut acts = Acts8::default();
+            acts.resize(1, c, parts);
+            (k.quantize)(&x, acts.row(0));
+            acts
+        };
+        let want = rounded(&PLAIN);
+        for k in others() {
+            let got = rounded(k);
+            assert!(got.q == want.q && got.s == want.s, "{}: codes in {parts} parts", k.name);
+            assert_same(&got.d, &want.d, &format!("{}: scales", k.name));
+            assert_same(&got.low, &want.low, &format!("{}: sums", k.name));
+        }
+    }
+}
+
+#[test]
 fn rounded_columns_are_blocks_of_q8_0() {
     let mut random = Random(9);
     let q8_0 = Format::by_name("Q8_0").expect("a format");
