@@ -8,12 +8,35 @@
 //! | `neon`, codes of 5 bits: `smlal` | 16 × 2 × 16 | 138 | 512 | 0.27 | 0.125 |
 //! | `neon`, codes of 6 to 8 bits: `smull`, `addp`, `sadalp` | 16 × 2 × 16 | 186 | 512 | 0.36 | 0.25 |
 //! | `dotprod`: `sdot`, 2 a cycle on a Cortex-A76 | 16 × 2 × 16 | 76 | 512 | 0.15 | 0.063 |
-//! | `dotprod`, one row with Q4_0 as it stands in the file | 4 × 1 × 32 | 65 | 128 | 0.51 | 0.063 |
 //! | `i8mm`: `smmla` | 16 × 2 × 32 | 148 | 1024 | 0.14 | 0.031 |
 //! | `f32` dot products: `fmla` | 2 × 2 × 16 | 28 | 64 | 0.44 | 0.25 |
 //! | `f32` sums: `fmla` | 6 × 16 | 36 | 96 | 0.38 | 0.25 |
 //!
 //! Most of what is over goes to the scales of 16 columns: of the 76 instructions 16 convert and scale 32 sums.
+//!
+//! All instructions of a call for each multiply-add, with 64 rows of weights of 1536 columns, one row of activations and 16;
+//! `examples/instructions` counts them. `i8mm` takes one row as `dotprod` does. On paper the products of one row take `dotprod`
+//! 0.063, and `neon` 0.125, or 0.19 to 0.23 with the sums of pairs that they need.
+//!
+//! | format | `neon`, 1 | `dotprod`, 1 | `neon`, 16 | `dotprod`, 16 | `i8mm`, 16 |
+//! | --- | --- | --- | --- | --- | --- |
+//! | Q4_0 | 0.60 | 0.54 | 0.35 | 0.22 | 0.19 |
+//! | Q4_1 | 0.54 | 0.53 | 0.36 | 0.24 | 0.22 |
+//! | Q5_0 | 0.90 | 0.86 | 0.38 | 0.25 | 0.22 |
+//! | Q5_1 | 0.90 | 0.88 | 0.39 | 0.26 | 0.24 |
+//! | Q8_0 | 0.59 | 0.53 | 0.42 | 0.21 | 0.20 |
+//! | Q2_K | 0.66 | 0.60 | 0.39 | 0.28 | 0.27 |
+//! | Q3_K | 0.88 | 0.84 | 0.39 | 0.28 | 0.27 |
+//! | Q4_K | 0.54 | 0.49 | 0.38 | 0.25 | 0.22 |
+//! | Q5_K | 0.77 | 0.78 | 0.40 | 0.27 | 0.25 |
+//! | Q6_K | 0.84 | 0.76 | 0.49 | 0.26 | 0.26 |
+//! | IQ4_NL | 0.62 | 0.56 | 0.42 | 0.21 | 0.20 |
+//! | IQ4_XS | 0.64 | 0.52 | 0.43 | 0.21 | 0.20 |
+//!
+//! One row with Q4_K and `dotprod`: of 256 multiply-adds 16 `sdot`, 12 instructions that clear sums and add pairs, 8 that put
+//! rows side by side, 16 for nibbles, 12 for scales and mins, and loads, make 0.35; the rest is the head of a block, whose 16
+//! scales and mins become floats for 4 rows at a time. Formats with bits apart from the nibbles pay for joining them.
+//!
 //! F16 is widened exactly; products of halves round otherwise than the contract has it, so there are none.
 
 #![allow(unsafe_code)]
@@ -89,6 +112,7 @@ fn narrow(x: &[f32], out: &mut [u16]) {
 
 /// One register of 4 lanes.
 pub(super) mod lanes {
+    use crate::kernel::ints::array;
     use core::arch::aarch64::*;
     use core::arch::asm;
 
@@ -184,8 +208,8 @@ pub(super) mod lanes {
             let wide = |w| vreinterpretq_s64_s32(w);
             let (ab, cd) = (wide(vtrn1q_s32(a, b)), wide(vtrn1q_s32(c, d)));
             let (ef, gh) = (wide(vtrn2q_s32(a, b)), wide(vtrn2q_s32(c, d)));
-            [vtrn1q_s64(ab, cd), vtrn1q_s64(ef, gh), vtrn2q_s64(ab, cd), vtrn2q_s64(ef, gh)]
-                .map(|w| vreinterpretq_s32_s64(w))
+            let wide = [vtrn1q_s64(ab, cd), vtrn1q_s64(ef, gh), vtrn2q_s64(ab, cd), vtrn2q_s64(ef, gh)];
+            array!(splat_w(0); k => vreinterpretq_s32_s64(wide[k]))
         }
     );
 }
@@ -193,6 +217,34 @@ pub(super) mod lanes {
 /// What the sums lack: the codes' zero times the sum of the activations.
 fn start_w<const BITS: u8>(_: &[i8; 16], zero: i32) -> i32 {
     -zero
+}
+
+/// Whether the sums of signed codes start from something.
+const SIGNS_START: bool = false;
+
+/// `bits_to_16` with the order that `arrange` leaves: `at(k, h)` is the byte whose bits go to half `h` of register `k`.
+macro_rules! bits {
+    ($feature:literal, $at:ident) => {
+        /// 16 where the bits of 32 columns of 4 rows, a dword a row, are set: register `k` of 8.
+        #[inline]
+        #[target_feature(enable = $feature)]
+        pub(super) fn bits_to_16(bits: I4, k: usize) -> I4 {
+            const AT: [[u8; 16]; 8] = {
+                let mut at = [[0; 16]; 8];
+                let mut i = 0;
+                while i < 128 {
+                    at[i / 16][i % 16] = $at(i / 16, i % 16 / 8);
+                    i += 1;
+                }
+                at
+            };
+            const ONE: [u8; 16] = [1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128];
+            // SAFETY: the tables have 16 bytes.
+            let (at, one) = unsafe { (vld1q_u8(AT[k].as_ptr()), vld1q_u8(ONE.as_ptr())) };
+            let set = vtstq_u8(vqtbl1q_u8(vreinterpretq_u8_s32(bits), at), one);
+            vreinterpretq_s32_u8(vandq_u8(set, vdupq_n_u8(16)))
+        }
+    };
 }
 
 /// 16 activations as `block_w` and `block_t` take them.
@@ -267,7 +319,7 @@ macro_rules! blocks {
 /// Integer dots without an instruction for them.
 mod wide_dots {
     use super::lanes::*;
-    use crate::kernel::ints::NARROW;
+    use crate::kernel::ints::{MIDDLE, NARROW, array};
     use core::arch::aarch64::*;
 
     /// Adds to each lane the dot product of its 16 codes with 16 activations. No product of activations with signed bytes
@@ -293,8 +345,9 @@ mod wide_dots {
         acc
     }
 
-    pub(super) use super::{spread_t, start_w};
+    pub(super) use super::{SIGNS_START, spread_t, start_w};
     blocks!("neon");
+    bits!("neon", at_of_rows);
 
     /// The dot products of 16 signed bytes of each of 4 rows with 16 others.
     #[inline]
@@ -308,12 +361,58 @@ mod wide_dots {
         }
         vpaddq_s32(vpaddq_s32(sums[0], sums[1]), vpaddq_s32(sums[2], sums[3]))
     }
+
+    /// Byte `half` of the bits of 16 columns of row `k % 4`.
+    const fn at_of_rows(k: usize, half: usize) -> u8 {
+        (4 * (k % 4) + k / 4 * 2 + half) as u8
+    }
+
+    /// 16 bytes of each of 4 rows: as they are.
+    ///
+    /// # Safety
+    /// They are there.
+    #[inline]
+    #[target_feature(enable = "neon")]
+    pub(super) unsafe fn arrange(rows: [*const u8; 4]) -> [I4; 4] {
+        // SAFETY: the caller's promise.
+        unsafe { [load_w(rows[0]), load_w(rows[1]), load_w(rows[2]), load_w(rows[3])] }
+    }
+
+    /// 16 activations as `rows_r` takes them.
+    #[inline]
+    #[target_feature(enable = "neon")]
+    pub(super) fn spread_r(_zero: u8, x: I4) -> [I4; 2] {
+        [x; 2]
+    }
+
+    /// What its sums start from.
+    pub(super) fn start_r(zero: u8, _: &[i8; 16], sum: i32) -> [i32; 4] {
+        [-(zero as i32) * sum; 4]
+    }
+
+    /// The dot products of 16 codes of each of 4 rows with 16 activations. Of narrow codes 8 products fit 16 bits, of those
+    /// of 7 bits 4, of others 2.
+    #[inline]
+    #[target_feature(enable = "neon")]
+    pub(super) fn rows_r<const BITS: u8, const START: bool>(codes: [I4; 4], x: [I4; 2], start: I4) -> I4 {
+        let x = vreinterpretq_s8_s32(x[0]);
+        let [a, b, c, d] = array!(vdupq_n_s16(0); r => {
+            let c = vreinterpretq_s8_s32(codes[r]);
+            vmlal_high_s8(vmull_s8(vget_low_s8(c), vget_low_s8(x)), c, x)
+        });
+        let sums = match BITS {
+            NARROW => vpaddlq_s16(vpaddq_s16(vpaddq_s16(a, b), vpaddq_s16(c, d))),
+            MIDDLE => vpaddq_s32(vpaddlq_s16(vpaddq_s16(a, b)), vpaddlq_s16(vpaddq_s16(c, d))),
+            _ => vpaddq_s32(vpaddq_s32(vpaddlq_s16(a), vpaddlq_s16(b)), vpaddq_s32(vpaddlq_s16(c), vpaddlq_s16(d))),
+        };
+        if START { add_w(sums, start) } else { sums }
+    }
 }
 
 /// Integer dots of 4 bytes a lane.
 mod four_dots {
     use super::lanes::*;
-    use crate::kernel::ints::NARROW;
+    use crate::kernel::ints::{NARROW, array};
     use core::arch::aarch64::*;
     use core::arch::asm;
 
@@ -339,8 +438,9 @@ mod four_dots {
         acc
     }
 
-    pub(super) use super::{spread_t, start_w};
+    pub(super) use super::{SIGNS_START, spread_t, start_w};
     blocks!("neon,dotprod");
+    bits!("neon", at_of_pairs);
 
     /// The dot products of 16 signed bytes of each of 4 rows with 16 others.
     #[inline]
@@ -355,6 +455,52 @@ mod four_dots {
             }
         }
         vpaddq_s32(vpaddq_s32(sums[0], sums[1]), vpaddq_s32(sums[2], sums[3]))
+    }
+
+    /// Byte 0 of the bits of 8 columns of the first or the second row of two.
+    const fn at_of_pairs(k: usize, row: usize) -> u8 {
+        (4 * (k % 4 / 2 * 2 + row) + k / 4 * 2 + k % 2) as u8
+    }
+
+    /// 16 bytes of each of 4 rows: 8 of two rows in a register, so that the sums of two need one addition of pairs.
+    ///
+    /// # Safety
+    /// They are there.
+    #[inline]
+    #[target_feature(enable = "neon")]
+    pub(super) unsafe fn arrange(rows: [*const u8; 4]) -> [I4; 4] {
+        // SAFETY: the caller's promise.
+        let [a, b, c, d] = unsafe { array!(vdupq_n_s64(0); r => vreinterpretq_s64_s32(load_w(rows[r]))) };
+        let pairs = [vzip1q_s64(a, b), vzip2q_s64(a, b), vzip1q_s64(c, d), vzip2q_s64(c, d)];
+        array!(splat_w(0); k => vreinterpretq_s32_s64(pairs[k]))
+    }
+
+    /// 16 activations as `rows_r` takes them.
+    #[inline]
+    #[target_feature(enable = "neon")]
+    pub(super) fn spread_r(_zero: u8, x: I4) -> [I4; 2] {
+        let x = vreinterpretq_s64_s32(x);
+        [vreinterpretq_s32_s64(vdupq_laneq_s64::<0>(x)), vreinterpretq_s32_s64(vdupq_laneq_s64::<1>(x))]
+    }
+
+    /// What its sums start from.
+    pub(super) fn start_r(zero: u8, _: &[i8; 16], sum: i32) -> [i32; 4] {
+        [-(zero as i32) * sum, 0, -(zero as i32) * sum, 0]
+    }
+
+    /// The dot products of 16 codes of each of 4 rows with 16 activations.
+    #[inline]
+    #[target_feature(enable = "neon,dotprod")]
+    pub(super) fn rows_r<const BITS: u8, const START: bool>(codes: [I4; 4], x: [I4; 2], start: I4) -> I4 {
+        let mut sums = [if START { start } else { splat_w(0) }; 2];
+        for k in 0..4 {
+            // SAFETY: as above.
+            unsafe {
+                asm!("sdot {:v}.4s, {:v}.16b, {:v}.16b", inout(vreg) sums[k / 2], in(vreg) codes[k], in(vreg) x[k % 2],
+                    options(pure, nomem, nostack, preserves_flags));
+            }
+        }
+        vpaddq_s32(sums[0], sums[1])
     }
 }
 

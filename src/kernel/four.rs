@@ -19,7 +19,7 @@ macro_rules! op {
         #[inline]
         #[cfg_attr(target_arch = "aarch64", target_feature(enable = "neon"))]
         #[cfg_attr(target_arch = "wasm32", target_feature(enable = "simd128"))]
-        pub(super) fn $name($($arg: $type),*) $(-> $result)? $body
+        pub(in crate::kernel) fn $name($($arg: $type),*) $(-> $result)? $body
     };
     ($(#[doc = $doc:literal])* unsafe $name:ident($($arg:ident: $type:ty),*) $(-> $result:ty)? $body:block) => {
         $(#[doc = $doc])*
@@ -28,7 +28,7 @@ macro_rules! op {
         #[inline]
         #[cfg_attr(target_arch = "aarch64", target_feature(enable = "neon"))]
         #[cfg_attr(target_arch = "wasm32", target_feature(enable = "simd128"))]
-        pub(super) unsafe fn $name($($arg: $type),*) $(-> $result)? {
+        pub(in crate::kernel) unsafe fn $name($($arg: $type),*) $(-> $result)? {
             // SAFETY: the caller's promise.
             unsafe { $body }
         }
@@ -142,6 +142,40 @@ op!(
         out
     }
 );
+/// The operations of `unpack.rs` on one register: a lane is a row of 4. Codes are 4 registers of 16 columns, in whatever
+/// order a unit's `arrange` leaves them.
+pub(super) mod one {
+    use super::*;
+    pub(in crate::kernel) use super::{
+        F4 as F, I4 as I, add_v as add, and_w as and, float_v as to_float, fma_v as fma, half_v as low_halves,
+        heads as dwords, load_w, mul_v as mul, or_w as or, prefetch, shl_w as shl, shr_w as shr, splat_v as splat,
+        splat_w as splat_i, store_w, upper_w as high_nibbles,
+    };
+
+    op!(unsafe load_i(p: *const [u8; 64]) -> I { load_w(p.cast()) });
+    op!(unsafe halves(p: *const u16) -> F { half_v(load_halves(p)) });
+    op!(unsafe transpose(rows: [*const u8; 4]) -> [I; 4] {
+        transpose_w([load_w(rows[0]), load_w(rows[1]), load_w(rows[2]), load_w(rows[3])])
+    });
+    op!(load_from(x: &[f32; 4]) -> F {
+        // SAFETY: the array has 4 lanes.
+        unsafe { load_v(x.as_ptr()) }
+    });
+    op!(store_to(p: &mut [f32; 4], x: F) {
+        // SAFETY: the array has 4 lanes.
+        unsafe { store_v(p.as_mut_ptr(), x) }
+    });
+    op!(low_nibbles(a: I) -> I { and(a, splat_i(0x0f0f_0f0f)) });
+    op!(high_halves(a: I) -> F { low_halves(shr(a, 16)) });
+    op!(flip(a: I) -> I { xor_w(a, splat_i(0x8080_8080_u32 as i32)) });
+    op!(byte(a: I, n: usize) -> I { and(shr(a, 8 * n), splat_i(255)) });
+    op!(signed_byte(a: I, n: usize) -> I { top_w(shl(a, 24 - 8 * n)) });
+    op!(look_up(table: &[u8; 16], a: I) -> I {
+        // SAFETY: the table has 16 bytes.
+        look_w(unsafe { load_w(table.as_ptr()) }, a)
+    });
+}
+
 /// The lanes of each 16 summed as a tree: `l` with `l + 8`, then `+ 4`, `+ 2`, `+ 1`.
 #[inline]
 #[cfg_attr(target_arch = "aarch64", target_feature(enable = "neon"))]
@@ -180,10 +214,13 @@ pub(super) mod floats {
 /// One backend over these lanes: its features and its module of integer dots.
 ///
 /// There `dot_w` adds to each lane of the first register the dot product of 16 codes, 4 in each of the second's registers,
-/// with 16 activations. Where one or two rows of activations meet Q4_0 or Q8_0, 4 rows of weights are taken as they stand in
-/// the file, which needs fewer registers than 16 and no transposition: `block_w` gives the sums of 4 rows of 32 codes, with
-/// activations as `spread_w` has prepared them, from what `start_w` gives. Where rows stand side by side, `block_t` gives the
-/// sums of 16 rows of 32 codes, with activations as `spread_t` has prepared them.
+/// with 16 activations. Where one or two rows of activations meet weights as they stand in the file, 4 rows are taken apart
+/// at a time, which needs fewer registers than 16 and no transposition. For Q4_0 and Q8_0 `block_w` gives the sums of 4 rows
+/// of 32 codes, with activations as `spread_w` has prepared them, from what `start_w` gives. For the others `arrange` loads
+/// 16 bytes of each row and may move them so that `rows_r` is short: the sums of 4 rows of 16 codes with 16 activations as
+/// `spread_r` has prepared them, from what `start_r` gives; bits that stand in a dword a row go there by `bits_to_16`. Where
+/// rows stand side by side, `block_t` gives the sums of 16 rows of 32 codes, with activations as `spread_t` has prepared
+/// them.
 macro_rules! unit {
     ($module:ident [$($feature:tt)+] $dots:path) => {
         pub(super) mod $module {
@@ -263,15 +300,35 @@ macro_rules! unit {
                 scratch: &mut Scratch,
             ) {
                 let sixteens = rows.start.is_multiple_of(16) && rows.len().is_multiple_of(16);
-                match (w.format.name, x.rows(), sixteens && w.turned().is_some()) {
-                    ("Q4_0", 1, false) => few::<1, NARROW>(w, rows, x, y, scratch),
-                    ("Q4_0", 2, false) => few::<2, NARROW>(w, rows, x, y, scratch),
-                    ("Q8_0", 1, false) => few::<1, WHOLE>(w, rows, x, y, scratch),
-                    ("Q8_0", 2, false) => few::<2, WHOLE>(w, rows, x, y, scratch),
-                    ("Q4_0", 1, true) => beside::<1, NARROW>(w, rows, x, y, scratch),
-                    ("Q4_0", 2, true) => beside::<2, NARROW>(w, rows, x, y, scratch),
-                    ("Q8_0", 1, true) => beside::<1, WHOLE>(w, rows, x, y, scratch),
-                    ("Q8_0", 2, true) => beside::<2, WHOLE>(w, rows, x, y, scratch),
+                let turned = sixteens && w.turned().is_some();
+                macro_rules! few {
+                    ($id:literal) => {
+                        if x.rows() == 1 {
+                            rows::few::<$id, 1>(w, rows, x, y, scratch)
+                        } else {
+                            rows::few::<$id, 2>(w, rows, x, y, scratch)
+                        }
+                    };
+                }
+                match (w.format.id, x.rows(), turned) {
+                    (2, 1, true) => beside::<1, NARROW>(w, rows, x, y, scratch),
+                    (2, 2, true) => beside::<2, NARROW>(w, rows, x, y, scratch),
+                    (8, 1, true) => beside::<1, WHOLE>(w, rows, x, y, scratch),
+                    (8, 2, true) => beside::<2, WHOLE>(w, rows, x, y, scratch),
+                    (2, 1, false) => few::<1, NARROW>(w, rows, x, y, scratch),
+                    (2, 2, false) => few::<2, NARROW>(w, rows, x, y, scratch),
+                    (8, 1, false) => few::<1, WHOLE>(w, rows, x, y, scratch),
+                    (8, 2, false) => few::<2, WHOLE>(w, rows, x, y, scratch),
+                    (3, 1..=2, false) => few!(3),
+                    (6, 1..=2, false) => few!(6),
+                    (7, 1..=2, false) => few!(7),
+                    (20, 1..=2, false) => few!(20),
+                    (10, 1..=2, _) => few!(10),
+                    (11, 1..=2, _) => few!(11),
+                    (12, 1..=2, _) => few!(12),
+                    (13, 1..=2, _) => few!(13),
+                    (14, 1..=2, _) => few!(14),
+                    (23, 1..=2, _) => few!(23),
                     _ => all::int_dots(w, rows, x, y, scratch),
                 }
             }
@@ -390,6 +447,107 @@ macro_rules! unit {
                         for (r, lane) in lanes.into_iter().enumerate().take_while(|(r, _)| first + r * quarter < rows.len()) {
                             let out = &mut out[first + r * quarter];
                             *out = if m < x.n { lane } else { *out + lane };
+                        }
+                    }
+                }
+            }
+
+            /// One or two rows of activations with weights as they stand in the file.
+            mod rows {
+                use super::dots16::{self, arrange, bits_to_16};
+                use crate::kernel::four::one::*;
+                use crate::kernel::ints::{MIDDLE, NARROW, WHOLE, array};
+                use crate::kernel::{Acts8, Scratch, Tile};
+                use crate::quant::{self, Matrix};
+                use core::ops::Range;
+
+                /// Rows of weights in a vector of lanes.
+                const ROWS: usize = 4;
+                /// Bytes are multiplied as signed ones.
+                const SIGNED_CODES: bool = true;
+
+                crate::kernel::unpack::unpacking!($($feature)+);
+
+                /// `M` rows of activations with 4 rows of weights at a time. Not inlined: an engine of WebAssembly saves on
+                /// the registers of a function that has become too large.
+                $(#[target_feature(enable = $feature)])+
+                #[inline(never)]
+                pub(super) fn few<const ID: u32, const M: usize>(
+                    w: &Matrix,
+                    rows: Range<usize>,
+                    x: &Acts8,
+                    y: &mut Tile,
+                    scratch: &mut Scratch,
+                ) {
+                    /// Of 16 activations: 2 registers, what their sums start from, their scale, what a min is multiplied by.
+                    const PART: usize = 16;
+                    let (zero, sub, min) = const { quant::codes(ID) };
+                    let parts = w.cols / 16;
+                    assert!(w.format.id == ID && x.rows() == M && x.c == w.cols && w.cols % 32 == 0, "shapes of few rows");
+                    let of = scratch.floats(PART * parts * M);
+                    for (i, of) in of.chunks_exact_mut(PART).enumerate() {
+                        let q = &x.q.as_chunks::<16>().0[i];
+                        // SAFETY: 16 activations, and room for 2 registers.
+                        let start = unsafe {
+                            let spread = dots16::spread_r(zero, load_w(q.as_ptr().cast()));
+                            store_w(of.as_mut_ptr().cast(), spread[0]);
+                            store_w(of.as_mut_ptr().add(4).cast(), spread[1]);
+                            dots16::start_r(zero, q, x.s[i])
+                        };
+                        of[8..12].copy_from_slice(bytemuck::cast_slice(&start));
+                        of[12] = x.d[i];
+                        of[13] = if sub == 16 { x.d[i] * x.s[i] as f32 } else { x.low[i / 2] };
+                    }
+                    // From the four quarters of the rows, so that memory is read in four runs: one alone would be waited for.
+                    let quarter = rows.len().div_ceil(4);
+                    for first in 0..quarter {
+                        let blocks = Blocks::new(w, rows.start + first..rows.end, quarter, 0..w.cols, 0, 0);
+                        let (mut acc, mut low) = ([splat(0.0); M], [splat(0.0); M]);
+                        let mut take = |b: usize, columns: Columns| {
+                            for m in 0..M {
+                                let mut scaled = splat(0.0);
+                                for part in 0..2 {
+                                    debug_assert!(2 * b + part < parts);
+                                    let codes = array!(splat_i(0); k => columns.codes[4 * part + k]);
+                                    // SAFETY: `b` counts the 32 columns of a row, and the activations of all have been
+                                    // prepared.
+                                    let (x, start, d, total) = unsafe {
+                                        let of = of.as_ptr().add(PART * (m * parts + 2 * b + part));
+                                        let x = [load_w(of.cast()), load_w(of.add(4).cast())];
+                                        (x, load_w(of.add(8).cast()), *of.add(12), *of.add(13))
+                                    };
+                                    let sums = match zero {
+                                        0 => dots16::rows_r::<NARROW, false>(codes, x, start),
+                                        32 => dots16::rows_r::<MIDDLE, true>(codes, x, start),
+                                        128 => dots16::rows_r::<WHOLE, { dots16::SIGNS_START }>(codes, x, start),
+                                        _ => dots16::rows_r::<NARROW, true>(codes, x, start),
+                                    };
+                                    let last = part == 1 || sub == 16;
+                                    scaled = if part == 0 || sub == 16 {
+                                        mul(splat(d), to_float(sums))
+                                    } else {
+                                        fma(splat(d), to_float(sums), scaled)
+                                    };
+                                    if last {
+                                        let at = if sub == 16 { part } else { 0 };
+                                        acc[m] = fma(columns.scales[at], scaled, acc[m]);
+                                        if min {
+                                            low[m] = fma(columns.mins[at], splat(total), low[m]);
+                                        }
+                                    }
+                                }
+                            }
+                        };
+                        unpack::<ID>(w, &blocks, &mut take);
+                        for m in 0..M {
+                            let mut lanes = [0.0; 4];
+                            store_to(&mut lanes, add(acc[m], low[m]));
+                            let out = y.row(m % x.n);
+                            for (r, lane) in lanes.into_iter().enumerate() {
+                                if let Some(out) = out.get_mut(first + r * quarter).filter(|_| first + r * quarter < rows.len()) {
+                                    *out = if m < x.n { lane } else { *out + lane };
+                                }
+                            }
                         }
                     }
                 }

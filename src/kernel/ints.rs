@@ -8,7 +8,8 @@
 //! (16 `i32`, or 64 bytes: 4 neighbouring codes a row), `load_i`, `load_from`, `store_to`, `store_i`, `splat`, `splat_i`,
 //! `fma`, `mul`, `to_float`, `and`, `or`, `shl`, `shr` (of 32 bits), `byte`, `signed_byte`, `low_nibbles`, `high_nibbles`,
 //! `flip` (bytes with their top bit inverted), `look_up` (of codes below 16), `bits_to_16`, `low_halves` and `high_halves`
-//! (of each lane, to float), `halves` (16 from memory, to float), `transpose` (16 bytes of 16 rows, to 4 vectors), `dwords` (4 bytes of 16 rows), `prefetch`,
+//! (of each lane, to float), `halves` (16 from memory, to float), `transpose` (16 bytes of 16 rows, to 4 vectors; codes
+//! by `arrange`, which is the same), `dwords` (4 bytes of 16 rows), `prefetch`,
 //! `int_four` (adds the products of 16 columns), `int_part` (the same for a tile); and the size of its tile, rows of
 //! activations `INT_X` and panels `PANELS`. One with a tile of its own gives `store_codes` and `scaled_tile` too.
 
@@ -53,12 +54,19 @@ pub(super) use array;
 
 macro_rules! integers {
     (tile of its own, $($feature:tt)+) => {
-        use crate::kernel::peak::reads_ahead;
         use crate::kernel::ints::{AHEAD, FAR, array, CHUNK, MIDDLE, NARROW, Panel, WHOLE};
         use crate::kernel::{Acts8, Scratch};
         use crate::quant::{self, Codes, Matrix};
 
+        /// Rows of weights in a vector of lanes.
+        const ROWS: usize = 16;
+        use self::transpose as arrange;
         crate::kernel::unpack::unpacking!($($feature)+);
+
+        /// Rows ahead of those worked on that are asked for: what comes while a memory answers.
+        fn ahead(w: &Matrix) -> usize {
+            (AHEAD / w.row_bytes().max(1)).next_multiple_of(16).max(16)
+        }
 
         /// What the activations bring to the products of all rows of weights.
         #[derive(Clone, Copy)]
@@ -87,7 +95,7 @@ macro_rules! integers {
             fetch(data, 0..data.len().min(ahead * w.row_bytes()));
             for first in rows.clone().step_by(16) {
                 let group = first..(first + 16).min(rows.end);
-                let blocks = Blocks::<T>::new(w, group.clone(), 0..w.cols, first + ahead, rows.end);
+                let blocks = Blocks::<T>::new(w, group.clone(), 1, 0..w.cols, first + ahead, rows.end);
                 let (mut acc, mut low) = ([splat(0.0); M], [splat(0.0); M]);
                 let mut take = |b: usize, columns: Columns| {
                     debug_assert!(32 * b < c);
@@ -261,7 +269,7 @@ macro_rules! integers {
             for start in (0..w.cols).step_by(step) {
                 let cols = start..(start + step).min(w.cols);
                 for (p, panel) in panels.iter_mut().enumerate() {
-                    let blocks = Blocks::<T>::new(w, group(p), cols.clone(), first + 16 * p + FAR, w.rows);
+                    let blocks = Blocks::<T>::new(w, group(p), 1, cols.clone(), first + 16 * p + FAR, w.rows);
                     let mut take = |b: usize, columns: Columns| {
                         let codes = (&mut panel.codes[8 * b..8 * b + 8]).try_into().expect("8 vectors");
                         store_codes(codes, columns.codes, zero);

@@ -1,37 +1,65 @@
-//! Unpacking of quantised weights, written once over 16 lanes: `unpacking!`.
+//! Unpacking of quantised weights, written once over lanes, 16 or 4 of them: `unpacking!`.
 //!
-//! A lane is a row of weights. Each format has one function that takes blocks of 16 rows apart, 32 columns at a time. The
-//! operations on lanes are those that `ints.rs` lists.
+//! A lane is a row of weights. Each format has one function that takes blocks of `ROWS` rows apart, 32 columns at a time.
+//! The operations on lanes are those that `ints.rs` lists. Those on codes are the same for every byte, so that with 4 lanes
+//! `arrange` may leave the bytes of 4 rows in another order than `transpose`.
+
+/// A loop, whose index is known in each turn where 4 rows are taken apart, so that shifts and places are the compiler's to
+/// choose. With 16 rows the compiler does better with loops.
+macro_rules! turns {
+    ($i:ident in $n:literal: $($at:literal)+ => $body:block) => {
+        if ROWS == 16 {
+            for $i in 0..$n $body
+        } else {
+            $({
+                let $i = $at;
+                $body
+            })+
+        }
+    };
+}
+pub(super) use turns;
 
 macro_rules! unpacking {
     ($($feature:tt)+) => {
-        /// Where 16 rows of blocks stand; rows past the last repeat it.
+        /// Where `ROWS` rows of blocks stand; rows past the last repeat it.
         ///
         /// With `TURNED` the rows stand side by side, as [`crate::quant::turned`] has it.
         struct Blocks<'a, const TURNED: bool> {
             data: &'a [u8],
-            starts: [usize; 16],
+            starts: [usize; ROWS],
             /// Where the bytes begin that will be wanted, if there are any to ask for.
             next: Option<usize>,
             count: usize,
         }
 
         impl<'a, const TURNED: bool> Blocks<'a, TURNED> {
-            /// Those of columns `cols`; as many rows from `next` on will be wanted, up to `end`.
-            fn new(w: &'a Matrix, rows: Range<usize>, cols: Range<usize>, next: usize, end: usize) -> Self {
+            /// Those of columns `cols`, of `rows` the first and those `apart`; as many rows from `next` on will be wanted, up
+            /// to `end`.
+            fn new(
+                w: &'a Matrix,
+                rows: Range<usize>,
+                apart: usize,
+                cols: Range<usize>,
+                next: usize,
+                end: usize,
+            ) -> Self {
                 let (format, row_bytes) = (w.format, w.row_bytes());
                 let first = cols.start / format.block * format.bytes;
                 let count = cols.len() / format.block;
                 assert!(!rows.is_empty() && first + count * format.bytes <= row_bytes, "columns of a matrix");
                 Blocks {
                     data: bytes::<TURNED>(w, rows.clone()),
-                    starts: array!(0; r => if TURNED { 16 * first } else { r.min(rows.len() - 1) * row_bytes + first }),
-                    next: (next < end && !(TURNED && reads_ahead())).then_some((next - rows.start) * row_bytes + 16 * first),
+                    starts: array!(0; r => {
+                        if TURNED { 16 * first } else { (r * apart).min(rows.len() - 1) * row_bytes + first }
+                    }),
+                    next: (next < end && !(TURNED && crate::kernel::peak::reads_ahead())).then(|| (next - rows.start) * row_bytes + 16 * first),
                     count,
                 }
             }
 
             /// The same, known not to be turned.
+            #[allow(dead_code, reason = "where no rows stand side by side")]
             #[inline(always)]
             fn plain(&self) -> Blocks<'a, false> {
                 Blocks { data: self.data, starts: self.starts, next: self.next, count: self.count }
@@ -42,7 +70,7 @@ macro_rules! unpacking {
             /// # Safety
             /// 16 bytes are read there.
             #[inline(always)]
-            unsafe fn from(&self, at: usize) -> [*const u8; 16] {
+            unsafe fn from(&self, at: usize) -> [*const u8; ROWS] {
                 // SAFETY: the caller's promise.
                 unsafe { array!(core::ptr::null(); r => self.data.as_ptr().add(self.starts[r] + at)) }
             }
@@ -81,7 +109,7 @@ macro_rules! unpacking {
                     let p = blocks.data.as_ptr().add(blocks.starts[0] + 16 * at).cast::<[u8; 64]>();
                     [load_i(p), load_i(p.add(1)), load_i(p.add(2)), load_i(p.add(3))]
                 } else {
-                    transpose(blocks.from(at))
+                    arrange(blocks.from(at))
                 }
             }
         }
@@ -126,11 +154,6 @@ macro_rules! unpacking {
             for at in at.step_by(64) {
                 prefetch(data.as_ptr().wrapping_add(at));
             }
-        }
-
-        /// Rows ahead of those worked on that are asked for: what comes while a memory answers.
-        fn ahead(w: &Matrix) -> usize {
-            (AHEAD / w.row_bytes().max(1)).next_multiple_of(16).max(16)
         }
 
         /// 32 columns of 16 rows: codes in panel order, and a scale and a min for each 16 columns. Where 32 columns share
@@ -252,11 +275,11 @@ macro_rules! unpacking {
                 } else {
                     [splat_i(0); 8]
                 };
-                for j in 0..4 {
+                crate::kernel::unpack::turns!(j in 4: 0 1 2 3 => {
                     blocks.fetch(4 * b + j, 4, bytes);
                     // SAFETY: the block ends with 128 bytes of nibbles.
                     let packed = unsafe { bytes32(blocks, at + packed_at + 32 * j) };
-                    for high in 0..2 {
+                    crate::kernel::unpack::turns!(high in 2: 0 1 => {
                         let i = 2 * j + high;
                         let codes = array!(splat_i(0); k => {
                             let q = if high == 0 { low_nibbles(packed[k]) } else { high_nibbles(packed[k]) };
@@ -265,8 +288,8 @@ macro_rules! unpacking {
                         let mut columns = Columns::new(codes, mul(d, to_float(byte(scales[i / 4], i % 4))));
                         columns.mins[0] = mul(dmin, to_float(byte(mins[i / 4], i % 4)));
                         out(8 * b + i, columns);
-                    }
-                }
+                    });
+                });
             }
         }
 
@@ -288,7 +311,7 @@ macro_rules! unpacking {
                             bytes32(blocks, at + 128 + 32 * half),
                         )
                     };
-                    for i in 0..4 {
+                    crate::kernel::unpack::turns!(i in 4: 0 1 2 3 => {
                         blocks.fetch(8 * b + 4 * half + i, 8, 210);
                         let packed = &nibbles[i % 2];
                         let codes = array!(splat_i(0); k => {
@@ -303,7 +326,7 @@ macro_rules! unpacking {
                             mul(d, to_float(signed_byte(scales[s / 4], s % 4)))
                         });
                         out(8 * b + 4 * half + i, Columns { codes, scales, mins: [splat(0.0); 2] });
-                    }
+                    });
                 }
             }
         }
@@ -334,7 +357,7 @@ macro_rules! unpacking {
                     let high = [shl(heads[2], 4), shl(heads[2], 2), heads[2], shr(heads[2], 2)][i];
                     or(low, and(high, upper))
                 });
-                for i in 0..8 {
+                crate::kernel::unpack::turns!(i in 8: 0 1 2 3 4 5 6 7 => {
                     blocks.fetch(8 * b + i, 8, 110);
                     let codes = array!(splat_i(0); k => {
                         or(and(shr(packed[i / 4][k], 2 * (i % 4)), three), bit(bits[k], i, 2))
@@ -345,7 +368,7 @@ macro_rules! unpacking {
                         mul(d, fma(s, splat(1.0), splat(-32.0)))
                     });
                     out(8 * b + i, Columns { codes, scales, mins: [splat(0.0); 2] });
-                }
+                });
             }
         }
 
@@ -364,7 +387,7 @@ macro_rules! unpacking {
                     )
                 };
                 let (d, dmin) = (low_halves(head), mul(high_halves(head), splat(-1.0)));
-                for i in 0..8 {
+                crate::kernel::unpack::turns!(i in 8: 0 1 2 3 4 5 6 7 => {
                     blocks.fetch(8 * b + i, 8, 84);
                     let codes = array!(splat_i(0); k => and(shr(packed[i / 4][k], 2 * (i % 4)), splat_i(0x0303_0303)));
                     let scales = array!(d; s => {
@@ -374,7 +397,7 @@ macro_rules! unpacking {
                         mul(dmin, to_float(byte(high_nibbles(both[(2 * i + s) / 4]), (2 * i + s) % 4)))
                     });
                     out(8 * b + i, Columns { codes, scales, mins });
-                }
+                });
             }
         }
 
@@ -387,17 +410,17 @@ macro_rules! unpacking {
                 // of them lie in each row.
                 let (head, lower) = unsafe { (dwords(blocks.from(at)), dwords(blocks.from(at + 4))) };
                 let d = low_halves(head);
-                for i in 0..8 {
+                crate::kernel::unpack::turns!(i in 8: 0 1 2 3 4 5 6 7 => {
                     blocks.fetch(8 * b + i, 8, 136);
                     // SAFETY: as above.
-                    let packed = unsafe { transpose(blocks.from(at + 8 + 16 * i)) };
+                    let packed = unsafe { four(blocks, at + 8 + 16 * i) };
                     let codes = array!(splat_i(0); k => {
                         look_up(&IQ4, if k < 4 { low_nibbles(packed[k]) } else { high_nibbles(packed[k - 4]) })
                     });
                     let high = shl(and(shr(head, 16 + 2 * i), splat_i(3)), 4);
                     let s = to_float(or(and(shr(lower, 4 * i), splat_i(15)), high));
                     out(8 * b + i, Columns::new(codes, mul(d, fma(s, splat(1.0), splat(-32.0)))));
-                }
+                });
             }
         }
 
@@ -408,11 +431,11 @@ macro_rules! unpacking {
             let codes = format.codes.as_ref().expect("a format with codes");
             let (block, per) = (format.block, format.block / codes.sub);
             let min = if codes.min { per } else { 0 };
-            let mut q = [0; 16 * 256];
-            let (mut scales, mut mins) = ([[0.0; 16]; 16], [[0.0; 16]; 16]);
+            let mut q = [0; ROWS * 256];
+            let (mut scales, mut mins) = ([[0.0; ROWS]; 16], [[0.0; ROWS]; 16]);
             for b in 0..blocks.count {
                 blocks.fetch(b, 1, format.bytes);
-                for r in 0..16 {
+                for r in 0..ROWS {
                     let (mut s, mut m) = ([0.0; 16], [0.0; 16]);
                     let bytes = &blocks.data[blocks.starts[r] + b * format.bytes..][..format.bytes];
                     let q = &mut q[r * block..][..block];
@@ -425,7 +448,7 @@ macro_rules! unpacking {
                     let halves: [[I; 4]; 2] = array!([splat_i(0); 4]; half => {
                         let rows = array!(core::ptr::null(); r => q[r * block + 32 * i + 16 * half..][..16].as_ptr());
                         // SAFETY: 16 codes stand there, by the slice above.
-                        unsafe { transpose(rows) }
+                        unsafe { arrange(rows) }
                     });
                     let signed = SIGNED_CODES && codes.zero == 128;
                     let at = |part: usize| if codes.sub == 16 { 2 * i + part } else { i };

@@ -192,6 +192,27 @@ fn quantize(x: &[f32], mut out: Row8) {
 /// The plain kernels, which are compiled for these lanes like all else, but for the search of a scale.
 pub(super) const OTHERS: Kernels = Kernels { quantize, ..body::PLAIN };
 
+/// 16 bytes of each of 4 rows: as they are.
+///
+/// # Safety
+/// They are there.
+#[inline]
+#[target_feature(enable = "simd128")]
+unsafe fn arrange(rows: [*const u8; 4]) -> [v128; 4] {
+    // SAFETY: the caller's promise.
+    unsafe { [lanes::load_w(rows[0]), lanes::load_w(rows[1]), lanes::load_w(rows[2]), lanes::load_w(rows[3])] }
+}
+
+/// 16 where the bits of 16 columns of row `k % 4`, a dword a row, are set; the second 16 from `k = 4` on.
+#[inline]
+#[target_feature(enable = "simd128")]
+fn bits_to_16(bits: v128, k: usize) -> v128 {
+    let at = (4 * (k % 4) + k / 4 * 2) as i16 * 0x0101;
+    let both = i16x8(at, at, at, at, at + 0x0101, at + 0x0101, at + 0x0101, at + 0x0101);
+    let one = i64x2_splat(i64::from_le_bytes([1, 2, 4, 8, 16, 32, 64, 128]));
+    v128_and(i8x16_eq(v128_and(i8x16_swizzle(bits, both), one), one), i8x16_splat(16))
+}
+
 /// Integer dots by products of 16 bits.
 mod wide_dots {
     use super::lanes::*;
@@ -322,6 +343,39 @@ mod wide_dots {
             }
         }
         sums
+    }
+
+    pub(super) use super::{arrange, bits_to_16};
+    /// Whether the sums of signed codes start from something.
+    pub(super) const SIGNS_START: bool = false;
+
+    /// The even and the odd ones of 16 activations, as 16 bits.
+    #[inline]
+    #[target_feature(enable = "simd128")]
+    pub(super) fn spread_r(_zero: u8, x: I4) -> [I4; 2] {
+        [i16x8_shr(i16x8_shl(x, 8), 8), i16x8_shr(x, 8)]
+    }
+
+    /// What the sums of `rows_r` lack: the codes' zero times the sum of the activations.
+    pub(super) fn start_r(zero: u8, _: &[i8; 16], sum: i32) -> [i32; 4] {
+        [-(zero as i32) * sum; 4]
+    }
+
+    /// The dot products of 16 codes of each of 4 rows with 16 activations.
+    #[inline]
+    #[target_feature(enable = "simd128")]
+    pub(super) fn rows_r<const BITS: u8, const START: bool>(codes: [I4; 4], x: [I4; 2], start: I4) -> I4 {
+        let mut sums = codes;
+        for r in 0..4 {
+            let (even, odd) = if BITS == WHOLE {
+                (i16x8_shr(i16x8_shl(codes[r], 8), 8), i16x8_shr(codes[r], 8))
+            } else {
+                (v128_and(codes[r], i16x8_splat(0xff)), u16x8_shr(codes[r], 8))
+            };
+            sums[r] = i32x4_add(i32x4_dot_i16x8(even, x[0]), i32x4_dot_i16x8(odd, x[1]));
+        }
+        let sums = by_four(by_two(sums[0], sums[1]), by_two(sums[2], sums[3]));
+        if START { i32x4_add(sums, start) } else { sums }
     }
 
     #[inline]
@@ -485,6 +539,46 @@ mod relaxed_dots {
     #[target_feature(enable = "simd128")]
     fn by_four_16(ab: I4, cd: I4) -> I4 {
         i16x8_add(i64x2_shuffle::<0, 2>(ab, cd), i64x2_shuffle::<1, 3>(ab, cd))
+    }
+
+    pub(super) use super::{arrange, bits_to_16};
+    /// Whether the sums of signed codes start from something.
+    pub(super) const SIGNS_START: bool = true;
+
+    /// 16 activations; where codes have a sign, which of them are below 0, and their sizes.
+    #[inline]
+    #[target_feature(enable = "simd128")]
+    pub(super) fn spread_r(zero: u8, x: I4) -> [I4; 2] {
+        if zero == 128 { [i8x16_shr(x, 7), i8x16_abs(x)] } else { [x; 2] }
+    }
+
+    /// What the sums of `rows_r` lack: the codes' zero times the sum of the activations, or what `signed` adds.
+    pub(super) fn start_r(zero: u8, x: &[i8; 16], sum: i32) -> [i32; 4] {
+        [if zero == 128 { start_w::<WHOLE>(x, 0) } else { -(zero as i32) * sum }; 4]
+    }
+
+    /// The dot products of 16 codes, below 128 or with a sign, of each of 4 rows with 16 activations.
+    #[inline]
+    #[target_feature(enable = "simd128,relaxed-simd")]
+    pub(super) fn rows_r<const BITS: u8, const START: bool>(codes: [I4; 4], x: [I4; 2], start: I4) -> I4 {
+        let ones = i16x8_splat(1);
+        let mut sums = codes;
+        for r in 0..4 {
+            sums[r] = if BITS == WHOLE {
+                four(v128_xor(codes[r], x[0]), x[1])
+            } else if BITS == NARROW {
+                i16x8_relaxed_dot_i8x16_i7x16(x[0], codes[r])
+            } else {
+                four(x[0], codes[r])
+            };
+        }
+        let sums = if BITS == NARROW {
+            // Eight products of narrow codes fit 16 bits.
+            i32x4_dot_i16x8(by_four_16(by_two_16(sums[0], sums[1]), by_two_16(sums[2], sums[3])), ones)
+        } else {
+            by_four(by_two(sums[0], sums[1]), by_two(sums[2], sums[3]))
+        };
+        if START { i32x4_add(sums, start) } else { sums }
     }
 
     #[inline]

@@ -17,6 +17,8 @@ pub mod turned;
 pub(crate) use float::half;
 pub(crate) use iq::VALUES as IQ4;
 pub use table::FORMATS;
+#[allow(unused_imports, reason = "for units of 4 lanes alone")]
+pub(crate) use table::codes;
 pub(crate) use table::{decode_inline, unpack_inline};
 
 use crate::bytes::Bytes;

@@ -95,6 +95,19 @@ macro_rules! formats {
             })?),
         }),*];
 
+        /// The zero of the codes of format `id`, values that share a scale, and whether there are mins: for what is made
+        /// for one format.
+        ///
+        /// # Panics
+        /// If that format has no codes.
+        #[allow(dead_code, reason = "for units of 4 lanes alone")]
+        pub(crate) const fn codes(id: u32) -> (u8, usize, bool) {
+            match id {
+                $($($id => ($zero, $sub, $min),)?)*
+                _ => panic!("a format with codes"),
+            }
+        }
+
         /// `Format::decode` of the format `id`, to be compiled again inside a function with other target features.
         ///
         /// # Panics
