@@ -53,7 +53,9 @@ macro_rules! unpacking {
                     starts: array!(0; r => {
                         if TURNED { 16 * first } else { (r * apart).min(rows.len() - 1) * row_bytes + first }
                     }),
-                    next: (next < end && !(TURNED && crate::kernel::peak::reads_ahead())).then(|| (next - rows.start) * row_bytes + 16 * first),
+                    // Rows side by side are one stream, which some machines follow by themselves.
+                    next: (next < end && !(TURNED && crate::kernel::peak::reads_ahead()))
+                        .then(|| (next - rows.start) * row_bytes + 16 * first),
                     count,
                 }
             }
