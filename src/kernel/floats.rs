@@ -195,8 +195,10 @@ macro_rules! products {
                 // SAFETY: `k + 16` is at most `c`, the length of all rows.
                 unsafe {
                     let soon = rows[0].as_ptr().wrapping_add(N * k + ahead);
-                    for line in (0..16 * N).step_by(32).filter(|_| N > 1 || k % 32 == 0) {
-                        prefetch(soon.wrapping_add(line).cast());
+                    for line in 0..N.div_ceil(2) {
+                        if N > 1 || k % 32 == 0 {
+                            prefetch(soon.wrapping_add(32 * line).cast());
+                        }
                     }
                     let b: [F; N] = array!(splat(0.0); n => halves(rows[n].as_ptr().add(k)));
                     for m in 0..M {
