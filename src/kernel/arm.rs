@@ -20,21 +20,21 @@
 //!
 //! | format | `neon`, 1 | `dotprod`, 1 | `neon`, 16 | `dotprod`, 16 | `i8mm`, 16 |
 //! | --- | --- | --- | --- | --- | --- |
-//! | Q4_0 | 0.60 | 0.54 | 0.35 | 0.22 | 0.19 |
-//! | Q4_1 | 0.54 | 0.53 | 0.36 | 0.24 | 0.22 |
-//! | Q5_0 | 0.90 | 0.86 | 0.38 | 0.25 | 0.22 |
-//! | Q5_1 | 0.90 | 0.88 | 0.39 | 0.26 | 0.24 |
-//! | Q8_0 | 0.59 | 0.53 | 0.42 | 0.21 | 0.20 |
+//! | Q4_0 | 0.62 | 0.56 | 0.38 | 0.22 | 0.19 |
+//! | Q4_1 | 0.54 | 0.50 | 0.39 | 0.24 | 0.22 |
+//! | Q5_0 | 0.90 | 0.83 | 0.41 | 0.25 | 0.22 |
+//! | Q5_1 | 0.90 | 0.86 | 0.42 | 0.26 | 0.24 |
+//! | Q8_0 | 0.61 | 0.55 | 0.42 | 0.21 | 0.20 |
 //! | Q2_K | 0.66 | 0.60 | 0.39 | 0.28 | 0.27 |
-//! | Q3_K | 0.88 | 0.84 | 0.39 | 0.28 | 0.27 |
-//! | Q4_K | 0.54 | 0.49 | 0.38 | 0.25 | 0.22 |
-//! | Q5_K | 0.77 | 0.78 | 0.40 | 0.27 | 0.25 |
-//! | Q6_K | 0.84 | 0.76 | 0.49 | 0.26 | 0.26 |
-//! | IQ4_NL | 0.62 | 0.56 | 0.42 | 0.21 | 0.20 |
-//! | IQ4_XS | 0.64 | 0.52 | 0.43 | 0.21 | 0.20 |
+//! | Q3_K | 0.88 | 0.79 | 0.43 | 0.28 | 0.27 |
+//! | Q4_K | 0.54 | 0.46 | 0.40 | 0.25 | 0.22 |
+//! | Q5_K | 0.76 | 0.77 | 0.43 | 0.27 | 0.25 |
+//! | Q6_K | 0.84 | 0.73 | 0.49 | 0.26 | 0.26 |
+//! | IQ4_NL | 0.62 | 0.52 | 0.42 | 0.21 | 0.20 |
+//! | IQ4_XS | 0.63 | 0.49 | 0.43 | 0.21 | 0.20 |
 //!
 //! One row with Q4_K and `dotprod`: of 256 multiply-adds 16 `sdot`, 12 instructions that clear sums and add pairs, 8 that put
-//! rows side by side, 16 for nibbles, 12 for scales and mins, and loads, make 0.35; the rest is the head of a block, whose 16
+//! rows side by side, 16 for nibbles, 12 for scales and mins, and loads, make 0.35 where the loop is not unrolled; the rest is the head of a block, whose 16
 //! scales and mins become floats for 4 rows at a time. Formats with bits apart from the nibbles pay for joining them.
 //!
 //! F16 is widened exactly; products of halves round otherwise than the contract has it, so there are none.
