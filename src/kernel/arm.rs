@@ -34,8 +34,9 @@
 //! | IQ4_XS | 0.63 | 0.49 | 0.43 | 0.21 | 0.20 |
 //!
 //! One row with Q4_K and `dotprod`: of 256 multiply-adds 16 `sdot`, 12 instructions that clear sums and add pairs, 8 that put
-//! rows side by side, 16 for nibbles, 12 for scales and mins, and loads, make 0.35 where the loop is not unrolled; the rest is the head of a block, whose 16
-//! scales and mins become floats for 4 rows at a time. Formats with bits apart from the nibbles pay for joining them.
+//! rows side by side, 16 for nibbles, 12 for scales and mins, and loads, make 0.35 where the loop is not unrolled; the rest is
+//! the head of a block, whose 16 scales and mins become floats for 4 rows at a time. Formats with bits apart from the nibbles
+//! pay for joining them.
 //!
 //! F16 is widened exactly; products of halves round otherwise than the contract has it, so there are none.
 

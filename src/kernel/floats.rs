@@ -1,9 +1,9 @@
 //! Products of floats in tiles, written once over 16 lanes: `products!`.
 //!
 //! An instruction set gives it the operations on those lanes, as functions of the module around it: the type `F` (16
-//! floats), `load`, `store`, `halves` (16 half floats), `prefetch`, `load_from`, `store_to`, `splat`, `fma`, and `sum` (the lanes of `DOT_W` registers); and the
-//! sizes of its register tiles: rows of both sides of dot products, `DOT_X` and `DOT_W`; rows and vectors of sums, `SUM_R`
-//! and `SUM_V`.
+//! floats), `load`, `store`, `halves` (16 half floats), `prefetch`, `load_from`, `store_to`, `splat`, `fma`, and `sum` (the
+//! lanes of `DOT_W` registers); and the sizes of its register tiles: rows of both sides of dot products, `DOT_X` and `DOT_W`;
+//! rows and vectors of sums, `SUM_R` and `SUM_V`.
 
 macro_rules! products {
     ($($feature:tt)+) => {
