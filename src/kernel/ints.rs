@@ -92,7 +92,7 @@ macro_rules! integers {
             assert!(!min || of.totals.len() >= M * c / sub, "totals");
             let ahead = ahead(w);
             let data = bytes::<T>(w, rows.clone());
-            fetch(data, 0..data.len().min(ahead * w.row_bytes()));
+            fetch(data, 0..data.len().min(ahead * w.row_bytes()), true);
             for first in rows.clone().step_by(16) {
                 let group = first..(first + 16).min(rows.end);
                 let blocks = Blocks::<T>::new(w, group.clone(), 1, 0..w.cols, first + ahead, rows.end);
@@ -319,7 +319,7 @@ macro_rules! integers {
                 _ => (),
             }
             let data = bytes::<T>(w, rows.clone());
-            fetch(data, 0..data.len());
+            fetch(data, 0..data.len(), true);
             let mut panels = [const { Panel::EMPTY }; PANELS];
             let mut first = rows.start;
             while first < rows.end {

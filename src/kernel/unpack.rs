@@ -30,6 +30,8 @@ macro_rules! unpacking {
             starts: [usize; ROWS],
             /// Where the bytes begin that will be wanted, if there are any to ask for.
             next: Option<usize>,
+            /// Into which cache they are asked.
+            near: bool,
             count: usize,
         }
 
@@ -48,14 +50,16 @@ macro_rules! unpacking {
                 let first = cols.start / format.block * format.bytes;
                 let count = cols.len() / format.block;
                 assert!(!rows.is_empty() && first + count * format.bytes <= row_bytes, "columns of a matrix");
+                let reads_ahead = crate::kernel::peak::reads_ahead();
                 Blocks {
                     data: bytes::<TURNED>(w, rows.clone()),
                     starts: array!(0; r => {
                         if TURNED { 16 * first } else { (r * apart).min(rows.len() - 1) * row_bytes + first }
                     }),
                     // Rows side by side are one stream, which some machines follow by themselves.
-                    next: (next < end && !(TURNED && crate::kernel::peak::reads_ahead()))
+                    next: (next < end && !(TURNED && reads_ahead))
                         .then(|| (next - rows.start) * row_bytes + 16 * first),
+                    near: !reads_ahead,
                     count,
                 }
             }
@@ -64,7 +68,7 @@ macro_rules! unpacking {
             #[allow(dead_code, reason = "where no rows stand side by side")]
             #[inline(always)]
             fn plain(&self) -> Blocks<'a, false> {
-                Blocks { data: self.data, starts: self.starts, next: self.next, count: self.count }
+                Blocks { data: self.data, starts: self.starts, next: self.next, near: self.near, count: self.count }
             }
 
             /// The bytes from `at` on in each row.
@@ -83,7 +87,7 @@ macro_rules! unpacking {
             fn fetch(&self, i: usize, parts: usize, bytes: usize) {
                 if let Some(next) = self.next {
                     let piece = 16 * bytes / parts;
-                    fetch(self.data, next + i * piece..next + (i + 1) * piece);
+                    fetch(self.data, next + i * piece..next + (i + 1) * piece, self.near);
                 }
             }
         }
@@ -150,11 +154,13 @@ macro_rules! unpacking {
             }
         }
 
-        /// Asks for bytes from `at.start` on, which need not lie inside.
+        /// Asks for bytes from `at.start` on, which need not lie inside: into the nearest cache, or into the next.
         #[inline(always)]
-        fn fetch(data: &[u8], at: Range<usize>) {
-            for at in at.step_by(64) {
-                prefetch(data.as_ptr().wrapping_add(at));
+        fn fetch(data: &[u8], at: Range<usize>, near: bool) {
+            if near {
+                at.step_by(64).for_each(|at| prefetch(data.as_ptr().wrapping_add(at)));
+            } else {
+                at.step_by(64).for_each(|at| prefetch_far(data.as_ptr().wrapping_add(at)));
             }
         }
 

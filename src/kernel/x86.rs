@@ -104,6 +104,13 @@ fn prefetch(p: *const u8) {
     unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
 }
 
+/// The same, into the second cache.
+#[inline(always)]
+fn prefetch_far(p: *const u8) {
+    // SAFETY: as above.
+    unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
+}
+
 /// The products of a tile, from those of one row.
 macro_rules! int_part {
     ($feature:literal) => {
@@ -133,7 +140,7 @@ use int_part;
 
 /// AVX2 with fused multiply-add: 16 lanes are two registers.
 pub(super) mod avx2 {
-    use super::prefetch;
+    use super::{prefetch, prefetch_far};
     use core::arch::x86_64::*;
 
     pub(super) type F = [__m256; 2];
@@ -343,7 +350,7 @@ pub(super) mod avx2 {
 /// AVX2 with VNNI of 256 bits: the operations of AVX2 but for the products of integers.
 pub(super) mod avxvnni {
     use super::avx2::*;
-    use super::prefetch;
+    use super::{prefetch, prefetch_far};
     use crate::kernel::Tile;
     use core::arch::x86_64::*;
     use core::ops::Range;
