@@ -186,6 +186,10 @@ pub(super) mod lanes {
         top_w(a: I4) -> I4 { vshrq_n_s32::<24>(a) }
     );
     op!(
+        /// The BF16 in the lower half of each lane.
+        brain_v(a: I4) -> F4 { vreinterpretq_f32_s32(vshlq_n_s32::<16>(a)) }
+    );
+    op!(
         /// The half in the lower half of each lane.
         half_v(a: I4) -> F4 {
             let narrow = vmovn_s32(a);

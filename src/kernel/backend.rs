@@ -9,7 +9,7 @@
 use super::Row8;
 use super::{Acts8, Kernels, PLAIN, Scratch, Stored, Tile, View, body};
 use crate::error::{Error, Result};
-use crate::quant::Matrix;
+use crate::quant::{Halves, Matrix};
 use core::ops::Range;
 use std::prelude::v1::*;
 
@@ -69,7 +69,7 @@ macro_rules! backend {
             }
 
             compiled!($features dots(x: View, w: View, y: &mut Tile) = floats::dots);
-            compiled!($features half_dots(x: View, w: &[u16], y: &mut Tile) = floats::half_dots);
+            compiled!($features half_dots(x: View, w: Halves, y: &mut Tile) = floats::half_dots);
             compiled!($features sums(a: View, w: View, y: &mut Tile) = floats::sums);
             compiled!($features outer(a: View, b: View, y: &mut Tile) = floats::outer);
             compiled!($features row_dots(x: View, w: Stored, y: &mut Tile) = floats::row_dots);

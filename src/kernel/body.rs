@@ -3,7 +3,7 @@
 
 use super::{Acts8, CODES, Kernels, Row8, Scratch, Stored, Tile, View};
 use crate::math::{self, fma};
-use crate::quant::{self, Codes, Matrix};
+use crate::quant::{self, Codes, Halves, Matrix};
 use core::ops::Range;
 
 /// Lanes of a dot product.
@@ -69,13 +69,21 @@ pub(super) fn dots(x: View, w: View, y: &mut Tile) {
 }
 
 #[inline(always)]
-pub(super) fn half_dots(x: View, w: &[u16], y: &mut Tile) {
+pub(super) fn half_dots(x: View, w: Halves, y: &mut Tile) {
+    match w {
+        Halves::F16(w) => dots_with(x, w, quant::half, y),
+        Halves::Bf16(w) => dots_with(x, w, quant::brain, y),
+    }
+}
+
+#[inline(always)]
+fn dots_with(x: View, w: &[u16], value: fn(u16) -> f32, y: &mut Tile) {
     for i in 0..x.n {
         let (x, out) = (x.row(i), y.row(i));
         for (out, w) in out.iter_mut().zip(w.chunks_exact(x.len())) {
             let mut acc = [0.0; LANES];
             for (k, (&x, &w)) in x.iter().zip(w).enumerate() {
-                acc[k % LANES] = fma(x, quant::half(w), acc[k % LANES]);
+                acc[k % LANES] = fma(x, value(w), acc[k % LANES]);
             }
             *out = lane_sum(acc);
         }

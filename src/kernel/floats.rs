@@ -1,7 +1,7 @@
 //! Products of floats in tiles, written once over 16 lanes: `products!`.
 //!
 //! An instruction set gives it the operations on those lanes, as functions of the module around it: the type `F` (16
-//! floats), `load`, `store`, `halves` (16 half floats), `prefetch`, `load_from`, `store_to`, `splat`, `fma`, and `sum` (the
+//! floats), `load`, `store`, `halves` and `brains` (16 of F16, of BF16), `prefetch`, `load_from`, `store_to`, `splat`, `fma`, and `sum` (the
 //! lanes of `DOT_W` registers); and the sizes of its register tiles: rows of both sides of dot products, `DOT_X` and `DOT_W`;
 //! rows and vectors of sums, `SUM_R` and `SUM_V`.
 
@@ -9,6 +9,7 @@ macro_rules! products {
     ($($feature:tt)+) => {
         use crate::kernel::{Tile, View};
         use crate::math;
+        use crate::quant::Halves;
         use core::ops::Range;
 
         /// Columns and values of the piece of `x` that stays in the L1 cache while rows of `w` pass over it.
@@ -181,12 +182,23 @@ macro_rules! products {
             }
         }
 
-        /// [`dots`] with half floats, which become floats as they come: for so few rows of `x` that decoding them first would
+        /// 16 floats of 16 bits: of BF16 or of F16.
+        ///
+        /// # Safety
+        /// They are there.
+        $(#[target_feature(enable = $feature)])+
+        #[inline]
+        unsafe fn sixteen<const BF16: bool>(p: *const u16) -> F {
+            // SAFETY: the caller's promise.
+            unsafe { if BF16 { brains(p) } else { halves(p) } }
+        }
+
+        /// [`dots`] with floats of 16 bits, which become floats as they come: for so few rows of `x` that decoding them first would
         /// cost more. `M` rows of `x` with `N` rows of `w`, from row `j` on: one row's chain of sums would take longer than
         /// its values take to come. Halves `ahead` of those worked on are asked for.
         $(#[target_feature(enable = $feature)])+
         #[inline]
-        fn half_rows<const M: usize, const N: usize>(x: View, i: usize, w: &[u16], j: usize, ahead: usize, y: &mut Tile) {
+        fn half_rows<const M: usize, const N: usize, const BF16: bool>(x: View, i: usize, w: &[u16], j: usize, ahead: usize, y: &mut Tile) {
             let (c, rest) = (x.c, x.c / 16 * 16);
             let rows: [&[u16]; N] = array!(&[][..]; n => &w[(j + n) * c..][..c]);
             let left: [&[f32]; M] = array!(&[][..]; m => x.row(i + m));
@@ -200,7 +212,7 @@ macro_rules! products {
                             prefetch(soon.wrapping_add(32 * line).cast());
                         }
                     }
-                    let b: [F; N] = array!(splat(0.0); n => halves(rows[n].as_ptr().add(k)));
+                    let b: [F; N] = array!(splat(0.0); n => sixteen::<BF16>(rows[n].as_ptr().add(k)));
                     for m in 0..M {
                         let a = load(left[m].as_ptr().add(k));
                         for n in 0..N {
@@ -215,7 +227,8 @@ macro_rules! products {
                         let mut lanes = [0.0; 16];
                         store_to(&mut lanes, acc[m][n]);
                         for k in rest..c {
-                            lanes[k - rest] = math::fma(left[m][k], crate::quant::half(rows[n][k]), lanes[k - rest]);
+                            let w = if BF16 { crate::quant::brain(rows[n][k]) } else { crate::quant::half(rows[n][k]) };
+                            lanes[k - rest] = math::fma(left[m][k], w, lanes[k - rest]);
                         }
                         acc[m][n] = load_from(&lanes);
                     }
@@ -226,21 +239,29 @@ macro_rules! products {
 
         /// [`half_rows`] for all rows of `w`.
         $(#[target_feature(enable = $feature)])+
-        fn half_block<const M: usize>(x: View, i: usize, w: &[u16], ahead: usize, y: &mut Tile) {
+        fn half_block<const M: usize, const BF16: bool>(x: View, i: usize, w: &[u16], ahead: usize, y: &mut Tile) {
             let count = y.c();
             assert!(w.len() >= count * x.c, "halves of {count} rows of {}", x.c);
             let whole = count / DOT_W * DOT_W;
             for j in (0..whole).step_by(DOT_W) {
-                half_rows::<M, DOT_W>(x, i, w, j, ahead, y);
+                half_rows::<M, DOT_W, BF16>(x, i, w, j, ahead, y);
             }
             for j in whole..count {
-                half_rows::<M, 1>(x, i, w, j, ahead, y);
+                half_rows::<M, 1, BF16>(x, i, w, j, ahead, y);
             }
         }
 
-        /// `y = x · wᵀ` with half floats. x: `[n, c]`, w: `[f, c]`, y: `[n, f]`.
+        /// `y = x · wᵀ` with floats of 16 bits. x: `[n, c]`, w: `[f, c]`, y: `[n, f]`.
         $(#[target_feature(enable = $feature)])+
-        pub(in crate::kernel) fn half_dots(x: View, w: &[u16], y: &mut Tile) {
+        pub(in crate::kernel) fn half_dots(x: View, w: Halves, y: &mut Tile) {
+            match w {
+                Halves::F16(w) => half_all::<false>(x, w, y),
+                Halves::Bf16(w) => half_all::<true>(x, w, y),
+            }
+        }
+
+        $(#[target_feature(enable = $feature)])+
+        fn half_all<const BF16: bool>(x: View, w: &[u16], y: &mut Tile) {
             /// Halves asked for ahead of those worked on.
             const AHEAD: usize = 4096;
             let mut i = 0;
@@ -248,15 +269,15 @@ macro_rules! products {
                 let ahead = if i == 0 { AHEAD } else { 0 };
                 i += match x.n - i {
                     1 => {
-                        half_block::<1>(x, i, w, ahead, y);
+                        half_block::<1, BF16>(x, i, w, ahead, y);
                         1
                     }
                     2 | 3 => {
-                        half_block::<2>(x, i, w, ahead, y);
+                        half_block::<2, BF16>(x, i, w, ahead, y);
                         2
                     }
                     _ => {
-                        half_block::<4>(x, i, w, ahead, y);
+                        half_block::<4, BF16>(x, i, w, ahead, y);
                         4
                     }
                 };

@@ -63,6 +63,14 @@ op!(unsafe halves(p: *const u16) -> F {
         half_v(load_halves(p.add(12))),
     ]
 });
+op!(unsafe brains(p: *const u16) -> F {
+    [
+        brain_v(load_halves(p)),
+        brain_v(load_halves(p.add(4))),
+        brain_v(load_halves(p.add(8))),
+        brain_v(load_halves(p.add(12))),
+    ]
+});
 op!(unsafe scale(p: *const u16) -> F { [half_v(splat_w(*p as i32)); 4] });
 op!(unsafe codes(p: *const i8) -> F { to_float(load_codes(p)) });
 op!(splat(x: f32) -> F { [splat_v(x); 4] });

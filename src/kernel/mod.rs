@@ -43,7 +43,7 @@ mod wasm;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-use crate::quant::Matrix;
+use crate::quant::{Halves, Matrix};
 use core::ops::Range;
 use std::prelude::v1::*;
 
@@ -231,8 +231,8 @@ pub struct Kernels {
     pub name: &'static str,
     /// `y = x · wᵀ`. x: `[n, c]`, w: `[f, c]`, y: `[n, f]`.
     pub dots: fn(x: View, w: View, y: &mut Tile),
-    /// [`Kernels::dots`] with half floats (bits). w: `[f, c]`.
-    pub half_dots: fn(x: View, w: &[u16], y: &mut Tile),
+    /// [`Kernels::dots`] with floats of 16 bits. w: `[f, c]`.
+    pub half_dots: fn(x: View, w: Halves, y: &mut Tile),
     /// `y += a · w`. a: `[n, k]`, w: `[k, c]`, y: `[n, c]`.
     pub sums: fn(a: View, w: View, y: &mut Tile),
     /// `y += aᵀ · b`. a: `[t, f]`, b: `[t, c]`, y: `[f, c]`.

@@ -78,6 +78,10 @@ pub(super) mod lanes {
         top_w(a: I4) -> I4 { i32x4_shr(a, 24) }
     );
     op!(
+        /// The BF16 in the lower half of each lane.
+        brain_v(a: I4) -> F4 { i32x4_shl(a, 16) }
+    );
+    op!(
         /// The half in the lower half of each lane.
         half_v(a: I4) -> F4 {
             // The magnitude, as bits of a single of another bias, below copies of the sign; exact for subnormal halves too.

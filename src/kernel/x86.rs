@@ -9,7 +9,7 @@ use super::ints::{array, integers};
 use super::stored::stored;
 use super::{Row8, body};
 use crate::quant;
-use crate::quant::Matrix;
+use crate::quant::{Halves, Matrix};
 use core::arch::x86_64::*;
 use core::ops::Range;
 
@@ -29,7 +29,7 @@ pub(super) fn widen(x: &[u16], out: &mut [f32]) {
 /// [`Kernels::decode`](super::Kernels::decode): halves by their instruction.
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn decode(w: &Matrix, rows: Range<usize>, cols: Range<usize>, out: &mut [f32]) {
-    let Some(halves) = w.halves() else { return body::decode(w, rows, cols, out) };
+    let Some(Halves::F16(halves)) = w.halves() else { return body::decode(w, rows, cols, out) };
     for (row, out) in rows.zip(out.chunks_exact_mut(cols.len().max(1))) {
         widen(&halves[row * w.cols + cols.start..row * w.cols + cols.end], out);
     }
@@ -223,6 +223,10 @@ pub(super) mod avx2 {
     op!(high_halves(a: I) -> F { low_halves(shr(a, 16)) });
     op!(unsafe halves(p: *const u16) -> F {
         [_mm256_cvtph_ps(_mm_loadu_si128(p.cast())), _mm256_cvtph_ps(_mm_loadu_si128(p.add(8).cast()))]
+    });
+    op!(unsafe brains(p: *const u16) -> F {
+        let eight = |p: *const u16| _mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(_mm_loadu_si128(p.cast())));
+        [_mm256_castsi256_ps(eight(p)), _mm256_castsi256_ps(eight(p.add(8)))]
     });
     op!(unsafe scale(p: *const u16) -> F { [_mm256_cvtph_ps(_mm_set1_epi16(*p as i16)); 2] });
     op!(unsafe codes(p: *const i8) -> F {

@@ -88,7 +88,7 @@ pub fn forward(cx: &Compute, w: &Matrix, input: Input, y: &mut Tile) {
             Some(acts) if w.format.codes.is_some() => (k.int_dots)(w, rows, acts, &mut y, scratch),
             _ => {
                 if let Some(halves) = w.halves().filter(|_| n <= FEW) {
-                    (k.half_dots)(input.x, &halves[rows.start * w.cols..rows.end * w.cols], &mut y);
+                    (k.half_dots)(input.x, halves.part(rows.start * w.cols..rows.end * w.cols), &mut y);
                 } else if let Some(values) = w.floats() {
                     let w = View::new(&values[rows.start * w.cols..rows.end * w.cols], rows.len(), w.cols);
                     (k.dots)(input.x, w, &mut y);

@@ -42,10 +42,16 @@ pub(crate) fn f16(b: &[u8; 2], y: &mut [f32; 1]) {
     y[0] = half(u16::from_le_bytes(*b));
 }
 
+/// The value of the bits of a brain float.
+#[inline(always)]
+pub(crate) fn brain(bits: u16) -> f32 {
+    f32::from_bits((bits as u32) << 16)
+}
+
 /// BF16: the upper half of a single.
 #[inline(always)]
 pub(crate) fn bf16(b: &[u8; 2], y: &mut [f32; 1]) {
-    y[0] = f32::from_bits((u16::from_le_bytes(*b) as u32) << 16);
+    y[0] = brain(u16::from_le_bytes(*b));
 }
 
 /// The bits of the nearest brain floats, ties to even; a NaN stays one.

@@ -14,7 +14,7 @@ mod table;
 mod ternary;
 pub mod turned;
 
-pub(crate) use float::half;
+pub(crate) use float::{brain, half};
 pub(crate) use iq::VALUES as IQ4;
 pub use table::FORMATS;
 #[allow(unused_imports, reason = "for units of 4 lanes alone")]
@@ -78,6 +78,25 @@ impl Format {
     /// Bytes of a row of `cols` values; `None` if it does not end on a block edge or overflows.
     pub fn row_bytes(&self, cols: usize) -> Option<usize> {
         if cols.is_multiple_of(self.block) { (cols / self.block).checked_mul(self.bytes) } else { None }
+    }
+}
+
+/// Floats of 16 bits (their bits).
+#[derive(Clone, Copy)]
+pub enum Halves<'a> {
+    /// IEEE half floats.
+    F16(&'a [u16]),
+    /// The upper halves of singles.
+    Bf16(&'a [u16]),
+}
+
+impl<'a> Halves<'a> {
+    /// Those at `range`.
+    pub fn part(self, range: Range<usize>) -> Halves<'a> {
+        match self {
+            Halves::F16(bits) => Halves::F16(&bits[range]),
+            Halves::Bf16(bits) => Halves::Bf16(&bits[range]),
+        }
     }
 }
 
@@ -152,13 +171,14 @@ impl Matrix {
         }
     }
 
-    /// The bits of the values, `[rows, cols]`, where they are stored as aligned half floats of this machine's byte order.
-    pub fn halves(&self) -> Option<&[u16]> {
-        if self.format.id == 1 && cfg!(target_endian = "little") {
-            bytemuck::try_cast_slice(&self.data).ok()
-        } else {
-            None
-        }
+    /// The values, `[rows, cols]`, where they are stored as aligned floats of 16 bits of this machine's byte order.
+    pub fn halves(&self) -> Option<Halves<'_>> {
+        let kind = match self.format.id {
+            1 => Halves::F16,
+            30 => Halves::Bf16,
+            _ => return None,
+        };
+        if cfg!(target_endian = "little") { bytemuck::try_cast_slice(&self.data).ok().map(kind) } else { None }
     }
 
     /// Decodes columns `cols` of row `row` into `out`. `cols` starts and ends on block edges.

@@ -2,7 +2,7 @@
 
 use mynah::bytes::Bytes;
 use mynah::kernel::{Acts8, CODES, Kernels, PLAIN, Pool, Scratch, Stored, Tile, View, available, by_name};
-use mynah::quant::{FORMATS, Format, Matrix};
+use mynah::quant::{FORMATS, Format, Halves, Matrix};
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
 
@@ -78,12 +78,16 @@ fn products_equal_the_plain_ones() {
                     let mut halves = vec![0; f * c];
                     (PLAIN.narrow)(&random.values(f * c), &mut halves);
                     let (mut got, mut want, mut wide) = (vec![1.0; n * f], vec![0.0; n * f], vec![0.0; f * c]);
-                    (k.half_dots)(x, &halves, &mut Tile::new(&mut got, n, f));
                     (PLAIN.widen)(&halves, &mut wide);
-                    (PLAIN.dots)(x, View::new(&wide, f, c), &mut Tile::new(&mut want, n, f));
-                    assert_same(&got, &want, &format!("dots with halves {what}"));
-                    (PLAIN.half_dots)(x, &halves, &mut Tile::new(&mut got, n, f));
-                    assert_same(&got, &want, &format!("plain dots with halves {what}"));
+                    let brains: Vec<u16> = random.values(f * c).iter().map(|v| (v.to_bits() >> 16) as u16).collect();
+                    let upper: Vec<f32> = brains.iter().map(|&v| f32::from_bits((v as u32) << 16)).collect();
+                    for (halves, wide) in [(Halves::F16(&halves), &wide), (Halves::Bf16(&brains), &upper)] {
+                        (PLAIN.dots)(x, View::new(wide, f, c), &mut Tile::new(&mut want, n, f));
+                        (k.half_dots)(x, halves, &mut Tile::new(&mut got, n, f));
+                        assert_same(&got, &want, &format!("dots with halves {what}"));
+                        (PLAIN.half_dots)(x, halves, &mut Tile::new(&mut got, n, f));
+                        assert_same(&got, &want, &format!("plain dots with halves {what}"));
+                    }
 
                     // y [n, c] += a [n, f] · w [f, c].
                     let a = random.values(n * (f + gap_x));

@@ -79,6 +79,9 @@ op!(look_up(table: &[u8; 16], x: I) -> I {
 });
 op!(low_halves(a: I) -> F { _mm512_cvtph_ps(_mm512_cvtepi32_epi16(a)) });
 op!(unsafe halves(p: *const u16) -> F { _mm512_cvtph_ps(_mm256_loadu_si256(p.cast())) });
+op!(unsafe brains(p: *const u16) -> F {
+    _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast()))))
+});
 op!(unsafe scale(p: *const u16) -> F { _mm512_cvtph_ps(_mm256_set1_epi16(*p as i16)) });
 op!(unsafe codes(p: *const i8) -> F { to_float(_mm512_cvtepi8_epi32(_mm_loadu_si128(p.cast()))) });
 op!(high_halves(a: I) -> F { low_halves(shr(a, 16)) });
@@ -464,7 +467,7 @@ pub(in crate::kernel) fn widen(x: &[u16], out: &mut [f32]) {
 /// the compiler's vectors of 512 bits.
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 pub(in crate::kernel) fn decode(w: &Matrix, rows: Range<usize>, cols: Range<usize>, out: &mut [f32]) {
-    let Some(halves) = w.halves() else { return super::decode(w, rows, cols, out) };
+    let Some(Halves::F16(halves)) = w.halves() else { return super::decode(w, rows, cols, out) };
     for (row, out) in rows.zip(out.chunks_exact_mut(cols.len().max(1))) {
         widen(&halves[row * w.cols + cols.start..row * w.cols + cols.end], out);
     }
