@@ -139,11 +139,17 @@ pub(super) mod lanes {
         };
     }
 
-    /// Asks for a line of memory.
+    /// Asks for a line of memory, into the nearest cache or the next.
     #[inline]
-    pub(in crate::kernel) fn prefetch(p: *const u8) {
+    pub(in crate::kernel) fn prefetch(p: *const u8, near: bool) {
         // SAFETY: a hint, whatever the address.
-        unsafe { asm!("prfm pldl1keep, [{}]", in(reg) p, options(readonly, nostack, preserves_flags)) }
+        unsafe {
+            if near {
+                asm!("prfm pldl1keep, [{}]", in(reg) p, options(readonly, nostack, preserves_flags));
+            } else {
+                asm!("prfm pldl2keep, [{}]", in(reg) p, options(readonly, nostack, preserves_flags));
+            }
+        }
     }
 
     op!(unsafe load_v(p: *const f32) -> F4 { vld1q_f32(p) });

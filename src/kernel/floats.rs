@@ -44,7 +44,7 @@ macro_rules! products {
                 unsafe {
                     let b: [F; N] = array!(splat(0.0); n => load(w[n].add(k)));
                     for n in 0..N {
-                        prefetch(w[n].wrapping_add(next + k).cast());
+                        prefetch(w[n].wrapping_add(next + k).cast(), true);
                     }
                     for m in 0..M {
                         let a = load(x[m].add(k));
@@ -198,7 +198,7 @@ macro_rules! products {
         /// its values take to come. Halves `ahead` of those worked on are asked for.
         $(#[target_feature(enable = $feature)])+
         #[inline]
-        fn half_rows<const M: usize, const N: usize, const BF16: bool>(x: View, i: usize, w: &[u16], j: usize, ahead: usize, y: &mut Tile) {
+        fn half_rows<const M: usize, const N: usize, const BF16: bool, const NEAR: bool>(x: View, i: usize, w: &[u16], j: usize, ahead: usize, y: &mut Tile) {
             let (c, rest) = (x.c, x.c / 16 * 16);
             let rows: [&[u16]; N] = array!(&[][..]; n => &w[(j + n) * c..][..c]);
             let left: [&[f32]; M] = array!(&[][..]; m => x.row(i + m));
@@ -209,7 +209,7 @@ macro_rules! products {
                     let soon = rows[0].as_ptr().wrapping_add(N * k + ahead);
                     for line in 0..N.div_ceil(2) {
                         if N > 1 || k % 32 == 0 {
-                            prefetch(soon.wrapping_add(32 * line).cast());
+                            prefetch(soon.wrapping_add(32 * line).cast(), NEAR);
                         }
                     }
                     let b: [F; N] = array!(splat(0.0); n => sixteen::<BF16>(rows[n].as_ptr().add(k)));
@@ -242,12 +242,19 @@ macro_rules! products {
         fn half_block<const M: usize, const BF16: bool>(x: View, i: usize, w: &[u16], ahead: usize, y: &mut Tile) {
             let count = y.c();
             assert!(w.len() >= count * x.c, "halves of {count} rows of {}", x.c);
+            if M == 1 && crate::kernel::peak::reads_ahead() {
+                // One stream, which the machine then follows best.
+                for j in 0..count {
+                    half_rows::<M, 1, BF16, false>(x, i, w, j, ahead, y);
+                }
+                return;
+            }
             let whole = count / DOT_W * DOT_W;
             for j in (0..whole).step_by(DOT_W) {
-                half_rows::<M, DOT_W, BF16>(x, i, w, j, ahead, y);
+                half_rows::<M, DOT_W, BF16, true>(x, i, w, j, ahead, y);
             }
             for j in whole..count {
-                half_rows::<M, 1, BF16>(x, i, w, j, ahead, y);
+                half_rows::<M, 1, BF16, true>(x, i, w, j, ahead, y);
             }
         }
 

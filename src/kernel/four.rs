@@ -369,7 +369,7 @@ macro_rules! unit {
                     let mut acc = [[splat_v(0.0); 4]; M];
                     for (b, block) in data.chunks_exact(16 * bytes).enumerate() {
                         for line in (0..16 * bytes).step_by(64) {
-                            prefetch(block.as_ptr().wrapping_add(4096 + line));
+                            prefetch(block.as_ptr().wrapping_add(4096 + line), true);
                         }
                         // SAFETY: a block of 16 rows has 16 halves and then 16 rows of codes, and its two parts lie in
                         // what was prepared.

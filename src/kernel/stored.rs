@@ -43,7 +43,7 @@ macro_rules! stored {
         fn row_ahead<const BYTES: bool>(row: At, c: usize) {
             let (start, bytes) = if BYTES { (row.code.cast::<u8>(), c) } else { (row.half.cast(), 2 * c) };
             for line in (0..bytes).step_by(64) {
-                prefetch(start.wrapping_add(STORED_AHEAD + line));
+                prefetch(start.wrapping_add(STORED_AHEAD + line), true);
             }
         }
 

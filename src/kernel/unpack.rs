@@ -157,10 +157,8 @@ macro_rules! unpacking {
         /// Asks for bytes from `at.start` on, which need not lie inside: into the nearest cache, or into the next.
         #[inline(always)]
         fn fetch(data: &[u8], at: Range<usize>, near: bool) {
-            if near {
-                at.step_by(64).for_each(|at| prefetch(data.as_ptr().wrapping_add(at)));
-            } else {
-                at.step_by(64).for_each(|at| prefetch_far(data.as_ptr().wrapping_add(at)));
+            for at in at.step_by(64) {
+                prefetch(data.as_ptr().wrapping_add(at), near);
             }
         }
 

@@ -34,7 +34,7 @@ pub(super) mod lanes {
     }
 
     /// There is no instruction to ask for memory.
-    pub(in crate::kernel) fn prefetch(_: *const u8) {}
+    pub(in crate::kernel) fn prefetch(_: *const u8, _: bool) {}
 
     op!(unsafe load_v(p: *const f32) -> F4 { v128_load(p.cast()) });
     op!(unsafe store_v(p: *mut f32, x: F4) { v128_store(p.cast(), x) });

@@ -97,18 +97,11 @@ pub(super) fn quantize(x: &[f32], mut out: Row8) {
     }
 }
 
-/// Asks for the cache line at `p`, which need not be valid.
+/// Asks for the cache line at `p`, which need not be valid, into the nearest cache or the next.
 #[inline(always)]
-fn prefetch(p: *const u8) {
+fn prefetch(p: *const u8, near: bool) {
     // SAFETY: every x86-64 machine has SSE, and a prefetch touches no memory.
-    unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
-}
-
-/// The same, into the second cache.
-#[inline(always)]
-fn prefetch_far(p: *const u8) {
-    // SAFETY: as above.
-    unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
+    unsafe { if near { _mm_prefetch::<_MM_HINT_T0>(p.cast()) } else { _mm_prefetch::<_MM_HINT_T1>(p.cast()) } }
 }
 
 /// The products of a tile, from those of one row.
@@ -140,7 +133,7 @@ use int_part;
 
 /// AVX2 with fused multiply-add: 16 lanes are two registers.
 pub(super) mod avx2 {
-    use super::{prefetch, prefetch_far};
+    use super::prefetch;
     use core::arch::x86_64::*;
 
     pub(super) type F = [__m256; 2];
@@ -354,7 +347,7 @@ pub(super) mod avx2 {
 /// AVX2 with VNNI of 256 bits: the operations of AVX2 but for the products of integers.
 pub(super) mod avxvnni {
     use super::avx2::*;
-    use super::{prefetch, prefetch_far};
+    use super::prefetch;
     use crate::kernel::Tile;
     use core::arch::x86_64::*;
     use core::ops::Range;
