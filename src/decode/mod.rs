@@ -63,6 +63,7 @@ pub struct Sampler {
     recent: Vec<u32>,
     oldest: usize,
     candidates: Vec<Candidate>,
+    room: Vec<f32>,
 }
 
 impl Sampler {
@@ -75,6 +76,7 @@ impl Sampler {
             recent: Vec::new(),
             oldest: 0,
             candidates: Vec::new(),
+            room: Vec::new(),
             sampling,
         })
     }
@@ -106,7 +108,7 @@ impl Sampler {
         }
         let c = &mut self.candidates;
         c.clear();
-        c.extend(logits.iter().zip(0..).map(|(&logit, id)| Candidate { id, logit }));
+        c.extend(logits.iter().zip(0..).map(|(&logit, id)| Candidate { id, logit, weight: 0.0 }));
         if s.repeat_penalty != 1.0 {
             stage::repetition(c, &self.recent, s.repeat_penalty);
         }
@@ -117,22 +119,19 @@ impl Sampler {
         if s.top_k > 0 {
             stage::top_k(c, s.top_k);
         }
-        if s.top_p >= 1.0 {
-            // Fewer are then to be put in order.
-            stage::likely(c, s.min_p);
+        stage::weigh(c, &mut self.room);
+        if s.top_p < 1.0 {
+            stage::top_p(c, s.top_p);
         }
-        stage::top_p(c, s.top_p);
-        stage::min_p(c, s.min_p);
+        if s.min_p > 0.0 {
+            stage::min_p(c, s.min_p);
+        }
         stage::temperature(c, s.temperature);
-        let total: f64 = stage::weights(c).sum();
-        let mut left = f64::from(self.random.next_f32()) * total;
-        let drawn = stage::weights(c).position(|w| {
-            left -= w;
-            left < 0.0
-        });
+        stage::weigh(c, &mut self.room);
+        let drawn = f64::from(self.random.next_f32()) * stage::total(c);
         // Rounding may leave a little over: that is the last one's.
-        let drawn = drawn.and_then(|i| c.get(i)).or(c.last());
-        drawn.map(|c| c.id).ok_or_else(|| Error::invalid("logits", "there are none"))
+        let count = stage::reach(c, |sum| sum > drawn);
+        c[..count].last().map(|c| c.id).ok_or_else(|| Error::invalid("logits", "there are none"))
     }
 }
 
@@ -241,24 +240,39 @@ mod tests {
         let mut random = Random::new(3, "test", "logits");
         for n in [1usize, 2, 40, 127, 128, 129, 3000, 20_000] {
             // Many are equal.
-            let all: Vec<Candidate> =
-                (0..n as u32).map(|id| Candidate { id, logit: (random.next_f32() * 200.0).floor() / 8.0 }).collect();
+            let mut all: Vec<Candidate> = (0..n as u32)
+                .map(|id| Candidate { id, logit: (random.next_f32() * 200.0).floor() / 8.0, weight: 0.0 })
+                .collect();
+            stage::weigh(&mut all, &mut Vec::new());
             let best = sorted(&all);
             for k in [1, 2, 40, 64, 65, 128, 1000, n] {
                 let mut kept = all.clone();
                 stage::top_k(&mut kept, k);
                 assert_eq!(kept, best[..k.min(n)], "{k} of {n}");
             }
-            for p in [0.01, 0.5, 0.95, 0.9999, 1.0] {
+            for p in [0.01, 0.5, 0.95, 0.9999] {
                 let mut kept = all.clone();
                 stage::top_p(&mut kept, p);
                 let total: f64 = all.iter().map(|c| ((c.logit - best[0].logit) as f64).exp()).sum();
                 let reached = |count: usize| {
                     best[..count].iter().map(|c| ((c.logit - best[0].logit) as f64).exp()).sum::<f64>() / total
                 };
-                assert_eq!(kept, best[..kept.len()], "{p} of {n}");
-                assert!(kept.len() == n || p < 1.0 && reached(kept.len()) >= p as f64 - 1e-6, "{p} of {n}");
+                assert_eq!(sorted(&kept), best[..kept.len()], "{p} of {n}");
+                assert!(reached(kept.len()) >= p as f64 - 1e-6, "{p} of {n}");
                 assert!(kept.len() == 1 || reached(kept.len() - 1) < p as f64 + 1e-6, "{p} of {n}");
+            }
+            let total = stage::total(&all);
+            for share in [0.0, 0.3, 0.77, 0.999, 2.0] {
+                let enough = |sum: f64| sum > share * total;
+                let mut sum = 0.0;
+                let wanted = best.iter().position(|c| {
+                    sum += f64::from(c.weight);
+                    enough(sum)
+                });
+                let mut found = all.clone();
+                let count = stage::reach(&mut found, enough);
+                assert_eq!(count, wanted.map_or(n, |i| i + 1), "{share} of {n}");
+                assert_eq!(found[count - 1], best[count - 1], "{share} of {n}");
             }
             let logits: Vec<f32> = all.iter().map(|c| c.logit).collect();
             assert_eq!(likeliest(&logits), Some(best[0].id));
@@ -302,7 +316,7 @@ mod tests {
         assert_eq!(s.pick(&logits).unwrap(), 0); // 2.0 and 1.5
         s.accept(1);
         assert_eq!(s.pick(&logits).unwrap(), 0); // the zeros have left the window
-        let mut all: Vec<_> = (0..).zip([1.0, -1.0]).map(|(id, logit)| Candidate { id, logit }).collect();
+        let mut all: Vec<_> = (0..).zip([1.0, -1.0]).map(|(id, logit)| Candidate { id, logit, weight: 0.0 }).collect();
         stage::repetition(&mut all, &[0, 1, 1, 9], 2.0);
         assert_eq!([all[0].logit, all[1].logit], [0.5, -2.0]);
     }

@@ -1,6 +1,6 @@
 //! What happens to logits before one token is drawn: each stage is a function over candidates.
 
-use crate::math;
+use crate::kernel;
 use std::prelude::v1::*;
 
 /// A token that may come next.
@@ -10,6 +10,24 @@ pub struct Candidate {
     pub id: u32,
     /// How much the model wants it.
     pub logit: f32,
+    /// Its probability relative to the best, once [`weigh`] has been there.
+    pub weight: f32,
+}
+
+/// Gives each its weight. `room` is for the work.
+pub fn weigh(candidates: &mut [Candidate], room: &mut Vec<f32>) {
+    let best = candidates.iter().map(|c| c.logit).fold(f32::NEG_INFINITY, f32::max);
+    room.clear();
+    room.extend(candidates.iter().map(|c| c.logit - best));
+    (kernel::best().exp)(room);
+    for (c, weight) in candidates.iter_mut().zip(room) {
+        c.weight = *weight;
+    }
+}
+
+/// The sum of the weights.
+pub fn total(candidates: &[Candidate]) -> f64 {
+    candidates.iter().map(|c| f64::from(c.weight)).sum()
 }
 
 /// Higher logits first, lower ids first among equals. Logits are finite, so the order is total.
@@ -48,40 +66,40 @@ pub fn top_k(candidates: &mut Vec<Candidate>, k: usize) {
     candidates.truncate(k);
 }
 
-/// Keeps the fewest best candidates whose probabilities together reach `p`, best first.
-pub fn top_p(candidates: &mut Vec<Candidate>, p: f32) {
-    let best = candidates.iter().map(|c| c.logit).fold(f32::NEG_INFINITY, f32::max);
-    let weight = |c: &Candidate| f64::from(math::exp(c.logit - best));
-    let enough = if p < 1.0 { f64::from(p) * candidates.iter().map(weight).sum::<f64>() } else { f64::INFINITY };
-    let (mut sorted, mut sum) = (0, 0.0);
-    while sorted < candidates.len() {
-        // Mostly the first piece is enough, so that not all need be in order.
-        let rest = &mut candidates[sorted..];
-        let piece = if p < 1.0 { (7 * sorted).max(512).min(rest.len()) } else { rest.len() };
-        if piece < rest.len() {
-            rest.select_nth_unstable_by(piece - 1, before);
+/// Puts the best candidates first, as many as it takes until the sum of their weights is `enough`, and returns how many they
+/// are: all, if it never is. Not all need be in order for that: the best quarter is put apart, and it or the rest looked at.
+pub fn reach(candidates: &mut [Candidate], enough: impl Fn(f64) -> bool) -> usize {
+    let (mut low, mut high, mut sum) = (0, candidates.len(), 0.0);
+    while high - low > 64 {
+        let quarter = (high - low) / 4;
+        candidates[low..high].select_nth_unstable_by(quarter, before);
+        let with = sum + total(&candidates[low..low + quarter]);
+        if enough(with) {
+            high = low + quarter;
+        } else {
+            (low, sum) = (low + quarter, with);
         }
-        rest[..piece].sort_unstable_by(before);
-        for (i, c) in rest[..piece].iter().enumerate() {
-            sum += weight(c);
-            if sum >= enough {
-                return candidates.truncate(sorted + i + 1);
-            }
-        }
-        sorted += piece;
     }
+    candidates[low..high].sort_unstable_by(before);
+    for (i, c) in candidates[..high].iter().enumerate().skip(low) {
+        sum += f64::from(c.weight);
+        if enough(sum) {
+            return i + 1;
+        }
+    }
+    high
 }
 
-/// Keeps candidates at least `p` times as likely as the best, in whatever order they are.
-pub fn likely(candidates: &mut Vec<Candidate>, p: f32) {
-    let best = candidates.iter().map(|c| c.logit).fold(f32::NEG_INFINITY, f32::max);
-    candidates.retain(|c| c.logit == best || f64::from(math::exp(c.logit - best)) >= f64::from(p));
+/// Keeps the fewest best candidates whose probabilities together reach `p`, in whatever order. They have their weights.
+pub fn top_p(candidates: &mut Vec<Candidate>, p: f32) {
+    let goal = f64::from(p) * total(candidates);
+    let count = reach(candidates, |sum| sum >= goal);
+    candidates.truncate(count);
 }
 
-/// Keeps candidates at least `p` times as likely as the best. Candidates come best first.
+/// Keeps candidates at least `p` times as likely as the best, in whatever order they are. They have their weights.
 pub fn min_p(candidates: &mut Vec<Candidate>, p: f32) {
-    let keep = weights(candidates).take_while(|w| *w >= f64::from(p)).count();
-    candidates.truncate(keep.max(1));
+    candidates.retain(|c| c.weight >= p);
 }
 
 /// Divides logits by the temperature.
@@ -89,10 +107,4 @@ pub fn temperature(candidates: &mut [Candidate], t: f32) {
     for c in candidates {
         c.logit /= t;
     }
-}
-
-/// Probabilities relative to the best candidate, which comes first.
-pub fn weights(candidates: &[Candidate]) -> impl Iterator<Item = f64> + '_ {
-    let best = candidates.first().map_or(0.0, |c| c.logit);
-    candidates.iter().map(move |c| f64::from(math::exp(c.logit - best)))
 }
