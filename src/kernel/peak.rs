@@ -51,7 +51,7 @@ pub fn read(data: &[u64]) -> u64 {
         return result;
     }
     #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
-    return read_body(data, |p| super::arm::lanes::prefetch(p.cast()));
+    return read_body(data, |p| super::arm::lanes::prefetch(p.cast(), true));
     #[cfg(not(all(target_arch = "aarch64", target_feature = "neon")))]
     read_body(data, |_| ())
 }
