@@ -88,6 +88,7 @@ macro_rules! others {
             use $by_hand as by_hand;
 
             pub(super) const TABLE: Kernels = Kernels {
+                half_rows: usize::MAX,
                 decode,
                 quantize,
                 round_columns,

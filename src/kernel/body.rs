@@ -13,6 +13,7 @@ pub(super) const PLAIN: Kernels = Kernels {
     name: "plain",
     dots,
     half_dots,
+    half_rows: 8,
     sums,
     outer,
     row_dots,

@@ -193,9 +193,9 @@ macro_rules! products {
             unsafe { if BF16 { brains(p) } else { halves(p) } }
         }
 
-        /// [`dots`] with floats of 16 bits, which become floats as they come: for so few rows of `x` that decoding them first would
-        /// cost more. `M` rows of `x` with `N` rows of `w`, from row `j` on: one row's chain of sums would take longer than
-        /// its values take to come. Halves `ahead` of those worked on are asked for.
+        /// [`dots`] with floats of 16 bits, which become wider as they come. `M` rows of `x` with `N` rows of `w`, from row
+        /// `j` on: one row's chain of sums would take longer than its values take to come. Halves `ahead` of those worked on
+        /// are asked for.
         $(#[target_feature(enable = $feature)])+
         #[inline]
         fn half_rows<const M: usize, const N: usize, const BF16: bool, const NEAR: bool>(x: View, i: usize, w: &[u16], j: usize, ahead: usize, y: &mut Tile) {
@@ -237,23 +237,29 @@ macro_rules! products {
             }
         }
 
-        /// [`half_rows`] for all rows of `w`.
+        /// [`half_rows`] for rows `js` of `w`.
         $(#[target_feature(enable = $feature)])+
-        fn half_block<const M: usize, const BF16: bool>(x: View, i: usize, w: &[u16], ahead: usize, y: &mut Tile) {
-            let count = y.c();
-            assert!(w.len() >= count * x.c, "halves of {count} rows of {}", x.c);
+        fn half_block<const M: usize, const BF16: bool>(
+            x: View,
+            i: usize,
+            w: &[u16],
+            js: Range<usize>,
+            ahead: usize,
+            y: &mut Tile,
+        ) {
+            assert!(w.len() >= js.end * x.c, "halves of {} rows of {}", js.end, x.c);
             if M == 1 && crate::kernel::peak::reads_ahead() {
                 // One stream, which the machine then follows best.
-                for j in 0..count {
+                for j in js {
                     half_rows::<M, 1, BF16, false>(x, i, w, j, ahead, y);
                 }
                 return;
             }
-            let whole = count / DOT_W * DOT_W;
-            for j in (0..whole).step_by(DOT_W) {
+            let whole = js.start + js.len() / DOT_W * DOT_W;
+            for j in (js.start..whole).step_by(DOT_W) {
                 half_rows::<M, DOT_W, BF16, true>(x, i, w, j, ahead, y);
             }
-            for j in whole..count {
+            for j in whole..js.end {
                 half_rows::<M, 1, BF16, true>(x, i, w, j, ahead, y);
             }
         }
@@ -271,23 +277,22 @@ macro_rules! products {
         fn half_all<const BF16: bool>(x: View, w: &[u16], y: &mut Tile) {
             /// Halves asked for ahead of those worked on.
             const AHEAD: usize = 4096;
-            let mut i = 0;
-            while i < x.n {
-                let ahead = if i == 0 { AHEAD } else { 0 };
-                i += match x.n - i {
-                    1 => {
-                        half_block::<1, BF16>(x, i, w, ahead, y);
-                        1
+            /// Halves that stay in the L2 cache while rows of `x` pass over them.
+            const KEPT: usize = 1 << 16;
+            let (f, step) = (y.c(), (KEPT / x.c.max(1)).max(1).next_multiple_of(DOT_W));
+            for j in (0..f).step_by(step) {
+                let js = j..(j + step).min(f);
+                for i in (0..x.n).step_by(DOT_X) {
+                    let (js, ahead) = (js.clone(), if i == 0 { AHEAD } else { 0 });
+                    match (x.n - i).min(DOT_X) {
+                        1 => half_block::<1, BF16>(x, i, w, js, ahead, y),
+                        2 => half_block::<2, BF16>(x, i, w, js, ahead, y),
+                        3 => half_block::<3, BF16>(x, i, w, js, ahead, y),
+                        4 => half_block::<4, BF16>(x, i, w, js, ahead, y),
+                        5 => half_block::<5, BF16>(x, i, w, js, ahead, y),
+                        _ => half_block::<6, BF16>(x, i, w, js, ahead, y),
                     }
-                    2 | 3 => {
-                        half_block::<2, BF16>(x, i, w, ahead, y);
-                        2
-                    }
-                    _ => {
-                        half_block::<4, BF16>(x, i, w, ahead, y);
-                        4
-                    }
-                };
+                }
             }
         }
 

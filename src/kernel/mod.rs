@@ -233,6 +233,8 @@ pub struct Kernels {
     pub dots: fn(x: View, w: View, y: &mut Tile),
     /// [`Kernels::dots`] with floats of 16 bits. w: `[f, c]`.
     pub half_dots: fn(x: View, w: Halves, y: &mut Tile),
+    /// Rows of activations up to which it takes less time than decoding first.
+    pub half_rows: usize,
     /// `y += a · w`. a: `[n, k]`, w: `[k, c]`, y: `[n, c]`.
     pub sums: fn(a: View, w: View, y: &mut Tile),
     /// `y += aᵀ · b`. a: `[t, f]`, b: `[t, c]`, y: `[f, c]`.

@@ -33,9 +33,6 @@ pub(crate) fn even(n: usize, threads: usize, sizes: [usize; 3]) -> usize {
 /// ahead is what the same core needs next.
 const STREAM: usize = 1024;
 
-/// Rows of activations for which half floats are not decoded first.
-const FEW: usize = 8;
-
 /// The input of a linear layer, rounded to 8 bits if one of its matrices wants that.
 #[derive(Clone, Copy)]
 pub struct Input<'a> {
@@ -87,7 +84,7 @@ pub fn forward(cx: &Compute, w: &Matrix, input: Input, y: &mut Tile) {
         match input.acts {
             Some(acts) if w.format.codes.is_some() => (k.int_dots)(w, rows, acts, &mut y, scratch),
             _ => {
-                if let Some(halves) = w.halves().filter(|_| n <= FEW) {
+                if let Some(halves) = w.halves().filter(|_| n <= k.half_rows) {
                     (k.half_dots)(input.x, halves.part(rows.start * w.cols..rows.end * w.cols), &mut y);
                 } else if let Some(values) = w.floats() {
                     let w = View::new(&values[rows.start * w.cols..rows.end * w.cols], rows.len(), w.cols);

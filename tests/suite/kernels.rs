@@ -59,7 +59,7 @@ fn others() -> Vec<&'static Kernels> {
 #[test]
 fn products_equal_the_plain_ones() {
     let mut random = Random(1);
-    let wide = [1, 7, 8, 15, 16, 17, 31, 33, 63, 64, 65, 80, 127, 144, 200];
+    let wide = [1, 7, 8, 15, 16, 17, 31, 33, 63, 64, 65, 80, 127, 144, 200, 1000];
     for k in others() {
         for (i, &c) in wide.iter().enumerate() {
             for n in [1, 2, 3, 5, 6, 7, 13] {
