@@ -119,11 +119,11 @@ impl Sampler {
         if s.top_k > 0 {
             stage::top_k(c, s.top_k);
         }
-        stage::weigh(c, &mut self.room);
-        if s.top_p < 1.0 {
-            stage::top_p(c, s.top_p);
-        }
-        if s.min_p > 0.0 {
+        if s.top_p < 1.0 || s.min_p > 0.0 {
+            stage::weigh(c, &mut self.room);
+            if s.top_p < 1.0 {
+                stage::top_p(c, s.top_p);
+            }
             stage::min_p(c, s.min_p);
         }
         stage::temperature(c, s.temperature);

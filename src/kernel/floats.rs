@@ -1,9 +1,9 @@
 //! Products of floats in tiles, written once over 16 lanes: `products!`.
 //!
 //! An instruction set gives it the operations on those lanes, as functions of the module around it: the type `F` (16
-//! floats), `load`, `store`, `halves` and `brains` (16 of F16, of BF16), `prefetch`, `load_from`, `store_to`, `splat`, `fma`, and `sum` (the
-//! lanes of `DOT_W` registers); and the sizes of its register tiles: rows of both sides of dot products, `DOT_X` and `DOT_W`;
-//! rows and vectors of sums, `SUM_R` and `SUM_V`.
+//! floats), `load`, `store`, `halves` and `brains` (16 of F16, of BF16), `prefetch`, `load_from`, `store_to`, `splat`, `fma`,
+//! and `sum` (the lanes of `DOT_W` registers); and the sizes of its register tiles: rows of both sides of dot products,
+//! `DOT_X` and `DOT_W`; rows and vectors of sums, `SUM_R` and `SUM_V`.
 
 macro_rules! products {
     ($($feature:tt)+) => {
@@ -198,7 +198,14 @@ macro_rules! products {
         /// are asked for.
         $(#[target_feature(enable = $feature)])+
         #[inline]
-        fn half_rows<const M: usize, const N: usize, const BF16: bool, const NEAR: bool>(x: View, i: usize, w: &[u16], j: usize, ahead: usize, y: &mut Tile) {
+        fn half_rows<const M: usize, const N: usize, const BF16: bool, const NEAR: bool>(
+            x: View,
+            i: usize,
+            w: &[u16],
+            j: usize,
+            ahead: usize,
+            y: &mut Tile,
+        ) {
             let (c, rest) = (x.c, x.c / 16 * 16);
             let rows: [&[u16]; N] = array!(&[][..]; n => &w[(j + n) * c..][..c]);
             let left: [&[f32]; M] = array!(&[][..]; m => x.row(i + m));
