@@ -30,7 +30,7 @@ macro_rules! unpacking {
             starts: [usize; ROWS],
             /// Where the bytes begin that will be wanted, if there are any to ask for.
             next: Option<usize>,
-            /// Into which cache they are asked.
+            /// Whether they are asked for into the nearest cache, or into the next.
             near: bool,
             count: usize,
         }
