@@ -103,31 +103,28 @@ impl Sampler {
         {
             return Err(Error::invalid("logits", format!("that of token {i} is {}", logits[i])));
         }
-        if s.temperature == 0.0 && s.repeat_penalty == 1.0 {
+        let (c, room) = (&mut self.candidates, &mut self.room);
+        let logits = if s.repeat_penalty == 1.0 {
+            logits
+        } else {
+            room.clear();
+            room.extend_from_slice(logits);
+            stage::repetition(room, &self.recent, s.repeat_penalty);
+            &*room
+        };
+        if s.temperature == 0.0 {
             return likeliest(logits).ok_or_else(|| Error::invalid("logits", "there are none"));
         }
-        let c = &mut self.candidates;
-        c.clear();
-        c.extend(logits.iter().zip(0..).map(|(&logit, id)| Candidate { id, logit, weight: 0.0 }));
-        if s.repeat_penalty != 1.0 {
-            stage::repetition(c, &self.recent, s.repeat_penalty);
-        }
-        if s.temperature == 0.0 {
-            let best = c.iter().reduce(|best, c| if c.logit > best.logit { c } else { best });
-            return best.map(|c| c.id).ok_or_else(|| Error::invalid("logits", "there are none"));
-        }
-        if s.top_k > 0 {
-            stage::top_k(c, s.top_k);
-        }
+        stage::top_k(logits, if s.top_k > 0 { s.top_k } else { logits.len() }, c);
         if s.top_p < 1.0 || s.min_p > 0.0 {
-            stage::weigh(c, &mut self.room);
+            stage::weigh(c, room);
             if s.top_p < 1.0 {
                 stage::top_p(c, s.top_p);
             }
             stage::min_p(c, s.min_p);
         }
         stage::temperature(c, s.temperature);
-        stage::weigh(c, &mut self.room);
+        stage::weigh(c, room);
         let drawn = f64::from(self.random.next_f32()) * stage::total(c);
         // Rounding may leave a little over: that is the last one's.
         let count = stage::reach(c, |sum| sum > drawn);
@@ -240,16 +237,16 @@ mod tests {
         let mut random = Random::new(3, "test", "logits");
         for n in [1usize, 2, 40, 127, 128, 129, 3000, 20_000] {
             // Many are equal.
-            let mut all: Vec<Candidate> = (0..n as u32)
-                .map(|id| Candidate { id, logit: (random.next_f32() * 200.0).floor() / 8.0, weight: 0.0 })
-                .collect();
+            let logits: Vec<f32> = (0..n).map(|_| (random.next_f32() * 200.0).floor() / 8.0).collect();
+            let mut all: Vec<Candidate> =
+                (0..).zip(&logits).map(|(id, &logit)| Candidate { id, logit, weight: 0.0 }).collect();
+            let mut kept = Vec::new();
+            for k in [1, 2, 40, 64, 65, 128, 1000, n] {
+                stage::top_k(&logits, k, &mut kept);
+                assert_eq!(if k < n { kept.clone() } else { sorted(&kept) }, sorted(&all)[..k.min(n)], "{k} of {n}");
+            }
             stage::weigh(&mut all, &mut Vec::new());
             let best = sorted(&all);
-            for k in [1, 2, 40, 64, 65, 128, 1000, n] {
-                let mut kept = all.clone();
-                stage::top_k(&mut kept, k);
-                assert_eq!(kept, best[..k.min(n)], "{k} of {n}");
-            }
             for p in [0.01, 0.5, 0.95, 0.9999] {
                 let mut kept = all.clone();
                 stage::top_p(&mut kept, p);
@@ -274,7 +271,6 @@ mod tests {
                 assert_eq!(count, wanted.map_or(n, |i| i + 1), "{share} of {n}");
                 assert_eq!(found[count - 1], best[count - 1], "{share} of {n}");
             }
-            let logits: Vec<f32> = all.iter().map(|c| c.logit).collect();
             assert_eq!(likeliest(&logits), Some(best[0].id));
         }
         assert_eq!(likeliest(&[]), None);
@@ -316,9 +312,9 @@ mod tests {
         assert_eq!(s.pick(&logits).unwrap(), 0); // 2.0 and 1.5
         s.accept(1);
         assert_eq!(s.pick(&logits).unwrap(), 0); // the zeros have left the window
-        let mut all: Vec<_> = (0..).zip([1.0, -1.0]).map(|(id, logit)| Candidate { id, logit, weight: 0.0 }).collect();
-        stage::repetition(&mut all, &[0, 1, 1, 9], 2.0);
-        assert_eq!([all[0].logit, all[1].logit], [0.5, -2.0]);
+        let mut logits = [1.0, -1.0];
+        stage::repetition(&mut logits, &[0, 1, 1, 9], 2.0);
+        assert_eq!(logits, [0.5, -2.0]);
     }
 
     #[test]

@@ -36,32 +36,41 @@ fn before(a: &Candidate, b: &Candidate) -> core::cmp::Ordering {
 }
 
 /// Divides the positive logits of `recent` tokens by `penalty` and multiplies the others with it: once a token, however
-/// often it came. Candidates are in the order of ids, all of them.
-pub fn repetition(candidates: &mut [Candidate], recent: &[u32], penalty: f32) {
+/// often it came.
+pub fn repetition(logits: &mut [f32], recent: &[u32], penalty: f32) {
     for (i, &id) in recent.iter().enumerate() {
-        let Some(c) = candidates.get_mut(id as usize).filter(|_| !recent[..i].contains(&id)) else { continue };
-        c.logit = if c.logit <= 0.0 { c.logit * penalty } else { c.logit / penalty };
+        let Some(x) = logits.get_mut(id as usize).filter(|_| !recent[..i].contains(&id)) else { continue };
+        *x = if *x <= 0.0 { *x * penalty } else { *x / penalty };
     }
 }
 
-/// Keeps the `k` best, best first. Candidates come in the order of ids, and `k` is not 0.
-pub fn top_k(candidates: &mut Vec<Candidate>, k: usize) {
+/// Makes the `k` best tokens the candidates, best first, or all in the order of ids if there are no more. `k` is not 0.
+pub fn top_k(logits: &[f32], k: usize, candidates: &mut Vec<Candidate>) {
+    candidates.clear();
+    let new = |id: usize| Candidate { id: id as u32, logit: logits[id], weight: 0.0 };
+    if k >= logits.len() {
+        return candidates.extend((0..logits.len()).map(new));
+    }
     // Twice as many are held, and what is no better than the last of the best so far is passed over: of equals the first
     // counts.
     let room = 2 * k.max(64);
-    let (mut held, mut least) = (0, f32::NEG_INFINITY);
-    for i in 0..candidates.len() {
-        let c = candidates[i];
-        if c.logit > least {
-            candidates[held] = c;
-            held += 1;
-            if held == room {
-                candidates[..held].select_nth_unstable_by(k - 1, before);
-                (held, least) = (k, candidates[k - 1].logit);
+    let mut least = f32::NEG_INFINITY;
+    for (i, part) in logits.chunks(64).enumerate() {
+        // Whole parts are looked at together, which goes in vectors.
+        if !part.iter().fold(false, |any, x| any | (*x > least)) {
+            continue;
+        }
+        for id in 64 * i..64 * i + part.len() {
+            if logits[id] > least {
+                candidates.push(new(id));
+            }
+            if candidates.len() == room {
+                candidates.select_nth_unstable_by(k - 1, before);
+                candidates.truncate(k);
+                least = candidates[k - 1].logit;
             }
         }
     }
-    candidates.truncate(held);
     candidates.sort_unstable_by(before);
     candidates.truncate(k);
 }
