@@ -167,6 +167,10 @@ fn open_inner(path: &Path) -> Result<Bytes> {
     // looked at above. That nobody shortens the file while it is mapped cannot be established here; the front page
     // of this file makes it the caller's duty.
     let map = unsafe { memmap2::MmapOptions::new().len(len).map(&file) }.map_err(io("map"))?;
+    // A wish, as above, for what the system has yet to read from the disk: weights pass once a token, too many for small
+    // pages to stay known to the processor.
+    #[cfg(target_os = "linux")]
+    let _ = map.advise(memmap2::Advice::HugePage);
     Ok(Bytes::from_map(map))
 }
 

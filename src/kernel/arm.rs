@@ -275,13 +275,13 @@ macro_rules! blocks {
         #[inline]
         #[target_feature(enable = $feature)]
         pub(super) unsafe fn block_w<const BITS: u8>(
-            codes: [*const u8; 4],
+            codes: Rows,
             x: [*const i32; 2],
             start: [i32; 2],
         ) -> [I4; 2] {
             // SAFETY: the caller's promise.
             unsafe {
-                let four = |at: usize| codes.map(|codes| load_w(codes.add(at)));
+                let four = |at: usize| array!(splat_w(0); r => load_w(codes.at(r).add(at)));
                 let first = four(0);
                 let [low, high] = if BITS == NARROW {
                     [first.map(|w| and_w(w, splat_w(0x0f0f_0f0f))), first.map(|w| upper_w(w))]
@@ -384,9 +384,9 @@ mod wide_dots {
     /// They are there.
     #[inline]
     #[target_feature(enable = "neon")]
-    pub(super) unsafe fn arrange(rows: [*const u8; 4]) -> [I4; 4] {
+    pub(super) unsafe fn arrange(rows: Rows) -> [I4; 4] {
         // SAFETY: the caller's promise.
-        unsafe { [load_w(rows[0]), load_w(rows[1]), load_w(rows[2]), load_w(rows[3])] }
+        unsafe { [load_w(rows.at(0)), load_w(rows.at(1)), load_w(rows.at(2)), load_w(rows.at(3))] }
     }
 
     /// 16 activations as `rows_r` takes them.
@@ -479,9 +479,9 @@ mod four_dots {
     /// They are there.
     #[inline]
     #[target_feature(enable = "neon")]
-    pub(super) unsafe fn arrange(rows: [*const u8; 4]) -> [I4; 4] {
+    pub(super) unsafe fn arrange(rows: Rows) -> [I4; 4] {
         // SAFETY: the caller's promise.
-        let [a, b, c, d] = unsafe { array!(vdupq_n_s64(0); r => vreinterpretq_s64_s32(load_w(rows[r]))) };
+        let [a, b, c, d] = unsafe { array!(vdupq_n_s64(0); r => vreinterpretq_s64_s32(load_w(rows.at(r)))) };
         let pairs = [vzip1q_s64(a, b), vzip2q_s64(a, b), vzip1q_s64(c, d), vzip2q_s64(c, d)];
         array!(splat_w(0); k => vreinterpretq_s32_s64(pairs[k]))
     }

@@ -114,34 +114,34 @@ op!(
 op!(fifths_w(four: I4) -> I4 { mul_w(four, splat_w(0x0020_4081)) });
 op!(
     /// 4 bytes of each row.
-    unsafe heads(rows: [*const u8; 4]) -> I4 {
+    unsafe heads(rows: Rows) -> I4 {
         let mut at = [0; 4];
         for r in 0..4 {
-            at[r] = rows[r].cast::<i32>().read_unaligned();
+            at[r] = rows.at(r).cast::<i32>().read_unaligned();
         }
         load_w(at.as_ptr().cast())
     }
 );
 op!(
     /// 4 bytes of each row.
-    unsafe dwords(rows: [*const u8; 16]) -> I {
+    unsafe dwords(rows: Rows) -> I {
         let mut at = [0; 16];
         for r in 0..16 {
-            at[r] = rows[r].cast::<i32>().read_unaligned();
+            at[r] = rows.at(r).cast::<i32>().read_unaligned();
         }
         load_i(at.as_ptr().cast())
     }
 );
 op!(
     /// Bytes `4k..4k + 4` of 16 rows, row after row, for `k` from 0 to 3.
-    unsafe transpose(rows: [*const u8; 16]) -> [I; 4] {
+    unsafe transpose(rows: Rows) -> [I; 4] {
         let mut out = [[splat_w(0); 4]; 4];
         for q in 0..4 {
             let four = transpose_w([
-                load_w(rows[4 * q]),
-                load_w(rows[4 * q + 1]),
-                load_w(rows[4 * q + 2]),
-                load_w(rows[4 * q + 3]),
+                load_w(rows.at(4 * q)),
+                load_w(rows.at(4 * q + 1)),
+                load_w(rows.at(4 * q + 2)),
+                load_w(rows.at(4 * q + 3)),
             ]);
             for k in 0..4 {
                 out[k][q] = four[k];
@@ -150,6 +150,12 @@ op!(
         out
     }
 );
+/// 4 of `n` rows at a time, one of each quarter: the first of them, and how far they are apart. The rows that are left over
+/// come alone, in all lanes, 0 apart.
+pub(super) fn quarters(n: usize) -> impl Iterator<Item = (usize, usize)> {
+    (0..n / 4).map(move |first| (first, n / 4)).chain((n / 4 * 4..n).map(|row| (row, 0)))
+}
+
 /// The operations of `unpack.rs` on one register: a lane is a row of 4. Codes are 4 registers of 16 columns, in whatever
 /// order a unit's `arrange` leaves them.
 pub(super) mod one {
@@ -162,8 +168,8 @@ pub(super) mod one {
 
     op!(unsafe load_i(p: *const [u8; 64]) -> I { load_w(p.cast()) });
     op!(unsafe halves(p: *const u16) -> F { half_v(load_halves(p)) });
-    op!(unsafe transpose(rows: [*const u8; 4]) -> [I; 4] {
-        transpose_w([load_w(rows[0]), load_w(rows[1]), load_w(rows[2]), load_w(rows[3])])
+    op!(unsafe transpose(rows: Rows) -> [I; 4] {
+        transpose_w([load_w(rows.at(0)), load_w(rows.at(1)), load_w(rows.at(2)), load_w(rows.at(3))])
     });
     op!(load_from(x: &[f32; 4]) -> F {
         // SAFETY: the array has 4 lanes.
@@ -424,17 +430,14 @@ macro_rules! unit {
                     of[9] = x.d[i].to_bits() as i32;
                 }
                 // From the four quarters of the rows, so that memory is read in four runs: one alone would be waited for.
-                let quarter = rows.len().div_ceil(4);
-                for first in 0..quarter {
-                    let starts: [*const u8; 4] = array!(core::ptr::null(); r => {
-                        data[(first + r * quarter).min(rows.len() - 1) * row_bytes..].as_ptr()
-                    });
+                for (first, quarter) in quarters(rows.len()) {
+                    let start = data[first * row_bytes..][..(3 * quarter + 1) * row_bytes].as_ptr();
                     let mut acc = [splat_v(0.0); M];
                     for b in 0..blocks {
                         // SAFETY: block `b` lies in each row, as checked above, and its two parts in what was prepared.
                         unsafe {
-                            let at: [*const u8; 4] = array!(core::ptr::null(); r => starts[r].add(b * bytes));
-                            let codes: [*const u8; 4] = array!(core::ptr::null(); r => at[r].add(2));
+                            let at = Rows { first: start.add(b * bytes), apart: quarter * row_bytes };
+                            let codes = Rows { first: at.first.add(2), ..at };
                             let scale = half_v(heads(at));
                             for m in 0..M {
                                 let of: [*const i32; 2] =
@@ -452,7 +455,7 @@ macro_rules! unit {
                         // SAFETY: 4 lanes.
                         unsafe { store_v(lanes.as_mut_ptr(), add_v(acc[m], splat_v(0.0))) };
                         let out = y.row(m % x.n);
-                        for (r, lane) in lanes.into_iter().enumerate().take_while(|(r, _)| first + r * quarter < rows.len()) {
+                        for (r, lane) in lanes.into_iter().enumerate().take(if quarter > 0 { 4 } else { 1 }) {
                             let out = &mut out[first + r * quarter];
                             *out = if m < x.n { lane } else { *out + lane };
                         }
@@ -507,8 +510,7 @@ macro_rules! unit {
                         of[13] = if sub == 16 { x.d[i] * x.s[i] as f32 } else { x.low[i / 2] };
                     }
                     // From the four quarters of the rows, so that memory is read in four runs: one alone would be waited for.
-                    let quarter = rows.len().div_ceil(4);
-                    for first in 0..quarter {
+                    for (first, quarter) in quarters(rows.len()) {
                         let blocks = Blocks::new(w, rows.start + first..rows.end, quarter, 0..w.cols, 0, 0);
                         let (mut acc, mut low) = ([splat(0.0); M], [splat(0.0); M]);
                         let mut take = |b: usize, columns: Columns| {
@@ -551,10 +553,9 @@ macro_rules! unit {
                             let mut lanes = [0.0; 4];
                             store_to(&mut lanes, add(acc[m], low[m]));
                             let out = y.row(m % x.n);
-                            for (r, lane) in lanes.into_iter().enumerate() {
-                                if let Some(out) = out.get_mut(first + r * quarter).filter(|_| first + r * quarter < rows.len()) {
-                                    *out = if m < x.n { lane } else { *out + lane };
-                                }
+                            for (r, lane) in lanes.into_iter().enumerate().take(if quarter > 0 { 4 } else { 1 }) {
+                                let out = &mut out[first + r * quarter];
+                                *out = if m < x.n { lane } else { *out + lane };
                             }
                         }
                     }

@@ -68,6 +68,16 @@ macro_rules! integers {
             (AHEAD / w.row_bytes().max(1)).next_multiple_of(16).max(16)
         }
 
+        /// The rows from `first` on, up to `end`, that are taken together, and how far they are apart: 16, or one in all
+        /// lanes.
+        fn group(first: usize, end: usize) -> Option<(Range<usize>, usize)> {
+            match end.checked_sub(first)? {
+                0 => None,
+                1..16 => Some((first..first + 1, 0)),
+                _ => Some((first..first + 16, 1)),
+            }
+        }
+
         /// What the activations bring to the products of all rows of weights.
         #[derive(Clone, Copy)]
         struct Sides<'a> {
@@ -93,9 +103,10 @@ macro_rules! integers {
             let ahead = ahead(w);
             let data = bytes::<T>(w, rows.clone());
             fetch(data, 0..data.len().min(ahead * w.row_bytes()), true);
-            for first in rows.clone().step_by(16) {
-                let group = first..(first + 16).min(rows.end);
-                let blocks = Blocks::<T>::new(w, group.clone(), 1, 0..w.cols, first + ahead, rows.end);
+            let mut first = rows.start;
+            while let Some((group, apart)) = group(first, rows.end) {
+                let blocks = Blocks::<T>::new(w, group.clone(), apart, 0..w.cols, first + ahead, rows.end);
+                first = group.end;
                 let (mut acc, mut low) = ([splat(0.0); M], [splat(0.0); M]);
                 let mut take = |b: usize, columns: Columns| {
                     debug_assert!(32 * b < c);
@@ -176,8 +187,8 @@ macro_rules! integers {
             last: bool,
             sums: &'a mut [[Sums; P]],
             y: &'a mut Tile<'b>,
-            /// The column of `y` of the first row of weights.
-            at: usize,
+            /// The columns of `y` of the rows of weights.
+            at: Range<usize>,
         }
 
         /// Goes on with rows `i..i + M` of the activations.
@@ -215,8 +226,8 @@ macro_rules! integers {
             for m in 0..M {
                 for p in 0..P {
                     if piece.last {
-                        let at = piece.at + 16 * p;
-                        finish(of.x, i + m, acc[m][p], low[m][p], piece.y, at..(at + 16).min(piece.y.c()));
+                        let at = piece.at.start + 16 * p;
+                        finish(of.x, i + m, acc[m][p], low[m][p], piece.y, at..(at + 16).min(piece.at.end));
                         continue;
                     }
                     let sums = &mut piece.sums[i + m][p];
@@ -250,26 +261,28 @@ macro_rules! integers {
             }
         }
 
-        /// Rows `first..` of `P` panels, by way of the panels.
+        /// Rows `rows` and those `apart` (see [`group`]) by way of `P` panels, to columns `at` of `y`.
         $(#[target_feature(enable = $feature)])+
         fn many<const ID: u32, const P: usize, const T: bool>(
             w: &Matrix,
             rows: Range<usize>,
-            first: usize,
+            apart: usize,
             of: Sides,
             panels: &mut [Panel],
             sums: &mut [f32],
             y: &mut Tile,
+            at: Range<usize>,
         ) {
             let Codes { zero, sub, min, .. } = *w.format.codes.as_ref().expect("a format with codes");
             let panels: &mut [Panel; P] = (&mut panels[..P]).try_into().expect("P panels");
             let sums = sums.as_chunks_mut::<16>().0.as_chunks_mut::<2>().0.as_chunks_mut::<P>().0;
-            let group = |p: usize| first + 16 * p..(first + 16 * p + 16).min(rows.end);
             let step = chunk(w);
             for start in (0..w.cols).step_by(step) {
                 let cols = start..(start + step).min(w.cols);
                 for (p, panel) in panels.iter_mut().enumerate() {
-                    let blocks = Blocks::<T>::new(w, group(p), 1, cols.clone(), first + 16 * p + FAR, w.rows);
+                    let first = rows.start + 16 * p;
+                    let group = first..(first + 16).min(rows.end);
+                    let blocks = Blocks::<T>::new(w, group, apart, cols.clone(), first + FAR, w.rows);
                     let mut take = |b: usize, columns: Columns| {
                         let codes = (&mut panel.codes[8 * b..8 * b + 8]).try_into().expect("8 vectors");
                         store_codes(codes, columns.codes, zero);
@@ -292,7 +305,7 @@ macro_rules! integers {
                     cols,
                     sums: &mut *sums,
                     y: &mut *y,
-                    at: first - rows.start,
+                    at: at.clone(),
                 };
                 match (sub, min, zero) {
                     (32, true, _) => int_rows::<P, 32, true, NARROW>(panels, piece, of),
@@ -322,15 +335,18 @@ macro_rules! integers {
             fetch(data, 0..data.len(), true);
             let mut panels = [const { Panel::EMPTY }; PANELS];
             let mut first = rows.start;
-            while first < rows.end {
+            while let Some((one, apart)) = group(first, rows.end) {
+                let all = first..first + 16 * PANELS;
+                let fill = all.end <= rows.end;
+                let taken = if fill { all } else { one };
+                let at = first - rows.start..taken.end - rows.start;
+                first = taken.end;
                 // The last rows may not fill all panels.
-                first += if first + 16 * (PANELS - 1) < rows.end {
-                    many::<ID, PANELS, T>(w, rows.clone(), first, of, &mut panels, sums, y);
-                    16 * PANELS
+                if fill {
+                    many::<ID, PANELS, T>(w, taken, apart, of, &mut panels, sums, y, at);
                 } else {
-                    many::<ID, 1, T>(w, rows.clone(), first, of, &mut panels, sums, y);
-                    16
-                };
+                    many::<ID, 1, T>(w, taken, apart, of, &mut panels, sums, y, at);
+                }
             }
         }
 

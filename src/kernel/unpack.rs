@@ -20,14 +20,35 @@ macro_rules! turns {
 }
 pub(super) use turns;
 
+/// The same place in each of several rows. One step from row to row leaves the registers free that as many pointers would
+/// fill.
+#[derive(Clone, Copy)]
+pub(super) struct Rows {
+    pub(super) first: *const u8,
+    /// Bytes from one row to the next.
+    pub(super) apart: usize,
+}
+
+impl Rows {
+    /// That of row `r`.
+    #[inline(always)]
+    pub(super) fn at(self, r: usize) -> *const u8 {
+        self.first.wrapping_add(r * self.apart)
+    }
+}
+
 macro_rules! unpacking {
     ($($feature:tt)+) => {
-        /// Where `ROWS` rows of blocks stand; rows past the last repeat it.
+        use crate::kernel::unpack::Rows;
+
+        /// Where `ROWS` rows of blocks stand.
         ///
         /// With `TURNED` the rows stand side by side, as [`crate::quant::turned`] has it.
         struct Blocks<'a, const TURNED: bool> {
             data: &'a [u8],
-            starts: [usize; ROWS],
+            /// Where the blocks of the first row begin, and those of the next after it.
+            start: usize,
+            apart: usize,
             /// Where the bytes begin that will be wanted, if there are any to ask for.
             next: Option<usize>,
             /// Whether they are asked for into the nearest cache, or into the next.
@@ -36,8 +57,8 @@ macro_rules! unpacking {
         }
 
         impl<'a, const TURNED: bool> Blocks<'a, TURNED> {
-            /// Those of columns `cols`, of `rows` the first and those `apart`; as many rows from `next` on will be wanted, up
-            /// to `end`.
+            /// Those of columns `cols` of row `rows.start` and of those `apart` from it, all below `rows.end`, or of that row
+            /// alone, in all lanes, if `apart` is 0; as many rows from `next` on will be wanted, up to `end`.
             fn new(
                 w: &'a Matrix,
                 rows: Range<usize>,
@@ -49,13 +70,13 @@ macro_rules! unpacking {
                 let (format, row_bytes) = (w.format, w.row_bytes());
                 let first = cols.start / format.block * format.bytes;
                 let count = cols.len() / format.block;
-                assert!(!rows.is_empty() && first + count * format.bytes <= row_bytes, "columns of a matrix");
+                assert!(first + count * format.bytes <= row_bytes, "columns of a matrix");
+                assert!(rows.len() > (ROWS - 1) * apart, "rows of a matrix");
                 let reads_ahead = crate::kernel::peak::reads_ahead();
                 Blocks {
                     data: bytes::<TURNED>(w, rows.clone()),
-                    starts: array!(0; r => {
-                        if TURNED { 16 * first } else { (r * apart).min(rows.len() - 1) * row_bytes + first }
-                    }),
+                    start: if TURNED { 16 * first } else { first },
+                    apart: apart * row_bytes,
                     // Rows side by side are one stream, which some machines follow by themselves.
                     next: (next < end && !(TURNED && reads_ahead))
                         .then(|| (next - rows.start) * row_bytes + 16 * first),
@@ -68,7 +89,8 @@ macro_rules! unpacking {
             #[allow(dead_code, reason = "where no rows stand side by side")]
             #[inline(always)]
             fn plain(&self) -> Blocks<'a, false> {
-                Blocks { data: self.data, starts: self.starts, next: self.next, near: self.near, count: self.count }
+                let Blocks { data, start, apart, next, near, count } = *self;
+                Blocks { data, start, apart, next, near, count }
             }
 
             /// The bytes from `at` on in each row.
@@ -76,9 +98,9 @@ macro_rules! unpacking {
             /// # Safety
             /// 16 bytes are read there.
             #[inline(always)]
-            unsafe fn from(&self, at: usize) -> [*const u8; ROWS] {
+            unsafe fn from(&self, at: usize) -> Rows {
                 // SAFETY: the caller's promise.
-                unsafe { array!(core::ptr::null(); r => self.data.as_ptr().add(self.starts[r] + at)) }
+                Rows { first: unsafe { self.data.as_ptr().add(self.start + at) }, apart: self.apart }
             }
 
             /// Asks for as much of what will be wanted as is worked on now, piece `i` of `parts` of a block `bytes` long of
@@ -112,7 +134,7 @@ macro_rules! unpacking {
             // SAFETY: the caller's promise; turned, the field at `at` of 16 rows begins at 16 · `at`.
             unsafe {
                 if T {
-                    let p = blocks.data.as_ptr().add(blocks.starts[0] + 16 * at).cast::<[u8; 64]>();
+                    let p = blocks.data.as_ptr().add(blocks.start + 16 * at).cast::<[u8; 64]>();
                     [load_i(p), load_i(p.add(1)), load_i(p.add(2)), load_i(p.add(3))]
                 } else {
                     arrange(blocks.from(at))
@@ -130,7 +152,7 @@ macro_rules! unpacking {
             // SAFETY: as in `four`.
             unsafe {
                 if T {
-                    load_i(blocks.data.as_ptr().add(blocks.starts[0] + 16 * at).cast())
+                    load_i(blocks.data.as_ptr().add(blocks.start + 16 * at).cast())
                 } else {
                     dwords(blocks.from(at))
                 }
@@ -147,7 +169,7 @@ macro_rules! unpacking {
             // SAFETY: as in `four`.
             unsafe {
                 if T {
-                    halves(blocks.data.as_ptr().add(blocks.starts[0] + 16 * at).cast())
+                    halves(blocks.data.as_ptr().add(blocks.start + 16 * at).cast())
                 } else {
                     low_halves(dwords(blocks.from(at)))
                 }
@@ -443,7 +465,7 @@ macro_rules! unpacking {
                 blocks.fetch(b, 1, format.bytes);
                 for r in 0..ROWS {
                     let (mut s, mut m) = ([0.0; 16], [0.0; 16]);
-                    let bytes = &blocks.data[blocks.starts[r] + b * format.bytes..][..format.bytes];
+                    let bytes = &blocks.data[blocks.start + r * blocks.apart + b * format.bytes..][..format.bytes];
                     let q = &mut q[r * block..][..block];
                     quant::unpack_inline(format.id, bytes, q, &mut s[..per], &mut m[..min]);
                     for i in 0..16 {
@@ -452,9 +474,9 @@ macro_rules! unpacking {
                 }
                 for i in 0..block / 32 {
                     let halves: [[I; 4]; 2] = array!([splat_i(0); 4]; half => {
-                        let rows = array!(core::ptr::null(); r => q[r * block + 32 * i + 16 * half..][..16].as_ptr());
-                        // SAFETY: 16 codes stand there, by the slice above.
-                        unsafe { arrange(rows) }
+                        let first = q[32 * i + 16 * half..][..(ROWS - 1) * block + 16].as_ptr();
+                        // SAFETY: 16 codes of each row stand there, by the slice above.
+                        unsafe { arrange(Rows { first, apart: block }) }
                     });
                     let signed = SIGNED_CODES && codes.zero == 128;
                     let at = |part: usize| if codes.sub == 16 { 2 * i + part } else { i };

@@ -202,9 +202,9 @@ pub(super) const OTHERS: Kernels = Kernels { quantize, ..body::PLAIN };
 /// They are there.
 #[inline]
 #[target_feature(enable = "simd128")]
-unsafe fn arrange(rows: [*const u8; 4]) -> [v128; 4] {
+unsafe fn arrange(rows: Rows) -> [v128; 4] {
     // SAFETY: the caller's promise.
-    unsafe { [lanes::load_w(rows[0]), lanes::load_w(rows[1]), lanes::load_w(rows[2]), lanes::load_w(rows[3])] }
+    unsafe { [lanes::load_w(rows.at(0)), lanes::load_w(rows.at(1)), lanes::load_w(rows.at(2)), lanes::load_w(rows.at(3))] }
 }
 
 /// 16 where the bits of 16 columns of row `k % 4`, a dword a row, are set; the second 16 from `k = 4` on.
@@ -263,7 +263,7 @@ mod wide_dots {
     #[inline]
     #[target_feature(enable = "simd128")]
     pub(super) unsafe fn block_w<const BITS: u8>(
-        codes: [*const u8; 4],
+        codes: Rows,
         x: [*const i32; 2],
         start: [i32; 2],
     ) -> [I4; 2] {
@@ -273,10 +273,10 @@ mod wide_dots {
             let x = [load_w(x[0].cast()), load_w(x[0].add(4).cast()), load_w(x[1].cast()), load_w(x[1].add(4).cast())];
             let row = |r: usize| {
                 if BITS == WHOLE {
-                    let eight = |k: usize| i16x8_load_extend_i8x8(codes[r].add(8 * k).cast());
+                    let eight = |k: usize| i16x8_load_extend_i8x8(codes.at(r).add(8 * k).cast());
                     return [dots(eight(0), x[0], eight(1), x[1]), dots(eight(2), x[2], eight(3), x[3])];
                 }
-                let w = load_w(codes[r]);
+                let w = load_w(codes.at(r));
                 let bits = |mask| v128_and(w, i16x8_splat(mask));
                 [dots(bits(15), x[0], bits(15 << 8), x[1]), dots(bits(15 << 4), x[2], u16x8_shr(w, 12), x[3])]
             };
@@ -443,7 +443,7 @@ mod relaxed_dots {
     #[inline]
     #[target_feature(enable = "simd128,relaxed-simd")]
     pub(super) unsafe fn block_w<const BITS: u8>(
-        codes: [*const u8; 4],
+        codes: Rows,
         x: [*const i32; 2],
         start: [i32; 2],
     ) -> [I4; 2] {
@@ -453,7 +453,7 @@ mod relaxed_dots {
             let sums = if BITS == WHOLE {
                 let sizes = [load_w(x[0].add(4).cast()), load_w(x[1].add(4).cast())];
                 let row = |r: usize| {
-                    let seven = |k: usize, below| v128_xor(load_w(codes[r].add(16 * k)), below);
+                    let seven = |k: usize, below| v128_xor(load_w(codes.at(r).add(16 * k)), below);
                     [four(seven(0, low), sizes[0]), four(seven(1, high), sizes[1])]
                 };
                 let two = |[a, b]: [I4; 2], [c, d]: [I4; 2]| [by_two(a, c), by_two(b, d)];
@@ -464,7 +464,7 @@ mod relaxed_dots {
             } else {
                 // All 16 products fit 16 bits, so that these stay pairs of sums up to the end.
                 let row = |r: usize| {
-                    let (w, nibble) = (load_w(codes[r]), i8x16_splat(15));
+                    let (w, nibble) = (load_w(codes.at(r)), i8x16_splat(15));
                     let dot = i16x8_relaxed_dot_i8x16_i7x16;
                     [dot(low, v128_and(w, nibble)), dot(high, v128_and(u16x8_shr(w, 4), nibble))]
                 };

@@ -248,12 +248,12 @@ pub(super) mod avx2 {
     /// 4 bytes of each row.
     ///
     /// # Safety
-    /// Every pointer is good for 4 bytes.
+    /// They are there.
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
-    pub(super) unsafe fn dwords(rows: [*const u8; 16]) -> I {
+    pub(super) unsafe fn dwords(rows: Rows) -> I {
         // SAFETY: the caller's promise.
-        let at = |r: usize| unsafe { rows[r].cast::<i32>().read_unaligned() };
+        let at = |r: usize| unsafe { rows.at(r).cast::<i32>().read_unaligned() };
         array!(_mm256_setzero_si256(); i => {
             let r = 8 * i;
             _mm256_setr_epi32(at(r), at(r + 1), at(r + 2), at(r + 3), at(r + 4), at(r + 5), at(r + 6), at(r + 7))
@@ -316,12 +316,12 @@ pub(super) mod avx2 {
     /// Bytes `4k..4k + 4` of 16 rows, row after row, for `k` from 0 to 3.
     ///
     /// # Safety
-    /// Every pointer is good for 16 bytes.
+    /// They are there.
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
-    pub(super) unsafe fn transpose(rows: [*const u8; 16]) -> [I; 4] {
+    pub(super) unsafe fn transpose(rows: Rows) -> [I; 4] {
         // SAFETY: the caller's promise.
-        let load = |r: usize| unsafe { _mm_loadu_si128(rows[r].cast()) };
+        let load = |r: usize| unsafe { _mm_loadu_si128(rows.at(r).cast()) };
         let half = |first: usize| {
             // Row e and 4 + e in the halves of register e.
             let z: [__m256i; 4] =

@@ -108,12 +108,12 @@ fn bits_to_16(bits: I, k: usize) -> I {
 /// 4 bytes of each row.
 ///
 /// # Safety
-/// Every pointer is good for 4 bytes.
+/// They are there.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-unsafe fn dwords(rows: [*const u8; 16]) -> I {
+unsafe fn dwords(rows: Rows) -> I {
     // SAFETY: the caller's promise.
-    let at = |r: usize| unsafe { rows[r].cast::<i32>().read_unaligned() };
+    let at = |r: usize| unsafe { rows.at(r).cast::<i32>().read_unaligned() };
     _mm512_setr_epi32(
         at(0),
         at(1),
@@ -432,19 +432,40 @@ fn sum<const N: usize>(a: [F; N]) -> [f32; N] {
 /// Bytes `4k..4k + 4` of 16 rows, row after row, for `k` from 0 to 3.
 ///
 /// # Safety
-/// Every pointer is good for 16 bytes.
+/// They are there.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-unsafe fn transpose(rows: [*const u8; 16]) -> [I; 4] {
-    // SAFETY: the caller's promise.
-    let load = |r: usize| unsafe { _mm_loadu_si128(rows[r].cast()) };
-    // Row e, 4 + e, 8 + e and 12 + e in the quarters of register e.
-    let z: [I; 4] = array!(splat_i(0); e => {
-        let z = _mm512_castsi128_si512(load(e));
-        let z = _mm512_inserti32x4::<1>(z, load(4 + e));
-        let z = _mm512_inserti32x4::<2>(z, load(8 + e));
-        _mm512_inserti32x4::<3>(z, load(12 + e))
-    });
+unsafe fn transpose(rows: Rows) -> [I; 4] {
+    // Row e, 4 + e, 8 + e and 12 + e in the quarters of register e. Assembly: the compiler would keep 16 pointers, most of
+    // them in memory.
+    let mut z = [splat_i(0); 4];
+    // SAFETY: reads 16 bytes of each row: the caller's promise.
+    unsafe {
+        core::arch::asm!(
+            "vbroadcasti32x4 {a}, [{p}]",
+            "vbroadcasti32x4 {b}, [{p} + {s}]",
+            "vbroadcasti32x4 {c}, [{p} + 2*{s}]",
+            "vbroadcasti32x4 {d}, [{p} + {t}]",
+            "lea {p}, [{p} + 4*{s}]",
+            "vinserti32x4 {a}, {a}, [{p}], 1",
+            "vinserti32x4 {b}, {b}, [{p} + {s}], 1",
+            "vinserti32x4 {c}, {c}, [{p} + 2*{s}], 1",
+            "vinserti32x4 {d}, {d}, [{p} + {t}], 1",
+            "lea {p}, [{p} + 4*{s}]",
+            "vinserti32x4 {a}, {a}, [{p}], 2",
+            "vinserti32x4 {b}, {b}, [{p} + {s}], 2",
+            "vinserti32x4 {c}, {c}, [{p} + 2*{s}], 2",
+            "vinserti32x4 {d}, {d}, [{p} + {t}], 2",
+            "lea {p}, [{p} + 4*{s}]",
+            "vinserti32x4 {a}, {a}, [{p}], 3",
+            "vinserti32x4 {b}, {b}, [{p} + {s}], 3",
+            "vinserti32x4 {c}, {c}, [{p} + 2*{s}], 3",
+            "vinserti32x4 {d}, {d}, [{p} + {t}], 3",
+            p = inout(reg) rows.first => _, s = in(reg) rows.apart, t = in(reg) 3 * rows.apart,
+            a = out(zmm_reg) z[0], b = out(zmm_reg) z[1], c = out(zmm_reg) z[2], d = out(zmm_reg) z[3],
+            options(pure, readonly, nostack, preserves_flags),
+        );
+    }
     let (a, b) = (_mm512_unpacklo_epi32(z[0], z[1]), _mm512_unpackhi_epi32(z[0], z[1]));
     let (c, d) = (_mm512_unpacklo_epi32(z[2], z[3]), _mm512_unpackhi_epi32(z[2], z[3]));
     [_mm512_unpacklo_epi64(a, c), _mm512_unpackhi_epi64(a, c), _mm512_unpacklo_epi64(b, d), _mm512_unpackhi_epi64(b, d)]
