@@ -114,7 +114,7 @@ op!(
 op!(fifths_w(four: I4) -> I4 { mul_w(four, splat_w(0x0020_4081)) });
 op!(
     /// 4 bytes of each row.
-    unsafe heads(rows: Rows) -> I4 {
+    unsafe dwords_w(rows: Rows) -> I4 {
         let mut at = [0; 4];
         for r in 0..4 {
             at[r] = rows.at(r).cast::<i32>().read_unaligned();
@@ -132,6 +132,7 @@ op!(
         load_i(at.as_ptr().cast())
     }
 );
+op!(unsafe heads(rows: Rows) -> [u16; 16] { array!(0; r => rows.at(r).cast::<u16>().read_unaligned()) });
 op!(
     /// Bytes `4k..4k + 4` of 16 rows, row after row, for `k` from 0 to 3.
     unsafe transpose(rows: Rows) -> [I; 4] {
@@ -162,12 +163,13 @@ pub(super) mod one {
     use super::*;
     pub(in crate::kernel) use super::{
         F4 as F, I4 as I, add_v as add, and_w as and, float_v as to_float, fma_v as fma, half_v as low_halves,
-        heads as dwords, load_w, mul_v as mul, or_w as or, prefetch, shl_w as shl, shr_w as shr, splat_v as splat,
+        dwords_w as dwords, load_w, mul_v as mul, or_w as or, prefetch, shl_w as shl, shr_w as shr, splat_v as splat,
         splat_w as splat_i, store_w, upper_w as high_nibbles,
     };
 
     op!(unsafe load_i(p: *const [u8; 64]) -> I { load_w(p.cast()) });
     op!(unsafe halves(p: *const u16) -> F { half_v(load_halves(p)) });
+    op!(unsafe heads(rows: Rows) -> [u16; 4] { array!(0; r => rows.at(r).cast::<u16>().read_unaligned()) });
     op!(unsafe transpose(rows: Rows) -> [I; 4] {
         transpose_w([load_w(rows.at(0)), load_w(rows.at(1)), load_w(rows.at(2)), load_w(rows.at(3))])
     });
@@ -438,7 +440,7 @@ macro_rules! unit {
                         unsafe {
                             let at = Rows { first: start.add(b * bytes), apart: quarter * row_bytes };
                             let codes = Rows { first: at.first.add(2), ..at };
-                            let scale = half_v(heads(at));
+                            let scale = half_v(dwords_w(at));
                             for m in 0..M {
                                 let of: [*const i32; 2] =
                                     array!(core::ptr::null(); part => of.as_ptr().add(PART * (m * parts + 2 * b + part)));

@@ -78,6 +78,18 @@ macro_rules! integers {
             }
         }
 
+        /// The zero of the codes of format `ID`, values that share a scale, and whether there are mins: known to the compiler
+        /// but for a format without a function of its own.
+        #[inline(always)]
+        fn codes_of<const ID: u32>(w: &Matrix) -> (u8, usize, bool) {
+            if ID == ANY {
+                let codes = w.format.codes.as_ref().expect("a format with codes");
+                (codes.zero, codes.sub, codes.min)
+            } else {
+                const { if ID == ANY { (0, 0, false) } else { quant::codes(ID) } }
+            }
+        }
+
         /// What the activations bring to the products of all rows of weights.
         #[derive(Clone, Copy)]
         struct Sides<'a> {
@@ -94,9 +106,8 @@ macro_rules! integers {
         $(#[target_feature(enable = $feature)])+
         #[inline(never)]
         fn few<const ID: u32, const M: usize, const T: bool>(w: &Matrix, rows: Range<usize>, of: Sides, y: &mut Tile) {
-            let Codes { zero, sub, min, .. } = *w.format.codes.as_ref().expect("a format with codes");
+            let (zero, sub, min) = codes_of::<ID>(w);
             let (x, c, signed) = (of.x, of.x.c, SIGNED_CODES && zero == 128);
-            assert!(zero < 128 || matches!(ID, 8 | 20 | 23 | ANY), "the widths of codes");
             assert!(x.rows() == M && x.q.len() >= M * c && x.d.len() >= M * c / 16, "activations");
             assert!(min || signed || of.start.len() >= M * c / 16, "starts");
             assert!(!min || of.totals.len() >= M * c / sub, "totals");
@@ -120,10 +131,9 @@ macro_rules! integers {
                                 let mut ints = splat_i(start);
                                 let q = x.q.as_ptr().add(16 * at);
                                 let codes = array!(splat_i(0); k => columns.codes[4 * part + k]);
-                                // The compiler knows the format, but not what its row of the table says.
-                                ints = match (ID, zero) {
-                                    (8 | 20 | 23, _) | (ANY, 128) => int_four::<WHOLE>(ints, codes, q),
-                                    (14, _) | (ANY, 32) => int_four::<MIDDLE>(ints, codes, q),
+                                ints = match zero {
+                                    128 => int_four::<WHOLE>(ints, codes, q),
+                                    32 => int_four::<MIDDLE>(ints, codes, q),
                                     _ => int_four::<NARROW>(ints, codes, q),
                                 };
                                 scaled = fma(splat(*x.d.as_ptr().add(at)), to_float(ints), scaled);
@@ -273,7 +283,7 @@ macro_rules! integers {
             y: &mut Tile,
             at: Range<usize>,
         ) {
-            let Codes { zero, sub, min, .. } = *w.format.codes.as_ref().expect("a format with codes");
+            let (zero, sub, min) = codes_of::<ID>(w);
             let panels: &mut [Panel; P] = (&mut panels[..P]).try_into().expect("P panels");
             let sums = sums.as_chunks_mut::<16>().0.as_chunks_mut::<2>().0.as_chunks_mut::<P>().0;
             let step = chunk(w);

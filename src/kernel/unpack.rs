@@ -71,7 +71,7 @@ macro_rules! unpacking {
                 let first = cols.start / format.block * format.bytes;
                 let count = cols.len() / format.block;
                 assert!(first + count * format.bytes <= row_bytes, "columns of a matrix");
-                assert!(rows.len() > (ROWS - 1) * apart, "rows of a matrix");
+                assert!(count > 0 && rows.len() > (ROWS - 1) * apart, "rows of a matrix");
                 let reads_ahead = crate::kernel::peak::reads_ahead();
                 Blocks {
                     data: bytes::<TURNED>(w, rows.clone()),
@@ -159,19 +159,52 @@ macro_rules! unpacking {
             }
         }
 
-        /// The half at `at` of a block of each row, with two more bytes behind it.
-        ///
-        /// # Safety
-        /// They lie in the blocks.
-        $(#[target_feature(enable = $feature)])+
-        #[inline]
-        unsafe fn half<const T: bool>(blocks: &Blocks<T>, at: usize) -> F {
-            // SAFETY: as in `four`.
-            unsafe {
-                if T {
-                    halves(blocks.data.as_ptr().add(blocks.start + 16 * at).cast())
-                } else {
-                    low_halves(dwords(blocks.from(at)))
+        /// The halves that blocks begin with, read two blocks before they are needed: a line of each row that has yet to come
+        /// to the nearest cache is then on its way while the blocks before it are worked on.
+        struct Early<'a, const TURNED: bool> {
+            blocks: &'a Blocks<'a, TURNED>,
+            bytes: usize,
+            next: [[u16; ROWS]; 2],
+        }
+
+        impl<'a, const TURNED: bool> Early<'a, TURNED> {
+            /// # Safety
+            /// Blocks are `bytes` long.
+            $(#[target_feature(enable = $feature)])+
+            #[inline]
+            unsafe fn new(blocks: &'a Blocks<'a, TURNED>, bytes: usize) -> Self {
+                let mut early = Early { blocks, bytes, next: [[0; ROWS]; 2] };
+                for b in 0..2 {
+                    // SAFETY: the caller's promise.
+                    unsafe { early.read(b) };
+                }
+                early
+            }
+
+            $(#[target_feature(enable = $feature)])+
+            #[inline]
+            unsafe fn read(&mut self, b: usize) {
+                if !TURNED && b < self.blocks.count {
+                    // SAFETY: the caller's promise.
+                    self.next[b % 2] = unsafe { heads(self.blocks.from(b * self.bytes)) };
+                }
+            }
+
+            /// That of block `b`, one after another.
+            ///
+            /// # Safety
+            /// As of `new`.
+            $(#[target_feature(enable = $feature)])+
+            #[inline]
+            unsafe fn next(&mut self, b: usize) -> F {
+                // SAFETY: the promise; side by side, the halves of 16 rows are where a block begins.
+                unsafe {
+                    if TURNED {
+                        return halves(self.blocks.data.as_ptr().add(self.blocks.start + 16 * b * self.bytes).cast());
+                    }
+                    let now = halves(self.next[b % 2].as_ptr());
+                    self.read(b + 2);
+                    now
                 }
             }
         }
@@ -240,6 +273,8 @@ macro_rules! unpacking {
             let bits_at = if MIN { 4 } else { 2 };
             let packed_at = bits_at + if FIVE { 4 } else { 0 };
             let bytes = packed_at + 16;
+            // SAFETY: a block of these formats has so many bytes.
+            let mut early = unsafe { Early::new(blocks, bytes) };
             for b in 0..blocks.count {
                 blocks.fetch(b, 1, bytes);
                 let at = b * bytes;
@@ -248,7 +283,7 @@ macro_rules! unpacking {
                 let (scale, head, bits, packed) = unsafe {
                     let head = if MIN { dword(blocks, at) } else { splat_i(0) };
                     (
-                        if MIN { low_halves(head) } else { half(blocks, at) },
+                        if MIN { low_halves(head) } else { early.next(b) },
                         head,
                         if FIVE { dword(blocks, at + bits_at) } else { splat_i(0) },
                         four(blocks, at + packed_at),
@@ -275,10 +310,12 @@ macro_rules! unpacking {
         $(#[target_feature(enable = $feature)])+
         #[inline]
         fn unpack_q8_0<const T: bool>(blocks: &Blocks<T>, out: &mut impl FnMut(usize, Columns)) {
+            // SAFETY: a block has 34 bytes.
+            let mut early = unsafe { Early::new(blocks, 34) };
             for b in 0..blocks.count {
                 blocks.fetch(b, 1, 34);
                 // SAFETY: a block has 34 bytes, and `count` of them lie in each row.
-                let (scale, q) = unsafe { (half(blocks, b * 34), bytes32(blocks, b * 34 + 2)) };
+                let (scale, q) = unsafe { (early.next(b), bytes32(blocks, b * 34 + 2)) };
                 let codes = array!(q[0]; k => if SIGNED_CODES { q[k] } else { flip(q[k]) });
                 out(b, Columns::new(codes, scale));
             }

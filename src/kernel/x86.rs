@@ -7,6 +7,7 @@ pub(super) mod avx512;
 use super::floats::products;
 use super::ints::{array, integers};
 use super::stored::stored;
+use super::unpack::Rows;
 use super::{Row8, body};
 use crate::quant;
 use crate::quant::{Halves, Matrix};
@@ -104,6 +105,37 @@ fn prefetch(p: *const u8, near: bool) {
     unsafe { if near { _mm_prefetch::<_MM_HINT_T0>(p.cast()) } else { _mm_prefetch::<_MM_HINT_T1>(p.cast()) } }
 }
 
+/// A half of each row. Assembly: the compiler would put them together in vector registers, whose loads and shuffles are what
+/// runs short where this is needed.
+///
+/// # Safety
+/// They are there.
+#[inline(always)]
+unsafe fn heads(rows: Rows) -> [u16; 16] {
+    let mut out = [0u64; 4];
+    for i in 0..4 {
+        // SAFETY: reads 2 bytes of each row: the caller's promise.
+        unsafe {
+            core::arch::asm!(
+                "movzx {a:e}, word ptr [{p}]",
+                "movzx {b:e}, word ptr [{p} + {s}]",
+                "movzx {c:e}, word ptr [{p} + 2*{s}]",
+                "movzx {d:e}, word ptr [{p} + {t}]",
+                "shl {b:e}, 16",
+                "shl {d:e}, 16",
+                "or {a}, {b}",
+                "or {c}, {d}",
+                "shl {c}, 32",
+                "or {a}, {c}",
+                p = in(reg) rows.at(4 * i), s = in(reg) rows.apart, t = in(reg) 3 * rows.apart,
+                a = out(reg) out[i], b = out(reg) _, c = out(reg) _, d = out(reg) _,
+                options(pure, readonly, nostack),
+            );
+        }
+    }
+    bytemuck::cast(out)
+}
+
 /// The products of a tile, from those of one row.
 macro_rules! int_part {
     ($feature:literal) => {
@@ -133,7 +165,7 @@ use int_part;
 
 /// AVX2 with fused multiply-add: 16 lanes are two registers.
 pub(super) mod avx2 {
-    use super::prefetch;
+    use super::{heads, prefetch};
     use core::arch::x86_64::*;
 
     pub(super) type F = [__m256; 2];
@@ -320,12 +352,27 @@ pub(super) mod avx2 {
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
     pub(super) unsafe fn transpose(rows: Rows) -> [I; 4] {
-        // SAFETY: the caller's promise.
-        let load = |r: usize| unsafe { _mm_loadu_si128(rows.at(r).cast()) };
         let half = |first: usize| {
-            // Row e and 4 + e in the halves of register e.
-            let z: [__m256i; 4] =
-                array!(_mm256_setzero_si256(); e => _mm256_set_m128i(load(first + 4 + e), load(first + e)));
+            // Row e and 4 + e in the halves of register e. Assembly: the compiler would keep 16 pointers, most of them in
+            // memory.
+            let mut z = [_mm256_setzero_si256(); 4];
+            // SAFETY: reads 16 bytes of each row: the caller's promise.
+            unsafe {
+                core::arch::asm!(
+                    "vbroadcasti128 {a}, [{p}]",
+                    "vbroadcasti128 {b}, [{p} + {s}]",
+                    "vbroadcasti128 {c}, [{p} + 2*{s}]",
+                    "vbroadcasti128 {d}, [{p} + {t}]",
+                    "lea {p}, [{p} + 4*{s}]",
+                    "vinserti128 {a}, {a}, [{p}], 1",
+                    "vinserti128 {b}, {b}, [{p} + {s}], 1",
+                    "vinserti128 {c}, {c}, [{p} + 2*{s}], 1",
+                    "vinserti128 {d}, {d}, [{p} + {t}], 1",
+                    p = inout(reg) rows.at(first) => _, s = in(reg) rows.apart, t = in(reg) 3 * rows.apart,
+                    a = out(ymm_reg) z[0], b = out(ymm_reg) z[1], c = out(ymm_reg) z[2], d = out(ymm_reg) z[3],
+                    options(pure, readonly, nostack, preserves_flags),
+                );
+            }
             let (a, b) = (_mm256_unpacklo_epi32(z[0], z[1]), _mm256_unpackhi_epi32(z[0], z[1]));
             let (c, d) = (_mm256_unpacklo_epi32(z[2], z[3]), _mm256_unpackhi_epi32(z[2], z[3]));
             [
@@ -347,7 +394,7 @@ pub(super) mod avx2 {
 /// AVX2 with VNNI of 256 bits: the operations of AVX2 but for the products of integers.
 pub(super) mod avxvnni {
     use super::avx2::*;
-    use super::prefetch;
+    use super::{heads, prefetch};
     use crate::kernel::Tile;
     use core::arch::x86_64::*;
     use core::ops::Range;

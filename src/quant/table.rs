@@ -100,7 +100,6 @@ macro_rules! formats {
         ///
         /// # Panics
         /// If that format has no codes.
-        #[allow(dead_code, reason = "for units of 4 lanes alone")]
         pub(crate) const fn codes(id: u32) -> (u8, usize, bool) {
             match id {
                 $($($id => ($zero, $sub, $min),)?)*

@@ -2,7 +2,7 @@
 
 #![allow(unsafe_code)]
 
-use super::{body, prefetch};
+use super::{body, heads, prefetch};
 use crate::kernel::Row8;
 use core::arch::x86_64::*;
 
