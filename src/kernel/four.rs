@@ -162,8 +162,8 @@ pub(super) fn quarters(n: usize) -> impl Iterator<Item = (usize, usize)> {
 pub(super) mod one {
     use super::*;
     pub(in crate::kernel) use super::{
-        F4 as F, I4 as I, add_v as add, and_w as and, float_v as to_float, fma_v as fma, half_v as low_halves,
-        dwords_w as dwords, load_w, mul_v as mul, or_w as or, prefetch, shl_w as shl, shr_w as shr, splat_v as splat,
+        F4 as F, I4 as I, add_v as add, and_w as and, dwords_w as dwords, float_v as to_float, fma_v as fma,
+        half_v as low_halves, load_w, mul_v as mul, or_w as or, prefetch, shl_w as shl, shr_w as shr, splat_v as splat,
         splat_w as splat_i, store_w, upper_w as high_nibbles,
     };
 

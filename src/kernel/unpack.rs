@@ -111,6 +111,15 @@ macro_rules! unpacking {
                     let piece = 16 * bytes / parts;
                     fetch(self.data, next + i * piece..next + (i + 1) * piece, self.near);
                 }
+                if parts > 1 && !self.near {
+                    // From the second cache, the next blocks of some rows.
+                    let rows = Rows { first: self.data.as_ptr().wrapping_add(self.start), apart: self.apart };
+                    for r in i % parts * ROWS / parts..(i % parts + 1) * ROWS / parts {
+                        for line in (0..bytes).step_by(64) {
+                            prefetch(rows.at(r).wrapping_add((i / parts + 1) * bytes + line), true);
+                        }
+                    }
+                }
             }
         }
 

@@ -204,7 +204,9 @@ pub(super) const OTHERS: Kernels = Kernels { quantize, ..body::PLAIN };
 #[target_feature(enable = "simd128")]
 unsafe fn arrange(rows: Rows) -> [v128; 4] {
     // SAFETY: the caller's promise.
-    unsafe { [lanes::load_w(rows.at(0)), lanes::load_w(rows.at(1)), lanes::load_w(rows.at(2)), lanes::load_w(rows.at(3))] }
+    unsafe {
+        [lanes::load_w(rows.at(0)), lanes::load_w(rows.at(1)), lanes::load_w(rows.at(2)), lanes::load_w(rows.at(3))]
+    }
 }
 
 /// 16 where the bits of 16 columns of row `k % 4`, a dword a row, are set; the second 16 from `k = 4` on.
@@ -262,11 +264,7 @@ mod wide_dots {
     /// There are 32 codes at each of `codes`, and what `spread_w` gives at each of `x`.
     #[inline]
     #[target_feature(enable = "simd128")]
-    pub(super) unsafe fn block_w<const BITS: u8>(
-        codes: Rows,
-        x: [*const i32; 2],
-        start: [i32; 2],
-    ) -> [I4; 2] {
+    pub(super) unsafe fn block_w<const BITS: u8>(codes: Rows, x: [*const i32; 2], start: [i32; 2]) -> [I4; 2] {
         let dots = |a, x, b, y| i32x4_add(i32x4_dot_i16x8(a, x), i32x4_dot_i16x8(b, y));
         // SAFETY: the caller's promise.
         unsafe {
@@ -442,11 +440,7 @@ mod relaxed_dots {
     /// There are 32 codes at each of `codes`, and what `spread_w` gives at each of `x`.
     #[inline]
     #[target_feature(enable = "simd128,relaxed-simd")]
-    pub(super) unsafe fn block_w<const BITS: u8>(
-        codes: Rows,
-        x: [*const i32; 2],
-        start: [i32; 2],
-    ) -> [I4; 2] {
+    pub(super) unsafe fn block_w<const BITS: u8>(codes: Rows, x: [*const i32; 2], start: [i32; 2]) -> [I4; 2] {
         // SAFETY: the caller's promise.
         unsafe {
             let (low, high) = (load_w(x[0].cast()), load_w(x[1].cast()));
