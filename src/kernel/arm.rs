@@ -114,6 +114,7 @@ fn narrow(x: &[f32], out: &mut [u16]) {
 /// One register of 4 lanes.
 pub(super) mod lanes {
     use crate::kernel::ints::array;
+    pub(in crate::kernel) use crate::kernel::unpack::Rows;
     use core::arch::aarch64::*;
     use core::arch::asm;
 
@@ -545,8 +546,9 @@ mod matrices {
     use core::arch::asm;
     use core::ops::Range;
 
-    /// Rows of activations in a tile.
+    /// Rows of activations in a tile, whatever the codes.
     const INT_X: usize = 2;
+    const WHOLE_X: usize = INT_X;
     /// Panels of weights that it spans.
     const PANELS: usize = 1;
     /// Bytes are multiplied as signed ones.

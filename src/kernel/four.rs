@@ -256,8 +256,9 @@ macro_rules! unit {
                 use crate::kernel::four::*;
                 use core::ops::Range;
 
-                /// Rows of activations in a tile of integer dot products.
+                /// Rows of activations in a tile of integer dot products, whatever the codes.
                 const INT_X: usize = 2;
+                const WHOLE_X: usize = INT_X;
                 /// Panels of weights that such a tile spans.
                 const PANELS: usize = 1;
                 /// Bytes are multiplied as signed ones.
@@ -469,6 +470,7 @@ macro_rules! unit {
             mod rows {
                 use super::dots16::{self, arrange, bits_to_16};
                 use crate::kernel::four::one::*;
+                use crate::kernel::four::quarters;
                 use crate::kernel::ints::{MIDDLE, NARROW, WHOLE, array};
                 use crate::kernel::{Acts8, Scratch, Tile};
                 use crate::quant::{self, Matrix};

@@ -11,7 +11,7 @@
 //! (of each lane, to float), `halves` (16 from memory, to float), `transpose` (16 bytes of 16 rows, to 4 vectors; codes
 //! by `arrange`, which is the same), `dwords` (4 bytes of 16 rows), `prefetch`,
 //! `int_four` (adds the products of 16 columns), `int_part` (the same for a tile); and the size of its tile, rows of
-//! activations `INT_X` and panels `PANELS`. One with a tile of its own gives `store_codes` and `scaled_tile` too.
+//! activations `INT_X`, or `WHOLE_X` with codes of 8 bits, and panels `PANELS`. One with a tile of its own gives `store_codes` and `scaled_tile` too.
 
 /// Widths of codes, for instruction sets to which they matter: at most 5 bits, at most 7, 8.
 pub(super) const NARROW: u8 = 5;
@@ -258,7 +258,10 @@ macro_rules! integers {
             let mut i = 0;
             while i < of.x.rows() {
                 let left = of.x.rows() - i;
-                i += if left >= INT_X {
+                i += if BITS == WHOLE && left >= WHOLE_X {
+                    int_tile::<WHOLE_X, P, SUB, MIN, BITS>(panels, &mut piece, of, i);
+                    WHOLE_X
+                } else if BITS != WHOLE && left >= INT_X {
                     int_tile::<INT_X, P, SUB, MIN, BITS>(panels, &mut piece, of, i);
                     INT_X
                 } else if left >= 2 {

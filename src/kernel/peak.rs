@@ -60,6 +60,7 @@ pub fn read(data: &[u64]) -> u64 {
 /// from what it does; sixteen streams are then asked for into the second cache, since the first waits for few lines at a
 /// time. Measured once in a process, on x86-64 with the standard library; elsewhere taken to be false. It
 /// changes the speed of products alone.
+#[allow(dead_code, reason = "where no backend works in vectors")]
 pub(super) fn reads_ahead() -> bool {
     #[cfg(all(feature = "std", target_arch = "x86_64"))]
     {

@@ -9,6 +9,7 @@ use core::arch::wasm32::*;
 
 /// One register of 4 lanes.
 pub(super) mod lanes {
+    pub(in crate::kernel) use crate::kernel::unpack::Rows;
     use core::arch::wasm32::*;
 
     pub(in crate::kernel) type F4 = v128;
@@ -202,7 +203,7 @@ pub(super) const OTHERS: Kernels = Kernels { quantize, ..body::PLAIN };
 /// They are there.
 #[inline]
 #[target_feature(enable = "simd128")]
-unsafe fn arrange(rows: Rows) -> [v128; 4] {
+unsafe fn arrange(rows: lanes::Rows) -> [v128; 4] {
     // SAFETY: the caller's promise.
     unsafe {
         [lanes::load_w(rows.at(0)), lanes::load_w(rows.at(1)), lanes::load_w(rows.at(2)), lanes::load_w(rows.at(3))]

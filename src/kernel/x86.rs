@@ -179,8 +179,9 @@ pub(super) mod avx2 {
     const SUM_V: usize = 1;
     /// Vectors in a tile of sums of a cache's rows.
     const STORED_V: usize = 2;
-    /// Rows of activations in a tile of integer dot products.
+    /// Rows of activations in a tile of integer dot products, and of those with codes of 8 bits.
     const INT_X: usize = 2;
+    const WHOLE_X: usize = 3;
     /// Panels of weights that such a tile spans.
     const PANELS: usize = 1;
     /// Two products of a full unsigned byte do not fit 16 bits, so such codes are taken as signed.
@@ -330,7 +331,53 @@ pub(super) mod avx2 {
         acc
     }
 
-    super::int_part!("avx2,fma,f16c");
+    /// The same, at this place among others: the compiler would take row after row, and keep all codes and their magnitudes
+    /// in memory for the next.
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    fn in_turn(mut x: __m256i) -> __m256i {
+        // SAFETY: no instruction.
+        unsafe { core::arch::asm!("/* {} */", inout(ymm_reg) x, options(nomem, nostack, preserves_flags)) };
+        x
+    }
+
+    /// Adds to each lane the dot products of 16 codes with 16 activations, for `M` rows of these and `P` panels.
+    ///
+    /// # Safety
+    /// There are 16 activations at each of `x`, and 4 vectors at each of `codes`.
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn int_part<const M: usize, const P: usize, const BITS: u8>(
+        sums: &mut [[I; P]; M],
+        codes: [*const [u8; 64]; P],
+        x: [*const i8; M],
+    ) {
+        for p in 0..P {
+            // SAFETY: the caller's promise.
+            let codes = |k: usize| unsafe { load_i(codes[p].add(k)) };
+            if BITS == WHOLE {
+                for k in 0..4 {
+                    let codes = codes(k);
+                    for half in 0..2 {
+                        let size = _mm256_abs_epi8(codes[half]);
+                        for m in 0..M {
+                            // SAFETY: the caller's promise.
+                            let x = _mm256_set1_epi32(unsafe { x[m].cast::<i32>().add(k).read_unaligned() });
+                            let pairs = _mm256_maddubs_epi16(size, _mm256_sign_epi8(x, codes[half]));
+                            let four = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+                            sums[m][p][half] = in_turn(_mm256_add_epi32(sums[m][p][half], four));
+                        }
+                    }
+                }
+                continue;
+            }
+            let codes = array!(splat_i(0); k => codes(k));
+            for m in 0..M {
+                // SAFETY: the caller's promise.
+                sums[m][p] = unsafe { int_four::<BITS>(sums[m][p], codes, x[m]) };
+            }
+        }
+    }
 
     /// The lanes of each register summed as a tree: `l` with `l + 8`, then `+ 4`, `+ 2`, `+ 1`.
     #[inline]
@@ -399,8 +446,9 @@ pub(super) mod avxvnni {
     use core::arch::x86_64::*;
     use core::ops::Range;
 
-    /// Rows of activations in a tile of integer dot products.
+    /// Rows of activations in a tile of integer dot products, whatever the codes.
     const INT_X: usize = 2;
+    const WHOLE_X: usize = INT_X;
     /// Panels of weights that such a tile spans.
     const PANELS: usize = 1;
     /// The instruction takes unsigned codes of 8 bits as they are.

@@ -15,6 +15,7 @@ mod ternary;
 pub mod turned;
 
 pub(crate) use float::{brain, half};
+#[allow(unused_imports, reason = "where no backend works in vectors")]
 pub(crate) use iq::VALUES as IQ4;
 pub use table::FORMATS;
 #[allow(unused_imports, reason = "for units of 4 lanes alone")]

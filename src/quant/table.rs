@@ -100,6 +100,7 @@ macro_rules! formats {
         ///
         /// # Panics
         /// If that format has no codes.
+        #[allow(dead_code, reason = "where no backend works in vectors")]
         pub(crate) const fn codes(id: u32) -> (u8, usize, bool) {
             match id {
                 $($($id => ($zero, $sub, $min),)?)*

@@ -17,8 +17,9 @@ const SUM_R: usize = 6;
 const SUM_V: usize = 4;
 /// Vectors in a tile of sums of a cache's rows.
 const STORED_V: usize = 4;
-/// Rows of activations in a tile of integer dot products.
+/// Rows of activations in a tile of integer dot products, whatever the codes.
 const INT_X: usize = 4;
+const WHOLE_X: usize = INT_X;
 /// Panels of weights that such a tile spans.
 const PANELS: usize = 2;
 /// The instruction takes unsigned codes of 8 bits as they are.
