@@ -9,9 +9,9 @@
 //! `fma`, `mul`, `to_float`, `and`, `or`, `shl`, `shr` (of 32 bits), `byte`, `signed_byte`, `low_nibbles`, `high_nibbles`,
 //! `flip` (bytes with their top bit inverted), `look_up` (of codes below 16), `bits_to_16`, `low_halves` and `high_halves`
 //! (of each lane, to float), `halves` (16 from memory, to float), `transpose` (16 bytes of 16 rows, to 4 vectors; codes
-//! by `arrange`, which is the same), `dwords` (4 bytes of 16 rows), `prefetch`,
-//! `int_four` (adds the products of 16 columns), `int_part` (the same for a tile); and the size of its tile, rows of
-//! activations `INT_X`, or `WHOLE_X` with codes of 8 bits, and panels `PANELS`. One with a tile of its own gives `store_codes` and `scaled_tile` too.
+//! by `arrange`, which is the same), `dwords` (4 bytes of 16 rows), `heads` (a half of each), `prefetch`, `int_four` (adds
+//! the products of 16 columns), `int_part` (the same for a tile); and the size of its tile, rows of activations `INT_X`, or
+//! `WHOLE_X` with codes of 8 bits, and panels `PANELS`. One with a tile of its own gives `store_codes` and `scaled_tile` too.
 
 /// Widths of codes, for instruction sets to which they matter: at most 5 bits, at most 7, 8.
 pub(super) const NARROW: u8 = 5;

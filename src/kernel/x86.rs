@@ -331,8 +331,8 @@ pub(super) mod avx2 {
         acc
     }
 
-    /// The same, at this place among others: the compiler would take row after row, and keep all codes and their magnitudes
-    /// in memory for the next.
+    /// `x`, computed by here and no later: left to itself the compiler takes row after row of activations, and keeps all codes
+    /// and their magnitudes in memory for the next.
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
     fn in_turn(mut x: __m256i) -> __m256i {
