@@ -203,6 +203,10 @@ macro_rules! unpacking {
                 early
             }
 
+            /// Looks up that of block `b`, if there is one.
+            ///
+            /// # Safety
+            /// As of `new`.
             $(#[target_feature(enable = $feature)])+
             #[inline]
             unsafe fn read(&mut self, b: usize) {
