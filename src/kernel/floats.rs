@@ -193,30 +193,31 @@ macro_rules! products {
             unsafe { if BF16 { brains(p) } else { halves(p) } }
         }
 
-        /// [`dots`] with floats of 16 bits, which become wider as they come. `M` rows of `x` with `N` rows of `w`, from row
-        /// `j` on: one row's chain of sums would take longer than its values take to come. Halves `ahead` of those worked on
-        /// are asked for.
+        /// [`dots`] with floats of 16 bits, which become wider as they come. `M` rows of `x` with `N` rows of `w`, row `j` and
+        /// those `apart`: one row's chain of sums would take longer than its values take to come. Halves `ahead` of those
+        /// worked on are asked for, if there are any.
         $(#[target_feature(enable = $feature)])+
         #[inline]
-        fn half_rows<const M: usize, const N: usize, const BF16: bool, const NEAR: bool>(
+        fn half_rows<const M: usize, const N: usize, const BF16: bool>(
             x: View,
             i: usize,
             w: &[u16],
             j: usize,
-            ahead: usize,
+            apart: usize,
+            ahead: Option<usize>,
             y: &mut Tile,
         ) {
             let (c, rest) = (x.c, x.c / 16 * 16);
-            let rows: [&[u16]; N] = array!(&[][..]; n => &w[(j + n) * c..][..c]);
+            let rows: [&[u16]; N] = array!(&[][..]; n => &w[(j + n * apart) * c..][..c]);
             let left: [&[f32]; M] = array!(&[][..]; m => x.row(i + m));
             let mut acc = [[splat(0.0); N]; M];
             for k in (0..rest).step_by(16) {
                 // SAFETY: `k + 16` is at most `c`, the length of all rows.
                 unsafe {
-                    let soon = rows[0].as_ptr().wrapping_add(N * k + ahead);
-                    for line in 0..N.div_ceil(2) {
-                        if N > 1 || k % 32 == 0 {
-                            prefetch(soon.wrapping_add(32 * line).cast(), NEAR);
+                    if let Some(ahead) = ahead {
+                        let soon = rows[0].as_ptr().wrapping_add(N * k + ahead);
+                        for line in 0..N.div_ceil(2) {
+                            prefetch(soon.wrapping_add(32 * line).cast(), true);
                         }
                     }
                     let b: [F; N] = array!(splat(0.0); n => sixteen::<BF16>(rows[n].as_ptr().add(k)));
@@ -240,7 +241,10 @@ macro_rules! products {
                         acc[m][n] = load_from(&lanes);
                     }
                 }
-                y.row(i + m)[j..j + N].copy_from_slice(&sum(acc[m]));
+                let (y, sums) = (y.row(i + m), sum::<N>(acc[m]));
+                for n in 0..N {
+                    y[j + n * apart] = sums[n];
+                }
             }
         }
 
@@ -255,19 +259,19 @@ macro_rules! products {
             y: &mut Tile,
         ) {
             assert!(w.len() >= js.end * x.c, "halves of {} rows of {}", js.end, x.c);
+            let count = js.len() / DOT_W;
             if M == 1 && crate::kernel::peak::reads_ahead() {
-                // One stream, which the machine then follows best.
-                for j in js {
-                    half_rows::<M, 1, BF16, false>(x, i, w, j, ahead, y);
+                // A few long streams, which the machine follows best by itself.
+                for j in js.start..js.start + count {
+                    half_rows::<M, DOT_W, BF16>(x, i, w, j, count, None, y);
                 }
-                return;
+            } else {
+                for j in (js.start..js.start + count * DOT_W).step_by(DOT_W) {
+                    half_rows::<M, DOT_W, BF16>(x, i, w, j, 1, Some(ahead), y);
+                }
             }
-            let whole = js.start + js.len() / DOT_W * DOT_W;
-            for j in (js.start..whole).step_by(DOT_W) {
-                half_rows::<M, DOT_W, BF16, true>(x, i, w, j, ahead, y);
-            }
-            for j in whole..js.end {
-                half_rows::<M, 1, BF16, true>(x, i, w, j, ahead, y);
+            for j in js.start + count * DOT_W..js.end {
+                half_rows::<M, 1, BF16>(x, i, w, j, 1, Some(ahead), y);
             }
         }
 
@@ -286,7 +290,8 @@ macro_rules! products {
             const AHEAD: usize = 4096;
             /// Halves that stay in the L2 cache while rows of `x` pass over them.
             const KEPT: usize = 1 << 16;
-            let (f, step) = (y.c(), (KEPT / x.c.max(1)).max(1).next_multiple_of(DOT_W));
+            let kept = (KEPT / x.c.max(1)).max(1).next_multiple_of(DOT_W);
+            let (f, step) = (y.c(), if x.n == 1 { y.c().max(1) } else { kept });
             for j in (0..f).step_by(step) {
                 let js = j..(j + step).min(f);
                 for i in (0..x.n).step_by(DOT_X) {
