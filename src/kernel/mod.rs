@@ -32,6 +32,8 @@ mod floats;
 mod four;
 #[allow(unused, reason = "some targets have the plain backend alone")]
 mod ints;
+#[cfg(target_arch = "x86_64")]
+mod levels;
 #[allow(unused, reason = "some targets have the plain backend alone")]
 mod unpack;
 pub mod peak;

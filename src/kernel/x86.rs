@@ -4,11 +4,14 @@
 
 pub(super) mod avx512;
 
+pub(super) use avx2::quantize;
+
+use super::body;
 use super::floats::products;
-use super::ints::{array, integers};
+use super::ints::integers;
+use super::levels::levels;
 use super::stored::stored;
 use super::unpack::Rows;
-use super::{Row8, body};
 use crate::quant;
 use crate::quant::{Halves, Matrix};
 use core::arch::x86_64::*;
@@ -33,68 +36,6 @@ pub(super) fn decode(w: &Matrix, rows: Range<usize>, cols: Range<usize>, out: &m
     let Some(Halves::F16(halves)) = w.halves() else { return body::decode(w, rows, cols, out) };
     for (row, out) in rows.zip(out.chunks_exact_mut(cols.len().max(1))) {
         widen(&halves[row * w.cols + cols.start..row * w.cols + cols.end], out);
-    }
-}
-
-/// [`Kernels::quantize`](super::Kernels::quantize) with a lane a level.
-#[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn quantize(x: &[f32], mut out: Row8) {
-    assert!(x.len() == out.q[0].len() && x.len().is_multiple_of(32), "columns in blocks of 32");
-    // SAFETY: the table has 8 levels.
-    let levels = unsafe { _mm256_loadu_ps(body::LEVELS.as_ptr()) };
-    let squares = _mm256_mul_ps(levels, levels);
-    let parts = out.parts();
-    for (b, block) in x.as_chunks::<16>().0.iter().enumerate() {
-        let most = body::largest(block);
-        if !body::has_scale(most) {
-            body::quantize_block(block, b, &mut out);
-            continue;
-        }
-        let inverse = _mm256_div_ps(levels, _mm256_set1_ps(most));
-        let mut errors = _mm256_setzero_ps();
-        for v in block {
-            let v = _mm256_mul_ps(_mm256_set1_ps(*v), inverse);
-            let off = _mm256_sub_ps(v, _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(v));
-            errors = _mm256_add_ps(errors, _mm256_mul_ps(off, off));
-        }
-        let errors = _mm256_div_ps(errors, squares);
-        let least = _mm256_min_ps(errors, _mm256_permute2f128_ps::<1>(errors, errors));
-        let least = _mm256_min_ps(least, _mm256_permute_ps::<0b0100_1110>(least));
-        let least = _mm256_min_ps(least, _mm256_permute_ps::<0b1011_0001>(least));
-        let first = _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_EQ_OQ>(errors, least)).trailing_zeros();
-        let mut level = body::LEVELS[first as usize % 8];
-        // SAFETY: the block has 16 values.
-        let mut x = unsafe { [_mm256_loadu_ps(block.as_ptr()), _mm256_loadu_ps(block.as_ptr().add(8))] };
-        let mut most = most;
-        for part in 0..parts {
-            if part > 0 {
-                let mut rest = [0.0; 16];
-                // SAFETY: 16 values.
-                unsafe {
-                    (_mm256_storeu_ps(rest.as_mut_ptr(), x[0]), _mm256_storeu_ps(rest.as_mut_ptr().add(8), x[1]))
-                };
-                (most, level) = (body::largest(&rest), body::LEVELS[0]);
-                if !body::has_scale(most) {
-                    body::store_block(&rest, part, b, &mut out);
-                    continue;
-                }
-            }
-            let (d, inverse) = (most / level, _mm256_set1_ps(level / most));
-            let q: [__m256i; 2] = array!(_mm256_setzero_si256(); i => _mm256_cvtps_epi32(_mm256_mul_ps(x[i], inverse)));
-            let words = _mm256_permute4x64_epi64::<0xd8>(_mm256_packs_epi32(q[0], q[1]));
-            let bytes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
-            // SAFETY: 16 codes.
-            unsafe { _mm_storeu_si128(out.q[part][16 * b..16 * b + 16].as_mut_ptr().cast(), bytes) };
-            let sums = _mm256_madd_epi16(words, _mm256_set1_epi16(1));
-            let sums = _mm_add_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256::<1>(sums));
-            let sums = _mm_add_epi32(sums, _mm_shuffle_epi32::<0b0100_1110>(sums));
-            let sum = _mm_cvtsi128_si32(_mm_add_epi32(sums, _mm_shuffle_epi32::<0b1011_0001>(sums)));
-            body::store_scale(d, sum, part, b, &mut out);
-            if part + 1 < parts {
-                let minus = _mm256_set1_ps(-d);
-                x = array!(minus; i => _mm256_fmadd_ps(minus, _mm256_cvtepi32_ps(q[i]), x[i]));
-            }
-        }
     }
 }
 
@@ -212,6 +153,27 @@ pub(super) mod avx2 {
     op!(splat_i(x: i32) -> I { [_mm256_set1_epi32(x); 2] });
     op!(fma(a: F, b: F, c: F) -> F { [_mm256_fmadd_ps(a[0], b[0], c[0]), _mm256_fmadd_ps(a[1], b[1], c[1])] });
     op!(mul(a: F, b: F) -> F { [_mm256_mul_ps(a[0], b[0]), _mm256_mul_ps(a[1], b[1])] });
+    op!(add(a: F, b: F) -> F { [_mm256_add_ps(a[0], b[0]), _mm256_add_ps(a[1], b[1])] });
+    op!(sub(a: F, b: F) -> F { [_mm256_sub_ps(a[0], b[0]), _mm256_sub_ps(a[1], b[1])] });
+    op!(div(a: F, b: F) -> F { [_mm256_div_ps(a[0], b[0]), _mm256_div_ps(a[1], b[1])] });
+    op!(nearest(x: F) -> F {
+        array!(x[0]; i => _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(x[i]))
+    });
+    op!(size(x: F) -> F { array!(x[0]; i => _mm256_andnot_ps(_mm256_set1_ps(-0.0), x[i])) });
+    op!(most(a: F, b: F) -> F {
+        array!(a[0]; i => {
+            _mm256_castsi256_ps(_mm256_max_epi32(_mm256_castps_si256(a[i]), _mm256_castps_si256(b[i])))
+        })
+    });
+    op!(less(a: F, b: F) -> F { array!(a[0]; i => _mm256_cmp_ps::<_CMP_LT_OQ>(a[i], b[i])) });
+    op!(pick(which: F, a: F, b: F) -> F { array!(a[0]; i => _mm256_blendv_ps(b[i], a[i], which[i])) });
+    op!(code(out: &mut [i8; 16], x: F) -> () {
+        let q: I = array!(splat_i(0)[0]; i => _mm256_cvtps_epi32(x[i]));
+        let words = _mm256_permute4x64_epi64::<0xd8>(_mm256_packs_epi32(q[0], q[1]));
+        let bytes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
+        // SAFETY: the array has 16 bytes.
+        unsafe { _mm_storeu_si128(out.as_mut_ptr().cast(), bytes) }
+    });
     op!(to_float(x: I) -> F { [_mm256_cvtepi32_ps(x[0]), _mm256_cvtepi32_ps(x[1])] });
     op!(low_nibbles(x: I) -> I { let m = _mm256_set1_epi8(15); [_mm256_and_si256(x[0], m), _mm256_and_si256(x[1], m)] });
     op!(high_nibbles(x: I) -> I { low_nibbles([_mm256_srli_epi16::<4>(x[0]), _mm256_srli_epi16::<4>(x[1])]) });
@@ -433,6 +395,41 @@ pub(super) mod avx2 {
         array!([top[0]; 2]; k => [top[k], bottom[k]])
     }
 
+    /// 16 rows of 16 values to columns.
+    #[target_feature(enable = "avx2,fma,f16c")]
+    fn turn(rows: &[[f32; 16]; 16]) -> [[f32; 16]; 16] {
+        let mut out = [[0.0; 16]; 16];
+        for (down, along) in [(0, 0), (0, 8), (8, 0), (8, 8)] {
+            // Rows r and r + 4 in the halves of a register.
+            let two = |r: usize, at: usize| {
+                let (a, b) = (&rows[down + r][along + at..][..4], &rows[down + r + 4][along + at..][..4]);
+                // SAFETY: 4 values each.
+                unsafe { _mm256_set_m128(_mm_loadu_ps(b.as_ptr()), _mm_loadu_ps(a.as_ptr())) }
+            };
+            for at in [0, 4] {
+                let r: [__m256; 4] = array!(_mm256_setzero_ps(); r => two(r, at));
+                let (a, b) = (_mm256_unpacklo_ps(r[0], r[1]), _mm256_unpackhi_ps(r[0], r[1]));
+                let (c, d) = (_mm256_unpacklo_ps(r[2], r[3]), _mm256_unpackhi_ps(r[2], r[3]));
+                let columns = [
+                    _mm256_shuffle_ps::<0b01_00_01_00>(a, c),
+                    _mm256_shuffle_ps::<0b11_10_11_10>(a, c),
+                    _mm256_shuffle_ps::<0b01_00_01_00>(b, d),
+                    _mm256_shuffle_ps::<0b11_10_11_10>(b, d),
+                ];
+                for (k, column) in columns.into_iter().enumerate() {
+                    let out = &mut out[along + at + k][down..][..8];
+                    // SAFETY: 8 values.
+                    unsafe { _mm256_storeu_ps(out.as_mut_ptr(), column) };
+                }
+            }
+        }
+        out
+    }
+
+    /// Levels that are tried at a time.
+    const LEVELS_TRIED: usize = 2;
+
+    super::levels!("avx2" "fma" "f16c");
     super::products!("avx2" "fma" "f16c");
     super::stored!("avx2" "fma" "f16c");
     super::integers!("avx2" "fma" "f16c");

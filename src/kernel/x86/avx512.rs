@@ -2,8 +2,7 @@
 
 #![allow(unsafe_code)]
 
-use super::{body, heads, prefetch};
-use crate::kernel::Row8;
+use super::{heads, prefetch};
 use core::arch::x86_64::*;
 
 type F = __m512;
@@ -51,6 +50,21 @@ op!(splat(x: f32) -> F { _mm512_set1_ps(x) });
 op!(splat_i(x: i32) -> I { _mm512_set1_epi32(x) });
 op!(fma(a: F, b: F, c: F) -> F { _mm512_fmadd_ps(a, b, c) });
 op!(mul(a: F, b: F) -> F { _mm512_mul_ps(a, b) });
+op!(add(a: F, b: F) -> F { _mm512_add_ps(a, b) });
+op!(sub(a: F, b: F) -> F { _mm512_sub_ps(a, b) });
+op!(div(a: F, b: F) -> F { _mm512_div_ps(a, b) });
+op!(nearest(x: F) -> F { _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(x) });
+op!(size(x: F) -> F { _mm512_abs_ps(x) });
+op!(most(a: F, b: F) -> F {
+    _mm512_castsi512_ps(_mm512_max_epi32(_mm512_castps_si512(a), _mm512_castps_si512(b)))
+});
+op!(less(a: F, b: F) -> __mmask16 { _mm512_cmp_ps_mask::<_CMP_LT_OQ>(a, b) });
+op!(pick(which: __mmask16, a: F, b: F) -> F { _mm512_mask_blend_ps(which, b, a) });
+op!(code(out: &mut [i8; 16], x: F) -> () {
+    let bytes = _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(x));
+    // SAFETY: the array has 16 bytes.
+    unsafe { _mm_storeu_si128(out.as_mut_ptr().cast(), bytes) }
+});
 op!(to_float(x: I) -> F { _mm512_cvtepi32_ps(x) });
 op!(low_nibbles(x: I) -> I { _mm512_and_si512(x, _mm512_set1_epi8(15)) });
 op!(high_nibbles(x: I) -> I { low_nibbles(_mm512_srli_epi16::<4>(x)) });
@@ -495,82 +509,41 @@ pub(in crate::kernel) fn decode(w: &Matrix, rows: Range<usize>, cols: Range<usiz
     }
 }
 
-/// [`Kernels::quantize`](crate::kernel::Kernels::quantize): two blocks at a time, a lane a level of each.
+/// 16 rows of 16 values to columns.
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-pub(in crate::kernel) fn quantize(x: &[f32], mut out: Row8) {
-    assert!(x.len() == out.q[0].len() && x.len().is_multiple_of(32), "columns in blocks of 32");
-    // SAFETY: the table has 8 levels.
-    let levels = unsafe { _mm512_broadcast_f32x8(_mm256_loadu_ps(body::LEVELS.as_ptr())) };
-    let squares = mul(levels, levels);
-    let both = |a: f32, b: f32| _mm512_mask_blend_ps(0xff00, splat(a), splat(b));
-    let parts = out.parts();
-    for (i, pair) in x.as_chunks::<32>().0.iter().enumerate() {
-        let [first, second] = pair.as_chunks::<16>().0 else { unreachable!("32 values") };
-        let mut x = [load_from(first), load_from(second)];
-        let mut most: [f32; 2] = array!(0.0; b => largest(x[b]));
-        if !(body::has_scale(most[0]) && body::has_scale(most[1])) {
-            body::quantize_block(first, 2 * i, &mut out);
-            body::quantize_block(second, 2 * i + 1, &mut out);
-            continue;
-        }
-        let size = both(most[0], most[1]);
-        let inverses = _mm512_div_ps(levels, size);
-        let mut errors = splat(0.0);
-        for l in 0..16 {
-            let v = mul(both(first[l], second[l]), inverses);
-            // What is left of the nearest integer, ties to even.
-            let off = _mm512_reduce_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(v);
-            errors = _mm512_add_ps(errors, mul(off, off));
-        }
-        let errors = _mm512_div_ps(errors, squares);
-        let least = _mm512_min_ps(errors, _mm512_shuffle_f32x4::<0b10_11_00_01>(errors, errors));
-        let least = _mm512_min_ps(least, _mm512_permute_ps::<0b01_00_11_10>(least));
-        let least = _mm512_min_ps(least, _mm512_permute_ps::<0b10_11_00_01>(least));
-        let best = _mm512_cmp_ps_mask::<_CMP_EQ_OQ>(errors, least) as u32;
-        let best = [(best & 0xff).trailing_zeros() as usize % 8, 8 + (best >> 8).trailing_zeros() as usize % 8];
-        let (mut scales, mut inverse) = ([0.0; 16], [0.0; 16]);
-        store_to(&mut scales, _mm512_div_ps(size, levels));
-        store_to(&mut inverse, inverses);
-        let (mut d, mut inverse): ([f32; 2], [f32; 2]) =
-            (array!(0.0; b => scales[best[b]]), array!(0.0; b => inverse[best[b]]));
-        for part in 0..parts {
-            if part > 0 {
-                most = array!(0.0; b => largest(x[b]));
-                if !(body::has_scale(most[0]) && body::has_scale(most[1])) {
-                    for b in 0..2 {
-                        let mut rest = [0.0; 16];
-                        store_to(&mut rest, x[b]);
-                        body::store_block(&rest, part, 2 * i + b, &mut out);
-                    }
-                    continue;
-                }
-                d = array!(0.0; b => most[b] / body::LEVELS[0]);
-                inverse = array!(0.0; b => body::LEVELS[0] / most[b]);
-            }
-            let q: [I; 2] = array!(splat_i(0); b => _mm512_cvtps_epi32(mul(x[b], splat(inverse[b]))));
-            let bytes = _mm256_set_m128i(_mm512_cvtepi32_epi8(q[1]), _mm512_cvtepi32_epi8(q[0]));
-            // SAFETY: 32 codes.
-            unsafe { _mm256_storeu_si256(out.q[part][32 * i..32 * i + 32].as_mut_ptr().cast(), bytes) };
-            let sums = _mm256_dpbusd_epi32(_mm256_setzero_si256(), _mm256_set1_epi8(1), bytes);
-            let sums = _mm256_add_epi32(sums, _mm256_shuffle_epi32::<0b01_00_11_10>(sums));
-            let sums = _mm256_add_epi32(sums, _mm256_shuffle_epi32::<0b10_11_00_01>(sums));
-            body::store_scale(d[0], _mm256_extract_epi32::<0>(sums), part, 2 * i, &mut out);
-            body::store_scale(d[1], _mm256_extract_epi32::<4>(sums), part, 2 * i + 1, &mut out);
-            if part + 1 < parts {
-                x = array!(splat(0.0); b => fma(splat(-d[b]), to_float(q[b]), x[b]));
-            }
-        }
+fn turn(rows: &[[f32; 16]; 16]) -> [[f32; 16]; 16] {
+    let mut out = [[0.0; 16]; 16];
+    let mut fours = [[splat(0.0); 4]; 4];
+    for (i, fours) in fours.iter_mut().enumerate() {
+        // Four columns each, of rows 4i to 4i + 3.
+        let r: [__m512; 4] = array!(splat(0.0); k => load_from(&rows[4 * i + k]));
+        let (a, b) = (_mm512_unpacklo_ps(r[0], r[1]), _mm512_unpackhi_ps(r[0], r[1]));
+        let (c, d) = (_mm512_unpacklo_ps(r[2], r[3]), _mm512_unpackhi_ps(r[2], r[3]));
+        let [a, b, c, d] = [a, b, c, d].map(|x| _mm512_castps_pd(x));
+        *fours = [
+            _mm512_castpd_ps(_mm512_unpacklo_pd(a, c)),
+            _mm512_castpd_ps(_mm512_unpackhi_pd(a, c)),
+            _mm512_castpd_ps(_mm512_unpacklo_pd(b, d)),
+            _mm512_castpd_ps(_mm512_unpackhi_pd(b, d)),
+        ];
     }
+    for k in 0..4 {
+        // Quarter q of each is column 4q + k.
+        let [a, b, c, d] = [fours[0][k], fours[1][k], fours[2][k], fours[3][k]];
+        let (low, high) = (_mm512_shuffle_f32x4::<0b01_00_01_00>(a, b), _mm512_shuffle_f32x4::<0b11_10_11_10>(a, b));
+        let (lower, upper) = (_mm512_shuffle_f32x4::<0b01_00_01_00>(c, d), _mm512_shuffle_f32x4::<0b11_10_11_10>(c, d));
+        store_to(&mut out[k], _mm512_shuffle_f32x4::<0b10_00_10_00>(low, lower));
+        store_to(&mut out[4 + k], _mm512_shuffle_f32x4::<0b11_01_11_01>(low, lower));
+        store_to(&mut out[8 + k], _mm512_shuffle_f32x4::<0b10_00_10_00>(high, upper));
+        store_to(&mut out[12 + k], _mm512_shuffle_f32x4::<0b11_01_11_01>(high, upper));
+    }
+    out
 }
 
-/// [`body::largest`].
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-fn largest(x: F) -> f32 {
-    let size = _mm512_and_si512(_mm512_castps_si512(x), splat_i(i32::MAX));
-    f32::from_bits(_mm512_reduce_max_epu32(size))
-}
+/// Levels that are tried at a time.
+const LEVELS_TRIED: usize = 8;
 
+super::levels!("avx2" "fma" "f16c" "avx512f" "avx512bw" "avx512vl" "avx512dq" "avx512vnni");
 super::products!("avx2" "fma" "f16c" "avx512f" "avx512bw" "avx512vl" "avx512dq" "avx512vnni");
 super::stored!("avx2" "fma" "f16c" "avx512f" "avx512bw" "avx512vl" "avx512dq" "avx512vnni");
 super::integers!(tile of its own, "avx2" "fma" "f16c" "avx512f" "avx512bw" "avx512vl" "avx512dq" "avx512vnni");
