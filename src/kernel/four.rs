@@ -436,22 +436,23 @@ macro_rules! unit {
                 for (first, quarter) in quarters(rows.len()) {
                     let start = data[first * row_bytes..][..(3 * quarter + 1) * row_bytes].as_ptr();
                     let mut acc = [splat_v(0.0); M];
-                    for b in 0..blocks {
-                        // SAFETY: block `b` lies in each row, as checked above, and its two parts in what was prepared.
+                    // Pointers that move: WebAssembly adds what is known to the place of a load, and only that.
+                    let (mut at, mut of) = (Rows { first: start, apart: quarter * row_bytes }, of.as_ptr());
+                    for _ in 0..blocks {
+                        // SAFETY: as many blocks lie in each row, as checked above, and two parts of each in what was
+                        // prepared.
                         unsafe {
-                            let at = Rows { first: start.add(b * bytes), apart: quarter * row_bytes };
-                            let codes = Rows { first: at.first.add(2), ..at };
                             let scale = half_v(dwords_w(at));
                             for m in 0..M {
-                                let of: [*const i32; 2] =
-                                    array!(core::ptr::null(); part => of.as_ptr().add(PART * (m * parts + 2 * b + part)));
-                                let start = [*of[0].add(8), *of[1].add(8)];
-                                let sums = dots16::block_w::<BITS>(codes, of, start);
-                                let d = [splat_v(*of[0].add(9).cast()), splat_v(*of[1].add(9).cast())];
+                                let of = of.add(PART * m * parts);
+                                let sums = dots16::block_w::<BITS>(at, [of, of.add(PART)], [*of.add(8), *of.add(PART + 8)]);
+                                let d = [splat_v(*of.add(9).cast()), splat_v(*of.add(PART + 9).cast())];
                                 let first = mul_v(d[0], float_v(sums[0]));
                                 acc[m] = fma_v(scale, fma_v(d[1], float_v(sums[1]), first), acc[m]);
                             }
                         }
+                        at.first = at.first.wrapping_add(bytes);
+                        of = of.wrapping_add(2 * PART);
                     }
                     for m in 0..M {
                         let mut lanes = [0.0; 4];
