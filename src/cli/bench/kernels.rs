@@ -6,6 +6,7 @@ use crate::args::{Bench, Usage, setting};
 use crate::meter::{self, Meter};
 use crate::{Outcome, out};
 use anyhow::bail;
+use mynah::bytes::Bytes;
 use mynah::decode::{Sampler, Sampling};
 use mynah::kernel::pool::bind;
 use mynah::kernel::{self, Acts8, CODES, Compute, Kernels, PLAIN, Pool, Stored, Tile, View};
@@ -60,8 +61,10 @@ impl Random {
             // No scale, wherever it stands, is then large or special.
             _ => bytes.iter_mut().for_each(|b| *b = self.bits() as u8 & 0xbb),
         }
-        let all = bytes.repeat(rows.div_ceil(some));
-        Matrix::new(format, rows, cols, mynah::bytes::Bytes::from(all).slice(0..bytes.len() / some * rows)?)
+        let all = Bytes::filled(bytes.len() / some * rows, |all| {
+            all.chunks_mut(bytes.len()).for_each(|all| all.copy_from_slice(&bytes[..all.len()]));
+        })?;
+        Matrix::new(format, rows, cols, all)
     }
 }
 

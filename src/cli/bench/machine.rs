@@ -1,5 +1,6 @@
 //! What this machine can do at most, measured.
 
+use mynah::bytes::Bytes;
 use mynah::kernel::Kernels;
 use mynah::kernel::peak::{self, Unit};
 use mynah::kernel::pool::bind;
@@ -68,13 +69,17 @@ fn together<T>(
     Ok((0..TRIES).map(rate).fold(0.0, f64::max))
 }
 
-/// Bytes a second that `threads` read from memory.
+/// Bytes a second that `threads` read from memory, in large pages where the system gives them.
 fn bandwidth(threads: usize, cpus: &[usize]) -> mynah::Result<f64> {
-    let read = |data: &Vec<u64>| {
-        black_box(peak::read(black_box(data)));
-        8 * data.len() as u64
+    let read = |data: &mynah::Result<Bytes>| {
+        let Ok(data) = data else { return 0 };
+        black_box(peak::read(black_box(bytemuck::cast_slice(data))));
+        data.len() as u64
     };
-    together(threads, cpus, || vec![1u64; WORDS], read)
+    // As much for each thread as one of them is now shown to get.
+    let memory = || Bytes::filled(8 * WORDS, |data| data.fill(1));
+    memory()?;
+    together(threads, cpus, memory, read)
 }
 
 /// Operations a second of `threads` in a loop of this unit, if the backend has one.
