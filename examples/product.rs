@@ -21,7 +21,7 @@ fn main() -> mynah::Result<()> {
     (0..n).for_each(|i| (PLAIN.quantize)(&vec![1.0; c], acts.row(i)));
     let (k, mut y, mut scratch) = (from_env()?, vec![0.0; n * f], Scratch::default());
     for _ in 0..times {
-        (k.int_dots)(&w, 0..f, &acts, &mut Tile::new(&mut y, n, f), &mut scratch);
+        (k.int_dots)(&w, 0..f, &[], &acts, &mut Tile::new(&mut y, n, f), &mut scratch);
     }
     Ok(())
 }

@@ -527,11 +527,18 @@ pub(super) mod i8mm {
 
     /// One or two rows by dot products, more by those of matrices.
     #[target_feature(enable = "neon,dotprod,i8mm")]
-    pub(in crate::kernel) fn int_dots(w: &Matrix, rows: Range<usize>, x: &Acts8, y: &mut Tile, scratch: &mut Scratch) {
+    pub(in crate::kernel) fn int_dots(
+        w: &Matrix,
+        rows: Range<usize>,
+        after: &[u8],
+        x: &Acts8,
+        y: &mut Tile,
+        scratch: &mut Scratch,
+    ) {
         if x.rows() > 2 {
-            super::matrices::int_dots(w, rows, x, y, scratch)
+            super::matrices::int_dots(w, rows, after, x, y, scratch)
         } else {
-            super::dotprod::int_dots(w, rows, x, y, scratch)
+            super::dotprod::int_dots(w, rows, after, x, y, scratch)
         }
     }
 }

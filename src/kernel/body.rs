@@ -302,7 +302,7 @@ pub(super) fn round_columns(x: View, out: &mut [u8]) {
 }
 
 #[inline(always)]
-pub(super) fn int_dots(w: &Matrix, rows: Range<usize>, x: &Acts8, y: &mut Tile, scratch: &mut Scratch) {
+pub(super) fn int_dots(w: &Matrix, rows: Range<usize>, _after: &[u8], x: &Acts8, y: &mut Tile, scratch: &mut Scratch) {
     let format = w.format;
     let Some(Codes { zero, sub, min, .. }) = format.codes else { panic!("a format with codes") };
     assert!(w.cols == x.c && y.n() == x.n && y.c() == rows.len(), "shapes of integer dots");
@@ -503,7 +503,7 @@ mod tests {
             acts.resize(2, cols, 1);
             (0..2).for_each(|i| quantize(&x[i * cols..][..cols], acts.row(i)));
             let mut y = vec![0.0; 2 * rows];
-            int_dots(&w, 0..rows, &acts, &mut Tile::new(&mut y, 2, rows), &mut Scratch::default());
+            int_dots(&w, 0..rows, &[], &acts, &mut Tile::new(&mut y, 2, rows), &mut Scratch::default());
             let mut row = vec![0.0; cols];
             for j in 0..rows {
                 w.decode(j, 0..cols, &mut row);

@@ -312,6 +312,7 @@ macro_rules! unit {
             pub(in crate::kernel) fn int_dots(
                 w: &Matrix,
                 rows: Range<usize>,
+                after: &[u8],
                 x: &Acts8,
                 y: &mut Tile,
                 scratch: &mut Scratch,
@@ -346,7 +347,7 @@ macro_rules! unit {
                     (13, 1..=2, _) => few!(13),
                     (14, 1..=2, _) => few!(14),
                     (23, 1..=2, _) => few!(23),
-                    _ => all::int_dots(w, rows, x, y, scratch),
+                    _ => all::int_dots(w, rows, after, x, y, scratch),
                 }
             }
 
@@ -516,7 +517,7 @@ macro_rules! unit {
                     }
                     // From the four quarters of the rows, so that memory is read in four runs: one alone would be waited for.
                     for (first, quarter) in quarters(rows.len()) {
-                        let blocks = Blocks::new(w, rows.start + first..rows.end, quarter, 0..w.cols, 0, 0);
+                        let blocks = Blocks::new(w, rows.start + first..rows.end, quarter, 0..w.cols, 0, 0, &[]);
                         let (mut acc, mut low) = ([splat(0.0); M], [splat(0.0); M]);
                         let mut take = |b: usize, columns: Columns| {
                             for m in 0..M {

@@ -105,7 +105,7 @@ macro_rules! integers {
         /// registers of a function that has become too large.
         $(#[target_feature(enable = $feature)])+
         #[inline(never)]
-        fn few<const ID: u32, const M: usize, const T: bool>(w: &Matrix, rows: Range<usize>, of: Sides, y: &mut Tile) {
+        fn few<const ID: u32, const M: usize, const T: bool>(w: &Matrix, rows: Range<usize>, after: &[u8], of: Sides, y: &mut Tile) {
             let (zero, sub, min) = codes_of::<ID>(w);
             let (x, c, signed) = (of.x, of.x.c, SIGNED_CODES && zero == 128);
             assert!(x.rows() == M && x.q.len() >= M * c && x.d.len() >= M * c / 16, "activations");
@@ -113,10 +113,10 @@ macro_rules! integers {
             assert!(!min || of.totals.len() >= M * c / sub, "totals");
             let ahead = ahead(w);
             let data = bytes::<T>(w, rows.clone());
-            fetch(data, 0..data.len().min(ahead * w.row_bytes()), true);
+            fetch(data, 0, data.len().min(ahead * w.row_bytes()), true);
             let mut first = rows.start;
             while let Some((group, apart)) = group(first, rows.end) {
-                let blocks = Blocks::<T>::new(w, group.clone(), apart, 0..w.cols, first + ahead, rows.end);
+                let blocks = Blocks::<T>::new(w, group.clone(), apart, 0..w.cols, first + ahead, rows.end, after);
                 first = group.end;
                 let (mut acc, mut low) = ([splat(0.0); M], [splat(0.0); M]);
                 let mut take = |b: usize, columns: Columns| {
@@ -295,7 +295,7 @@ macro_rules! integers {
                 for (p, panel) in panels.iter_mut().enumerate() {
                     let first = rows.start + 16 * p;
                     let group = first..(first + 16).min(rows.end);
-                    let blocks = Blocks::<T>::new(w, group, apart, cols.clone(), first + FAR, w.rows);
+                    let blocks = Blocks::<T>::new(w, group, apart, cols.clone(), first + FAR, w.rows, &[]);
                     let mut take = |b: usize, columns: Columns| {
                         let codes = (&mut panel.codes[8 * b..8 * b + 8]).try_into().expect("8 vectors");
                         store_codes(codes, columns.codes, zero);
@@ -338,14 +338,14 @@ macro_rules! integers {
         }
 
         $(#[target_feature(enable = $feature)])+
-        fn with_format<const ID: u32, const T: bool>(w: &Matrix, rows: Range<usize>, of: Sides, sums: &mut [f32], y: &mut Tile) {
+        fn with_format<const ID: u32, const T: bool>(w: &Matrix, rows: Range<usize>, after: &[u8], of: Sides, sums: &mut [f32], y: &mut Tile) {
             match of.x.rows() {
-                1 => return few::<ID, 1, T>(w, rows, of, y),
-                2 => return few::<ID, 2, T>(w, rows, of, y),
+                1 => return few::<ID, 1, T>(w, rows, after, of, y),
+                2 => return few::<ID, 2, T>(w, rows, after, of, y),
                 _ => (),
             }
             let data = bytes::<T>(w, rows.clone());
-            fetch(data, 0..data.len(), true);
+            fetch(data, 0, data.len(), true);
             let mut panels = [const { Panel::EMPTY }; PANELS];
             let mut first = rows.start;
             while let Some((one, apart)) = group(first, rows.end) {
@@ -364,7 +364,7 @@ macro_rules! integers {
         }
 
         $(#[target_feature(enable = $feature)])+
-        pub(in crate::kernel) fn int_dots(w: &Matrix, rows: Range<usize>, x: &Acts8, y: &mut Tile, scratch: &mut Scratch) {
+        pub(in crate::kernel) fn int_dots(w: &Matrix, rows: Range<usize>, after: &[u8], x: &Acts8, y: &mut Tile, scratch: &mut Scratch) {
             let Codes { zero, sub, min, .. } = *w.format.codes.as_ref().expect("a format with codes");
             assert!(x.c == w.cols && w.cols % 32 == 0, "activations of {} columns for {}", x.c, w.cols);
             assert!(chunk(w) <= CHUNK, "blocks in a panel");
@@ -384,25 +384,25 @@ macro_rules! integers {
             let of = Sides { x, start, totals: if sub == 16 { totals } else { &x.low } };
             let sixteens = rows.start.is_multiple_of(16) && rows.len().is_multiple_of(16);
             match (w.format.id, sixteens && w.turned().is_some()) {
-                (2, false) => with_format::<2, false>(w, rows, of, sums, y),
-                (3, false) => with_format::<3, false>(w, rows, of, sums, y),
-                (6, false) => with_format::<6, false>(w, rows, of, sums, y),
-                (7, false) => with_format::<7, false>(w, rows, of, sums, y),
-                (8, false) => with_format::<8, false>(w, rows, of, sums, y),
-                (20, false) => with_format::<20, false>(w, rows, of, sums, y),
-                (2, true) => with_format::<2, true>(w, rows, of, sums, y),
-                (3, true) => with_format::<3, true>(w, rows, of, sums, y),
-                (6, true) => with_format::<6, true>(w, rows, of, sums, y),
-                (7, true) => with_format::<7, true>(w, rows, of, sums, y),
-                (8, true) => with_format::<8, true>(w, rows, of, sums, y),
-                (20, true) => with_format::<20, true>(w, rows, of, sums, y),
-                (10, _) => with_format::<10, false>(w, rows, of, sums, y),
-                (11, _) => with_format::<11, false>(w, rows, of, sums, y),
-                (12, _) => with_format::<12, false>(w, rows, of, sums, y),
-                (13, _) => with_format::<13, false>(w, rows, of, sums, y),
-                (14, _) => with_format::<14, false>(w, rows, of, sums, y),
-                (23, _) => with_format::<23, false>(w, rows, of, sums, y),
-                _ => with_format::<ANY, false>(w, rows, of, sums, y),
+                (2, false) => with_format::<2, false>(w, rows, after, of, sums, y),
+                (3, false) => with_format::<3, false>(w, rows, after, of, sums, y),
+                (6, false) => with_format::<6, false>(w, rows, after, of, sums, y),
+                (7, false) => with_format::<7, false>(w, rows, after, of, sums, y),
+                (8, false) => with_format::<8, false>(w, rows, after, of, sums, y),
+                (20, false) => with_format::<20, false>(w, rows, after, of, sums, y),
+                (2, true) => with_format::<2, true>(w, rows, after, of, sums, y),
+                (3, true) => with_format::<3, true>(w, rows, after, of, sums, y),
+                (6, true) => with_format::<6, true>(w, rows, after, of, sums, y),
+                (7, true) => with_format::<7, true>(w, rows, after, of, sums, y),
+                (8, true) => with_format::<8, true>(w, rows, after, of, sums, y),
+                (20, true) => with_format::<20, true>(w, rows, after, of, sums, y),
+                (10, _) => with_format::<10, false>(w, rows, after, of, sums, y),
+                (11, _) => with_format::<11, false>(w, rows, after, of, sums, y),
+                (12, _) => with_format::<12, false>(w, rows, after, of, sums, y),
+                (13, _) => with_format::<13, false>(w, rows, after, of, sums, y),
+                (14, _) => with_format::<14, false>(w, rows, after, of, sums, y),
+                (23, _) => with_format::<23, false>(w, rows, after, of, sums, y),
+                _ => with_format::<ANY, false>(w, rows, after, of, sums, y),
             }
         }
     };

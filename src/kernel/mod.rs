@@ -254,8 +254,9 @@ pub struct Kernels {
     /// Rounds the columns of 32 rows to blocks of Q8_0, one a column: `d = max|x| / 127`, codes to the nearest, ties to
     /// even. x: `[32, c]`, `c` a multiple of 16, out: `[c, 34]`.
     pub round_columns: fn(x: View, out: &mut [u8]),
-    /// `y = x · wᵀ` for rows `rows` of a matrix whose format has integer codes. x: `[n, c]`, y: `[n, rows]`.
-    pub int_dots: fn(w: &Matrix, rows: Range<usize>, x: &Acts8, y: &mut Tile, scratch: &mut Scratch),
+    /// `y = x · wᵀ` for rows `rows` of a matrix whose format has integer codes. x: `[n, c]`, y: `[n, rows]`. The bytes
+    /// `after` are what will be wanted next; they may be asked for and are not read.
+    pub int_dots: fn(w: &Matrix, rows: Range<usize>, after: &[u8], x: &Acts8, y: &mut Tile, scratch: &mut Scratch),
     /// `x = exp(x)`.
     pub exp: fn(x: &mut [f32]),
     /// `x = softmax(x)`; returns `ln Σ exp(x)`.

@@ -49,7 +49,8 @@ macro_rules! unpacking {
             /// Where the blocks of the first row begin, and those of the next after it.
             start: usize,
             apart: usize,
-            /// Where the bytes begin that will be wanted, if there are any to ask for.
+            /// Where the bytes begin that will be wanted, from `data` on and around the end of all addresses, if there are any
+            /// to ask for.
             next: Option<usize>,
             /// Whether they are asked for into the nearest cache, or into the next.
             near: bool,
@@ -58,7 +59,7 @@ macro_rules! unpacking {
 
         impl<'a, const TURNED: bool> Blocks<'a, TURNED> {
             /// Those of columns `cols` of row `rows.start` and of those `apart` from it, all below `rows.end`, or of that row
-            /// alone, in all lanes, if `apart` is 0; as many rows from `next` on will be wanted, up to `end`.
+            /// alone, in all lanes, if `apart` is 0; as many rows from `next` on will be wanted, up to `end`, and then `after`.
             fn new(
                 w: &'a Matrix,
                 rows: Range<usize>,
@@ -66,6 +67,7 @@ macro_rules! unpacking {
                 cols: Range<usize>,
                 next: usize,
                 end: usize,
+                after: &[u8],
             ) -> Self {
                 let (format, row_bytes) = (w.format, w.row_bytes());
                 let first = cols.start / format.block * format.bytes;
@@ -73,13 +75,19 @@ macro_rules! unpacking {
                 assert!(first + count * format.bytes <= row_bytes, "columns of a matrix");
                 assert!(count > 0 && rows.len() > (ROWS - 1) * apart, "rows of a matrix");
                 let reads_ahead = crate::kernel::peak::reads_ahead();
+                let data = bytes::<TURNED>(w, rows.clone());
+                let next = if next < end {
+                    Some((next - rows.start) * row_bytes)
+                } else {
+                    let from = (next - end) * row_bytes;
+                    (from < after.len()).then(|| (after[from..].as_ptr().addr()).wrapping_sub(data.as_ptr().addr()))
+                };
                 Blocks {
-                    data: bytes::<TURNED>(w, rows.clone()),
+                    data,
                     start: if TURNED { 16 * first } else { first },
                     apart: apart * row_bytes,
                     // Rows side by side are one stream, which some machines follow by themselves.
-                    next: (next < end && !(TURNED && reads_ahead))
-                        .then(|| (next - rows.start) * row_bytes + 16 * first),
+                    next: next.filter(|_| !(TURNED && reads_ahead)).map(|next| next.wrapping_add(16 * first)),
                     near: !reads_ahead,
                     count,
                 }
@@ -109,7 +117,7 @@ macro_rules! unpacking {
             fn fetch(&self, i: usize, parts: usize, bytes: usize) {
                 if let Some(next) = self.next {
                     let piece = 16 * bytes / parts;
-                    fetch(self.data, next + i * piece..next + (i + 1) * piece, self.near);
+                    fetch(self.data, next.wrapping_add(i * piece), piece, self.near);
                 }
                 if self.near {
                     return;
@@ -235,11 +243,11 @@ macro_rules! unpacking {
             }
         }
 
-        /// Asks for bytes from `at.start` on, which need not lie inside: into the nearest cache, or into the next.
+        /// Asks for `count` bytes from `at` on, which need not lie inside: into the nearest cache, or into the next.
         #[inline(always)]
-        fn fetch(data: &[u8], at: Range<usize>, near: bool) {
-            for at in at.step_by(64) {
-                prefetch(data.as_ptr().wrapping_add(at), near);
+        fn fetch(data: &[u8], at: usize, count: usize, near: bool) {
+            for line in (0..count).step_by(64) {
+                prefetch(data.as_ptr().wrapping_add(at).wrapping_add(line), near);
             }
         }
 

@@ -73,7 +73,7 @@ pub fn forward<const K: usize>(
     let input = Input::new(&m.compute, path, x, &matrices, parts, &mut work.acts);
     for (out, w) in outs.into_iter().zip(matrices) {
         let mut y = Tile::new(out.y, x.n, w.rows);
-        linear::forward(&m.compute, w, input, &mut y);
+        linear::forward(&m.compute, w, input.before(m.weights.after(layer, out.linear)), &mut y);
         let site = Site { layer, linear: out.linear };
         for adapter in adapters.iter().filter(|a| a.covers(site)) {
             adapter.forward(&m.compute, site, x, &mut y, &mut work.rows);

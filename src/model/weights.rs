@@ -163,6 +163,12 @@ impl Weights {
         Ok(Weights { embed, blocks, norm: vector("output_norm.weight", h.width)?, output, rope_factors })
     }
 
+    /// The matrix that a forward pass takes after this one.
+    pub fn after(&self, layer: usize, linear: Linear) -> &Matrix {
+        let here = self.blocks[layer].linears.get(linear as usize + 1);
+        here.or_else(|| self.blocks.get(layer + 1)?.linears.first()).unwrap_or(self.head())
+    }
+
     /// The matrix that makes logits.
     pub fn head(&self) -> &Matrix {
         self.output.as_ref().unwrap_or(&self.embed)

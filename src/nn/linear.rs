@@ -39,12 +39,13 @@ pub struct Input<'a> {
     /// The values, `[N, C]`.
     pub x: View<'a>,
     acts: Option<&'a Acts8>,
+    after: Option<&'a Matrix>,
 }
 
 impl<'a> Input<'a> {
     /// For the exact path.
     pub fn exact(x: View<'a>) -> Self {
-        Input { x, acts: None }
+        Input { x, acts: None, after: None }
     }
 
     /// Rounds `x` into `acts`, in one part or two, if `path` and one of `matrices` call for it.
@@ -54,7 +55,12 @@ impl<'a> Input<'a> {
         }
         acts.resize(x.n, x.c, parts);
         cx.quantize(x, acts);
-        Input { x, acts: Some(acts) }
+        Input { x, acts: Some(acts), after: None }
+    }
+
+    /// The same where `w` will be wanted next, so that it can be on its way.
+    pub fn before(self, w: &'a Matrix) -> Self {
+        Input { after: Some(w), ..self }
     }
 }
 
@@ -68,21 +74,38 @@ fn share(f: usize, threads: usize) -> usize {
     sizes.min_by_key(|(rounds, size)| rounds * size).map_or(UNIT, |(_, size)| size * UNIT)
 }
 
+/// Rows of `w` in a part of its product with `n` rows of activations.
+fn part_rows(n: usize, w: &Matrix, ints: bool, threads: usize) -> usize {
+    match n {
+        1 if ints || w.halves().is_some() => w.rows.div_ceil(threads).next_multiple_of(16).clamp(TILE, STREAM),
+        2.. if ints => share(w.rows, threads),
+        _ => even(w.rows, threads, DECODED),
+    }
+}
+
+/// The bytes of part `part` of so many rows, as they are read.
+fn bytes_of(w: &Matrix, part: usize, rows: usize) -> &[u8] {
+    let at = |row: usize| row.min(w.rows) * w.row_bytes();
+    &w.turned().unwrap_or(w.data())[at(part * rows)..at(part * rows + rows)]
+}
+
 /// `y = x · Wᵀ`. x: `[N, C]`, W: `[F, C]`, y: `[N, F]`, overwritten.
 pub fn forward(cx: &Compute, w: &Matrix, input: Input, y: &mut Tile) {
     assert!(input.x.c == w.cols && y.c() == w.rows && y.n() == input.x.n, "shapes of a linear layer");
     let k = cx.kernels;
     let (n, f) = (y.n(), y.c());
     let (ints, threads) = (input.acts.is_some() && w.format.codes.is_some(), cx.pool.threads());
-    let tile = match n {
-        1 if ints || w.halves().is_some() => f.div_ceil(threads).next_multiple_of(16).clamp(TILE, STREAM),
-        2.. if ints => share(f, threads),
-        _ => even(f, threads, DECODED),
+    let tile = part_rows(n, w, ints, threads);
+    // What the same thread is likely to come to next: a later part, or one of the next matrix.
+    let parts = f.div_ceil(tile);
+    let after = |part: usize| match (part + threads).checked_sub(parts) {
+        None => bytes_of(w, part + threads, tile),
+        Some(part) => input.after.map_or(&[][..], |w| bytes_of(w, part, part_rows(n, w, ints, threads))),
     };
     cx.pool.columns([y.part(0..n, 0..f)], [tile], &|part, [mut y], scratch| {
         let rows = part * tile..(part * tile + tile).min(f);
         match input.acts {
-            Some(acts) if w.format.codes.is_some() => (k.int_dots)(w, rows, acts, &mut y, scratch),
+            Some(acts) if w.format.codes.is_some() => (k.int_dots)(w, rows, after(part), acts, &mut y, scratch),
             _ => {
                 if let Some(halves) = w.halves().filter(|_| n <= k.half_rows) {
                     (k.half_dots)(input.x, halves.part(rows.start * w.cols..rows.end * w.cols), &mut y);
@@ -214,14 +237,14 @@ impl Back {
             if into == Place::Fresh {
                 cx.pool.columns([dx.part(0..n, cols)], [granule], &|part, [mut dx], scratch| {
                     let rows = part * granule..part * granule + dx.c();
-                    (k.int_dots)(&columns, rows, acts, &mut dx, scratch);
+                    (k.int_dots)(&columns, rows, &[], acts, &mut dx, scratch);
                 });
                 continue;
             }
             let sums = Tile::new(self.sums.room(n * count), n, count);
             cx.pool.columns([dx.part(0..n, cols), sums], [granule; 2], &|part, [mut dx, mut sums], scratch| {
                 let rows = part * granule..part * granule + dx.c();
-                (k.int_dots)(&columns, rows, acts, &mut sums, scratch);
+                (k.int_dots)(&columns, rows, &[], acts, &mut sums, scratch);
                 for i in 0..n {
                     super::add(sums.row(i), dx.row(i));
                 }

@@ -232,10 +232,10 @@ fn every_format_decodes_and_multiplies_as_plain() {
                 for rows in [0..37, 0..1, 3..36, 20..36] {
                     let f = rows.len();
                     let (mut want, mut scratch) = (vec![0.0; n * f], Scratch::default());
-                    (PLAIN.int_dots)(&w, rows.clone(), &acts, &mut Tile::new(&mut want, n, f), &mut scratch);
+                    (PLAIN.int_dots)(&w, rows.clone(), &[], &acts, &mut Tile::new(&mut want, n, f), &mut scratch);
                     for k in others() {
                         let mut got = vec![1.0; n * f];
-                        (k.int_dots)(&w, rows.clone(), &acts, &mut Tile::new(&mut got, n, f), &mut scratch);
+                        (k.int_dots)(&w, rows.clone(), &[], &acts, &mut Tile::new(&mut got, n, f), &mut scratch);
                         assert_same(&got, &want, &format!("{}, {n} × {rows:?}, {parts} parts", what(k)));
                     }
                 }
@@ -266,10 +266,10 @@ fn rows_side_by_side_give_the_same_products() {
             for part in [0..80, 16..48, 3..36] {
                 let f = part.len();
                 let (mut want, mut scratch) = (vec![0.0; n * f], Scratch::default());
-                (PLAIN.int_dots)(&w, part.clone(), &acts, &mut Tile::new(&mut want, n, f), &mut scratch);
+                (PLAIN.int_dots)(&w, part.clone(), &[], &acts, &mut Tile::new(&mut want, n, f), &mut scratch);
                 for k in available() {
                     let mut got = vec![1.0; n * f];
-                    (k.int_dots)(&turned, part.clone(), &acts, &mut Tile::new(&mut got, n, f), &mut scratch);
+                    (k.int_dots)(&turned, part.clone(), &[], &acts, &mut Tile::new(&mut got, n, f), &mut scratch);
                     assert_same(&got, &want, &format!("{} {}, {n} × {part:?}", format.name, k.name));
                 }
             }
@@ -293,7 +293,7 @@ fn integer_products_are_near_the_exact_ones() {
         let mut weights = vec![0.0; cols];
         for k in available() {
             let mut y = vec![0.0; n * f];
-            (k.int_dots)(&w, 0..f, &acts, &mut Tile::new(&mut y, n, f), &mut Scratch::default());
+            (k.int_dots)(&w, 0..f, &[], &acts, &mut Tile::new(&mut y, n, f), &mut Scratch::default());
             for j in 0..f {
                 w.decode(j, 0..cols, &mut weights);
                 for i in 0..n {
