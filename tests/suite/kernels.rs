@@ -235,7 +235,7 @@ fn every_format_decodes_and_multiplies_as_plain() {
                     (PLAIN.int_dots)(&w, rows.clone(), &[], &acts, &mut Tile::new(&mut want, n, f), &mut scratch);
                     for k in others() {
                         let mut got = vec![1.0; n * f];
-                        (k.int_dots)(&w, rows.clone(), &[], &acts, &mut Tile::new(&mut got, n, f), &mut scratch);
+                        (k.int_dots)(&w, rows.clone(), w.data(), &acts, &mut Tile::new(&mut got, n, f), &mut scratch);
                         assert_same(&got, &want, &format!("{}, {n} × {rows:?}, {parts} parts", what(k)));
                     }
                 }
@@ -269,7 +269,7 @@ fn rows_side_by_side_give_the_same_products() {
                 (PLAIN.int_dots)(&w, part.clone(), &[], &acts, &mut Tile::new(&mut want, n, f), &mut scratch);
                 for k in available() {
                     let mut got = vec![1.0; n * f];
-                    (k.int_dots)(&turned, part.clone(), &[], &acts, &mut Tile::new(&mut got, n, f), &mut scratch);
+                    (k.int_dots)(&turned, part.clone(), w.data(), &acts, &mut Tile::new(&mut got, n, f), &mut scratch);
                     assert_same(&got, &want, &format!("{} {}, {n} × {part:?}", format.name, k.name));
                 }
             }
