@@ -272,17 +272,17 @@ macro_rules! blocks {
         /// The dot products of 32 codes of each of 4 rows with 16 and 16 activations.
         ///
         /// # Safety
-        /// There are 32 codes at each of `codes`, and what `spread_w` gives at each of `x`.
+        /// There are a half and 32 codes at each of `blocks`, and what `spread_w` gives at each of `x`.
         #[inline]
         #[target_feature(enable = $feature)]
         pub(super) unsafe fn block_w<const BITS: u8>(
-            codes: Rows,
+            blocks: Rows,
             x: [*const i32; 2],
             start: [i32; 2],
         ) -> [I4; 2] {
             // SAFETY: the caller's promise.
             unsafe {
-                let four = |at: usize| array!(splat_w(0); r => load_w(codes.at(r).add(at)));
+                let four = |at: usize| array!(splat_w(0); r => load_w(blocks.at(r).add(2 + at)));
                 let first = four(0);
                 let [low, high] = if BITS == NARROW {
                     [first.map(|w| and_w(w, splat_w(0x0f0f_0f0f))), first.map(|w| upper_w(w))]

@@ -262,20 +262,20 @@ mod wide_dots {
     /// The dot products of 32 codes of each of 4 rows with 16 and 16 activations.
     ///
     /// # Safety
-    /// There are 32 codes at each of `codes`, and what `spread_w` gives at each of `x`.
+    /// There are a half and 32 codes at each of `blocks`, and what `spread_w` gives at each of `x`.
     #[inline]
     #[target_feature(enable = "simd128")]
-    pub(super) unsafe fn block_w<const BITS: u8>(codes: Rows, x: [*const i32; 2], start: [i32; 2]) -> [I4; 2] {
+    pub(super) unsafe fn block_w<const BITS: u8>(blocks: Rows, x: [*const i32; 2], start: [i32; 2]) -> [I4; 2] {
         let dots = |a, x, b, y| i32x4_add(i32x4_dot_i16x8(a, x), i32x4_dot_i16x8(b, y));
         // SAFETY: the caller's promise.
         unsafe {
             let x = [load_w(x[0].cast()), load_w(x[0].add(4).cast()), load_w(x[1].cast()), load_w(x[1].add(4).cast())];
             let row = |r: usize| {
                 if BITS == WHOLE {
-                    let eight = |k: usize| i16x8_load_extend_i8x8(codes.at(r).add(2 + 8 * k).cast());
+                    let eight = |k: usize| i16x8_load_extend_i8x8(blocks.at(r).add(2 + 8 * k).cast());
                     return [dots(eight(0), x[0], eight(1), x[1]), dots(eight(2), x[2], eight(3), x[3])];
                 }
-                let w = load_w(codes.at(r).add(2));
+                let w = load_w(blocks.at(r).add(2));
                 let bits = |mask| v128_and(w, i16x8_splat(mask));
                 [dots(bits(15), x[0], bits(15 << 8), x[1]), dots(bits(15 << 4), x[2], u16x8_shr(w, 12), x[3])]
             };
@@ -438,17 +438,17 @@ mod relaxed_dots {
     /// The dot products of 32 codes of each of 4 rows with 16 and 16 activations.
     ///
     /// # Safety
-    /// There are 32 codes at each of `codes`, and what `spread_w` gives at each of `x`.
+    /// There are a half and 32 codes at each of `blocks`, and what `spread_w` gives at each of `x`.
     #[inline]
     #[target_feature(enable = "simd128,relaxed-simd")]
-    pub(super) unsafe fn block_w<const BITS: u8>(codes: Rows, x: [*const i32; 2], start: [i32; 2]) -> [I4; 2] {
+    pub(super) unsafe fn block_w<const BITS: u8>(blocks: Rows, x: [*const i32; 2], start: [i32; 2]) -> [I4; 2] {
         // SAFETY: the caller's promise.
         unsafe {
             let (low, high) = (load_w(x[0].cast()), load_w(x[1].cast()));
             let sums = if BITS == WHOLE {
                 let sizes = [load_w(x[0].add(4).cast()), load_w(x[1].add(4).cast())];
                 let row = |r: usize| {
-                    let seven = |k: usize, below| v128_xor(load_w(codes.at(r).add(2 + 16 * k)), below);
+                    let seven = |k: usize, below| v128_xor(load_w(blocks.at(r).add(2 + 16 * k)), below);
                     [four(seven(0, low), sizes[0]), four(seven(1, high), sizes[1])]
                 };
                 let two = |[a, b]: [I4; 2], [c, d]: [I4; 2]| [by_two(a, c), by_two(b, d)];
@@ -459,7 +459,7 @@ mod relaxed_dots {
             } else {
                 // All 16 products fit 16 bits, so that these stay pairs of sums up to the end.
                 let row = |r: usize| {
-                    let (w, nibble) = (load_w(codes.at(r).add(2)), i8x16_splat(15));
+                    let (w, nibble) = (load_w(blocks.at(r).add(2)), i8x16_splat(15));
                     let dot = i16x8_relaxed_dot_i8x16_i7x16;
                     [dot(low, v128_and(w, nibble)), dot(high, v128_and(u16x8_shr(w, 4), nibble))]
                 };
