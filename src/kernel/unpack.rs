@@ -80,7 +80,7 @@ macro_rules! unpacking {
                     Some((next - rows.start) * row_bytes)
                 } else {
                     let from = (next - end) * row_bytes;
-                    (from < after.len()).then(|| (after[from..].as_ptr().addr()).wrapping_sub(data.as_ptr().addr()))
+                    (from < after.len()).then(|| after[from..].as_ptr().addr().wrapping_sub(data.as_ptr().addr()))
                 };
                 Blocks {
                     data,

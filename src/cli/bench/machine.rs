@@ -32,7 +32,7 @@ pub struct Limits {
 fn together<T>(
     threads: usize,
     cpus: &[usize],
-    ready: impl Fn() -> T + Sync,
+    ready: impl Fn() -> mynah::Result<T> + Sync,
     work: impl Fn(&T) -> u64 + Sync,
 ) -> mynah::Result<f64> {
     let start = Barrier::new(threads);
@@ -42,10 +42,10 @@ fn together<T>(
         let turns = std::array::from_fn(|_| {
             start.wait();
             let begin = Instant::now();
-            let done = work(&state);
+            let done = state.as_ref().map_or(0, &work);
             (begin, Instant::now(), done)
         });
-        bound.map(|()| turns)
+        bound.and(state).map(|_| turns)
     };
     let all: mynah::Result<Vec<[(Instant, Instant, u64); TRIES]>> = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..threads)
@@ -71,15 +71,11 @@ fn together<T>(
 
 /// Bytes a second that `threads` read from memory, in large pages where the system gives them.
 fn bandwidth(threads: usize, cpus: &[usize]) -> mynah::Result<f64> {
-    let read = |data: &mynah::Result<Bytes>| {
-        let Ok(data) = data else { return 0 };
+    let read = |data: &Bytes| {
         black_box(peak::read(black_box(bytemuck::cast_slice(data))));
         data.len() as u64
     };
-    // As much for each thread as one of them is now shown to get.
-    let memory = || Bytes::filled(8 * WORDS, |data| data.fill(1));
-    memory()?;
-    together(threads, cpus, memory, read)
+    together(threads, cpus, || Bytes::filled(8 * WORDS, |data| data.fill(1)), read)
 }
 
 /// Operations a second of `threads` in a loop of this unit, if the backend has one.
@@ -95,7 +91,7 @@ fn operations(k: &Kernels, unit: Unit, threads: usize, cpus: &[usize]) -> mynah:
         }
         rounds *= 2;
     }
-    together(threads, cpus, || (), |_| (peak.work)(rounds)).map(Some)
+    together(threads, cpus, || Ok(()), |()| (peak.work)(rounds)).map(Some)
 }
 
 /// The limits of a backend's instructions with `threads`, on the first of `cpus` if there are any.
