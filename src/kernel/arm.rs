@@ -197,6 +197,10 @@ pub(super) mod lanes {
         brain_v(a: I4) -> F4 { vreinterpretq_f32_s32(vshlq_n_s32::<16>(a)) }
     );
     op!(
+        /// The BF16 in the upper half of each lane.
+        upper_brain_v(a: I4) -> F4 { vreinterpretq_f32_s32(vandq_s32(a, vdupq_n_s32(!0xffff))) }
+    );
+    op!(
         /// The half in the lower half of each lane.
         half_v(a: I4) -> F4 {
             let narrow = vmovn_s32(a);

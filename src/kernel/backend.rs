@@ -39,7 +39,8 @@ macro_rules! compiled {
     };
 }
 
-/// One instruction set: its name, its features, the modules with its products of floats and of integers, and the table of the other kernels.
+/// One instruction set: its name, its features, the modules with its products of floats and of integers, and the table of
+/// the other kernels.
 macro_rules! backend {
     ($module:ident $name:literal [$($feature:tt)+] $floats:path, $ints:path, $others:path) => {
         backend!(@ $module $name [$($feature)+] [$($feature)+] $floats, $ints, $others);
@@ -55,6 +56,8 @@ macro_rules! backend {
                 name: $name,
                 dots,
                 half_dots,
+                round_brains,
+                brain_dots,
                 sums,
                 outer,
                 row_dots,
@@ -70,11 +73,38 @@ macro_rules! backend {
 
             compiled!($features dots(x: View, w: View, y: &mut Tile) = floats::dots);
             compiled!($features half_dots(x: View, w: Halves, y: &mut Tile) = floats::half_dots);
+            compiled!($features round_brains(x: &[f32], out: &mut [f32]) = floats::round_brains);
+            compiled!($features brain_dots(x: View, w: &[u16], c: usize, y: &mut Tile, s: &mut Scratch) = floats::brain_dots);
             compiled!($features sums(a: View, w: View, y: &mut Tile) = floats::sums);
             compiled!($features outer(a: View, b: View, y: &mut Tile) = floats::outer);
             compiled!($features row_dots(x: View, w: Stored, y: &mut Tile) = floats::row_dots);
             compiled!($features row_sums(a: View, w: Stored, y: &mut Tile) = floats::row_sums);
             compiled!($features int_dots(w: &Matrix, rows: Range<usize>, after: &[u8], x: &Acts8, y: &mut Tile, s: &mut Scratch) = ints::int_dots);
+        }
+    };
+}
+
+/// An instruction set with a unit for pairs of BF16, beside those of another.
+macro_rules! unit {
+    ($module:ident $name:literal [$($feature:tt)+] $by_hand:path, $others:ident) => {
+        unit!(@ $module $name [$($feature)+] [$($feature)+] $by_hand, $others);
+    };
+    (@ $module:ident $name:literal $features:tt [$($feature:tt)+] $by_hand:path, $others:ident) => {
+        #[allow(unsafe_code)]
+        mod $module {
+            use super::*;
+            use $by_hand as by_hand;
+
+            pub(super) static KERNELS: Kernels =
+                Kernels { name: $name, round_brains, brain_dots, ..super::$others::KERNELS };
+
+            /// Whether its features are there.
+            pub(super) fn runs() -> bool {
+                super::$others::runs() $(&& detected!($feature))+
+            }
+
+            compiled!($features round_brains(x: &[f32], out: &mut [f32]) = by_hand::round_brains);
+            compiled!($features brain_dots(x: View, w: &[u16], c: usize, y: &mut Tile, s: &mut Scratch) = by_hand::brain_dots);
         }
     };
 }
@@ -132,6 +162,8 @@ backend!(avxvnni "avxvnni" ["avx2" "fma" "f16c" "avxvnni"]
 #[cfg(target_arch = "x86_64")]
 backend!(avx512 "avx512" ["avx2" "fma" "f16c" "avx512f" "avx512bw" "avx512vl" "avx512dq" "avx512vnni"]
     crate::kernel::x86::avx512, crate::kernel::x86::avx512, avx512_others::TABLE);
+#[cfg(target_arch = "x86_64")]
+unit!(avx512bf16 "avx512bf16" ["avx2" "fma" "f16c" "avx512f" "avx512bw" "avx512vl" "avx512dq" "avx512vnni" "avx512bf16"] crate::kernel::x86::avx512::bf16, avx512);
 
 #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
 backend!(neon "neon" ["neon"] crate::kernel::four::floats, crate::kernel::arm::neon, crate::kernel::arm::OTHERS);
@@ -159,6 +191,8 @@ pub fn available() -> Vec<&'static Kernels> {
         (avxvnni::runs(), &avxvnni::KERNELS),
         #[cfg(target_arch = "x86_64")]
         (avx512::runs(), &avx512::KERNELS),
+        #[cfg(target_arch = "x86_64")]
+        (avx512bf16::runs(), &avx512bf16::KERNELS),
         #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
         (neon::runs(), &neon::KERNELS),
         #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]

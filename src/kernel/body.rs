@@ -14,6 +14,8 @@ pub(super) const PLAIN: Kernels = Kernels {
     dots,
     half_dots,
     half_rows: 8,
+    round_brains,
+    brain_dots,
     sums,
     outer,
     row_dots,
@@ -87,6 +89,41 @@ fn dots_with(x: View, w: &[u16], value: fn(u16) -> f32, y: &mut Tile) {
                 acc[k % LANES] = fma(x, value(w), acc[k % LANES]);
             }
             *out = lane_sum(acc);
+        }
+    }
+}
+
+/// The order in which products with pairs of BF16 are summed: of 32 values the second of each pair, then the first ones, and 0
+/// for what is missing of the last 32. x: `[c]`, out: `[c up to whole 32s]`.
+#[inline(always)]
+pub(super) fn in_pairs<T: Copy>(x: &[T], out: &mut [f32], value: impl Fn(T) -> f32) {
+    let (xs, rest) = x.as_chunks::<32>();
+    let (outs, last) = out.as_chunks_mut::<32>().0.split_at_mut(xs.len());
+    for (x, out) in xs.iter().zip(outs) {
+        for l in 0..LANES {
+            (out[l], out[LANES + l]) = (value(x[2 * l + 1]), value(x[2 * l]));
+        }
+    }
+    for out in last {
+        *out = [0.0; 32];
+        for (k, &x) in rest.iter().enumerate() {
+            out[k / 2 + if k % 2 == 0 { LANES } else { 0 }] = value(x);
+        }
+    }
+}
+
+#[inline(always)]
+pub(super) fn round_brains(x: &[f32], out: &mut [f32]) {
+    in_pairs(x, out, |x| quant::brain(quant::to_brain(x)));
+}
+
+#[inline(always)]
+pub(super) fn brain_dots(x: View, w: &[u16], c: usize, y: &mut Tile, scratch: &mut Scratch) {
+    let values = scratch.floats(x.c);
+    for (j, w) in w.chunks_exact(c.max(1)).enumerate() {
+        in_pairs(w, values, quant::brain);
+        for i in 0..x.n {
+            y.row(i)[j] = dot(x.row(i), values);
         }
     }
 }

@@ -1,15 +1,14 @@
 //! Products of floats in tiles, written once over 16 lanes: `products!`.
 //!
 //! An instruction set gives it the operations on those lanes, as functions of the module around it: the type `F` (16
-//! floats), `load`, `store`, `halves` and `brains` (16 of F16, of BF16), `prefetch`, `load_from`, `store_to`, `splat`, `fma`,
-//! and `sum` (the lanes of `DOT_W` registers); and the sizes of its register tiles: rows of both sides of dot products,
-//! `DOT_X` and `DOT_W`; rows and vectors of sums, `SUM_R` and `SUM_V`.
+//! floats), `load`, `store`, `prefetch`, `load_from`, `store_to`, `splat`, `fma`, and `sum` (the lanes of `DOT_W` registers);
+//! and the sizes of its register tiles: rows of both sides of dot products, `DOT_X` and `DOT_W`; rows and vectors of sums,
+//! `SUM_R` and `SUM_V`.
 
 macro_rules! products {
     ($($feature:tt)+) => {
         use crate::kernel::{Tile, View};
         use crate::math;
-        use crate::quant::Halves;
         use core::ops::Range;
 
         /// Columns and values of the piece of `x` that stays in the L1 cache while rows of `w` pass over it.
@@ -177,132 +176,6 @@ macro_rules! products {
                         }
                         let x = View::strided(&block.0, x.n, cols, piece);
                         dot_block(x, i, w, j..(j + kept).min(w.n), at, &mut lanes.0, y);
-                    }
-                }
-            }
-        }
-
-        /// 16 floats of 16 bits: of BF16 or of F16.
-        ///
-        /// # Safety
-        /// They are there.
-        $(#[target_feature(enable = $feature)])+
-        #[inline]
-        unsafe fn sixteen<const BF16: bool>(p: *const u16) -> F {
-            // SAFETY: the caller's promise.
-            unsafe { if BF16 { brains(p) } else { halves(p) } }
-        }
-
-        /// [`dots`] with floats of 16 bits, which become wider as they come. `M` rows of `x` with `N` rows of `w`, row `j` and
-        /// those `apart`: one row's chain of sums would take longer than its values take to come. Halves `ahead` of those
-        /// worked on are asked for, if there are any.
-        $(#[target_feature(enable = $feature)])+
-        #[inline]
-        fn half_rows<const M: usize, const N: usize, const BF16: bool>(
-            x: View,
-            i: usize,
-            w: &[u16],
-            j: usize,
-            apart: usize,
-            ahead: Option<usize>,
-            y: &mut Tile,
-        ) {
-            let (c, rest) = (x.c, x.c / 16 * 16);
-            let rows: [&[u16]; N] = array!(&[][..]; n => &w[(j + n * apart) * c..][..c]);
-            let left: [&[f32]; M] = array!(&[][..]; m => x.row(i + m));
-            let mut acc = [[splat(0.0); N]; M];
-            for k in (0..rest).step_by(16) {
-                // SAFETY: `k + 16` is at most `c`, the length of all rows.
-                unsafe {
-                    if let Some(ahead) = ahead {
-                        let soon = rows[0].as_ptr().wrapping_add(N * k + ahead);
-                        for line in 0..N.div_ceil(2) {
-                            prefetch(soon.wrapping_add(32 * line).cast(), true);
-                        }
-                    }
-                    let b: [F; N] = array!(splat(0.0); n => sixteen::<BF16>(rows[n].as_ptr().add(k)));
-                    for m in 0..M {
-                        let a = load(left[m].as_ptr().add(k));
-                        for n in 0..N {
-                            acc[m][n] = fma(a, b[n], acc[m][n]);
-                        }
-                    }
-                }
-            }
-            for m in 0..M {
-                for n in 0..N {
-                    if rest < c {
-                        let mut lanes = [0.0; 16];
-                        store_to(&mut lanes, acc[m][n]);
-                        for k in rest..c {
-                            let w = if BF16 { crate::quant::brain(rows[n][k]) } else { crate::quant::half(rows[n][k]) };
-                            lanes[k - rest] = math::fma(left[m][k], w, lanes[k - rest]);
-                        }
-                        acc[m][n] = load_from(&lanes);
-                    }
-                }
-                let (y, sums) = (y.row(i + m), sum::<N>(acc[m]));
-                for n in 0..N {
-                    y[j + n * apart] = sums[n];
-                }
-            }
-        }
-
-        /// [`half_rows`] for rows `js` of `w`.
-        $(#[target_feature(enable = $feature)])+
-        fn half_block<const M: usize, const BF16: bool>(
-            x: View,
-            i: usize,
-            w: &[u16],
-            js: Range<usize>,
-            ahead: usize,
-            y: &mut Tile,
-        ) {
-            assert!(w.len() >= js.end * x.c, "halves of {} rows of {}", js.end, x.c);
-            let count = js.len() / DOT_W;
-            if M == 1 && crate::kernel::peak::reads_ahead() {
-                // A few long streams, which the machine follows best by itself.
-                for j in js.start..js.start + count {
-                    half_rows::<M, DOT_W, BF16>(x, i, w, j, count, None, y);
-                }
-            } else {
-                for j in (js.start..js.start + count * DOT_W).step_by(DOT_W) {
-                    half_rows::<M, DOT_W, BF16>(x, i, w, j, 1, Some(ahead), y);
-                }
-            }
-            for j in js.start + count * DOT_W..js.end {
-                half_rows::<M, 1, BF16>(x, i, w, j, 1, Some(ahead), y);
-            }
-        }
-
-        /// `y = x · wᵀ` with floats of 16 bits. x: `[n, c]`, w: `[f, c]`, y: `[n, f]`.
-        $(#[target_feature(enable = $feature)])+
-        pub(in crate::kernel) fn half_dots(x: View, w: Halves, y: &mut Tile) {
-            match w {
-                Halves::F16(w) => half_all::<false>(x, w, y),
-                Halves::Bf16(w) => half_all::<true>(x, w, y),
-            }
-        }
-
-        $(#[target_feature(enable = $feature)])+
-        fn half_all<const BF16: bool>(x: View, w: &[u16], y: &mut Tile) {
-            /// Halves asked for ahead of those worked on.
-            const AHEAD: usize = 4096;
-            /// Halves that stay in the L2 cache while rows of `x` pass over them.
-            const KEPT: usize = 1 << 16;
-            let kept = (KEPT / x.c.max(1)).max(1).next_multiple_of(DOT_W);
-            let (f, step) = (y.c(), if x.n == 1 { y.c().max(1) } else { kept });
-            for j in (0..f).step_by(step) {
-                let js = j..(j + step).min(f);
-                for i in (0..x.n).step_by(DOT_X) {
-                    let (js, ahead) = (js.clone(), if i == 0 { AHEAD } else { 0 });
-                    match (x.n - i).min(DOT_X) {
-                        1 => half_block::<1, BF16>(x, i, w, js, ahead, y),
-                        2 => half_block::<2, BF16>(x, i, w, js, ahead, y),
-                        3 => half_block::<3, BF16>(x, i, w, js, ahead, y),
-                        4 => half_block::<4, BF16>(x, i, w, js, ahead, y),
-                        5 => half_block::<5, BF16>(x, i, w, js, ahead, y),
-                        _ => half_block::<6, BF16>(x, i, w, js, ahead, y),
                     }
                 }
             }

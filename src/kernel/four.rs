@@ -71,6 +71,11 @@ op!(unsafe brains(p: *const u16) -> F {
         brain_v(load_halves(p.add(12))),
     ]
 });
+op!(unsafe pairs(p: *const u16, step: usize) -> F {
+    let all = load_i(p.cast());
+    let pick = |q: usize| if step == 0 { upper_brain_v(all[q]) } else { brain_v(all[q]) };
+    [pick(0), pick(1), pick(2), pick(3)]
+});
 op!(unsafe scale(p: *const u16) -> F { [half_v(splat_w(*p as i32)); 4] });
 op!(unsafe codes(p: *const i8) -> F { to_float(load_codes(p)) });
 op!(splat(x: f32) -> F { [splat_v(x); 4] });
@@ -210,6 +215,10 @@ pub(super) mod floats {
     /// Rows of activations and of weights in a tile of dot products.
     const DOT_X: usize = 2;
     const DOT_W: usize = 2;
+    /// Rows of activations in a tile of products with rounded ones, and rows up to which it takes less time than decoding
+    /// first.
+    const PAIR_X: usize = DOT_X;
+    const PAIR_ROWS: usize = 8;
     /// Rows and vectors in a tile of sums.
     const SUM_R: usize = 6;
     const SUM_V: usize = 1;
@@ -217,12 +226,17 @@ pub(super) mod floats {
     /// Vectors in a tile of sums of a cache's rows.
     const STORED_V: usize = 1;
 
+    pub(in crate::kernel) use crate::kernel::body::round_brains;
     #[cfg(target_arch = "aarch64")]
     crate::kernel::floats::products!("neon");
+    #[cfg(target_arch = "aarch64")]
+    crate::kernel::halves::halves!(fma in 2, "neon");
     #[cfg(target_arch = "aarch64")]
     crate::kernel::stored::stored!("neon");
     #[cfg(target_arch = "wasm32")]
     crate::kernel::floats::products!("simd128");
+    #[cfg(target_arch = "wasm32")]
+    crate::kernel::halves::halves!(fma in 2, "simd128");
     #[cfg(target_arch = "wasm32")]
     crate::kernel::stored::stored!("simd128");
 }

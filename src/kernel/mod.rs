@@ -16,6 +16,9 @@
 //!   columns, each `sum` an exact integer, the first a product and the next by fused multiply-add; then
 //!   `acc = fma(scale, t, acc)` and, for formats with a minimum, `low = fma(min, Σ d · Σ q, low)` with the inner sum made
 //!   likewise; the output is `acc`, or `acc + low` with a minimum. Parts of an activation are added last.
+//! * [`Kernels::brain_dots`]: 16 lanes; lane `l` starts at 0 and adds `x[k+1]·w[k+1]`, then `x[k]·w[k]`, for
+//!   `k = 2l, 2l+32, …` by fused multiply-add; the lanes are summed as above. The unit of `avx512bf16` takes numbers and
+//!   sums below 2⁻¹²⁶ as 0, the others do not.
 //! * WebAssembly has no fused multiply-add: there `fma(a, b, c)` rounds twice. Its relaxed one, which may round once or
 //!   twice, is not used.
 
@@ -25,6 +28,8 @@ mod backend;
 pub mod body;
 #[allow(unused, reason = "some targets have the plain backend alone")]
 mod floats;
+#[allow(unused, reason = "some targets have the plain backend alone")]
+mod halves;
 #[cfg(any(
     all(target_arch = "aarch64", target_feature = "neon"),
     all(target_arch = "wasm32", target_feature = "simd128")
@@ -237,6 +242,11 @@ pub struct Kernels {
     pub half_dots: fn(x: View, w: Halves, y: &mut Tile),
     /// Rows of activations up to which it takes less time than decoding first.
     pub half_rows: usize,
+    /// Rounds a row to BF16, to the nearest, ties to even, as `brain_dots` of the same backend takes it. x: `[c]`, out: `[c up
+    /// to whole 32s]`.
+    pub round_brains: fn(x: &[f32], out: &mut [f32]),
+    /// `y = x · wᵀ` with BF16 on both sides. x: `[n, c up to whole 32s]`, from `round_brains`, w: `[f, c]`, y: `[n, f]`.
+    pub brain_dots: fn(x: View, w: &[u16], c: usize, y: &mut Tile, scratch: &mut Scratch),
     /// `y += a · w`. a: `[n, k]`, w: `[k, c]`, y: `[n, c]`.
     pub sums: fn(a: View, w: View, y: &mut Tile),
     /// `y += aᵀ · b`. a: `[t, f]`, b: `[t, c]`, y: `[f, c]`.

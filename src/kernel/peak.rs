@@ -34,7 +34,7 @@ pub struct Peak {
 /// instructions are the compiler's choice.
 pub fn peaks(k: &Kernels) -> Vec<Peak> {
     let all: &[(&str, Peak)] = PEAKS;
-    all.iter().filter(|(name, peak)| *name == k.name && runs(peak)).map(|(_, peak)| *peak).collect()
+    all.iter().filter(|(name, _)| *name == k.name).map(|(_, peak)| *peak).collect()
 }
 
 /// Lines of a cache that are read together, so that none waits for another.
@@ -103,13 +103,8 @@ use arm::PEAKS;
 #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
 use wasm::PEAKS;
 
-#[cfg(not(target_arch = "x86_64"))]
-fn runs(_: &Peak) -> bool {
-    true
-}
-
 #[cfg(target_arch = "x86_64")]
-use x86::{PEAKS, runs};
+use x86::PEAKS;
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
@@ -121,7 +116,7 @@ mod x86 {
     const CHAINS: usize = 12;
     const UNROLL: u64 = 8;
 
-    /// By backend. A wide loop may need more than its backend does; [`runs`] says which.
+    /// By backend.
     pub(super) const PEAKS: &[(&str, Peak)] = &[
         ("avx2", Peak { unit: Unit::Float, name: "vfmadd231ps ymm", work: float_256 }),
         ("avx2", Peak { unit: Unit::Int8, name: "vpmaddubsw, vpmaddwd, vpaddd ymm", work: int8_256 }),
@@ -129,18 +124,10 @@ mod x86 {
         ("avxvnni", Peak { unit: Unit::Int8, name: "vpdpbusd ymm", work: vnni_256 }),
         ("avx512", Peak { unit: Unit::Float, name: "vfmadd231ps zmm", work: float_512 }),
         ("avx512", Peak { unit: Unit::Int8, name: "vpdpbusd zmm", work: vnni_512 }),
-        ("avx512", Peak { unit: Unit::Bf16, name: "vdpbf16ps zmm", work: bf16_512 }),
+        ("avx512bf16", Peak { unit: Unit::Float, name: "vfmadd231ps zmm", work: float_512 }),
+        ("avx512bf16", Peak { unit: Unit::Int8, name: "vpdpbusd zmm", work: vnni_512 }),
+        ("avx512bf16", Peak { unit: Unit::Bf16, name: "vdpbf16ps zmm", work: bf16_512 }),
     ];
-
-    pub(super) fn runs(peak: &Peak) -> bool {
-        match peak.unit {
-            #[cfg(feature = "std")]
-            Unit::Bf16 => std::arch::is_x86_feature_detected!("avx512bf16"),
-            #[cfg(not(feature = "std"))]
-            Unit::Bf16 => cfg!(target_feature = "avx512bf16"),
-            _ => true,
-        }
-    }
 
     macro_rules! features {
         ($name:tt) => {{

@@ -83,6 +83,10 @@ pub(super) mod lanes {
         brain_v(a: I4) -> F4 { i32x4_shl(a, 16) }
     );
     op!(
+        /// The BF16 in the upper half of each lane.
+        upper_brain_v(a: I4) -> F4 { v128_and(a, i32x4_splat(!0xffff)) }
+    );
+    op!(
         /// The half in the lower half of each lane.
         half_v(a: I4) -> F4 {
             // The magnitude, as bits of a single of another bias, below copies of the sign; exact for subnormal halves too.

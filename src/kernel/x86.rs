@@ -8,6 +8,7 @@ pub(super) use avx2::quantize;
 
 use super::body;
 use super::floats::products;
+use super::halves::halves;
 use super::ints::integers;
 use super::levels::levels;
 use super::stored::stored;
@@ -115,6 +116,10 @@ pub(super) mod avx2 {
     /// Rows of activations and of weights in a tile of dot products.
     const DOT_X: usize = 3;
     const DOT_W: usize = 2;
+    /// Rows of activations in a tile of products with rounded ones, and rows up to which it takes less time than decoding
+    /// first.
+    const PAIR_X: usize = 2;
+    const PAIR_ROWS: usize = usize::MAX;
     /// Rows and vectors in a tile of sums.
     const SUM_R: usize = 6;
     const SUM_V: usize = 1;
@@ -215,6 +220,13 @@ pub(super) mod avx2 {
     op!(unsafe brains(p: *const u16) -> F {
         let eight = |p: *const u16| _mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(_mm_loadu_si128(p.cast())));
         [_mm256_castsi256_ps(eight(p)), _mm256_castsi256_ps(eight(p.add(8)))]
+    });
+    op!(unsafe pairs(p: *const u16, step: usize) -> F {
+        let all = load_i(p.cast());
+        array!(_mm256_setzero_ps(); i => _mm256_castsi256_ps(match step {
+            0 => _mm256_and_si256(all[i], _mm256_set1_epi32(!0xffff)),
+            _ => _mm256_slli_epi32::<16>(all[i]),
+        }))
     });
     op!(unsafe scale(p: *const u16) -> F { [_mm256_cvtph_ps(_mm_set1_epi16(*p as i16)); 2] });
     op!(unsafe codes(p: *const i8) -> F {
@@ -431,6 +443,8 @@ pub(super) mod avx2 {
 
     super::levels!("avx2" "fma" "f16c");
     super::products!("avx2" "fma" "f16c");
+    pub(in crate::kernel) use crate::kernel::body::round_brains;
+    super::halves!(fma in 2, "avx2" "fma" "f16c");
     super::stored!("avx2" "fma" "f16c");
     super::integers!("avx2" "fma" "f16c");
 }

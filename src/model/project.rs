@@ -2,9 +2,9 @@
 
 use super::Model;
 use crate::adapter::{Adapter, Linear, Site};
-use crate::kernel::{Acts8, Buffer, Tile, View};
+use crate::kernel::{Buffer, Tile, View};
 use crate::nn::head;
-use crate::nn::linear::{self, Back, Input, Path, Place};
+use crate::nn::linear::{self, Back, Input, Path, Place, Rounded};
 use std::prelude::v1::*;
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ pub type Attached = [Arc<dyn Adapter>];
 #[derive(Default)]
 pub struct Workspace {
     /// Rounded inputs.
-    pub acts: Acts8,
+    pub rounded: Rounded,
     /// What the way back in 8 bits works in.
     pub back: Back,
     rows: Buffer,
@@ -27,11 +27,12 @@ impl Workspace {
         if path == Path::Exact {
             return 0;
         }
-        let (h, slice) = (&m.hparams, head::slice(m.weights.head()));
-        let inputs = [(n, h.width, parts(Linear::Q)), (n, h.q_width(), 1), (n, h.ff, 1), (counted, h.width, 1)];
-        let acts = inputs.into_iter().map(|(n, c, parts)| Acts8::bytes(n, c, parts)).max();
-        let blocks = m.weights.blocks.iter().flat_map(|block| Linear::ALL.map(|linear| (block.linear(linear), n)));
-        acts.unwrap_or_default() + Back::bytes(blocks.chain([(&slice, counted)]))
+        let slice = head::slice(m.weights.head());
+        let linears =
+            || m.weights.blocks.iter().flat_map(|block| Linear::ALL.map(|linear| (linear, block.linear(linear))));
+        let inputs = linears().map(|(linear, w)| (w, n, parts(linear))).chain([(&slice, counted, 1)]);
+        let products = linears().map(|(_, w)| (w, n)).chain([(&slice, counted)]);
+        Rounded::bytes(inputs) + Back::bytes(products)
     }
 }
 
@@ -70,7 +71,7 @@ pub fn forward<const K: usize>(
         block.linear(outs[i - 1].linear)
     });
     let parts = parts(outs[0].linear);
-    let input = Input::new(&m.compute, path, x, &matrices, parts, &mut work.acts);
+    let input = Input::new(&m.compute, path, x, &matrices, parts, &mut work.rounded);
     for (out, w) in outs.into_iter().zip(matrices) {
         let mut y = Tile::new(out.y, x.n, w.rows);
         linear::forward(&m.compute, w, input.before(m.weights.after(layer, out.linear)), &mut y);

@@ -6,8 +6,8 @@ use super::project::Workspace;
 use super::{Acts, CacheType, Model};
 use crate::adapter::Adapter;
 use crate::error::{Error, Result};
-use crate::kernel::{Acts8, Buffer, Tile, View};
-use crate::nn::linear::{self, Input, Path};
+use crate::kernel::{Buffer, Tile, View};
+use crate::nn::linear::{self, Input, Path, Rounded};
 use crate::nn::{embed, norm};
 use std::prelude::v1::*;
 use std::sync::Arc;
@@ -43,7 +43,7 @@ pub struct Session {
     work: Workspace,
     x: Buffer,
     normed: Buffer,
-    head: Acts8,
+    head: Rounded,
     logits: Vec<f32>,
 }
 
@@ -76,7 +76,7 @@ impl Session {
             work: Workspace::default(),
             x: Buffer::new(chunk * h.width),
             normed: Buffer::new(chunk * h.width),
-            head: Acts8::default(),
+            head: Rounded::default(),
             logits: vec![0.0; model.weights.vocab()],
             model: model.clone(),
             config,

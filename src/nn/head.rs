@@ -1,8 +1,8 @@
 //! The output head: logits, and log-probabilities streamed over slices of the vocabulary.
 
 use super::ROWS;
-use super::linear::{self, Back, Input, Path, Place};
-use crate::kernel::{Acts8, Buffer, Compute, Tile, View};
+use super::linear::{self, Back, Input, Path, Place, Rounded};
+use crate::kernel::{Buffer, Compute, Tile, View};
 use crate::math;
 use crate::quant::Matrix;
 use std::prelude::v1::*;
@@ -52,14 +52,14 @@ pub fn log_probs(
     mut g: Option<&mut [f32]>,
     slice: usize,
     logits: &mut Logits,
-    acts: &mut Acts8,
+    rounded: &mut Rounded,
     back: &mut Back,
 ) {
     for first in (0..x.n).step_by(slice) {
         let rows = first..(first + slice).min(x.n);
         let g = g.as_deref_mut().map(|g| &mut g[rows.start * x.c..rows.end * x.c]);
         let (logp, norm) = (&mut logp[rows.clone()], &mut norm[rows.clone()]);
-        some_log_probs(cx, path, w, x.rows(rows.clone()), &targets[rows], logp, norm, g, logits, acts, back);
+        some_log_probs(cx, path, w, x.rows(rows.clone()), &targets[rows], logp, norm, g, logits, rounded, back);
     }
 }
 
@@ -73,7 +73,7 @@ fn some_log_probs(
     norm: &mut [f32],
     mut g: Option<&mut [f32]>,
     logits: &mut Logits,
-    acts: &mut Acts8,
+    rounded: &mut Rounded,
     back: &mut Back,
 ) {
     let (n, c, k) = (x.n, w.cols, cx.kernels);
@@ -84,7 +84,7 @@ fn some_log_probs(
     for state in state.as_chunks_mut::<2>().0 {
         *state = [f32::NEG_INFINITY, 0.0];
     }
-    let input = Input::new(cx, path, x, &[w], 1, acts);
+    let input = Input::new(cx, path, x, &[w], 1, rounded);
     for start in (0..w.rows).step_by(SLICE) {
         let slice = start..(start + SLICE).min(w.rows);
         let (count, part) = (slice.len(), w.part(slice.clone()));

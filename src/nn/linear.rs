@@ -1,7 +1,7 @@
 //! Products with a frozen matrix: `y = x · Wᵀ`, and `dx += dy · W`.
 
 use crate::kernel::{Acts8, Buffer, Compute, Tile, View};
-use crate::quant::{Format, Matrix};
+use crate::quant::{Format, Halves, Matrix};
 use core::ops::Range;
 use std::prelude::v1::*;
 use std::sync::Arc;
@@ -11,8 +11,8 @@ use std::sync::Arc;
 pub enum Path {
     /// `f32` activations against decoded rows; what training differentiates.
     Exact,
-    /// Activations rounded to 8 bits, integer dot products, where the matrix's format has integer codes. On the way back
-    /// gradients are rounded so, and the columns of the matrix too.
+    /// Activations rounded to 8 bits, integer dot products, where the matrix's format has integer codes, and mostly to
+    /// BF16 where it is that. On the way back gradients are rounded to 8 bits, and the columns of the matrix too.
     Fast,
 }
 
@@ -33,29 +33,98 @@ pub(crate) fn even(n: usize, threads: usize, sizes: [usize; 3]) -> usize {
 /// ahead is what the same core needs next.
 const STREAM: usize = 1024;
 
-/// The input of a linear layer, rounded to 8 bits if one of its matrices wants that.
+/// What is multiplied in the product with a matrix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Products {
+    /// `f32`.
+    Floats,
+    /// BF16 on both sides.
+    Brains,
+    /// 8-bit integers.
+    Ints,
+}
+
+impl Products {
+    /// Those with `w` of an input that integer products would take in so many parts. One rounding to BF16 errs less than
+    /// one to 8 bits and more than two, so that where two are needed BF16 meets the input as it is.
+    pub fn of(path: Path, w: &Matrix, parts: usize) -> Self {
+        match (path, &w.format.codes, w.halves()) {
+            (Path::Fast, Some(_), _) => Products::Ints,
+            (Path::Fast, None, Some(Halves::Bf16(_))) if parts == 1 => Products::Brains,
+            _ => Products::Floats,
+        }
+    }
+}
+
+/// Inputs as the fast path rounds them: buffers that grow to the largest once.
+#[derive(Default)]
+pub struct Rounded {
+    acts: Acts8,
+    brains: Buffer,
+}
+
+impl Rounded {
+    /// Bytes it holds for such inputs: for each the matrix, its rows and the parts they are rounded in.
+    pub fn bytes<'a>(inputs: impl Iterator<Item = (&'a Matrix, usize, usize)>) -> usize {
+        let (mut acts, mut brains) = (0, 0);
+        for (w, n, parts) in inputs {
+            match Products::of(Path::Fast, w, parts) {
+                Products::Ints => acts = acts.max(Acts8::bytes(n, w.cols, parts)),
+                Products::Brains => brains = brains.max(4 * n * w.cols.next_multiple_of(PAIRS)),
+                Products::Floats => (),
+            }
+        }
+        acts + brains
+    }
+}
+
+/// Values of BF16 that are multiplied together.
+const PAIRS: usize = 32;
+
+/// The input of a linear layer, rounded as its matrices want it.
 #[derive(Clone, Copy)]
 pub struct Input<'a> {
     /// The values, `[N, C]`.
     pub x: View<'a>,
     acts: Option<&'a Acts8>,
+    brains: Option<View<'a>>,
     after: Option<&'a Matrix>,
 }
 
 impl<'a> Input<'a> {
     /// For the exact path.
     pub fn exact(x: View<'a>) -> Self {
-        Input { x, acts: None, after: None }
+        Input { x, acts: None, brains: None, after: None }
     }
 
-    /// Rounds `x` into `acts`, in one part or two, if `path` and one of `matrices` call for it.
-    pub fn new(cx: &Compute, path: Path, x: View<'a>, matrices: &[&Matrix], parts: usize, acts: &'a mut Acts8) -> Self {
-        if path == Path::Exact || !matrices.iter().any(|m| m.format.codes.is_some()) {
-            return Input::exact(x);
+    /// Rounds `x` if `path` and one of `matrices` call for it: to 8 bits in one part or two, or to BF16.
+    pub fn new(
+        cx: &Compute,
+        path: Path,
+        x: View<'a>,
+        matrices: &[&Matrix],
+        parts: usize,
+        rounded: &'a mut Rounded,
+    ) -> Self {
+        let mut input = Input::exact(x);
+        let Rounded { acts, brains } = rounded;
+        let any = |products| matrices.iter().any(|w| Products::of(path, w, parts) == products);
+        if any(Products::Ints) {
+            acts.resize(x.n, x.c, parts);
+            cx.quantize(x, acts);
+            input.acts = Some(acts);
         }
-        acts.resize(x.n, x.c, parts);
-        cx.quantize(x, acts);
-        Input { x, acts: Some(acts), after: None }
+        if any(Products::Brains) {
+            /// Rows of a part.
+            const ROWS: usize = 8;
+            let c = x.c.next_multiple_of(PAIRS);
+            let brains = brains.room(x.n * c);
+            cx.pool.rows([Tile::new(brains, x.n, c)], [ROWS], &|part, [mut out], _| {
+                (0..out.n()).for_each(|i| (cx.kernels.round_brains)(x.row(part * ROWS + i), out.row(i)));
+            });
+            input.brains = Some(View::new(brains, x.n, c));
+        }
+        input
     }
 
     /// The same where `w` will be wanted next, so that it can be on its way.
@@ -104,8 +173,11 @@ pub fn forward(cx: &Compute, w: &Matrix, input: Input, y: &mut Tile) {
     };
     cx.pool.columns([y.part(0..n, 0..f)], [tile], &|part, [mut y], scratch| {
         let rows = part * tile..(part * tile + tile).min(f);
-        match input.acts {
-            Some(acts) if w.format.codes.is_some() => (k.int_dots)(w, rows, after(part), acts, &mut y, scratch),
+        match (input.acts, input.brains, w.halves()) {
+            (Some(acts), ..) if w.format.codes.is_some() => (k.int_dots)(w, rows, after(part), acts, &mut y, scratch),
+            (_, Some(x), Some(Halves::Bf16(w16))) => {
+                (k.brain_dots)(x, &w16[rows.start * w.cols..rows.end * w.cols], w.cols, &mut y, scratch);
+            }
             _ => {
                 if let Some(halves) = w.halves().filter(|_| n <= k.half_rows) {
                     (k.half_dots)(input.x, halves.part(rows.start * w.cols..rows.end * w.cols), &mut y);
@@ -135,7 +207,11 @@ pub fn scratch(path: Path, w: &Matrix, n: usize, parts: usize, threads: usize) -
     };
     // Integer products keep sums of two panels of 16 rows, and a number for each 16 columns.
     let whole = |rows: usize, cols: usize| rows * (64 + cols / 16);
-    let ahead = if w.format.codes.is_some() { whole(parts * n, w.cols) } else { exact };
+    let ahead = match Products::of(path, w, parts) {
+        Products::Ints => whole(parts * n, w.cols),
+        Products::Brains => TILE * w.cols.next_multiple_of(PAIRS),
+        Products::Floats => exact,
+    };
     let back = if Back::takes(w) { whole(n, w.rows).max((DEEP + 9) * granule(w, threads)) } else { exact };
     if path == Path::Fast { ahead.max(back) } else { exact }
 }

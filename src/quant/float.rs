@@ -54,12 +54,18 @@ pub(crate) fn bf16(b: &[u8; 2], y: &mut [f32; 1]) {
     y[0] = brain(u16::from_le_bytes(*b));
 }
 
-/// The bits of the nearest brain floats, ties to even; a NaN stays one.
+/// The bits of the nearest brain float, ties to even; a NaN stays one.
+#[inline(always)]
+pub(crate) fn to_brain(x: f32) -> u16 {
+    let bits = x.to_bits();
+    let rounded = (bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16) as u16;
+    if x.is_nan() { (bits >> 16) as u16 | 0x40 } else { rounded }
+}
+
+/// The bits of the nearest brain floats.
 pub(crate) fn narrow_bf16(x: &[f32], out: &mut [u16]) {
-    for (out, x) in out.iter_mut().zip(x) {
-        let bits = x.to_bits();
-        let rounded = (bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16) as u16;
-        *out = if x.is_nan() { (bits >> 16) as u16 | 0x40 } else { rounded };
+    for (out, &x) in out.iter_mut().zip(x) {
+        *out = to_brain(x);
     }
 }
 

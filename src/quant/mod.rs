@@ -14,7 +14,7 @@ mod table;
 mod ternary;
 pub mod turned;
 
-pub(crate) use float::{brain, half};
+pub(crate) use float::{brain, half, to_brain};
 #[allow(unused_imports, reason = "where no backend works in vectors")]
 pub(crate) use iq::VALUES as IQ4;
 pub use table::FORMATS;

@@ -206,10 +206,10 @@ impl Backprop {
         );
         let (logp, norms) = (self.logp.room(n), self.norms.room(n));
         let g = if grad { Some(self.dnormed.room(n * d)) } else { None };
-        let Workspace { acts, back, .. } = &mut self.work;
+        let Workspace { rounded, back, .. } = &mut self.work;
         let (x, head) = (View::new(normed, n, d), m.weights.head());
         let (slice, logits) = (self.slice, &mut self.logits);
-        head::log_probs(&m.compute, self.path, head, x, &batch.targets, logp, norms, g, slice, logits, acts, back);
+        head::log_probs(&m.compute, self.path, head, x, &batch.targets, logp, norms, g, slice, logits, rounded, back);
         batch.sum(logp)
     }
 

@@ -88,6 +88,15 @@ fn products_equal_the_plain_ones() {
                         (PLAIN.half_dots)(x, halves, &mut Tile::new(&mut got, n, f));
                         assert_same(&got, &want, &format!("plain dots with halves {what}"));
                     }
+                    let rounded = |k: &Kernels| {
+                        let (wide, mut y) = (c.next_multiple_of(32), vec![1.0; n * f]);
+                        let mut out = vec![1.0; n * wide];
+                        (0..n).for_each(|i| (k.round_brains)(x.row(i), &mut out[i * wide..][..wide]));
+                        let (x, mut scratch) = (View::new(&out, n, wide), Scratch::default());
+                        (k.brain_dots)(x, &brains, c, &mut Tile::new(&mut y, n, f), &mut scratch);
+                        y
+                    };
+                    assert_same(&rounded(k), &rounded(&PLAIN), &format!("dots with BF16 {what}"));
 
                     // y [n, c] += a [n, f] · w [f, c].
                     let a = random.values(n * (f + gap_x));
@@ -105,6 +114,99 @@ fn products_equal_the_plain_ones() {
                     (PLAIN.outer)(a, x, &mut Tile::new(&mut want, f, c + gap_y).part(0..f, gap_y..c + gap_y));
                     assert_same(&got, &want, &format!("outer {what}"));
                 }
+            }
+        }
+    }
+}
+
+/// The nearest BF16, by its definition.
+fn nearest_brain(x: f32) -> f32 {
+    if !x.is_finite() {
+        return x;
+    }
+    let below = f32::from_bits(x.to_bits() & !0xffff);
+    let above = f32::from_bits((x.to_bits() & !0xffff).wrapping_add(0x1_0000));
+    // The distances are exact.
+    match (x as f64 - below as f64).abs().total_cmp(&(above as f64 - x as f64).abs()) {
+        _ if !above.is_finite() => {
+            if x.to_bits() & 0xffff < 0x8000 {
+                below
+            } else {
+                above
+            }
+        }
+        std::cmp::Ordering::Less => below,
+        std::cmp::Ordering::Greater => above,
+        std::cmp::Ordering::Equal => {
+            if below.to_bits() & 0x1_0000 == 0 {
+                below
+            } else {
+                above
+            }
+        }
+    }
+}
+
+#[test]
+fn brain_products_are_those_of_rounded_values_in_their_order() {
+    let mut random = Random(21);
+    for c in [1, 2, 31, 32, 33, 64, 100, 576] {
+        let mut x = random.values(c);
+        // Ties, both ways, and the largest.
+        for (x, bits) in x.iter_mut().zip([0x3f80_8000, 0x3f81_8000, 0x7f7f_7fff, 0xbf80_7fff, 0xbf80_8001]) {
+            *x = f32::from_bits(bits);
+        }
+        let w: Vec<u16> = random.values(c).iter().map(|v| (v.to_bits() >> 16) as u16).collect();
+        let mut lanes = [0.0f32; 16];
+        for k in (0..c.next_multiple_of(2)).step_by(2) {
+            for k in [k + 1, k].into_iter().filter(|&k| k < c) {
+                let w = f32::from_bits((w[k] as u32) << 16);
+                lanes[k / 2 % 16] = nearest_brain(x[k]).mul_add(w, lanes[k / 2 % 16]);
+            }
+        }
+        for half in [8, 4, 2, 1] {
+            (0..half).for_each(|l| lanes[l] += lanes[l + half]);
+        }
+        for k in available() {
+            let (wide, mut y, mut scratch) = (c.next_multiple_of(32), [1.0], Scratch::default());
+            let mut out = vec![1.0; wide];
+            (k.round_brains)(&x, &mut out);
+            (k.brain_dots)(View::new(&out, 1, wide), &w, c, &mut Tile::new(&mut y, 1, 1), &mut scratch);
+            assert_same(&y, &lanes[..1], &format!("{}, {c} columns", k.name));
+        }
+    }
+}
+
+#[test]
+fn brain_products_of_what_is_no_usual_number() {
+    let one = 0x3f80;
+    // Activation, weight, product.
+    let cases = [
+        (f32::INFINITY, one, f32::INFINITY),
+        (f32::NEG_INFINITY, one, f32::NEG_INFINITY),
+        (f32::NAN, one, f32::NAN),
+        (f32::from_bits(0x7f80_0001), one, f32::NAN),
+        (0.0, 0x7f80, f32::NAN),
+        (1.0, 0x7fc0, f32::NAN),
+        // Rounds up out of what is finite.
+        (f32::MAX, one, f32::INFINITY),
+        (-0.0, one, 0.0),
+        // Below 2⁻¹²⁶, and a product that is.
+        (1e-40, one, 1e-40),
+        (1.0, 1, f32::from_bits(1 << 16)),
+        (1e-30, 0x0f80, 0.0),
+    ];
+    for k in available() {
+        for (x, w, want) in cases {
+            let (mut out, mut y, mut scratch) = ([1.0; 32], [1.0], Scratch::default());
+            (k.round_brains)(&[x], &mut out);
+            (k.brain_dots)(View::new(&out, 1, 32), &[w], 1, &mut Tile::new(&mut y, 1, 1), &mut scratch);
+            let [y] = y;
+            let what = format!("{}: {x} by {w:x} is {y}", k.name);
+            if want.abs() < f32::MIN_POSITIVE {
+                assert!((y - want).abs() < f32::MIN_POSITIVE, "{what}");
+            } else {
+                assert!(y == want || y.is_nan() && want.is_nan(), "{what}");
             }
         }
     }

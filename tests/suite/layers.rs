@@ -8,6 +8,7 @@ const UNSAFE: &[&str] = &[
     "kernel/backend.rs",
     "kernel/floats.rs",
     "kernel/four.rs",
+    "kernel/halves.rs",
     "kernel/ints.rs",
     "kernel/peak.rs",
     "kernel/pool.rs",
@@ -17,6 +18,7 @@ const UNSAFE: &[&str] = &[
     "kernel/wasm.rs",
     "kernel/x86.rs",
     "kernel/x86/avx512.rs",
+    "kernel/x86/avx512/bf16.rs",
 ];
 
 fn sources(dir: &Path, out: &mut Vec<PathBuf>) {

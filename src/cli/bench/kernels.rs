@@ -12,7 +12,7 @@ use mynah::kernel::pool::bind;
 use mynah::kernel::{self, Acts8, CODES, Compute, Kernels, PLAIN, Pool, Stored, Tile, View};
 use mynah::model::CacheType;
 use mynah::nn::attention::{self, Heads, Memory};
-use mynah::nn::linear::{self, Back, Input, Path, Place};
+use mynah::nn::linear::{self, Back, Input, Path, Place, Rounded};
 use mynah::nn::{norm, rope};
 use mynah::quant::{FORMATS, Format, Matrix};
 use serde_json::json;
@@ -101,8 +101,8 @@ fn sample(k: &'static Kernels, w: &Matrix, x: &[f32]) -> Vec<f32> {
     (k.decode)(w, 0..f, 0..c, &mut all);
     for n in [1, 2, 3, 4, 7, 8, 16, 33] {
         for parts in [1, 2] {
-            let (mut acts, mut y) = (Acts8::default(), vec![0.0; n * f]);
-            let input = Input::new(&cx, Path::Fast, View::new(x, n, c), &[w], parts, &mut acts);
+            let (mut rounded, mut y) = (Rounded::default(), vec![0.0; n * f]);
+            let input = Input::new(&cx, Path::Fast, View::new(x, n, c), &[w], parts, &mut rounded);
             linear::forward(&cx, w, input, &mut Tile::new(&mut y, n, f));
             all.extend(y);
         }
@@ -133,8 +133,8 @@ fn products(k: &'static Kernels, small: &Matrix, large: &Matrix, x: &[f32]) -> P
     let cx = alone(k);
     let mut y = vec![0.0; ROWS[ROWS.len() - 1] * small.rows.max(COLS)];
     let mut run = |w: &Matrix, n: usize| {
-        let mut acts = Acts8::default();
-        let input = Input::new(&cx, Path::Fast, View::new(x, n, w.cols), &[w], 1, &mut acts);
+        let mut rounded = Rounded::default();
+        let input = Input::new(&cx, Path::Fast, View::new(x, n, w.cols), &[w], 1, &mut rounded);
         y.resize(y.len().max(n * w.rows), 0.0);
         time(|| linear::forward(&cx, w, input, &mut Tile::new(black_box(&mut y), n, w.rows)))
     };

@@ -11,8 +11,8 @@ use comfy_table::presets::ASCII_MARKDOWN;
 use mynah::adapter::Linear;
 use mynah::error::printable;
 use mynah::kernel::{self, Compute, Kernels, Pool};
-use mynah::model::{Model, Session, SessionConfig};
-use mynah::nn::linear;
+use mynah::model::{Model, Session, SessionConfig, project};
+use mynah::nn::linear::Products;
 use mynah::quant::Matrix;
 use mynah::text::Tokenizer;
 use serde::Serialize;
@@ -85,6 +85,8 @@ struct Cost {
     int8: f64,
     /// The same of floats.
     float: f64,
+    /// The same of BF16 on both sides.
+    bf16: f64,
 }
 
 impl Cost {
@@ -95,21 +97,25 @@ impl Cost {
             Kind::Prompt => test.n.div_ceil(config.chunk) as f64,
             Kind::Decode => n,
         };
-        let mut cost = Cost { bytes: 0.0, int8: 0.0, float: 0.0 };
-        let mut add = |m: &Matrix, rows: f64| {
-            let fast = config.path == linear::Path::Fast && m.format.codes.is_some();
-            *(if fast { &mut cost.int8 } else { &mut cost.float }) += m.rows as f64 * m.cols as f64 * rows;
+        let mut cost = Cost { bytes: 0.0, int8: 0.0, float: 0.0, bf16: 0.0 };
+        let mut add = |m: &Matrix, parts: usize, rows: f64| {
+            let products = match Products::of(config.path, m, parts) {
+                Products::Ints => &mut cost.int8,
+                Products::Brains => &mut cost.bf16,
+                Products::Floats => &mut cost.float,
+            };
+            *products += m.rows as f64 * m.cols as f64 * rows;
             cost.bytes += m.data().len() as f64 * passes;
         };
         for block in &w.blocks {
-            Linear::ALL.iter().for_each(|&linear| add(block.linear(linear), n));
+            Linear::ALL.iter().for_each(|&linear| add(block.linear(linear), project::parts(linear), n));
         }
-        add(w.head(), passes);
+        add(w.head(), 1, passes);
         // Token i sees i + 1 positions more than were there, for a score and for a sum; the cache is read once a pass.
         let seen = n * (n + 1.0) / 2.0 + n * depth;
         cost.float += 2.0 * seen * (h.layers * h.heads.q * h.heads.dim) as f64;
         cost.bytes += passes * ((n + n / passes) / 2.0 + depth) * config.cache.bytes(h) as f64;
-        Cost { bytes: cost.bytes / n, int8: cost.int8 / n, float: cost.float / n }
+        Cost { bytes: cost.bytes / n, int8: cost.int8 / n, float: cost.float / n, bf16: cost.bf16 / n }
     }
 
     /// Seconds a token if only memory counts, and if only arithmetic does.
@@ -117,8 +123,15 @@ impl Cost {
         let seconds = |products: f64, rate: Option<f64>| {
             if products > 0.0 { rate.map(|rate| 2.0 * products / rate) } else { Some(0.0) }
         };
-        let arithmetic = seconds(self.int8, limits.int8).zip(seconds(self.float, limits.float));
-        (self.bytes / limits.bytes, arithmetic.map(|(int8, float)| int8 + float))
+        // Where no unit multiplies BF16, it becomes wider.
+        let bf16 = seconds(self.bf16, limits.bf16.or(limits.float));
+        let all = [seconds(self.int8, limits.int8), seconds(self.float, limits.float), bf16];
+        (self.bytes / limits.bytes, all.into_iter().sum())
+    }
+
+    /// Products, each added to a sum.
+    fn multiply_adds(&self) -> f64 {
+        self.int8 + self.float + self.bf16
     }
 }
 
@@ -215,6 +228,7 @@ struct Row {
     limit_bytes_per_second: f64,
     limit_int8_operations_per_second: Option<f64>,
     limit_float_operations_per_second: Option<f64>,
+    limit_bf16_operations_per_second: Option<f64>,
     /// Of what memory alone would allow, and arithmetic alone.
     fraction_of_memory: f64,
     fraction_of_arithmetic: Option<f64>,
@@ -393,12 +407,13 @@ fn row(
         samples_ns,
         samples_ts,
         bytes_per_token: cost.bytes,
-        multiply_adds_per_token: cost.int8 + cost.float,
+        multiply_adds_per_token: cost.multiply_adds(),
         bytes_per_second: cost.bytes * speed.median,
-        operations_per_second: 2.0 * (cost.int8 + cost.float) * speed.median,
+        operations_per_second: 2.0 * cost.multiply_adds() * speed.median,
         limit_bytes_per_second: limits.bytes,
         limit_int8_operations_per_second: limits.int8,
         limit_float_operations_per_second: limits.float,
+        limit_bf16_operations_per_second: limits.bf16,
         fraction_of_memory: speed.median * memory,
         fraction_of_arithmetic: arithmetic.map(|seconds| speed.median * seconds),
         load,
