@@ -272,7 +272,6 @@ macro_rules! products {
         $(#[target_feature(enable = $feature)])+
         fn sum_all(a: Left, w: View, y: &mut Tile) {
             let (c, wide) = (w.c, 16 * SUM_V);
-            let mut rest = [[0.0; 16]; INNER];
             for first in (0..w.n).step_by(INNER) {
                 let ks = first..(first + INNER).min(w.n);
                 let mut at = 0;
@@ -289,15 +288,15 @@ macro_rules! products {
                     at += 16;
                 }
                 if at < c {
-                    sum_rest(a, w, ks, y, at, &mut rest);
+                    sum_rest(a, w, ks, y, at);
                 }
             }
         }
 
         /// The columns from `at` on, fewer than 16, by way of copies that have 16.
         $(#[target_feature(enable = $feature)])+
-        fn sum_rest(a: Left, w: View, ks: Range<usize>, y: &mut Tile, at: usize, rest: &mut [[f32; 16]; INNER]) {
-            let count = w.c - at;
+        fn sum_rest(a: Left, w: View, ks: Range<usize>, y: &mut Tile, at: usize) {
+            let (mut rest, count) = ([[0.0; 16]; INNER], w.c - at);
             for (rest, k) in rest.iter_mut().zip(ks.clone()) {
                 rest[..count].copy_from_slice(&w.row(k)[at..]);
             }

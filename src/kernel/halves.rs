@@ -41,9 +41,46 @@ macro_rules! halves {
             if KIND == PAIRS { $join(a, b, acc) } else { fma(a, b, acc) }
         }
 
+        /// The lanes of `M` rows of `x` with `N` rows of `w`, over columns `0..c`, whole units. Halves `ahead` of those worked
+        /// on are asked for, if there are any.
+        ///
+        /// # Safety
+        /// The columns are there.
+        $(#[target_feature(enable = $feature)])+
+        #[inline]
+        unsafe fn half_tile<const M: usize, const N: usize, const KIND: u8>(
+            x: [*const f32; M],
+            w: [*const u16; N],
+            c: usize,
+            ahead: Option<usize>,
+        ) -> [[F; N]; M] {
+            let (unit, steps) = taken(KIND);
+            let mut acc = [[splat(0.0); N]; M];
+            for k in (0..c).step_by(unit) {
+                if let Some(ahead) = ahead {
+                    let soon = w[0].wrapping_add(N * k + ahead);
+                    for line in 0..(N * unit).div_ceil(32) {
+                        prefetch(soon.wrapping_add(32 * line).cast(), true);
+                    }
+                }
+                for step in 0..steps {
+                    // SAFETY: the caller's promise.
+                    unsafe {
+                        let b: [F; N] = array!(splat(0.0); n => weights::<KIND>(w[n].add(k), step));
+                        for m in 0..M {
+                            let a = load(x[m].byte_add(k * (64 * steps / unit) + 64 * step));
+                            for n in 0..N {
+                                acc[m][n] = join::<KIND>(a, b[n], acc[m][n]);
+                            }
+                        }
+                    }
+                }
+            }
+            acc
+        }
+
         /// [`dots`] with floats of 16 bits, which become wider as they come. `M` rows of `x` with `N` rows of `w`, each of `c`
-        /// values, row `j` and those `apart`: one row's chain of sums would take longer than its values take to come. Halves
-        /// `ahead` of those worked on are asked for, if there are any.
+        /// values, row `j` and those `apart`: one row's chain of sums would take longer than its values take to come.
         $(#[target_feature(enable = $feature)])+
         #[inline]
         fn half_rows<const M: usize, const N: usize, const KIND: u8>(
@@ -58,56 +95,52 @@ macro_rules! halves {
             let (unit, steps) = taken(KIND);
             let rest = c / unit * unit;
             assert!(x.c == if KIND == PAIRS { c.next_multiple_of(32) } else { c }, "{} activations for {c}", x.c);
-            let rows: [&[u16]; N] = array!(&[][..]; n => &w[(j + n * apart) * c..][..c]);
+            let right: [&[u16]; N] = array!(&[][..]; n => &w[(j + n * apart) * c..][..c]);
             let left: [&[f32]; M] = array!(&[][..]; m => x.row(i + m));
-            let mut acc = [[splat(0.0); N]; M];
-            for k in (0..rest).step_by(unit) {
-                if let Some(ahead) = ahead {
-                    let soon = rows[0].as_ptr().wrapping_add(N * k + ahead);
-                    for line in 0..(N * unit).div_ceil(32) {
-                        prefetch(soon.wrapping_add(32 * line).cast(), true);
-                    }
-                }
-                for step in 0..steps {
-                    // SAFETY: `k + unit` is at most `c`, and rows have as many values.
-                    unsafe {
-                        let b: [F; N] = array!(splat(0.0); n => weights::<KIND>(rows[n].as_ptr().add(k), step));
-                        for m in 0..M {
-                            let a = load(left[m].as_ptr().add(k / unit * steps * 16 + step * 16));
-                            for n in 0..N {
-                                acc[m][n] = join::<KIND>(a, b[n], acc[m][n]);
-                            }
-                        }
-                    }
-                }
-            }
-            for m in 0..M {
-                for n in 0..N {
-                    if rest < c && KIND == PAIRS {
-                        let mut last = [0; 32];
-                        last[..c - rest].copy_from_slice(&rows[n][rest..]);
-                        for step in 0..steps {
-                            // SAFETY: `last` has 32 values, and rows of `x` a whole number of those.
-                            unsafe {
-                                let a = load(left[m].as_ptr().add(rest / unit * steps * 16 + step * 16));
-                                acc[m][n] = join::<KIND>(a, weights::<KIND>(last.as_ptr(), step), acc[m][n]);
-                            }
-                        }
-                    } else if rest < c {
-                        let mut lanes = [0.0; 16];
-                        store_to(&mut lanes, acc[m][n]);
-                        for k in rest..c {
-                            let w = rows[n][k];
-                            let w = if KIND == BRAINS { crate::quant::brain(w) } else { crate::quant::half(w) };
-                            lanes[k - rest] = math::fma(left[m][k], w, lanes[k - rest]);
-                        }
-                        acc[m][n] = load_from(&lanes);
-                    }
-                }
-                let (y, sums) = (y.row(i + m), sum::<N>(acc[m]));
+            let (x, w) = (
+                array!(core::ptr::null(); m => left[m].as_ptr()),
+                array!(core::ptr::null(); n => right[n].as_ptr()),
+            );
+            let mut put = |m: usize, lanes: [F; N]| {
+                let (y, sums) = (y.row(i + m), sum::<N>(lanes));
                 for n in 0..N {
                     y[j + n * apart] = sums[n];
                 }
+            };
+            if rest == c {
+                // By itself, so that the lanes never leave their registers.
+                // SAFETY: the slices have `c` values.
+                let acc = unsafe { half_tile::<M, N, KIND>(x, w, c, ahead) };
+                for m in 0..M {
+                    put(m, acc[m]);
+                }
+                return;
+            }
+            // SAFETY: the slices have more than `rest` values.
+            let mut acc = unsafe { half_tile::<M, N, KIND>(x, w, rest, ahead) };
+            for m in 0..M {
+                for n in 0..N {
+                    if KIND == PAIRS {
+                        let mut last = [0; 32];
+                        last[..c - rest].copy_from_slice(&right[n][rest..]);
+                        for step in 0..steps {
+                            // SAFETY: `last` has 32 values, and rows of `x` a whole number of those.
+                            unsafe {
+                                let a = load(x[m].add((rest / unit * steps + step) * 16));
+                                acc[m][n] = join::<KIND>(a, weights::<KIND>(last.as_ptr(), step), acc[m][n]);
+                            }
+                        }
+                        continue;
+                    }
+                    let mut lanes = [0.0; 16];
+                    store_to(&mut lanes, acc[m][n]);
+                    for (lane, (x, w)) in lanes.iter_mut().zip(left[m][rest..].iter().zip(&right[n][rest..])) {
+                        let w = if KIND == BRAINS { crate::quant::brain(*w) } else { crate::quant::half(*w) };
+                        *lane = math::fma(*x, w, *lane);
+                    }
+                    acc[m][n] = load_from(&lanes);
+                }
+                put(m, acc[m]);
             }
         }
 

@@ -17,8 +17,8 @@
 //!   `acc = fma(scale, t, acc)` and, for formats with a minimum, `low = fma(min, Σ d · Σ q, low)` with the inner sum made
 //!   likewise; the output is `acc`, or `acc + low` with a minimum. Parts of an activation are added last.
 //! * [`Kernels::brain_dots`]: 16 lanes; lane `l` starts at 0 and adds `x[k+1]·w[k+1]`, then `x[k]·w[k]`, for
-//!   `k = 2l, 2l+32, …` by fused multiply-add; the lanes are summed as above. The unit of `avx512bf16` takes numbers and
-//!   sums below 2⁻¹²⁶ as 0, the others do not.
+//!   `k = 2l, 2l+32, …` by fused multiply-add; the lanes are summed as above. Such a product is exact, so that it does
+//!   not matter whether it is fused. The unit of `avx512bf16` takes numbers and sums below 2⁻¹²⁶ as 0, the others do not.
 //! * WebAssembly has no fused multiply-add: there `fma(a, b, c)` rounds twice. Its relaxed one, which may round once or
 //!   twice, is not used.
 
