@@ -1,13 +1,13 @@
-//! Training with products in 8 bits: near the exact path, and the same bits everywhere.
+//! Products of rounded activations: near the exact path, and the same bits everywhere.
 
 use crate::shared::shared;
-use crate::tiny::Rng;
+use crate::tiny::{self, Rng};
 use mynah::adapter::{self, Spec};
 use mynah::bytes::{Bytes, Limits, map};
 use mynah::error::Error;
 use mynah::gguf::Gguf;
 use mynah::kernel::{self, Compute, Kernels, Pool};
-use mynah::model::Model;
+use mynah::model::{Model, Session, SessionConfig};
 use mynah::nn::linear::Path;
 use mynah::text::{Encode, Tokenizer};
 use mynah::train::{Config, Example, Keep, Trainer};
@@ -94,6 +94,51 @@ fn backends_threads_and_kept_activations_change_no_bit() {
     for kernels in kernel::available() {
         assert!(of(kernels, 2, Keep::All) == want, "{}", kernels.name);
     }
+}
+
+/// A small model with weights of BF16 and rows that are no whole number of pairs' units.
+fn brains(kernels: &'static Kernels, threads: usize) -> Model {
+    let gguf = Gguf::parse(Bytes::from(tiny::file_in("llama", 3, false, "BF16")), &Limits::default()).unwrap();
+    Model::load(&gguf, Compute { kernels, pool: Pool::new(threads) }).unwrap()
+}
+
+#[test]
+fn bf16_meets_activations_of_its_own_kind() {
+    let tokens: Vec<u32> = (0..24).map(|t| t * 7 % tiny::VOCAB as u32).collect();
+    // Logits after each token, fed so many at a time.
+    let logits = |kernels, threads, path, step: usize| {
+        let model = brains(kernels, threads);
+        let config = SessionConfig { context: 32, path, ..SessionConfig::default() };
+        let mut session = Session::new(&model, config).unwrap();
+        let mut all = Vec::new();
+        for tokens in tokens.chunks(step) {
+            session.feed_each(tokens, Some(&mut |_, logits| all.extend_from_slice(logits))).unwrap();
+        }
+        all
+    };
+    let bits = |all: &[f32]| all.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+    let want = logits(&kernel::PLAIN, 1, Path::Fast, 1);
+    for kernels in kernel::available() {
+        for (threads, step) in [(1, 1), (2, 3), (3, 24)] {
+            let got = logits(kernels, threads, Path::Fast, step);
+            assert!(bits(&got) == bits(&want), "{}, {threads} threads, {step} at a time", kernels.name);
+        }
+    }
+    let exact = logits(kernel::best(), 1, Path::Exact, 24);
+    let off = want.iter().zip(&exact).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    let most = exact.iter().map(|v| v.abs()).fold(0.0, f32::max);
+    eprintln!("logits up to {most:.3}, {off:.5} off");
+    assert!(off > 0.0 && off < 0.02 * most, "{off} of {most}");
+}
+
+#[test]
+fn training_on_bf16_is_near_the_exact_path() {
+    let rows: Vec<Example> =
+        (0..3).map(|r| Example::all((0..20).map(|t| (t * 5 + r) % tiny::VOCAB as u32).collect())).collect();
+    let ([exact, fast], off) = compared(&brains(kernel::best(), 2), &rows);
+    eprintln!("a model of BF16: losses {exact:.5} and {fast:.5}, gradients {off:.4} off");
+    assert!(fast != exact && (fast - exact).abs() < 0.005 * exact, "losses {exact} and {fast}");
+    assert!(off > 0.0 && off < 0.05, "gradients are {off} off");
 }
 
 #[test]

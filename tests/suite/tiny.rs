@@ -38,6 +38,11 @@ pub const VOCAB: usize = 40;
 
 /// A file of format `F32` with random weights; `tied` leaves the output matrix out.
 pub fn file(arch: &str, seed: u64, tied: bool) -> Vec<u8> {
+    file_in(arch, seed, tied, "F32")
+}
+
+/// The same with matrices of another format.
+pub fn file_in(arch: &str, seed: u64, tied: bool, matrices: &str) -> Vec<u8> {
     let mut rng = Rng(seed);
     let mut w = Writer::new();
     let key = |name: &str| format!("{arch}.{name}");
@@ -53,11 +58,13 @@ pub fn file(arch: &str, seed: u64, tied: bool) -> Vec<u8> {
         w.set(key(name), value as u32);
     }
     w.set(key("attention.layer_norm_rms_epsilon"), 1e-5f32);
-    let format = Format::by_name("F32").unwrap();
     let mut tensor = |name: String, dims: &[u64], base: f32, spread: f32| {
         let n: u64 = dims.iter().product();
-        let values: Vec<u8> = (0..n).flat_map(|_| (base + rng.unit() * spread).to_le_bytes()).collect();
-        w.tensor(name, dims, format, values);
+        let values: Vec<f32> = (0..n).map(|_| base + rng.unit() * spread).collect();
+        let format = Format::by_name(if dims.len() == 1 { "F32" } else { matrices }).unwrap();
+        let mut bytes = vec![0; format.row_bytes(values.len()).unwrap()];
+        format.encode.unwrap()(&values, &mut bytes);
+        w.tensor(name, dims, format, bytes);
     };
     let (d, kv, ff, v) = (WIDTH as u64, (WIDTH / HEADS * KV_HEADS) as u64, FF as u64, VOCAB as u64);
     tensor("token_embd.weight".into(), &[d, v], 0.0, 1.0);
