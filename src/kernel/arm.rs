@@ -564,6 +564,8 @@ mod matrices {
     const PANELS: usize = 1;
     /// Bytes are multiplied as signed ones.
     const SIGNED_CODES: bool = true;
+    /// Codes are loaded when they are used.
+    const SOON: bool = false;
 
     /// Adds the dot products of the two halves of `a` with the two halves of `b`.
     #[inline]

@@ -277,6 +277,8 @@ macro_rules! unit {
                 const PANELS: usize = 1;
                 /// Bytes are multiplied as signed ones.
                 const SIGNED_CODES: bool = true;
+                /// Codes are loaded when they are used.
+                const SOON: bool = false;
 
                 /// Adds to each lane the dot product of 16 codes with 16 activations.
                 ///
@@ -568,7 +570,7 @@ macro_rules! unit {
                                 }
                             }
                         };
-                        unpack::<ID>(w, &blocks, &mut take);
+                        unpack::<ID, false>(w, &blocks, &mut take);
                         for m in 0..M {
                             let mut lanes = [0.0; 4];
                             store_to(&mut lanes, add(acc[m], low[m]));

@@ -155,9 +155,9 @@ macro_rules! integers {
                     }
                 };
                 if T {
-                    unpack_simple::<ID, T>(&blocks, &mut take);
+                    unpack_simple::<ID, T, SOON>(&blocks, &mut take);
                 } else {
-                    unpack::<ID>(w, &blocks.plain(), &mut take);
+                    unpack::<ID, SOON>(w, &blocks.plain(), &mut take);
                 }
                 for m in 0..M {
                     finish(x, m, acc[m], low[m], y, group.start - rows.start..group.end - rows.start);
@@ -307,9 +307,9 @@ macro_rules! integers {
                         }
                     };
                     if T {
-                        unpack_simple::<ID, T>(&blocks, &mut take);
+                        unpack_simple::<ID, T, false>(&blocks, &mut take);
                     } else {
-                        unpack::<ID>(w, &blocks.plain(), &mut take);
+                        unpack::<ID, false>(w, &blocks.plain(), &mut take);
                     }
                 }
                 let piece = Piece {

@@ -101,6 +101,12 @@ macro_rules! unpacking {
                 Blocks { data, start, apart, next, near, count }
             }
 
+            /// The block after `b`, or the last one.
+            #[inline(always)]
+            fn soon(&self, b: usize) -> usize {
+                (b + 1).min(self.count - 1)
+            }
+
             /// The bytes from `at` on in each row.
             ///
             /// # Safety
@@ -204,24 +210,22 @@ macro_rules! unpacking {
             #[inline]
             unsafe fn new(blocks: &'a Blocks<'a, TURNED>, bytes: usize) -> Self {
                 let mut early = Early { blocks, bytes, next: [[0; ROWS]; 2] };
-                for b in 0..2 {
+                if !TURNED {
                     // SAFETY: the caller's promise.
-                    unsafe { early.read(b) };
+                    early.next = unsafe { [early.read(0), early.read(1)] };
                 }
                 early
             }
 
-            /// Looks up that of block `b`, if there is one.
+            /// Those of block `b`, or of the last one.
             ///
             /// # Safety
             /// As of `new`.
             $(#[target_feature(enable = $feature)])+
             #[inline]
-            unsafe fn read(&mut self, b: usize) {
-                if !TURNED && b < self.blocks.count {
-                    // SAFETY: the caller's promise.
-                    self.next[b % 2] = unsafe { heads(self.blocks.from(b * self.bytes)) };
-                }
+            unsafe fn read(&self, b: usize) -> [u16; ROWS] {
+                // SAFETY: the caller's promise.
+                unsafe { heads(self.blocks.from(b.min(self.blocks.count - 1) * self.bytes)) }
             }
 
             /// That of block `b`, one after another.
@@ -236,9 +240,9 @@ macro_rules! unpacking {
                     if TURNED {
                         return halves(self.blocks.data.as_ptr().add(self.blocks.start + 16 * b * self.bytes).cast());
                     }
-                    let now = halves(self.next[b % 2].as_ptr());
-                    self.read(b + 2);
-                    now
+                    let [now, next] = self.next;
+                    self.next = [next, self.read(b + 2)];
+                    halves(now.as_ptr())
                 }
             }
         }
@@ -297,10 +301,11 @@ macro_rules! unpacking {
             table
         };
 
-        /// Q4_0, Q4_1, Q5_0, Q5_1, IQ4_NL.
+        /// Q4_0, Q4_1, Q5_0, Q5_1, IQ4_NL. With `SOON` codes are loaded a block before they are used: otherwise a machine is
+        /// full of operations that wait for one block's before it comes to load those of the next.
         $(#[target_feature(enable = $feature)])+
         #[inline]
-        fn unpack_nibbles<const MIN: bool, const FIVE: bool, const TABLE: bool, const T: bool>(
+        fn unpack_nibbles<const MIN: bool, const FIVE: bool, const TABLE: bool, const T: bool, const SOON: bool>(
             blocks: &Blocks<T>,
             out: &mut impl FnMut(usize, Columns),
         ) {
@@ -309,18 +314,24 @@ macro_rules! unpacking {
             let bytes = packed_at + 16;
             // SAFETY: a block of these formats has so many bytes.
             let mut early = unsafe { Early::new(blocks, bytes) };
+            // SAFETY: a block has 16 bytes of nibbles, and there is one.
+            let mut soon = if SOON { unsafe { four(blocks, packed_at) } } else { [splat_i(0); 4] };
             for b in 0..blocks.count {
                 blocks.fetch(b, 1, bytes);
                 let at = b * bytes;
                 // SAFETY: these formats have a dword with the scale, one with the bits, and 16 bytes of nibbles inside a
                 // block, and `count` blocks lie in each row.
-                let (scale, head, bits, packed) = unsafe {
+                let (packed, scale, head, bits) = unsafe {
+                    let packed = if SOON { soon } else { four(blocks, at + packed_at) };
+                    if SOON {
+                        soon = four(blocks, blocks.soon(b) * bytes + packed_at);
+                    }
                     let head = if MIN { dword(blocks, at) } else { splat_i(0) };
                     (
+                        packed,
                         if MIN { low_halves(head) } else { early.next(b) },
                         head,
                         if FIVE { dword(blocks, at + bits_at) } else { splat_i(0) },
-                        four(blocks, at + packed_at),
                     )
                 };
                 let codes = array!(bits; k => {
@@ -343,13 +354,21 @@ macro_rules! unpacking {
 
         $(#[target_feature(enable = $feature)])+
         #[inline]
-        fn unpack_q8_0<const T: bool>(blocks: &Blocks<T>, out: &mut impl FnMut(usize, Columns)) {
+        fn unpack_q8_0<const T: bool, const SOON: bool>(blocks: &Blocks<T>, out: &mut impl FnMut(usize, Columns)) {
             // SAFETY: a block has 34 bytes.
             let mut early = unsafe { Early::new(blocks, 34) };
+            // SAFETY: likewise, and there is one.
+            let mut soon = if SOON { unsafe { bytes32(blocks, 2) } } else { [splat_i(0); 8] };
             for b in 0..blocks.count {
                 blocks.fetch(b, 1, 34);
                 // SAFETY: a block has 34 bytes, and `count` of them lie in each row.
-                let (scale, q) = unsafe { (early.next(b), bytes32(blocks, b * 34 + 2)) };
+                let (scale, q) = unsafe {
+                    let q = if SOON { soon } else { bytes32(blocks, b * 34 + 2) };
+                    if SOON {
+                        soon = bytes32(blocks, blocks.soon(b) * 34 + 2);
+                    }
+                    (early.next(b), q)
+                };
                 let codes = array!(q[0]; k => if SIGNED_CODES { q[k] } else { flip(q[k]) });
                 out(b, Columns::new(codes, scale));
             }
@@ -563,7 +582,7 @@ macro_rules! unpacking {
         /// All blocks of format `ID`, 32 columns at a time; `ANY` is a format without a function of its own.
         $(#[target_feature(enable = $feature)])+
         #[inline]
-        fn unpack<const ID: u32>(w: &Matrix, blocks: &Blocks<false>, out: &mut impl FnMut(usize, Columns)) {
+        fn unpack<const ID: u32, const SOON: bool>(w: &Matrix, blocks: &Blocks<false>, out: &mut impl FnMut(usize, Columns)) {
             match ID {
                 10 => unpack_q2_k(blocks, out),
                 11 => unpack_q3_k(blocks, out),
@@ -572,21 +591,21 @@ macro_rules! unpacking {
                 14 => unpack_q6_k(blocks, out),
                 23 => unpack_iq4_xs(blocks, out),
                 ANY => unpack_any(w, blocks, out),
-                _ => unpack_simple::<ID, false>(blocks, out),
+                _ => unpack_simple::<ID, false, SOON>(blocks, out),
             }
         }
 
         /// The formats whose rows may stand side by side.
         $(#[target_feature(enable = $feature)])+
         #[inline]
-        fn unpack_simple<const ID: u32, const T: bool>(blocks: &Blocks<T>, out: &mut impl FnMut(usize, Columns)) {
+        fn unpack_simple<const ID: u32, const T: bool, const SOON: bool>(blocks: &Blocks<T>, out: &mut impl FnMut(usize, Columns)) {
             match ID {
-                2 => unpack_nibbles::<false, false, false, T>(blocks, out),
-                3 => unpack_nibbles::<true, false, false, T>(blocks, out),
-                6 => unpack_nibbles::<false, true, false, T>(blocks, out),
-                7 => unpack_nibbles::<true, true, false, T>(blocks, out),
-                8 => unpack_q8_0(blocks, out),
-                20 => unpack_nibbles::<false, false, true, T>(blocks, out),
+                2 => unpack_nibbles::<false, false, false, T, SOON>(blocks, out),
+                3 => unpack_nibbles::<true, false, false, T, SOON>(blocks, out),
+                6 => unpack_nibbles::<false, true, false, T, SOON>(blocks, out),
+                7 => unpack_nibbles::<true, true, false, T, SOON>(blocks, out),
+                8 => unpack_q8_0::<T, SOON>(blocks, out),
+                20 => unpack_nibbles::<false, false, true, T, SOON>(blocks, out),
                 _ => unreachable!("a format of its own"),
             }
         }

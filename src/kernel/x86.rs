@@ -132,6 +132,8 @@ pub(super) mod avx2 {
     const PANELS: usize = 1;
     /// Two products of a full unsigned byte do not fit 16 bits, so such codes are taken as signed.
     const SIGNED_CODES: bool = true;
+    /// There are no registers for the codes of two blocks.
+    const SOON: bool = false;
 
     macro_rules! op {
         ($name:ident($($arg:ident: $type:ty),*) -> $result:ty $body:block) => {
@@ -464,6 +466,8 @@ pub(super) mod avxvnni {
     const PANELS: usize = 1;
     /// The instruction takes unsigned codes of 8 bits as they are.
     const SIGNED_CODES: bool = false;
+    /// There are no registers for the codes of two blocks.
+    const SOON: bool = false;
 
     /// Adds to each lane the dot product of 16 codes with 16 activations.
     ///
