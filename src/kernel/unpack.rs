@@ -377,8 +377,10 @@ macro_rules! unpacking {
         /// Q4_K, Q5_K.
         $(#[target_feature(enable = $feature)])+
         #[inline]
-        fn unpack_k<const FIVE: bool>(blocks: &Blocks<false>, out: &mut impl FnMut(usize, Columns)) {
+        fn unpack_k<const FIVE: bool, const SOON: bool>(blocks: &Blocks<false>, out: &mut impl FnMut(usize, Columns)) {
             let (bytes, packed_at) = if FIVE { (176, 48) } else { (144, 16) };
+            // SAFETY: a block ends with 128 bytes of nibbles, and there is one.
+            let mut soon = if SOON { unsafe { bytes32(blocks, packed_at) } } else { [splat_i(0); 8] };
             for b in 0..blocks.count {
                 let at = b * bytes;
                 // SAFETY: a block begins with 16 bytes of scales, and `count` of them lie in each row.
@@ -396,7 +398,14 @@ macro_rules! unpacking {
                 crate::kernel::unpack::turns!(j in 4: 0 1 2 3 => {
                     blocks.fetch(4 * b + j, 4, bytes);
                     // SAFETY: the block ends with 128 bytes of nibbles.
-                    let packed = unsafe { bytes32(blocks, at + packed_at + 32 * j) };
+                    let packed = unsafe {
+                        let packed = if SOON { soon } else { bytes32(blocks, at + packed_at + 32 * j) };
+                        if SOON {
+                            let next = if j < 3 { at } else { blocks.soon(b) * bytes };
+                            soon = bytes32(blocks, next + packed_at + 32 * ((j + 1) % 4));
+                        }
+                        packed
+                    };
                     crate::kernel::unpack::turns!(high in 2: 0 1 => {
                         let i = 2 * j + high;
                         let codes = array!(splat_i(0); k => {
@@ -586,8 +595,9 @@ macro_rules! unpacking {
             match ID {
                 10 => unpack_q2_k(blocks, out),
                 11 => unpack_q3_k(blocks, out),
-                12 => unpack_k::<false>(blocks, out),
-                13 => unpack_k::<true>(blocks, out),
+                12 => unpack_k::<false, SOON>(blocks, out),
+                // The registers hold its fifth bits.
+                13 => unpack_k::<true, false>(blocks, out),
                 14 => unpack_q6_k(blocks, out),
                 23 => unpack_iq4_xs(blocks, out),
                 ANY => unpack_any(w, blocks, out),
