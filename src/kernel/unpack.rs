@@ -302,7 +302,8 @@ macro_rules! unpacking {
         };
 
         /// Q4_0, Q4_1, Q5_0, Q5_1, IQ4_NL. With `SOON` codes are loaded a block before they are used: otherwise a machine is
-        /// full of operations that wait for one block's before it comes to load those of the next.
+        /// full of operations that wait for one block's before it comes to load those of the next. Rows side by side are one
+        /// stream, which is followed better in turn.
         $(#[target_feature(enable = $feature)])+
         #[inline]
         fn unpack_nibbles<const MIN: bool, const FIVE: bool, const TABLE: bool, const T: bool, const SOON: bool>(
@@ -315,15 +316,15 @@ macro_rules! unpacking {
             // SAFETY: a block of these formats has so many bytes.
             let mut early = unsafe { Early::new(blocks, bytes) };
             // SAFETY: a block has 16 bytes of nibbles, and there is one.
-            let mut soon = if SOON { unsafe { four(blocks, packed_at) } } else { [splat_i(0); 4] };
+            let mut soon = if SOON && !T { unsafe { four(blocks, packed_at) } } else { [splat_i(0); 4] };
             for b in 0..blocks.count {
                 blocks.fetch(b, 1, bytes);
                 let at = b * bytes;
                 // SAFETY: these formats have a dword with the scale, one with the bits, and 16 bytes of nibbles inside a
                 // block, and `count` blocks lie in each row.
                 let (packed, scale, head, bits) = unsafe {
-                    let packed = if SOON { soon } else { four(blocks, at + packed_at) };
-                    if SOON {
+                    let packed = if SOON && !T { soon } else { four(blocks, at + packed_at) };
+                    if SOON && !T {
                         soon = four(blocks, blocks.soon(b) * bytes + packed_at);
                     }
                     let head = if MIN { dword(blocks, at) } else { splat_i(0) };
@@ -358,13 +359,13 @@ macro_rules! unpacking {
             // SAFETY: a block has 34 bytes.
             let mut early = unsafe { Early::new(blocks, 34) };
             // SAFETY: likewise, and there is one.
-            let mut soon = if SOON { unsafe { bytes32(blocks, 2) } } else { [splat_i(0); 8] };
+            let mut soon = if SOON && !T { unsafe { bytes32(blocks, 2) } } else { [splat_i(0); 8] };
             for b in 0..blocks.count {
                 blocks.fetch(b, 1, 34);
                 // SAFETY: a block has 34 bytes, and `count` of them lie in each row.
                 let (scale, q) = unsafe {
-                    let q = if SOON { soon } else { bytes32(blocks, b * 34 + 2) };
-                    if SOON {
+                    let q = if SOON && !T { soon } else { bytes32(blocks, b * 34 + 2) };
+                    if SOON && !T {
                         soon = bytes32(blocks, blocks.soon(b) * 34 + 2);
                     }
                     (early.next(b), q)
