@@ -48,9 +48,9 @@ impl Products {
     /// Those with `w` of an input that integer products would take in so many parts. One rounding to BF16 errs less than
     /// one to 8 bits and more than two, so that where two are needed BF16 meets the input as it is.
     pub fn of(path: Path, w: &Matrix, parts: usize) -> Self {
-        match (path, &w.format.codes, w.halves()) {
+        match (path, &w.format.codes, w.format.id) {
             (Path::Fast, Some(_), _) => Products::Ints,
-            (Path::Fast, None, Some(Halves::Bf16(_))) if parts == 1 => Products::Brains,
+            (Path::Fast, None, BF16) if parts == 1 => Products::Brains,
             _ => Products::Floats,
         }
     }
@@ -78,6 +78,8 @@ impl Rounded {
     }
 }
 
+/// ggml's BF16.
+const BF16: u32 = 30;
 /// Values of BF16 that are multiplied together.
 const PAIRS: usize = 32;
 
@@ -173,11 +175,19 @@ pub fn forward(cx: &Compute, w: &Matrix, input: Input, y: &mut Tile) {
     };
     cx.pool.columns([y.part(0..n, 0..f)], [tile], &|part, [mut y], scratch| {
         let rows = part * tile..(part * tile + tile).min(f);
-        match (input.acts, input.brains, w.halves()) {
-            (Some(acts), ..) if w.format.codes.is_some() => (k.int_dots)(w, rows, after(part), acts, &mut y, scratch),
-            (_, Some(x), Some(Halves::Bf16(w16))) => {
-                (k.brain_dots)(x, &w16[rows.start * w.cols..rows.end * w.cols], w.cols, &mut y, scratch);
-            }
+        match (input.acts, input.brains) {
+            (Some(acts), _) if w.format.codes.is_some() => (k.int_dots)(w, rows, after(part), acts, &mut y, scratch),
+            (_, Some(x)) if w.format.id == BF16 => match w.halves() {
+                Some(Halves::Bf16(bits)) => {
+                    (k.brain_dots)(x, &bits[rows.start * w.cols..rows.end * w.cols], w.cols, &mut y, scratch);
+                }
+                // A file may put them at odd addresses, which must not change what they give.
+                _ => {
+                    let bytes = w.rows_bytes(rows).as_chunks::<2>().0;
+                    let bits: Vec<u16> = bytes.iter().map(|&bits| u16::from_le_bytes(bits)).collect();
+                    (k.brain_dots)(x, &bits, w.cols, &mut y, scratch);
+                }
+            },
             _ => {
                 if let Some(halves) = w.halves().filter(|_| n <= k.half_rows) {
                     (k.half_dots)(input.x, halves.part(rows.start * w.cols..rows.end * w.cols), &mut y);

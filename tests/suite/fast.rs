@@ -6,9 +6,10 @@ use mynah::adapter::{self, Spec};
 use mynah::bytes::{Bytes, Limits, map};
 use mynah::error::Error;
 use mynah::gguf::Gguf;
-use mynah::kernel::{self, Compute, Kernels, Pool};
+use mynah::kernel::{self, Compute, Kernels, Pool, Tile, View};
 use mynah::model::{Model, Session, SessionConfig};
-use mynah::nn::linear::Path;
+use mynah::nn::linear::{self, Input, Path, Rounded};
+use mynah::quant::{Format, Matrix};
 use mynah::text::{Encode, Tokenizer};
 use mynah::train::{Config, Example, Keep, Trainer};
 
@@ -129,6 +130,30 @@ fn bf16_meets_activations_of_its_own_kind() {
     let most = exact.iter().map(|v| v.abs()).fold(0.0, f32::max);
     eprintln!("logits up to {most:.3}, {off:.5} off");
     assert!(off > 0.0 && off < 0.02 * most, "{off} of {most}");
+}
+
+#[test]
+fn bf16_at_odd_addresses_gives_the_same() {
+    let (rows, cols, n) = (50, 48, 3);
+    let mut rng = Rng(5);
+    let mut bytes: Vec<u8> =
+        (0..rows * cols).flat_map(|_| ((rng.unit().to_bits() >> 16) as u16).to_le_bytes()).collect();
+    let x: Vec<f32> = (0..n * cols).map(|_| rng.unit()).collect();
+    let product = |data: Bytes| {
+        let w = Matrix::new(Format::by_name("BF16").unwrap(), rows, cols, data).unwrap();
+        let odd = w.halves().is_none();
+        let cx = Compute { kernels: kernel::best(), pool: Pool::new(2) };
+        let (mut rounded, mut y) = (Rounded::default(), vec![0.0; n * rows]);
+        let input = Input::new(&cx, Path::Fast, View::new(&x, n, cols), &[&w], 1, &mut rounded);
+        linear::forward(&cx, &w, input, &mut Tile::new(&mut y, n, rows));
+        (odd, y)
+    };
+    let whole = bytes.len();
+    let (one, want) = product(Bytes::from(bytes.clone()));
+    bytes.insert(0, 0);
+    let (other, got) = product(Bytes::from(bytes).slice(1..whole + 1).unwrap());
+    assert!(one != other, "one of them is odd");
+    assert_eq!(got, want);
 }
 
 #[test]
