@@ -1,15 +1,16 @@
 //! Products with floats of 16 bits as they stand, in tiles, written once over 16 lanes: `halves!`.
 //!
 //! An instruction set gives it, beside what `floats.rs` names, `halves` and `brains` (16 of F16, of BF16) and `pairs` with
-//! the operation that adds its products: 32 values of BF16 in one step or in two, the second values of all pairs first.
+//! the operation that adds its products: 32 values of BF16 in one step or in two, the second values of all pairs first;
+//! and the rows of activations in a tile of those and up to which it takes less time than decoding, `PAIR_X` and `PAIR_ROWS`.
 
 macro_rules! halves {
     ($join:ident in $steps:literal, $($feature:tt)+) => {
         use crate::quant::Halves;
 
-        /// Values of BF16 whose products with activations as they are.
+        /// BF16 with activations as they are; 0 is F16.
         const BRAINS: u8 = 1;
-        /// Those with activations that are rounded.
+        /// BF16 with activations that are rounded.
         const PAIRS: u8 = 2;
 
         /// Columns that are taken together, and the steps in which they are.
