@@ -17,7 +17,7 @@ fn main() -> mynah::Result<()> {
     let [f, c] = SHAPE;
     let w = Matrix::new(format, f, c, Bytes::from(vec![0; f * format.row_bytes(c).expect("whole blocks")]))?;
     let mut acts = Acts8::default();
-    acts.resize(n, c, 1);
+    acts.resize(n, c, false);
     (0..n).for_each(|i| (PLAIN.quantize)(&vec![1.0; c], acts.row(i)));
     let (k, mut y, mut scratch) = (from_env()?, vec![0.0; n * f], Scratch::default());
     for _ in 0..times {

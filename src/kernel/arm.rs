@@ -42,7 +42,7 @@
 
 #![allow(unsafe_code)]
 
-use super::four::unit;
+use super::four::{by_halves, unit};
 use super::{Kernels, body};
 use crate::quant::{self, Matrix};
 use core::arch::asm;
@@ -334,6 +334,7 @@ macro_rules! blocks {
 
 /// Integer dots without an instruction for them.
 mod wide_dots {
+    use super::by_halves;
     use super::lanes::*;
     use crate::kernel::ints::{MIDDLE, NARROW, array};
     use core::arch::aarch64::*;
@@ -363,6 +364,7 @@ mod wide_dots {
 
     pub(super) use super::{SIGNS_START, spread_t, start_w};
     blocks!("neon");
+    by_halves!("neon");
     bits!("neon", at_of_rows);
 
     /// The dot products of 16 signed bytes of each of 4 rows with 16 others.
@@ -427,6 +429,7 @@ mod wide_dots {
 
 /// Integer dots of 4 bytes a lane.
 mod four_dots {
+    use super::by_halves;
     use super::lanes::*;
     use crate::kernel::ints::{NARROW, array};
     use core::arch::aarch64::*;
@@ -456,6 +459,7 @@ mod four_dots {
 
     pub(super) use super::{SIGNS_START, spread_t, start_w};
     blocks!("neon,dotprod");
+    by_halves!("neon,dotprod");
     bits!("neon", at_of_pairs);
 
     /// The dot products of 16 signed bytes of each of 4 rows with 16 others.
@@ -539,7 +543,7 @@ pub(super) mod i8mm {
         y: &mut Tile,
         scratch: &mut Scratch,
     ) {
-        if x.rows() > 2 {
+        if x.n > 2 {
             super::matrices::int_dots(w, rows, after, x, y, scratch)
         } else {
             super::dotprod::int_dots(w, rows, after, x, y, scratch)
@@ -607,7 +611,7 @@ mod matrices {
 
     /// The scaled sums of a tile.
     #[target_feature(enable = "neon,dotprod,i8mm")]
-    fn scaled_tile<const M: usize, const P: usize, const SUB: usize, const BITS: u8>(
+    fn scaled_tile<const M: usize, const P: usize, const SUB: usize, const BITS: u8, const WIDE: bool>(
         panels: &[Panel; P],
         cols: Range<usize>,
         of: Sides,
@@ -620,7 +624,9 @@ mod matrices {
         // A single row stands in for its neighbour, whose sums are not kept.
         let rows = [i, i + M - 1];
         let parts = cols.start / 16..cols.end / 16;
-        let q: [&[i8]; 2] = array!(&[][..]; m => &x.q[rows[m] * x.c..][cols.clone()]);
+        let of = |row: usize| &x.q[row * x.c..][cols.clone()];
+        let q: [&[i8]; 2] = array!(&[][..]; m => of(rows[m]));
+        let low_q: [&[i8]; 2] = array!(&[][..]; m => of(if WIDE { x.n + rows[m] } else { rows[m] }));
         let d: [&[f32]; 2] = array!(&[][..]; m => &x.d[rows[m] * x.c / 16..][parts.clone()]);
         // Of rows 4r and 4r + 1 of the panel with both activations, and of the two rows after.
         let nothing = splat_v(0.0);
@@ -631,25 +637,40 @@ mod matrices {
         }
         for b in 0..cols.len() / SUB {
             let mut scaled = [[nothing; 2]; 4];
+            // Of wide codes: the sums of both bytes, through all parts of a block.
+            let mut wide = [[[splat_w(0); 2]; 2]; 4];
             for part in b * (SUB / 16)..(b + 1) * (SUB / 16) {
                 // SAFETY: `part` is below the parts of the columns, as many as the slices and the panel hold.
-                let (x, d) = unsafe {
+                let pairs = |q: [&[i8]; 2]| unsafe {
                     let x: [int64x2_t; 2] = array!(vdupq_n_s64(0); m => vld1q_s64(q[m].as_ptr().add(16 * part).cast()));
                     let x = [vtrn1q_s64(x[0], x[1]), vtrn2q_s64(x[0], x[1])];
-                    let x = [vreinterpretq_s32_s64(x[0]), vreinterpretq_s32_s64(x[1])];
-                    (x, pair(*d[0].get_unchecked(part), *d[1].get_unchecked(part)))
+                    [vreinterpretq_s32_s64(x[0]), vreinterpretq_s32_s64(x[1])]
                 };
+                // SAFETY: likewise.
+                let d = unsafe { pair(*d[0].get_unchecked(part), *d[1].get_unchecked(part)) };
+                let (x, low_x) = (pairs(q), pairs(low_q));
                 for r in 0..4 {
                     for pair in 0..2 {
-                        let mut ints = splat_w(0);
+                        let (mut ints, mut low) = (splat_w(0), splat_w(0));
+                        if WIDE {
+                            [ints, low] = wide[r][pair];
+                        }
                         for k in 0..2 {
                             // SAFETY: 4 vectors for each part.
                             let codes = unsafe {
                                 load_w(panel.codes.as_ptr().add(4 * part + 2 * k + pair).cast::<u8>().add(16 * r))
                             };
                             ints = matrix(ints, codes, x[k]);
+                            if WIDE {
+                                low = matrix(low, codes, low_x[k]);
+                            }
                         }
-                        scaled[r][pair] = fma_v(d, float_v(ints), scaled[r][pair]);
+                        if WIDE {
+                            wide[r][pair] = [ints, low];
+                            scaled[r][pair] = mul_v(d, float_v(add_w(shl_w(ints, 4), low)));
+                        } else {
+                            scaled[r][pair] = fma_v(d, float_v(ints), scaled[r][pair]);
+                        }
                     }
                 }
             }

@@ -175,7 +175,7 @@ backend!(i8mm "i8mm" ["neon" "dotprod" "i8mm"]
     crate::kernel::four::floats, crate::kernel::arm::i8mm, crate::kernel::arm::OTHERS);
 
 #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
-backend!(simd128 "simd128" ["simd128"] crate::kernel::four::floats, crate::kernel::wasm::simd128, crate::kernel::wasm::OTHERS);
+backend!(simd128 "simd128" ["simd128"] crate::kernel::four::floats, crate::kernel::wasm::simd128, crate::kernel::wasm::OTHERS_WIDE);
 #[cfg(all(target_arch = "wasm32", target_feature = "relaxed-simd"))]
 backend!(relaxed "relaxed-simd" ["simd128" "relaxed-simd"]
     crate::kernel::four::floats, crate::kernel::wasm::relaxed, crate::kernel::wasm::OTHERS);

@@ -14,6 +14,7 @@ pub(super) const PLAIN: Kernels = Kernels {
     dots,
     half_dots,
     half_rows: 8,
+    wide: false,
     round_brains,
     brain_dots,
     sums,
@@ -210,82 +211,98 @@ pub const LEVELS: [f32; 8] = [127.4, 126.0, 124.6, 123.2, 121.8, 120.4, 119.0, 1
 
 #[inline(always)]
 pub(super) fn quantize(x: &[f32], mut out: Row8) {
-    assert!(x.len() == out.q[0].len() && x.len().is_multiple_of(32), "columns in blocks of 32");
+    assert!(x.len() == out.q.len() && x.len().is_multiple_of(32), "columns in blocks of 32");
+    if out.wide() {
+        return quantize_wide(x, out);
+    }
     for (b, block) in x.as_chunks::<LANES>().0.iter().enumerate() {
         quantize_block(block, b, &mut out);
     }
 }
 
-/// All parts of block `b`.
+/// Block `b`.
 #[inline(always)]
-pub(super) fn quantize_block(block: &[f32; LANES], b: usize, out: &mut Row8) {
-    let mut x = *block;
-    for part in 0..out.parts() {
-        let d = store_block(&x, part, b, out);
-        let q = &out.q[part][b * LANES..][..LANES];
-        for l in 0..LANES {
-            x[l] = fma(-d, q[l] as f32, x[l]);
-        }
-    }
-}
-
-/// One part of a block; its scale.
-#[inline(always)]
-pub(super) fn store_block(x: &[f32; LANES], part: usize, b: usize, out: &mut Row8) -> f32 {
-    let q = &mut out.q[part].as_chunks_mut::<LANES>().0[b];
-    // What the first part leaves is small enough for any scale.
-    let d = round_block(x, part == 0, q);
+pub(super) fn quantize_block(x: &[f32; LANES], b: usize, out: &mut Row8) {
+    let q = &mut out.q.as_chunks_mut::<LANES>().0[b];
+    let d = round_block(x, q);
     let s = q.iter().map(|&q| q as i32).sum();
-    store_scale(d, s, part, b, out);
-    d
+    store_scale(d, s, b, out);
 }
 
 /// Scale and sum of a block; blocks come in order.
 #[inline(always)]
-pub(super) fn store_scale(d: f32, s: i32, part: usize, b: usize, out: &mut Row8) {
-    (out.d[part][b], out.s[part][b]) = (d, s);
-    let low = &mut out.low[part][b / 2];
+pub(super) fn store_scale(d: f32, s: i32, b: usize, out: &mut Row8) {
+    (out.d[b], out.s[b]) = (d, s);
+    let low = &mut out.low[b / 2];
     *low = fma(d, s as f32, if b.is_multiple_of(2) { 0.0 } else { *low });
+}
+
+/// What the largest magnitude of a block is divided by to be the scale of wide codes. `high` then stays below 128.
+pub const WIDE_LEVEL: f32 = 2039.0;
+
+/// A row as wide codes.
+#[inline(always)]
+pub(super) fn quantize_wide(x: &[f32], out: Row8) {
+    let Row8 { q, low_q, d, s, low } = out;
+    let codes = q.as_chunks_mut::<32>().0.iter_mut().zip(low_q.as_chunks_mut::<32>().0);
+    let sums = d.as_chunks_mut::<2>().0.iter_mut().zip(s.as_chunks_mut::<2>().0).zip(low);
+    for ((x, (high, low)), ((d, s), sum)) in x.as_chunks::<32>().0.iter().zip(codes).zip(sums) {
+        let most = largest(x);
+        if !has_scale(most) {
+            (*high, *low, *d, *s) = ([0; 32], [0; 32], [if most < 1.0 { 0.0 } else { most }; 2], [0; 2]);
+            *sum = d[0] * 0.0;
+            continue;
+        }
+        let (scale, inverse) = (most / WIDE_LEVEL, WIDE_LEVEL / most);
+        let mut codes = [0; 32];
+        for (code, x) in codes.iter_mut().zip(x) {
+            // The low bits of a number near 1.5·2²³ are those of the integer.
+            *code = (x * inverse + MAGIC).to_bits().wrapping_sub(MAGIC.to_bits()) as i32;
+        }
+        for k in 0..32 {
+            high[k] = ((codes[k] + 8) >> 4) as i8;
+            low[k] = (codes[k] - ((codes[k] + 8) & !15)) as i8;
+        }
+        *s = [codes[..16].iter().sum(), codes[16..].iter().sum()];
+        (*d, *sum) = ([scale; 2], scale * (s[0] + s[1]) as f32);
+    }
 }
 
 /// The largest magnitude. Magnitudes compare as their bits do, and a NaN is above all: it becomes the scale and so
 /// reaches the output.
 #[inline(always)]
-pub(super) fn largest(x: &[f32; LANES]) -> f32 {
+pub(super) fn largest<const N: usize>(x: &[f32; N]) -> f32 {
     f32::from_bits(x.iter().fold(0, |most, v| most.max(v.abs().to_bits())))
 }
 
-/// Whether a scale for values up to `most` and its inverse are normal numbers.
+/// Whether a scale for values up to `most`, its sixteenth and its inverse are normal numbers.
 #[inline(always)]
 pub(super) fn has_scale(most: f32) -> bool {
-    (256.0 * f32::MIN_POSITIVE..f32::INFINITY).contains(&most)
+    (131_072.0 * f32::MIN_POSITIVE..f32::INFINITY).contains(&most)
 }
 
-/// The codes of a block, and its scale: that of the first level, or of the best one.
+/// The codes of a block, and its scale: that of the best level.
 #[inline(always)]
-fn round_block(x: &[f32; LANES], search: bool, q: &mut [i8; LANES]) -> f32 {
+fn round_block(x: &[f32; LANES], q: &mut [i8; LANES]) -> f32 {
     let most = largest(x);
     if !has_scale(most) {
         *q = [0; LANES];
         return if most < 1.0 { 0.0 } else { most };
     }
-    let mut level = LEVELS[0];
-    if search {
-        // A lane a level, so that no lanes are summed.
-        let inverse = LEVELS.map(|level| level / most);
-        let mut errors = [0.0; LEVELS.len()];
-        for &v in x {
-            for k in 0..LEVELS.len() {
-                let off = v * inverse[k] - rounded(v * inverse[k]);
-                errors[k] += off * off;
-            }
-        }
-        let mut least = f32::INFINITY;
+    // A lane a level, so that no lanes are summed.
+    let inverse = LEVELS.map(|level| level / most);
+    let mut errors = [0.0; LEVELS.len()];
+    for &v in x {
         for k in 0..LEVELS.len() {
-            // The error is in units of a code, so it counts with the square of the scale.
-            let error = errors[k] / (LEVELS[k] * LEVELS[k]);
-            (level, least) = if error < least { (LEVELS[k], error) } else { (level, least) };
+            let off = v * inverse[k] - rounded(v * inverse[k]);
+            errors[k] += off * off;
         }
+    }
+    let (mut level, mut least) = (LEVELS[0], f32::INFINITY);
+    for k in 0..LEVELS.len() {
+        // The error is in units of a code, so it counts with the square of the scale.
+        let error = errors[k] / (LEVELS[k] * LEVELS[k]);
+        (level, least) = if error < least { (LEVELS[k], error) } else { (level, least) };
     }
     let inverse = level / most;
     for l in 0..LANES {
@@ -358,18 +375,25 @@ pub(super) fn int_dots(w: &Matrix, rows: Range<usize>, _after: &[u8], x: &Acts8,
                 mins,
             );
         }
-        for i in 0..x.rows() {
-            let (q, d, s) = (&x.q[i * x.c..][..x.c], &x.d[i * x.c / 16..], &x.s[i * x.c / 16..]);
+        // Columns that share a scale on both sides.
+        let step = if x.wide { sub } else { 16 };
+        for i in 0..x.n {
+            let row = |i: usize| &x.q[i * x.c..(i + 1) * x.c];
+            let (q, low_q) = (row(i), row(if x.wide { x.n + i } else { i }));
+            let (d, s) = (&x.d[i * x.c / 16..], &x.s[i * x.c / 16..]);
             let (mut acc, mut low) = (0.0, 0.0);
             for b in 0..subs {
                 let mut sums = [0.0; 2];
-                for part in b * sub / 16..(b + 1) * sub / 16 {
-                    let span = part * 16..part * 16 + 16;
-                    let dot = codes[span.clone()].iter().zip(&q[span]);
-                    let sum: i32 = dot.map(|(&code, &q)| (code as i32 - zero as i32) * q as i32).sum();
-                    for (t, sum) in sums.iter_mut().zip([sum, s[part]]) {
+                for start in (b * sub..(b + 1) * sub).step_by(step) {
+                    let span = start..start + step;
+                    let dot = |q: &[i8]| -> i32 {
+                        codes[span.clone()].iter().zip(q).map(|(&w, &q)| (w as i32 - zero as i32) * q as i32).sum()
+                    };
+                    let high = dot(&q[span.clone()]);
+                    let sum = if x.wide { 16 * high + dot(&low_q[span.clone()]) } else { high };
+                    for (t, sum) in sums.iter_mut().zip([sum, s[start / 16..span.end / 16].iter().sum()]) {
                         // Adding to 0 leaves the first product as it is.
-                        *t = fma(d[part], sum as f32, *t);
+                        *t = fma(d[start / 16], sum as f32, *t);
                     }
                 }
                 acc = fma(scales[b], sums[0], acc);
@@ -377,8 +401,7 @@ pub(super) fn int_dots(w: &Matrix, rows: Range<usize>, _after: &[u8], x: &Acts8,
                     low = fma(mins[b], sums[1], low);
                 }
             }
-            let out = &mut y.row(i % x.n)[j];
-            *out = if i < x.n { acc + low } else { *out + (acc + low) };
+            y.row(i)[j] = acc + low;
         }
     }
 }
@@ -501,7 +524,7 @@ mod tests {
     fn rounded_rows_are_near_and_their_sums_are_theirs() {
         let x: Vec<f32> = (0..128).map(|i| ((i * 37 % 101) as f32 - 50.0) * if i < 64 { 0.01 } else { 3.0 }).collect();
         let mut acts = Acts8::default();
-        acts.resize(2, 64, 1);
+        acts.resize(2, 64, false);
         quantize(&x[..64], acts.row(0));
         quantize(&x[64..], acts.row(1));
         for (i, &v) in x.iter().enumerate() {
@@ -514,7 +537,7 @@ mod tests {
         for bad in [f32::NAN, f32::INFINITY] {
             let mut x = vec![1.0; 32];
             x[5] = bad;
-            acts.resize(1, 32, 1);
+            acts.resize(1, 32, false);
             quantize(&x, acts.row(0));
             assert!((acts.d[0] * acts.q[0] as f32).is_nan());
         }
@@ -525,7 +548,8 @@ mod tests {
 
     #[test]
     fn integer_dots_are_products_of_decoded_rows_and_rounded_activations() {
-        for format in FORMATS.iter().filter(|f| f.codes.is_some()) {
+        let formats = FORMATS.iter().filter(|f| f.codes.is_some());
+        for (format, wide) in formats.flat_map(|f| [(f, false), (f, true)]) {
             let (rows, cols) = (3, 512);
             let mut seed = 1u32;
             let mut bytes = vec![0; rows * cols / format.block * format.bytes];
@@ -537,7 +561,7 @@ mod tests {
             let w = Matrix::new(format, rows, cols, Bytes::from(bytes)).unwrap();
             let x: Vec<f32> = (0..2 * cols).map(|i| ((i * 29 % 113) as f32 - 56.0) / 56.0).collect();
             let mut acts = Acts8::default();
-            acts.resize(2, cols, 1);
+            acts.resize(2, cols, wide);
             (0..2).for_each(|i| quantize(&x[i * cols..][..cols], acts.row(i)));
             let mut y = vec![0.0; 2 * rows];
             int_dots(&w, 0..rows, &[], &acts, &mut Tile::new(&mut y, 2, rows), &mut Scratch::default());
@@ -545,8 +569,7 @@ mod tests {
             for j in 0..rows {
                 w.decode(j, 0..cols, &mut row);
                 for i in 0..2 {
-                    let terms =
-                        |k: usize| acts.q[i * cols + k] as f64 * acts.d[(i * cols + k) / 16] as f64 * row[k] as f64;
+                    let terms = |k: usize| acts.code(i, k) as f64 * acts.d[(i * cols + k) / 16] as f64 * row[k] as f64;
                     let want: f64 = (0..cols).map(terms).sum();
                     let size: f64 = (0..cols).map(|k| terms(k).abs()).sum();
                     let got = y[i * rows + j] as f64;

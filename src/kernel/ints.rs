@@ -6,11 +6,11 @@
 //!
 //! An instruction set gives it these operations, as functions of the module around it: the types `F` (16 floats) and `I`
 //! (16 `i32`, or 64 bytes: 4 neighbouring codes a row), `load_i`, `load_from`, `store_to`, `store_i`, `splat`, `splat_i`,
-//! `fma`, `mul`, `to_float`, `and`, `or`, `shl`, `shr` (of 32 bits), `byte`, `signed_byte`, `low_nibbles`, `high_nibbles`,
+//! `fma`, `mul`, `to_float`, `plus` (of `I`), `and`, `or`, `shl`, `shr` (of 32 bits), `byte`, `signed_byte`, `low_nibbles`, `high_nibbles`,
 //! `flip` (bytes with their top bit inverted), `look_up` (of codes below 16), `bits_to_16`, `low_halves` and `high_halves`
 //! (of each lane, to float), `halves` (16 from memory, to float), `transpose` (16 bytes of 16 rows, to 4 vectors; codes
 //! by `arrange`, which is the same), `dwords` (4 bytes of 16 rows), `heads` (a half of each), `prefetch`, `int_four` (adds
-//! the products of 16 columns), `int_part` (the same for a tile); and the size of its tile, rows of activations `INT_X`, or
+//! the products of 16 columns), `int_part` (the same for a tile), `int_wide` (for wide codes of activations); and the size of its tile, rows of activations `INT_X`, or
 //! `WHOLE_X` with codes of 8 bits, and panels `PANELS`. One with a tile of its own gives `store_codes` and `scaled_tile` too.
 
 /// Widths of codes, for instruction sets to which they matter: at most 5 bits, at most 7, 8.
@@ -94,21 +94,45 @@ macro_rules! integers {
         #[derive(Clone, Copy)]
         struct Sides<'a> {
             x: &'a Acts8,
-            /// What the integer sum of each part of 16 columns starts from, so that codes count from their zero:
-            /// `[rows, C / 16]`.
+            /// What the integer sum of each part of 16 columns starts from, so that codes of weights count from their zero:
+            /// `[rows, C / 16]`. That of wide codes, where parts share one, stands at the first of them.
             start: &'a [i32],
             /// `Σ d · Σ q` of each block of columns that share a min: `[rows, C / SUB]`.
             totals: &'a [f32],
+        }
+
+        /// The integer sums of 16 rows of 16 codes with the activations at `q`, from `start`.
+        ///
+        /// # Safety
+        /// There are 16 activations.
+        $(#[target_feature(enable = $feature)])+
+        #[inline]
+        unsafe fn sixteen(start: I, codes: [I; 4], q: *const i8, zero: u8) -> I {
+            // SAFETY: the caller's promise.
+            unsafe {
+                match zero {
+                    128 => int_four::<WHOLE>(start, codes, q),
+                    32 => int_four::<MIDDLE>(start, codes, q),
+                    _ => int_four::<NARROW>(start, codes, q),
+                }
+            }
         }
 
         /// Rows `rows` with `M` rows of activations, as the codes come. Not inlined: an engine of WebAssembly saves on the
         /// registers of a function that has become too large.
         $(#[target_feature(enable = $feature)])+
         #[inline(never)]
-        fn few<const ID: u32, const M: usize, const T: bool>(w: &Matrix, rows: Range<usize>, after: &[u8], of: Sides, y: &mut Tile) {
+        fn few<const ID: u32, const M: usize, const WIDE: bool, const T: bool>(
+            w: &Matrix,
+            rows: Range<usize>,
+            after: &[u8],
+            of: Sides,
+            y: &mut Tile,
+        ) {
             let (zero, sub, min) = codes_of::<ID>(w);
             let (x, c, signed) = (of.x, of.x.c, SIGNED_CODES && zero == 128);
-            assert!(x.rows() == M && x.q.len() >= M * c && x.d.len() >= M * c / 16, "activations");
+            assert!(x.n == M && x.wide == WIDE && x.q.len() >= if WIDE { 2 * M * c } else { M * c }, "activations");
+            assert!(x.d.len() >= M * c / 16, "their scales");
             assert!(min || signed || of.start.len() >= M * c / 16, "starts");
             assert!(!min || of.totals.len() >= M * c / sub, "totals");
             let ahead = ahead(w);
@@ -121,22 +145,29 @@ macro_rules! integers {
                 let (mut acc, mut low) = ([splat(0.0); M], [splat(0.0); M]);
                 let mut take = |b: usize, columns: Columns| {
                     debug_assert!(32 * b < c);
+                    let codes = |part: usize| array!(splat_i(0); k => columns.codes[4 * part + k]);
                     for m in 0..M {
                         let mut scaled = splat(0.0);
+                        // Of wide codes: the sums of both bytes, through all parts of a block.
+                        let (mut high, mut ints) = (splat_i(0), splat_i(0));
                         for part in 0..2 {
                             let at = m * (c / 16) + 2 * b + part;
                             // SAFETY: `b` counts the 32 columns of a row, and the asserts above cover all rows.
                             unsafe {
-                                let start = if min || signed { 0 } else { *of.start.as_ptr().add(at) };
-                                let mut ints = splat_i(start);
                                 let q = x.q.as_ptr().add(16 * at);
-                                let codes = array!(splat_i(0); k => columns.codes[4 * part + k]);
-                                ints = match zero {
-                                    128 => int_four::<WHOLE>(ints, codes, q),
-                                    32 => int_four::<MIDDLE>(ints, codes, q),
-                                    _ => int_four::<NARROW>(ints, codes, q),
-                                };
-                                scaled = fma(splat(*x.d.as_ptr().add(at)), to_float(ints), scaled);
+                                let d = splat(*x.d.as_ptr().add(at));
+                                let start = if min || signed { 0 } else { *of.start.as_ptr().add(at) };
+                                if WIDE {
+                                    if part == 0 || sub == 16 {
+                                        (high, ints) = (splat_i(0), splat_i(start));
+                                    }
+                                    high = sixteen(high, codes(part), q, zero);
+                                    ints = sixteen(ints, codes(part), q.add(M * c), zero);
+                                    scaled = mul(d, to_float(plus(shl(high, 4), ints)));
+                                } else {
+                                    let ints = sixteen(splat_i(start), codes(part), q, zero);
+                                    scaled = fma(d, to_float(ints), scaled);
+                                }
                             }
                             if sub == 16 {
                                 acc[m] = fma(columns.scales[part], scaled, acc[m]);
@@ -160,28 +191,24 @@ macro_rules! integers {
                     unpack::<ID, SOON>(w, &blocks.plain(), &mut take);
                 }
                 for m in 0..M {
-                    finish(x, m, acc[m], low[m], y, group.start - rows.start..group.end - rows.start);
+                    finish(m, acc[m], low[m], y, group.start - rows.start..group.end - rows.start);
                 }
             }
         }
 
-        /// Writes the sums of row `i` of the activations with the rows of weights `at`, 16 at most: those of the first part
-        /// of a row, or of its second, added.
+        /// Writes the sums of row `i` of the activations with the rows of weights `at`, 16 at most.
         $(#[target_feature(enable = $feature)])+
         #[inline]
-        fn finish(x: &Acts8, i: usize, acc: F, low: F, y: &mut Tile, at: Range<usize>) {
+        fn finish(i: usize, acc: F, low: F, y: &mut Tile, at: Range<usize>) {
             let sum = fma(splat(1.0), acc, low);
-            let again = i >= x.n;
-            let out = &mut y.row(if again { i - x.n } else { i })[at];
+            let out = &mut y.row(i)[at];
             match <&mut [f32; 16]>::try_from(&mut *out) {
-                Ok(out) if again => store_to(out, fma(splat(1.0), load_from(out), sum)),
                 Ok(out) => store_to(out, sum),
                 Err(_) => {
                     let mut lanes = [0.0; 16];
                     store_to(&mut lanes, sum);
-                    for (out, lane) in out.iter_mut().zip(lanes) {
-                        *out = if again { *out + lane } else { lane };
-                    }
+                    let count = out.len();
+                    out.copy_from_slice(&lanes[..count]);
                 }
             }
         }
@@ -203,7 +230,7 @@ macro_rules! integers {
 
         /// Goes on with rows `i..i + M` of the activations.
         $(#[target_feature(enable = $feature)])+
-        fn int_tile<const M: usize, const P: usize, const SUB: usize, const MIN: bool, const BITS: u8>(
+        fn int_tile<const M: usize, const P: usize, const SUB: usize, const MIN: bool, const BITS: u8, const WIDE: bool>(
             panels: &[Panel; P],
             piece: &mut Piece<P>,
             of: Sides,
@@ -219,7 +246,7 @@ macro_rules! integers {
                     array!([splat(0.0); P]; m => array!(splat(0.0); p => load_from(&piece.sums[i + m][p][min])))
                 }
             });
-            scaled_tile::<M, P, SUB, BITS>(panels, cols.clone(), of, MIN, i, &mut acc);
+            scaled_tile::<M, P, SUB, BITS, WIDE>(panels, cols.clone(), of, MIN, i, &mut acc);
             if MIN {
                 let (x, blocks) = (of.x, cols.start / SUB..cols.end / SUB);
                 let totals: [&[f32]; M] = array!(&[][..]; m => &of.totals[(i + m) * x.c / SUB..][blocks.clone()]);
@@ -237,7 +264,7 @@ macro_rules! integers {
                 for p in 0..P {
                     if piece.last {
                         let at = piece.at.start + 16 * p;
-                        finish(of.x, i + m, acc[m][p], low[m][p], piece.y, at..(at + 16).min(piece.at.end));
+                        finish(i + m, acc[m][p], low[m][p], piece.y, at..(at + 16).min(piece.at.end));
                         continue;
                     }
                     let sums = &mut piece.sums[i + m][p];
@@ -250,25 +277,25 @@ macro_rules! integers {
         }
 
         $(#[target_feature(enable = $feature)])+
-        fn int_rows<const P: usize, const SUB: usize, const MIN: bool, const BITS: u8>(
+        fn int_rows<const P: usize, const SUB: usize, const MIN: bool, const BITS: u8, const WIDE: bool>(
             panels: &[Panel; P],
             mut piece: Piece<P>,
             of: Sides,
         ) {
             let mut i = 0;
-            while i < of.x.rows() {
-                let left = of.x.rows() - i;
+            while i < of.x.n {
+                let left = of.x.n - i;
                 i += if BITS == WHOLE && left >= WHOLE_X {
-                    int_tile::<WHOLE_X, P, SUB, MIN, BITS>(panels, &mut piece, of, i);
+                    int_tile::<WHOLE_X, P, SUB, MIN, BITS, WIDE>(panels, &mut piece, of, i);
                     WHOLE_X
                 } else if BITS != WHOLE && left >= INT_X {
-                    int_tile::<INT_X, P, SUB, MIN, BITS>(panels, &mut piece, of, i);
+                    int_tile::<INT_X, P, SUB, MIN, BITS, WIDE>(panels, &mut piece, of, i);
                     INT_X
                 } else if left >= 2 {
-                    int_tile::<2, P, SUB, MIN, BITS>(panels, &mut piece, of, i);
+                    int_tile::<2, P, SUB, MIN, BITS, WIDE>(panels, &mut piece, of, i);
                     2
                 } else {
-                    int_tile::<1, P, SUB, MIN, BITS>(panels, &mut piece, of, i);
+                    int_tile::<1, P, SUB, MIN, BITS, WIDE>(panels, &mut piece, of, i);
                     1
                 };
             }
@@ -276,7 +303,7 @@ macro_rules! integers {
 
         /// Rows `rows` and those `apart` (see [`group`]) by way of `P` panels, to columns `at` of `y`.
         $(#[target_feature(enable = $feature)])+
-        fn many<const ID: u32, const P: usize, const T: bool>(
+        fn many<const ID: u32, const P: usize, const WIDE: bool, const T: bool>(
             w: &Matrix,
             rows: Range<usize>,
             apart: usize,
@@ -321,12 +348,12 @@ macro_rules! integers {
                     at: at.clone(),
                 };
                 match (sub, min, zero) {
-                    (32, true, _) => int_rows::<P, 32, true, NARROW>(panels, piece, of),
-                    (32, false, 128) => int_rows::<P, 32, false, WHOLE>(panels, piece, of),
-                    (32, false, _) => int_rows::<P, 32, false, NARROW>(panels, piece, of),
-                    (_, false, 32) => int_rows::<P, 16, false, MIDDLE>(panels, piece, of),
-                    (_, false, _) => int_rows::<P, 16, false, NARROW>(panels, piece, of),
-                    (_, true, _) => int_rows::<P, 16, true, NARROW>(panels, piece, of),
+                    (32, true, _) => int_rows::<P, 32, true, NARROW, WIDE>(panels, piece, of),
+                    (32, false, 128) => int_rows::<P, 32, false, WHOLE, WIDE>(panels, piece, of),
+                    (32, false, _) => int_rows::<P, 32, false, NARROW, WIDE>(panels, piece, of),
+                    (_, false, 32) => int_rows::<P, 16, false, MIDDLE, WIDE>(panels, piece, of),
+                    (_, false, _) => int_rows::<P, 16, false, NARROW, WIDE>(panels, piece, of),
+                    (_, true, _) => int_rows::<P, 16, true, NARROW, WIDE>(panels, piece, of),
                 }
             }
         }
@@ -339,9 +366,10 @@ macro_rules! integers {
 
         $(#[target_feature(enable = $feature)])+
         fn with_format<const ID: u32, const T: bool>(w: &Matrix, rows: Range<usize>, after: &[u8], of: Sides, sums: &mut [f32], y: &mut Tile) {
-            match of.x.rows() {
-                1 => return few::<ID, 1, T>(w, rows, after, of, y),
-                2 => return few::<ID, 2, T>(w, rows, after, of, y),
+            match (of.x.n, of.x.wide) {
+                (1, false) => return few::<ID, 1, false, T>(w, rows, after, of, y),
+                (1, true) => return few::<ID, 1, true, T>(w, rows, after, of, y),
+                (2, false) => return few::<ID, 2, false, T>(w, rows, after, of, y),
                 _ => (),
             }
             let data = bytes::<T>(w, rows.clone());
@@ -355,10 +383,11 @@ macro_rules! integers {
                 let at = first - rows.start..taken.end - rows.start;
                 first = taken.end;
                 // The last rows may not fill all panels.
-                if fill {
-                    many::<ID, PANELS, T>(w, taken, apart, of, &mut panels, sums, y, at);
-                } else {
-                    many::<ID, 1, T>(w, taken, apart, of, &mut panels, sums, y, at);
+                match (fill, of.x.wide) {
+                    (true, false) => many::<ID, PANELS, false, T>(w, taken, apart, of, &mut panels, sums, y, at),
+                    (true, true) => many::<ID, PANELS, true, T>(w, taken, apart, of, &mut panels, sums, y, at),
+                    (false, false) => many::<ID, 1, false, T>(w, taken, apart, of, &mut panels, sums, y, at),
+                    (false, true) => many::<ID, 1, true, T>(w, taken, apart, of, &mut panels, sums, y, at),
                 }
             }
         }
@@ -368,15 +397,18 @@ macro_rules! integers {
             let Codes { zero, sub, min, .. } = *w.format.codes.as_ref().expect("a format with codes");
             assert!(x.c == w.cols && w.cols % 32 == 0, "activations of {} columns for {}", x.c, w.cols);
             assert!(chunk(w) <= CHUNK, "blocks in a panel");
-            let parts = x.rows() * x.c / 16;
+            let parts = x.n * x.c / 16;
             let [sums, start, totals] = scratch.three(
-                if chunk(w) < w.cols { 32 * PANELS * x.rows() } else { 0 },
+                if chunk(w) < w.cols { 32 * PANELS * x.n } else { 0 },
                 if min { 0 } else { parts },
                 if min && sub == 16 { parts } else { 0 },
             );
             let start: &mut [i32] = bytemuck::cast_slice_mut(start);
             for (start, s) in start.iter_mut().zip(&x.s) {
                 *start = -(zero as i32) * s;
+            }
+            if x.wide && sub == 32 {
+                start.as_chunks_mut::<2>().0.iter_mut().for_each(|[a, b]| *a += core::mem::take(b));
             }
             for ((total, d), s) in totals.iter_mut().zip(&x.d).zip(&x.s) {
                 *total = d * *s as f32;
@@ -420,7 +452,7 @@ macro_rules! integers {
 
         /// The scaled sums of `int_tile`. `min`: the format has mins, and its codes no zero.
         $(#[target_feature(enable = $feature)])+
-        fn scaled_tile<const M: usize, const P: usize, const SUB: usize, const BITS: u8>(
+        fn scaled_tile<const M: usize, const P: usize, const SUB: usize, const BITS: u8, const WIDE: bool>(
             panels: &[Panel; P],
             cols: Range<usize>,
             of: Sides,
@@ -429,8 +461,12 @@ macro_rules! integers {
             acc: &mut [[F; P]; M],
         ) {
             let (x, free) = (of.x, min || SIGNED_CODES && BITS == WHOLE);
+            // Columns that share a scale on both sides.
+            let step = if WIDE { SUB } else { 16 };
             let parts = cols.start / 16..cols.end / 16;
-            let q: [&[i8]; M] = array!(&[][..]; m => &x.q[(i + m) * x.c..][cols.clone()]);
+            let row = |i: usize| &x.q[i * x.c..][cols.clone()];
+            let q: [&[i8]; M] = array!(&[][..]; m => row(i + m));
+            let low_q: [&[i8]; M] = array!(&[][..]; m => if WIDE { row(x.n + i + m) } else { &[] });
             let d: [&[f32]; M] = array!(&[][..]; m => &x.d[(i + m) * x.c / 16..][parts.clone()]);
             let s: [&[i32]; M] = array!(&[][..]; m => {
                 if free { &[][..] } else { &of.start[(i + m) * x.c / 16..][parts.clone()] }
@@ -438,21 +474,28 @@ macro_rules! integers {
             let count = cols.len() / SUB;
             for b in 0..count {
                 let mut scaled = [[splat(0.0); P]; M];
-                for part in b * (SUB / 16)..(b + 1) * (SUB / 16) {
+                for at in (b * (SUB / 16)..(b + 1) * (SUB / 16)).step_by(step / 16) {
                     // SAFETY: `b` is below `count`, and the slices above hold that many blocks, scales and sums.
                     unsafe {
                         let mut ints: [[I; P]; M] = array!([splat_i(0); P]; m => {
-                            [splat_i(if free { 0 } else { *s[m].as_ptr().add(part) }); P]
+                            [splat_i(if free { 0 } else { *s[m].as_ptr().add(at) }); P]
                         });
-                        int_part::<M, P, BITS>(
-                            &mut ints,
-                            array!(core::ptr::null(); p => panels[p].codes.as_ptr().add(4 * part)),
-                            array!(core::ptr::null(); m => q[m].as_ptr().add(16 * part)),
-                        );
+                        let codes = array!(core::ptr::null(); p => panels[p].codes.as_ptr().add(4 * at));
+                        let q = array!(core::ptr::null(); m => q[m].as_ptr().add(16 * at));
+                        if WIDE {
+                            let low_q = array!(core::ptr::null(); m => low_q[m].as_ptr().add(16 * at));
+                            int_wide::<M, P, BITS>(&mut ints, codes, q, low_q, SUB / 16);
+                        } else {
+                            int_part::<M, P, BITS>(&mut ints, codes, q);
+                        }
                         for m in 0..M {
-                            let d = splat(*d[m].as_ptr().add(part));
+                            let d = splat(*d[m].as_ptr().add(at));
                             for p in 0..P {
-                                scaled[m][p] = fma(d, to_float(ints[m][p]), scaled[m][p]);
+                                scaled[m][p] = if WIDE {
+                                    mul(d, to_float(ints[m][p]))
+                                } else {
+                                    fma(d, to_float(ints[m][p]), scaled[m][p])
+                                };
                             }
                         }
                     }
@@ -468,3 +511,41 @@ macro_rules! integers {
     };
 }
 pub(super) use integers;
+
+/// The products of a tile with wide codes by those of their bytes.
+macro_rules! int_wide {
+    ($($feature:tt)+) => {
+        /// Adds to each lane the dot products of `count` times 16 codes with wide activations, for `M` rows of these and `P`
+        /// panels.
+        ///
+        /// # Safety
+        /// There are so many activations at each of `high` and `low`, and 4 vectors for each 16 at each of `codes`.
+        $(#[target_feature(enable = $feature)])+
+        #[inline]
+        unsafe fn int_wide<const M: usize, const P: usize, const BITS: u8>(
+            sums: &mut [[I; P]; M],
+            codes: [*const [u8; 64]; P],
+            high: [*const i8; M],
+            low: [*const i8; M],
+            count: usize,
+        ) {
+            let codes = |k: usize| array!(codes[0]; p => codes[p].wrapping_add(4 * k));
+            let at = |q: [*const i8; M], k: usize| array!(q[0]; m => q[m].wrapping_add(16 * k));
+            let mut ints = [[splat_i(0); P]; M];
+            for k in 0..count {
+                // SAFETY: the caller's promise.
+                unsafe { int_part::<M, P, BITS>(&mut ints, codes(k), at(high, k)) };
+            }
+            for m in 0..M {
+                for p in 0..P {
+                    sums[m][p] = plus(shl(ints[m][p], 4), sums[m][p]);
+                }
+            }
+            for k in 0..count {
+                // SAFETY: likewise.
+                unsafe { int_part::<M, P, BITS>(sums, codes(k), at(low, k)) };
+            }
+        }
+    };
+}
+pub(super) use int_wide;

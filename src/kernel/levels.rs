@@ -43,59 +43,51 @@ macro_rules! levels {
         /// [`Kernels::quantize`](crate::kernel::Kernels::quantize).
         $(#[target_feature(enable = $feature)])+
         pub(in crate::kernel) fn quantize(x: &[f32], mut out: Row8) {
-            assert!(x.len() == out.q[0].len() && x.len().is_multiple_of(32), "columns in blocks of 32");
+            assert!(x.len() == out.q.len() && x.len().is_multiple_of(32), "columns in blocks of 32");
+            if out.wide() {
+                return body::quantize_wide(x, out);
+            }
             for (group, x) in x.as_chunks::<16>().0.chunks(BLOCKS).enumerate() {
                 let blocks = BLOCKS * group..BLOCKS * group + x.len();
                 let mut rows = [[0.0; 16]; BLOCKS];
                 rows[..x.len()].copy_from_slice(x);
                 // Lanes without a block round ones.
                 rows[x.len()..].fill([1.0; 16]);
-                for part in 0..out.parts() {
-                    let columns = turn(&rows);
-                    let mut largest = size(load_from(&columns[0]));
-                    for column in &columns[1..] {
-                        largest = most(largest, size(load_from(column)));
+                let columns = turn(&rows);
+                let mut largest = size(load_from(&columns[0]));
+                for column in &columns[1..] {
+                    largest = most(largest, size(load_from(column)));
+                }
+                let mut sizes = [0.0; BLOCKS];
+                store_to(&mut sizes, largest);
+                if !sizes.iter().fold(true, |all, most| all & body::has_scale(*most)) {
+                    for (b, row) in blocks.zip(&rows) {
+                        body::quantize_block(row, b, &mut out);
                     }
-                    let mut sizes = [0.0; BLOCKS];
-                    store_to(&mut sizes, largest);
-                    if !sizes.iter().fold(true, |all, most| all & body::has_scale(*most)) {
-                        for (b, row) in blocks.clone().zip(&rows) {
-                            if part == 0 {
-                                body::quantize_block(row, b, &mut out);
-                            } else {
-                                body::store_block(row, part, b, &mut out);
-                            }
-                        }
-                        break;
-                    }
-                    let level = if part == 0 { best_levels(&columns, largest) } else { splat(LEVELS[0]) };
-                    let (scale, inverse) = (div(largest, level), div(level, largest));
-                    let mut sum = splat(0.0);
-                    for column in &columns {
-                        sum = add(sum, nearest(mul(load_from(column), inverse)));
-                    }
-                    let [mut scales, mut inverses, mut sums] = [[0.0; BLOCKS]; 3];
-                    store_to(&mut scales, scale);
-                    store_to(&mut inverses, inverse);
-                    store_to(&mut sums, sum);
-                    let codes = &mut out.q[part].as_chunks_mut::<16>().0[blocks.clone()];
-                    for (((codes, row), d), inverse) in codes.iter_mut().zip(&mut rows).zip(scales).zip(inverses) {
-                        let x = load_from(row);
-                        let q = nearest(mul(x, splat(inverse)));
-                        code(codes, q);
-                        if part == 0 {
-                            store_to(row, fma(splat(-d), q, x));
-                        }
-                    }
-                    out.d[part][blocks.clone()].copy_from_slice(&scales[..x.len()]);
-                    for (out, sum) in out.s[part][blocks.clone()].iter_mut().zip(sums) {
-                        // The low bits of a number near 1.5·2²³ are those of the integer.
-                        *out = (sum + body::MAGIC).to_bits().wrapping_sub(body::MAGIC.to_bits()) as i32;
-                    }
-                    let low = &mut out.low[part][blocks.start / 2..blocks.end / 2];
-                    for ((low, d), s) in low.iter_mut().zip(scales.as_chunks::<2>().0).zip(sums.as_chunks::<2>().0) {
-                        *low = crate::math::fma(d[1], s[1], crate::math::fma(d[0], s[0], 0.0));
-                    }
+                    continue;
+                }
+                let level = best_levels(&columns, largest);
+                let (scale, inverse) = (div(largest, level), div(level, largest));
+                let mut sum = splat(0.0);
+                for column in &columns {
+                    sum = add(sum, nearest(mul(load_from(column), inverse)));
+                }
+                let [mut scales, mut inverses, mut sums] = [[0.0; BLOCKS]; 3];
+                store_to(&mut scales, scale);
+                store_to(&mut inverses, inverse);
+                store_to(&mut sums, sum);
+                let codes = &mut out.q.as_chunks_mut::<16>().0[blocks.clone()];
+                for ((codes, row), inverse) in codes.iter_mut().zip(&rows).zip(inverses) {
+                    code(codes, nearest(mul(load_from(row), splat(inverse))));
+                }
+                out.d[blocks.clone()].copy_from_slice(&scales[..x.len()]);
+                for (out, sum) in out.s[blocks.clone()].iter_mut().zip(sums) {
+                    // The low bits of a number near 1.5·2²³ are those of the integer.
+                    *out = (sum + body::MAGIC).to_bits().wrapping_sub(body::MAGIC.to_bits()) as i32;
+                }
+                let low = &mut out.low[blocks.start / 2..blocks.end / 2];
+                for ((low, d), s) in low.iter_mut().zip(scales.as_chunks::<2>().0).zip(sums.as_chunks::<2>().0) {
+                    *low = crate::math::fma(d[1], s[1], crate::math::fma(d[0], s[0], 0.0));
                 }
             }
         }

@@ -12,10 +12,10 @@
 //!   the lanes are summed as a tree: `l` with `l+8`, then `+4`, `+2`, `+1`.
 //! * [`Kernels::sums`], [`Kernels::outer`]: one chain an output, in the order of the inner index, by fused multiply-add,
 //!   starting from the value that is there.
-//! * [`Kernels::int_dots`]: for each block of weights that share a scale, in order: `t = Σ d · sum` over its parts of 16
-//!   columns, each `sum` an exact integer, the first a product and the next by fused multiply-add; then
-//!   `acc = fma(scale, t, acc)` and, for formats with a minimum, `low = fma(min, Σ d · Σ q, low)` with the inner sum made
-//!   likewise; the output is `acc`, or `acc + low` with a minimum. Parts of an activation are added last.
+//! * [`Kernels::int_dots`]: for each block of weights that share a scale, in order: `t = Σ d · sum` over its parts that
+//!   share a scale of activations, each `sum` an exact integer, the first a product and the next by fused multiply-add;
+//!   then `acc = fma(scale, t, acc)` and, for formats with a minimum, `low = fma(min, Σ d · Σ q, low)` with the inner sum
+//!   made likewise; the output is `acc`, or `acc + low` with a minimum.
 //! * [`Kernels::brain_dots`]: 16 lanes; lane `l` starts at 0 and adds `x[k+1]·w[k+1]`, then `x[k]·w[k]`, for
 //!   `k = 2l, 2l+32, …` by fused multiply-add; the lanes are summed as above. Such a product is exact, so that it does
 //!   not matter whether it is fused. The unit of `avx512bf16` takes numbers and sums below 2⁻¹²⁶ as 0, the others do not.
@@ -106,32 +106,32 @@ impl<'a> View<'a> {
     }
 }
 
-/// Rows rounded to 8 bits in blocks of 16: `x ≈ d · q`. What the fast path of a linear layer multiplies with. Blocks half
-/// as long as ggml's, and scales that are searched for, leave a smaller rounding error than its own; a second part, the
-/// rounded remainder of the first, leaves hardly any.
+/// Rows rounded to integers, `x ≈ d · q`: what the fast path of a linear layer multiplies with. Narrow ones have 8 bits in
+/// blocks of 16, half as long as ggml's, and scales that are searched for, which leave a smaller rounding error than its
+/// own. Wide ones have 12 bits in blocks of 32, and their error is hardly any; a code is `16 · high + low`, which are kept as
+/// bytes, so that what multiplies bytes can multiply both.
 #[derive(Default, Clone)]
 pub struct Acts8 {
     /// Rows.
     pub n: usize,
     /// Columns, a multiple of 32.
     pub c: usize,
-    /// 1, or 2 if the remainders follow.
-    pub parts: usize,
-    /// Codes −127..127, `[parts, n, c]`.
+    /// Whether codes have 12 bits.
+    pub wide: bool,
+    /// Codes −127..127, `[n, c]`, or `high` −127..127 and then `low` −8..7 of codes −2039..2039, `[2, n, c]`.
     pub q: Vec<i8>,
-    /// Scales, `[parts, n, c / 16]`.
+    /// Scales, `[n, c / 16]`; of wide codes two and two are the same.
     pub d: Vec<f32>,
-    /// Sums of 16 neighbouring codes, `[parts, n, c / 16]`.
+    /// Sums of 16 neighbouring codes, `[n, c / 16]`.
     pub s: Vec<i32>,
-    /// Sums of 32 neighbouring values as rounded, `Σ d · s` from the first, `[parts, n, c / 32]`.
+    /// Sums of 32 neighbouring values as rounded, `Σ d · s` from the first, or `d · Σ s` of wide codes, `[n, c / 32]`.
     pub low: Vec<f32>,
 }
 
 impl Acts8 {
-    /// Room for `n` rows of `c` values in one part or two.
-    pub fn resize(&mut self, n: usize, c: usize, parts: usize) {
+    /// Room for `n` rows of `c` values, narrow or wide.
+    pub fn resize(&mut self, n: usize, c: usize, wide: bool) {
         assert!(c.is_multiple_of(32), "columns {c} in blocks of 32");
-        assert!((1..=2).contains(&parts), "{parts} parts");
         /// Grows to what is asked and not further.
         fn fit<T: Clone + Default>(all: &mut Vec<T>, len: usize) {
             if all.capacity() < len {
@@ -140,55 +140,57 @@ impl Acts8 {
             }
             all.resize(len, T::default());
         }
-        (self.n, self.c, self.parts) = (n, c, parts);
-        fit(&mut self.q, parts * n * c);
-        fit(&mut self.d, parts * n * c / 16);
-        fit(&mut self.s, parts * n * c / 16);
-        fit(&mut self.low, parts * n * c / 32);
+        (self.n, self.c, self.wide) = (n, c, wide);
+        fit(&mut self.q, if wide { 2 * n * c } else { n * c });
+        fit(&mut self.d, n * c / 16);
+        fit(&mut self.s, n * c / 16);
+        fit(&mut self.low, n * c / 32);
     }
 
-    /// Bytes of `n` rows of `c` values in one part or two.
-    pub fn bytes(n: usize, c: usize, parts: usize) -> usize {
-        parts * n * (c + 2 * (c / 4) + c / 8)
+    /// Bytes of `n` rows of `c` values, narrow or wide.
+    pub fn bytes(n: usize, c: usize, wide: bool) -> usize {
+        n * (if wide { 2 * c } else { c } + 2 * (c / 4) + c / 8)
     }
 
     /// Row `i`, to be written.
     pub fn row(&mut self, i: usize) -> Row8<'_> {
         let (n, c) = (self.n, self.c);
-        fn two<T>(all: &mut [T], len: usize, n: usize, i: usize) -> [&mut [T]; 2] {
-            let (first, second) = all.split_at_mut(n * len);
-            [&mut first[i * len..][..len], second.get_mut(i * len..i * len + len).unwrap_or_default()]
-        }
+        let (first, second) = self.q.split_at_mut(n * c);
         Row8 {
-            q: two(&mut self.q, c, n, i),
-            d: two(&mut self.d, c / 16, n, i),
-            s: two(&mut self.s, c / 16, n, i),
-            low: two(&mut self.low, c / 32, n, i),
+            q: &mut first[i * c..][..c],
+            low_q: second.get_mut(i * c..i * c + c).unwrap_or_default(),
+            d: &mut self.d[i * c / 16..][..c / 16],
+            s: &mut self.s[i * c / 16..][..c / 16],
+            low: &mut self.low[i * c / 32..][..c / 32],
         }
     }
 
-    /// Rows of all parts.
-    pub fn rows(&self) -> usize {
-        self.n * self.parts
+    /// Code `k` of row `i`.
+    #[inline(always)]
+    pub fn code(&self, i: usize, k: usize) -> i32 {
+        let q = self.q[i * self.c + k] as i32;
+        if self.wide { 16 * q + self.q[(self.n + i) * self.c + k] as i32 } else { q }
     }
 }
 
-/// One row of [`Acts8`]: the first part, and the second, empty if there is none.
+/// One row of [`Acts8`].
 pub struct Row8<'a> {
-    /// Codes, `[c]`.
-    pub q: [&'a mut [i8]; 2],
+    /// Codes, or their high parts, `[c]`.
+    pub q: &'a mut [i8],
+    /// Low parts of wide codes, `[c]`, or nothing.
+    pub low_q: &'a mut [i8],
     /// Scales, `[c / 16]`.
-    pub d: [&'a mut [f32]; 2],
+    pub d: &'a mut [f32],
     /// Sums of codes, `[c / 16]`.
-    pub s: [&'a mut [i32]; 2],
+    pub s: &'a mut [i32],
     /// Sums of values, `[c / 32]`.
-    pub low: [&'a mut [f32]; 2],
+    pub low: &'a mut [f32],
 }
 
 impl Row8<'_> {
-    /// 1 or 2.
-    pub fn parts(&self) -> usize {
-        if self.q[1].is_empty() { 1 } else { 2 }
+    /// Whether codes have 12 bits.
+    pub fn wide(&self) -> bool {
+        !self.low_q.is_empty()
     }
 }
 
@@ -257,10 +259,12 @@ pub struct Kernels {
     pub row_sums: fn(a: View, w: Stored, y: &mut Tile),
     /// Columns `cols` (on block edges) of rows `rows` of a frozen matrix, decoded. out: `[rows, cols]` without gaps.
     pub decode: fn(w: &Matrix, rows: Range<usize>, cols: Range<usize>, out: &mut [f32]),
-    /// Rounds a row to 8 bits: `q = x / d` to the nearest, ties to even, with the scale `d = max|x| / level` of those
-    /// levels in `body::LEVELS` that leaves the smallest squared error. A block that is not finite keeps its size in `d`
-    /// and has codes 0; one too small for a scale has scale and codes 0. A second part rounds `x − d · q`. x: `[c]`.
+    /// Rounds a row to integers: `q = x / d` to the nearest, ties to even, with the scale `d = max|x| / level` of those
+    /// levels in `body::LEVELS` that leaves the smallest squared error, or `d = max|x| / 2039` for wide codes. A block that is
+    /// not finite keeps its size in `d` and has codes 0; one too small for a scale has scale and codes 0. x: `[c]`.
     pub quantize: fn(x: &[f32], out: Row8),
+    /// Whether activations are always rounded to wide codes, since products with these take no longer.
+    pub wide: bool,
     /// Rounds the columns of 32 rows to blocks of Q8_0, one a column: `d = max|x| / 127`, codes to the nearest, ties to
     /// even. x: `[32, c]`, `c` a multiple of 16, out: `[c, 34]`.
     pub round_columns: fn(x: View, out: &mut [u8]),
@@ -312,7 +316,7 @@ pub struct Compute {
 }
 
 impl Compute {
-    /// Rounds every row of `x` to 8 bits. `out` has room for them.
+    /// Rounds every row of `x` to integers. `out` has room for them.
     pub fn quantize(&self, x: View, out: &mut Acts8) {
         assert!(x.n == out.n && x.c == out.c, "shapes of rounded rows");
         self.pool.acts(out, &|i, row| (self.kernels.quantize)(x.row(i), row));

@@ -334,7 +334,7 @@ struct Loose<'a> {
     low: *mut f32,
     n: usize,
     c: usize,
-    parts: usize,
+    wide: bool,
     life: PhantomData<&'a mut Acts8>,
 }
 
@@ -344,12 +344,12 @@ unsafe impl Sync for Loose<'_> {}
 
 impl<'a> Loose<'a> {
     fn new(acts: &'a mut Acts8) -> Self {
-        let Acts8 { n, c, parts, .. } = *acts;
-        let rows = n * parts;
-        assert!(acts.q.len() >= rows * c && acts.d.len() >= rows * c / 16, "room for rounded rows");
-        assert!(acts.s.len() >= rows * c / 16 && acts.low.len() >= rows * c / 32, "room for their sums");
+        let Acts8 { n, c, wide, .. } = *acts;
+        let codes = if wide { 2 * n * c } else { n * c };
+        assert!(acts.q.len() >= codes && acts.d.len() >= n * c / 16, "room for rounded rows");
+        assert!(acts.s.len() >= n * c / 16 && acts.low.len() >= n * c / 32, "room for their sums");
         let (q, d) = (acts.q.as_mut_ptr(), acts.d.as_mut_ptr());
-        Loose { q, d, s: acts.s.as_mut_ptr(), low: acts.low.as_mut_ptr(), n, c, parts, life: PhantomData }
+        Loose { q, d, s: acts.s.as_mut_ptr(), low: acts.low.as_mut_ptr(), n, c, wide, life: PhantomData }
     }
 
     /// # Safety
@@ -357,22 +357,21 @@ impl<'a> Loose<'a> {
     #[allow(unsafe_code)]
     unsafe fn row(&self, i: usize) -> Row8<'a> {
         assert!(i < self.n, "row {i} of {}", self.n);
-        let two = self.parts > 1;
         /// # Safety
-        /// `len` values from `i · len`, and if `second` from `(n + i) · len`, are borrowed by nobody else.
-        unsafe fn both<'b, T>(all: *mut T, len: usize, i: usize, n: usize, second: bool) -> [&'b mut [T]; 2] {
+        /// `len` values from `i · len` are borrowed by nobody else.
+        unsafe fn of<'b, T>(all: *mut T, len: usize, i: usize) -> &'b mut [T] {
             // SAFETY: the caller's promise.
-            let of = |row: usize, len: usize| unsafe { core::slice::from_raw_parts_mut(all.add(row * len), len) };
-            [of(i, len), if second { of(n + i, len) } else { &mut [] }]
+            unsafe { core::slice::from_raw_parts_mut(all.add(i * len), len) }
         }
         let (n, c) = (self.n, self.c);
         // SAFETY: `new` checked that the vectors hold all rows, and the caller promises the rest.
         unsafe {
             Row8 {
-                q: both(self.q, c, i, n, two),
-                d: both(self.d, c / 16, i, n, two),
-                s: both(self.s, c / 16, i, n, two),
-                low: both(self.low, c / 32, i, n, two),
+                q: of(self.q, c, i),
+                low_q: if self.wide { of(self.q, c, n + i) } else { &mut [] },
+                d: of(self.d, c / 16, i),
+                s: of(self.s, c / 16, i),
+                low: of(self.low, c / 32, i),
             }
         }
     }

@@ -2,9 +2,10 @@
 
 #![allow(unsafe_code)]
 
+#[cfg(target_feature = "relaxed-simd")]
+use super::four::by_halves;
 use super::four::unit;
 use super::{Kernels, Row8, body};
-use crate::math;
 use core::arch::wasm32::*;
 
 /// One register of 4 lanes.
@@ -61,6 +62,7 @@ pub(super) mod lanes {
     );
     op!(float_v(a: I4) -> F4 { f32x4_convert_i32x4(a) });
     op!(mul_w(a: I4, b: I4) -> I4 { i32x4_mul(a, b) });
+    op!(add_w(a: I4, b: I4) -> I4 { i32x4_add(a, b) });
     op!(and_w(a: I4, b: I4) -> I4 { v128_and(a, b) });
     op!(or_w(a: I4, b: I4) -> I4 { v128_or(a, b) });
     op!(xor_w(a: I4, b: I4) -> I4 { v128_xor(a, b) });
@@ -138,7 +140,7 @@ fn by_four(ab: v128, cd: v128) -> v128 {
 /// for them.
 #[inline]
 #[target_feature(enable = "simd128")]
-fn finish(sums: [v128; 2]) {
+fn finish<const N: usize>(sums: [v128; N]) {
     for mut sum in sums {
         // SAFETY: a place of its own. A store keeps its place among loads, which nothing else does.
         unsafe { core::ptr::write_volatile(&mut sum, sum) };
@@ -147,7 +149,10 @@ fn finish(sums: [v128; 2]) {
 
 /// [`Kernels::quantize`](super::Kernels::quantize) with a lane a level.
 fn quantize(x: &[f32], mut out: Row8) {
-    assert!(x.len() == out.q[0].len() && x.len().is_multiple_of(32), "columns in blocks of 32");
+    assert!(x.len() == out.q.len() && x.len().is_multiple_of(32), "columns in blocks of 32");
+    if out.wide() {
+        return body::quantize_wide(x, out);
+    }
     let load = |x: &[f32; 16], i: usize| f32x4(x[4 * i], x[4 * i + 1], x[4 * i + 2], x[4 * i + 3]);
     let [a, b, c, d, e, f, g, h] = body::LEVELS;
     let levels = [f32x4(a, b, c, d), f32x4(e, f, g, h)];
@@ -182,24 +187,20 @@ fn quantize(x: &[f32], mut out: Row8) {
         let words = [i16x8_narrow_i32x4(q[0], q[1]), i16x8_narrow_i32x4(q[2], q[3])];
         // SAFETY: 16 codes.
         unsafe {
-            let codes = out.q[0][16 * b..16 * b + 16].as_mut_ptr();
+            let codes = out.q[16 * b..16 * b + 16].as_mut_ptr();
             v128_store(codes.cast(), i8x16_narrow_i16x8(words[0], words[1]));
         }
         let sums = i32x4_dot_i16x8(i16x8_add(words[0], words[1]), i16x8_splat(1));
         let sums = i32x4_add(sums, i64x2_shuffle::<1, 0>(sums, sums));
-        body::store_scale(d, i32x4_extract_lane::<0>(sums) + i32x4_extract_lane::<1>(sums), 0, b, &mut out);
-        if out.parts() > 1 {
-            let mut rest = *block;
-            for (rest, &q) in rest.iter_mut().zip(&out.q[0][16 * b..]) {
-                *rest = math::fma(-d, q as f32, *rest);
-            }
-            body::store_block(&rest, 1, b, &mut out);
-        }
+        body::store_scale(d, i32x4_extract_lane::<0>(sums) + i32x4_extract_lane::<1>(sums), b, &mut out);
     }
 }
 
 /// The plain kernels, which are compiled for these lanes like all else, but for the search of a scale.
 pub(super) const OTHERS: Kernels = Kernels { quantize, ..body::PLAIN };
+
+/// The same beside products of 16 bits, which take wide activations as they are.
+pub(super) const OTHERS_WIDE: Kernels = Kernels { wide: true, ..OTHERS };
 
 /// 16 bytes of each of 4 rows: as they are.
 ///
@@ -234,10 +235,17 @@ mod wide_dots {
     /// Adds to each lane the dot product of its 16 codes with 16 activations.
     #[inline]
     #[target_feature(enable = "simd128")]
-    pub(super) fn dot_w<const BITS: u8>(mut acc: I4, codes: [I4; 4], x: I4) -> I4 {
+    pub(super) fn dot_w<const BITS: u8>(acc: I4, codes: [I4; 4], x: I4) -> I4 {
+        let [even, odd] = spread_r(0, x);
+        sixteen::<BITS>(acc, codes, even, odd)
+    }
+
+    /// Adds to each lane the dot product of its 16 codes with 16 activations, of which these are the even and the odd ones.
+    #[inline]
+    #[target_feature(enable = "simd128")]
+    fn sixteen<const BITS: u8>(mut acc: I4, codes: [I4; 4], xe: I4, xo: I4) -> I4 {
         // Even and odd bytes of both sides; even ones of codes that are positive need no sign.
         let even = |x| i16x8_shr(i16x8_shl(x, 8), 8);
-        let (xe, xo) = (even(x), i16x8_shr(x, 8));
         for (k, x) in
             [lane::<0>(xe, xo), lane::<1>(xe, xo), lane::<2>(xe, xo), lane::<3>(xe, xo)].into_iter().enumerate()
         {
@@ -293,6 +301,142 @@ mod wide_dots {
             }
             [i32x4_add(i32x4_shr(sums[0], 8), splat_w(start[0])), i32x4_add(i32x4_shr(sums[1], 4), splat_w(start[1]))]
         }
+    }
+
+    /// A code of 12 bits.
+    fn wide(high: &[i8; 32], low: &[i8; 32], k: usize) -> i32 {
+        16 * high[k] as i32 + low[k] as i32
+    }
+
+    /// Adds to each lane the dot product of its 16 codes with 16 wide activations, their high bytes and their low ones.
+    #[inline]
+    #[target_feature(enable = "simd128")]
+    pub(super) fn dot_wide<const BITS: u8>(acc: I4, codes: [I4; 4], x: [I4; 2]) -> I4 {
+        let [even, odd] = join(x[0], x[1]);
+        sixteen::<BITS>(acc, codes, even, odd)
+    }
+
+    /// The even and the odd ones of 16 wide activations, as 16 bits.
+    #[inline]
+    #[target_feature(enable = "simd128")]
+    fn join(high: I4, low: I4) -> [I4; 2] {
+        let even = i16x8_add(i16x8_shr(i16x8_shl(high, 8), 4), i16x8_shr(i16x8_shl(low, 8), 8));
+        [even, i16x8_add(i16x8_shl(i16x8_shr(high, 8), 4), i16x8_shr(low, 8))]
+    }
+
+    /// What `wide_w` gives, in units of the sums.
+    pub(super) const fn unit<const BITS: u8>() -> i32 {
+        if BITS == WHOLE { 1 } else { 16 }
+    }
+
+    /// 32 wide activations as `wide_w` takes them, as 16 bits: with codes of 8 bits as they come, with narrow ones the even and
+    /// the odd ones of each half, the first times 16, since the codes of the second are multiplied where they stand.
+    pub(super) fn spread_wide_w<const BITS: u8>(high: &[i8; 32], low: &[i8; 32]) -> [i32; 32] {
+        let pair = |a: usize, b: usize, by: i32| (wide(high, low, a) * by) & 0xffff | (wide(high, low, b) * by) << 16;
+        core::array::from_fn(|i| match (i, BITS) {
+            (16.., _) => 0,
+            (_, WHOLE) => pair(2 * i, 2 * i + 1, 1),
+            _ => {
+                let first = i / 8 * 16 + i % 4 * 4 + i / 4 % 2;
+                pair(first, first + 2, if i < 8 { 16 } else { 1 })
+            }
+        })
+    }
+
+    /// The dot products of 32 codes of each of 4 rows with 32 wide activations, `unit` times.
+    ///
+    /// # Safety
+    /// There are a half and 32 codes at each of `blocks`, and what `spread_wide_w` gives at `x`.
+    #[inline]
+    #[target_feature(enable = "simd128")]
+    pub(super) unsafe fn wide_w<const BITS: u8>(blocks: Rows, x: *const i32, start: i32) -> I4 {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let x = [load_w(x.cast()), load_w(x.add(4).cast()), load_w(x.add(8).cast()), load_w(x.add(12).cast())];
+            let row = |r: usize| {
+                let at = blocks.at(r).add(2);
+                let [a, b, c, d] = if BITS == WHOLE {
+                    let eight = |k: usize| i16x8_load_extend_i8x8(at.add(8 * k).cast());
+                    [eight(0), eight(1), eight(2), eight(3)]
+                } else {
+                    let (even, low, high) = (load_w(at), i16x8_splat(15), i16x8_splat(15 << 4));
+                    let odd = u16x8_shr(even, 8);
+                    [v128_and(even, low), v128_and(odd, low), v128_and(even, high), v128_and(odd, high)]
+                };
+                i32x4_add(
+                    i32x4_add(i32x4_dot_i16x8(a, x[0]), i32x4_dot_i16x8(b, x[1])),
+                    i32x4_add(i32x4_dot_i16x8(c, x[2]), i32x4_dot_i16x8(d, x[3])),
+                )
+            };
+            let ab = by_two(row(0), row(1));
+            finish([ab]);
+            i32x4_add(by_four(ab, by_two(row(2), row(3))), splat_w(start))
+        }
+    }
+
+    /// 32 wide activations as `wide_t` takes them: of each 4 the even and the odd ones, as 16 bits, of the first half times 16
+    /// with narrow codes.
+    pub(super) fn spread_wide_t<const BITS: u8>(high: &[i8; 32], low: &[i8; 32]) -> [i32; 32] {
+        core::array::from_fn(|i| {
+            let first = i / 2 * 4 + i % 2;
+            let by = if BITS != WHOLE && i < 8 { 16 } else { 1 };
+            match i {
+                16.. => 0,
+                _ => (wide(high, low, first) * by) & 0xffff | (wide(high, low, first + 2) * by) << 16,
+            }
+        })
+    }
+
+    /// The dot products of 16 rows of 32 codes, which stand side by side, with 32 wide activations.
+    ///
+    /// # Safety
+    /// There are 16 rows of codes, and what `spread_wide_t` gives at `x`.
+    #[inline]
+    #[target_feature(enable = "simd128")]
+    pub(super) unsafe fn wide_t<const BITS: u8>(codes: *const u8, x: *const i32, start: i32) -> [I4; 4] {
+        let mut sums = [splat_w(0); 4];
+        let pairs = |a, x: I4, b, y: I4| i32x4_add(i32x4_dot_i16x8(a, x), i32x4_dot_i16x8(b, y));
+        for k in 0..4 {
+            // SAFETY: the caller's promise.
+            unsafe {
+                let x = |i: usize| v128_load32_splat(x.add(2 * k + i).cast());
+                let (low, high) = ([x(0), x(1)], [x(8), x(9)]);
+                for q in 0..4 {
+                    let four = |k: usize| load_w(codes.add(64 * k + 16 * q));
+                    let (a, b) = if BITS == WHOLE {
+                        // 256 times: no sum of 32 such products leaves 32 bits.
+                        let bytes =
+                            |w, [even, odd]: [I4; 2]| pairs(i16x8_shl(w, 8), even, v128_and(w, i16x8_splat(-256)), odd);
+                        (bytes(four(k), low), bytes(four(4 + k), high))
+                    } else {
+                        let (even, lower, upper) = (four(k), i16x8_splat(15), i16x8_splat(15 << 4));
+                        let odd = u16x8_shr(even, 8);
+                        (
+                            pairs(v128_and(even, lower), low[0], v128_and(odd, lower), low[1]),
+                            pairs(v128_and(even, upper), high[0], v128_and(odd, upper), high[1]),
+                        )
+                    };
+                    sums[q] = i32x4_add(sums[q], i32x4_add(a, b));
+                }
+            }
+        }
+        let units = if BITS == WHOLE { 8 } else { 4 };
+        sums.map(|sum| i32x4_add(i32x4_shr(sum, units), splat_w(start)))
+    }
+
+    /// 16 wide activations as `wide_r` takes them.
+    #[inline]
+    #[target_feature(enable = "simd128")]
+    pub(super) fn spread_wide_r(_zero: u8, high: I4, low: I4) -> [I4; 4] {
+        let [even, odd] = join(high, low);
+        [even, odd, splat_w(0), splat_w(0)]
+    }
+
+    /// The dot products of 16 codes of each of 4 rows with 16 wide activations.
+    #[inline]
+    #[target_feature(enable = "simd128")]
+    pub(super) fn wide_r<const BITS: u8, const START: bool>(codes: [I4; 4], x: [I4; 4], start: I4) -> I4 {
+        rows_r::<BITS, START>(codes, [x[0], x[1]], start)
     }
 
     /// 16 activations as `block_t` takes them: of each 4 the even and the odd ones, as 16 bits. Narrow codes are multiplied
@@ -399,7 +543,7 @@ mod wide_dots {
 #[cfg(target_feature = "relaxed-simd")]
 mod relaxed_dots {
     use super::lanes::*;
-    use super::{by_four, by_two, finish};
+    use super::{by_four, by_halves, by_two, finish};
     use crate::kernel::ints::{NARROW, WHOLE};
     use core::arch::wasm32::*;
 
@@ -423,6 +567,8 @@ mod relaxed_dots {
         let [a, b, c, d] = dots;
         i32x4_add(acc, i32x4_add(i32x4_add(a, b), i32x4_add(c, d)))
     }
+
+    by_halves!("simd128,relaxed-simd");
 
     /// 16 activations as `block_w` takes them; where codes have a sign, which of them are below 0, and their sizes.
     pub(super) fn spread_w<const BITS: u8>(x: &[i8; 16], _part: usize) -> [i32; 8] {

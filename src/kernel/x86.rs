@@ -9,7 +9,7 @@ pub(super) use avx2::quantize;
 use super::body;
 use super::floats::products;
 use super::halves::halves;
-use super::ints::integers;
+use super::ints::{int_wide, integers};
 use super::levels::levels;
 use super::stored::stored;
 use super::unpack::Rows;
@@ -198,6 +198,7 @@ pub(super) mod avx2 {
         // SAFETY: the array has 64 bytes.
         unsafe { _mm256_storeu_si256(p, x[0]); _mm256_storeu_si256(p.add(1), x[1]) }
     });
+    op!(plus(a: I, b: I) -> I { [_mm256_add_epi32(a[0], b[0]), _mm256_add_epi32(a[1], b[1])] });
     op!(and(a: I, b: I) -> I { [_mm256_and_si256(a[0], b[0]), _mm256_and_si256(a[1], b[1])] });
     op!(or(a: I, b: I) -> I { [_mm256_or_si256(a[0], b[0]), _mm256_or_si256(a[1], b[1])] });
     op!(shl(a: I, n: usize) -> I { let n = _mm_cvtsi32_si128(n as i32); [_mm256_sll_epi32(a[0], n), _mm256_sll_epi32(a[1], n)] });
@@ -448,6 +449,7 @@ pub(super) mod avx2 {
     pub(in crate::kernel) use crate::kernel::body::round_brains;
     super::halves!(fma in 2, "avx2" "fma" "f16c");
     super::stored!("avx2" "fma" "f16c");
+    super::int_wide!("avx2" "fma" "f16c");
     super::integers!("avx2" "fma" "f16c");
 }
 
@@ -488,5 +490,6 @@ pub(super) mod avxvnni {
     }
 
     super::int_part!("avx2,fma,f16c,avxvnni");
+    super::int_wide!("avx2" "fma" "f16c" "avxvnni");
     super::integers!("avx2" "fma" "f16c" "avxvnni");
 }

@@ -30,19 +30,16 @@ impl Workspace {
         let slice = head::slice(m.weights.head());
         let linears =
             || m.weights.blocks.iter().flat_map(|block| Linear::ALL.map(|linear| (linear, block.linear(linear))));
-        let inputs = linears().map(|(linear, w)| (w, n, parts(linear))).chain([(&slice, counted, 1)]);
+        let inputs = linears().map(|(linear, w)| (w, n, wide(linear))).chain([(&slice, counted, false)]);
         let products = linears().map(|(_, w)| (w, n)).chain([(&slice, counted)]);
-        Rounded::bytes(inputs) + Back::bytes(products)
+        Rounded::bytes(m.compute.kernels, inputs) + Back::bytes(products)
     }
 }
 
-/// Parts that the input of a layer is rounded in. An error in queries and keys is multiplied by their size before the
-/// softmax and hurts most; these matrices are the smallest, so a second part costs least here.
-pub fn parts(linear: Linear) -> usize {
-    match linear {
-        Linear::Q | Linear::K | Linear::V => 2,
-        _ => 1,
-    }
+/// Whether the input of a layer is rounded to wide integers. An error in queries and keys is multiplied by their size
+/// before the softmax and hurts most; these matrices are the smallest, so that it costs least here.
+pub fn wide(linear: Linear) -> bool {
+    matches!(linear, Linear::Q | Linear::K | Linear::V)
 }
 
 /// One linear layer to compute, and where its output goes.
@@ -70,8 +67,8 @@ pub fn forward<const K: usize>(
         i += 1;
         block.linear(outs[i - 1].linear)
     });
-    let parts = parts(outs[0].linear);
-    let input = Input::new(&m.compute, path, x, &matrices, parts, &mut work.rounded);
+    let wide = wide(outs[0].linear);
+    let input = Input::new(&m.compute, path, x, &matrices, wide, &mut work.rounded);
     for (out, w) in outs.into_iter().zip(matrices) {
         let mut y = Tile::new(out.y, x.n, w.rows);
         linear::forward(&m.compute, w, input.before(m.weights.after(layer, out.linear)), &mut y);

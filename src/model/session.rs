@@ -170,7 +170,7 @@ impl Session {
             for i in (first..n).step_by(HEAD_ROWS) {
                 let rows = HEAD_ROWS.min(n - i);
                 let x = View::new(&self.normed[(i - first) * h.width..], rows, h.width);
-                let input = Input::new(&m.compute, self.config.path, x, &[m.weights.head()], 1, &mut self.head);
+                let input = Input::new(&m.compute, self.config.path, x, &[m.weights.head()], false, &mut self.head);
                 self.logits.resize(rows * vocab, 0.0);
                 linear::forward(&m.compute, m.weights.head(), input, &mut Tile::new(&mut self.logits, rows, vocab));
                 for (r, logits) in self.logits.chunks_exact(vocab).enumerate() {

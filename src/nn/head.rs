@@ -84,7 +84,7 @@ fn some_log_probs(
     for state in state.as_chunks_mut::<2>().0 {
         *state = [f32::NEG_INFINITY, 0.0];
     }
-    let input = Input::new(cx, path, x, &[w], 1, rounded);
+    let input = Input::new(cx, path, x, &[w], false, rounded);
     for start in (0..w.rows).step_by(SLICE) {
         let slice = start..(start + SLICE).min(w.rows);
         let (count, part) = (slice.len(), w.part(slice.clone()));

@@ -1,6 +1,6 @@
 //! Products with a frozen matrix: `y = x · Wᵀ`, and `dx += dy · W`.
 
-use crate::kernel::{Acts8, Buffer, Compute, Tile, View};
+use crate::kernel::{Acts8, Buffer, Compute, Kernels, Tile, View};
 use crate::quant::{Format, Halves, Matrix};
 use core::ops::Range;
 use std::prelude::v1::*;
@@ -40,17 +40,17 @@ pub enum Products {
     Floats,
     /// BF16 on both sides.
     Brains,
-    /// 8-bit integers.
+    /// Integers: activations of 8 bits or 12.
     Ints,
 }
 
 impl Products {
-    /// Those with `w` of an input that integer products would take in so many parts. One rounding to BF16 errs less than
-    /// one to 8 bits and more than two, so that where two are needed BF16 meets the input as it is.
-    pub fn of(path: Path, w: &Matrix, parts: usize) -> Self {
+    /// Those with `w` of an input whose integers should be wide or need not. BF16 errs less than 8 bits and more than 12, so
+    /// that where these are wanted it meets the input as it is.
+    pub fn of(path: Path, w: &Matrix, wide: bool) -> Self {
         match (path, &w.format.codes, w.format.id) {
             (Path::Fast, Some(_), _) => Products::Ints,
-            (Path::Fast, None, BF16) if parts == 1 => Products::Brains,
+            (Path::Fast, None, BF16) if !wide => Products::Brains,
             _ => Products::Floats,
         }
     }
@@ -64,12 +64,12 @@ pub struct Rounded {
 }
 
 impl Rounded {
-    /// Bytes it holds for such inputs: for each the matrix, its rows and the parts they are rounded in.
-    pub fn bytes<'a>(inputs: impl Iterator<Item = (&'a Matrix, usize, usize)>) -> usize {
+    /// Bytes it holds for such inputs: for each the matrix, its rows and whether they should be wide.
+    pub fn bytes<'a>(k: &Kernels, inputs: impl Iterator<Item = (&'a Matrix, usize, bool)>) -> usize {
         let (mut acts, mut brains) = (0, 0);
-        for (w, n, parts) in inputs {
-            match Products::of(Path::Fast, w, parts) {
-                Products::Ints => acts = acts.max(Acts8::bytes(n, w.cols, parts)),
+        for (w, n, wide) in inputs {
+            match Products::of(Path::Fast, w, wide) {
+                Products::Ints => acts = acts.max(Acts8::bytes(n, w.cols, wide || k.wide)),
                 Products::Brains => brains = brains.max(4 * n * w.cols.next_multiple_of(PAIRS)),
                 Products::Floats => (),
             }
@@ -99,20 +99,21 @@ impl<'a> Input<'a> {
         Input { x, acts: None, brains: None, after: None }
     }
 
-    /// Rounds `x` if `path` and one of `matrices` call for it: to 8 bits in one part or two, or to BF16.
+    /// Rounds `x` if `path` and one of `matrices` call for it: to integers, which are wide if they should be or if these take
+    /// no longer, or to BF16.
     pub fn new(
         cx: &Compute,
         path: Path,
         x: View<'a>,
         matrices: &[&Matrix],
-        parts: usize,
+        wide: bool,
         rounded: &'a mut Rounded,
     ) -> Self {
         let mut input = Input::exact(x);
         let Rounded { acts, brains } = rounded;
-        let any = |products| matrices.iter().any(|w| Products::of(path, w, parts) == products);
+        let any = |products| matrices.iter().any(|w| Products::of(path, w, wide) == products);
         if any(Products::Ints) {
-            acts.resize(x.n, x.c, parts);
+            acts.resize(x.n, x.c, wide || cx.kernels.wide);
             cx.quantize(x, acts);
             input.acts = Some(acts);
         }
@@ -209,16 +210,16 @@ fn granule(w: &Matrix, threads: usize) -> usize {
     if w.format.block > 32 { w.format.block } else { even(w.cols, threads, COLUMNS) }
 }
 
-/// Values that [`forward`] and [`backward`] hold for each thread, for `n` rows in so many parts.
-pub fn scratch(path: Path, w: &Matrix, n: usize, parts: usize, threads: usize) -> usize {
+/// Values that [`forward`] and [`backward`] hold for each thread, for `n` rows whose integers should be wide or need not.
+pub fn scratch(path: Path, w: &Matrix, n: usize, wide: bool, threads: usize) -> usize {
     let exact = match w.floats() {
         Some(_) => 0,
         None => (TILE * w.cols).max(2 * TILE * granule(w, threads)),
     };
     // Integer products keep sums of two panels of 16 rows, and a number for each 16 columns.
     let whole = |rows: usize, cols: usize| rows * (64 + cols / 16);
-    let ahead = match Products::of(path, w, parts) {
-        Products::Ints => whole(parts * n, w.cols),
+    let ahead = match Products::of(path, w, wide) {
+        Products::Ints => whole(n, w.cols),
         Products::Brains => TILE * w.cols.next_multiple_of(PAIRS),
         Products::Floats => exact,
     };
@@ -304,7 +305,7 @@ impl Back {
     pub fn bytes<'a>(products: impl Iterator<Item = (&'a Matrix, usize)>) -> usize {
         let (mut dy, mut columns, mut sums) = (0, 0, 0);
         for (w, n) in products.filter(|(w, _)| Self::takes(w)) {
-            dy = dy.max(Acts8::bytes(n, w.rows, 1));
+            dy = dy.max(Acts8::bytes(n, w.rows, false));
             columns = columns.max(Self::together(w) * (w.rows / DEEP * 34));
             sums = sums.max(4 * n * Self::together(w));
         }
@@ -313,7 +314,7 @@ impl Back {
 
     fn product(&mut self, cx: &Compute, w: &Matrix, dy: View, into: Place, dx: &mut Tile) {
         let (n, k) = (dy.n, cx.kernels);
-        self.dy.resize(n, w.rows, 1);
+        self.dy.resize(n, w.rows, false);
         cx.quantize(dy, &mut self.dy);
         for first in (0..w.cols).step_by(Self::together(w)) {
             let cols = first..(first + Self::together(w)).min(w.cols);

@@ -230,8 +230,8 @@ impl Run<'_> {
         let (path, meeting) = (self.config.path, counted.min(self.config.slice));
         let attention = f * attention::scratch(h.heads, longest);
         let block = &m.weights.blocks[lowest.min(h.layers - 1)];
-        let of = |linear: Linear| linear::scratch(path, block.linear(linear), n, project::parts(linear), threads);
-        let head = linear::scratch(path, &head::slice(m.weights.head()), meeting, 1, threads);
+        let of = |linear: Linear| linear::scratch(path, block.linear(linear), n, project::wide(linear), threads);
+        let head = linear::scratch(path, &head::slice(m.weights.head()), meeting, false, threads);
         let decoded = f * Linear::ALL.map(of).into_iter().fold(head.max(size.scratch), usize::max);
         Ok(Plan {
             mapped: m.file_len(),

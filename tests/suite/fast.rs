@@ -144,7 +144,7 @@ fn bf16_at_odd_addresses_gives_the_same() {
         let odd = w.halves().is_none();
         let cx = Compute { kernels: kernel::best(), pool: Pool::new(2) };
         let (mut rounded, mut y) = (Rounded::default(), vec![0.0; n * rows]);
-        let input = Input::new(&cx, Path::Fast, View::new(&x, n, cols), &[&w], 1, &mut rounded);
+        let input = Input::new(&cx, Path::Fast, View::new(&x, n, cols), &[&w], false, &mut rounded);
         linear::forward(&cx, &w, input, &mut Tile::new(&mut y, n, rows));
         (odd, y)
     };

@@ -322,14 +322,14 @@ fn every_format_decodes_and_multiplies_as_plain() {
             if format.codes.is_none() {
                 continue;
             }
-            for (n, parts) in [(1, 1), (1, 2), (2, 1), (2, 2), (3, 1), (8, 1), (9, 2), (11, 1), (20, 2)] {
+            for (n, wide) in [(1, 0), (1, 1), (2, 0), (2, 1), (3, 0), (3, 1), (8, 0), (9, 1), (11, 0), (20, 1)] {
                 let mut x = random.values(n * cols);
                 // A block of zeros, one of tiny numbers, one with the largest codes of both signs everywhere.
                 x[..32].fill(0.0);
                 x[(n - 1) * cols..][..32].iter_mut().for_each(|v| *v = v.signum() * 3.0);
                 let x = View::new(&x, n, cols);
                 let mut acts = Acts8::default();
-                acts.resize(n, cols, parts);
+                acts.resize(n, cols, wide == 1);
                 (0..n).for_each(|i| (PLAIN.quantize)(x.row(i), acts.row(i)));
                 for rows in [0..37, 0..1, 3..36, 20..36] {
                     let f = rows.len();
@@ -338,7 +338,7 @@ fn every_format_decodes_and_multiplies_as_plain() {
                     for k in others() {
                         let mut got = vec![1.0; n * f];
                         (k.int_dots)(&w, rows.clone(), w.data(), &acts, &mut Tile::new(&mut got, n, f), &mut scratch);
-                        assert_same(&got, &want, &format!("{}, {n} × {rows:?}, {parts} parts", what(k)));
+                        assert_same(&got, &want, &format!("{}, {n} × {rows:?}, wide {wide}", what(k)));
                     }
                 }
             }
@@ -360,10 +360,10 @@ fn rows_side_by_side_give_the_same_products() {
         let mut bytes = vec![0; w.data().len()];
         w.turn(0..rows, &mut bytes);
         let turned = w.with_turned(Bytes::from(bytes));
-        for (n, parts) in [(1, 1), (1, 2), (2, 2), (7, 1)] {
+        for (n, wide) in [(1, false), (1, true), (2, false), (2, true), (7, false), (7, true)] {
             let x = random.values(n * cols);
             let mut acts = Acts8::default();
-            acts.resize(n, cols, parts);
+            acts.resize(n, cols, wide);
             (0..n).for_each(|i| (PLAIN.quantize)(&x[i * cols..][..cols], acts.row(i)));
             for part in [0..80, 16..48, 3..36] {
                 let f = part.len();
@@ -372,7 +372,7 @@ fn rows_side_by_side_give_the_same_products() {
                 for k in available() {
                     let mut got = vec![1.0; n * f];
                     (k.int_dots)(&turned, part.clone(), w.data(), &acts, &mut Tile::new(&mut got, n, f), &mut scratch);
-                    assert_same(&got, &want, &format!("{} {}, {n} × {part:?}", format.name, k.name));
+                    assert_same(&got, &want, &format!("{} {}, {n} × {part:?}, wide {wide}", format.name, k.name));
                 }
             }
         }
@@ -389,18 +389,18 @@ fn integer_products_are_near_the_exact_ones() {
         let w = random.matrix(format, f, cols);
         let x = random.values(n * cols);
         let x = View::new(&x, n, cols);
-        let mut acts = Acts8::default();
-        acts.resize(n, cols, 1);
-        (0..n).for_each(|i| (PLAIN.quantize)(x.row(i), acts.row(i)));
         let mut weights = vec![0.0; cols];
-        for k in available() {
+        for (k, wide) in available().into_iter().flat_map(|k| [(k, false), (k, true)]) {
+            let mut acts = Acts8::default();
+            acts.resize(n, cols, wide);
+            (0..n).for_each(|i| (PLAIN.quantize)(x.row(i), acts.row(i)));
             let mut y = vec![0.0; n * f];
             (k.int_dots)(&w, 0..f, &[], &acts, &mut Tile::new(&mut y, n, f), &mut Scratch::default());
             for j in 0..f {
                 w.decode(j, 0..cols, &mut weights);
                 for i in 0..n {
                     let terms = |c: usize| {
-                        let x = acts.d[(i * cols + c) / 16] as f64 * acts.q[i * cols + c] as f64;
+                        let x = acts.d[(i * cols + c) / 16] as f64 * acts.code(i, c) as f64;
                         x * weights[c] as f64
                     };
                     let want: f64 = (0..cols).map(terms).sum();
@@ -421,19 +421,28 @@ fn quantised_rows_are_within_half_a_step() {
     x[0..32].fill(0.0);
     x[32] = f32::NAN;
     x[64] = f32::INFINITY;
-    for k in available() {
+    for (k, wide) in available().into_iter().flat_map(|k| [(k, false), (k, true)]) {
         let mut acts = Acts8::default();
-        acts.resize(n, c, 1);
+        acts.resize(n, c, wide);
         let view = View::new(&x, n, c);
         (0..n).for_each(|i| (k.quantize)(view.row(i), acts.row(i)));
-        assert!(acts.d[..2] == [0.0; 2] && acts.q[..32].iter().all(|&q| q == 0));
+        let code = |i: usize| acts.code(i / c, i % c);
+        assert!(acts.d[..2] == [0.0; 2] && (0..32).all(|i| code(i) == 0));
         assert!(acts.d[2].is_nan() && acts.d[4].is_infinite());
+        let most = if wide { 2039 } else { 127 };
+        let mut largest = 0;
         for i in c..n * c {
-            let (d, q) = (acts.d[i / 16], acts.q[i]);
-            assert!((x[i] - d * q as f32).abs() <= 0.5001 * d && q >= -127, "{}: {} as {q} · {d}", k.name, x[i]);
+            let (d, q) = (acts.d[i / 16], code(i));
+            assert!((x[i] - d * q as f32).abs() <= 0.5001 * d, "{}: {} as {q} · {d}", k.name, x[i]);
+            largest = largest.max(q.abs());
         }
-        for (s, q) in acts.s.iter().zip(acts.q.chunks_exact(16)) {
-            assert_eq!(*s, q.iter().map(|&q| q as i32).sum::<i32>());
+        assert!(largest > most * 9 / 10 && largest <= most, "{}: {largest}", k.name);
+        for (i, s) in acts.s.iter().enumerate() {
+            assert_eq!(*s, (16 * i..16 * i + 16).map(code).sum::<i32>());
+        }
+        for (i, low) in acts.low.iter().enumerate().skip(3) {
+            let want: f64 = (32 * i..32 * i + 32).map(|i| acts.d[i / 16] as f64 * code(i) as f64).sum();
+            assert!((*low as f64 - want).abs() <= 1e-5, "{}: {low} for {want}", k.name);
         }
     }
 }
@@ -456,17 +465,17 @@ fn quantised_rows_equal_the_plain_ones() {
             _ => {}
         }
     }
-    for parts in 1..=2 {
+    for wide in [false, true] {
         let rounded = |k: &Kernels| {
             let mut acts = Acts8::default();
-            acts.resize(1, c, parts);
+            acts.resize(1, c, wide);
             (k.quantize)(&x, acts.row(0));
             acts
         };
         let want = rounded(&PLAIN);
         for k in others() {
             let got = rounded(k);
-            assert!(got.q == want.q && got.s == want.s, "{}: codes in {parts} parts", k.name);
+            assert!(got.q == want.q && got.s == want.s, "{}: codes, wide {wide}", k.name);
             assert_same(&got.d, &want.d, &format!("{}: scales", k.name));
             assert_same(&got.low, &want.low, &format!("{}: sums", k.name));
         }

@@ -100,9 +100,9 @@ fn sample(k: &'static Kernels, w: &Matrix, x: &[f32]) -> Vec<f32> {
     let mut all = vec![0.0; f * c];
     (k.decode)(w, 0..f, 0..c, &mut all);
     for n in [1, 2, 3, 4, 7, 8, 16, 33] {
-        for parts in [1, 2] {
+        for wide in [false, true] {
             let (mut rounded, mut y) = (Rounded::default(), vec![0.0; n * f]);
-            let input = Input::new(&cx, Path::Fast, View::new(x, n, c), &[w], parts, &mut rounded);
+            let input = Input::new(&cx, Path::Fast, View::new(x, n, c), &[w], wide, &mut rounded);
             linear::forward(&cx, w, input, &mut Tile::new(&mut y, n, f));
             all.extend(y);
         }
@@ -134,7 +134,7 @@ fn products(k: &'static Kernels, small: &Matrix, large: &Matrix, x: &[f32]) -> P
     let mut y = vec![0.0; ROWS[ROWS.len() - 1] * small.rows.max(COLS)];
     let mut run = |w: &Matrix, n: usize| {
         let mut rounded = Rounded::default();
-        let input = Input::new(&cx, Path::Fast, View::new(x, n, w.cols), &[w], 1, &mut rounded);
+        let input = Input::new(&cx, Path::Fast, View::new(x, n, w.cols), &[w], false, &mut rounded);
         y.resize(y.len().max(n * w.rows), 0.0);
         time(|| linear::forward(&cx, w, input, &mut Tile::new(black_box(&mut y), n, w.rows)))
     };
@@ -239,8 +239,8 @@ fn draw(bed: &mut Bed, with: usize) {
     bed.y[0] = bed.samplers[with].pick(&bed.x[..VOCAB]).expect("finite logits") as f32;
 }
 
-fn quantise(cx: &Compute, bed: &mut Bed, parts: usize) {
-    bed.acts.resize(16, COLS, parts);
+fn quantise(cx: &Compute, bed: &mut Bed, wide: bool) {
+    bed.acts.resize(16, COLS, wide);
     cx.quantize(View::new(&bed.x, 16, COLS), &mut bed.acts);
 }
 
@@ -275,16 +275,16 @@ const PIECES: &[Piece] = &[
         },
     },
     Piece {
-        name: "quantise, one part",
+        name: "quantise to 8 bits",
         unit: "G values/s",
         amount: (16 * COLS) as f64,
-        run: |cx, bed| quantise(cx, bed, 1),
+        run: |cx, bed| quantise(cx, bed, false),
     },
     Piece {
-        name: "quantise, two parts",
+        name: "quantise to 12 bits",
         unit: "G values/s",
         amount: (16 * COLS) as f64,
-        run: |cx, bed| quantise(cx, bed, 2),
+        run: |cx, bed| quantise(cx, bed, true),
     },
     Piece {
         name: "attention, 1 row of 512, f16",

@@ -98,8 +98,8 @@ impl Cost {
             Kind::Decode => n,
         };
         let mut cost = Cost { bytes: 0.0, int8: 0.0, float: 0.0, bf16: 0.0 };
-        let mut add = |m: &Matrix, parts: usize, rows: f64| {
-            let products = match Products::of(config.path, m, parts) {
+        let mut add = |m: &Matrix, wide: bool, rows: f64| {
+            let products = match Products::of(config.path, m, wide) {
                 Products::Ints => &mut cost.int8,
                 Products::Brains => &mut cost.bf16,
                 Products::Floats => &mut cost.float,
@@ -108,9 +108,9 @@ impl Cost {
             cost.bytes += m.data().len() as f64 * passes;
         };
         for block in &w.blocks {
-            Linear::ALL.iter().for_each(|&linear| add(block.linear(linear), project::parts(linear), n));
+            Linear::ALL.iter().for_each(|&linear| add(block.linear(linear), project::wide(linear), n));
         }
-        add(w.head(), 1, passes);
+        add(w.head(), false, passes);
         // Token i sees i + 1 positions more than were there, for a score and for a sum; the cache is read once a pass.
         let seen = n * (n + 1.0) / 2.0 + n * depth;
         cost.float += 2.0 * seen * (h.layers * h.heads.q * h.heads.dim) as f64;

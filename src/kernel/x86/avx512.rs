@@ -89,6 +89,7 @@ op!(store_i(p: &mut [u8; 64], x: I) -> () {
     // SAFETY: the array has 64 bytes.
     unsafe { _mm512_storeu_si512(p.as_mut_ptr().cast(), x) }
 });
+op!(plus(a: I, b: I) -> I { _mm512_add_epi32(a, b) });
 op!(and(a: I, b: I) -> I { _mm512_and_si512(a, b) });
 op!(or(a: I, b: I) -> I { _mm512_or_si512(a, b) });
 op!(shl(a: I, n: usize) -> I { _mm512_sll_epi32(a, _mm_cvtsi32_si128(n as i32)) });
@@ -190,7 +191,7 @@ fn store_codes(panel: &mut [[u8; 64]; 8], codes: [I; 8], _zero: u8) {
 
 /// The scaled sums of `int_tile`. `min`: the format has mins, and its codes no zero.
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-fn scaled_tile<const M: usize, const P: usize, const SUB: usize, const BITS: u8>(
+fn scaled_tile<const M: usize, const P: usize, const SUB: usize, const BITS: u8, const WIDE: bool>(
     panels: &[Panel; P],
     cols: Range<usize>,
     of: Sides,
@@ -201,12 +202,14 @@ fn scaled_tile<const M: usize, const P: usize, const SUB: usize, const BITS: u8>
     let (x, c) = (of.x, of.x.c);
     assert!(M > 0 && P > 0 && cols.end <= c && cols.len() <= CHUNK && cols.len().is_multiple_of(32), "columns");
     let [q, d] = [i * c..(i + M) * c, i * (c / 16)..(i + M) * (c / 16)];
-    let (q, s) = (&x.q[q], if min { &[][..] } else { &of.start[d.clone()] });
-    let d = &x.d[d];
+    let s = if min { &[][..] } else { &of.start[d.clone()] };
+    let low_q = if WIDE { &x.q[(x.n + i) * c..(x.n + i + M) * c] } else { &[] };
+    let (q, d) = (&x.q[q], &x.d[d]);
     let mut at = Place {
         codes: panels[0].codes.as_ptr().cast(),
         scales: panels[0].scales.as_ptr().cast(),
         q: q[cols.start..].as_ptr(),
+        low_q: if WIDE { low_q[cols.start..].as_ptr() } else { core::ptr::null() },
         d: d[cols.start / 16..].as_ptr(),
         s: if min { core::ptr::null() } else { s[cols.start / 16..].as_ptr() },
         down: c,
@@ -216,14 +219,16 @@ fn scaled_tile<const M: usize, const P: usize, const SUB: usize, const BITS: u8>
         // SAFETY: the slices hold `M` rows of `c` columns, and the panels `cols`, of which 32 follow.
         unsafe {
             match (M, P, min) {
-                (4, 2, false) => four_by_two::<SUB, false>(at, y.as_flattened_mut()),
-                (4, 2, true) => four_by_two::<SUB, true>(at, y.as_flattened_mut()),
+                (4, 2, false) => four_by_two::<SUB, false, WIDE>(at, y.as_flattened_mut()),
+                (4, 2, true) => four_by_two::<SUB, true, WIDE>(at, y.as_flattened_mut()),
+                _ if WIDE => wide_columns::<M, P, SUB>(at, min, &mut y),
                 _ => columns::<M, P, SUB>(at, min, &mut y),
             }
         }
         at.codes = at.codes.wrapping_add(512);
         at.scales = at.scales.wrapping_add(16 * (32 / SUB));
         at.q = at.q.wrapping_add(32);
+        at.low_q = at.low_q.wrapping_add(32);
         at.d = at.d.wrapping_add(2);
         at.s = at.s.wrapping_add(2);
     }
@@ -237,6 +242,8 @@ struct Place {
     codes: *const u8,
     scales: *const f32,
     q: *const i8,
+    /// The low bytes of wide codes.
+    low_q: *const i8,
     d: *const f32,
     s: *const i32,
     down: usize,
@@ -286,8 +293,47 @@ unsafe fn columns<const M: usize, const P: usize, const SUB: usize>(at: Place, m
     }
 }
 
-/// [`columns`] of 4 rows of activations with 2 panels. The integer sums of the first 16 columns become floats between
-/// the products of the second.
+/// The same with wide codes.
+///
+/// # Safety
+/// They are there.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+unsafe fn wide_columns<const M: usize, const P: usize, const SUB: usize>(at: Place, min: bool, acc: &mut [[F; P]; M]) {
+    for part in (0..2).step_by(SUB / 16) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let mut high = [[splat_i(0); P]; M];
+            let mut ints: [[I; P]; M] = array!([splat_i(0); P]; m => {
+                [splat_i(if min { 0 } else { *at.s.add(m * (at.down / 16) + part) }); P]
+            });
+            for k in 4 * part..4 * part + SUB / 4 {
+                let codes: [I; P] = array!(splat_i(0); p => {
+                    load_i(at.codes.add(p * size_of::<Panel>() + 64 * k).cast())
+                });
+                for m in 0..M {
+                    let four = |q: *const i8| splat_i(q.add(m * at.down).cast::<i32>().add(k).read_unaligned());
+                    let (upper, lower) = (four(at.q), four(at.low_q));
+                    for p in 0..P {
+                        high[m][p] = _mm512_dpbusd_epi32(high[m][p], codes[p], upper);
+                        ints[m][p] = _mm512_dpbusd_epi32(ints[m][p], codes[p], lower);
+                    }
+                }
+            }
+            for p in 0..P {
+                let scale = load(at.scales.byte_add(p * size_of::<Panel>() + 64 * part));
+                for m in 0..M {
+                    let d = splat(*at.d.add(m * (at.down / 16) + part));
+                    let scaled = mul(d, to_float(plus(shl(high[m][p], 4), ints[m][p])));
+                    acc[m][p] = fma(scale, scaled, acc[m][p]);
+                }
+            }
+        }
+    }
+}
+
+/// [`columns`], or [`wide_columns`], of 4 rows of activations with 2 panels. The integer sums of the first 16 columns become
+/// floats between the products of the second.
 ///
 /// Assembly: the compiler would load all codes before the first product, and spill.
 ///
@@ -296,7 +342,7 @@ unsafe fn columns<const M: usize, const P: usize, const SUB: usize>(at: Place, m
 #[rustfmt::skip]
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-unsafe fn four_by_two<const SUB: usize, const MIN: bool>(at: Place, acc: &mut [F]) {
+unsafe fn four_by_two<const SUB: usize, const MIN: bool, const WIDE: bool>(at: Place, acc: &mut [F]) {
     let acc: &mut [F; 8] = acc.try_into().expect("4 rows and 2 panels");
     // A row of activations: the registers of its sums, of the integer sums of its first part and of its second, each for
     // both panels; where its codes stand, and its scales and starts. zmm24 and 25 hold codes or scales of both panels.
@@ -328,6 +374,34 @@ unsafe fn four_by_two<const SUB: usize, const MIN: bool>(at: Place, acc: &mut [F
         ([$y:tt $z:tt $a:tt $b:tt $c:tt $d:tt $x:tt $k:tt] second) => { concat!(
             "vpbroadcastd zmm", $c, ", dword ptr [{s} ", $k, " + 4]\n",
             "vmovdqa64 zmm", $d, ", zmm", $c, "\n",
+        ) };
+    }
+    // Of wide codes those of the high bytes start from 0, in the place of the first part, those of the low ones from here.
+    macro_rules! wide {
+        ([$y:tt $z:tt $a:tt $b:tt $c:tt $d:tt $x:tt $k:tt] start $at:tt) => { concat!(
+            "vpbroadcastd zmm", $c, ", dword ptr [{s} ", $k, " + ", $at, "]\n",
+            "vmovdqa64 zmm", $d, ", zmm", $c, "\n",
+        ) };
+        // The products of 4 columns with both bytes;
+        ([$y:tt $z:tt $a:tt $b:tt $c:tt $d:tt $x:tt $k:tt] product $at:tt) => { concat!(
+            "vpbroadcastd zmm26, dword ptr [{x} ", $x, " + ", $at, "]\n",
+            "vpbroadcastd zmm27, dword ptr [{l} ", $x, " + ", $at, "]\n",
+            "vpdpbusd zmm", $a, ", zmm24, zmm26\n",
+            "vpdpbusd zmm", $b, ", zmm25, zmm26\n",
+            "vpdpbusd zmm", $c, ", zmm24, zmm27\n",
+            "vpdpbusd zmm", $d, ", zmm25, zmm27\n",
+        ) };
+        // the sum of both as a float, scaled.
+        ([$y:tt $z:tt $a:tt $b:tt $c:tt $d:tt $x:tt $k:tt] join $at:tt) => { concat!(
+            "vpslld zmm", $a, ", zmm", $a, ", 4\n",
+            "vpslld zmm", $b, ", zmm", $b, ", 4\n",
+            "vpaddd zmm", $a, ", zmm", $a, ", zmm", $c, "\n",
+            "vpaddd zmm", $b, ", zmm", $b, ", zmm", $d, "\n",
+            "vcvtdq2ps zmm", $a, ", zmm", $a, "\n",
+            "vcvtdq2ps zmm", $b, ", zmm", $b, "\n",
+            "vbroadcastss zmm26, dword ptr [{d} ", $k, " + ", $at, "]\n",
+            "vmulps zmm", $a, ", zmm", $a, ", zmm26\n",
+            "vmulps zmm", $b, ", zmm", $b, ", zmm26\n",
         ) };
     }
     // get the products of 4 columns,
@@ -396,9 +470,9 @@ unsafe fn four_by_two<const SUB: usize, const MIN: bool>(at: Place, acc: &mut [F
     macro_rules! step {
         ($side:tt $at:tt $x:tt) => { concat!(load!("c" $at), rows!(product $side $x)) };
     }
-    macro_rules! assembly {
+    macro_rules! narrow {
         ($start:ident, [$($middle:expr),*], [$($end:expr),*]) => {
-            core::arch::asm!(
+            assembly!(
                 rows!($start first),
                 step!(first "0" "0"), step!(first "64" "4"), step!(first "128" "8"), step!(first "192" "12"),
                 rows!($start second),
@@ -407,8 +481,19 @@ unsafe fn four_by_two<const SUB: usize, const MIN: bool>(at: Place, acc: &mut [F
                 step!(second "384" "24"), $($middle,)*
                 step!(second "448" "28"), rows!(float second),
                 $($end,)*
-                "/* {s} */",
+            )
+        };
+    }
+    macro_rules! sixteen {
+        ($(($at:tt $x:tt)),*) => { concat!($(load!("c" $at), rows!(wide product $x)),*) };
+    }
+    macro_rules! assembly {
+        ($($line:expr,)*) => {
+            core::arch::asm!(
+                $($line,)*
+                "/* {s} {l} */",
                 c = in(reg) at.codes, w = in(reg) at.scales, x = in(reg) at.q, d = in(reg) at.d, s = in(reg) at.s,
+                l = in(reg) at.low_q,
                 n = in(reg) at.down, n3 = in(reg) 3 * at.down, k = in(reg) at.down / 4, k3 = in(reg) at.down / 4 * 3,
                 panel = const size_of::<Panel>(),
                 inout("zmm0") acc[0], inout("zmm1") acc[1], inout("zmm2") acc[2], inout("zmm3") acc[3],
@@ -416,27 +501,57 @@ unsafe fn four_by_two<const SUB: usize, const MIN: bool>(at: Place, acc: &mut [F
                 out("zmm8") _, out("zmm9") _, out("zmm10") _, out("zmm11") _, out("zmm12") _, out("zmm13") _,
                 out("zmm14") _, out("zmm15") _, out("zmm16") _, out("zmm17") _, out("zmm18") _, out("zmm19") _,
                 out("zmm20") _, out("zmm21") _, out("zmm22") _, out("zmm23") _, out("zmm24") _, out("zmm25") _,
-                out("zmm26") _,
+                out("zmm26") _, out("zmm27") _,
                 options(readonly, nostack, preserves_flags),
             )
         };
     }
     macro_rules! shared {
-        ($start:ident) => { assembly!($start, [], [rows!(plus), load!("w" "0"), rows!(add first)]) };
+        ($start:ident) => { narrow!($start, [], [rows!(plus), load!("w" "0"), rows!(add first)]) };
     }
     macro_rules! each {
         ($start:ident) => {
-            assembly!($start, [load!("w" "0"), rows!(add first)],
+            narrow!($start, [load!("w" "0"), rows!(add first)],
                 [rows!(times second), load!("w" "64"), rows!(add second)])
+        };
+    }
+    macro_rules! wide_starts {
+        (start $at:tt) => { concat!(rows!(zero first), rows!(wide start $at)) };
+        (zero $at:tt) => { concat!(rows!(zero first), rows!(zero second)) };
+    }
+    macro_rules! wide_shared {
+        ($start:ident) => {
+            assembly!(
+                wide_starts!($start "0"),
+                sixteen!(("0" "0"), ("64" "4"), ("128" "8"), ("192" "12")),
+                sixteen!(("256" "16"), ("320" "20"), ("384" "24"), ("448" "28")),
+                rows!(wide join "0"), load!("w" "0"), rows!(add first),
+            )
+        };
+    }
+    macro_rules! wide_each {
+        ($start:ident) => {
+            assembly!(
+                wide_starts!($start "0"),
+                sixteen!(("0" "0"), ("64" "4"), ("128" "8"), ("192" "12")),
+                rows!(wide join "0"), load!("w" "0"), rows!(add first),
+                wide_starts!($start "4"),
+                sixteen!(("256" "16"), ("320" "20"), ("384" "24"), ("448" "28")),
+                rows!(wide join "4"), load!("w" "64"), rows!(add first),
+            )
         };
     }
     // SAFETY: reads the 32 columns: the caller's promise.
     unsafe {
-        match (SUB, MIN) {
-            (32, false) => shared!(start),
-            (32, true) => shared!(zero),
-            (_, false) => each!(start),
-            (_, true) => each!(zero),
+        match (SUB, MIN, WIDE) {
+            (32, false, false) => shared!(start),
+            (32, true, false) => shared!(zero),
+            (_, false, false) => each!(start),
+            (_, true, false) => each!(zero),
+            (32, false, true) => wide_shared!(start),
+            (32, true, true) => wide_shared!(zero),
+            (_, false, true) => wide_each!(start),
+            (_, true, true) => wide_each!(zero),
         }
     }
 }
