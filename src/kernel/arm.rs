@@ -214,6 +214,10 @@ pub(super) mod lanes {
         }
     );
     op!(
+        /// The same.
+        scale_v(a: I4) -> F4 { half_v(a) }
+    );
+    op!(
         /// Lane `l` with `l + 2`, then with `l + 1`.
         total_v(a: F4) -> f32 { vaddv_f32(vadd_f32(vget_low_f32(a), vget_high_f32(a))) }
     );

@@ -237,8 +237,9 @@ pub(super) fn store_scale(d: f32, s: i32, b: usize, out: &mut Row8) {
     *low = fma(d, s as f32, if b.is_multiple_of(2) { 0.0 } else { *low });
 }
 
-/// What the largest magnitude of a block is divided by to be the scale of wide codes. `high` then stays below 128.
-pub const WIDE_LEVEL: f32 = 2039.0;
+/// What the largest magnitude of a block is divided by to be the scale of wide codes: 17 of them fit 16 bits, which
+/// products with nibbles that stand in bytes make use of.
+pub const WIDE_LEVEL: f32 = 1927.0;
 
 /// A row as wide codes.
 #[inline(always)]

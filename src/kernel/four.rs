@@ -508,7 +508,7 @@ macro_rules! unit {
                     for _ in 0..blocks {
                         // SAFETY: as many blocks lie in each row, as checked above, and in what was prepared.
                         unsafe {
-                            let scale = half_v(dwords_w(at));
+                            let scale = scale_v(dwords_w(at));
                             for m in 0..M {
                                 let of = of.add(BLOCK * m * blocks);
                                 let d = |part: usize| splat_v(*of.add(34 + part).cast());

@@ -20,7 +20,7 @@
 //!   `k = 2l, 2l+32, …` by fused multiply-add; the lanes are summed as above. Such a product is exact, so that it does
 //!   not matter whether it is fused. The unit of `avx512bf16` takes numbers and sums below 2⁻¹²⁶ as 0, the others do not.
 //! * WebAssembly has no fused multiply-add: there `fma(a, b, c)` rounds twice. Its relaxed one, which may round once or
-//!   twice, is not used.
+//!   twice, is not used. A scale of Q4_0 or Q8_0 that is no number counts as an infinity.
 
 #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
 mod arm;
@@ -118,7 +118,7 @@ pub struct Acts8 {
     pub c: usize,
     /// Whether codes have 12 bits.
     pub wide: bool,
-    /// Codes −127..127, `[n, c]`, or `high` −127..127 and then `low` −8..7 of codes −2039..2039, `[2, n, c]`.
+    /// Codes −127..127, `[n, c]`, or `high` −120..120 and then `low` −8..7 of codes −1927..1927, `[2, n, c]`.
     pub q: Vec<i8>,
     /// Scales, `[n, c / 16]`; of wide codes two and two are the same.
     pub d: Vec<f32>,
@@ -260,7 +260,7 @@ pub struct Kernels {
     /// Columns `cols` (on block edges) of rows `rows` of a frozen matrix, decoded. out: `[rows, cols]` without gaps.
     pub decode: fn(w: &Matrix, rows: Range<usize>, cols: Range<usize>, out: &mut [f32]),
     /// Rounds a row to integers: `q = x / d` to the nearest, ties to even, with the scale `d = max|x| / level` of those
-    /// levels in `body::LEVELS` that leaves the smallest squared error, or `d = max|x| / 2039` for wide codes. A block that is
+    /// levels in `body::LEVELS` that leaves the smallest squared error, or `d = max|x| / 1927` for wide codes. A block that is
     /// not finite keeps its size in `d` and has codes 0; one too small for a scale has scale and codes 0. x: `[c]`.
     pub quantize: fn(x: &[f32], out: Row8),
     /// Whether activations are always rounded to wide codes, since products with these take no longer.

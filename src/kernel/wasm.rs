@@ -100,6 +100,14 @@ pub(super) mod lanes {
         }
     );
     op!(
+        /// The same but for a NaN, which becomes an infinity: what is too large to be a half then overflows.
+        scale_v(a: I4) -> F4 {
+            let bits = v128_and(i32x4_shr(i32x4_shl(a, 16), 3), i32x4_splat(0x8fff_e000_u32 as i32));
+            let up = f32x4_splat(f32::from_bits(239 << 23));
+            f32x4_mul(f32x4_mul(f32x4_mul(bits, up), up), f32x4_splat(f32::from_bits(15 << 23)))
+        }
+    );
+    op!(
         /// Lane `l` with `l + 2`, then with `l + 1`.
         total_v(a: F4) -> f32 {
             let two = f32x4_add(a, i32x4_shuffle::<2, 3, 2, 3>(a, a));
@@ -303,11 +311,6 @@ mod wide_dots {
         }
     }
 
-    /// A code of 12 bits.
-    fn wide(high: &[i8; 32], low: &[i8; 32], k: usize) -> i32 {
-        16 * high[k] as i32 + low[k] as i32
-    }
-
     /// Adds to each lane the dot product of its 16 codes with 16 wide activations, their high bytes and their low ones.
     #[inline]
     #[target_feature(enable = "simd128")]
@@ -329,18 +332,43 @@ mod wide_dots {
         if BITS == WHOLE { 1 } else { 16 }
     }
 
-    /// 32 wide activations as `wide_w` takes them, as 16 bits: with codes of 8 bits as they come, with narrow ones the even and
-    /// the odd ones of each half, the first times 16, since the codes of the second are multiplied where they stand.
+    /// 32 wide activations as 16 bits: the even and the odd ones of the first half and of the second, as codes of 8 bits meet
+    /// them. A byte `a + 16 b` of narrow codes is multiplied as it stands and then `a` again, since `16 (a x + b y) = (a + 16
+    /// b) y + a (16 x − y)`: so for these the first half is 16 times itself less the second.
+    fn factors<const BITS: u8>(high: &[i8; 32], low: &[i8; 32]) -> [I4; 4] {
+        // SAFETY: 16 bytes each.
+        let half = |x: &[i8; 32], at: usize| unsafe { load_w(x[at..at + 16].as_ptr().cast()) };
+        let [[a, b], [c, d]] = [0, 16].map(|at| join(half(high, at), half(low, at)));
+        if BITS == WHOLE {
+            return [a, b, c, d];
+        }
+        [i16x8_sub(i16x8_shl(a, 4), c), i16x8_sub(i16x8_shl(b, 4), d), c, d]
+    }
+
+    /// These registers, and nothing.
+    fn stored(x: [I4; 4]) -> [i32; 32] {
+        let mut out = [0; 32];
+        for (out, x) in out.as_chunks_mut::<4>().0.iter_mut().zip(x) {
+            // SAFETY: 16 bytes.
+            unsafe { store_w(out.as_mut_ptr().cast(), x) };
+        }
+        out
+    }
+
+    /// 32 wide activations as `wide_w` takes them: with narrow codes what `factors` gives, with others in their order.
     pub(super) fn spread_wide_w<const BITS: u8>(high: &[i8; 32], low: &[i8; 32]) -> [i32; 32] {
-        let pair = |a: usize, b: usize, by: i32| (wide(high, low, a) * by) & 0xffff | (wide(high, low, b) * by) << 16;
-        core::array::from_fn(|i| match (i, BITS) {
-            (16.., _) => 0,
-            (_, WHOLE) => pair(2 * i, 2 * i + 1, 1),
-            _ => {
-                let first = i / 8 * 16 + i % 4 * 4 + i / 4 % 2;
-                pair(first, first + 2, if i < 8 { 16 } else { 1 })
-            }
-        })
+        let [a, b, c, d] = factors::<BITS>(high, low);
+        let first = |a, b| i16x8_shuffle::<0, 8, 1, 9, 2, 10, 3, 11>(a, b);
+        let second = |a, b| i16x8_shuffle::<4, 12, 5, 13, 6, 14, 7, 15>(a, b);
+        stored(if BITS == WHOLE { [first(a, b), second(a, b), first(c, d), second(c, d)] } else { [a, b, c, d] })
+    }
+
+    /// Of the bytes of narrow codes what is multiplied: lower nibbles of even and of odd ones, and these themselves.
+    #[inline]
+    #[target_feature(enable = "simd128")]
+    fn nibbles(bytes: I4) -> [I4; 4] {
+        let (low, odd) = (i16x8_splat(15), u16x8_shr(bytes, 8));
+        [v128_and(bytes, low), v128_and(odd, low), v128_and(bytes, i16x8_splat(255)), odd]
     }
 
     /// The dot products of 32 codes of each of 4 rows with 32 wide activations, `unit` times.
@@ -359,9 +387,7 @@ mod wide_dots {
                     let eight = |k: usize| i16x8_load_extend_i8x8(at.add(8 * k).cast());
                     [eight(0), eight(1), eight(2), eight(3)]
                 } else {
-                    let (even, low, high) = (load_w(at), i16x8_splat(15), i16x8_splat(15 << 4));
-                    let odd = u16x8_shr(even, 8);
-                    [v128_and(even, low), v128_and(odd, low), v128_and(even, high), v128_and(odd, high)]
+                    nibbles(load_w(at))
                 };
                 i32x4_add(
                     i32x4_add(i32x4_dot_i16x8(a, x[0]), i32x4_dot_i16x8(b, x[1])),
@@ -374,17 +400,12 @@ mod wide_dots {
         }
     }
 
-    /// 32 wide activations as `wide_t` takes them: of each 4 the even and the odd ones, as 16 bits, of the first half times 16
-    /// with narrow codes.
+    /// 32 wide activations as `wide_t` takes them: of each 4 the even and the odd ones, as 16 bits.
     pub(super) fn spread_wide_t<const BITS: u8>(high: &[i8; 32], low: &[i8; 32]) -> [i32; 32] {
-        core::array::from_fn(|i| {
-            let first = i / 2 * 4 + i % 2;
-            let by = if BITS != WHOLE && i < 8 { 16 } else { 1 };
-            match i {
-                16.. => 0,
-                _ => (wide(high, low, first) * by) & 0xffff | (wide(high, low, first + 2) * by) << 16,
-            }
-        })
+        let [a, b, c, d] = factors::<BITS>(high, low);
+        let first = |a, b| i32x4_shuffle::<0, 4, 1, 5>(a, b);
+        let second = |a, b| i32x4_shuffle::<2, 6, 3, 7>(a, b);
+        stored([first(a, b), second(a, b), first(c, d), second(c, d)])
     }
 
     /// The dot products of 16 rows of 32 codes, which stand side by side, with 32 wide activations.
@@ -409,12 +430,8 @@ mod wide_dots {
                             |w, [even, odd]: [I4; 2]| pairs(i16x8_shl(w, 8), even, v128_and(w, i16x8_splat(-256)), odd);
                         (bytes(four(k), low), bytes(four(4 + k), high))
                     } else {
-                        let (even, lower, upper) = (four(k), i16x8_splat(15), i16x8_splat(15 << 4));
-                        let odd = u16x8_shr(even, 8);
-                        (
-                            pairs(v128_and(even, lower), low[0], v128_and(odd, lower), low[1]),
-                            pairs(v128_and(even, upper), high[0], v128_and(odd, upper), high[1]),
-                        )
+                        let [a, b, c, d] = nibbles(four(k));
+                        (pairs(a, low[0], b, low[1]), pairs(c, high[0], d, high[1]))
                     };
                     sums[q] = i32x4_add(sums[q], i32x4_add(a, b));
                 }
