@@ -70,7 +70,7 @@ pub(super) mod lanes {
     op!(shr_w(a: I4, n: usize) -> I4 { u32x4_shr(a, n as u32) });
     op!(
         /// The upper nibble of each byte.
-        upper_w(a: I4) -> I4 { u8x16_shr(a, 4) }
+        upper_w(a: I4) -> I4 { v128_and(u16x8_shr(a, 4), i8x16_splat(15)) }
     );
     op!(
         /// The bytes of a table, by their numbers.
@@ -223,14 +223,30 @@ unsafe fn arrange(rows: lanes::Rows) -> [v128; 4] {
     }
 }
 
+/// 16 where a bit of a number is set. Masks from comparisons take three times as long: engines make their constants anew.
+static SIXTEENS: [u64; 256] = {
+    let mut all = [0; 256];
+    let mut i = 0;
+    while i < 256 * 8 {
+        all[i / 8] |= ((i / 8 >> (i % 8) & 1) as u64) << (8 * (i % 8) + 4);
+        i += 1;
+    }
+    all
+};
+
 /// 16 where the bits of 16 columns of row `k % 4`, a dword a row, are set; the second 16 from `k = 4` on.
 #[inline]
 #[target_feature(enable = "simd128")]
 fn bits_to_16(bits: v128, k: usize) -> v128 {
-    let at = (4 * (k % 4) + k / 4 * 2) as i16 * 0x0101;
-    let both = i16x8(at, at, at, at, at + 0x0101, at + 0x0101, at + 0x0101, at + 0x0101);
-    let one = i64x2_splat(i64::from_le_bytes([1, 2, 4, 8, 16, 32, 64, 128]));
-    v128_and(i8x16_eq(v128_and(i8x16_swizzle(bits, both), one), one), i8x16_splat(16))
+    let row = match k % 4 {
+        0 => i32x4_extract_lane::<0>(bits),
+        1 => i32x4_extract_lane::<1>(bits),
+        2 => i32x4_extract_lane::<2>(bits),
+        _ => i32x4_extract_lane::<3>(bits),
+    } as u32;
+    let eight = |at: usize| &raw const SIXTEENS[(row >> (16 * (k / 4) + at)) as usize & 255];
+    // SAFETY: entries of the table.
+    unsafe { v128_load64_lane::<1>(v128_load64_zero(eight(0)), eight(8)) }
 }
 
 /// Integer dots by products of 16 bits.
@@ -456,6 +472,18 @@ mod wide_dots {
         rows_r::<BITS, START>(codes, [x[0], x[1]], start)
     }
 
+    /// [`wide_r`] of 32 codes, those of the second 16 columns behind the others.
+    #[inline]
+    #[target_feature(enable = "simd128")]
+    pub(super) fn pair_r<const BITS: u8, const START: bool>(codes: [I4; 8], x: [[I4; 4]; 2], start: I4) -> I4 {
+        let row = |r: usize| {
+            let part = |part: usize| of_row::<BITS>(codes[4 * part + r], [x[part][0], x[part][1]]);
+            i32x4_add(part(0), part(1))
+        };
+        let sums = by_four(by_two(row(0), row(1)), by_two(row(2), row(3)));
+        if START { i32x4_add(sums, start) } else { sums }
+    }
+
     /// 16 activations as `block_t` takes them: of each 4 the even and the odd ones, as 16 bits. Narrow codes are multiplied
     /// where they stand in their 16 bits, and activations by what makes the products' units the same.
     pub(super) fn spread_t<const BITS: u8>(x: &[i8; 16], part: usize) -> [i32; 8] {
@@ -533,17 +561,21 @@ mod wide_dots {
     #[inline]
     #[target_feature(enable = "simd128")]
     pub(super) fn rows_r<const BITS: u8, const START: bool>(codes: [I4; 4], x: [I4; 2], start: I4) -> I4 {
-        let mut sums = codes;
-        for r in 0..4 {
-            let (even, odd) = if BITS == WHOLE {
-                (i16x8_shr(i16x8_shl(codes[r], 8), 8), i16x8_shr(codes[r], 8))
-            } else {
-                (v128_and(codes[r], i16x8_splat(0xff)), u16x8_shr(codes[r], 8))
-            };
-            sums[r] = i32x4_add(i32x4_dot_i16x8(even, x[0]), i32x4_dot_i16x8(odd, x[1]));
-        }
+        let sums = codes.map(|codes| of_row::<BITS>(codes, x));
         let sums = by_four(by_two(sums[0], sums[1]), by_two(sums[2], sums[3]));
         if START { i32x4_add(sums, start) } else { sums }
+    }
+
+    /// Parts of the dot product of 16 codes with 16 activations.
+    #[inline]
+    #[target_feature(enable = "simd128")]
+    fn of_row<const BITS: u8>(codes: I4, x: [I4; 2]) -> I4 {
+        let (even, odd) = if BITS == WHOLE {
+            (i16x8_shr(i16x8_shl(codes, 8), 8), i16x8_shr(codes, 8))
+        } else {
+            (v128_and(codes, i16x8_splat(0xff)), u16x8_shr(codes, 8))
+        };
+        i32x4_add(i32x4_dot_i16x8(even, x[0]), i32x4_dot_i16x8(odd, x[1]))
     }
 
     #[inline]
