@@ -377,6 +377,9 @@ macro_rules! unit {
                         }
                     };
                 }
+                // One or two rows of activations: an engine of WebAssembly has too few registers for 16 rows of weights, and
+                // takes 4 as they stand in the file in half the time where there is no function for those side by side.
+                let turned = turned && (matches!(w.format.id, 2 | 8) || x.n > 2 || cfg!(target_arch = "aarch64"));
                 match (w.format.id, x.n, turned) {
                     (2, 1..=2, true) => one_or_two!(beside, NARROW),
                     (8, 1..=2, true) => one_or_two!(beside, WHOLE),
