@@ -251,8 +251,8 @@ pub(super) mod floats {
 /// 16 bytes of each row and may move them so that `rows_r` is short: the sums of 4 rows of 16 codes with 16 activations as
 /// `spread_r` has prepared them, from what `start_r` gives; bits that stand in a dword a row go there by `bits_to_16`. Where
 /// rows stand side by side, `block_t` gives the sums of 16 rows of 32 codes, with activations as `spread_t` has prepared
-/// them. For wide activations there are `dot_wide`, `wide_w` (the sum of both halves, `UNIT` times), `wide_r` and `wide_t`,
-/// and what prepares for them; `by_halves!` makes these of the others.
+/// them. For wide activations there are `dot_wide`, `wide_w` (the sum of both halves, `unit` times), `wide_t`, `wide_r` and
+/// `pair_r`, and what prepares for them; `by_halves!` makes these of the others.
 macro_rules! unit {
     ($module:ident [$($feature:tt)+] $dots:path) => {
         pub(super) mod $module {
