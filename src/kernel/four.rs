@@ -607,53 +607,73 @@ macro_rules! unit {
                         let (mut acc, mut low) = ([splat(0.0); M], [splat(0.0); M]);
                         let mut take = |b: usize, columns: Columns| {
                             for m in 0..M {
-                                debug_assert!(2 * b + 1 < parts);
-                                // SAFETY: `b` counts the 32 columns of a row, and the activations of all have been prepared.
-                                let at = |part: usize| unsafe { of.as_ptr().add(PART * (m * parts + 2 * b + part)) };
-                                // SAFETY: likewise.
-                                let load = |part: usize, k: usize| unsafe { load_w(at(part).add(4 * k).cast()) };
-                                // SAFETY: likewise.
-                                let one = |part: usize, k: usize| unsafe { splat(*at(part).add(k)) };
-                                let (start, d, total) = (|part| load(part, 4), |part| one(part, 20), |part| one(part, 21));
-                                let codes = |part: usize| array!(splat_i(0); k => columns.codes[4 * part + k]);
-                                macro_rules! by_zero {
-                                    ($product:ident($arguments:expr)) => {{
-                                        let (codes, x, start) = $arguments;
-                                        match zero {
-                                            0 => dots16::$product::<NARROW, false>(codes, x, start),
-                                            32 => dots16::$product::<MIDDLE, true>(codes, x, start),
-                                            128 => dots16::$product::<WHOLE, { dots16::SIGNS_START }>(codes, x, start),
-                                            _ => dots16::$product::<NARROW, true>(codes, x, start),
-                                        }
-                                    }};
-                                }
-                                let wide = |part: usize| [load(part, 0), load(part, 1), load(part, 2), load(part, 3)];
-                                let narrow = |part: usize| {
-                                    mul(d(part), to_float(by_zero!(rows_r((codes(part), [load(part, 0), load(part, 1)], start(part))))))
-                                };
-                                if sub == 16 {
-                                    for part in 0..2 {
-                                        let scaled = if WIDE {
-                                            mul(d(part), to_float(by_zero!(wide_r((codes(part), wide(part), start(part))))))
-                                        } else {
-                                            narrow(part)
-                                        };
-                                        acc[m] = fma(columns.scales[part], scaled, acc[m]);
-                                        if min {
-                                            low[m] = fma(columns.mins[part], total(part), low[m]);
-                                        }
+                                if WIDE && sub == 32 {
+                                    debug_assert!(2 * b + 1 < parts);
+                                    // SAFETY: `b` counts the 32 columns of a row, and the activations of all have been prepared.
+                                    let (x, start, d, total) = unsafe {
+                                        let of = of.as_ptr().add(PART * (m * parts + 2 * b));
+                                        let load = |at: usize| load_w(of.add(at).cast());
+                                        let x = [
+                                            [load(0), load(4), load(8), load(12)],
+                                            [load(PART), load(PART + 4), load(PART + 8), load(PART + 12)],
+                                        ];
+                                        (x, plus(load(16), load(PART + 16)), splat(*of.add(20)), splat(*of.add(21)))
+                                    };
+                                    let codes = columns.codes;
+                                    let sums = match zero {
+                                        0 => dots16::pair_r::<NARROW, false>(codes, x, start),
+                                        32 => dots16::pair_r::<MIDDLE, true>(codes, x, start),
+                                        128 => dots16::pair_r::<WHOLE, { dots16::SIGNS_START }>(codes, x, start),
+                                        _ => dots16::pair_r::<NARROW, true>(codes, x, start),
+                                    };
+                                    acc[m] = fma(columns.scales[0], mul(d, to_float(sums)), acc[m]);
+                                    if min {
+                                        low[m] = fma(columns.mins[0], total, low[m]);
                                     }
                                     continue;
                                 }
-                                let scaled = if WIDE {
-                                    mul(d(0), to_float(by_zero!(pair_r((columns.codes, [wide(0), wide(1)], plus(start(0), start(1)))))))
-                                } else {
-                                    let second = by_zero!(rows_r((codes(1), [load(1, 0), load(1, 1)], start(1))));
-                                    fma(d(1), to_float(second), narrow(0))
-                                };
-                                acc[m] = fma(columns.scales[0], scaled, acc[m]);
-                                if min {
-                                    low[m] = fma(columns.mins[0], total(0), low[m]);
+                                let mut scaled = splat(0.0);
+                                for part in 0..2 {
+                                    debug_assert!(2 * b + part < parts);
+                                    let codes = array!(splat_i(0); k => columns.codes[4 * part + k]);
+                                    // SAFETY: `b` counts the 32 columns of a row, and the activations of all have been
+                                    // prepared.
+                                    let (of, start, d, total) = unsafe {
+                                        let of = of.as_ptr().add(PART * (m * parts + 2 * b + part));
+                                        (of, load_w(of.add(16).cast()), splat(*of.add(20)), *of.add(21))
+                                    };
+                                    // SAFETY: likewise.
+                                    let x = |k: usize| unsafe { load_w(of.add(4 * k).cast()) };
+                                    let sums = if WIDE {
+                                        let x = [x(0), x(1), x(2), x(3)];
+                                        match zero {
+                                            0 => dots16::wide_r::<NARROW, false>(codes, x, start),
+                                            32 => dots16::wide_r::<MIDDLE, true>(codes, x, start),
+                                            128 => dots16::wide_r::<WHOLE, { dots16::SIGNS_START }>(codes, x, start),
+                                            _ => dots16::wide_r::<NARROW, true>(codes, x, start),
+                                        }
+                                    } else {
+                                        let x = [x(0), x(1)];
+                                        match zero {
+                                            0 => dots16::rows_r::<NARROW, false>(codes, x, start),
+                                            32 => dots16::rows_r::<MIDDLE, true>(codes, x, start),
+                                            128 => dots16::rows_r::<WHOLE, { dots16::SIGNS_START }>(codes, x, start),
+                                            _ => dots16::rows_r::<NARROW, true>(codes, x, start),
+                                        }
+                                    };
+                                    let (begins, last) = (part == 0 || sub == 16, part == 1 || sub == 16);
+                                    if begins {
+                                        scaled = mul(d, to_float(sums));
+                                    } else {
+                                        scaled = fma(d, to_float(sums), scaled);
+                                    }
+                                    if last {
+                                        let at = if sub == 16 { part } else { 0 };
+                                        acc[m] = fma(columns.scales[at], scaled, acc[m]);
+                                        if min {
+                                            low[m] = fma(columns.mins[at], splat(total), low[m]);
+                                        }
+                                    }
                                 }
                             }
                         };
