@@ -1,7 +1,7 @@
 //! Operations on 4 lanes for aarch64, and the products made of them.
 //!
-//! Instructions of the inner loops as a release build has them, with loads, conversions, scales and the loop's own, for
-//! each multiply-add; in the last column those of the products alone.
+//! Instructions of the inner loops as a release build of an earlier version has them, with loads, conversions, scales and
+//! the loop's own, for each multiply-add; in the last column those of the products alone.
 //!
 //! | loop | tile | instructions | multiply-adds | each | on paper |
 //! | --- | --- | --- | --- | --- | --- |
@@ -20,18 +20,18 @@
 //!
 //! | format | `neon`, 1 | `dotprod`, 1 | `neon`, 16 | `dotprod`, 16 | `i8mm`, 16 |
 //! | --- | --- | --- | --- | --- | --- |
-//! | Q4_0 | 0.62 | 0.56 | 0.38 | 0.22 | 0.19 |
-//! | Q4_1 | 0.54 | 0.50 | 0.39 | 0.24 | 0.22 |
-//! | Q5_0 | 0.90 | 0.83 | 0.41 | 0.25 | 0.22 |
-//! | Q5_1 | 0.90 | 0.86 | 0.42 | 0.26 | 0.24 |
-//! | Q8_0 | 0.61 | 0.55 | 0.42 | 0.21 | 0.20 |
-//! | Q2_K | 0.65 | 0.56 | 0.44 | 0.28 | 0.27 |
-//! | Q3_K | 0.88 | 0.79 | 0.43 | 0.28 | 0.27 |
-//! | Q4_K | 0.54 | 0.46 | 0.40 | 0.25 | 0.22 |
-//! | Q5_K | 0.76 | 0.77 | 0.43 | 0.27 | 0.25 |
-//! | Q6_K | 0.84 | 0.73 | 0.49 | 0.26 | 0.26 |
-//! | IQ4_NL | 0.62 | 0.52 | 0.42 | 0.21 | 0.20 |
-//! | IQ4_XS | 0.63 | 0.49 | 0.43 | 0.21 | 0.20 |
+//! | Q4_0 | 0.61 | 0.55 | 0.35 | 0.22 | 0.20 |
+//! | Q4_1 | 0.55 | 0.50 | 0.36 | 0.23 | 0.21 |
+//! | Q5_0 | 0.97 | 0.89 | 0.38 | 0.25 | 0.22 |
+//! | Q5_1 | 0.91 | 0.84 | 0.39 | 0.26 | 0.24 |
+//! | Q8_0 | 0.59 | 0.52 | 0.43 | 0.21 | 0.21 |
+//! | Q2_K | 0.66 | 0.63 | 0.38 | 0.27 | 0.26 |
+//! | Q3_K | 0.92 | 0.84 | 0.38 | 0.27 | 0.26 |
+//! | Q4_K | 0.54 | 0.52 | 0.38 | 0.25 | 0.22 |
+//! | Q5_K | 0.79 | 0.77 | 0.40 | 0.27 | 0.24 |
+//! | Q6_K | 0.87 | 0.77 | 0.48 | 0.26 | 0.26 |
+//! | IQ4_NL | 0.72 | 0.61 | 0.43 | 0.21 | 0.20 |
+//! | IQ4_XS | 0.66 | 0.60 | 0.43 | 0.21 | 0.20 |
 //!
 //! One row with Q4_K and `dotprod`: of 256 multiply-adds 16 `sdot`, 12 instructions that clear sums and add pairs, 8 that put
 //! rows side by side, 16 for nibbles, 12 for scales and mins, and loads, make 0.35 where the loop is not unrolled; the rest is

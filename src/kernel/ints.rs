@@ -4,14 +4,16 @@
 //! few rows of activations the products are taken at once (`few`), with many the codes go to a panel that all rows of
 //! activations then pass over (`many`).
 //!
-//! An instruction set gives it these operations, as functions of the module around it: the types `F` (16 floats) and `I`
-//! (16 `i32`, or 64 bytes: 4 neighbouring codes a row), `load_i`, `load_from`, `store_to`, `store_i`, `splat`, `splat_i`,
-//! `fma`, `mul`, `to_float`, `plus` (of `I`), `and`, `or`, `shl`, `shr` (of 32 bits), `byte`, `signed_byte`, `low_nibbles`, `high_nibbles`,
-//! `flip` (bytes with their top bit inverted), `look_up` (of codes below 16), `bits_to_16`, `low_halves` and `high_halves`
-//! (of each lane, to float), `halves` (16 from memory, to float), `transpose` (16 bytes of 16 rows, to 4 vectors; codes
-//! by `arrange`, which is the same), `dwords` (4 bytes of 16 rows), `heads` (a half of each), `prefetch`, `int_four` (adds
-//! the products of 16 columns), `int_part` (the same for a tile), `int_wide` (for wide codes of activations); and the size of its tile, rows of activations `INT_X`, or
-//! `WHOLE_X` with codes of 8 bits, and panels `PANELS`. One with a tile of its own gives `store_codes` and `scaled_tile` too.
+//! An instruction set gives it these operations, as functions of the module around it: the types `F` (16 floats) and
+//! `I` (16 `i32`, or 64 bytes: 4 neighbouring codes a row), `load_i`, `load_from`, `store_to`, `store_i`, `splat`,
+//! `splat_i`, `fma`, `mul`, `to_float`, `plus` (of `I`), `and`, `or`, `shl`, `shr` (of 32 bits), `byte`, `signed_byte`,
+//! `low_nibbles`, `high_nibbles`, `flip` (bytes with their top bit inverted), `look_up` (of codes below 16),
+//! `bits_to_16`, `low_halves` and `high_halves` (of each lane, to float), `halves` (16 from memory, to float),
+//! `transpose` (16 bytes of 16 rows, to 4 vectors; codes by `arrange`, which is the same), `dwords` (4 bytes of 16
+//! rows), `heads` (a half of each), `prefetch`, `int_four` (adds the products of 16 columns), `int_part` (the same for
+//! a tile), `int_wide` (for wide codes of activations); and the size of its tile, rows of activations `INT_X`, or
+//! `WHOLE_X` with codes of 8 bits, and panels `PANELS`. One with a tile of its own gives `store_codes` and
+//! `scaled_tile` too.
 
 /// Widths of codes, for instruction sets to which they matter: at most 5 bits, at most 7, 8.
 pub(super) const NARROW: u8 = 5;
