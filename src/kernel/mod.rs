@@ -234,6 +234,17 @@ impl<'a> Stored<'a> {
     }
 }
 
+/// Asks for the cache line at `p`, which need not be valid, into the nearest cache or the next. Nothing where no instruction
+/// does it.
+#[inline(always)]
+#[allow(unused, reason = "some targets have the plain backend alone")]
+fn prefetch(p: *const u8, near: bool) {
+    #[cfg(target_arch = "x86_64")]
+    x86::prefetch(p, near);
+    #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+    arm::lanes::prefetch(p, near);
+}
+
 /// Every kernel of one backend.
 pub struct Kernels {
     /// Its name, as `MYNAH_BACKEND` takes it.

@@ -50,10 +50,7 @@ pub fn read(data: &[u64]) -> u64 {
     if let Some(result) = x86::read(data) {
         return result;
     }
-    #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
-    return read_body(data, |p| super::arm::lanes::prefetch(p.cast(), true));
-    #[cfg(not(all(target_arch = "aarch64", target_feature = "neon")))]
-    read_body(data, |_| ())
+    read_body(data, |p| super::prefetch(p.cast(), true))
 }
 
 /// Whether this machine reads ahead by itself where one stream follows another, so that asking for it only takes room
@@ -149,8 +146,7 @@ mod x86 {
         fn body<const SOON: bool>(data: &[u64]) -> u64 {
             read_body(data, |p| {
                 if SOON {
-                    // SAFETY: a prefetch may be of any address.
-                    unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+                    crate::kernel::prefetch(p.cast(), true);
                 }
             })
         }

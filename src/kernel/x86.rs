@@ -42,7 +42,7 @@ pub(super) fn decode(w: &Matrix, rows: Range<usize>, cols: Range<usize>, out: &m
 
 /// Asks for the cache line at `p`, which need not be valid, into the nearest cache or the next.
 #[inline(always)]
-fn prefetch(p: *const u8, near: bool) {
+pub(in crate::kernel) fn prefetch(p: *const u8, near: bool) {
     // SAFETY: every x86-64 machine has SSE, and a prefetch touches no memory.
     unsafe { if near { _mm_prefetch::<_MM_HINT_T0>(p.cast()) } else { _mm_prefetch::<_MM_HINT_T1>(p.cast()) } }
 }

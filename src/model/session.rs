@@ -4,7 +4,7 @@ use super::block::{self, Layout};
 use super::cache::Cache;
 use super::project::Workspace;
 use super::{Acts, CacheType, Model};
-use crate::adapter::Adapter;
+use crate::adapter::{Adapter, Linear};
 use crate::error::{Error, Result};
 use crate::kernel::{Buffer, Tile, View};
 use crate::nn::linear::{self, Input, Path, Rounded};
@@ -172,6 +172,8 @@ impl Session {
                 let x = View::new(&self.normed[(i - first) * h.width..], rows, h.width);
                 let input = Input::new(&m.compute, self.config.path, x, &[m.weights.head()], false, &mut self.head);
                 self.logits.resize(rows * vocab, 0.0);
+                // The next token begins with the first block.
+                let input = input.before(m.weights.blocks[0].linear(Linear::Q));
                 linear::forward(&m.compute, m.weights.head(), input, &mut Tile::new(&mut self.logits, rows, vocab));
                 for (r, logits) in self.logits.chunks_exact(vocab).enumerate() {
                     if let Some(id) = logits.iter().position(|v| !v.is_finite()) {

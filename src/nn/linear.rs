@@ -174,6 +174,9 @@ pub fn forward(cx: &Compute, w: &Matrix, input: Input, y: &mut Tile) {
         None => bytes_of(w, part + threads, tile),
         Some(part) => input.after.map_or(&[][..], |w| bytes_of(w, part, part_rows(n, w, ints, threads))),
     };
+    if let Some(w) = input.after {
+        cx.pool.soon(bytes_of(w, 0, w.rows), part_rows(n, w, ints, threads) * w.row_bytes());
+    }
     cx.pool.columns([y.part(0..n, 0..f)], [tile], &|part, [mut y], scratch| {
         let rows = part * tile..(part * tile + tile).min(f);
         match (input.acts, input.brains) {
