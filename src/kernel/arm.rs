@@ -43,13 +43,23 @@
 #![allow(unsafe_code)]
 
 use super::four::{by_halves, unit};
-use super::{Kernels, body};
+use super::{Kernels, Words, body};
 use crate::quant::{self, Matrix};
 use core::arch::asm;
 use core::ops::Range;
 
 /// The plain kernels, which are compiled for NEON like all else, and halves by the instructions for them.
-pub(super) const OTHERS: Kernels = Kernels { decode, widen, narrow, ..body::PLAIN };
+pub(super) const OTHERS: Kernels = Kernels { round_words, decode, widen, narrow, ..body::PLAIN };
+
+/// As the plain one, with the codes in the order of `words_w`.
+fn round_words(x: &[f32], out: &mut [f32]) {
+    body::round_words(x, out);
+    let codes: &mut [i16] = bytemuck::cast_slice_mut(&mut out[16 * Words::of(x.len()).pieces..]);
+    for eight in codes.as_chunks_mut::<8>().0 {
+        let [a, b, c, d, e, f, g, h] = *eight;
+        *eight = [a, c, e, g, b, d, f, h];
+    }
+}
 
 /// As the plain one, but for F16.
 fn decode(w: &Matrix, rows: Range<usize>, cols: Range<usize>, out: &mut [f32]) {
@@ -197,8 +207,19 @@ pub(super) mod lanes {
         brain_v(a: I4) -> F4 { vreinterpretq_f32_s32(vshlq_n_s32::<16>(a)) }
     );
     op!(
-        /// The BF16 in the upper half of each lane.
-        upper_brain_v(a: I4) -> F4 { vreinterpretq_f32_s32(vandq_s32(a, vdupq_n_s32(!0xffff))) }
+        /// The low words of 8 lanes: first the even ones, then the odd ones.
+        words_w(a: F4, b: F4) -> I4 {
+            let (a, b) = (vreinterpretq_s32_f32(a), vreinterpretq_s32_f32(b));
+            let [even, odd] = [vuzp1q_s32(a, b), vuzp2q_s32(a, b)].map(|x| vreinterpretq_s16_s32(x));
+            vreinterpretq_s32_s16(vuzp1q_s16(even, odd))
+        }
+    );
+    op!(
+        /// Adds to each lane the products of two words, an even one and an odd one.
+        word_dot_w(acc: I4, a: I4, b: I4) -> I4 {
+            let (a, b) = (vreinterpretq_s16_s32(a), vreinterpretq_s16_s32(b));
+            vmlal_high_s16(vmlal_s16(acc, vget_low_s16(a), vget_low_s16(b)), a, b)
+        }
     );
     op!(
         /// The half in the lower half of each lane.

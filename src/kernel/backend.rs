@@ -11,6 +11,7 @@ use super::{Acts8, Kernels, PLAIN, Scratch, Stored, Tile, View, body};
 use crate::error::{Error, Result};
 use crate::quant::{Halves, Matrix};
 use core::ops::Range;
+use core::sync::atomic::AtomicU8;
 use std::prelude::v1::*;
 
 // Whether this machine has a feature; without the standard library: whether this build has.
@@ -56,8 +57,7 @@ macro_rules! backend {
                 name: $name,
                 dots,
                 half_dots,
-                round_brains,
-                brain_dots,
+                word_dots,
                 sums,
                 outer,
                 row_dots,
@@ -73,38 +73,12 @@ macro_rules! backend {
 
             compiled!($features dots(x: View, w: View, y: &mut Tile) = floats::dots);
             compiled!($features half_dots(x: View, w: Halves, y: &mut Tile) = floats::half_dots);
-            compiled!($features round_brains(x: &[f32], out: &mut [f32]) = floats::round_brains);
-            compiled!($features brain_dots(x: View, w: &[u16], c: usize, y: &mut Tile, s: &mut Scratch) = floats::brain_dots);
+            compiled!($features word_dots(x: View, w: Halves, c: usize, tops: &[AtomicU8], y: &mut Tile, s: &mut Scratch) = floats::word_dots);
             compiled!($features sums(a: View, w: View, y: &mut Tile) = floats::sums);
             compiled!($features outer(a: View, b: View, y: &mut Tile) = floats::outer);
             compiled!($features row_dots(x: View, w: Stored, y: &mut Tile) = floats::row_dots);
             compiled!($features row_sums(a: View, w: Stored, y: &mut Tile) = floats::row_sums);
             compiled!($features int_dots(w: &Matrix, rows: Range<usize>, after: &[u8], x: &Acts8, y: &mut Tile, s: &mut Scratch) = ints::int_dots);
-        }
-    };
-}
-
-/// An instruction set with a unit for pairs of BF16, beside those of another.
-macro_rules! unit {
-    ($module:ident $name:literal [$($feature:tt)+] $by_hand:path, $others:ident) => {
-        unit!(@ $module $name [$($feature)+] [$($feature)+] $by_hand, $others);
-    };
-    (@ $module:ident $name:literal $features:tt [$($feature:tt)+] $by_hand:path, $others:ident) => {
-        #[allow(unsafe_code)]
-        mod $module {
-            use super::*;
-            use $by_hand as by_hand;
-
-            pub(super) static KERNELS: Kernels =
-                Kernels { name: $name, round_brains, brain_dots, ..super::$others::KERNELS };
-
-            /// Whether its features are there.
-            pub(super) fn runs() -> bool {
-                super::$others::runs() $(&& detected!($feature))+
-            }
-
-            compiled!($features round_brains(x: &[f32], out: &mut [f32]) = by_hand::round_brains);
-            compiled!($features brain_dots(x: View, w: &[u16], c: usize, y: &mut Tile, s: &mut Scratch) = by_hand::brain_dots);
         }
     };
 }
@@ -121,6 +95,7 @@ macro_rules! others {
                 half_rows: usize::MAX,
                 decode,
                 quantize,
+                round_words,
                 round_columns,
                 exp,
                 softmax,
@@ -135,6 +110,7 @@ macro_rules! others {
 
             compiled!($features decode(w: &Matrix, rows: Range<usize>, cols: Range<usize>, out: &mut [f32]) = by_hand::decode);
             compiled!($features quantize(x: &[f32], out: Row8) = by_hand::quantize);
+            compiled!($features round_words(x: &[f32], out: &mut [f32]) = body::round_words);
             compiled!($features round_columns(x: View, out: &mut [u8]) = body::round_columns);
             compiled!($features exp(x: &mut [f32]) = body::exp);
             compiled!($features softmax(x: &mut [f32]) -> f32 = body::softmax);
@@ -162,9 +138,6 @@ backend!(avxvnni "avxvnni" ["avx2" "fma" "f16c" "avxvnni"]
 #[cfg(target_arch = "x86_64")]
 backend!(avx512 "avx512" ["avx2" "fma" "f16c" "avx512f" "avx512bw" "avx512vl" "avx512dq" "avx512vnni"]
     crate::kernel::x86::avx512, crate::kernel::x86::avx512, avx512_others::TABLE);
-#[cfg(target_arch = "x86_64")]
-unit!(avx512bf16 "avx512bf16" ["avx2" "fma" "f16c" "avx512f" "avx512bw" "avx512vl" "avx512dq" "avx512vnni" "avx512bf16"] crate::kernel::x86::avx512::bf16, avx512);
-
 #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
 backend!(neon "neon" ["neon"] crate::kernel::four::floats, crate::kernel::arm::neon, crate::kernel::arm::OTHERS);
 #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
@@ -191,8 +164,6 @@ pub fn available() -> Vec<&'static Kernels> {
         (avxvnni::runs(), &avxvnni::KERNELS),
         #[cfg(target_arch = "x86_64")]
         (avx512::runs(), &avx512::KERNELS),
-        #[cfg(target_arch = "x86_64")]
-        (avx512bf16::runs(), &avx512bf16::KERNELS),
         #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
         (neon::runs(), &neon::KERNELS),
         #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]

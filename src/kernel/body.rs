@@ -1,10 +1,11 @@
 //! Every kernel once, in plain Rust. `backend.rs` compiles these bodies again for each instruction set, which is why they
 //! are always inlined.
 
-use super::{Acts8, CODES, Kernels, Row8, Scratch, Stored, Tile, View};
+use super::{Acts8, CODES, Kernels, Row8, Scratch, Stored, Tile, View, Words};
 use crate::math::{self, fma};
 use crate::quant::{self, Codes, Halves, Matrix};
 use core::ops::Range;
+use core::sync::atomic::{AtomicU8, Ordering};
 
 /// Lanes of a dot product.
 pub const LANES: usize = 16;
@@ -15,8 +16,8 @@ pub(super) const PLAIN: Kernels = Kernels {
     half_dots,
     half_rows: 8,
     wide: false,
-    round_brains,
-    brain_dots,
+    round_words,
+    word_dots,
     sums,
     outer,
     row_dots,
@@ -74,10 +75,8 @@ pub(super) fn dots(x: View, w: View, y: &mut Tile) {
 
 #[inline(always)]
 pub(super) fn half_dots(x: View, w: Halves, y: &mut Tile) {
-    match w {
-        Halves::F16(w) => dots_with(x, w, quant::half, y),
-        Halves::Bf16(w) => dots_with(x, w, quant::brain, y),
-    }
+    let (w, value) = halves_of(w);
+    dots_with(x, w, value, y);
 }
 
 #[inline(always)]
@@ -94,37 +93,104 @@ fn dots_with(x: View, w: &[u16], value: fn(u16) -> f32, y: &mut Tile) {
     }
 }
 
-/// The order in which products with pairs of BF16 are summed: of 32 values the second of each pair, then the first ones, and 0
-/// for what is missing of the last 32. x: `[c]`, out: `[c up to whole 32s]`.
+/// What a code of a row of weights is worth, and what makes codes of its weights, from its number in `tops`: the exponent of
+/// its largest magnitude as the bits of a single have it. Rows too small for a code of a usual size are 0.
 #[inline(always)]
-pub(super) fn in_pairs<T: Copy>(x: &[T], out: &mut [f32], value: impl Fn(T) -> f32) {
+pub(super) fn word_unit(top: u8) -> (f32, f32) {
+    match top as u32 {
+        0..=13 => (0.0, 0.0),
+        255 => (f32::NAN, 0.0),
+        e => (f32::from_bits((e - 13) << 23), f32::from_bits((267 - e) << 23)),
+    }
+}
+
+/// Finds those of `tops` that are 0.
+#[inline(always)]
+pub(super) fn word_tops(w: Halves, c: usize, tops: &[AtomicU8]) {
+    let (w, value) = halves_of(w);
+    for (w, top) in w.chunks_exact(c).zip(tops) {
+        if top.load(Ordering::Relaxed) == 0 {
+            let most = w.iter().fold(0, |most, w| most.max(w & 0x7fff));
+            top.store(((value(most).to_bits() >> 23) as u8).max(1), Ordering::Relaxed);
+        }
+    }
+}
+
+/// The bits, and what they mean.
+#[inline(always)]
+fn halves_of(w: Halves<'_>) -> (&[u16], fn(u16) -> f32) {
+    match w {
+        Halves::F16(w) => (w, quant::half),
+        Halves::Bf16(w) => (w, quant::brain),
+    }
+}
+
+#[inline(always)]
+pub(super) fn round_words(x: &[f32], out: &mut [f32]) {
+    let shape = Words::of(x.len());
+    let (scales, codes) = out.split_at_mut(16 * shape.pieces);
+    let codes = bytemuck::cast_slice_mut::<f32, i16>(codes).as_chunks_mut::<32>().0;
+    let level = shape.level();
     let (xs, rest) = x.as_chunks::<32>();
-    let (outs, last) = out.as_chunks_mut::<32>().0.split_at_mut(xs.len());
-    for (x, out) in xs.iter().zip(outs) {
+    let mut last = [0.0; 32];
+    last[..rest.len()].copy_from_slice(rest);
+    for (piece, scales) in scales.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
+        let units = shape.units(piece);
+        let mut most = [0; 32];
+        for unit in units.clone() {
+            let x = xs.get(unit).unwrap_or(&last);
+            for k in 0..32 {
+                most[k] = most[k].max(x[k].abs().to_bits());
+            }
+        }
+        let mut inverse = [0.0; 32];
         for l in 0..LANES {
-            (out[l], out[LANES + l]) = (value(x[2 * l + 1]), value(x[2 * l]));
+            let most = f32::from_bits(most[2 * l].max(most[2 * l + 1]));
+            (scales[l], inverse[2 * l]) = match has_scale(most) {
+                true => (most / level, level / most),
+                false => (if most < 1.0 { 0.0 } else { most }, 0.0),
+            };
+            inverse[2 * l + 1] = inverse[2 * l];
         }
-    }
-    for out in last {
-        *out = [0.0; 32];
-        for (k, &x) in rest.iter().enumerate() {
-            out[k / 2 + if k % 2 == 0 { LANES } else { 0 }] = value(x);
+        for unit in units {
+            let x = xs.get(unit).unwrap_or(&last);
+            for k in 0..32 {
+                // An infinity times 0 is no number.
+                let code = (x[k] * inverse[k] + MAGIC).to_bits();
+                codes[unit][k] = if inverse[k] == 0.0 { 0 } else { code as i16 };
+            }
         }
     }
 }
 
 #[inline(always)]
-pub(super) fn round_brains(x: &[f32], out: &mut [f32]) {
-    in_pairs(x, out, |x| quant::brain(quant::to_brain(x)));
-}
-
-#[inline(always)]
-pub(super) fn brain_dots(x: View, w: &[u16], c: usize, y: &mut Tile, scratch: &mut Scratch) {
-    let values = scratch.floats(x.c);
-    for (j, w) in w.chunks_exact(c.max(1)).enumerate() {
-        in_pairs(w, values, quant::brain);
+pub(super) fn word_dots(x: View, w: Halves, c: usize, tops: &[AtomicU8], y: &mut Tile, scratch: &mut Scratch) {
+    word_tops(w, c, tops);
+    let (w, value) = halves_of(w);
+    let shape = Words::of(c);
+    let codes: &mut [i16] = bytemuck::cast_slice_mut(scratch.floats(16 * shape.count));
+    for (j, (w, top)) in w.chunks_exact(c).zip(tops).enumerate() {
+        let (unit, inverse) = word_unit(top.load(Ordering::Relaxed));
+        codes.fill(0);
+        for (code, &w) in codes.iter_mut().zip(w) {
+            *code = fma(value(w), inverse, MAGIC).to_bits() as i16;
+        }
         for i in 0..x.n {
-            y.row(i)[j] = dot(x.row(i), values);
+            let (scales, x) = x.row(i).split_at(16 * shape.pieces);
+            let x: &[i16] = bytemuck::cast_slice(x);
+            let mut acc = [0.0; LANES];
+            for (piece, d) in scales.as_chunks::<LANES>().0.iter().enumerate() {
+                let units = shape.units(piece);
+                let mut ints = [0i32; LANES];
+                for (k, (x, w)) in (0..).zip(x.iter().zip(&*codes)).skip(32 * units.start).take(32 * units.len()) {
+                    let l = k / 2 % LANES;
+                    ints[l] = ints[l].wrapping_add(*x as i32 * *w as i32);
+                }
+                for l in 0..LANES {
+                    acc[l] = fma(d[l], ints[l] as f32, acc[l]);
+                }
+            }
+            y.row(i)[j] = lane_sum(acc) * unit;
         }
     }
 }

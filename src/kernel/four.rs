@@ -71,10 +71,16 @@ op!(unsafe brains(p: *const u16) -> F {
         brain_v(load_halves(p.add(12))),
     ]
 });
-op!(unsafe pairs(p: *const u16, step: usize) -> F {
-    let all = load_i(p.cast());
-    let pick = |q: usize| if step == 0 { upper_brain_v(all[q]) } else { brain_v(all[q]) };
-    [pick(0), pick(1), pick(2), pick(3)]
+op!(words(low: F, high: F) -> I {
+    [words_w(low[0], low[1]), words_w(low[2], low[3]), words_w(high[0], high[1]), words_w(high[2], high[3])]
+});
+op!(word_dot(acc: I, a: I, b: I) -> I {
+    [
+        word_dot_w(acc[0], a[0], b[0]),
+        word_dot_w(acc[1], a[1], b[1]),
+        word_dot_w(acc[2], a[2], b[2]),
+        word_dot_w(acc[3], a[3], b[3]),
+    ]
 });
 op!(unsafe scale(p: *const u16) -> F { [half_v(splat_w(*p as i32)); 4] });
 op!(unsafe codes(p: *const i8) -> F { to_float(load_codes(p)) });
@@ -216,10 +222,9 @@ pub(super) mod floats {
     /// Rows of activations and of weights in a tile of dot products.
     const DOT_X: usize = 2;
     const DOT_W: usize = 2;
-    /// Rows of activations in a tile of products with rounded ones, and rows up to which it takes less time than decoding
-    /// first.
-    const PAIR_X: usize = DOT_X;
-    const PAIR_ROWS: usize = 8;
+    /// The same of products with words.
+    const WORD_X: usize = 2;
+    const WORD_W: usize = 2;
     /// Rows and vectors in a tile of sums.
     const SUM_R: usize = 6;
     const SUM_V: usize = 1;
@@ -227,17 +232,20 @@ pub(super) mod floats {
     /// Vectors in a tile of sums of a cache's rows.
     const STORED_V: usize = 1;
 
-    pub(in crate::kernel) use crate::kernel::body::round_brains;
     #[cfg(target_arch = "aarch64")]
     crate::kernel::floats::products!("neon");
     #[cfg(target_arch = "aarch64")]
-    crate::kernel::halves::halves!(fma in 2, "neon");
+    crate::kernel::halves::halves!("neon");
+    #[cfg(target_arch = "aarch64")]
+    crate::kernel::words::words!("neon");
     #[cfg(target_arch = "aarch64")]
     crate::kernel::stored::stored!("neon");
     #[cfg(target_arch = "wasm32")]
     crate::kernel::floats::products!("simd128");
     #[cfg(target_arch = "wasm32")]
-    crate::kernel::halves::halves!(fma in 2, "simd128");
+    crate::kernel::halves::halves!("simd128");
+    #[cfg(target_arch = "wasm32")]
+    crate::kernel::words::words!("simd128");
     #[cfg(target_arch = "wasm32")]
     crate::kernel::stored::stored!("simd128");
 }

@@ -16,9 +16,9 @@
 //!   share a scale of activations, each `sum` an exact integer, the first a product and the next by fused multiply-add;
 //!   then `acc = fma(scale, t, acc)` and, for formats with a minimum, `low = fma(min, Σ d · Σ q, low)` with the inner sum
 //!   made likewise; the output is `acc`, or `acc + low` with a minimum.
-//! * [`Kernels::brain_dots`]: 16 lanes; lane `l` starts at 0 and adds `x[k+1]·w[k+1]`, then `x[k]·w[k]`, for
-//!   `k = 2l, 2l+32, …` by fused multiply-add; the lanes are summed as above. Such a product is exact, so that it does
-//!   not matter whether it is fused. The unit of `avx512bf16` takes numbers and sums below 2⁻¹²⁶ as 0, the others do not.
+//! * [`Kernels::word_dots`]: 16 lanes; lane `l` starts at 0; for each piece of [`Words`] in order `acc = fma(d, sum, acc)` with
+//!   the exact integer sum of the products of codes `2l` and `2l + 1` of each 32; the lanes are summed as above, and the
+//!   output is that times `u`. A row of weights that is not finite gives NaN.
 //! * WebAssembly has no fused multiply-add: there `fma(a, b, c)` rounds twice. Its relaxed one, which may round once or
 //!   twice, is not used. A scale of Q4_0 or Q8_0 that is no number counts as an infinity.
 
@@ -41,6 +41,8 @@ mod ints;
 mod levels;
 #[allow(unused, reason = "some targets have the plain backend alone")]
 mod unpack;
+#[allow(unused, reason = "some targets have the plain backend alone")]
+mod words;
 pub mod peak;
 pub mod pool;
 #[allow(unused, reason = "some targets have the plain backend alone")]
@@ -52,6 +54,7 @@ mod x86;
 
 use crate::quant::{Halves, Matrix};
 use core::ops::Range;
+use core::sync::atomic::AtomicU8;
 use std::prelude::v1::*;
 
 #[cfg(feature = "std")]
@@ -245,6 +248,44 @@ fn prefetch(p: *const u8, near: bool) {
     arm::lanes::prefetch(p, near);
 }
 
+/// How a row that meets floats of 16 bits lies: 16 scales for each piece of its columns, then codes of 16 bits, 32 at a time.
+/// Pairs of columns take the scales in turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Words {
+    /// 32 columns each.
+    pub count: usize,
+    /// Pieces, as few and as even as sums in 32 bits allow.
+    pub pieces: usize,
+}
+
+impl Words {
+    /// 32s in a piece at most.
+    const MOST: usize = 24;
+
+    /// That of `c` columns.
+    pub fn of(c: usize) -> Self {
+        let count = c.div_ceil(32);
+        Words { count, pieces: count.div_ceil(Words::MOST) }
+    }
+
+    /// Floats of a row.
+    pub fn floats(&self) -> usize {
+        16 * (self.pieces + self.count)
+    }
+
+    /// The 32s of a piece.
+    pub fn units(&self, piece: usize) -> Range<usize> {
+        let each = self.count.div_ceil(self.pieces);
+        each * piece..(each * piece + each).min(self.count)
+    }
+
+    /// The largest code of activations: with weights up to 2¹⁴ the products of the longest piece, two in a lane for each 32,
+    /// stay below 2³¹.
+    pub fn level(&self) -> f32 {
+        (0xffff / self.count.div_ceil(self.pieces.max(1)).max(1)).min(0x7fff) as f32
+    }
+}
+
 /// Every kernel of one backend.
 pub struct Kernels {
     /// Its name, as `MYNAH_BACKEND` takes it.
@@ -255,11 +296,14 @@ pub struct Kernels {
     pub half_dots: fn(x: View, w: Halves, y: &mut Tile),
     /// Rows of activations up to which it takes less time than decoding first.
     pub half_rows: usize,
-    /// Rounds a row to BF16, to the nearest, ties to even, as `brain_dots` of the same backend takes it. x: `[c]`, out: `[c up
-    /// to whole 32s]`.
-    pub round_brains: fn(x: &[f32], out: &mut [f32]),
-    /// `y = x · wᵀ` with BF16 on both sides. x: `[n, c up to whole 32s]`, from `round_brains`, w: `[f, c]`, y: `[n, f]`.
-    pub brain_dots: fn(x: View, w: &[u16], c: usize, y: &mut Tile, scratch: &mut Scratch),
+    /// Rounds a row to integers of up to 16 bits as `word_dots` of the same backend takes it: `q = x / d` to the nearest, ties
+    /// to even, with `d = max|x| / level`. What is not finite or too small for a scale is as in `quantize`. x: `[c]`, out:
+    /// as [`Words`] of `c` says.
+    pub round_words: fn(x: &[f32], out: &mut [f32]),
+    /// `y = x · wᵀ` with floats of 16 bits that become integers: `w / u` to the nearest, ties to even, with `u = 2^(e − 13)`
+    /// where `2^e` is below the largest magnitude of a row. `tops`: a number for each row that says `e`, or 0 where it is yet to
+    /// be found, and stored. x: rows from `round_words`, w: `[f, c]`, y: `[n, f]`.
+    pub word_dots: fn(x: View, w: Halves, c: usize, tops: &[AtomicU8], y: &mut Tile, scratch: &mut Scratch),
     /// `y += a · w`. a: `[n, k]`, w: `[k, c]`, y: `[n, c]`.
     pub sums: fn(a: View, w: View, y: &mut Tile),
     /// `y += aᵀ · b`. a: `[t, f]`, b: `[t, c]`, y: `[f, c]`.

@@ -15,8 +15,8 @@ pub enum Unit {
     Float,
     /// Products of 8-bit integers, summed in 32 bits.
     Int8,
-    /// Products of pairs of `bf16`, summed in `f32`.
-    Bf16,
+    /// Products of 16-bit integers, summed in 32 bits.
+    Int16,
 }
 
 /// A loop of one instruction, or of the few that make an exact sum of products.
@@ -117,13 +117,13 @@ mod x86 {
     pub(super) const PEAKS: &[(&str, Peak)] = &[
         ("avx2", Peak { unit: Unit::Float, name: "vfmadd231ps ymm", work: float_256 }),
         ("avx2", Peak { unit: Unit::Int8, name: "vpmaddubsw, vpmaddwd, vpaddd ymm", work: int8_256 }),
+        ("avx2", Peak { unit: Unit::Int16, name: "vpmaddwd, vpaddd ymm", work: words_256 }),
         ("avxvnni", Peak { unit: Unit::Float, name: "vfmadd231ps ymm", work: float_256 }),
         ("avxvnni", Peak { unit: Unit::Int8, name: "vpdpbusd ymm", work: vnni_256 }),
+        ("avxvnni", Peak { unit: Unit::Int16, name: "vpmaddwd, vpaddd ymm", work: words_256 }),
         ("avx512", Peak { unit: Unit::Float, name: "vfmadd231ps zmm", work: float_512 }),
         ("avx512", Peak { unit: Unit::Int8, name: "vpdpbusd zmm", work: vnni_512 }),
-        ("avx512bf16", Peak { unit: Unit::Float, name: "vfmadd231ps zmm", work: float_512 }),
-        ("avx512bf16", Peak { unit: Unit::Int8, name: "vpdpbusd zmm", work: vnni_512 }),
-        ("avx512bf16", Peak { unit: Unit::Bf16, name: "vdpbf16ps zmm", work: bf16_512 }),
+        ("avx512", Peak { unit: Unit::Int16, name: "vpdpwssd zmm", work: words_512 }),
     ];
 
     macro_rules! features {
@@ -231,7 +231,8 @@ mod x86 {
     peak!(vnni_256 ["avx2" "avxvnni"] ymm_reg _mm256_setzero_si256 64 "{{vex}} vpdpbusd {acc}, {a}, {b} /* {t} */");
     peak!(float_512 ["avx512f"] zmm_reg _mm512_setzero_ps 32 "vfmadd231ps {acc}, {a}, {b} /* {t} */");
     peak!(vnni_512 ["avx512f" "avx512vnni"] zmm_reg _mm512_setzero_si512 128 "vpdpbusd {acc}, {a}, {b} /* {t} */");
-    peak!(bf16_512 ["avx512f" "avx512bf16"] zmm_reg _mm512_setzero_ps 64 "vdpbf16ps {acc}, {a}, {b} /* {t} */");
+    peak!(words_256 ["avx2"] ymm_reg _mm256_setzero_si256 32 "vpmaddwd {t}, {a}, {b}" "vpaddd {acc}, {acc}, {t}");
+    peak!(words_512 ["avx512f" "avx512vnni"] zmm_reg _mm512_setzero_si512 64 "vpdpwssd {acc}, {a}, {b} /* {t} */");
 }
 
 #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
@@ -246,6 +247,9 @@ mod arm {
     pub(super) const PEAKS: &[(&str, Peak)] = &[
         ("neon", Peak { unit: Unit::Float, name: "fmla", work: float }),
         ("neon", Peak { unit: Unit::Int8, name: "smull, sadalp", work: wide }),
+        ("neon", Peak { unit: Unit::Int16, name: "smlal", work: words }),
+        ("dotprod", Peak { unit: Unit::Int16, name: "smlal", work: words }),
+        ("i8mm", Peak { unit: Unit::Int16, name: "smlal", work: words }),
         ("dotprod", Peak { unit: Unit::Float, name: "fmla", work: float }),
         ("dotprod", Peak { unit: Unit::Int8, name: "sdot", work: four }),
         ("i8mm", Peak { unit: Unit::Float, name: "fmla", work: float }),
@@ -284,6 +288,7 @@ mod arm {
 
     peak!(float ["neon"] 8 "fmla {acc:v}.4s, {a:v}.4s, {b:v}.4s // {t:v}");
     peak!(wide ["neon"] 16 "smull {t:v}.8h, {a:v}.8b, {b:v}.8b" "sadalp {acc:v}.4s, {t:v}.8h");
+    peak!(words ["neon"] 8 "smlal {acc:v}.4s, {a:v}.4h, {b:v}.4h // {t:v}");
     peak!(four ["neon" "dotprod"] 32 "sdot {acc:v}.4s, {a:v}.16b, {b:v}.16b // {t:v}");
     peak!(matrices ["neon" "i8mm"] 64 "smmla {acc:v}.4s, {a:v}.16b, {b:v}.16b // {t:v}");
 }
@@ -299,9 +304,12 @@ mod wasm {
 
     pub(super) const PEAKS: &[(&str, Peak)] = &[
         ("simd128", Peak { unit: Unit::Float, name: "f32x4.mul, f32x4.add", work: float }),
-        ("simd128", Peak { unit: Unit::Int8, name: "i32x4.dot_i16x8, i32x4.add", work: int8 }),
+        ("simd128", Peak { unit: Unit::Int8, name: "i32x4.dot_i16x8, i32x4.add", work: words }),
+        ("simd128", Peak { unit: Unit::Int16, name: "i32x4.dot_i16x8, i32x4.add", work: words }),
         #[cfg(target_feature = "relaxed-simd")]
         ("relaxed-simd", Peak { unit: Unit::Float, name: "f32x4.mul, f32x4.add", work: float }),
+        #[cfg(target_feature = "relaxed-simd")]
+        ("relaxed-simd", Peak { unit: Unit::Int16, name: "i32x4.dot_i16x8, i32x4.add", work: words }),
         #[cfg(target_feature = "relaxed-simd")]
         ("relaxed-simd", Peak { unit: Unit::Int8, name: "i16x8.relaxed_dot, i16x8.add", work: relaxed }),
     ];
@@ -326,7 +334,7 @@ mod wasm {
     }
 
     peak!(float 8 |acc, x| f32x4_add(f32x4_mul(acc, x), x));
-    peak!(int8 16 |acc, x| i32x4_add(i32x4_dot_i16x8(acc, x), acc));
+    peak!(words 16 |acc, x| i32x4_add(i32x4_dot_i16x8(acc, x), acc));
     #[cfg(target_feature = "relaxed-simd")]
     peak!(relaxed 32 |acc, x| i16x8_add(i16x8_relaxed_dot_i8x16_i7x16(acc, x), acc));
 }

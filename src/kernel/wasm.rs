@@ -85,8 +85,12 @@ pub(super) mod lanes {
         brain_v(a: I4) -> F4 { i32x4_shl(a, 16) }
     );
     op!(
-        /// The BF16 in the upper half of each lane.
-        upper_brain_v(a: I4) -> F4 { v128_and(a, i32x4_splat(!0xffff)) }
+        /// The low words of 8 lanes.
+        words_w(a: F4, b: F4) -> I4 { i16x8_shuffle::<0, 2, 4, 6, 8, 10, 12, 14>(a, b) }
+    );
+    op!(
+        /// Adds to each lane the products of two words.
+        word_dot_w(acc: I4, a: I4, b: I4) -> I4 { i32x4_add(acc, i32x4_dot_i16x8(a, b)) }
     );
     op!(
         /// The half in the lower half of each lane.

@@ -13,6 +13,7 @@ use super::ints::{int_wide, integers};
 use super::levels::levels;
 use super::stored::stored;
 use super::unpack::Rows;
+use super::words::words;
 use crate::quant;
 use crate::quant::{Halves, Matrix};
 use core::arch::x86_64::*;
@@ -116,10 +117,9 @@ pub(super) mod avx2 {
     /// Rows of activations and of weights in a tile of dot products.
     const DOT_X: usize = 3;
     const DOT_W: usize = 2;
-    /// Rows of activations in a tile of products with rounded ones, and rows up to which it takes less time than decoding
-    /// first.
-    const PAIR_X: usize = 2;
-    const PAIR_ROWS: usize = usize::MAX;
+    /// Rows of activations and of weights in a tile of products with words.
+    const WORD_X: usize = 3;
+    const WORD_W: usize = 2;
     /// Rows and vectors in a tile of sums.
     const SUM_R: usize = 6;
     const SUM_V: usize = 1;
@@ -224,12 +224,17 @@ pub(super) mod avx2 {
         let eight = |p: *const u16| _mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(_mm_loadu_si128(p.cast())));
         [_mm256_castsi256_ps(eight(p)), _mm256_castsi256_ps(eight(p.add(8)))]
     });
-    op!(unsafe pairs(p: *const u16, step: usize) -> F {
-        let all = load_i(p.cast());
-        array!(_mm256_setzero_ps(); i => _mm256_castsi256_ps(match step {
-            0 => _mm256_and_si256(all[i], _mm256_set1_epi32(!0xffff)),
-            _ => _mm256_slli_epi32::<16>(all[i]),
-        }))
+    op!(words(low: F, high: F) -> I {
+        let m = _mm256_set1_epi32(0xffff);
+        let pack = |x: F| {
+            let [a, b] = x.map(|x| _mm256_and_si256(_mm256_castps_si256(x), m));
+            // Packing works in the two halves of a register; the permutation puts its quarters in order.
+            _mm256_permute4x64_epi64::<0xd8>(_mm256_packus_epi32(a, b))
+        };
+        [pack(low), pack(high)]
+    });
+    op!(word_dot(acc: I, a: I, b: I) -> I {
+        array!(acc[0]; i => _mm256_add_epi32(acc[i], _mm256_madd_epi16(a[i], b[i])))
     });
     op!(unsafe scale(p: *const u16) -> F { [_mm256_cvtph_ps(_mm_set1_epi16(*p as i16)); 2] });
     op!(unsafe codes(p: *const i8) -> F {
@@ -446,8 +451,8 @@ pub(super) mod avx2 {
 
     super::levels!("avx2" "fma" "f16c");
     super::products!("avx2" "fma" "f16c");
-    pub(in crate::kernel) use crate::kernel::body::round_brains;
-    super::halves!(fma in 2, "avx2" "fma" "f16c");
+    super::halves!("avx2" "fma" "f16c");
+    super::words!("avx2" "fma" "f16c");
     super::stored!("avx2" "fma" "f16c");
     super::int_wide!("avx2" "fma" "f16c");
     super::integers!("avx2" "fma" "f16c");

@@ -1,6 +1,6 @@
 //! Products with a frozen matrix: `y = x · Wᵀ`, and `dx += dy · W`.
 
-use crate::kernel::{Acts8, Buffer, Compute, Kernels, Tile, View};
+use crate::kernel::{Acts8, Buffer, Compute, Kernels, Tile, View, Words};
 use crate::quant::{Format, Halves, Matrix};
 use core::ops::Range;
 use std::prelude::v1::*;
@@ -38,19 +38,18 @@ const STREAM: usize = 1024;
 pub enum Products {
     /// `f32`.
     Floats,
-    /// BF16 on both sides.
-    Brains,
+    /// Integers of 16 bits that floats of as many become, and activations with them.
+    Words,
     /// Integers: activations of 8 bits or 12.
     Ints,
 }
 
 impl Products {
-    /// Those with `w` of an input whose integers should be wide or need not. BF16 errs less than 8 bits and more than 12, so
-    /// that where these are wanted it meets the input as it is.
-    pub fn of(path: Path, w: &Matrix, wide: bool) -> Self {
+    /// Those with `w`.
+    pub fn of(path: Path, w: &Matrix) -> Self {
         match (path, &w.format.codes, w.format.id) {
             (Path::Fast, Some(_), _) => Products::Ints,
-            (Path::Fast, None, BF16) if !wide => Products::Brains,
+            (Path::Fast, None, F16 | BF16) => Products::Words,
             _ => Products::Floats,
         }
     }
@@ -60,28 +59,27 @@ impl Products {
 #[derive(Default)]
 pub struct Rounded {
     acts: Acts8,
-    brains: Buffer,
+    words: Buffer,
 }
 
 impl Rounded {
     /// Bytes it holds for such inputs: for each the matrix, its rows and whether they should be wide.
     pub fn bytes<'a>(k: &Kernels, inputs: impl Iterator<Item = (&'a Matrix, usize, bool)>) -> usize {
-        let (mut acts, mut brains) = (0, 0);
+        let (mut acts, mut words) = (0, 0);
         for (w, n, wide) in inputs {
-            match Products::of(Path::Fast, w, wide) {
+            match Products::of(Path::Fast, w) {
                 Products::Ints => acts = acts.max(Acts8::bytes(n, w.cols, wide || k.wide)),
-                Products::Brains => brains = brains.max(4 * n * w.cols.next_multiple_of(PAIRS)),
+                Products::Words => words = words.max(4 * n * Words::of(w.cols).floats()),
                 Products::Floats => (),
             }
         }
-        acts + brains
+        acts + words
     }
 }
 
-/// ggml's BF16.
+/// ggml's floats of 16 bits.
+const F16: u32 = 1;
 const BF16: u32 = 30;
-/// Values of BF16 that are multiplied together.
-const PAIRS: usize = 32;
 
 /// The input of a linear layer, rounded as its matrices want it.
 #[derive(Clone, Copy)]
@@ -89,18 +87,18 @@ pub struct Input<'a> {
     /// The values, `[N, C]`.
     pub x: View<'a>,
     acts: Option<&'a Acts8>,
-    brains: Option<View<'a>>,
+    words: Option<View<'a>>,
     after: Option<&'a Matrix>,
 }
 
 impl<'a> Input<'a> {
     /// For the exact path.
     pub fn exact(x: View<'a>) -> Self {
-        Input { x, acts: None, brains: None, after: None }
+        Input { x, acts: None, words: None, after: None }
     }
 
     /// Rounds `x` if `path` and one of `matrices` call for it: to integers, which are wide if they should be or if these take
-    /// no longer, or to BF16.
+    /// no longer, or to those of 16 bits.
     pub fn new(
         cx: &Compute,
         path: Path,
@@ -110,22 +108,22 @@ impl<'a> Input<'a> {
         rounded: &'a mut Rounded,
     ) -> Self {
         let mut input = Input::exact(x);
-        let Rounded { acts, brains } = rounded;
-        let any = |products| matrices.iter().any(|w| Products::of(path, w, wide) == products);
+        let Rounded { acts, words } = rounded;
+        let any = |products| matrices.iter().any(|w| Products::of(path, w) == products);
         if any(Products::Ints) {
             acts.resize(x.n, x.c, wide || cx.kernels.wide);
             cx.quantize(x, acts);
             input.acts = Some(acts);
         }
-        if any(Products::Brains) {
+        if any(Products::Words) {
             /// Rows of a part.
             const ROWS: usize = 8;
-            let c = x.c.next_multiple_of(PAIRS);
-            let brains = brains.room(x.n * c);
-            cx.pool.rows([Tile::new(brains, x.n, c)], [ROWS], &|part, [mut out], _| {
-                (0..out.n()).for_each(|i| (cx.kernels.round_brains)(x.row(part * ROWS + i), out.row(i)));
+            let c = Words::of(x.c).floats();
+            let words = words.room(x.n * c);
+            cx.pool.rows([Tile::new(words, x.n, c)], [ROWS], &|part, [mut out], _| {
+                (0..out.n()).for_each(|i| (cx.kernels.round_words)(x.row(part * ROWS + i), out.row(i)));
             });
-            input.brains = Some(View::new(brains, x.n, c));
+            input.words = Some(View::new(words, x.n, c));
         }
         input
     }
@@ -179,19 +177,20 @@ pub fn forward(cx: &Compute, w: &Matrix, input: Input, y: &mut Tile) {
     }
     cx.pool.columns([y.part(0..n, 0..f)], [tile], &|part, [mut y], scratch| {
         let rows = part * tile..(part * tile + tile).min(f);
-        match (input.acts, input.brains) {
+        match (input.acts, input.words) {
             (Some(acts), _) if w.format.codes.is_some() => (k.int_dots)(w, rows, after(part), acts, &mut y, scratch),
-            (_, Some(x)) if w.format.id == BF16 => match w.halves() {
-                Some(Halves::Bf16(bits)) => {
-                    (k.brain_dots)(x, &bits[rows.start * w.cols..rows.end * w.cols], w.cols, &mut y, scratch);
+            (_, Some(x)) if matches!(w.format.id, F16 | BF16) => {
+                let (c, tops) = (w.cols, &w.tops()[rows.clone()]);
+                if let Some(halves) = w.halves() {
+                    let halves = halves.part(rows.start * c..rows.end * c);
+                    return (k.word_dots)(x, halves, c, tops, &mut y, scratch);
                 }
                 // A file may put them at odd addresses, which must not change what they give.
-                _ => {
-                    let bytes = w.rows_bytes(rows).as_chunks::<2>().0;
-                    let bits: Vec<u16> = bytes.iter().map(|&bits| u16::from_le_bytes(bits)).collect();
-                    (k.brain_dots)(x, &bits, w.cols, &mut y, scratch);
-                }
-            },
+                let bytes = w.rows_bytes(rows).as_chunks::<2>().0;
+                let bits: Vec<u16> = bytes.iter().map(|&bits| u16::from_le_bytes(bits)).collect();
+                let halves = if w.format.id == F16 { Halves::F16(&bits) } else { Halves::Bf16(&bits) };
+                (k.word_dots)(x, halves, c, tops, &mut y, scratch);
+            }
             _ => {
                 if let Some(halves) = w.halves().filter(|_| n <= k.half_rows) {
                     (k.half_dots)(input.x, halves.part(rows.start * w.cols..rows.end * w.cols), &mut y);
@@ -213,17 +212,17 @@ fn granule(w: &Matrix, threads: usize) -> usize {
     if w.format.block > 32 { w.format.block } else { even(w.cols, threads, COLUMNS) }
 }
 
-/// Values that [`forward`] and [`backward`] hold for each thread, for `n` rows whose integers should be wide or need not.
-pub fn scratch(path: Path, w: &Matrix, n: usize, wide: bool, threads: usize) -> usize {
+/// Values that [`forward`] and [`backward`] hold for each thread, for `n` rows.
+pub fn scratch(path: Path, w: &Matrix, n: usize, threads: usize) -> usize {
     let exact = match w.floats() {
         Some(_) => 0,
         None => (TILE * w.cols).max(2 * TILE * granule(w, threads)),
     };
     // Integer products keep sums of two panels of 16 rows, and a number for each 16 columns.
     let whole = |rows: usize, cols: usize| rows * (64 + cols / 16);
-    let ahead = match Products::of(path, w, wide) {
+    let ahead = match Products::of(path, w) {
         Products::Ints => whole(n, w.cols),
-        Products::Brains => TILE * w.cols.next_multiple_of(PAIRS),
+        Products::Words => TILE * w.cols.next_multiple_of(32) / 2,
         Products::Floats => exact,
     };
     let back = if Back::takes(w) { whole(n, w.rows).max((DEEP + 9) * granule(w, threads)) } else { exact };

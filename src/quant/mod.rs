@@ -14,7 +14,7 @@ mod table;
 mod ternary;
 pub mod turned;
 
-pub(crate) use float::{brain, half, to_brain};
+pub(crate) use float::{brain, half};
 #[allow(unused_imports, reason = "where no backend works in vectors")]
 pub(crate) use iq::VALUES as IQ4;
 pub use table::FORMATS;
@@ -25,7 +25,9 @@ pub(crate) use table::{decode_inline, unpack_inline};
 use crate::bytes::Bytes;
 use crate::error::{Error, Result};
 use core::ops::Range;
+use core::sync::atomic::AtomicU8;
 use std::prelude::v1::*;
+use std::sync::Arc;
 
 /// Whole blocks to their values.
 pub type Decode = fn(blocks: &[u8], values: &mut [f32]);
@@ -113,6 +115,8 @@ pub struct Matrix {
     data: Bytes,
     /// The rows side by side.
     turned: Option<Bytes>,
+    /// As [`Matrix::tops`] has it.
+    tops: Arc<[AtomicU8]>,
 }
 
 impl Matrix {
@@ -134,7 +138,7 @@ impl Matrix {
                 data.len(),
             ));
         }
-        Ok(Matrix { format, rows, cols, data, turned: None })
+        Ok(Matrix { format, rows, cols, data, turned: None, tops: unknown(format, rows) })
     }
 
     /// Bytes of one row.
@@ -160,7 +164,8 @@ impl Matrix {
     pub fn part(&self, range: Range<usize>) -> Matrix {
         let n = self.row_bytes();
         let data = self.data.slice(range.start * n..range.end * n).expect("rows of a matrix");
-        Matrix { rows: range.len(), data, turned: None, ..*self }
+        let tops = unknown(self.format, range.len());
+        Matrix { format: self.format, rows: range.len(), cols: self.cols, data, turned: None, tops }
     }
 
     /// The values themselves, `[rows, cols]`, where they are stored as aligned native `f32`.
@@ -182,6 +187,11 @@ impl Matrix {
         if cfg!(target_endian = "little") { bytemuck::try_cast_slice(&self.data).ok().map(kind) } else { None }
     }
 
+    /// For each row of floats of 16 bits what kernels have found out of it, at first 0.
+    pub(crate) fn tops(&self) -> &[AtomicU8] {
+        &self.tops
+    }
+
     /// Decodes columns `cols` of row `row` into `out`. `cols` starts and ends on block edges.
     ///
     /// # Panics
@@ -193,6 +203,11 @@ impl Matrix {
         let start = row * self.row_bytes();
         decode(&self.data[start + cols.start / block * bytes..start + cols.end / block * bytes], out);
     }
+}
+
+fn unknown(format: &Format, rows: usize) -> Arc<[AtomicU8]> {
+    let count = if matches!(format.id, 1 | 30) { rows } else { 0 };
+    (0..count).map(|_| AtomicU8::new(0)).collect()
 }
 
 /// Stores `values`, `[rows, cols]` row-major, in `format`.

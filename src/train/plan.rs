@@ -12,7 +12,7 @@ use super::{Config, Gradient};
 use crate::adapter::{Adapter, Kind, Linear, Size, Spec, lowrank};
 use crate::error::Result;
 use crate::model::block::Grads;
-use crate::model::project::{self, Workspace};
+use crate::model::project::Workspace;
 use crate::model::weights::Places;
 use crate::model::{Acts, Kept, Model, Precision};
 use crate::nn::{attention, head, linear};
@@ -230,8 +230,8 @@ impl Run<'_> {
         let (path, meeting) = (self.config.path, counted.min(self.config.slice));
         let attention = f * attention::scratch(h.heads, longest);
         let block = &m.weights.blocks[lowest.min(h.layers - 1)];
-        let of = |linear: Linear| linear::scratch(path, block.linear(linear), n, project::wide(linear), threads);
-        let head = linear::scratch(path, &head::slice(m.weights.head()), meeting, false, threads);
+        let of = |linear: Linear| linear::scratch(path, block.linear(linear), n, threads);
+        let head = linear::scratch(path, &head::slice(m.weights.head()), meeting, threads);
         let decoded = f * Linear::ALL.map(of).into_iter().fold(head.max(size.scratch), usize::max);
         Ok(Plan {
             mapped: m.file_len(),

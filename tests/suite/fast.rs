@@ -9,7 +9,7 @@ use mynah::gguf::Gguf;
 use mynah::kernel::{self, Compute, Kernels, Pool, Tile, View};
 use mynah::model::{Model, Session, SessionConfig};
 use mynah::nn::linear::{self, Input, Path, Rounded};
-use mynah::quant::{Format, Matrix};
+use mynah::quant::{Format, Matrix, encode_matrix};
 use mynah::text::{Encode, Tokenizer};
 use mynah::train::{Config, Example, Keep, Trainer};
 
@@ -97,73 +97,83 @@ fn backends_threads_and_kept_activations_change_no_bit() {
     }
 }
 
-/// A small model with weights of BF16 and rows that are no whole number of pairs' units.
-fn brains(kernels: &'static Kernels, threads: usize) -> Model {
-    let gguf = Gguf::parse(Bytes::from(tiny::file_in("llama", 3, false, "BF16")), &Limits::default()).unwrap();
+/// Formats of floats of 16 bits.
+const HALVES: [&str; 2] = ["F16", "BF16"];
+
+/// A small model with such weights and rows that are no whole number of what is multiplied together.
+fn halves(format: &str, kernels: &'static Kernels, threads: usize) -> Model {
+    let gguf = Gguf::parse(Bytes::from(tiny::file_in("llama", 3, false, format)), &Limits::default()).unwrap();
     Model::load(&gguf, Compute { kernels, pool: Pool::new(threads) }).unwrap()
 }
 
 #[test]
-fn bf16_meets_activations_of_its_own_kind() {
+fn floats_of_16_bits_meet_activations_of_as_many() {
     let tokens: Vec<u32> = (0..24).map(|t| t * 7 % tiny::VOCAB as u32).collect();
-    // Logits after each token, fed so many at a time.
-    let logits = |kernels, threads, path, step: usize| {
-        let model = brains(kernels, threads);
-        let config = SessionConfig { context: 32, path, ..SessionConfig::default() };
-        let mut session = Session::new(&model, config).unwrap();
-        let mut all = Vec::new();
-        for tokens in tokens.chunks(step) {
-            session.feed_each(tokens, Some(&mut |_, logits| all.extend_from_slice(logits))).unwrap();
+    for format in HALVES {
+        // Logits after each token, fed so many at a time.
+        let logits = |kernels, threads, path, step: usize| {
+            let model = halves(format, kernels, threads);
+            let config = SessionConfig { context: 32, path, ..SessionConfig::default() };
+            let mut session = Session::new(&model, config).unwrap();
+            let mut all = Vec::new();
+            for tokens in tokens.chunks(step) {
+                session.feed_each(tokens, Some(&mut |_, logits| all.extend_from_slice(logits))).unwrap();
+            }
+            all
+        };
+        let bits = |all: &[f32]| all.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+        let want = logits(&kernel::PLAIN, 1, Path::Fast, 1);
+        for kernels in kernel::available() {
+            for (threads, step) in [(1, 1), (2, 3), (3, 24)] {
+                let got = logits(kernels, threads, Path::Fast, step);
+                assert!(bits(&got) == bits(&want), "{format}, {}, {threads} threads, {step} at a time", kernels.name);
+            }
         }
-        all
-    };
-    let bits = |all: &[f32]| all.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
-    let want = logits(&kernel::PLAIN, 1, Path::Fast, 1);
-    for kernels in kernel::available() {
-        for (threads, step) in [(1, 1), (2, 3), (3, 24)] {
-            let got = logits(kernels, threads, Path::Fast, step);
-            assert!(bits(&got) == bits(&want), "{}, {threads} threads, {step} at a time", kernels.name);
-        }
+        let exact = logits(kernel::best(), 1, Path::Exact, 24);
+        let off = want.iter().zip(&exact).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        let most = exact.iter().map(|v| v.abs()).fold(0.0, f32::max);
+        eprintln!("{format}: logits up to {most:.3}, {off:.6} off");
+        assert!(off > 0.0 && off < 1e-3 * most, "{format}: {off} of {most}");
     }
-    let exact = logits(kernel::best(), 1, Path::Exact, 24);
-    let off = want.iter().zip(&exact).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-    let most = exact.iter().map(|v| v.abs()).fold(0.0, f32::max);
-    eprintln!("logits up to {most:.3}, {off:.5} off");
-    assert!(off > 0.0 && off < 0.02 * most, "{off} of {most}");
 }
 
 #[test]
-fn bf16_at_odd_addresses_gives_the_same() {
+fn floats_of_16_bits_at_odd_addresses_give_the_same() {
     let (rows, cols, n) = (50, 48, 3);
-    let mut rng = Rng(5);
-    let mut bytes: Vec<u8> =
-        (0..rows * cols).flat_map(|_| ((rng.unit().to_bits() >> 16) as u16).to_le_bytes()).collect();
-    let x: Vec<f32> = (0..n * cols).map(|_| rng.unit()).collect();
-    let product = |data: Bytes| {
-        let w = Matrix::new(Format::by_name("BF16").unwrap(), rows, cols, data).unwrap();
-        let odd = w.halves().is_none();
-        let cx = Compute { kernels: kernel::best(), pool: Pool::new(2) };
-        let (mut rounded, mut y) = (Rounded::default(), vec![0.0; n * rows]);
-        let input = Input::new(&cx, Path::Fast, View::new(&x, n, cols), &[&w], false, &mut rounded);
-        linear::forward(&cx, &w, input, &mut Tile::new(&mut y, n, rows));
-        (odd, y)
-    };
-    let whole = bytes.len();
-    let (one, want) = product(Bytes::from(bytes.clone()));
-    bytes.insert(0, 0);
-    let (other, got) = product(Bytes::from(bytes).slice(1..whole + 1).unwrap());
-    assert!(one != other, "one of them is odd");
-    assert_eq!(got, want);
+    for format in HALVES {
+        let format = Format::by_name(format).unwrap();
+        let mut rng = Rng(5);
+        let values: Vec<f32> = (0..rows * cols).map(|_| rng.unit()).collect();
+        let mut bytes = encode_matrix(format, rows, cols, &values).unwrap().data().to_vec();
+        let x: Vec<f32> = (0..n * cols).map(|_| rng.unit()).collect();
+        let product = |data: Bytes| {
+            let w = Matrix::new(format, rows, cols, data).unwrap();
+            let odd = w.halves().is_none();
+            let cx = Compute { kernels: kernel::best(), pool: Pool::new(2) };
+            let (mut rounded, mut y) = (Rounded::default(), vec![0.0; n * rows]);
+            let input = Input::new(&cx, Path::Fast, View::new(&x, n, cols), &[&w], false, &mut rounded);
+            linear::forward(&cx, &w, input, &mut Tile::new(&mut y, n, rows));
+            (odd, y)
+        };
+        let whole = bytes.len();
+        let (one, want) = product(Bytes::from(bytes.clone()));
+        bytes.insert(0, 0);
+        let (other, got) = product(Bytes::from(bytes).slice(1..whole + 1).unwrap());
+        assert!(one != other, "one of them is odd");
+        assert_eq!(got, want);
+    }
 }
 
 #[test]
-fn training_on_bf16_is_near_the_exact_path() {
+fn training_on_floats_of_16_bits_is_near_the_exact_path() {
     let rows: Vec<Example> =
         (0..3).map(|r| Example::all((0..20).map(|t| (t * 5 + r) % tiny::VOCAB as u32).collect())).collect();
-    let ([exact, fast], off) = compared(&brains(kernel::best(), 2), &rows);
-    eprintln!("a model of BF16: losses {exact:.5} and {fast:.5}, gradients {off:.4} off");
-    assert!(fast != exact && (fast - exact).abs() < 0.005 * exact, "losses {exact} and {fast}");
-    assert!(off > 0.0 && off < 0.05, "gradients are {off} off");
+    for format in HALVES {
+        let ([exact, fast], off) = compared(&halves(format, kernel::best(), 2), &rows);
+        eprintln!("a model of {format}: losses {exact:.5} and {fast:.5}, gradients {off:.4} off");
+        assert!(fast != exact && (fast - exact).abs() < 0.0005 * exact, "losses {exact} and {fast}");
+        assert!(off > 0.0 && off < 0.05, "gradients are {off} off");
+    }
 }
 
 #[test]

@@ -1,8 +1,9 @@
 //! Every backend of this machine gives the bits of the plain one, whatever the lengths, strides and threads.
 
 use mynah::bytes::Bytes;
-use mynah::kernel::{Acts8, CODES, Kernels, PLAIN, Pool, Scratch, Stored, Tile, View, available, by_name};
+use mynah::kernel::{Acts8, CODES, Kernels, PLAIN, Pool, Scratch, Stored, Tile, View, Words, available, by_name};
 use mynah::quant::{FORMATS, Format, Halves, Matrix};
+use std::sync::atomic::{AtomicU8, Ordering};
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
 
@@ -88,15 +89,16 @@ fn products_equal_the_plain_ones() {
                         (PLAIN.half_dots)(x, halves, &mut Tile::new(&mut got, n, f));
                         assert_same(&got, &want, &format!("plain dots with halves {what}"));
                     }
-                    let rounded = |k: &Kernels| {
-                        let (wide, mut y) = (c.next_multiple_of(32), vec![1.0; n * f]);
-                        let mut out = vec![1.0; n * wide];
-                        (0..n).for_each(|i| (k.round_brains)(x.row(i), &mut out[i * wide..][..wide]));
-                        let (x, mut scratch) = (View::new(&out, n, wide), Scratch::default());
-                        (k.brain_dots)(x, &brains, c, &mut Tile::new(&mut y, n, f), &mut scratch);
-                        y
-                    };
-                    assert_same(&rounded(k), &rounded(&PLAIN), &format!("dots with BF16 {what}"));
+                    for w in [Halves::F16(&halves), Halves::Bf16(&brains)] {
+                        let words = |k: &Kernels| {
+                            let (wide, mut y) = (Words::of(c).floats(), vec![1.0; n * f]);
+                            let mut out = vec![1.0; n * wide];
+                            (0..n).for_each(|i| (k.round_words)(x.row(i), &mut out[i * wide..][..wide]));
+                            word_dots(k, View::new(&out, n, wide), w, c, &mut y);
+                            y
+                        };
+                        assert_same(&words(k), &words(&PLAIN), &format!("dots with words {what}"));
+                    }
 
                     // y [n, c] += a [n, f] · w [f, c].
                     let a = random.values(n * (f + gap_x));
@@ -119,95 +121,90 @@ fn products_equal_the_plain_ones() {
     }
 }
 
-/// The nearest BF16, by its definition.
-fn nearest_brain(x: f32) -> f32 {
-    if !x.is_finite() {
-        return x;
-    }
-    let below = f32::from_bits(x.to_bits() & !0xffff);
-    let above = f32::from_bits((x.to_bits() & !0xffff).wrapping_add(0x1_0000));
-    // The distances are exact.
-    match (x as f64 - below as f64).abs().total_cmp(&(above as f64 - x as f64).abs()) {
-        _ if !above.is_finite() => {
-            if x.to_bits() & 0xffff < 0x8000 {
-                below
-            } else {
-                above
-            }
-        }
-        std::cmp::Ordering::Less => below,
-        std::cmp::Ordering::Greater => above,
-        std::cmp::Ordering::Equal => {
-            if below.to_bits() & 0x1_0000 == 0 {
-                below
-            } else {
-                above
-            }
-        }
-    }
+/// [`Kernels::word_dots`] with rows that were not met before.
+fn word_dots(k: &Kernels, x: View, w: Halves, c: usize, y: &mut [f32]) {
+    let f = y.len() / x.n;
+    let tops: Vec<AtomicU8> = (0..f).map(|_| AtomicU8::new(0)).collect();
+    let mut first = y.to_vec();
+    (k.word_dots)(x, w, c, &tops, &mut Tile::new(&mut first, x.n, f), &mut Scratch::default());
+    assert!(tops.iter().all(|top| top.load(Ordering::Relaxed) != 0), "{}: what was found is kept", k.name);
+    (k.word_dots)(x, w, c, &tops, &mut Tile::new(y, x.n, f), &mut Scratch::default());
+    assert_same(&first, y, &format!("{}: the second time", k.name));
 }
 
 #[test]
-fn brain_products_are_those_of_rounded_values_in_their_order() {
+fn word_products_are_those_of_codes_in_their_order() {
     let mut random = Random(21);
-    for c in [1, 2, 31, 32, 33, 64, 100, 576] {
+    for c in [1, 2, 31, 32, 33, 64, 100, 576, 768, 769, 1536, 1700] {
         let mut x = random.values(c);
-        // Ties, both ways, and the largest.
-        for (x, bits) in x.iter_mut().zip([0x3f80_8000, 0x3f81_8000, 0x7f7f_7fff, 0xbf80_7fff, 0xbf80_8001]) {
-            *x = f32::from_bits(bits);
-        }
-        let w: Vec<u16> = random.values(c).iter().map(|v| (v.to_bits() >> 16) as u16).collect();
+        x[c / 2] = 100.0;
+        let (mut w, mut bits) = (random.values(c), vec![0; c]);
+        (PLAIN.narrow)(&w, &mut bits);
+        (PLAIN.widen)(&bits, &mut w);
+        let w: Vec<f64> = w.iter().map(|&w| w as f64).collect();
+        // Pieces of at most 24 times 32 columns, as even as can be; 16 scales each.
+        let units = c.div_ceil(32);
+        let each = units.div_ceil(units.div_ceil(24));
+        let level = (65535 / each).min(32767) as f64;
+        let largest = w.iter().fold(0.0, |most, w| w.abs().max(most));
+        let unit = largest.log2().floor().exp2() / 8192.0;
         let mut lanes = [0.0f32; 16];
-        for k in (0..c.next_multiple_of(2)).step_by(2) {
-            for k in [k + 1, k].into_iter().filter(|&k| k < c) {
-                let w = f32::from_bits((w[k] as u32) << 16);
-                lanes[k / 2 % 16] = nearest_brain(x[k]).mul_add(w, lanes[k / 2 % 16]);
+        for piece in 0..units.div_ceil(each) {
+            for (l, lane) in lanes.iter_mut().enumerate() {
+                let columns = || (32 * each * piece..(32 * each * (piece + 1)).min(c)).filter(|k| k / 2 % 16 == l);
+                let most = columns().fold(0.0f32, |most, k| x[k].abs().max(most));
+                if most > 0.0 {
+                    let inverse = level as f32 / most;
+                    let code = |k: usize| (x[k] * inverse).round_ties_even() as i64;
+                    let weight = |k: usize| (w[k] / unit).round_ties_even() as i64;
+                    let sum: i64 = columns().map(|k| code(k) * weight(k)).sum();
+                    assert_eq!(sum, sum as i32 as i64, "sums fit");
+                    *lane = (most / level as f32).mul_add(sum as f32, *lane);
+                }
             }
         }
         for half in [8, 4, 2, 1] {
             (0..half).for_each(|l| lanes[l] += lanes[l + half]);
         }
+        let want = lanes[0] * unit as f32;
+        let exact: f64 = x.iter().zip(&w).map(|(x, w)| *x as f64 * w).sum();
+        let size: f64 = x.iter().zip(&w).map(|(x, w)| (*x as f64 * w).powi(2)).sum::<f64>().sqrt();
+        assert!((want as f64 - exact).abs() < 1e-3 * size.max(1e-3), "{c} columns: {want} is near {exact}");
         for k in available() {
-            let (wide, mut y, mut scratch) = (c.next_multiple_of(32), [1.0], Scratch::default());
-            let mut out = vec![1.0; wide];
-            (k.round_brains)(&x, &mut out);
-            (k.brain_dots)(View::new(&out, 1, wide), &w, c, &mut Tile::new(&mut y, 1, 1), &mut scratch);
-            assert_same(&y, &lanes[..1], &format!("{}, {c} columns", k.name));
+            let wide = Words::of(c).floats();
+            let (mut out, mut y) = (vec![1.0; wide], [1.0]);
+            (k.round_words)(&x, &mut out);
+            word_dots(k, View::new(&out, 1, wide), Halves::F16(&bits), c, &mut y);
+            assert_same(&y, &[want], &format!("{}, {c} columns", k.name));
         }
     }
 }
 
 #[test]
-fn brain_products_of_what_is_no_usual_number() {
+fn word_products_of_what_is_no_usual_number() {
     let one = 0x3f80;
-    // Activation, weight, product.
+    // Activation, weight in BF16, product.
     let cases = [
-        (f32::INFINITY, one, f32::INFINITY),
-        (f32::NEG_INFINITY, one, f32::NEG_INFINITY),
+        (f32::INFINITY, one, f32::NAN),
         (f32::NAN, one, f32::NAN),
-        (f32::from_bits(0x7f80_0001), one, f32::NAN),
         (0.0, 0x7f80, f32::NAN),
         (1.0, 0x7fc0, f32::NAN),
-        // Rounds up out of what is finite.
-        (f32::MAX, one, f32::INFINITY),
+        (1.0, 0xffff, f32::NAN),
         (-0.0, one, 0.0),
-        // Below 2⁻¹²⁶, and a product that is.
-        (1e-40, one, 1e-40),
-        (1.0, 1, f32::from_bits(1 << 16)),
-        (1e-30, 0x0f80, 0.0),
+        (1e30, one, 1e30),
+        // Too small for codes.
+        (1e-40, one, 0.0),
+        (1.0, 1, 0.0),
+        (1e30, 0x8000, 0.0),
     ];
     for k in available() {
         for (x, w, want) in cases {
-            let (mut out, mut y, mut scratch) = ([1.0; 32], [1.0], Scratch::default());
-            (k.round_brains)(&[x], &mut out);
-            (k.brain_dots)(View::new(&out, 1, 32), &[w], 1, &mut Tile::new(&mut y, 1, 1), &mut scratch);
-            let [y] = y;
-            let what = format!("{}: {x} by {w:x} is {y}", k.name);
-            if want.abs() < f32::MIN_POSITIVE {
-                assert!((y - want).abs() < f32::MIN_POSITIVE, "{what}");
-            } else {
-                assert!(y == want || y.is_nan() && want.is_nan(), "{what}");
-            }
+            let wide = Words::of(1).floats();
+            let (mut out, mut y) = (vec![1.0; wide], [1.0]);
+            (k.round_words)(&[x], &mut out);
+            word_dots(k, View::new(&out, 1, wide), Halves::Bf16(&[w]), 1, &mut y);
+            let near = (y[0] - want).abs() <= want.abs() * 1e-4;
+            assert!(near || y[0].is_nan() && want.is_nan(), "{}: {x} by {w:x} is {}, not {want}", k.name, y[0]);
         }
     }
 }

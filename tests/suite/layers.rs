@@ -16,9 +16,9 @@ const UNSAFE: &[&str] = &[
     "kernel/stored.rs",
     "kernel/unpack.rs",
     "kernel/wasm.rs",
+    "kernel/words.rs",
     "kernel/x86.rs",
     "kernel/x86/avx512.rs",
-    "kernel/x86/avx512/bf16.rs",
 ];
 
 fn sources(dir: &Path, out: &mut Vec<PathBuf>) {

@@ -533,7 +533,7 @@ impl Result<'_> {
                 out::print_json(&json!({
                     "backend": k.name, "n_threads": threads, "limit_bytes_per_second": l.bytes,
                     "limit_int8_operations_per_second": l.int8, "limit_float_operations_per_second": l.float,
-                    "limit_bf16_operations_per_second": l.bf16,
+                    "limit_int16_operations_per_second": l.int16,
                 }))?;
             }
         }
@@ -562,11 +562,11 @@ impl Result<'_> {
         let giga = |rate: f64| digits(rate / 1e9);
         let some = |rate: Option<f64>| rate.map_or("-".into(), giga);
         let mut text = String::from("Every kernel gave the bits of the plain backend before it was measured.\n\n");
-        let head = ["limits of this machine", "threads", "memory GB/s", "int8 GOP/s", "f32 GFLOP/s", "bf16 GFLOP/s"];
+        let head = ["limits of this machine", "threads", "memory GB/s", "int8 GOP/s", "int16 GOP/s", "f32 GFLOP/s"];
         let mut table = out::table(&head, 1..6);
         for (k, limits) in self.backends.iter().zip(&self.limits) {
             for (threads, l) in self.threads.iter().zip(limits) {
-                let cells = [some(l.int8), some(l.float), some(l.bf16)];
+                let cells = [some(l.int8), some(l.int16), some(l.float)];
                 table.add_row([vec![k.name.into(), threads.to_string(), giga(l.bytes)], cells.to_vec()].concat());
             }
         }

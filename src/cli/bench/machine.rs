@@ -24,8 +24,8 @@ pub struct Limits {
     pub float: Option<f64>,
     /// 8-bit integer operations a second.
     pub int8: Option<f64>,
-    /// `bf16` operations a second.
-    pub bf16: Option<f64>,
+    /// Operations a second on integers of 16 bits.
+    pub int16: Option<f64>,
 }
 
 /// Amounts a second of `threads` that all do `work`, which says how much it did; each first makes itself ready.
@@ -97,7 +97,7 @@ fn operations(k: &Kernels, unit: Unit, threads: usize, cpus: &[usize]) -> mynah:
 /// The limits of a backend's instructions with `threads`, on the first of `cpus` if there are any.
 pub fn arithmetic(k: &Kernels, threads: usize, cpus: &[usize], bytes: f64) -> mynah::Result<Limits> {
     let of = |unit| operations(k, unit, threads, cpus);
-    Ok(Limits { bytes, float: of(Unit::Float)?, int8: of(Unit::Int8)?, bf16: of(Unit::Bf16)? })
+    Ok(Limits { bytes, float: of(Unit::Float)?, int8: of(Unit::Int8)?, int16: of(Unit::Int16)? })
 }
 
 /// All limits of a backend, likewise.

@@ -11,7 +11,7 @@ use comfy_table::presets::ASCII_MARKDOWN;
 use mynah::adapter::Linear;
 use mynah::error::printable;
 use mynah::kernel::{self, Compute, Kernels, Pool};
-use mynah::model::{Model, Session, SessionConfig, project};
+use mynah::model::{Model, Session, SessionConfig};
 use mynah::nn::linear::Products;
 use mynah::quant::Matrix;
 use mynah::text::Tokenizer;
@@ -85,8 +85,8 @@ struct Cost {
     int8: f64,
     /// The same of floats.
     float: f64,
-    /// The same of BF16 on both sides.
-    bf16: f64,
+    /// The same of 16 bits.
+    int16: f64,
 }
 
 impl Cost {
@@ -97,25 +97,25 @@ impl Cost {
             Kind::Prompt => test.n.div_ceil(config.chunk) as f64,
             Kind::Decode => n,
         };
-        let mut cost = Cost { bytes: 0.0, int8: 0.0, float: 0.0, bf16: 0.0 };
-        let mut add = |m: &Matrix, wide: bool, rows: f64| {
-            let products = match Products::of(config.path, m, wide) {
+        let mut cost = Cost { bytes: 0.0, int8: 0.0, float: 0.0, int16: 0.0 };
+        let mut add = |m: &Matrix, rows: f64| {
+            let products = match Products::of(config.path, m) {
                 Products::Ints => &mut cost.int8,
-                Products::Brains => &mut cost.bf16,
+                Products::Words => &mut cost.int16,
                 Products::Floats => &mut cost.float,
             };
             *products += m.rows as f64 * m.cols as f64 * rows;
             cost.bytes += m.data().len() as f64 * passes;
         };
         for block in &w.blocks {
-            Linear::ALL.iter().for_each(|&linear| add(block.linear(linear), project::wide(linear), n));
+            Linear::ALL.iter().for_each(|&linear| add(block.linear(linear), n));
         }
-        add(w.head(), false, passes);
+        add(w.head(), passes);
         // Token i sees i + 1 positions more than were there, for a score and for a sum; the cache is read once a pass.
         let seen = n * (n + 1.0) / 2.0 + n * depth;
         cost.float += 2.0 * seen * (h.layers * h.heads.q * h.heads.dim) as f64;
         cost.bytes += passes * ((n + n / passes) / 2.0 + depth) * config.cache.bytes(h) as f64;
-        Cost { bytes: cost.bytes / n, int8: cost.int8 / n, float: cost.float / n, bf16: cost.bf16 / n }
+        Cost { bytes: cost.bytes / n, int8: cost.int8 / n, float: cost.float / n, int16: cost.int16 / n }
     }
 
     /// Seconds a token if only memory counts, and if only arithmetic does.
@@ -123,15 +123,14 @@ impl Cost {
         let seconds = |products: f64, rate: Option<f64>| {
             if products > 0.0 { rate.map(|rate| 2.0 * products / rate) } else { Some(0.0) }
         };
-        // Where no unit multiplies BF16, it becomes wider.
-        let bf16 = seconds(self.bf16, limits.bf16.or(limits.float));
-        let all = [seconds(self.int8, limits.int8), seconds(self.float, limits.float), bf16];
+        let all = [(self.int8, limits.int8), (self.int16, limits.int16), (self.float, limits.float)];
+        let all = all.map(|(products, rate)| seconds(products, rate));
         (self.bytes / limits.bytes, all.into_iter().sum())
     }
 
     /// Products, each added to a sum.
     fn multiply_adds(&self) -> f64 {
-        self.int8 + self.float + self.bf16
+        self.int8 + self.int16 + self.float
     }
 }
 
@@ -228,7 +227,7 @@ struct Row {
     limit_bytes_per_second: f64,
     limit_int8_operations_per_second: Option<f64>,
     limit_float_operations_per_second: Option<f64>,
-    limit_bf16_operations_per_second: Option<f64>,
+    limit_int16_operations_per_second: Option<f64>,
     /// Of what memory alone would allow, and arithmetic alone.
     fraction_of_memory: f64,
     fraction_of_arithmetic: Option<f64>,
@@ -413,7 +412,7 @@ fn row(
         limit_bytes_per_second: limits.bytes,
         limit_int8_operations_per_second: limits.int8,
         limit_float_operations_per_second: limits.float,
-        limit_bf16_operations_per_second: limits.bf16,
+        limit_int16_operations_per_second: limits.int16,
         fraction_of_memory: speed.median * memory,
         fraction_of_arithmetic: arithmetic.map(|seconds| speed.median * seconds),
         load,
@@ -474,9 +473,15 @@ fn text(
         );
     }
     let giga = |rate: Option<f64>| rate.map_or("-".into(), |rate| digits(rate / 1e9));
-    let mut machine = out::table(&["this machine", "memory GB/s", "int8 GOP/s", "f32 GFLOP/s", "bf16 GFLOP/s"], 1..5);
+    let mut machine = out::table(&["this machine", "memory GB/s", "int8 GOP/s", "int16 GOP/s", "f32 GFLOP/s"], 1..5);
     for (threads, l) in threads.iter().zip(limits) {
-        machine.add_row([format!("{threads} threads"), giga(Some(l.bytes)), giga(l.int8), giga(l.float), giga(l.bf16)]);
+        machine.add_row([
+            format!("{threads} threads"),
+            giga(Some(l.bytes)),
+            giga(l.int8),
+            giga(l.int16),
+            giga(l.float),
+        ]);
     }
     let mut head = vec![
         "test",

@@ -2,8 +2,6 @@
 
 #![allow(unsafe_code)]
 
-pub(in crate::kernel) mod bf16;
-
 use super::{heads, prefetch};
 use core::arch::x86_64::*;
 
@@ -13,10 +11,9 @@ type I = __m512i;
 /// Rows of activations and of weights in a tile of dot products.
 const DOT_X: usize = 6;
 const DOT_W: usize = 4;
-/// Rows of activations in a tile of products with rounded ones, and rows up to which it takes less time than decoding
-/// first.
-const PAIR_X: usize = 4;
-const PAIR_ROWS: usize = usize::MAX;
+/// Rows of activations and of weights in a tile of products with words.
+const WORD_X: usize = 6;
+const WORD_W: usize = 4;
 /// Rows and vectors in a tile of sums.
 const SUM_R: usize = 6;
 const SUM_V: usize = 4;
@@ -106,12 +103,29 @@ op!(unsafe halves(p: *const u16) -> F { _mm512_cvtph_ps(_mm256_loadu_si256(p.cas
 op!(unsafe brains(p: *const u16) -> F {
     _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast()))))
 });
-op!(unsafe pairs(p: *const u16, step: usize) -> F {
-    let all = load_i(p.cast());
-    _mm512_castsi512_ps(match step {
-        0 => _mm512_and_si512(all, _mm512_set1_epi32(!0xffff)),
-        _ => _mm512_slli_epi32::<16>(all),
-    })
+/// The even ones of the words of two registers.
+const EVEN: [u16; 32] = {
+    let mut out = [0; 32];
+    let mut i = 0;
+    while i < 32 {
+        out[i] = 2 * i as u16;
+        i += 1;
+    }
+    out
+};
+op!(words(low: F, high: F) -> I {
+    // SAFETY: 64 bytes.
+    let even = unsafe { _mm512_loadu_si512(EVEN.as_ptr().cast()) };
+    _mm512_permutex2var_epi16(_mm512_castps_si512(low), even, _mm512_castps_si512(high))
+});
+op!(word_dot(acc: I, a: I, b: I) -> I {
+    let mut acc = acc;
+    // SAFETY: it changes the register named. Assembly: the compiler would make two instructions of it.
+    unsafe {
+        core::arch::asm!("vpdpwssd {acc}, {a}, {b}", acc = inout(zmm_reg) acc, a = in(zmm_reg) a, b = in(zmm_reg) b,
+            options(pure, nomem, nostack, preserves_flags));
+    }
+    acc
 });
 op!(unsafe scale(p: *const u16) -> F { _mm512_cvtph_ps(_mm256_set1_epi16(*p as i16)) });
 op!(unsafe codes(p: *const i8) -> F { to_float(_mm512_cvtepi8_epi32(_mm_loadu_si128(p.cast()))) });
@@ -675,7 +689,7 @@ const LEVELS_TRIED: usize = 8;
 
 super::levels!("avx2" "fma" "f16c" "avx512f" "avx512bw" "avx512vl" "avx512dq" "avx512vnni");
 super::products!("avx2" "fma" "f16c" "avx512f" "avx512bw" "avx512vl" "avx512dq" "avx512vnni");
-pub(in crate::kernel) use crate::kernel::body::round_brains;
-super::halves!(fma in 2, "avx2" "fma" "f16c" "avx512f" "avx512bw" "avx512vl" "avx512dq" "avx512vnni");
+super::halves!("avx2" "fma" "f16c" "avx512f" "avx512bw" "avx512vl" "avx512dq" "avx512vnni");
+super::words!("avx2" "fma" "f16c" "avx512f" "avx512bw" "avx512vl" "avx512dq" "avx512vnni");
 super::stored!("avx2" "fma" "f16c" "avx512f" "avx512bw" "avx512vl" "avx512dq" "avx512vnni");
 super::integers!(tile of its own, "avx2" "fma" "f16c" "avx512f" "avx512bw" "avx512vl" "avx512dq" "avx512vnni");
