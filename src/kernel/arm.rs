@@ -207,15 +207,13 @@ pub(super) mod lanes {
         brain_v(a: I4) -> F4 { vreinterpretq_f32_s32(vshlq_n_s32::<16>(a)) }
     );
     op!(
-        /// The low words of 8 lanes: first the even ones, then the odd ones.
+        /// The low words of the lanes of one register, then those of the other.
         words_w(a: F4, b: F4) -> I4 {
-            let (a, b) = (vreinterpretq_s32_f32(a), vreinterpretq_s32_f32(b));
-            let [even, odd] = [vuzp1q_s32(a, b), vuzp2q_s32(a, b)].map(|x| vreinterpretq_s16_s32(x));
-            vreinterpretq_s32_s16(vuzp1q_s16(even, odd))
+            vreinterpretq_s32_s16(vuzp1q_s16(vreinterpretq_s16_f32(a), vreinterpretq_s16_f32(b)))
         }
     );
     op!(
-        /// Adds to each lane the products of two words, an even one and an odd one.
+        /// Adds to each lane the products of two words, one of each half.
         word_dot_w(acc: I4, a: I4, b: I4) -> I4 {
             let (a, b) = (vreinterpretq_s16_s32(a), vreinterpretq_s16_s32(b));
             vmlal_high_s16(vmlal_s16(acc, vget_low_s16(a), vget_low_s16(b)), a, b)

@@ -93,14 +93,16 @@ fn dots_with(x: View, w: &[u16], value: fn(u16) -> f32, y: &mut Tile) {
     }
 }
 
-/// What a code of a row of weights is worth, and what makes codes of its weights, from its number in `tops`: the exponent of
-/// its largest magnitude as the bits of a single have it. Rows too small for a code of a usual size are 0.
+/// What a code of a row of weights is worth, from its number in `tops`: the exponent of its largest magnitude as the bits of
+/// a single have it. Rows too small for a code of a usual size are 0, and those with a
+/// weight of 2¹¹⁸ or more count as not finite. A weight plus `MAGIC` times that has its code in the
+/// lowest bits.
 #[inline(always)]
-pub(super) fn word_unit(top: u8) -> (f32, f32) {
+pub(super) fn word_unit(top: u8) -> f32 {
     match top as u32 {
-        0..=13 => (0.0, 0.0),
-        255 => (f32::NAN, 0.0),
-        e => (f32::from_bits((e - 13) << 23), f32::from_bits((267 - e) << 23)),
+        0..=13 => 0.0,
+        245.. => f32::NAN,
+        e => f32::from_bits((e - 13) << 23),
     }
 }
 
@@ -136,28 +138,30 @@ pub(super) fn round_words(x: &[f32], out: &mut [f32]) {
     last[..rest.len()].copy_from_slice(rest);
     for (piece, scales) in scales.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
         let units = shape.units(piece);
-        let mut most = [0; 32];
+        let mut most = [0; LANES];
         for unit in units.clone() {
-            let x = xs.get(unit).unwrap_or(&last);
-            for k in 0..32 {
-                most[k] = most[k].max(x[k].abs().to_bits());
+            let (low, high) = xs.get(unit).unwrap_or(&last).split_at(LANES);
+            for l in 0..LANES {
+                most[l] = most[l].max(low[l].abs().to_bits()).max(high[l].abs().to_bits());
             }
         }
-        let mut inverse = [0.0; 32];
+        let mut inverse = [0.0; LANES];
         for l in 0..LANES {
-            let most = f32::from_bits(most[2 * l].max(most[2 * l + 1]));
-            (scales[l], inverse[2 * l]) = match has_scale(most) {
+            let most = f32::from_bits(most[l]);
+            (scales[l], inverse[l]) = match has_scale(most) {
                 true => (most / level, level / most),
                 false => (if most < 1.0 { 0.0 } else { most }, 0.0),
             };
-            inverse[2 * l + 1] = inverse[2 * l];
         }
         for unit in units {
-            let x = xs.get(unit).unwrap_or(&last);
-            for k in 0..32 {
+            let (low, high) = xs.get(unit).unwrap_or(&last).split_at(LANES);
+            for l in 0..LANES {
                 // An infinity times 0 is no number.
-                let code = (x[k] * inverse[k] + MAGIC).to_bits();
-                codes[unit][k] = if inverse[k] == 0.0 { 0 } else { code as i16 };
+                let code = |x: f32| {
+                    let code = (x * inverse[l] + MAGIC).to_bits();
+                    if inverse[l] == 0.0 { 0 } else { code as i16 }
+                };
+                (codes[unit][2 * l], codes[unit][2 * l + 1]) = (code(low[l]), code(high[l]));
             }
         }
     }
@@ -168,23 +172,25 @@ pub(super) fn word_dots(x: View, w: Halves, c: usize, tops: &[AtomicU8], y: &mut
     word_tops(w, c, tops);
     let (w, value) = halves_of(w);
     let shape = Words::of(c);
-    let codes: &mut [i16] = bytemuck::cast_slice_mut(scratch.floats(16 * shape.count));
+    let codes = bytemuck::cast_slice_mut::<f32, i16>(scratch.floats(16 * shape.count)).as_chunks_mut::<32>().0;
     for (j, (w, top)) in w.chunks_exact(c).zip(tops).enumerate() {
-        let (unit, inverse) = word_unit(top.load(Ordering::Relaxed));
-        codes.fill(0);
-        for (code, &w) in codes.iter_mut().zip(w) {
-            *code = fma(value(w), inverse, MAGIC).to_bits() as i16;
+        let unit = word_unit(top.load(Ordering::Relaxed));
+        codes.fill([0; 32]);
+        for (k, &w) in w.iter().enumerate() {
+            codes[k / 32][2 * (k % LANES) + k % 32 / LANES] = (value(w) + MAGIC * unit).to_bits() as i16;
         }
         for i in 0..x.n {
             let (scales, x) = x.row(i).split_at(16 * shape.pieces);
-            let x: &[i16] = bytemuck::cast_slice(x);
+            let x = bytemuck::cast_slice::<f32, i16>(x).as_chunks::<32>().0;
             let mut acc = [0.0; LANES];
             for (piece, d) in scales.as_chunks::<LANES>().0.iter().enumerate() {
-                let units = shape.units(piece);
                 let mut ints = [0i32; LANES];
-                for (k, (x, w)) in (0..).zip(x.iter().zip(&*codes)).skip(32 * units.start).take(32 * units.len()) {
-                    let l = k / 2 % LANES;
-                    ints[l] = ints[l].wrapping_add(*x as i32 * *w as i32);
+                let units = shape.units(piece);
+                for (x, w) in x[units.clone()].iter().zip(&codes[units]) {
+                    for l in 0..LANES {
+                        let [a, b] = [2 * l, 2 * l + 1].map(|k| x[k] as i32 * w[k] as i32);
+                        ints[l] = ints[l].wrapping_add(a.wrapping_add(b));
+                    }
                 }
                 for l in 0..LANES {
                     acc[l] = fma(d[l], ints[l] as f32, acc[l]);

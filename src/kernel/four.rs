@@ -72,7 +72,7 @@ op!(unsafe brains(p: *const u16) -> F {
     ]
 });
 op!(words(low: F, high: F) -> I {
-    [words_w(low[0], low[1]), words_w(low[2], low[3]), words_w(high[0], high[1]), words_w(high[2], high[3])]
+    [words_w(low[0], high[0]), words_w(low[1], high[1]), words_w(low[2], high[2]), words_w(low[3], high[3])]
 });
 op!(word_dot(acc: I, a: I, b: I) -> I {
     [
@@ -89,6 +89,7 @@ op!(splat_i(x: i32) -> I { [splat_w(x); 4] });
 op!(fma(a: F, b: F, c: F) -> F {
     [fma_v(a[0], b[0], c[0]), fma_v(a[1], b[1], c[1]), fma_v(a[2], b[2], c[2]), fma_v(a[3], b[3], c[3])]
 });
+op!(add(a: F, b: F) -> F { [add_v(a[0], b[0]), add_v(a[1], b[1]), add_v(a[2], b[2]), add_v(a[3], b[3])] });
 op!(mul(a: F, b: F) -> F { [mul_v(a[0], b[0]), mul_v(a[1], b[1]), mul_v(a[2], b[2]), mul_v(a[3], b[3])] });
 op!(and(a: I, b: I) -> I { [and_w(a[0], b[0]), and_w(a[1], b[1]), and_w(a[2], b[2]), and_w(a[3], b[3])] });
 op!(or(a: I, b: I) -> I { [or_w(a[0], b[0]), or_w(a[1], b[1]), or_w(a[2], b[2]), or_w(a[3], b[3])] });

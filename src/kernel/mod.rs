@@ -17,8 +17,9 @@
 //!   then `acc = fma(scale, t, acc)` and, for formats with a minimum, `low = fma(min, Σ d · Σ q, low)` with the inner sum
 //!   made likewise; the output is `acc`, or `acc + low` with a minimum.
 //! * [`Kernels::word_dots`]: 16 lanes; lane `l` starts at 0; for each piece of [`Words`] in order `acc = fma(d, sum, acc)` with
-//!   the exact integer sum of the products of codes `2l` and `2l + 1` of each 32; the lanes are summed as above, and the
-//!   output is that times `u`. A row of weights that is not finite gives NaN.
+//!   the exact integer sum of the products of columns `l` and `l + 16` of each 32; the lanes are summed as above, and the
+//!   output is that times `u`. A row with a weight that is not finite, or of 2¹¹⁸ or more,
+//!   gives NaN.
 //! * WebAssembly has no fused multiply-add: there `fma(a, b, c)` rounds twice. Its relaxed one, which may round once or
 //!   twice, is not used. A scale of Q4_0 or Q8_0 that is no number counts as an infinity.
 
@@ -249,23 +250,25 @@ fn prefetch(p: *const u8, near: bool) {
 }
 
 /// How a row that meets floats of 16 bits lies: 16 scales for each piece of its columns, then codes of 16 bits, 32 at a time.
-/// Pairs of columns take the scales in turn.
+/// Columns take the scales in turn, and of each 32 the two that share one stand together, unless a backend has its own order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Words {
     /// 32 columns each.
     pub count: usize,
     /// Pieces, as few and as even as sums in 32 bits allow.
     pub pieces: usize,
+    /// 32s in a piece, but for the last, which may have fewer.
+    pub each: usize,
 }
 
 impl Words {
-    /// 32s in a piece at most.
-    const MOST: usize = 24;
-
     /// That of `c` columns.
     pub fn of(c: usize) -> Self {
+        /// 32s in a piece at most.
+        const MOST: usize = 24;
         let count = c.div_ceil(32);
-        Words { count, pieces: count.div_ceil(Words::MOST) }
+        let each = count.div_ceil(count.div_ceil(MOST).max(1));
+        Words { count, pieces: count.div_ceil(each.max(1)), each }
     }
 
     /// Floats of a row.
@@ -275,14 +278,13 @@ impl Words {
 
     /// The 32s of a piece.
     pub fn units(&self, piece: usize) -> Range<usize> {
-        let each = self.count.div_ceil(self.pieces);
-        each * piece..(each * piece + each).min(self.count)
+        self.each * piece..(self.each * piece + self.each).min(self.count)
     }
 
     /// The largest code of activations: with weights up to 2¹⁴ the products of the longest piece, two in a lane for each 32,
     /// stay below 2³¹.
     pub fn level(&self) -> f32 {
-        (0xffff / self.count.div_ceil(self.pieces.max(1)).max(1)).min(0x7fff) as f32
+        (0xffff / self.each.max(1)).min(0x7fff) as f32
     }
 }
 

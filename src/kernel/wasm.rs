@@ -85,8 +85,8 @@ pub(super) mod lanes {
         brain_v(a: I4) -> F4 { i32x4_shl(a, 16) }
     );
     op!(
-        /// The low words of 8 lanes.
-        words_w(a: F4, b: F4) -> I4 { i16x8_shuffle::<0, 2, 4, 6, 8, 10, 12, 14>(a, b) }
+        /// The low words of the lanes of two registers, in turn.
+        words_w(a: F4, b: F4) -> I4 { i16x8_shuffle::<0, 8, 2, 10, 4, 12, 6, 14>(a, b) }
     );
     op!(
         /// Adds to each lane the products of two words.

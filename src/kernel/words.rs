@@ -2,7 +2,7 @@
 //!
 //! An instruction set gives it, beside what `floats.rs` and `halves.rs` name: `words` (the low words of 32 lanes of floats),
 //! `word_dot` (adds to each lane the products of two words), `to_float`, `splat_i`, `load_i` and `store_i`; and the rows of both
-//! sides in a tile, `WORD_X` and `WORD_W`.
+//! sides in a tile, `WORD_X` and `WORD_W`; one row of activations meets `DOT_W` rows of weights.
 
 macro_rules! words {
     ($($feature:tt)+) => {
@@ -19,37 +19,44 @@ macro_rules! words {
         /// They are there.
         $(#[target_feature(enable = $feature)])+
         #[inline]
-        unsafe fn coded<const KIND: u8>(p: *const u16, inverse: F) -> I {
+        unsafe fn coded<const KIND: u8>(p: *const u16, magic: F) -> I {
             // SAFETY: the caller's promise.
             unsafe {
                 if KIND == CODES {
                     return load_i(p.cast());
                 }
                 let sixteen = |p: *const u16| if KIND == 1 { brains(p) } else { halves(p) };
-                let magic = splat(MAGIC);
-                words(fma(sixteen(p), inverse, magic), fma(sixteen(p.add(16)), inverse, magic))
+                words(add(sixteen(p), magic), add(sixteen(p.add(16)), magic))
             }
         }
 
-        /// The lanes of `M` rows of activations with `N` rows of weights, whose last columns are in `last` if they are no whole
-        /// 32. Weights `ahead` of those worked on are asked for, if there are any.
+        /// Adds a piece of the columns to the lanes of `M` rows of activations with `N` rows of weights, which stand at the first
+        /// of `w` up to column `32 · whole`, and at the second after it. Weights `ahead` of those worked on are asked for, if
+        /// there are any.
         ///
         /// # Safety
-        /// Rows of activations are of `shape`, and those of weights have `whole` times 32 columns.
+        /// The columns are there.
         $(#[target_feature(enable = $feature)])+
         #[inline]
-        unsafe fn word_tile<const M: usize, const N: usize, const KIND: u8>(
+        unsafe fn word_piece<const M: usize, const N: usize, const KIND: u8>(
             x: [*const f32; M],
-            (w, inverse, last): ([*const u16; N], [F; N], [*const u16; N]),
-            (shape, whole): (Words, usize),
+            (w, magic): ([[*const u16; N]; 2], [F; N]),
+            (shape, whole, piece): (Words, usize, usize),
             ahead: Option<usize>,
+            mut acc: [[F; N]; M],
         ) -> [[F; N]; M] {
-            let piece = |piece: usize, acc: &mut [[F; N]; M]| {
-                let mut ints = [[splat_i(0); N]; M];
-                let mut step = |unit: usize, w: [*const u16; N]| {
+            let mut ints = [[splat_i(0); N]; M];
+            let units = shape.units(piece);
+            for (w, units) in w.iter().zip([units.start..units.end.min(whole), units.start.max(whole)..units.end]) {
+                for unit in units {
+                    if let Some(ahead) = ahead {
+                        for line in 0..N {
+                            prefetch(w[0].wrapping_add(32 * (N * unit + line) + ahead).cast(), true);
+                        }
+                    }
                     // SAFETY: the caller's promise.
                     unsafe {
-                        let b: [I; N] = array!(splat_i(0); n => coded::<KIND>(w[n], inverse[n]));
+                        let b: [I; N] = array!(splat_i(0); n => coded::<KIND>(w[n].wrapping_add(32 * unit), magic[n]));
                         for m in 0..M {
                             let a = load_i(x[m].add(16 * (shape.pieces + unit)).cast());
                             for n in 0..N {
@@ -57,35 +64,40 @@ macro_rules! words {
                             }
                         }
                     }
-                };
-                let units = shape.units(piece);
-                for unit in units.start..units.end.min(whole) {
-                    if let Some(ahead) = ahead {
-                        for line in 0..N {
-                            prefetch(w[0].wrapping_add(32 * (N * unit + line) + ahead).cast(), true);
-                        }
-                    }
-                    step(unit, array!(core::ptr::null(); n => w[n].wrapping_add(32 * unit)));
                 }
-                if units.end > whole {
-                    step(whole, last);
-                }
-                for m in 0..M {
-                    // SAFETY: the caller's promise.
-                    let d = unsafe { load(x[m].add(16 * piece)) };
-                    for n in 0..N {
-                        acc[m][n] = fma(d, to_float(ints[m][n]), acc[m][n]);
-                    }
-                }
-            };
-            let mut acc = [[splat(0.0); N]; M];
-            if shape.pieces == 1 {
-                // By itself, so that the lanes never leave their registers.
-                piece(0, &mut acc);
-                return acc;
             }
-            for i in 0..shape.pieces {
-                piece(i, &mut acc);
+            for m in 0..M {
+                // SAFETY: the caller's promise.
+                let d = unsafe { load(x[m].add(16 * piece)) };
+                for n in 0..N {
+                    acc[m][n] = fma(d, to_float(ints[m][n]), acc[m][n]);
+                }
+            }
+            acc
+        }
+
+        /// The lanes of all pieces.
+        ///
+        /// # Safety
+        /// The columns are there.
+        $(#[target_feature(enable = $feature)])+
+        #[inline]
+        unsafe fn word_tile<const M: usize, const N: usize, const KIND: u8>(
+            x: [*const f32; M],
+            w: ([[*const u16; N]; 2], [F; N]),
+            (shape, whole): (Words, usize),
+            ahead: Option<usize>,
+        ) -> [[F; N]; M] {
+            let mut acc = [[splat(0.0); N]; M];
+            // SAFETY: the caller's promise.
+            unsafe {
+                if shape.pieces == 1 {
+                    // By itself, so that the lanes never leave their registers.
+                    return word_piece::<M, N, KIND>(x, w, (shape, whole, 0), ahead, acc);
+                }
+                for piece in 0..shape.pieces {
+                    acc = word_piece::<M, N, KIND>(x, w, (shape, whole, piece), ahead, acc);
+                }
             }
             acc
         }
@@ -96,27 +108,31 @@ macro_rules! words {
         fn word_rows<const M: usize, const N: usize, const KIND: u8>(
             (x, i): (View, usize),
             (w, c, tops): (&[u16], usize, &[AtomicU8]),
+            shape: Words,
             (j, apart): (usize, usize),
             ahead: Option<usize>,
             y: &mut Tile,
         ) {
-            let (shape, whole) = (Words::of(c), c / 32);
-            assert!(x.c == shape.floats(), "{} floats for {c} columns", x.c);
+            let whole = c / 32;
+            assert!(shape.count == c.div_ceil(32) && x.c == shape.floats(), "{} floats for {c} columns", x.c);
             let right: [&[u16]; N] = array!(&[][..]; n => &w[(j + n * apart) * c..][..c]);
-            let mut last = [[0; 32]; N];
-            let (mut inverse, mut units) = ([splat(0.0); N], [0.0; N]);
+            // The columns after the last whole 32; where there are none, nothing is read.
+            let mut rest = [[0; 32]; N];
+            let (mut magic, mut units) = ([splat(0.0); N], [0.0; N]);
             for n in 0..N {
-                if !c.is_multiple_of(32) {
-                    last[n][..c % 32].copy_from_slice(&right[n][32 * whole..]);
+                if shape.count > whole {
+                    rest[n][..c % 32].copy_from_slice(&right[n][32 * whole..]);
                 }
-                let (unit, by) = word_unit(tops[j + n * apart].load(Ordering::Relaxed));
-                (units[n], inverse[n]) = (unit, splat(by));
+                units[n] = word_unit(tops[j + n * apart].load(Ordering::Relaxed));
+                magic[n] = splat(MAGIC * units[n]);
             }
             let x: [*const f32; M] = array!(core::ptr::null(); m => x.row(i + m).as_ptr());
-            let w = array!(core::ptr::null(); n => right[n].as_ptr());
-            let last = array!(core::ptr::null(); n => last[n].as_ptr());
+            let w = [
+                array!(core::ptr::null(); n => right[n].as_ptr()),
+                array!(core::ptr::null(); n => rest[n].as_ptr().wrapping_sub(32 * whole)),
+            ];
             // SAFETY: compared above.
-            let acc = unsafe { word_tile::<M, N, KIND>(x, (w, inverse, last), (shape, whole), ahead) };
+            let acc = unsafe { word_tile::<M, N, KIND>(x, (w, magic), (shape, whole), ahead) };
             for m in 0..M {
                 let (y, sums) = (y.row(i + m), sum::<N>(acc[m]));
                 for n in 0..N {
@@ -127,7 +143,7 @@ macro_rules! words {
 
         /// Rows `i..i + M` of `x` with all of `w`.
         $(#[target_feature(enable = $feature)])+
-        fn word_block<const M: usize, const KIND: u8>(
+        fn word_block<const M: usize, const N: usize, const KIND: u8>(
             x: (View, usize),
             w: (&[u16], usize, &[AtomicU8]),
             y: &mut Tile,
@@ -135,19 +151,20 @@ macro_rules! words {
             /// Halves asked for ahead of those worked on.
             const AHEAD: usize = 4096;
             let (f, ahead) = (w.2.len(), (KIND != CODES).then_some(AHEAD));
-            let count = f / WORD_W;
+            let count = f / N;
+            let shape = Words::of(w.1);
             if M == 1 && KIND != CODES && crate::kernel::peak::reads_ahead() {
                 // A few long streams, which the machine follows best by itself.
                 for j in 0..count {
-                    word_rows::<M, WORD_W, KIND>(x, w, (j, count), None, y);
+                    word_rows::<M, N, KIND>(x, w, shape, (j, count), None, y);
                 }
             } else {
-                for j in (0..count * WORD_W).step_by(WORD_W) {
-                    word_rows::<M, WORD_W, KIND>(x, w, (j, 1), ahead, y);
+                for j in (0..count * N).step_by(N) {
+                    word_rows::<M, N, KIND>(x, w, shape, (j, 1), ahead, y);
                 }
             }
-            for j in count * WORD_W..f {
-                word_rows::<M, 1, KIND>(x, w, (j, 1), ahead, y);
+            for j in count * N..f {
+                word_rows::<M, 1, KIND>(x, w, shape, (j, 1), ahead, y);
             }
         }
 
@@ -155,12 +172,12 @@ macro_rules! words {
         fn word_all<const KIND: u8>(x: View, w: (&[u16], usize, &[AtomicU8]), y: &mut Tile) {
             for i in (0..x.n).step_by(WORD_X) {
                 match (x.n - i).min(WORD_X) {
-                    1 => word_block::<1, KIND>((x, i), w, y),
-                    2 => word_block::<2, KIND>((x, i), w, y),
-                    3 => word_block::<3, KIND>((x, i), w, y),
-                    4 => word_block::<4, KIND>((x, i), w, y),
-                    5 => word_block::<5, KIND>((x, i), w, y),
-                    _ => word_block::<6, KIND>((x, i), w, y),
+                    1 => word_block::<1, DOT_W, KIND>((x, i), w, y),
+                    2 => word_block::<2, WORD_W, KIND>((x, i), w, y),
+                    3 => word_block::<3, WORD_W, KIND>((x, i), w, y),
+                    4 => word_block::<4, WORD_W, KIND>((x, i), w, y),
+                    5 => word_block::<5, WORD_W, KIND>((x, i), w, y),
+                    _ => word_block::<6, WORD_W, KIND>((x, i), w, y),
                 }
             }
         }
@@ -200,13 +217,13 @@ macro_rules! words {
             let wide = c.next_multiple_of(32);
             let codes: &mut [u16] = bytemuck::cast_slice_mut(scratch.floats(f * wide / 2));
             for ((w, top), codes) in w.chunks_exact(c).zip(tops).zip(codes.chunks_exact_mut(wide)) {
-                let inverse = splat(word_unit(top.load(Ordering::Relaxed)).1);
+                let magic = splat(MAGIC * word_unit(top.load(Ordering::Relaxed)));
                 let (ws, rest) = w.as_chunks::<32>();
                 let mut last = [0; 32];
                 last[..rest.len()].copy_from_slice(rest);
                 for (w, codes) in ws.iter().chain([&last]).zip(codes.as_chunks_mut::<32>().0) {
                     // SAFETY: 32 weights.
-                    store_i(bytemuck::cast_mut(codes), unsafe { coded::<KIND>(w.as_ptr(), inverse) });
+                    store_i(bytemuck::cast_mut(codes), unsafe { coded::<KIND>(w.as_ptr(), magic) });
                 }
             }
             word_all::<CODES>(x, (codes, wide, tops), y);

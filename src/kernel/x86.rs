@@ -118,8 +118,8 @@ pub(super) mod avx2 {
     const DOT_X: usize = 3;
     const DOT_W: usize = 2;
     /// Rows of activations and of weights in a tile of products with words.
-    const WORD_X: usize = 3;
-    const WORD_W: usize = 2;
+    const WORD_X: usize = 4;
+    const WORD_W: usize = 1;
     /// Rows and vectors in a tile of sums.
     const SUM_R: usize = 6;
     const SUM_V: usize = 1;
@@ -225,13 +225,10 @@ pub(super) mod avx2 {
         [_mm256_castsi256_ps(eight(p)), _mm256_castsi256_ps(eight(p.add(8)))]
     });
     op!(words(low: F, high: F) -> I {
-        let m = _mm256_set1_epi32(0xffff);
-        let pack = |x: F| {
-            let [a, b] = x.map(|x| _mm256_and_si256(_mm256_castps_si256(x), m));
-            // Packing works in the two halves of a register; the permutation puts its quarters in order.
-            _mm256_permute4x64_epi64::<0xd8>(_mm256_packus_epi32(a, b))
-        };
-        [pack(low), pack(high)]
+        array!(_mm256_setzero_si256(); i => {
+            let (low, high) = (_mm256_castps_si256(low[i]), _mm256_castps_si256(high[i]));
+            _mm256_blend_epi16::<0b1010_1010>(low, _mm256_slli_epi32::<16>(high))
+        })
     });
     op!(word_dot(acc: I, a: I, b: I) -> I {
         array!(acc[0]; i => _mm256_add_epi32(acc[i], _mm256_madd_epi16(a[i], b[i])))

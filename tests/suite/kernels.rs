@@ -151,7 +151,7 @@ fn word_products_are_those_of_codes_in_their_order() {
         let mut lanes = [0.0f32; 16];
         for piece in 0..units.div_ceil(each) {
             for (l, lane) in lanes.iter_mut().enumerate() {
-                let columns = || (32 * each * piece..(32 * each * (piece + 1)).min(c)).filter(|k| k / 2 % 16 == l);
+                let columns = || (32 * each * piece..(32 * each * (piece + 1)).min(c)).filter(|k| k % 16 == l);
                 let most = columns().fold(0.0f32, |most, k| x[k].abs().max(most));
                 if most > 0.0 {
                     let inverse = level as f32 / most;
@@ -191,6 +191,8 @@ fn word_products_of_what_is_no_usual_number() {
         (f32::NAN, one, f32::NAN),
         (0.0, 0x7f80, f32::NAN),
         (1.0, 0x7fc0, f32::NAN),
+        (0.0, 0x7a80, f32::NAN),
+        (1e-30, 0x7a00, 1e-30 * f32::from_bits(0x7a00_0000)),
         (1.0, 0xffff, f32::NAN),
         (-0.0, one, 0.0),
         (1e30, one, 1e30),

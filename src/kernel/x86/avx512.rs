@@ -103,20 +103,9 @@ op!(unsafe halves(p: *const u16) -> F { _mm512_cvtph_ps(_mm256_loadu_si256(p.cas
 op!(unsafe brains(p: *const u16) -> F {
     _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast()))))
 });
-/// The even ones of the words of two registers.
-const EVEN: [u16; 32] = {
-    let mut out = [0; 32];
-    let mut i = 0;
-    while i < 32 {
-        out[i] = 2 * i as u16;
-        i += 1;
-    }
-    out
-};
 op!(words(low: F, high: F) -> I {
-    // SAFETY: 64 bytes.
-    let even = unsafe { _mm512_loadu_si512(EVEN.as_ptr().cast()) };
-    _mm512_permutex2var_epi16(_mm512_castps_si512(low), even, _mm512_castps_si512(high))
+    let (low, high) = (_mm512_castps_si512(low), _mm512_castps_si512(high));
+    _mm512_mask_blend_epi16(0xaaaa_aaaa, low, _mm512_slli_epi32::<16>(high))
 });
 op!(word_dot(acc: I, a: I, b: I) -> I {
     let mut acc = acc;
