@@ -99,7 +99,10 @@ op!(look_up(table: &[u8; 16], x: I) -> I {
     _mm512_shuffle_epi8(_mm512_broadcast_i32x4(table), x)
 });
 op!(low_halves(a: I) -> F { _mm512_cvtph_ps(_mm512_cvtepi32_epi16(a)) });
-op!(unsafe halves(p: *const u16) -> F { _mm512_cvtph_ps(_mm256_loadu_si256(p.cast())) });
+op!(unsafe halves(p: *const u16) -> F {
+    // Suppressed exceptions, which `_mm512_cvtph_ps` asks for, would keep the load apart.
+    _mm512_cvt_roundph_ps::<_MM_FROUND_CUR_DIRECTION>(_mm256_loadu_si256(p.cast()))
+});
 op!(unsafe brains(p: *const u16) -> F {
     _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast()))))
 });
