@@ -106,9 +106,20 @@ op!(unsafe halves(p: *const u16) -> F {
 op!(unsafe brains(p: *const u16) -> F {
     _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast()))))
 });
+/// The low words of the lanes of two registers, in turn.
+const IN_TURN: [u16; 32] = {
+    let mut out = [0; 32];
+    let mut i = 0;
+    while i < 32 {
+        out[i] = (i / 2 * 2 + i % 2 * 32) as u16;
+        i += 1;
+    }
+    out
+};
 op!(words(low: F, high: F) -> I {
-    let (low, high) = (_mm512_castps_si512(low), _mm512_castps_si512(high));
-    _mm512_mask_blend_epi16(0xaaaa_aaaa, low, _mm512_slli_epi32::<16>(high))
+    // SAFETY: 64 bytes.
+    let at = unsafe { _mm512_loadu_si512(IN_TURN.as_ptr().cast()) };
+    _mm512_permutex2var_epi16(_mm512_castps_si512(low), at, _mm512_castps_si512(high))
 });
 op!(word_dot(acc: I, a: I, b: I) -> I {
     let mut acc = acc;
