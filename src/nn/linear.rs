@@ -11,8 +11,9 @@ use std::sync::Arc;
 pub enum Path {
     /// `f32` activations against decoded rows; what training differentiates.
     Exact,
-    /// Activations rounded to 8 bits, integer dot products, where the matrix's format has integer codes, and mostly to
-    /// BF16 where it is that. On the way back gradients are rounded to 8 bits, and the columns of the matrix too.
+    /// Activations rounded to 8 bits or 12, integer dot products, where the matrix's format has integer codes; where it is of
+    /// floats of 16 bits, both sides become integers of as many. On the way back gradients are rounded to 8 bits, and the
+    /// columns of the matrix too, where it has integer codes.
     Fast,
 }
 
