@@ -94,9 +94,8 @@ fn dots_with(x: View, w: &[u16], value: fn(u16) -> f32, y: &mut Tile) {
 }
 
 /// What a code of a row of weights is worth, from its number in `tops`: the exponent of its largest magnitude as the bits of
-/// a single have it. Rows too small for a code of a usual size are 0, and those with a
-/// weight of 2¹¹⁸ or more count as not finite. A weight plus `MAGIC` times that has its code in the
-/// lowest bits.
+/// a single have it. Rows too small for a code of a usual size are 0, and those with a weight of 2¹¹⁸ or more count as not
+/// finite. A weight plus `MAGIC` times that has its code in the lowest bits.
 #[inline(always)]
 pub(super) fn word_unit(top: u8) -> f32 {
     match top as u32 {

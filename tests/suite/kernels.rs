@@ -183,6 +183,21 @@ fn word_products_are_those_of_codes_in_their_order() {
 }
 
 #[test]
+fn word_products_of_the_largest_codes_fit() {
+    // The largest F16 below 2, which rounds to 2¹⁴, with columns in one full piece and more.
+    for c in [32, 64, 576, 768, 800, 1536] {
+        let (x, w, wide) = (vec![1.0; c], vec![0x3fff; c], Words::of(c).floats());
+        for k in available() {
+            let (mut out, mut y) = (vec![1.0; wide], [1.0]);
+            (k.round_words)(&x, &mut out);
+            word_dots(k, View::new(&out, 1, wide), Halves::F16(&w), c, &mut y);
+            let want = 1.9990234 * c as f32;
+            assert!((y[0] - want).abs() < 1e-3 * want, "{}, {c} columns: {}, not {want}", k.name, y[0]);
+        }
+    }
+}
+
+#[test]
 fn word_products_of_what_is_no_usual_number() {
     let one = 0x3f80;
     // Activation, weight in BF16, product.
