@@ -22,6 +22,7 @@ mod plan;
 mod prefer;
 mod readme;
 mod resume;
+mod samples;
 mod save;
 mod shared;
 mod survive;

@@ -1,0 +1,46 @@
+//! Adapter files of earlier versions load for ever: samples of version 0.1, with the logits that version computed.
+
+#![cfg(feature = "base")]
+
+use mynah::adapter::{self, Adapter};
+use mynah::bytes::{Bytes, Limits};
+use mynah::gguf::Gguf;
+use mynah::kernel::{Compute, Pool};
+use mynah::model::{CacheType, Model, Session, SessionConfig};
+use mynah::nn::linear::Path as Precision;
+use mynah::text::{Encode, Tokenizer};
+use serde_json::Value;
+use std::path::Path;
+use std::sync::Arc;
+
+const PROMPT: &str = "The keeper wrote about the lamp and";
+
+#[test]
+fn files_of_version_0_1_load_and_give_the_same_logits() {
+    let gguf = Gguf::parse(Bytes::from_static(mynah::base::MODEL), &Limits::default()).unwrap();
+    let model = Model::load(&gguf, Compute { kernels: mynah::kernel::best(), pool: Pool::new(2) }).unwrap();
+    let tokenizer = Tokenizer::from_gguf(&gguf).unwrap();
+    let base = model.base(tokenizer.fingerprint());
+    let tokens = tokenizer.encode(PROMPT, &Encode { add_special: true, parse_special: false }).unwrap();
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/adapters");
+    for name in ["lora", "root", "nola"] {
+        let bytes = std::fs::read(dir.join(format!("{name}.mynah"))).unwrap();
+        let info = adapter::info(bytes.clone().into(), &Limits::default()).unwrap();
+        let mut adapter = adapter::from_bytes(bytes.clone().into(), &base, &Limits::default()).unwrap();
+        let again = adapter::to_bytes(&*adapter, &base, &info.provenance.unwrap()).unwrap();
+        assert!(again == bytes, "{name}: saved again it is the same bytes");
+        adapter.prepare(&model.compute);
+        let config =
+            SessionConfig { path: Precision::Exact, cache: CacheType::F32, context: 64, ..SessionConfig::default() };
+        let mut session = Session::new(&model, config).unwrap();
+        session.attach(Arc::from(adapter));
+        let logits = session.feed(&tokens).unwrap();
+        let want: Value = serde_json::from_slice(&std::fs::read(dir.join(format!("{name}.json"))).unwrap()).unwrap();
+        let top = want["top"].as_array().unwrap();
+        assert_eq!(top.len(), 10);
+        for pair in top {
+            let (id, value) = (pair[0].as_u64().unwrap() as usize, pair[1].as_f64().unwrap() as f32);
+            assert_eq!(logits[id], value, "{name}: logit of token {id}");
+        }
+    }
+}
