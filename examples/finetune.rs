@@ -25,7 +25,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let base = model.base(tokenizer.fingerprint());
 
     // A NOLA adapter: a seed, and 2 · 16 numbers for each linear layer.
-    let spec = Spec { kind: "nola".into(), bases: [16, 16], ..Spec::default() };
+    let spec = Spec::new("nola").with("basis", 16);
     let config = Config { lr: 2e-2, steps: 20, ..Config::default() };
     let mut trainer = Trainer::adapter(&model, adapter::create(&spec, &base)?, config)?;
     let tokens = tokenizer.encode(&notes, &Encode { add_special: true, ..Encode::default() })?;

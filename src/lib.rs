@@ -24,6 +24,7 @@ pub mod bytes;
 pub mod quant;
 pub mod gguf;
 pub mod container;
+pub mod knob;
 pub mod kernel;
 pub mod nn;
 pub mod text;

@@ -95,7 +95,7 @@ pub fn run(start: Vec<u8>, plan: &Plan, out: &str) -> Fallible<()> {
                 lr: rate,
                 steps: left,
                 warmup: WARMUP.min(left / 2),
-                optimizer: optim::Spec { weight_decay: 0.05, beta2: Some(0.98), ..optim::Spec::default() },
+                optimizer: optim::Spec::new("adamw").with("weight decay", 0.05).with("beta2", 0.98),
                 ..Config::default()
             };
             Trainer::full(&base, settings)

@@ -20,15 +20,18 @@ pub mod nola;
 pub mod peft;
 pub mod safetensors;
 mod site;
+pub mod spec;
 
 pub use file::{Fit, Info, Provenance, from_bytes, from_bytes_for_shapes, info, restore, to_bytes, to_bytes_as};
 pub use site::{Linear, Site, parse_layers, parse_targets};
+pub use spec::Spec;
 
 use crate::container::head::Head;
 use crate::error::{Error, Result, printable};
 use crate::kernel::{Buffer, Compute, Tile, View};
+use crate::knob::{Usual, Values};
 use core::ops::Range;
-use lowrank::{Layout, Slot};
+use lowrank::Layout;
 use std::prelude::v1::*;
 
 /// Largest rank.
@@ -203,81 +206,20 @@ pub fn gguf_row(row: usize, width: usize) -> usize {
     head + 2 * j + half
 }
 
-/// What to create.
-#[derive(Clone, Debug)]
-pub struct Spec {
-    /// A name of [`KINDS`].
-    pub kind: String,
-    /// Rank of the change, 1 to [`MAX_RANK`] and at most the smaller side of every layer.
-    pub rank: usize,
-    /// Numerator of the factor: `s = alpha / rank`.
-    pub alpha: f32,
-    /// `s = alpha / √rank` instead (arXiv:2312.03732).
-    pub rank_stabilised: bool,
-    /// Which linear layers.
-    pub targets: Vec<Linear>,
-    /// Of which blocks; all if `None`.
-    pub layers: Option<Vec<usize>>,
-    /// Bases for A and for B (`nola`).
-    pub bases: [usize; 2],
-    /// How bases are drawn (`nola`), a name of [`basis::BASES`].
-    pub basis: String,
-    /// Everything random follows from it.
-    pub seed: u64,
-}
-
-impl Default for Spec {
-    fn default() -> Self {
-        Spec {
-            kind: "lora".into(),
-            rank: 8,
-            alpha: 16.0,
-            rank_stabilised: false,
-            targets: Linear::ALL.to_vec(),
-            layers: None,
-            bases: [64, 64],
-            basis: "uniform".into(),
-            seed: 0,
-        }
-    }
-}
-
-impl Spec {
-    /// Where it would attach to `base`.
-    ///
-    /// # Errors
-    /// `Invalid` for settings that cannot be used, naming them; `Mismatch` if `base` lacks a layer.
-    pub fn layout(&self, base: &Base) -> Result<Layout> {
-        let mut layers = self.layers.clone().unwrap_or((0..base.layers()).collect());
-        layers.sort();
-        layers.dedup();
-        if layers.last().is_none_or(|last| *last >= base.layers()) {
-            return Err(Error::invalid("layers", format!("{layers:?} of {} there are", base.layers())));
-        }
-        let mut targets = self.targets.clone();
-        targets.sort();
-        targets.dedup();
-        if targets.is_empty() {
-            return Err(Error::invalid("targets", "none named"));
-        }
-        let mut slots = Vec::new();
-        for layer in layers {
-            for &linear in &targets {
-                slots.push(Slot::new(Site { layer, linear }, base, self.rank, self.alpha, self.rank_stabilised)?);
-            }
-        }
-        Ok(Layout::new(slots, self.rank_stabilised))
-    }
-}
-
 /// One row of [`KINDS`].
 pub struct Kind {
     /// As files and people call it.
     pub name: &'static str,
-    /// What a fresh one would hold at such a layout.
-    pub size: fn(&Spec, &Layout) -> Size,
+    /// What it is, in a few words.
+    pub about: &'static str,
+    /// The highest learning rate that suits it, where nothing is said.
+    pub rate: f32,
+    /// What can be set, with the usual values.
+    pub knobs: &'static [Usual],
+    /// What a fresh one with such settings, [`Spec::values`], would hold at such a layout.
+    pub size: fn(&Values, &Layout) -> Size,
     /// The parameters of such a one.
-    pub parts: fn(&Spec, &Layout) -> Vec<Part>,
+    pub parts: fn(&Values, &Layout) -> Vec<Part>,
     /// A fresh one.
     pub create: fn(&Spec, &Base) -> Result<Box<dyn Adapter>>,
     /// One from a file.
@@ -290,6 +232,9 @@ pub struct Kind {
 pub static KINDS: &[Kind] = &[
     Kind {
         name: "lora",
+        about: "kilobytes to megabytes, learns fast",
+        rate: 5e-4,
+        knobs: &spec::LOW_RANK,
         size: |_, layout| lora::size(layout),
         parts: |_, layout| lora::parts(layout),
         create: |spec, base| Ok(Box::new(lora::Lora::create(spec, base)?)),
@@ -298,8 +243,11 @@ pub static KINDS: &[Kind] = &[
     },
     Kind {
         name: "nola",
+        about: "coefficients of random bases, the smallest files",
+        rate: 5e-3,
+        knobs: &nola::KNOBS,
         size: nola::size,
-        parts: |spec, layout| nola::parts(spec.bases, layout),
+        parts: |values, layout| nola::parts(nola::bases(values), layout),
         create: |spec, base| Ok(Box::new(nola::Nola::create(spec, base)?)),
         read: |stored| Ok(Box::new(nola::Nola::read(stored)?)),
         sections: &["seeds", "start"],

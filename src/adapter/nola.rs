@@ -13,21 +13,63 @@
 //!
 //! No basis is ever stored: both passes over them, [`Adapter::prepare`] and [`Adapter::reduce`], draw a tile at a time.
 
-use super::basis::{Basis, Source, Walk};
+use super::basis::{self, Basis, Source, Walk};
 use super::file::Stored;
 use super::lora;
 use super::lowrank::{Layout, Slot};
+use super::spec::{UNSTABILISED, USUAL_ALPHA, USUAL_RANK};
 use super::{Adapter, Base, Part, Site, Size, Spec, gguf_row};
 use crate::container::codec;
 use crate::container::head::Head;
 use crate::error::{Error, Result, printable};
 use crate::kernel::{Buffer, Compute, Tile, View};
+use crate::knob::{Is, Knob, Usual, Values};
 use crate::rng::{GENERATOR, Random, Stream};
 use core::ops::Range;
 use std::prelude::v1::*;
 
 /// Most bases of a factor.
 pub const MAX_BASES: usize = 4096;
+
+/// Bases of each factor.
+pub static BASES: Knob = Knob {
+    name: "basis",
+    about: "Random bases for each of the two factors",
+    metavar: "K",
+    is: Is::Whole { low: 1, high: MAX_BASES as u64 },
+};
+
+/// Bases of B, where they are not as many as those of A.
+pub static BASES_OF_B: Knob = Knob {
+    name: "basis b",
+    about: "Random bases for the second factor; 0: as many as for the first",
+    metavar: "L",
+    is: Is::Whole { low: 0, high: MAX_BASES as u64 },
+};
+
+/// How bases are drawn, a name of [`basis::BASES`].
+pub static BASIS_KIND: Knob = Knob {
+    name: "basis kind",
+    about: "How random bases are drawn",
+    metavar: "NAME",
+    is: Is::Word(|| basis::BASES.iter().map(|b| b.name).collect()),
+};
+
+/// What can be set.
+pub(super) static KNOBS: [Usual; 6] = [
+    USUAL_RANK,
+    USUAL_ALPHA,
+    UNSTABILISED,
+    Usual::whole(&BASES, 64),
+    Usual::whole(&BASES_OF_B, 0),
+    Usual::word(&BASIS_KIND, "uniform"),
+];
+
+/// How many bases A and B have.
+pub(super) fn bases(values: &Values) -> [usize; 2] {
+    let [a, b] = [&BASES, &BASES_OF_B].map(|knob| values.whole(knob.name) as usize);
+    [a, if b == 0 { a } else { b }]
+}
 
 /// Entries drawn at a time: with what is made of them they stay in the nearest cache.
 const TILE: usize = 2048;
@@ -67,12 +109,13 @@ impl Nola {
     /// A fresh one: all coefficients zero.
     ///
     /// # Errors
-    /// Those of [`Spec::layout`]; `Invalid` for the number of bases; `Unsupported` for an unknown basis.
+    /// Those of [`Spec::layout`].
     pub fn create(spec: &Spec, base: &Base) -> Result<Nola> {
-        let layout = spec.layout(base)?;
-        check_bases(spec.bases)?;
-        let n = (spec.bases[0] + spec.bases[1]) * layout.slots().len();
-        Nola::from_params(layout, base, spec.bases, Basis::by_name(&spec.basis)?, spec.seed, None, vec![0.0; n])
+        let (layout, values) = (spec.layout(base)?, spec.values()?);
+        let bases = bases(&values);
+        let n = (bases[0] + bases[1]) * layout.slots().len();
+        let basis = Basis::by_name(values.word(BASIS_KIND.name))?;
+        Nola::from_params(layout, base, bases, basis, spec.seed, None, vec![0.0; n])
     }
 
     /// From trained coefficients, `a` then `b` of each site of `layout` in turn; drawn from `seed` unless `given`.
@@ -350,9 +393,9 @@ impl Nola {
 }
 
 /// What a fresh one of that layout holds.
-pub(super) fn size(spec: &Spec, layout: &Layout) -> Size {
-    let torch = Basis::by_name(&spec.basis).is_ok_and(|b| b.is_torch());
-    holds(layout, spec.bases, torch, 0)
+pub(super) fn size(values: &Values, layout: &Layout) -> Size {
+    let torch = Basis::by_name(values.word(BASIS_KIND.name)).is_ok_and(|b| b.is_torch());
+    holds(layout, bases(values), torch, 0)
 }
 
 fn holds(layout: &Layout, bases: [usize; 2], torch: bool, start: usize) -> Size {

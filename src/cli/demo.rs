@@ -61,7 +61,7 @@ pub fn demo(args: &Demo, json: bool) -> anyhow::Result<Outcome> {
     out::say("What it says before:");
     prompts.iter().zip(&before).for_each(|(p, b)| out::say(&format!("  {p}|{}", out::harmless(b))));
 
-    let spec = Spec { kind: "nola".into(), seed: SEED, ..Spec::default() };
+    let spec = Spec { seed: SEED, ..Spec::new("nola") };
     let adapter = adapter::create(&spec, loaded.base())?;
     let config = Config { lr: LR, steps: STEPS, ..Config::default() };
     let trainer = Trainer::adapter(&loaded.model, adapter, config)?;

@@ -43,9 +43,9 @@ fn describe(config: &Config, facts: &mut Head) {
         facts.set("gradients estimated along", u64::from(*directions)).set("seed of directions", *seed);
         facts.set("moved by", eps.to_string());
     }
-    let super::optim::Spec { kind, beta1, beta2, eps, weight_decay, ratio } = optimizer;
+    optimizer.facts(facts);
     facts.set("steps", *steps).set("schedule", format!("{schedule:?}").to_lowercase()).set("warm-up", *warmup);
-    facts.set("optimizer", kind.as_str()).set("activations kept as", format!("{precision:?}").to_lowercase());
+    facts.set("activations kept as", format!("{precision:?}").to_lowercase());
     if *path == Path::Fast {
         facts.set("products", "in 8 bits");
     }
@@ -57,20 +57,8 @@ fn describe(config: &Config, facts: &mut Head) {
         };
         facts.set(KEPT, blocks);
     }
-    for (name, value) in [
-        ("learning rate", Some(*lr)),
-        ("gradient clip", Some(*clip)),
-        ("beta1", *beta1),
-        ("beta2", *beta2),
-        ("epsilon", *eps),
-        ("weight decay", Some(*weight_decay)),
-        ("ratio of rates", Some(*ratio)),
-    ] {
-        if let Some(value) = value {
-            // The shortest text that reads back as the same number.
-            facts.set(name, value.to_string());
-        }
-    }
+    // The shortest texts that read back as the same numbers.
+    facts.set("learning rate", lr.to_string()).set("gradient clip", clip.to_string());
 }
 
 /// A checkpoint that was read; every byte of it was checked.

@@ -20,7 +20,7 @@
 //! ```
 
 use super::data::{Order, Reader};
-use super::objective::{self, Spec};
+use super::objective::{self, BETA, Spec};
 use super::{Assessment, Config, Example, Report, Schedule, Trainer};
 use crate::adapter::Adapter;
 use crate::error::{Error, Result};
@@ -222,7 +222,9 @@ impl Lesson {
         let (steps, fresh) = (plan.passes.saturating_mul(new.steps_per_epoch()), rows.len());
         rows.extend(old);
         let mut spec = Spec::new(objective);
-        spec.options.beta = plan.beta;
+        if let Some(beta) = plan.beta {
+            spec.values.set(BETA.name, beta);
+        }
         let config = Config {
             lr: plan.lr,
             steps,

@@ -243,14 +243,14 @@ impl Trainer {
     }
 
     fn new(model: Model, target: Target, config: Config, parts: Vec<Part>, acc: usize) -> Result<Trainer> {
-        let (optimizer, settings) = config.optimizer.settings()?;
-        let (kind, options) = config.objective.settings()?;
+        let (optimizer, moves) = config.optimizer.row()?;
+        let (kind, aims) = config.objective.row()?;
         let acc = if config.gradient == Gradient::Backward { acc } else { 0 };
         let params = parts.last().map_or(0, |p| p.range.end);
         Ok(Trainer {
             kind,
-            objective: (kind.create)(options),
-            optimizer: (optimizer.create)(settings, parts),
+            objective: (kind.create)(&aims),
+            optimizer: (optimizer.create)(&moves, parts),
             backprop: Backprop::new(&config),
             grads: vec![0.0; params],
             acc: vec![0.0; acc],

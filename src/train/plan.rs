@@ -9,8 +9,10 @@ use super::batch::Example;
 use super::lower::Lower;
 use super::objective::Shape;
 use super::{Config, Gradient};
+use crate::adapter::spec::RANK;
 use crate::adapter::{Adapter, Kind, Linear, Size, Spec, lowrank};
 use crate::error::Result;
+use crate::knob::Value;
 use crate::model::block::Grads;
 use crate::model::project::Workspace;
 use crate::model::weights::Places;
@@ -196,7 +198,8 @@ impl Run<'_> {
                 let (kind, layout) = (Kind::by_name(&spec.kind)?, spec.layout(base)?);
                 let slots = layout.slots();
                 (lowest, rank) = (slots.first().map_or(h.layers, |s| s.site.layer), most_rank(&layout));
-                ((kind.size)(spec, &layout), (kind.parts)(spec, &layout))
+                let values = spec.values()?;
+                ((kind.size)(&values, &layout), (kind.parts)(&values, &layout))
             }
             Subject::Adapter(adapter) => {
                 let slots = adapter.layout().slots();
@@ -209,11 +212,11 @@ impl Run<'_> {
             }
         };
         let full = matches!(self.subject, Subject::Weights);
-        let moments = (self.config.optimizer.settings()?.0.bytes)(&parts);
+        let moments = (self.config.optimizer.row()?.0.bytes)(&parts);
         let blocks = h.layers - lowest;
         let zeroth = self.config.gradient != Gradient::Backward;
         let (n, completions) = self.rows.worst(self.batch);
-        let counted = if self.config.objective.settings()?.0.prompts { n } else { completions };
+        let counted = if self.config.objective.row()?.0.prompts { n } else { completions };
         let (all, _) = self.rows.worst(self.step);
         let longest = self.rows.longest;
         let precision = self.config.precision;
@@ -294,7 +297,7 @@ impl Run<'_> {
     /// The fewest rows that may go through the model together. What learns from verdicts estimates a threshold from those
     /// that do: they stay together.
     fn least_batch(&self) -> Result<usize> {
-        let together = self.config.objective.settings()?.0.shape == Shape::Verdict;
+        let together = self.config.objective.row()?.0.shape == Shape::Verdict;
         Ok(if together { self.batch.min(self.step) } else { 1 })
     }
 
@@ -384,8 +387,10 @@ fn changes<'a>(run: &Run<'a>, specs: &'a [Spec]) -> Vec<Vec<(Change, Run<'a>)>> 
         for spec in specs {
             let next = Run { subject: Subject::Fresh(spec, base), ..run.clone() };
             match &spec.layers {
-                _ if spec.layers == now.layers && spec.rank < now.rank => ranks.push((Change::Rank(spec.rank), next)),
-                Some(upper) if now.layers.is_none() && spec.rank == now.rank => {
+                _ if spec.layers == now.layers && rank(spec) < rank(now) => {
+                    ranks.push((Change::Rank(rank(spec)), next))
+                }
+                Some(upper) if now.layers.is_none() && rank(spec) == rank(now) => {
                     layers.push((Change::Layers(upper[0]), next));
                 }
                 _ => {}
@@ -417,13 +422,22 @@ const TOGETHER: usize = 3;
 
 /// The same adapter with lower ranks, and in fewer blocks from below, in all combinations; the least change first.
 fn smaller(spec: &Spec, blocks: usize) -> Vec<Spec> {
-    let ranks = core::iter::successors(Some(spec.rank), |rank| Some(rank / 2)).take_while(|rank| *rank > 0);
+    let ranks = core::iter::successors(Some(rank(spec)), |rank| Some(rank / 2)).take_while(|rank| *rank > 0);
     let upper = |first: usize| Some((first..blocks).collect::<Vec<_>>());
     let layers: Vec<_> = match &spec.layers {
         None => core::iter::once(None).chain((1..blocks).map(upper)).collect(),
         given => vec![given.clone()],
     };
-    ranks.flat_map(|rank| layers.iter().map(move |l| Spec { rank, layers: l.clone(), ..spec.clone() })).collect()
+    let smaller = |rank, layers: &Option<_>| Spec { layers: layers.clone(), ..spec.clone().with(RANK.name, rank) };
+    ranks.flat_map(|rank| layers.iter().map(move |l| smaller(rank, l))).collect()
+}
+
+/// The rank of a fresh adapter; 0 if its kind has none, or its settings cannot be used.
+fn rank(spec: &Spec) -> usize {
+    match spec.values().ok().as_ref().and_then(|values| values.get(RANK.name)) {
+        Some(Value::Whole(rank)) => *rank as usize,
+        _ => 0,
+    }
 }
 
 fn most_rank(layout: &lowrank::Layout) -> usize {

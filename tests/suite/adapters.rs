@@ -1,5 +1,6 @@
 //! The laws of adapters, over every kind, and files of adapters under damage.
 
+use crate::tiny::bases;
 use mynah::adapter::{self, Adapter, Base, Fit, KINDS, Linear, Provenance, Site, Spec, basis::BASES};
 use mynah::bytes::Limits;
 use mynah::kernel::{self, Buffer, Compute, Pool, Tile, View};
@@ -36,18 +37,12 @@ fn compute(threads: usize) -> Compute {
 /// One of each kind and, for `nola`, of each basis.
 fn specs() -> Vec<Spec> {
     let targets = adapter::parse_targets("attn,up,down").unwrap();
-    let spec = |kind: &str, basis: &str| Spec {
-        kind: kind.into(),
-        rank: 3,
-        alpha: 6.0,
-        targets: targets.clone(),
-        bases: [5, 4],
-        basis: basis.into(),
-        seed: 9,
-        ..Spec::default()
+    let spec = |kind: &str| {
+        let spec = Spec { targets: targets.clone(), seed: 9, ..Spec::new(kind) };
+        bases(spec.with("rank", 3).with("alpha", 6), [5, 4])
     };
-    let kinds = KINDS.iter().filter(|k| k.name != "nola").map(|k| spec(k.name, "uniform"));
-    kinds.chain(BASES.iter().map(|b| spec("nola", b.name))).collect()
+    let kinds = KINDS.iter().filter(|k| k.name != "nola").map(|k| spec(k.name));
+    kinds.chain(BASES.iter().map(|b| spec("nola").with("basis kind", b.name))).collect()
 }
 
 fn fresh(spec: &Spec) -> Box<dyn Adapter> {
@@ -338,9 +333,9 @@ fn lying_heads_are_errors() {
 fn settings_that_cannot_be_used_are_named() {
     type Change = fn(&mut Spec);
     let cases: [(&str, Change); 8] = [
-        ("rank", |s| s.rank = 0),
-        ("rank", |s| s.rank = 13),
-        ("alpha", |s| s.alpha = f32::NAN),
+        ("rank", |s| _ = s.values.set("rank", 0)),
+        ("rank", |s| _ = s.values.set("rank", 13)),
+        ("alpha", |s| _ = s.values.set("alpha", f32::NAN)),
         ("layers", |s| s.layers = Some(vec![1, 2])),
         ("layers", |s| s.layers = Some(vec![])),
         ("targets", |s| s.targets.clear()),

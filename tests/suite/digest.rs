@@ -22,15 +22,8 @@ pub fn digests(threads: usize) -> Vec<u64> {
         tokenizer: [2; 32],
     };
     let digest = |basis: &str| {
-        let spec = Spec {
-            kind: "nola".into(),
-            rank: 3,
-            basis: basis.into(),
-            targets: adapter::parse_targets("q,k,v").unwrap(),
-            bases: [5, 4],
-            seed: 77,
-            ..Spec::default()
-        };
+        let spec = Spec { targets: adapter::parse_targets("q,k,v").unwrap(), seed: 77, ..Spec::new("nola") };
+        let spec = spec.with("rank", 3).with("basis kind", basis).with("basis", 5).with("basis b", 4);
         let mut a = Nola::create(&spec, &base).unwrap();
         let mut random = Random::new(5, "digest", "params");
         a.params_mut().iter_mut().for_each(|p| *p = random.next_f32() - 0.5);

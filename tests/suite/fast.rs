@@ -33,7 +33,7 @@ fn rows(tokenizer: &Tokenizer, text: &str, len: usize) -> Vec<Example> {
 
 /// A trainer whose adapter changes something: B is zero in a fresh one, and A then has no gradient.
 fn trainer(model: &Model, config: Config) -> Trainer {
-    let mut adapter = adapter::create(&Spec { rank: 8, ..Spec::default() }, &model.base([0; 32])).unwrap();
+    let mut adapter = adapter::create(&Spec::default().with("rank", 8), &model.base([0; 32])).unwrap();
     let mut rng = Rng(7);
     adapter.params_mut().iter_mut().for_each(|v| *v += rng.unit() * 0.01);
     Trainer::adapter(model, adapter, config).unwrap()

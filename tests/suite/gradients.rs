@@ -1,6 +1,6 @@
 //! Every backward pass and every kind of adapter against differences of a double-precision forward.
 
-use crate::tiny::{self, FF, HEADS, KV_HEADS, LAYERS, Rng, VOCAB, WIDTH};
+use crate::tiny::{self, FF, HEADS, KV_HEADS, LAYERS, Rng, VOCAB, WIDTH, bases};
 use mynah::adapter::{self, Linear, Site, Spec};
 use mynah::model::weights::Places;
 use mynah::model::{ARCHES, Model};
@@ -146,15 +146,8 @@ fn every_kind_of_adapter() {
     let frozen: Vec<f64> = model.weights.flatten(&places).iter().map(|v| *v as f64).collect();
     for kind in adapter::KINDS {
         for rank_stabilised in [false, true] {
-            let spec = Spec {
-                kind: kind.name.into(),
-                rank: 3,
-                alpha: 5.0,
-                rank_stabilised,
-                bases: [5, 4],
-                seed: 9,
-                ..Spec::default()
-            };
+            let spec = Spec { seed: 9, ..Spec::new(kind.name) };
+            let spec = bases(spec.with("rank", 3).with("alpha", 5).with("rank stabilised", rank_stabilised), [5, 4]);
             let mut a = adapter::create(&spec, &base).unwrap();
             let mut rng = Rng(7);
             // Away from the start, where half of the gradients are zero.
@@ -192,7 +185,7 @@ fn every_kind_of_adapter() {
                     let [cols, rows] = base.shape(site).unwrap();
                     for o in 0..rows {
                         for i in 0..cols {
-                            let delta: f64 = (0..spec.rank).map(|r| fb[r * rows + o] * fa[r * cols + i]).sum();
+                            let delta: f64 = (0..3).map(|r| fb[r * rows + o] * fa[r * cols + i]).sum();
                             w[at.start + o * cols + i] += s * delta;
                         }
                     }
@@ -250,7 +243,7 @@ fn threads_and_kept_activations_change_no_bit() {
         let mut trainer = if full {
             Trainer::full(&model, config).unwrap()
         } else {
-            let spec = Spec { kind: "nola".into(), rank: 4, bases: [6, 6], ..Spec::default() };
+            let spec = Spec::new("nola").with("rank", 4).with("basis", 6);
             Trainer::adapter(&model, adapter::create(&spec, &model.base([0; 32])).unwrap(), config).unwrap()
         };
         let losses: Vec<u64> = (0..3).map(|_| trainer.step(&[&examples]).unwrap().loss.to_bits()).collect();

@@ -4,7 +4,8 @@ use crate::peft::{close, config, floats, golden, ints, json, numbers, open_lora}
 use crate::shared::shared;
 use crate::tiny::{self, Rng, VOCAB};
 use mynah::adapter::{self, Adapter};
-use mynah::train::objective::{self, Case, Grade, OBJECTIVES, Options, Score, Shape, Spec, Totals};
+use mynah::knob::Values;
+use mynah::train::objective::{self, Case, Grade, OBJECTIVES, Score, Shape, Spec, Totals};
 use mynah::train::{Config, Example, Gradient, Schedule, Trainer, Zeroth};
 use safetensors::SafeTensors;
 use serde_json::Value;
@@ -19,37 +20,36 @@ fn near(name: &str, got: f64, want: f64, tolerance: f64) {
 
 /// The name of a golden loss as a spec of ours.
 fn spec(name: &str, h: &Value) -> Spec {
-    let number = |key: &str| h[key].as_f64();
-    let (kind, options) = match name {
-        "dpo_sigmoid" => ("dpo", Options::default()),
-        "cdpo_sigmoid_smoothed" => {
-            ("cdpo", Options { label_smoothing: number("label_smoothing"), ..Options::default() })
+    // Of each golden name our own, and which of its numbers is which of ours.
+    let (kind, numbers): (&str, &[(&'static str, &str)]) = match name {
+        "dpo_sigmoid" => ("dpo", &[]),
+        "cdpo_sigmoid_smoothed" => ("cdpo", &[("label smoothing", "label_smoothing")]),
+        "robust_dpo" => ("robust", &[("label smoothing", "label_smoothing")]),
+        "exo_pair" => ("exo_pair", &[("label smoothing", "label_smoothing")]),
+        "ipo_avg" => ("ipo", &[("beta", "tau")]),
+        "ipo_sum" => ("ipo_sum", &[("beta", "tau")]),
+        "simpo" => ("simpo", &[("gamma", "gamma")]),
+        "cpo" => ("cpo", &[("nll", "cpo_alpha")]),
+        "cpo_preference_part" => ("cpo", &[]),
+        "orpo" | "orpo_odds_part" => ("orpo", &[("beta", "lambda_")]),
+        "asft" | "asft_beta" => ("asft", &[("nll", "ce"), ("lambda", "lambda_")]),
+        "kto" | "kto_weighted" => {
+            ("kto", &[("desirable weight", "desirable_weight"), ("undesirable weight", "undesirable_weight")])
         }
-        "robust_dpo" => ("robust", Options { label_smoothing: number("label_smoothing"), ..Options::default() }),
-        "exo_pair" => ("exo_pair", Options { label_smoothing: number("label_smoothing"), ..Options::default() }),
-        "ipo_avg" => ("ipo", Options { beta: number("tau"), ..Options::default() }),
-        "ipo_sum" => ("ipo_sum", Options { beta: number("tau"), ..Options::default() }),
-        "simpo" => ("simpo", Options { gamma: number("gamma"), ..Options::default() }),
-        "cpo" => ("cpo", Options { nll: number("cpo_alpha"), ..Options::default() }),
-        "cpo_preference_part" => ("cpo", Options { nll: Some(0.0), ..Options::default() }),
-        "orpo" => ("orpo", Options { beta: number("lambda_"), ..Options::default() }),
-        "orpo_odds_part" => ("orpo", Options { beta: number("lambda_"), nll: Some(0.0), ..Options::default() }),
-        "asft" | "asft_beta" => {
-            ("asft", Options { nll: number("ce"), lambda: number("lambda_"), ..Options::default() })
-        }
-        "kto" | "kto_weighted" => (
-            "kto",
-            Options {
-                desirable_weight: number("desirable_weight"),
-                undesirable_weight: number("undesirable_weight"),
-                ..Options::default()
-            },
-        ),
-        "discopop" => ("discopop", Options { gamma: number("tau"), ..Options::default() }),
-        "poft" => ("poft", Options { gamma: number("gamma"), ..Options::default() }),
-        same => (same, Options::default()),
+        "discopop" => ("discopop", &[("gamma", "tau")]),
+        "poft" => ("poft", &[("gamma", "gamma")]),
+        same => (same, &[]),
     };
-    Spec { kind: kind.into(), options: Options { beta: options.beta.or(number("beta")), ..options } }
+    let mut values = Values::new();
+    for (ours, theirs) in [("beta", "beta")].iter().chain(numbers) {
+        if let Some(number) = h[*theirs].as_f64() {
+            values.set(ours, number);
+        }
+    }
+    if ["cpo_preference_part", "orpo_odds_part"].contains(&name) {
+        values.set("nll", 0.0);
+    }
+    Spec { kind: kind.into(), values }
 }
 
 /// Pairs of the golden inputs; for verdicts first all chosen, then all rejected completions.
@@ -119,9 +119,9 @@ fn values_and_gradients_are_those_of_the_references() {
                 continue;
             };
             let spec = spec(name, &want["hyper_parameters"]);
-            let (kind, settings) = spec.settings().unwrap();
+            let (kind, settings) = spec.row().unwrap();
             let (cases, totals) = cases(inputs, kind.shape);
-            let grades = (kind.create)(settings).grade(&totals, &cases);
+            let grades = (kind.create)(&settings).grade(&totals, &cases);
             let mean: f64 = grades.iter().map(|g| g.loss).sum();
             near(&format!("{which} {name} mean"), mean, want["mean"].as_f64().unwrap(), 1e-9);
             // Likelihood terms are one for the batch, and sorted losses belong to no pair.
@@ -147,13 +147,13 @@ fn the_shift_of_bco_follows_its_batches_and_can_be_restored() {
     let Some(shared) = shared() else { return };
     let all = json(&shared.join("golden/peft/d_preference/losses.json"));
     for (kind, pick) in [("bco", None), ("bco_pair", Some("bco_pair"))] {
-        let (kind, settings) = Spec::new(kind).settings().unwrap();
-        let mut objective = (kind.create)(settings);
+        let (kind, settings) = Spec::new(kind).row().unwrap();
+        let mut objective = (kind.create)(&settings);
         for (i, batch) in all["bco"]["batches"].as_array().unwrap().iter().enumerate() {
             let want = pick.map_or(batch, |key| &batch[key]);
             let (cases, totals) = cases(&batch["inputs"], kind.shape);
             // What goes on from saved state goes on in every bit.
-            let mut other = (kind.create)(settings);
+            let mut other = (kind.create)(&settings);
             other.restore(&objective.state()).unwrap();
             let grades = objective.grade(&totals, &cases);
             assert_eq!(other.grade(&totals, &cases), grades);
@@ -171,7 +171,7 @@ fn the_shift_of_bco_follows_its_batches_and_can_be_restored() {
                 near("shift", grades[0].against, want["delta_after_update"].as_f64().unwrap(), 1e-9);
             }
         }
-        assert!((kind.create)(settings).restore(&[]).is_err());
+        assert!((kind.create)(&settings).restore(&[]).is_err());
     }
 }
 
@@ -179,7 +179,7 @@ fn the_shift_of_bco_follows_its_batches_and_can_be_restored() {
 #[test]
 fn derivatives_agree_with_differences() {
     for kind in OBJECTIVES {
-        let (_, settings) = Spec::new(kind.name).settings().unwrap();
+        let (_, settings) = Spec::new(kind.name).row().unwrap();
         let mut rng = Rng(3);
         let mut score = |len: f64| Score {
             logp: -len * (1.2 + 0.4 * rng.unit() as f64),
@@ -196,12 +196,12 @@ fn derivatives_agree_with_differences() {
             })
             .collect();
         let totals = Totals { cases: 4.0, tokens: 20.0, prompt_tokens: 12.0 };
-        let grades = (kind.create)(settings).grade(&totals, &cases);
+        let grades = (kind.create)(&settings).grade(&totals, &cases);
         // The shift of BCO and the divergence of KTO have no gradient; they are held by moving all of one kind at once.
         if ["kto", "bco", "bco_balanced", "bco_pair"].contains(&kind.name) {
             continue;
         }
-        let loss = |cases: &[Case]| (kind.create)(settings).grade(&totals, cases).iter().map(|g| g.loss).sum::<f64>();
+        let loss = |cases: &[Case]| (kind.create)(&settings).grade(&totals, cases).iter().map(|g| g.loss).sum::<f64>();
         for i in 0..cases.len() {
             let moved = |change: &dyn Fn(&mut Case, f64)| {
                 let at = |by: f64| {
@@ -301,7 +301,7 @@ fn rows(kind: &objective::Kind) -> Vec<Example> {
 
 fn trainer(kind: &str, config: Config) -> Trainer {
     let model = tiny::model("llama", 12, true, 2);
-    let spec = adapter::Spec { rank: 3, seed: 4, ..adapter::Spec::default() };
+    let spec = adapter::Spec { seed: 4, ..adapter::Spec::default() }.with("rank", 3);
     let adapter = adapter::create(&spec, &model.base([0; 32])).unwrap();
     Trainer::adapter(&model, adapter, Config { objective: Spec::new(kind), ..config }).unwrap()
 }

@@ -86,7 +86,7 @@ pub fn config(lr: f32, clip: f32, steps: u64) -> Config {
         schedule: Schedule::Cosine,
         warmup: 2.min(steps - 1),
         clip,
-        optimizer: optim::Spec { weight_decay: 0.01, ..optim::Spec::default() },
+        optimizer: optim::Spec::new("adamw").with("weight decay", 0.01f32),
         ..Config::default()
     }
 }
@@ -102,7 +102,7 @@ fn trajectory(
     ratio: f32,
 ) -> f64 {
     let mut config = config(lr, 1.0, 20);
-    config.optimizer.ratio = ratio;
+    config.optimizer.values.set("loraplus ratio", ratio);
     let mut trainer = Trainer::adapter(model, adapter, config).unwrap();
     let mut worst = 0.0f64;
     for (i, batch) in train.iter().enumerate() {

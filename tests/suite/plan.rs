@@ -1,7 +1,7 @@
 //! Memory: what a plan says against what is reserved, what is chosen under a bound, and what is never kept.
 
 use crate::alloc;
-use crate::tiny::{self, Rng};
+use crate::tiny::{self, Rng, bases};
 use mynah::adapter::{self, Provenance, Spec, file};
 use mynah::bytes::{Bytes, Limits};
 use mynah::container::head::Head;
@@ -92,8 +92,8 @@ fn cases() -> Vec<Case> {
 fn measured(case: &Case) -> (usize, usize) {
     let model = model(case.threads);
     let base = model.base([0; 32]);
-    let spec = Spec { kind: case.kind.into(), layers: case.layers.clone(), ..Spec::default() };
-    let optimizer = optim::Spec { kind: case.optimizer.into(), ..optim::Spec::default() };
+    let spec = Spec { layers: case.layers.clone(), ..Spec::new(case.kind) };
+    let optimizer = optim::Spec::new(case.optimizer);
     let Case { path, keep, precision, slice, .. } = *case;
     let config = Config { path, keep, precision, slice, steps: 2, optimizer, ..Config::default() };
     let data = examples(&model, case.batch * case.accumulate, case.ctx, case.counted);
@@ -235,7 +235,7 @@ fn slices_of_the_output_matrix_change_no_bit() {
 fn the_least_bound_is_met_with_narrow_slices() {
     let model = model(1);
     let base = model.base([0; 32]);
-    let spec = Spec { rank: 1, ..Spec::default() };
+    let spec = Spec::default().with("rank", 1);
     let run = run(&model, Subject::Fresh(&spec, &base), Rows::full(256, 8), 1);
     let least = refused(&run, 0).least.total();
     let plan = run.fit(least).unwrap().ok().unwrap().1;
@@ -276,7 +276,7 @@ fn a_bound_is_kept_or_refused_with_ways_out() {
 fn what_a_refusal_names_does_fit() {
     let model = model(1);
     let base = model.base([0; 32]);
-    let spec = Spec { rank: 32, ..Spec::default() };
+    let spec = Spec::default().with("rank", 32);
     let run = run(&model, Subject::Fresh(&spec, &base), Rows::full(256, 8), 1);
     let bytes = refused(&run, 0).least.total() * 9 / 10;
     let refusal = refused(&run, bytes);
@@ -286,7 +286,7 @@ fn what_a_refusal_names_does_fit() {
         for change in changes {
             match change {
                 Change::Context(ctx) => run.rows = Rows::full(*ctx, 8),
-                Change::Rank(rank) => spec.rank = *rank,
+                Change::Rank(rank) => _ = spec.values.set("rank", *rank),
                 Change::Layers(first) => spec.layers = Some((*first..base.layers()).collect()),
                 Change::Halves => run.config.precision = Precision::Bf16,
                 Change::Moments(name) => run.config.optimizer.kind = (*name).into(),
@@ -303,10 +303,10 @@ fn sizes_of_kinds_are_those_of_their_adapters() {
     let model = tiny::model("llama", 1, true, 1);
     let base = model.base([0; 32]);
     for kind in adapter::KINDS {
-        let spec = Spec { kind: kind.name.into(), rank: 3, bases: [5, 4], layers: Some(vec![1]), ..Spec::default() };
+        let spec = Spec { layers: Some(vec![1]), ..bases(Spec::new(kind.name).with("rank", 3), [5, 4]) };
         let fresh = adapter::create(&spec, &base).unwrap();
-        assert_eq!((kind.parts)(&spec, fresh.layout()), fresh.parts(), "{}", kind.name);
-        assert_eq!((kind.size)(&spec, fresh.layout()), fresh.size(), "{}", kind.name);
+        assert_eq!((kind.parts)(&spec.values().unwrap(), fresh.layout()), fresh.parts(), "{}", kind.name);
+        assert_eq!((kind.size)(&spec.values().unwrap(), fresh.layout()), fresh.size(), "{}", kind.name);
         assert_eq!(fresh.size().params, fresh.params().len());
         assert!([0, fresh.grad_len()].contains(&fresh.size().gathered));
     }
@@ -340,7 +340,7 @@ fn packed_rows_teach_what_their_examples_teach() {
     let packed: Vec<Vec<Example>> = rows.iter().map(|row| row.iter().map(|&i| data[i].clone()).collect()).collect();
     for kind in adapter::KINDS {
         let model = tiny::model("llama", 4, true, 2);
-        let spec = Spec { kind: kind.name.into(), rank: 4, bases: [6, 6], ..Spec::default() };
+        let spec = bases(Spec::new(kind.name).with("rank", 4), [6, 6]);
         let config = Config { clip: 0.0, ..Config::default() };
         let mut one_by_one = trainer(&model, &spec, config.clone());
         let alone: Vec<&[Example]> = order.iter().map(std::slice::from_ref).collect();
@@ -388,7 +388,7 @@ fn nothing_below_the_lowest_adapted_block_is_differentiated_or_computed_twice() 
     let data = mixed(8);
     // Inputs: the last token of an example, and those behind the last that counts, are not read.
     let rows: usize = data.iter().map(|e| (1..e.tokens.len()).rev().find(|t| e.counts[*t]).unwrap()).sum();
-    let spec = |layers: &[usize]| Spec { rank: 2, layers: Some(layers.to_vec()), ..Spec::default() };
+    let spec = |layers: &[usize]| Spec { layers: Some(layers.to_vec()), ..Spec::default().with("rank", 2) };
     let config = Config { keep: Keep::Inputs, steps: 9, ..Config::default() };
 
     // A forward pass through both blocks; the lower one's hidden part is computed again on the way back.
@@ -424,7 +424,7 @@ fn nothing_below_the_lowest_adapted_block_is_differentiated_or_computed_twice() 
 fn halves_round_gradients_and_nothing_else() {
     let data = mixed(6);
     let model = tiny::model("llama", 6, false, 2);
-    let spec = Spec { rank: 4, ..Spec::default() };
+    let spec = Spec::default().with("rank", 4);
     let step = |keep: Keep, precision: Precision| {
         let mut trainer = trainer(&model, &spec, Config { keep, precision, clip: 0.0, ..Config::default() });
         let loss = trainer.step(&[&data]).unwrap().loss;

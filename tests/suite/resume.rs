@@ -1,7 +1,7 @@
 //! A run that was stopped at any moment and went on ends with the same bytes as one that was not.
 
 use crate::alloc::largest;
-use crate::tiny;
+use crate::tiny::{self, bases};
 use mynah::adapter::{self, Base, Spec};
 use mynah::bytes::Limits;
 use mynah::container::head::Head;
@@ -41,7 +41,7 @@ impl Plan {
             steps: STEPS,
             schedule: Schedule::Cosine,
             warmup: 2,
-            optimizer: optim::Spec { kind: optimizer.into(), weight_decay: 0.01, ..optim::Spec::default() },
+            optimizer: optim::Spec::new(optimizer).with("weight decay", 0.01f32),
             ..Config::default()
         };
         Plan { kind, rank: 4, config, batch: 2, seed: 5, salt: 0, model: tiny::model("llama", 7, true, 1) }
@@ -52,7 +52,7 @@ impl Plan {
         let trainer = match self.kind {
             "full" => Trainer::full(&self.model, self.config.clone()),
             kind => {
-                let spec = Spec { kind: kind.into(), rank: self.rank, bases: [3, 3], ..Spec::default() };
+                let spec = bases(Spec::new(kind).with("rank", self.rank), [3, 3]);
                 Trainer::adapter(&self.model, adapter::create(&spec, &base).unwrap(), self.config.clone())
             }
         };

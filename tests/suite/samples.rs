@@ -2,7 +2,7 @@
 
 #![cfg(feature = "base")]
 
-use mynah::adapter::{self, Adapter};
+use mynah::adapter;
 use mynah::bytes::{Bytes, Limits};
 use mynah::gguf::Gguf;
 use mynah::kernel::{Compute, Pool};

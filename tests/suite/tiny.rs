@@ -1,5 +1,6 @@
 //! A model of every architecture from a seed, small enough for a double-precision twin.
 
+use mynah::adapter::{Kind, Spec};
 use mynah::bytes::{Bytes, Limits};
 use mynah::gguf::Gguf;
 use mynah::gguf::Writer;
@@ -91,4 +92,12 @@ pub fn file_in(arch: &str, seed: u64, tied: bool, matrices: &str) -> Vec<u8> {
 pub fn model(arch: &str, seed: u64, tied: bool, threads: usize) -> Model {
     let gguf = Gguf::parse(Bytes::from(file(arch, seed, tied)), &Limits::default()).unwrap();
     Model::load(&gguf, Compute { kernels: mynah::kernel::best(), pool: Pool::new(threads) }).unwrap()
+}
+
+/// The spec with so many bases for A and for B, if its kind has any.
+pub fn bases(spec: Spec, [a, b]: [usize; 2]) -> Spec {
+    match Kind::by_name(&spec.kind) {
+        Ok(kind) if kind.knobs.iter().any(|u| u.knob.name == "basis") => spec.with("basis", a).with("basis b", b),
+        _ => spec,
+    }
 }

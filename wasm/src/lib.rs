@@ -109,7 +109,7 @@ impl Mynah {
 
     fn taught(&mut self, text: &str, bases: usize, steps: usize, rate: f32) -> mynah::Result<Vec<f64>> {
         let base = self.model.base(self.tokenizer.fingerprint());
-        let spec = Spec { kind: "nola".into(), bases: [bases, bases], ..Spec::default() };
+        let spec = Spec::new("nola").with("basis", bases);
         let tokens = self.tokenizer.encode(text, &Encode { add_special: true, ..Encode::default() })?;
         let rows: Vec<Example> = tokens.chunks(128).filter(|c| c.len() > 1).map(|c| Example::all(c.to_vec())).collect();
         let config = Config { lr: rate, steps: steps as u64, ..Config::default() };

@@ -79,7 +79,7 @@ impl<'a> Learner<'a> {
             anyhow::ensure!(path.is_file(), "{}: no file; --learn writes one, so name another", path.display());
             map::read(&path, Limits::default().file)?
         } else {
-            let spec = Spec { kind: args.lesson.method.clone(), rank: args.lesson.rank, ..Spec::default() };
+            let spec = Spec::new(&args.lesson.method).with("rank", args.lesson.rank);
             let fresh = setting(adapter::create(&spec, loaded.base()))?;
             let bytes = adapter::to_bytes(fresh.as_ref(), loaded.base(), &Provenance::default())?;
             map::replace(&path, &bytes)?;

@@ -7,25 +7,31 @@ use crate::load::Loaded;
 use crate::meter::{self, Meter};
 use crate::out;
 use mynah::bytes::{Limits, map};
+use mynah::knob::Values;
 use mynah::nn::linear::Path as LinearPath;
 use mynah::train::density::{self, Classifier};
-use mynah::train::objective::{self, Kind, Options, Shape, Spec};
+use mynah::train::objective::{self, Kind, Shape, Spec};
 use mynah::train::{Example, Gradient, Trainer, Zeroth, reference};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 /// The objective that the options name.
 pub fn spec(args: &Teach) -> Spec {
-    let options = Options {
-        beta: args.beta,
-        label_smoothing: args.label_smoothing,
-        gamma: args.gamma,
-        nll: args.nll,
-        lambda: args.lambda,
-        desirable_weight: args.desirable_weight,
-        undesirable_weight: args.undesirable_weight,
-    };
-    Spec { kind: args.objective.clone(), options }
+    let mut values = Values::new();
+    for (name, value) in [
+        ("beta", args.beta),
+        ("label smoothing", args.label_smoothing),
+        ("gamma", args.gamma),
+        ("nll", args.nll),
+        ("lambda", args.lambda),
+        ("desirable weight", args.desirable_weight),
+        ("undesirable weight", args.undesirable_weight),
+    ] {
+        if let Some(value) = value {
+            values.set(name, value);
+        }
+    }
+    Spec { kind: args.objective.clone(), values }
 }
 
 /// Where gradients come from.
@@ -38,7 +44,7 @@ pub fn gradient(args: &Teach) -> Gradient {
 
 /// Rows in the shape that the objective learns from: pairs become two verdicts where it wants these.
 pub fn shape(args: &Teach, rows: Vec<Example>, context: usize) -> anyhow::Result<Vec<Example>> {
-    let (kind, _) = setting(spec(args).settings())?;
+    let (kind, _) = setting(spec(args).row())?;
     let pairs = rows.iter().filter(|e| e.good.is_none() && e.other.is_some()).count();
     let mut rows = match kind.shape {
         Shape::Verdict if pairs > 0 => {

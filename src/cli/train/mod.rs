@@ -300,12 +300,9 @@ fn config(args: &Teach, method: Method, steps: u64) -> Config {
         schedule: args.schedule.into(),
         warmup: args.warmup,
         clip: args.clip,
-        optimizer: optim::Spec {
-            kind: args.optimizer.clone(),
-            weight_decay: args.weight_decay,
-            ratio: args.loraplus_ratio,
-            ..optim::Spec::default()
-        },
+        optimizer: optim::Spec::new(&args.optimizer)
+            .with("weight decay", args.weight_decay)
+            .with("loraplus ratio", args.loraplus_ratio),
         path: if args.fast { LinearPath::Fast } else { LinearPath::Exact },
         keep: args.keep.unwrap_or(Keep::Auto),
         precision: args.keep_precision.into(),
@@ -353,16 +350,15 @@ fn subject(args: &Teach, loaded: &Loaded, resumed: Option<&Resumed>) -> anyhow::
         return Ok((method, Subject::Weights));
     }
     let layers = |list: &String| setting(adapter::parse_layers(list, loaded.model.hparams.layers));
-    let spec = Spec {
-        kind: method.row().0.into(),
-        rank: args.rank,
-        alpha: args.alpha,
-        rank_stabilised: args.rank_stabilised,
+    let mut spec = Spec {
         targets: setting(adapter::parse_targets(&args.targets))?,
         layers: args.layers.as_ref().map(layers).transpose()?,
-        bases: [args.basis; 2],
         seed: args.seed,
-        ..Spec::default()
+        ..Spec::new(method.row().0)
     };
+    spec = spec.with("rank", args.rank).with("alpha", args.alpha).with("rank stabilised", args.rank_stabilised);
+    if method == Method::Nola {
+        spec = spec.with("basis", args.basis);
+    }
     Ok((method, Subject::Fresh(spec)))
 }

@@ -3,59 +3,39 @@
 use super::{Each, Objective, Shape, bco, dpo, kto, odds, sft};
 use crate::container::head::Head;
 use crate::error::{Error, Result};
+use crate::knob::{Is, Knob, Usual, Value, Values, resolve};
 use crate::train::Example;
 use std::prelude::v1::*;
 
-/// Numbers that objectives have; `None` where there is nothing to set, or where the usual value is meant.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Options {
-    /// β: how strongly rewards follow log-probabilities; IPO's τ, ORPO's λ.
-    pub beta: Option<f64>,
-    /// ε: the part of the pairs that is the wrong way round.
-    pub label_smoothing: Option<f64>,
-    /// γ: the margin by which a reward should be higher.
-    pub gamma: Option<f64>,
-    /// Factor of the negative log-likelihood of the better completion, added to the loss.
-    pub nll: Option<f64>,
-    /// ASFT's λ: factor of the odds' terms.
-    pub lambda: Option<f64>,
-    /// KTO's factor of completions that were liked.
-    pub desirable_weight: Option<f64>,
-    /// KTO's factor of completions that were not.
-    pub undesirable_weight: Option<f64>,
+macro_rules! knob {
+    ($id:ident, $name:literal, $metavar:literal, $low:literal to $high:literal, $about:literal) => {
+        #[doc = $about]
+        pub static $id: Knob =
+            Knob { name: $name, about: $about, metavar: $metavar, is: Is::Real { low: $low, high: $high } };
+    };
 }
 
-/// Nothing to set.
-const NONE: Options = Options {
-    beta: None,
-    label_smoothing: None,
-    gamma: None,
-    nll: None,
-    lambda: None,
-    desirable_weight: None,
-    undesirable_weight: None,
-};
+knob!(BETA, "beta", "B", 1e-6 to 1e3, "How strongly rewards follow log-probabilities; of ipo its τ, of orpo its λ");
+knob!(SMOOTHING, "label smoothing", "E", 0.0 to 0.499, "Part of the pairs that is the wrong way round");
+knob!(GAMMA, "gamma", "G", -1e3 to 1e3, "Margin by which a reward should be higher; of discopop its τ");
+knob!(NLL, "nll", "N", 0.0 to 1e3, "Add so many times the negative log-likelihood of better completions");
+knob!(LAMBDA, "lambda", "L", 0.0 to 1e3, "Factor of the odds' terms");
+knob!(DESIRABLE, "desirable weight", "W", 0.0 to 1e3, "Factor of what was liked");
+knob!(UNDESIRABLE, "undesirable weight", "W", 0.0 to 1e3, "Factor of what was not liked");
 
 /// β alone.
-const fn beta(beta: f64) -> Options {
-    Options { beta: Some(beta), ..NONE }
+const fn beta(beta: f64) -> [Usual; 1] {
+    [Usual::real(&BETA, beta)]
 }
 
 /// β, and a likelihood term that is off unless it is wanted.
-const fn pair(beta: f64) -> Options {
-    Options { beta: Some(beta), nll: Some(0.0), ..NONE }
+const fn pair(beta: f64) -> [Usual; 2] {
+    [Usual::real(&BETA, beta), Usual::real(&NLL, 0.0)]
 }
 
-/// The same numbers, resolved; 0 where an objective has no use for one.
-#[derive(Clone, Copy, Debug)]
-pub struct Settings {
-    pub(super) beta: f64,
-    pub(super) label_smoothing: f64,
-    pub(super) gamma: f64,
-    pub(super) nll: f64,
-    pub(super) lambda: f64,
-    pub(super) desirable_weight: f64,
-    pub(super) undesirable_weight: f64,
+/// The same, and another.
+const fn pair_and(beta: f64, more: Usual) -> [Usual; 3] {
+    [Usual::real(&BETA, beta), Usual::real(&NLL, 0.0), more]
 }
 
 /// One row of [`OBJECTIVES`].
@@ -73,13 +53,13 @@ pub struct Kind {
     /// Whether it estimates a divergence from completions that belong to other prompts.
     pub mismatched: bool,
     /// What can be set, with the usual values.
-    pub usual: Options,
-    /// A fresh one.
-    pub create: fn(Settings) -> Box<dyn Objective>,
+    pub knobs: &'static [Usual],
+    /// A fresh one, with all settings of the row.
+    pub create: fn(&Values) -> Box<dyn Objective>,
 }
 
 macro_rules! each {
-    ($name:literal, $about:literal, $shape:ident, $reference:literal, $usual:expr, $rule:path) => {
+    ($name:literal, $about:literal, $shape:ident, $reference:literal, $knobs:expr, $rule:path) => {
         Kind {
             name: $name,
             about: $about,
@@ -87,21 +67,21 @@ macro_rules! each {
             reference: $reference,
             prompts: false,
             mismatched: false,
-            usual: $usual,
-            create: |settings| Box::new(Each { settings, rule: $rule }),
+            knobs: &$knobs,
+            create: |values| Box::new(Each { values: values.clone(), rule: $rule }),
         }
     };
 }
 
 /// Every objective.
 pub static OBJECTIVES: &[Kind] = &[
-    each!("sft", "likely completions", Completion, false, NONE, sft::sft),
+    each!("sft", "likely completions", Completion, false, [], sft::sft),
     each!(
         "poft",
         "likelier than under aligned models (arXiv:2412.12865)",
         Completion,
         true,
-        Options { beta: Some(1.0), gamma: Some(0.0), ..NONE },
+        [Usual::real(&BETA, 1.0), Usual::real(&GAMMA, 0.0)],
         sft::poft
     ),
     each!("dpo", "pairs, against the reference (arXiv:2305.18290)", Pair, true, pair(0.1), dpo::dpo),
@@ -110,7 +90,7 @@ pub static OBJECTIVES: &[Kind] = &[
         "dpo where some pairs are the wrong way round",
         Pair,
         true,
-        Options { label_smoothing: Some(0.1), ..pair(0.1) },
+        pair_and(0.1, Usual::real(&SMOOTHING, 0.1)),
         dpo::cdpo
     ),
     each!(
@@ -118,7 +98,7 @@ pub static OBJECTIVES: &[Kind] = &[
         "the same without bias (arXiv:2403.00409)",
         Pair,
         true,
-        Options { label_smoothing: Some(0.1), ..pair(0.1) },
+        pair_and(0.1, Usual::real(&SMOOTHING, 0.1)),
         dpo::robust
     ),
     each!("hinge", "pairs, until the margin is 1 (arXiv:2305.10425)", Pair, true, pair(0.1), dpo::hinge),
@@ -134,7 +114,7 @@ pub static OBJECTIVES: &[Kind] = &[
         "pairs, by a reverse divergence (arXiv:2402.00856)",
         Pair,
         true,
-        Options { label_smoothing: Some(1e-3), ..pair(0.1) },
+        pair_and(0.1, Usual::real(&SMOOTHING, 1e-3)),
         dpo::exo_pair
     ),
     each!(
@@ -142,7 +122,7 @@ pub static OBJECTIVES: &[Kind] = &[
         "pairs, logistic and exponential (arXiv:2406.08414)",
         Pair,
         true,
-        Options { gamma: Some(0.05), ..pair(0.1) },
+        pair_and(0.1, Usual::real(&GAMMA, 0.05)),
         dpo::discopop
     ),
     Kind {
@@ -152,8 +132,8 @@ pub static OBJECTIVES: &[Kind] = &[
         reference: true,
         prompts: false,
         mismatched: false,
-        usual: beta(0.1),
-        create: |settings| Box::new(dpo::Aot { settings, paired: false }),
+        knobs: &beta(0.1),
+        create: |values| Box::new(dpo::Aot { values: values.clone(), paired: false }),
     },
     Kind {
         name: "aot_pair",
@@ -162,15 +142,15 @@ pub static OBJECTIVES: &[Kind] = &[
         reference: true,
         prompts: false,
         mismatched: false,
-        usual: beta(0.1),
-        create: |settings| Box::new(dpo::Aot { settings, paired: true }),
+        knobs: &beta(0.1),
+        create: |values| Box::new(dpo::Aot { values: values.clone(), paired: true }),
     },
     each!(
         "simpo",
         "pairs by the token, no reference (arXiv:2405.14734)",
         Pair,
         false,
-        Options { gamma: Some(0.5), ..pair(2.0) },
+        pair_and(2.0, Usual::real(&GAMMA, 0.5)),
         odds::simpo
     ),
     each!(
@@ -178,7 +158,7 @@ pub static OBJECTIVES: &[Kind] = &[
         "pairs and likelihood, no reference (arXiv:2401.08417)",
         Pair,
         false,
-        Options { nll: Some(1.0), ..beta(0.1) },
+        [Usual::real(&BETA, 0.1), Usual::real(&NLL, 1.0)],
         odds::cpo
     ),
     Kind {
@@ -188,15 +168,15 @@ pub static OBJECTIVES: &[Kind] = &[
         reference: false,
         prompts: true,
         mismatched: false,
-        usual: Options { nll: Some(1.0), ..beta(0.1) },
-        create: |settings| Box::new(Each { settings, rule: odds::orpo }),
+        knobs: &[Usual::real(&BETA, 0.1), Usual::real(&NLL, 1.0)],
+        create: |values| Box::new(Each { values: values.clone(), rule: odds::orpo }),
     },
     each!(
         "asft",
         "likelihood and absolute odds, no reference (arXiv:2409.10571)",
         Pair,
         false,
-        Options { nll: Some(1.0), lambda: Some(1.0), ..beta(1.0) },
+        [Usual::real(&BETA, 1.0), Usual::real(&NLL, 1.0), Usual::real(&LAMBDA, 1.0)],
         odds::asft
     ),
     Kind {
@@ -206,8 +186,8 @@ pub static OBJECTIVES: &[Kind] = &[
         reference: true,
         prompts: false,
         mismatched: true,
-        usual: Options { desirable_weight: Some(1.0), undesirable_weight: Some(1.0), ..beta(0.1) },
-        create: |settings| Box::new(kto::Kto { settings }),
+        knobs: &[Usual::real(&BETA, 0.1), Usual::real(&DESIRABLE, 1.0), Usual::real(&UNDESIRABLE, 1.0)],
+        create: |values| Box::new(kto::Kto { values: values.clone() }),
     },
     Kind {
         name: "bco",
@@ -216,8 +196,8 @@ pub static OBJECTIVES: &[Kind] = &[
         reference: true,
         prompts: false,
         mismatched: false,
-        usual: beta(0.1),
-        create: |settings| Box::new(bco::Bco::new(settings.beta, false)),
+        knobs: &beta(0.1),
+        create: |values| Box::new(bco::Bco::new(values.real(BETA.name), false)),
     },
     Kind {
         name: "bco_balanced",
@@ -226,8 +206,8 @@ pub static OBJECTIVES: &[Kind] = &[
         reference: true,
         prompts: false,
         mismatched: false,
-        usual: beta(0.1),
-        create: |settings| Box::new(bco::Bco::new(settings.beta, true)),
+        knobs: &beta(0.1),
+        create: |values| Box::new(bco::Bco::new(values.real(BETA.name), true)),
     },
     Kind {
         name: "bco_pair",
@@ -236,8 +216,8 @@ pub static OBJECTIVES: &[Kind] = &[
         reference: true,
         prompts: false,
         mismatched: false,
-        usual: beta(0.1),
-        create: |settings| Box::new(bco::Bco::new(settings.beta, false)),
+        knobs: &beta(0.1),
+        create: |values| Box::new(bco::Bco::new(values.real(BETA.name), false)),
     },
 ];
 
@@ -288,66 +268,40 @@ impl Kind {
 pub struct Spec {
     /// A name of [`OBJECTIVES`].
     pub kind: String,
-    /// What differs from the usual.
-    pub options: Options,
+    /// What differs from the usual of its row, [`Kind::knobs`].
+    pub values: Values,
 }
 
 impl Default for Spec {
     fn default() -> Self {
-        Spec { kind: "sft".into(), options: NONE }
+        Spec::new("sft")
     }
 }
 
 impl Spec {
     /// One with its usual settings.
     pub fn new(kind: &str) -> Spec {
-        Spec { kind: kind.into(), options: NONE }
+        Spec { kind: kind.into(), values: Values::new() }
+    }
+
+    /// The same with a setting of its row.
+    pub fn with(mut self, name: &'static str, value: impl Into<Value>) -> Spec {
+        self.values.set(name, value);
+        self
     }
 
     /// All that decides what it computes, for checkpoints.
     pub fn facts(&self, facts: &mut Head) {
-        let Options { beta, label_smoothing, gamma, nll, lambda, desirable_weight, undesirable_weight } = self.options;
         facts.set("objective", self.kind.as_str());
-        for (name, value) in [
-            ("objective beta", beta),
-            ("objective label smoothing", label_smoothing),
-            ("objective gamma", gamma),
-            ("objective nll", nll),
-            ("objective lambda", lambda),
-            ("objective desirable weight", desirable_weight),
-            ("objective undesirable weight", undesirable_weight),
-        ] {
-            if let Some(value) = value {
-                facts.set(name, value.to_string());
-            }
-        }
+        self.values.facts("objective ", facts);
     }
 
-    /// The row and what it is to be made with.
+    /// The row, and all settings it is to be made with.
     ///
     /// # Errors
     /// `Unsupported` for an unknown name; `Invalid` for a setting that cannot be used or that this objective lacks.
-    pub fn settings(&self) -> Result<(&'static Kind, Settings)> {
+    pub fn row(&self) -> Result<(&'static Kind, Values)> {
         let kind = Kind::by_name(&self.kind)?;
-        let pick = |name: &str, get: fn(&Options) -> Option<f64>, low: f64, high: f64| {
-            let (given, usual) = (get(&self.options), get(&kind.usual));
-            match given {
-                Some(v) if usual.is_none() => Err(Error::invalid(name, format!("{v}, and {} has none", kind.name))),
-                Some(v) if !(low..=high).contains(&v) => {
-                    Err(Error::invalid(name, format!("{v}; {low} to {high} can be used")))
-                }
-                _ => Ok(given.or(usual).unwrap_or(0.0)),
-            }
-        };
-        let settings = Settings {
-            beta: pick("beta", |o| o.beta, 1e-6, 1e3)?,
-            label_smoothing: pick("label smoothing", |o| o.label_smoothing, 0.0, 0.499)?,
-            gamma: pick("gamma", |o| o.gamma, -1e3, 1e3)?,
-            nll: pick("nll", |o| o.nll, 0.0, 1e3)?,
-            lambda: pick("lambda", |o| o.lambda, 0.0, 1e3)?,
-            desirable_weight: pick("desirable weight", |o| o.desirable_weight, 0.0, 1e3)?,
-            undesirable_weight: pick("undesirable weight", |o| o.undesirable_weight, 0.0, 1e3)?,
-        };
-        Ok((kind, settings))
+        Ok((kind, resolve(kind.name, kind.knobs, &self.values)?))
     }
 }

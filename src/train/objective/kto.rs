@@ -1,31 +1,32 @@
 //! KTO: completions that were liked or not, against an estimate of the divergence from the reference.
 
-use super::{Case, Grade, Objective, Settings, Totals, sigmoid};
+use super::{Case, Grade, Objective, Totals, Values, sigmoid};
 use std::prelude::v1::*;
 
 /// With `z₀ = max(0, mean h)` of completions that belong to other prompts, over what went through the model together and
 /// without a gradient: liked `λ_D·(1 − σ(β·(h − z₀)))`, disliked `λ_U·(1 − σ(β·(z₀ − h)))`.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub(super) struct Kto {
-    pub settings: Settings,
+    pub values: Values,
 }
 
 impl Objective for Kto {
     fn grade(&mut self, totals: &Totals, cases: &[Case]) -> Vec<Grade> {
         let others: Vec<f64> = cases.iter().filter_map(|c| c.other).map(|o| o.ratio()).collect();
         let zero = (others.iter().sum::<f64>() / others.len().max(1) as f64).max(0.0);
-        let s = &self.settings;
+        let s = &self.values;
         let grade = |case: &Case| {
-            let (factor, sign) = if case.good { (s.desirable_weight, 1.0) } else { (s.undesirable_weight, -1.0) };
-            let z = sign * s.beta * (case.answer.ratio() - zero);
-            let slope = -sign * s.beta * factor * sigmoid(z) * sigmoid(-z);
+            let (factor, sign) =
+                if case.good { (s.real("desirable weight"), 1.0) } else { (s.real("undesirable weight"), -1.0) };
+            let z = sign * s.real("beta") * (case.answer.ratio() - zero);
+            let slope = -sign * s.real("beta") * factor * sigmoid(z) * sigmoid(-z);
             Grade::mean(totals, case, factor * sigmoid(-z), slope, 0.0)
-                .rewards(s.beta * case.answer.ratio(), s.beta * zero)
+                .rewards(s.real("beta") * case.answer.ratio(), s.real("beta") * zero)
         };
         cases.iter().map(grade).collect()
     }
 
     fn copy(&self) -> Box<dyn Objective> {
-        Box::new(*self)
+        Box::new(self.clone())
     }
 }

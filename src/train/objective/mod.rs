@@ -16,7 +16,7 @@ mod sft;
 mod tally;
 
 pub use super::state::{State, StateMut};
-pub use kinds::{Kind, OBJECTIVES, Options, Settings, Spec};
+pub use kinds::{BETA, DESIRABLE, GAMMA, Kind, LAMBDA, NLL, OBJECTIVES, SMOOTHING, Spec, UNDESIRABLE};
 pub use rows::{mismatch, unpair};
 pub use tally::Rewards;
 pub(super) use tally::{Tally, apply};
@@ -24,6 +24,7 @@ pub(super) use tally::{Tally, apply};
 use super::Example;
 use super::state;
 use crate::error::Result;
+use crate::knob::Values;
 use std::prelude::v1::*;
 
 /// What an objective learns from.
@@ -179,19 +180,19 @@ pub trait Objective: Send {
 }
 
 /// One that grades each example by itself and remembers nothing.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 struct Each {
-    settings: Settings,
-    rule: fn(&Settings, &Totals, &Case) -> Grade,
+    values: Values,
+    rule: fn(&Values, &Totals, &Case) -> Grade,
 }
 
 impl Objective for Each {
     fn grade(&mut self, totals: &Totals, cases: &[Case]) -> Vec<Grade> {
-        cases.iter().map(|case| (self.rule)(&self.settings, totals, case)).collect()
+        cases.iter().map(|case| (self.rule)(&self.values, totals, case)).collect()
     }
 
     fn copy(&self) -> Box<dyn Objective> {
-        Box::new(*self)
+        Box::new(self.clone())
     }
 }
 

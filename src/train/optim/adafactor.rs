@@ -2,7 +2,8 @@
 //! `relative_step=False, scale_parameter=False`: a matrix's second moments are the product of the means of its rows and
 //! of its columns, there is no first moment, and a step's root mean square is at most 1 before the rate.
 
-use super::{Optimizer, Part, Settings, State, StateMut};
+use super::{Common, EPS, Optimizer, Part, State, StateMut, single};
+use crate::knob::Values;
 use std::prelude::v1::*;
 
 /// Largest root mean square of a part's step.
@@ -21,7 +22,8 @@ fn factored(part: &Part) -> bool {
 
 /// Means of squares.
 pub struct Adafactor {
-    settings: Settings,
+    common: Common,
+    eps: f32,
     parts: Vec<Part>,
     /// For each part its rows' means, then its columns'; or its squares.
     means: Vec<f32>,
@@ -31,10 +33,17 @@ pub struct Adafactor {
 
 impl Adafactor {
     /// All means 0.
-    pub fn new(settings: Settings, parts: Vec<Part>) -> Self {
+    pub fn new(settings: &Values, parts: Vec<Part>) -> Self {
         let means = vec![0.0; parts.iter().map(values).sum()];
         let longest = parts.iter().map(|p| p.range.len()).max().unwrap_or(0);
-        Adafactor { settings, parts, means, steps: 0, update: vec![0.0; longest] }
+        Adafactor {
+            common: Common::of(settings),
+            eps: single(settings, &EPS),
+            parts,
+            means,
+            steps: 0,
+            update: vec![0.0; longest],
+        }
     }
 }
 
@@ -44,12 +53,12 @@ impl Optimizer for Adafactor {
     fn step(&mut self, params: &mut [f32], grads: &[f32], lr: f32) {
         self.steps += 1;
         let keep = (1.0 - libm::pow(self.steps as f64, POWER)) as f32;
-        let eps = self.settings.eps;
+        let eps = self.eps;
         let mut rest = &mut self.means[..];
         for part in &self.parts {
             let (means, tail) = rest.split_at_mut(values(part));
             rest = tail;
-            let (lr, g) = (self.settings.rate(lr, part), &grads[part.range.clone()]);
+            let ((lr, shrink), g) = (self.common.rate(lr, part), &grads[part.range.clone()]);
             let update = &mut self.update[..g.len()];
             let towards = |mean: &mut f32, now: f64| *mean = keep * *mean + (1.0 - keep) * now as f32;
             let square = |g: f32| (g * g + eps) as f64;
@@ -74,7 +83,7 @@ impl Optimizer for Adafactor {
                 }
             }
             let rms = libm::sqrt(update.iter().map(|u| *u as f64 * *u as f64).sum::<f64>() / update.len() as f64);
-            let (rate, shrink) = ((lr as f64 / (rms / CLIP).max(1.0)) as f32, 1.0 - lr * self.settings.decay);
+            let rate = (lr as f64 / (rms / CLIP).max(1.0)) as f32;
             for (p, u) in params[part.range.clone()].iter_mut().zip(update) {
                 *p = *p * shrink - rate * *u;
             }

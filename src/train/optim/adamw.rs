@@ -1,12 +1,14 @@
 //! Adam with decoupled weight decay (arXiv:1711.05101), in the form of PyTorch's `AdamW`.
 
-use super::{Optimizer, Part, Settings, State, StateMut, values};
+use super::{BETA1, BETA2, Common, EPS, Optimizer, Part, State, StateMut, single, values};
+use crate::knob::Values;
 use crate::math;
 use std::prelude::v1::*;
 
 /// Moments and their decays.
 pub struct AdamW {
-    settings: Settings,
+    common: Common,
+    decays: Decays,
     parts: Vec<Part>,
     m: Vec<f32>,
     v: Vec<f32>,
@@ -15,9 +17,24 @@ pub struct AdamW {
 
 impl AdamW {
     /// All moments 0.
-    pub fn new(settings: Settings, parts: Vec<Part>) -> Self {
+    pub fn new(settings: &Values, parts: Vec<Part>) -> Self {
         let n = values(&parts);
-        AdamW { settings, parts, m: vec![0.0; n], v: vec![0.0; n], steps: 0 }
+        let (common, decays) = (Common::of(settings), Decays::of(settings));
+        AdamW { common, decays, parts, m: vec![0.0; n], v: vec![0.0; n], steps: 0 }
+    }
+}
+
+/// The moments' decays, and ε.
+pub(super) struct Decays {
+    beta1: f32,
+    beta2: f32,
+    eps: f32,
+}
+
+impl Decays {
+    pub(super) fn of(settings: &Values) -> Decays {
+        let [beta1, beta2, eps] = [&BETA1, &BETA2, &EPS].map(|knob| single(settings, knob));
+        Decays { beta1, beta2, eps }
     }
 }
 
@@ -32,7 +49,7 @@ pub(super) struct Rule {
 
 impl Rule {
     /// For step `steps`, counted from 1.
-    pub(super) fn new(s: &Settings, steps: u64) -> Rule {
+    pub(super) fn new(s: &Decays, steps: u64) -> Rule {
         let correct = |b: f32| 1.0 - libm::pow(b as f64, steps as f64);
         let root = (1.0 / libm::sqrt(correct(s.beta2))) as f32;
         Rule { beta1: s.beta1, beta2: s.beta2, first: correct(s.beta1), root, eps: s.eps }
@@ -56,10 +73,10 @@ impl Optimizer for AdamW {
     /// `p ← p·(1 − lr·λ) − lr · m̂ / (√v̂ + ε)` with bias-corrected `m̂`, `v̂`.
     fn step(&mut self, params: &mut [f32], grads: &[f32], lr: f32) {
         self.steps += 1;
-        let rule = Rule::new(&self.settings, self.steps);
+        let rule = Rule::new(&self.decays, self.steps);
         for part in &self.parts {
-            let (lr, at) = (self.settings.rate(lr, part), part.range.clone());
-            let (rate, shrink) = (rule.rate(lr), 1.0 - lr * self.settings.decay);
+            let ((lr, shrink), at) = (self.common.rate(lr, part), part.range.clone());
+            let rate = rule.rate(lr);
             let moments = self.m[at.clone()].iter_mut().zip(&mut self.v[at.clone()]);
             for ((p, g), (m, v)) in params[at.clone()].iter_mut().zip(&grads[at]).zip(moments) {
                 rule.apply(p, *g, m, v, rate, shrink);

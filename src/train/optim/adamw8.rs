@@ -6,8 +6,9 @@
 //! stored as it is, a `v` seven decades below its block's largest becomes 0 while its `m` is kept, and the next step
 //! divides by almost nothing.
 
-use super::adamw::Rule;
-use super::{Optimizer, Part, Settings, State, StateMut, values};
+use super::adamw::{Decays, Rule};
+use super::{Common, Optimizer, Part, State, StateMut, values};
+use crate::knob::Values;
 use crate::math;
 use std::prelude::v1::*;
 
@@ -21,7 +22,8 @@ pub(super) fn blocks(parts: &[Part]) -> usize {
 
 /// Codes and scales of the two moments.
 pub struct AdamW8 {
-    settings: Settings,
+    common: Common,
+    decays: Decays,
     parts: Vec<Part>,
     signed: [f32; 256],
     unsigned: [f32; 256],
@@ -34,7 +36,7 @@ pub struct AdamW8 {
 
 impl AdamW8 {
     /// All moments 0.
-    pub fn new(settings: Settings, parts: Vec<Part>) -> Self {
+    pub fn new(settings: &Values, parts: Vec<Part>) -> Self {
         let (n, blocks) = (values(&parts), blocks(&parts));
         let (signed, unsigned) = (codes(true), codes(false));
         AdamW8 {
@@ -42,7 +44,8 @@ impl AdamW8 {
             root: vec![nearest(&unsigned, 0.0); n],
             m_scale: vec![0.0; blocks],
             root_scale: vec![0.0; blocks],
-            settings,
+            common: Common::of(settings),
+            decays: Decays::of(settings),
             parts,
             signed,
             unsigned,
@@ -93,13 +96,13 @@ impl Optimizer for AdamW8 {
     /// As [`super::adamw::AdamW`]; the step itself uses the moments before they are rounded.
     fn step(&mut self, params: &mut [f32], grads: &[f32], lr: f32) {
         self.steps += 1;
-        let rule = Rule::new(&self.settings, self.steps);
+        let rule = Rule::new(&self.decays, self.steps);
         let least = nearest(&self.unsigned, 0.0) + 1;
         let (mut ms, mut vs) = ([0.0f32; BLOCK], [0.0f32; BLOCK]);
         let mut block = 0;
         for part in &self.parts {
-            let lr = self.settings.rate(lr, part);
-            let (rate, shrink) = (rule.rate(lr), 1.0 - lr * self.settings.decay);
+            let (lr, shrink) = self.common.rate(lr, part);
+            let rate = rule.rate(lr);
             for start in part.range.clone().step_by(BLOCK) {
                 let at = start..(start + BLOCK).min(part.range.end);
                 let (ms, vs) = (&mut ms[..at.len()], &mut vs[..at.len()]);

@@ -14,7 +14,9 @@ pub use super::state::{State, StateMut};
 pub use crate::adapter::Part;
 
 use super::state;
+use crate::container::head::Head;
 use crate::error::{Error, Result};
+use crate::knob::{Is, Knob, Usual, Value, Values, resolve};
 use std::prelude::v1::*;
 
 /// Moves parameters against their gradients.
@@ -37,20 +39,57 @@ pub trait Optimizer: Send {
     }
 }
 
+/// Decay of the first moment.
+pub static BETA1: Knob = Knob {
+    name: "beta1",
+    about: "Decay of the first moment; of sgd its momentum",
+    metavar: "B",
+    is: Is::Real { low: 0.0, high: 0.999_999_9 },
+};
+
+/// Decay of the second moment.
+pub static BETA2: Knob = Knob {
+    name: "beta2",
+    about: "Decay of the second moment; of lion that of the momentum it keeps",
+    metavar: "B",
+    is: Is::Real { low: 0.0, high: 0.999_999_9 },
+};
+
+/// ε.
+pub static EPS: Knob = Knob {
+    name: "eps",
+    about: "What keeps the optimiser from dividing by 0",
+    metavar: "E",
+    is: Is::Real { low: 1e-37, high: 1.0 },
+};
+
+/// λ.
+pub static DECAY: Knob =
+    Knob { name: "weight decay", about: "Decoupled weight decay", metavar: "D", is: Is::Real { low: 0.0, high: 1e3 } };
+
+/// The rate of B over that of A.
+pub static RATIO: Knob = Knob {
+    name: "loraplus ratio",
+    about: "LoRA+: the factor of the learning rate for the B of a low-rank change",
+    metavar: "R",
+    is: Is::Real { low: 1e-3, high: 1e3 },
+};
+
+/// What every row has.
+static COMMON: [Usual; 2] = [DECAY_OFF, ALIKE];
+const DECAY_OFF: Usual = Usual::real(&DECAY, 0.0);
+const ALIKE: Usual = Usual::real(&RATIO, 1.0);
+
 /// One row of [`OPTIMIZERS`].
 pub struct Kind {
     /// As people call it.
     pub name: &'static str,
     /// What it is, in a few words.
     pub about: &'static str,
-    /// Its usual decay of the first moment, if it has one.
-    pub beta1: Option<f32>,
-    /// Of the second.
-    pub beta2: Option<f32>,
-    /// Its usual ε, if it has one.
-    pub eps: Option<f32>,
-    /// A fresh one for parts that lie end to end.
-    pub create: fn(Settings, Vec<Part>) -> Box<dyn Optimizer>,
+    /// What can be set, with the usual values.
+    pub knobs: &'static [Usual],
+    /// A fresh one with all settings of the row, for parts that lie end to end.
+    pub create: fn(&Values, Vec<Part>) -> Box<dyn Optimizer>,
     /// Bytes of its state for such parts.
     pub bytes: fn(&[Part]) -> usize,
 }
@@ -60,46 +99,36 @@ pub static OPTIMIZERS: &[Kind] = &[
     Kind {
         name: "adamw",
         about: "Adam with decoupled weight decay",
-        beta1: Some(0.9),
-        beta2: Some(0.999),
-        eps: Some(1e-8),
-        create: |s, parts| Box::new(adamw::AdamW::new(s, parts)),
+        knobs: &[Usual::real(&BETA1, 0.9), Usual::real(&BETA2, 0.999), Usual::real(&EPS, 1e-8), DECAY_OFF, ALIKE],
+        create: |values, parts| Box::new(adamw::AdamW::new(values, parts)),
         bytes: |parts| 8 * values(parts) + 8,
     },
     Kind {
         name: "adamw_8bit",
         about: "the same with moments of 8 bits",
-        beta1: Some(0.9),
-        beta2: Some(0.999),
-        eps: Some(1e-8),
-        create: |s, parts| Box::new(adamw8::AdamW8::new(s, parts)),
+        knobs: &[Usual::real(&BETA1, 0.9), Usual::real(&BETA2, 0.999), Usual::real(&EPS, 1e-8), DECAY_OFF, ALIKE],
+        create: |values, parts| Box::new(adamw8::AdamW8::new(values, parts)),
         bytes: |parts| 2 * values(parts) + 8 * adamw8::blocks(parts) + 8,
     },
     Kind {
         name: "lion",
         about: "the sign of a momentum; rates are 3 to 10 times smaller than AdamW's",
-        beta1: Some(0.9),
-        beta2: Some(0.99),
-        eps: None,
-        create: |s, parts| Box::new(lion::Lion::new(s, parts)),
+        knobs: &[Usual::real(&BETA1, 0.9), Usual::real(&BETA2, 0.99), DECAY_OFF, ALIKE],
+        create: |values, parts| Box::new(lion::Lion::new(values, parts)),
         bytes: |parts| 4 * values(parts),
     },
     Kind {
         name: "sgd",
         about: "gradient descent with momentum, beta1",
-        beta1: Some(0.9),
-        beta2: None,
-        eps: None,
-        create: |s, parts| Box::new(sgd::Sgd::new(s, parts)),
+        knobs: &[Usual::real(&BETA1, 0.9), DECAY_OFF, ALIKE],
+        create: |values, parts| Box::new(sgd::Sgd::new(values, parts)),
         bytes: |parts| 4 * values(parts),
     },
     Kind {
         name: "adafactor",
         about: "second moments as sums of rows and columns, no first: the smallest state",
-        beta1: None,
-        beta2: None,
-        eps: Some(1e-30),
-        create: |s, parts| Box::new(adafactor::Adafactor::new(s, parts)),
+        knobs: &[Usual::real(&EPS, 1e-30), DECAY_OFF, ALIKE],
+        create: |values, parts| Box::new(adafactor::Adafactor::new(values, parts)),
         bytes: |parts| 4 * parts.iter().map(adafactor::values).sum::<usize>() + 8,
     },
 ];
@@ -112,76 +141,84 @@ impl Kind {
     }
 }
 
-/// Which optimiser, with its settings; `None` takes what is usual for it.
+/// Which optimiser, with its settings.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Spec {
     /// A name of [`OPTIMIZERS`].
     pub kind: String,
-    /// Decay of the first moment; SGD's momentum.
-    pub beta1: Option<f32>,
-    /// Decay of the second moment; Lion's decay of the momentum it keeps.
-    pub beta2: Option<f32>,
-    /// ε.
-    pub eps: Option<f32>,
-    /// Decoupled weight decay, λ.
-    pub weight_decay: f32,
-    /// LoRA+: the rate of B over that of A; 1 treats them alike.
-    pub ratio: f32,
+    /// What differs from the usual of its row, [`Kind::knobs`].
+    pub values: Values,
 }
 
 impl Default for Spec {
     fn default() -> Self {
-        Spec { kind: "adamw".into(), beta1: None, beta2: None, eps: None, weight_decay: 0.0, ratio: 1.0 }
+        Spec::new("adamw")
     }
 }
 
 impl Spec {
-    /// The row and what it is to be made with.
+    /// One with its usual settings.
+    pub fn new(kind: &str) -> Spec {
+        Spec { kind: kind.into(), values: Values::new() }
+    }
+
+    /// The same with a setting of its row.
+    pub fn with(mut self, name: &'static str, value: impl Into<Value>) -> Spec {
+        self.values.set(name, value);
+        self
+    }
+
+    /// All that decides what it computes, for checkpoints: what every row has, and of the rest what was said.
+    pub fn facts(&self, facts: &mut Head) {
+        facts.set("optimizer", self.kind.as_str());
+        let common = COMMON.iter().map(|usual| (usual.knob.name, &usual.value));
+        for (name, value) in common.chain(self.values.iter()) {
+            let key = match name {
+                "eps" => "epsilon",
+                "loraplus ratio" => "ratio of rates",
+                same => same,
+            };
+            let text = match value {
+                // The shortest text that reads back as the same single.
+                Value::Real(v) => (*v as f32).to_string(),
+                other => other.to_string(),
+            };
+            facts.set(key, text);
+        }
+    }
+
+    /// The row, and all settings it is to be made with.
     ///
     /// # Errors
     /// `Unsupported` for an unknown name; `Invalid` for a setting that cannot be used or that this optimiser lacks.
-    pub fn settings(&self) -> Result<(&'static Kind, Settings)> {
+    pub fn row(&self) -> Result<(&'static Kind, Values)> {
         let kind = Kind::by_name(&self.kind)?;
-        let pick = |name: &str, given: Option<f32>, usual: Option<f32>| match (given, usual) {
-            (Some(v), None) => Err(Error::invalid(name, format!("{v}, and {} has none", kind.name))),
-            _ => Ok(given.or(usual).unwrap_or(0.0)),
-        };
-        let finite = |name: &str, v: f32, ok: bool| {
-            if ok && v.is_finite() { Ok(v) } else { Err(Error::invalid(name, format!("{v} cannot be used"))) }
-        };
-        let (beta1, beta2) = (pick("beta1", self.beta1, kind.beta1)?, pick("beta2", self.beta2, kind.beta2)?);
-        let eps = pick("epsilon", self.eps, kind.eps)?;
-        let settings = Settings {
-            beta1: finite("beta1", beta1, (0.0..1.0).contains(&beta1))?,
-            beta2: finite("beta2", beta2, (0.0..1.0).contains(&beta2))?,
-            eps: finite("epsilon", eps, eps > 0.0 || kind.eps.is_none())?,
-            decay: finite("weight decay", self.weight_decay, self.weight_decay >= 0.0)?,
-            ratio: finite("ratio of rates", self.ratio, self.ratio > 0.0 && self.ratio <= 1e3)?,
-        };
-        Ok((kind, settings))
+        Ok((kind, resolve(kind.name, kind.knobs, &self.values)?))
     }
 }
 
-/// What an optimiser is made with; 0 where it has no use for it.
-#[derive(Clone, Copy, Debug)]
-pub struct Settings {
-    /// Decay of the first moment.
-    pub beta1: f32,
-    /// Decay of the second moment.
-    pub beta2: f32,
-    /// ε.
-    pub eps: f32,
-    /// Decoupled weight decay, λ.
-    pub decay: f32,
-    /// The rate of B over that of A.
-    pub ratio: f32,
+/// What every optimiser does alike.
+#[derive(Clone, Copy)]
+struct Common {
+    decay: f32,
+    ratio: f32,
 }
 
-impl Settings {
-    /// A part's rate.
-    fn rate(&self, lr: f32, part: &Part) -> f32 {
-        if part.of_b { lr * self.ratio } else { lr }
+impl Common {
+    fn of(values: &Values) -> Common {
+        Common { decay: single(values, &DECAY), ratio: single(values, &RATIO) }
     }
+
+    /// A part's rate, and the factor by which its parameters shrink.
+    fn rate(&self, lr: f32, part: &Part) -> (f32, f32) {
+        let lr = if part.of_b { lr * self.ratio } else { lr };
+        (lr, 1.0 - lr * self.decay)
+    }
+}
+
+/// A setting in single precision.
+fn single(values: &Values, knob: &Knob) -> f32 {
+    values.real(knob.name) as f32
 }
 
 fn values(parts: &[Part]) -> usize {
@@ -215,12 +252,12 @@ mod tests {
     }
 
     fn spec(kind: &str) -> Spec {
-        Spec { kind: kind.into(), weight_decay: 0.1, ratio: 3.0, ..Spec::default() }
+        Spec::new(kind).with("weight decay", 0.1).with("loraplus ratio", 3)
     }
 
     fn make(spec: &Spec, parts: Vec<Part>) -> Box<dyn Optimizer> {
-        let (kind, settings) = spec.settings().unwrap();
-        (kind.create)(settings, parts)
+        let (kind, values) = spec.row().unwrap();
+        (kind.create)(&values, parts)
     }
 
     /// Gradients of step `t`, of several sizes, one of them 0 at first.
@@ -317,7 +354,7 @@ mod tests {
     #[test]
     fn every_row_reduces_a_loss() {
         for kind in OPTIMIZERS {
-            let mut o = make(&Spec { kind: kind.name.into(), ..Spec::default() }, parts());
+            let mut o = make(&Spec::new(kind.name), parts());
             let steep = |i: usize| [10.0, 0.1][i % 2];
             let loss = |p: &[f32]| p.iter().enumerate().map(|(i, v)| 0.5 * steep(i) * v * v).sum::<f32>();
             let mut p = vec![1.0f32; 10];
@@ -357,12 +394,22 @@ mod tests {
 
     #[test]
     fn settings_that_an_optimiser_lacks_are_refused() {
-        let why = |s: Spec| s.settings().err().unwrap().to_string();
-        let of = |kind: &str| Spec { kind: kind.into(), ..Spec::default() };
-        assert!(why(Spec { beta2: Some(0.9), ..of("sgd") }).contains("sgd has none"));
-        assert!(why(Spec { eps: Some(1e-8), ..of("lion") }).contains("lion has none"));
-        assert!(why(of("adam")).contains("adam"));
-        assert!(why(Spec { beta1: Some(1.0), ..of("adamw") }).contains("beta1"));
-        assert!(why(Spec { ratio: 0.0, ..of("adamw") }).contains("ratio"));
+        let why = |s: Spec| s.row().err().unwrap().to_string();
+        assert!(why(Spec::new("sgd").with("beta2", 0.9)).contains("sgd has none"));
+        assert!(why(Spec::new("lion").with("eps", 1e-8)).contains("lion has none"));
+        assert!(why(Spec::new("adam")).contains("adam"));
+        assert!(why(Spec::new("adamw").with("beta1", 1.0)).contains("beta1"));
+        assert!(why(Spec::new("adamw").with("loraplus ratio", 0.0)).contains("ratio"));
+    }
+
+    /// As they were before there were knobs: old checkpoints go on.
+    #[test]
+    fn facts_keep_their_names_and_texts() {
+        let mut facts = Head::new();
+        Spec::new("adamw").with("weight decay", 0.01f32).with("eps", 1e-8f32).facts(&mut facts);
+        let all: Vec<(&str, String)> = facts.fields().map(|(key, field)| (key, field.to_string())).collect();
+        let want =
+            [("epsilon", "0.00000001"), ("optimizer", "adamw"), ("ratio of rates", "1"), ("weight decay", "0.01")];
+        assert_eq!(all, want.map(|(key, text)| (key, text.to_string())));
     }
 }

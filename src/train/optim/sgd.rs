@@ -1,29 +1,30 @@
 //! Gradient descent with momentum, in the form of PyTorch's `SGD` without dampening.
 
-use super::{Optimizer, Part, Settings, State, StateMut, values};
+use super::{BETA1, Common, Optimizer, Part, State, StateMut, single, values};
+use crate::knob::Values;
 use std::prelude::v1::*;
 
 /// The velocity.
 pub struct Sgd {
-    settings: Settings,
+    common: Common,
+    beta1: f32,
     parts: Vec<Part>,
     m: Vec<f32>,
 }
 
 impl Sgd {
     /// At rest.
-    pub fn new(settings: Settings, parts: Vec<Part>) -> Self {
-        Sgd { settings, m: vec![0.0; values(&parts)], parts }
+    pub fn new(settings: &Values, parts: Vec<Part>) -> Self {
+        Sgd { common: Common::of(settings), beta1: single(settings, &BETA1), m: vec![0.0; values(&parts)], parts }
     }
 }
 
 impl Optimizer for Sgd {
     /// `m ← β₁·m + g`, `p ← p·(1 − lr·λ) − lr·m`.
     fn step(&mut self, params: &mut [f32], grads: &[f32], lr: f32) {
-        let Settings { beta1, decay, .. } = self.settings;
+        let beta1 = self.beta1;
         for part in &self.parts {
-            let (lr, at) = (self.settings.rate(lr, part), part.range.clone());
-            let shrink = 1.0 - lr * decay;
+            let ((lr, shrink), at) = (self.common.rate(lr, part), part.range.clone());
             for ((p, g), m) in params[at.clone()].iter_mut().zip(&grads[at.clone()]).zip(&mut self.m[at]) {
                 *m = beta1 * *m + g;
                 *p = *p * shrink - lr * *m;

@@ -1,0 +1,102 @@
+//! What adapter to create: its kind, where it attaches, and the settings of its kind.
+
+use super::lowrank::{Layout, Slot};
+use super::{Base, Kind, Linear, MAX_RANK, Site};
+use crate::error::{Error, Result};
+use crate::knob::{Is, Knob, Usual, Value, Values, resolve};
+use std::prelude::v1::*;
+
+/// Rank of the change; also at most the smaller side of every layer.
+pub static RANK: Knob =
+    Knob { name: "rank", about: "Rank of the change", metavar: "R", is: Is::Whole { low: 1, high: MAX_RANK as u64 } };
+
+/// Numerator of the factor `s`.
+pub static ALPHA: Knob = Knob {
+    name: "alpha",
+    about: "Strength of the change: it is multiplied by A / R",
+    metavar: "A",
+    is: Is::Real { low: 1e-6, high: 1e6 },
+};
+
+/// `s = alpha / √rank` instead of `alpha / rank` (arXiv:2312.03732).
+pub static STABILISED: Knob =
+    Knob { name: "rank stabilised", about: "Multiply by A / √R instead", metavar: "", is: Is::Switch };
+
+pub(super) const USUAL_RANK: Usual = Usual::whole(&RANK, 8);
+pub(super) const USUAL_ALPHA: Usual = Usual::real(&ALPHA, 16.0);
+pub(super) const UNSTABILISED: Usual = Usual::off(&STABILISED);
+
+/// What every low-rank kind has.
+pub(super) static LOW_RANK: [Usual; 3] = [USUAL_RANK, USUAL_ALPHA, UNSTABILISED];
+
+/// What to create.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Spec {
+    /// A name of [`super::KINDS`].
+    pub kind: String,
+    /// Which linear layers.
+    pub targets: Vec<Linear>,
+    /// Of which blocks; all if `None`.
+    pub layers: Option<Vec<usize>>,
+    /// What differs from the usual of its kind, [`Kind::knobs`].
+    pub values: Values,
+    /// Everything random follows from it.
+    pub seed: u64,
+}
+
+impl Default for Spec {
+    fn default() -> Self {
+        Spec::new("lora")
+    }
+}
+
+impl Spec {
+    /// One of that kind on all linear layers, with its usual settings.
+    pub fn new(kind: &str) -> Spec {
+        Spec { kind: kind.into(), targets: Linear::ALL.to_vec(), layers: None, values: Values::new(), seed: 0 }
+    }
+
+    /// The same with a setting of its kind.
+    pub fn with(mut self, name: &'static str, value: impl Into<Value>) -> Spec {
+        self.values.set(name, value);
+        self
+    }
+
+    /// All settings of its kind.
+    ///
+    /// # Errors
+    /// `Unsupported` for an unknown kind; `Invalid` for a setting that cannot be used or that the kind lacks.
+    pub fn values(&self) -> Result<Values> {
+        resolve(&self.kind, Kind::by_name(&self.kind)?.knobs, &self.values)
+    }
+
+    /// Where it would attach to `base`.
+    ///
+    /// # Errors
+    /// Those of [`Spec::values`]; `Invalid` for settings that cannot be used, naming them; `Mismatch` if `base` lacks a
+    /// layer.
+    pub fn layout(&self, base: &Base) -> Result<Layout> {
+        let values = self.values()?;
+        let mut layers = self.layers.clone().unwrap_or((0..base.layers()).collect());
+        layers.sort();
+        layers.dedup();
+        if layers.last().is_none_or(|last| *last >= base.layers()) {
+            return Err(Error::invalid("layers", format!("{layers:?} of {} there are", base.layers())));
+        }
+        let mut targets = self.targets.clone();
+        targets.sort();
+        targets.dedup();
+        if targets.is_empty() {
+            return Err(Error::invalid("targets", "none named"));
+        }
+        let (rank, alpha) = (values.whole(RANK.name) as usize, values.real(ALPHA.name) as f32);
+        let stabilised = values.switch(STABILISED.name);
+        let mut slots = Vec::new();
+        for layer in layers {
+            for &linear in &targets {
+                slots.push(Slot::new(Site { layer, linear }, base, rank, alpha, stabilised)?);
+            }
+        }
+        Ok(Layout::new(slots, stabilised))
+    }
+}

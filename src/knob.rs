@@ -1,0 +1,380 @@
+//! Settings of what a table lists: adapter kinds, objectives, optimisers.
+//!
+//! A [`Knob`] says what can be set and within what bounds; the rows of a table that have it share it. A row's [`Usual`]
+//! says what it is where nobody says otherwise. [`Values`] is what somebody said, by name, and [`resolve`] makes of it
+//! what a row computes with: whatever the row has, and nothing else. A command's options, its help and the facts in files
+//! all follow from these.
+
+use crate::container::head::{Field, Head};
+use crate::error::{Error, Result, printable};
+use core::fmt;
+use std::borrow::Cow;
+use std::prelude::v1::*;
+
+/// What a knob is set to.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Value {
+    /// A number.
+    Real(f64),
+    /// A whole number.
+    Whole(u64),
+    /// On or off.
+    Switch(bool),
+    /// One of several names.
+    Word(Cow<'static, str>),
+}
+
+/// For eyes, the shorter of the ways to write a number.
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Value::Real(v) if *v != 0.0 && v.is_finite() && !(1e-3..1e7).contains(&v.abs()) => write!(f, "{v:e}"),
+            Value::Real(v) => write!(f, "{v}"),
+            Value::Whole(v) => write!(f, "{v}"),
+            Value::Switch(v) => f.write_str(if *v { "on" } else { "off" }),
+            Value::Word(v) => f.write_str(&printable(v)),
+        }
+    }
+}
+
+impl From<f64> for Value {
+    fn from(v: f64) -> Self {
+        Value::Real(v)
+    }
+}
+
+/// The number of the shortest text that reads back as `v`: 0.1 stays 0.1, and cast back it is `v` again.
+impl From<f32> for Value {
+    fn from(v: f32) -> Self {
+        Value::Real(v.to_string().parse().unwrap_or(f64::NAN))
+    }
+}
+
+impl From<u64> for Value {
+    fn from(v: u64) -> Self {
+        Value::Whole(v)
+    }
+}
+
+impl From<usize> for Value {
+    fn from(v: usize) -> Self {
+        Value::Whole(v as u64)
+    }
+}
+
+impl From<i32> for Value {
+    fn from(v: i32) -> Self {
+        u64::try_from(v).map_or(Value::Real(f64::from(v)), Value::Whole)
+    }
+}
+
+impl From<bool> for Value {
+    fn from(v: bool) -> Self {
+        Value::Switch(v)
+    }
+}
+
+impl From<&str> for Value {
+    fn from(v: &str) -> Self {
+        Value::Word(Cow::Owned(v.into()))
+    }
+}
+
+/// What can be set.
+pub struct Knob {
+    /// Its name, words with spaces between: `label smoothing` is `--label-smoothing` on a command line.
+    pub name: &'static str,
+    /// What it does, in a sentence without a full stop.
+    pub about: &'static str,
+    /// What stands for its value in a help text.
+    pub metavar: &'static str,
+    /// What it can be.
+    pub is: Is,
+}
+
+/// What a knob can be; bounds are included.
+pub enum Is {
+    /// A number.
+    Real {
+        /// The least.
+        low: f64,
+        /// The most.
+        high: f64,
+    },
+    /// A whole number.
+    Whole {
+        /// The least.
+        low: u64,
+        /// The most.
+        high: u64,
+    },
+    /// On or off.
+    Switch,
+    /// One of these names.
+    Word(fn() -> Vec<&'static str>),
+}
+
+impl Is {
+    /// The value that a text spells, within bounds or not.
+    pub fn parse(&self, text: &str) -> Option<Value> {
+        match self {
+            Is::Real { .. } => text.parse().ok().map(Value::Real),
+            Is::Whole { .. } => text.parse().ok().map(Value::Whole),
+            Is::Switch => match text {
+                "on" => Some(Value::Switch(true)),
+                "off" => Some(Value::Switch(false)),
+                _ => None,
+            },
+            Is::Word(_) => Some(text.into()),
+        }
+    }
+
+    /// `value` as what this is, if it can be: a whole number is a number too.
+    fn take(&self, value: &Value) -> Option<Value> {
+        let fits = match (self, value) {
+            (Is::Real { .. }, Value::Whole(v)) => return self.take(&Value::Real(*v as f64)),
+            (Is::Real { low, high }, Value::Real(v)) => (low..=high).contains(&v),
+            (Is::Whole { low, high }, Value::Whole(v)) => (low..=high).contains(&v),
+            (Is::Switch, Value::Switch(_)) => true,
+            (Is::Word(names), Value::Word(v)) => names().iter().any(|name| name == v),
+            _ => false,
+        };
+        fits.then(|| value.clone())
+    }
+}
+
+/// What can be used, for messages: `1e-6 to 1000`.
+impl fmt::Display for Is {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Is::Real { low, high } => write!(f, "{} to {}", Value::Real(*low), Value::Real(*high)),
+            Is::Whole { low, high } => write!(f, "{low} to {high}"),
+            Is::Switch => f.write_str("on or off"),
+            Is::Word(names) => f.write_str(&names().join(", ")),
+        }
+    }
+}
+
+/// A knob that a row has, and what it is there where nothing is said.
+pub struct Usual {
+    /// Which.
+    pub knob: &'static Knob,
+    /// Its usual value.
+    pub value: Value,
+}
+
+impl Usual {
+    /// A number that is usually `value`.
+    pub const fn real(knob: &'static Knob, value: f64) -> Usual {
+        Usual { knob, value: Value::Real(value) }
+    }
+
+    /// A whole number that is usually `value`.
+    pub const fn whole(knob: &'static Knob, value: u64) -> Usual {
+        Usual { knob, value: Value::Whole(value) }
+    }
+
+    /// What is usually off.
+    pub const fn off(knob: &'static Knob) -> Usual {
+        Usual { knob, value: Value::Switch(false) }
+    }
+
+    /// A name that is usually `value`.
+    pub const fn word(knob: &'static Knob, value: &'static str) -> Usual {
+        Usual { knob, value: Value::Word(Cow::Borrowed(value)) }
+    }
+}
+
+/// Values by the names of their knobs, each once.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Values(Vec<(&'static str, Value)>);
+
+impl Values {
+    /// Nothing said.
+    pub fn new() -> Values {
+        Values::default()
+    }
+
+    /// The same with one more, or with another value.
+    pub fn with(mut self, name: &'static str, value: impl Into<Value>) -> Values {
+        self.set(name, value);
+        self
+    }
+
+    /// Sets one.
+    pub fn set(&mut self, name: &'static str, value: impl Into<Value>) -> &mut Self {
+        let value = value.into();
+        match self.0.iter_mut().find(|(n, _)| *n == name) {
+            Some((_, place)) => *place = value,
+            None => self.0.push((name, value)),
+        }
+        self
+    }
+
+    /// One of them, if it was said.
+    pub fn get(&self, name: &str) -> Option<&Value> {
+        self.0.iter().find(|(n, _)| *n == name).map(|(_, value)| value)
+    }
+
+    /// All of them, in the order they were said.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, &Value)> {
+        self.0.iter().map(|(name, value)| (*name, value))
+    }
+
+    /// A number.
+    ///
+    /// # Panics
+    /// If there is none of that name: what [`resolve`] returned has all that its row has. So for every getter below.
+    pub fn real(&self, name: &str) -> f64 {
+        match self.get(name) {
+            Some(Value::Real(v)) => *v,
+            other => panic!("{name}: a number, not {other:?}"),
+        }
+    }
+
+    /// A whole number.
+    pub fn whole(&self, name: &str) -> u64 {
+        match self.get(name) {
+            Some(Value::Whole(v)) => *v,
+            other => panic!("{name}: a whole number, not {other:?}"),
+        }
+    }
+
+    /// Whether it is on.
+    pub fn switch(&self, name: &str) -> bool {
+        match self.get(name) {
+            Some(Value::Switch(v)) => *v,
+            other => panic!("{name}: on or off, not {other:?}"),
+        }
+    }
+
+    /// A name.
+    pub fn word(&self, name: &str) -> &str {
+        match self.get(name) {
+            Some(Value::Word(v)) => v,
+            other => panic!("{name}: a name, not {other:?}"),
+        }
+    }
+
+    /// Writes what was said as facts of a checkpoint: texts, under the names behind `prefix`.
+    pub fn facts(&self, prefix: &str, facts: &mut Head) {
+        for (name, value) in self.iter() {
+            let text = match value {
+                // Digits alone, the shortest that read back as the same number.
+                Value::Real(v) => v.to_string(),
+                other => other.to_string(),
+            };
+            facts.set(&format!("{prefix}{name}"), text);
+        }
+    }
+
+    /// Writes them into the head of a file, under their names.
+    ///
+    /// # Panics
+    /// If a number is not finite, which [`resolve`] lets none be.
+    pub fn write(&self, head: &mut Head) {
+        for (name, value) in self.iter() {
+            let field: Field = match value {
+                Value::Real(v) => (*v).into(),
+                Value::Whole(v) => (*v).into(),
+                Value::Switch(v) => u64::from(*v).into(),
+                Value::Word(v) => v.as_ref().into(),
+            };
+            head.set(name, field);
+        }
+    }
+
+    /// Reads what [`Values::write`] wrote for a row with these knobs.
+    ///
+    /// # Errors
+    /// `Mismatch` for a value that is missing or of another type; those of [`resolve`].
+    pub fn read(row: &str, knobs: &[Usual], head: &Head) -> Result<Values> {
+        let mut values = Values::new();
+        for Usual { knob, .. } in knobs {
+            let value = match knob.is {
+                Is::Real { .. } => Value::Real(head.real(knob.name)?),
+                Is::Whole { .. } => Value::Whole(head.integer(knob.name)?),
+                Is::Switch => Value::Switch(head.integer(knob.name)? != 0),
+                Is::Word(_) => head.text(knob.name)?.into(),
+            };
+            values.set(knob.name, value);
+        }
+        resolve(row, knobs, &values)
+    }
+}
+
+/// All that a row with these knobs computes with: what was given, and the usual for the rest, in the order of the knobs.
+///
+/// # Errors
+/// `Invalid` for a value that its knob cannot be, or of a knob that the row lacks.
+pub fn resolve(row: &str, knobs: &[Usual], given: &Values) -> Result<Values> {
+    if let Some((name, value)) = given.iter().find(|(name, _)| !knobs.iter().any(|u| u.knob.name == *name)) {
+        return Err(Error::invalid(name, format!("{value}, and {} has none", printable(row))));
+    }
+    let pick = |usual: &Usual| {
+        let Knob { name, is, .. } = usual.knob;
+        let value = match given.get(name) {
+            None => usual.value.clone(),
+            Some(value) => is.take(value).ok_or_else(|| Error::invalid(*name, format!("{value}; {is} can be used")))?,
+        };
+        Ok((*name, value))
+    };
+    knobs.iter().map(pick).collect::<Result<Vec<_>>>().map(Values)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    static STRENGTH: Knob = Knob { name: "strength", about: "", metavar: "S", is: Is::Real { low: 1e-6, high: 1e3 } };
+    static TIMES: Knob = Knob { name: "how often", about: "", metavar: "N", is: Is::Whole { low: 1, high: 9 } };
+    static LOUD: Knob = Knob { name: "loud", about: "", metavar: "", is: Is::Switch };
+    static TONE: Knob = Knob { name: "tone", about: "", metavar: "T", is: Is::Word(|| vec!["low", "high"]) };
+    static ROW: &[Usual] =
+        &[Usual::real(&STRENGTH, 0.1), Usual::whole(&TIMES, 3), Usual::off(&LOUD), Usual::word(&TONE, "low")];
+
+    #[test]
+    fn the_usual_stands_where_nothing_is_said() {
+        let values = resolve("song", ROW, &Values::new().with("how often", 4).with("loud", true)).unwrap();
+        assert_eq!((values.real("strength"), values.whole("how often")), (0.1, 4));
+        assert_eq!((values.switch("loud"), values.word("tone")), (true, "low"));
+        assert_eq!(resolve("song", ROW, &Values::new().with("strength", 2)).unwrap().real("strength"), 2.0);
+        assert_eq!(resolve("song", ROW, &values).unwrap(), values);
+    }
+
+    #[test]
+    fn what_cannot_be_used_is_named() {
+        let why = |v: Values| resolve("song", ROW, &v).unwrap_err().to_string();
+        let new = Values::new;
+        assert_eq!(why(new().with("beta", 0.1)), "beta: 0.1, and song has none");
+        assert_eq!(why(new().with("strength", 0.0)), "strength: 0; 1e-6 to 1000 can be used");
+        assert!(why(new().with("strength", f64::NAN)).contains("NaN"));
+        assert_eq!(why(new().with("how often", 10)), "how often: 10; 1 to 9 can be used");
+        assert_eq!(why(new().with("how often", -1)), "how often: -1; 1 to 9 can be used");
+        assert_eq!(why(new().with("tone", "shrill")), "tone: shrill; low, high can be used");
+        assert_eq!(why(new().with("loud", 1)), "loud: 1; on or off can be used");
+    }
+
+    #[test]
+    fn singles_survive() {
+        for v in [0.1f32, 1e-8, 0.999, f32::MIN_POSITIVE, f32::MAX, 1.0 / 3.0] {
+            let Value::Real(wide) = Value::from(v) else { panic!() };
+            assert_eq!((wide as f32, wide.to_string()), (v, v.to_string()));
+        }
+    }
+
+    #[test]
+    fn files_keep_them() {
+        let values = resolve("song", ROW, &Values::new().with("loud", true).with("tone", "high")).unwrap();
+        let mut head = Head::new();
+        values.write(&mut head);
+        assert_eq!(Values::read("song", ROW, &head).unwrap(), values);
+        head.set("how often", 10u64);
+        assert!(Values::read("song", ROW, &head).is_err());
+        head.set("how often", "often");
+        assert!(Values::read("song", ROW, &head).unwrap_err().to_string().contains("wanted integer"));
+        let mut facts = Head::new();
+        Values::new().with("strength", 1e-6).with("loud", false).facts("song ", &mut facts);
+        assert_eq!((facts.text("song strength").unwrap(), facts.text("song loud").unwrap()), ("0.000001", "off"));
+    }
+}
