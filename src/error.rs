@@ -37,6 +37,13 @@ pub enum Error {
         /// What is allowed.
         allowed: u64,
     },
+    /// The system did not give the memory.
+    Memory {
+        /// What it was for.
+        what: String,
+        /// How much was asked for.
+        bytes: u64,
+    },
     /// This build does not know the thing.
     Unsupported {
         /// The kind of thing, for example `architecture`.
@@ -99,6 +106,11 @@ impl Error {
         Error::Limit { what: what.into(), asked, allowed }
     }
 
+    /// The system did not give `bytes` for `what`.
+    pub fn memory(what: impl Into<String>, bytes: u64) -> Self {
+        Error::Memory { what: what.into(), bytes }
+    }
+
     /// This build does not know `name`.
     pub fn unsupported(what: &'static str, name: impl AsRef<str>) -> Self {
         Error::Unsupported { what, name: printable(name.as_ref()) }
@@ -155,6 +167,7 @@ impl fmt::Display for Error {
             Error::Io { doing, source } => write!(f, "{doing}: {source}"),
             Error::Corrupt { what, offset } => write!(f, "corrupt file: {what} (at byte {offset})"),
             Error::Limit { what, asked, allowed } => write!(f, "limit {what}: asked {asked}, allowed {allowed}"),
+            Error::Memory { what, bytes } => write!(f, "memory for {what}: the system did not give {bytes} bytes"),
             Error::Unsupported { what, name } => write!(f, "unsupported {what}: {name}"),
             Error::Mismatch { what, wanted, found } => write!(f, "{what} does not fit: wanted {wanted}, found {found}"),
             Error::Changed(changes) => {

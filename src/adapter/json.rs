@@ -1,5 +1,8 @@
 //! A strict reader of JSON (RFC 8259) that builds no tree: callers take what they know and skip the rest. Duplicate
 //! keys, deep nesting and anything after the end are errors.
+//!
+//! It stands beside `serde_json` because files of strangers are read with it: depth has a limit of the caller's, a key
+//! that comes twice is refused instead of the last one winning, and what nobody asked for takes no memory.
 
 use crate::bytes::Limits;
 use crate::error::{Error, Result, printable};

@@ -28,7 +28,7 @@ pub(super) fn filled(len: usize, fill: impl FnOnce(&mut [u8])) -> Result<Bytes> 
     if len == 0 {
         return Ok(Bytes::from(Vec::new()));
     }
-    let refused = |_: io::Error| Error::limit("memory, bytes", len as u64, 0);
+    let refused = |_: io::Error| Error::memory("a copy of weights", len as u64);
     let mut map = memmap2::MmapMut::map_anon(len).map_err(refused)?;
     // A wish: small pages hold the same bytes.
     #[cfg(target_os = "linux")]
@@ -40,7 +40,7 @@ pub(super) fn filled(len: usize, fill: impl FnOnce(&mut [u8])) -> Result<Bytes> 
 /// Reads a regular file of at most `limit` bytes. Never waits, whatever the path names.
 ///
 /// # Errors
-/// As [`open`], and `Limit` if the file is longer than `limit`.
+/// As [`open`], `Limit` if the file is longer than `limit`, and `Memory` if the memory is not there.
 pub fn read(path: &Path, limit: u64) -> Result<Vec<u8>> {
     read_inner(path, limit).map_err(|e| e.in_file(path.to_string_lossy()))
 }
@@ -179,7 +179,7 @@ fn read_inner(path: &Path, limit: u64) -> Result<Vec<u8>> {
     Limits::check("file", len, limit)?;
     let mut out = Vec::new();
     let len = usize::try_from(len).unwrap_or(usize::MAX);
-    out.try_reserve_exact(len).map_err(|_| Error::limit("memory", len as u64, 0))?;
+    out.try_reserve_exact(len).map_err(|_| Error::memory("the file", len as u64))?;
     // A file that grows while it is read must not pass the limit either.
     file.take(limit.saturating_add(1)).read_to_end(&mut out).map_err(io("read"))?;
     Limits::check("file", out.len() as u64, limit)?;

@@ -51,7 +51,7 @@ impl Bytes {
     /// large pages where the system gives them; else at that of 4.
     ///
     /// # Errors
-    /// `Limit` if the memory is not there.
+    /// `Memory` if the memory is not there.
     pub fn filled(len: usize, fill: impl FnOnce(&mut [u8])) -> Result<Self> {
         #[cfg(feature = "std")]
         return map::filled(len, fill);
@@ -59,7 +59,7 @@ impl Bytes {
         {
             let mut values: Vec<f32> = Vec::new();
             let words = len.div_ceil(4);
-            values.try_reserve_exact(words).map_err(|_| Error::limit("memory, bytes", len as u64, 0))?;
+            values.try_reserve_exact(words).map_err(|_| Error::memory("a copy of weights", len as u64))?;
             values.resize(words, 0.0);
             fill(&mut bytemuck::cast_slice_mut(&mut values)[..len]);
             Bytes::from_floats(std::sync::Arc::new(values)).slice(0..len)
@@ -262,7 +262,7 @@ mod tests {
             assert!(bytes.len() == len && bytes.iter().enumerate().all(|(i, b)| *b == (i % 251) as u8));
         }
         let most = usize::MAX / 2;
-        assert!(matches!(Bytes::filled(most, |_| panic!("no such memory")), Err(Error::Limit { .. })));
+        assert!(matches!(Bytes::filled(most, |_| panic!("no such memory")), Err(Error::Memory { .. })));
     }
 
     #[test]

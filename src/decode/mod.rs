@@ -7,6 +7,7 @@
 pub mod stage;
 
 use crate::error::{Error, Result};
+use crate::kernel::Kernels;
 use crate::model::Session;
 use crate::rng::Random;
 use stage::Candidate;
@@ -91,11 +92,11 @@ impl Sampler {
         }
     }
 
-    /// The token that comes next. Takes memory on the first call only.
+    /// The token that comes next, as the kernels of a session compute it. Takes memory on the first call only.
     ///
     /// # Errors
     /// `Invalid` if there are no logits or one is not finite.
-    pub fn pick(&mut self, logits: &[f32]) -> Result<u32> {
+    pub fn pick(&mut self, k: &Kernels, logits: &[f32]) -> Result<u32> {
         let s = &self.sampling;
         // Whole parts are looked at together, which goes in vectors.
         if logits.chunks(4096).any(|part| part.iter().fold(false, |any, x| any | !x.is_finite()))
@@ -117,14 +118,14 @@ impl Sampler {
         }
         stage::top_k(logits, if s.top_k > 0 { s.top_k } else { logits.len() }, c);
         if s.top_p < 1.0 || s.min_p > 0.0 {
-            stage::weigh(c, room);
+            stage::weigh(k, c, room);
             if s.top_p < 1.0 {
                 stage::top_p(c, s.top_p);
             }
             stage::min_p(c, s.min_p);
         }
         stage::temperature(c, s.temperature);
-        stage::weigh(c, room);
+        stage::weigh(k, c, room);
         let drawn = f64::from(self.random.next_f32()) * stage::total(c);
         // Rounding may leave a little over: that is the last one's.
         let count = stage::reach(c, |sum| sum > drawn);
@@ -185,7 +186,8 @@ impl<'a> Generator<'a> {
             self.stop = Some(Stop::Context);
             return Ok(None);
         }
-        let id = self.sampler.pick(self.session.feed(&self.unread)?)?;
+        let kernels = self.session.model().compute.kernels;
+        let id = self.sampler.pick(kernels, self.session.feed(&self.unread)?)?;
         if self.ends.binary_search(&id).is_ok() {
             self.stop = Some(Stop::End(id));
             self.unread.clear();
@@ -206,6 +208,7 @@ impl<'a> Generator<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel;
 
     fn sampler(change: impl FnOnce(&mut Sampling)) -> Sampler {
         let mut s = Sampling { temperature: 1.0, ..Sampling::default() };
@@ -216,7 +219,7 @@ mod tests {
     fn counts(sampler: &mut Sampler, logits: &[f32], n: usize) -> Vec<f64> {
         let mut out = vec![0.0; logits.len()];
         for _ in 0..n {
-            out[sampler.pick(logits).unwrap() as usize] += 1.0 / n as f64;
+            out[sampler.pick(kernel::best(), logits).unwrap() as usize] += 1.0 / n as f64;
         }
         out
     }
@@ -224,7 +227,7 @@ mod tests {
     #[test]
     fn greedy_takes_the_lower_id_among_equals() {
         let mut s = Sampler::new(Sampling::default()).unwrap();
-        assert_eq!(s.pick(&[0.0, 3.0, 3.0, -1.0]).unwrap(), 1);
+        assert_eq!(s.pick(kernel::best(), &[0.0, 3.0, 3.0, -1.0]).unwrap(), 1);
     }
 
     #[test]
@@ -245,7 +248,7 @@ mod tests {
                 stage::top_k(&logits, k, &mut kept);
                 assert_eq!(if k < n { kept.clone() } else { sorted(&kept) }, sorted(&all)[..k.min(n)], "{k} of {n}");
             }
-            stage::weigh(&mut all, &mut Vec::new());
+            stage::weigh(kernel::best(), &mut all, &mut Vec::new());
             let best = sorted(&all);
             for p in [0.01, 0.5, 0.95, 0.9999] {
                 let mut kept = all.clone();
@@ -307,11 +310,11 @@ mod tests {
         let logits = [4.0, 3.0, -1.0];
         s.accept(0);
         s.accept(0);
-        assert_eq!(s.pick(&logits).unwrap(), 1);
+        assert_eq!(s.pick(kernel::best(), &logits).unwrap(), 1);
         s.accept(1);
-        assert_eq!(s.pick(&logits).unwrap(), 0); // 2.0 and 1.5
+        assert_eq!(s.pick(kernel::best(), &logits).unwrap(), 0); // 2.0 and 1.5
         s.accept(1);
-        assert_eq!(s.pick(&logits).unwrap(), 0); // the zeros have left the window
+        assert_eq!(s.pick(kernel::best(), &logits).unwrap(), 0); // the zeros have left the window
         let mut logits = [1.0, -1.0];
         stage::repetition(&mut logits, &[0, 1, 1, 9], 2.0);
         assert_eq!(logits, [0.5, -2.0]);
@@ -322,7 +325,7 @@ mod tests {
         let logits: Vec<f32> = (0..100).map(|i| (i as f32 * 0.37).sin()).collect();
         let draw = |seed| -> Vec<u32> {
             let mut s = sampler(|s| s.seed = seed);
-            (0..32).map(|_| s.pick(&logits).unwrap()).collect()
+            (0..32).map(|_| s.pick(kernel::best(), &logits).unwrap()).collect()
         };
         assert_eq!(draw(7), draw(7));
         assert_ne!(draw(7), draw(8));
@@ -331,7 +334,11 @@ mod tests {
     #[test]
     fn refuses_what_is_no_number() {
         let mut s = sampler(|_| ());
-        assert!(s.pick(&[0.0, f32::NAN]).is_err() && s.pick(&[f32::INFINITY]).is_err() && s.pick(&[]).is_err());
+        assert!(
+            s.pick(kernel::best(), &[0.0, f32::NAN]).is_err()
+                && s.pick(kernel::best(), &[f32::INFINITY]).is_err()
+                && s.pick(kernel::best(), &[]).is_err()
+        );
         for change in [
             (|s| s.temperature = -1.0) as fn(&mut Sampling),
             |s| s.temperature = f32::NAN,

@@ -1,6 +1,6 @@
 //! What happens to logits before one token is drawn: each stage is a function over candidates.
 
-use crate::kernel;
+use crate::kernel::Kernels;
 use std::prelude::v1::*;
 
 /// A token that may come next.
@@ -15,11 +15,11 @@ pub struct Candidate {
 }
 
 /// Gives each its weight. `room` is for the work.
-pub fn weigh(candidates: &mut [Candidate], room: &mut Vec<f32>) {
+pub fn weigh(k: &Kernels, candidates: &mut [Candidate], room: &mut Vec<f32>) {
     let best = candidates.iter().map(|c| c.logit).fold(f32::NEG_INFINITY, f32::max);
     room.clear();
     room.extend(candidates.iter().map(|c| c.logit - best));
-    (kernel::best().exp)(room);
+    (k.exp)(room);
     for (c, weight) in candidates.iter_mut().zip(room) {
         c.weight = *weight;
     }

@@ -49,8 +49,7 @@ enum Store {
 /// What does not fit is refused; systems that can give the memory when it is first written to.
 fn zeros<T: bytemuck::Zeroable>(len: usize) -> Result<Vec<T>> {
     let bytes = (len * size_of::<T>()) as u64;
-    bytemuck::allocation::try_zeroed_vec(len)
-        .map_err(|()| Error::limit("memory of the key/value cache, bytes", bytes, 0))
+    bytemuck::allocation::try_zeroed_vec(len).map_err(|()| Error::memory("the key/value cache", bytes))
 }
 
 impl Store {
@@ -112,7 +111,7 @@ impl Cache {
     /// All memory is taken here.
     ///
     /// # Errors
-    /// `Limit` if the memory is not there.
+    /// `Memory` if the memory is not there.
     pub fn new(h: &HParams, kind: CacheType, positions: usize) -> Result<Cache> {
         let rows = h.layers.checked_mul(positions).and_then(|n| n.checked_mul(h.heads.kv));
         let len = rows.and_then(|n| n.checked_mul(h.heads.dim)).filter(|n| *n < isize::MAX as usize / 8);

@@ -80,7 +80,7 @@ impl Model {
     /// taken: see [`Weights::turn`].
     ///
     /// # Errors
-    /// `Limit` if the memory is not there.
+    /// `Memory` if the memory is not there.
     pub fn turned(&self, budget: usize) -> Result<(Model, usize)> {
         let mut weights = Weights::clone(&self.weights);
         let taken = weights.turn(&self.compute, budget)?;

@@ -57,7 +57,7 @@ impl Session {
     /// Takes all memory the session will need, but for that of the logits of several rows.
     ///
     /// # Errors
-    /// `Invalid` for a context of 0 or beyond the model's; `Limit` if the memory is not there.
+    /// `Invalid` for a context of 0 or beyond the model's; `Memory` if the memory is not there.
     pub fn new(model: &Model, config: SessionConfig) -> Result<Session> {
         let h = &model.hparams;
         if config.context == 0 || config.context > h.context || config.chunk == 0 {

@@ -66,7 +66,7 @@ impl Weights {
     /// are read faster than a mapped file. Results stay the same; products of few rows come faster. Returns the bytes taken.
     ///
     /// # Errors
-    /// `Limit` if the memory is not there.
+    /// `Memory` if the memory is not there.
     pub fn turn(&mut self, cx: &Compute, budget: usize) -> Result<usize> {
         /// Every copy begins at the edge of a cache line.
         const LINE: usize = 64;

@@ -235,8 +235,8 @@ fn attend(cx: &Compute, bed: &mut Bed, rows: usize, cache: CacheType) {
     attention::forward(cx, HEADS, View::new(&bed.x, rows, Q), memory, memory, T - rows, out);
 }
 
-fn draw(bed: &mut Bed, with: usize) {
-    bed.y[0] = bed.samplers[with].pick(&bed.x[..VOCAB]).expect("finite logits") as f32;
+fn draw(cx: &Compute, bed: &mut Bed, with: usize) {
+    bed.y[0] = bed.samplers[with].pick(cx.kernels, &bed.x[..VOCAB]).expect("finite logits") as f32;
 }
 
 fn quantise(cx: &Compute, bed: &mut Bed, wide: bool) {
@@ -375,18 +375,23 @@ const PIECES: &[Piece] = &[
             bed.rope.apply(cx, &mut Tile::new(&mut bed.y, 16, Q), HEADS.dim, &positions, false)
         },
     },
-    Piece { name: "the likeliest of 150000", unit: "G values/s", amount: VOCAB as f64, run: |_, bed| draw(bed, 0) },
+    Piece {
+        name: "the likeliest of 150000",
+        unit: "G values/s",
+        amount: VOCAB as f64,
+        run: |cx, bed| draw(cx, bed, 0),
+    },
     Piece {
         name: "sampling of 150000, top-k 40",
         unit: "G values/s",
         amount: VOCAB as f64,
-        run: |_, bed| draw(bed, 1),
+        run: |cx, bed| draw(cx, bed, 1),
     },
     Piece {
         name: "sampling of 150000, no top-k",
         unit: "G values/s",
         amount: VOCAB as f64,
-        run: |_, bed| draw(bed, 2),
+        run: |cx, bed| draw(cx, bed, 2),
     },
     Piece {
         name: "halves to floats",
