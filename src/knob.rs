@@ -130,7 +130,7 @@ impl Is {
     }
 
     /// `value` as what this is, if it can be: a whole number is a number too.
-    fn take(&self, value: &Value) -> Option<Value> {
+    pub fn take(&self, value: &Value) -> Option<Value> {
         let fits = match (self, value) {
             (Is::Real { .. }, Value::Whole(v)) => return self.take(&Value::Real(*v as f64)),
             (Is::Real { low, high }, Value::Real(v)) => (low..=high).contains(&v),

@@ -5,7 +5,7 @@ use crate::load::{self, Loaded};
 use crate::meter;
 use crate::run::generate;
 use crate::train::{Course, Ended, Pace, Past, Summary, output};
-use crate::{Outcome, out};
+use crate::{Outcome, out, paths};
 use mynah::adapter::{self, Spec};
 use mynah::base::{MODEL, NOTES};
 use mynah::bytes::{Bytes, Limits, map};
@@ -46,6 +46,9 @@ struct Result {
 }
 
 pub fn demo(args: &Demo, json: bool) -> anyhow::Result<Outcome> {
+    if let Some(path) = &args.output {
+        paths::writable(path)?;
+    }
     let gguf = Gguf::parse(Bytes::from_static(MODEL), &Limits::default())?;
     let loaded = Loaded::new(gguf, load::compute(&args.engine)?)?;
     let (train, eval) = rows(&loaded)?;

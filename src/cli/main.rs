@@ -14,6 +14,7 @@ mod load;
 mod logits;
 mod meter;
 mod out;
+mod paths;
 mod plot;
 mod run;
 mod tokens;

@@ -73,6 +73,8 @@ fn wrong_use_is_2_and_failure_is_1() {
         &["--eval-fraction", "1"],
         &["--method", "magic"],
         &["--init", "a", "--rank", "4"],
+        &["--init", "a", "--basis", "4"],
+        &["--beta1", "x"],
     ] {
         let args = [&["train", "-m", "m", "-d", &text, "-o", "o"], options].concat();
         assert_eq!(status(&args), 2, "{options:?}");
@@ -85,6 +87,98 @@ fn wrong_use_is_2_and_failure_is_1() {
     assert_eq!(status(&["inspect", "/nowhere"]), 1);
     let out = mynah(&["inspect", &text]);
     assert!(out.stdout.is_empty() && String::from_utf8_lossy(&out.stderr).contains("t.txt"));
+}
+
+/// What a command that is wrong use says.
+fn refused(args: &[&str]) -> String {
+    let out = mynah(args);
+    let said = String::from_utf8(out.stderr).unwrap();
+    assert_eq!(out.status.code(), Some(2), "{args:?}: {said}");
+    said
+}
+
+#[test]
+fn settings_that_a_row_lacks_are_refused_by_name() {
+    let train = ["train", "-m", "m", "-d", "d", "-o", "o"];
+    for (options, words) in [
+        ("--basis 3", "basis: 3, and lora has none; --basis is for --method nola"),
+        ("--method full --rank 3", "--rank is for --method lora, nola"),
+        ("--method nola --basis-kind gauss", "rademacher"),
+        ("--beta 1", "beta: 1, and sft has none; --beta is for --objective poft, dpo"),
+        ("--optimizer sgd --beta2 0.9", "--beta2 is for --optimizer adamw, adamw_8bit, lion"),
+        ("--optimizer lion --eps 1e-8", "eps: 1e-8, and lion has none"),
+        ("--beta1 1", "beta1: 1; 0 to 0.9999999 can be used"),
+        ("--rank 1025", "rank: 1025; 1 to 1024 can be used"),
+    ] {
+        let options: Vec<&str> = options.split(' ').collect();
+        for line in [&train[..], &["plan", "-m", "m"]] {
+            let said = refused(&[line, &options].concat());
+            assert!(said.contains(words), "{options:?}: {said}");
+        }
+    }
+    let said = refused(&["chat", "-m", "m", "-a", "a", "--learn", "--basis", "3"]);
+    assert!(said.contains("--basis is for --method nola"), "{said}");
+}
+
+#[test]
+fn the_help_of_train_begins_with_the_usual() {
+    let help = String::from_utf8(mynah(&["train", "-h"]).stdout).unwrap();
+    let headings: Vec<&str> = help.lines().filter(|l| l.ends_with(':') && !l.starts_with(' ')).collect();
+    let wanted = ["Common options:", "Adapter:", "Data:", "Optimiser:", "Objective:", "Memory and speed:"];
+    assert_eq!(headings[..6], wanted, "{headings:?}");
+    assert_eq!(headings[6..9], ["Evaluation, checkpoints:", "Engine:", "Other options:"]);
+    let common = help.split("Adapter:").next().unwrap();
+    for option in ["--model", "--data", "--output", "--method", "--rank", "--steps", "--lr", "--ctx"] {
+        assert!(common.contains(option), "{option}: {common}");
+    }
+    for row in mynah::adapter::KINDS.iter().flat_map(|k| k.knobs) {
+        assert!(help.contains(&format!("--{}", row.knob.name.replace(' ', "-"))), "{}", row.knob.name);
+    }
+}
+
+#[test]
+fn nothing_that_is_read_is_written_over() {
+    let dir = Dir::new();
+    let (model, data) = (base(&dir), dir.file("d.txt", &"Ann has a red boat. ".repeat(9)));
+    let (out, log, init) = (dir.name("out"), dir.name("log"), dir.file("init", "no adapter"));
+    let beside = format!("{data}.reference");
+    let roundabout = dir.name("none/../base.gguf");
+    std::fs::create_dir(dir.path("none")).unwrap();
+    let mut cases: Vec<([&str; 4], [&str; 2])> = vec![
+        (["-o", &model, "--log", &log], ["-o", "-m"]),
+        (["-o", &data, "--log", &log], ["-o", "-d"]),
+        (["-o", &out, "--log", &model], ["--log", "-m"]),
+        (["-o", &out, "--log", &roundabout], ["--log", "-m"]),
+        (["-o", &out, "--log", &data], ["--log", "-d"]),
+        (["-o", &out, "--log", &out], ["--log", "-o"]),
+        (["-o", &out, "--lower-cache", &model], ["--lower-cache", "-m"]),
+        (["-o", &out, "--lower-cache", &out], ["--lower-cache", "-o"]),
+        (["-o", &out, "--checkpoints", &out], ["--checkpoints", "-o"]),
+        (["-o", &out, "--log", &init], ["--log", "--init"]),
+        (["-o", &beside, "--log", &log], ["beside -d", "-o"]),
+    ];
+    let hard = dir.name("hard");
+    if std::fs::hard_link(&model, &hard).is_ok() && cfg!(unix) {
+        cases.push((["-o", &out, "--log", &hard], ["--log", "-m"]));
+    }
+    let read = || [&model, &data, &init].map(|path| std::fs::read(path).unwrap());
+    let before = read();
+    for (options, names) in cases {
+        let more: &[&str] = match names {
+            [_, "--init"] => &["--init", &init],
+            ["beside -d", _] => &["--objective", "poft"],
+            _ => &[],
+        };
+        let said = refused(&[&["train", "-m", &model, "-d", &data], &options[..], more].concat());
+        assert!(names.iter().all(|name| said.contains(name)), "{options:?}: {said}");
+    }
+    let marked = dir.name("base.gguf.before");
+    std::fs::rename(&model, &marked).unwrap();
+    let said = refused(&["chat", "-m", &marked, "-a", &model, "--learn"]);
+    assert!(said.contains("beside -a") && said.contains("-m"), "{said}");
+    std::fs::rename(&marked, &model).unwrap();
+    assert!(read() == before);
+    assert_eq!(status(&["demo", "-o", &dir.name("nowhere/x")]), 1);
 }
 
 #[test]

@@ -1,19 +1,34 @@
 //! Options, their bounds and their help.
 
+mod knobs;
 mod look;
 mod run;
 mod train;
 
+pub use knobs::*;
 pub use look::*;
 pub use run::*;
 pub use train::*;
 
 use clap::builder::{PossibleValue, PossibleValuesParser};
-use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap::{Arg, ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use mynah::knob::{Knob, Value};
 use mynah::model::{CacheType, Precision};
 use mynah::nn::linear::Path;
-use mynah::train::{Keep, objective, optim};
+use mynah::train::{Keep, objective};
 use std::path::PathBuf;
+
+// Headings of the help texts.
+const COMMON: &str = "Common options";
+const ADAPTER: &str = "Adapter";
+const DATA: &str = "Data";
+const OPTIMISER: &str = "Optimiser";
+const OBJECTIVE: &str = "Objective";
+const MEMORY: &str = "Memory and speed";
+const PROGRESS: &str = "Evaluation, checkpoints";
+const ENGINE: &str = "Engine";
+const LEARNING: &str = "Learning";
+const OTHER: &str = "Other options";
 
 /// The command was used wrongly.
 #[derive(Debug)]
@@ -62,12 +77,24 @@ Exit status: 0 success, 1 failure, 2 wrong use, 130 interrupted.";
 /// weights stay frozen, and keeps what was learnt in a file of kilobytes.
 #[derive(Parser)]
 #[command(version, after_help = TOP, max_term_width = 100, propagate_version = true)]
+#[command(disable_help_flag = true, arg = help_option(), disable_version_flag = true, arg = version_option())]
 pub struct Cli {
     /// Print results as JSON
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = OTHER)]
     pub json: bool,
     #[command(subcommand)]
     pub command: Command,
+}
+
+// The parser's own would stand before all headings.
+fn help_option() -> Arg {
+    let help = Arg::new("help").short('h').long("help").action(ArgAction::Help);
+    help.help("Print help; -h is a summary").global(true).help_heading(OTHER)
+}
+
+fn version_option() -> Arg {
+    let version = Arg::new("version").short('V').long("version").action(ArgAction::Version);
+    version.help("Print version").global(true).help_heading(OTHER)
 }
 
 /// The command line where beside `train --resume` nothing need be given.
@@ -187,6 +214,14 @@ fn between(low: f32, high: f32) -> impl Fn(&str) -> Result<f32, String> + Clone 
     move |text| {
         let value: f32 = text.parse().map_err(|_| "not a number".to_string())?;
         if (low..=high).contains(&value) { Ok(value) } else { Err(format!("it must be {low} to {high}")) }
+    }
+}
+
+/// A number that a knob can be.
+fn real(knob: &'static Knob) -> impl Fn(&str) -> Result<f64, String> + Clone + Send + Sync + 'static {
+    move |text| match knob.is.parse(text).and_then(|value| knob.is.take(&value)) {
+        Some(Value::Real(value)) => Ok(value),
+        _ => Err(format!("it must be {}", knob.is)),
     }
 }
 

@@ -117,7 +117,7 @@ pub struct Chat {
     /// Learn from marks, into the adapter that -a names; if there is no such file, it is made
     #[arg(long)]
     pub learn: bool,
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = LEARNING)]
     pub lesson: LessonArgs,
     /// Most tokens of the conversation [default: what the model was made for, at most 4096]
     #[arg(long, value_name = "T", value_parser = clap::value_parser!(u32).range(8..))]
@@ -129,14 +129,10 @@ pub struct Chat {
 /// How to learn from marks.
 #[derive(Args, Clone)]
 pub struct LessonArgs {
-    /// Of an adapter that is made: lora or nola
-    #[arg(long, value_name = "METHOD", default_value = "lora", value_parser = ["lora", "nola"], requires = "learn")]
-    pub method: String,
-    /// Of an adapter that is made: the rank of the change
-    #[arg(long, value_name = "R", default_value_t = 8, value_parser = count(1024), requires = "learn")]
-    pub rank: usize,
-    /// Learning rate [default: lora 5e-4, nola 5e-3]
-    #[arg(long, value_name = "LR", value_parser = between(1e-12, 1000.0), requires = "learn")]
+    #[command(flatten)]
+    pub method: Choice<Kinds>,
+    /// Learning rate
+    #[arg(long, value_name = "LR", help = rates::<Kinds>(), value_parser = between(1e-12, 1000.0), requires = "learn")]
     pub lr: Option<f32>,
     /// How often /learn sees every new mark, at most
     #[arg(long, value_name = "P", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..), requires = "learn")]
@@ -147,7 +143,8 @@ pub struct LessonArgs {
     /// Most marks of earlier lessons that /learn takes again
     #[arg(long, value_name = "N", default_value_t = 16, requires = "learn")]
     pub replay: usize,
-    /// How strongly rewards follow log-probabilities; less moves the model further from its base
-    #[arg(long, value_name = "B", default_value_t = 0.1, value_parser = between(1e-6, 1e6), requires = "learn")]
-    pub beta: f32,
+    /// How strongly rewards follow log-probabilities; less moves the model further from its base [default: usual for the
+    /// objective]
+    #[arg(long, value_name = "B", value_parser = real(&objective::BETA), requires = "learn")]
+    pub beta: Option<f64>,
 }

@@ -36,13 +36,13 @@ Examples:
   mynah train --resume notes.saved")]
 pub struct Train {
     /// The model, a GGUF file; it stays as it is
-    #[arg(short, long, value_name = "MODEL")]
+    #[arg(short, long, help_heading = COMMON, value_name = "MODEL")]
     pub model: PathBuf,
     /// What to learn: .txt or .jsonl
-    #[arg(short, long, value_name = "DATA")]
+    #[arg(short, long, help_heading = COMMON, value_name = "DATA")]
     pub data: PathBuf,
     /// Where the adapter goes (with --method full: the new model, a GGUF file in F32)
-    #[arg(short, long, value_name = "OUT")]
+    #[arg(short, long, help_heading = COMMON, value_name = "OUT")]
     pub output: PathBuf,
     #[command(flatten)]
     pub teach: Teach,
@@ -59,193 +59,147 @@ Examples:
   mynah plan -m model.gguf -d notes.txt --method nola --memory 400M")]
 pub struct Plan {
     /// The model, a GGUF file
-    #[arg(short, long, value_name = "MODEL")]
+    #[arg(short, long, help_heading = COMMON, value_name = "MODEL")]
     pub model: PathBuf,
     /// What would be learnt
-    #[arg(short, long, value_name = "DATA")]
+    #[arg(short, long, help_heading = COMMON, value_name = "DATA")]
     pub data: Option<PathBuf>,
     /// Not written: so that a line for `train` can be given as it is
-    #[arg(short, long, value_name = "OUT")]
+    #[arg(short, long, help_heading = COMMON, value_name = "OUT")]
     pub output: Option<PathBuf>,
     #[command(flatten)]
     pub teach: Teach,
 }
 
+/// Options that an adapter has answered already.
+fn own() -> Vec<&'static str> {
+    knobs::<Methods>().into_iter().map(|knob| knob.name).chain(["targets", "layers"]).collect()
+}
+
 /// How to train.
 #[derive(Args)]
 pub struct Teach {
-    /// lora: kilobytes to megabytes, learns fast. nola: coefficients of random bases, the smallest files. full: all
-    /// weights, for small models [default: lora]
-    #[arg(long, value_enum)]
-    pub method: Option<Method>,
-    /// Rank of the change
-    #[arg(long, value_name = "R", default_value_t = 8, value_parser = count(1024))]
-    pub rank: usize,
-    /// Strength of the change: it is multiplied by A / R
-    #[arg(long, value_name = "A", default_value_t = 16.0, value_parser = between(1e-6, 1e6))]
-    pub alpha: f32,
-    /// Multiply by A / √R instead
-    #[arg(long)]
-    pub rank_stabilised: bool,
-    /// NOLA: random bases for each of the two factors
-    #[arg(long, value_name = "K", default_value_t = 64, value_parser = count(4096))]
-    pub basis: usize,
+    #[command(flatten)]
+    pub method: Choice<Methods>,
+    /// Optimiser steps; without it --epochs decides
+    #[arg(help_heading = COMMON, long, value_name = "N", conflicts_with = "epochs", value_parser = clap::value_parser!(u64).range(1..))]
+    pub steps: Option<u64>,
+    /// Highest learning rate
+    #[arg(help_heading = COMMON, long, value_name = "LR", help = rates::<Methods>(), value_parser = between(1e-12, 1000.0))]
+    pub lr: Option<f32>,
+    /// Tokens of a row; longer rows are cut [default: 256, or less if the model was made for less]
+    #[arg(help_heading = COMMON, long, value_name = "T", value_parser = count(1 << 24))]
+    pub ctx: Option<usize>,
     /// Layers to change, separated by commas: all, attn, mlp, or q, k, v, o, gate, up, down
-    #[arg(long, value_name = "LIST", default_value = "all")]
+    #[arg(help_heading = ADAPTER, long, value_name = "LIST", default_value = "all")]
     pub targets: String,
     /// Blocks to change, from 0: 20-29, 0,5,28- or the like [default: all]
-    #[arg(long, value_name = "LIST")]
+    #[arg(help_heading = ADAPTER, long, value_name = "LIST")]
     pub layers: Option<String>,
-    /// Optimiser steps; without it --epochs decides
-    #[arg(long, value_name = "N", conflicts_with = "epochs", value_parser = clap::value_parser!(u64).range(1..))]
-    pub steps: Option<u64>,
+    /// Go on from an adapter instead of a fresh one; its kind, its settings, targets and layers are its own
+    #[arg(help_heading = ADAPTER, long, value_name = "ADAPTER", conflicts_with_all = own())]
+    pub init: Option<PathBuf>,
     /// How often every row is seen [default: 3]
-    #[arg(long, value_name = "E", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(help_heading = DATA, long, value_name = "E", value_parser = clap::value_parser!(u64).range(1..))]
     pub epochs: Option<u64>,
     /// Rows that go through the model together
-    #[arg(long, value_name = "B", default_value_t = 1, value_parser = count(65_536))]
+    #[arg(help_heading = DATA, long, value_name = "B", default_value_t = 1, value_parser = count(65_536))]
     pub batch: usize,
     /// Batches of one step
-    #[arg(long, value_name = "G", default_value_t = 1, value_parser = count(65_536))]
+    #[arg(help_heading = DATA, long, value_name = "G", default_value_t = 1, value_parser = count(65_536))]
     pub accumulate: usize,
-    /// Tokens of a row; longer rows are cut [default: 256, or less if the model was made for less]
-    #[arg(long, value_name = "T", value_parser = count(1 << 24))]
-    pub ctx: Option<usize>,
     /// Fill rows with whole short ones; each is learnt as if it were alone
-    #[arg(long)]
+    #[arg(help_heading = DATA, long)]
     pub pack: bool,
+    /// Order of the rows
+    #[arg(help_heading = DATA, long, value_enum, default_value_t = RowOrder::Shuffled)]
+    pub order: RowOrder,
+    /// Everything random follows from it
+    #[arg(help_heading = DATA, long, value_name = "S", default_value_t = 0)]
+    pub seed: u64,
+    #[command(flatten)]
+    pub optimizer: Choice<Optimizers>,
+    /// How the learning rate falls after the warm-up
+    #[arg(help_heading = OPTIMISER, long, value_enum, default_value_t = Schedule::Cosine)]
+    pub schedule: Schedule,
+    /// Steps over which the learning rate rises from 0
+    #[arg(help_heading = OPTIMISER, long, value_name = "W", default_value_t = 0)]
+    pub warmup: u64,
+    /// Largest norm of the gradients; 0 leaves them alone
+    #[arg(help_heading = OPTIMISER, long, value_name = "C", default_value_t = 1.0, value_parser = between(0.0, 1e9))]
+    pub clip: f32,
+    /// Estimate gradients from forward passes along so many random directions a step: memory of running the model
+    #[arg(help_heading = OPTIMISER, long, value_name = "D", num_args = 0..=1, default_missing_value = "1", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub zeroth: Option<u32>,
+    /// How far parameters are moved for that
+    #[arg(help_heading = OPTIMISER, long, value_name = "E", default_value_t = 1e-3, requires = "zeroth", value_parser = between(1e-6, 1.0))]
+    pub zeroth_eps: f32,
+    #[command(flatten)]
+    pub objective: Choice<Objectives>,
+    /// bco, kto: weigh what was not liked by how often such prompts have liked completions, where the two differ
+    #[arg(help_heading = OBJECTIVE, long)]
+    pub density_ratios: bool,
     /// Most memory of the whole process, as in 400M or 1.5G: batches are cut and activations computed again where that is
     /// needed, with the same result
-    #[arg(long, value_name = "BYTES", value_parser = size)]
+    #[arg(help_heading = MEMORY, long, value_name = "BYTES", value_parser = size)]
     pub memory: Option<usize>,
     /// Multiply with the base in 8 bits, as a running model does, and on the way back too: faster, with gradients a few
     /// percent off. For adapters
-    #[arg(long)]
+    #[arg(help_heading = MEMORY, long)]
     pub fast: bool,
     /// Blocks whose activations stay in memory instead of being computed again: all, inputs (none), a number, or auto (48
     /// MiB of them) [default: auto]
-    #[arg(long, value_name = "WHAT", value_parser = keep, conflicts_with = "memory")]
+    #[arg(help_heading = MEMORY, long, value_name = "WHAT", value_parser = keep, conflicts_with = "memory")]
     pub keep: Option<Keep>,
     /// How activations that stay are stored: f16 and bf16 halve them and round gradients a little
-    #[arg(long, value_enum, default_value_t = Kept::F32)]
+    #[arg(help_heading = MEMORY, long, value_enum, default_value_t = Kept::F32)]
     pub keep_precision: Kept,
     /// Keep the outputs of the blocks below the lowest that --layers changes in this file, as halves: later epochs and runs
     /// on the same data skip those blocks
-    #[arg(long, value_name = "FILE")]
+    #[arg(help_heading = MEMORY, long, value_name = "FILE")]
     pub lower_cache: Option<PathBuf>,
     /// Most bytes of that file
-    #[arg(long, value_name = "BYTES", default_value = "2G", value_parser = size)]
+    #[arg(help_heading = MEMORY, long, value_name = "BYTES", default_value = "2G", value_parser = size)]
     pub lower_cache_size: usize,
-    /// Highest learning rate [default: lora 5e-4, nola 5e-3, full 1e-3]
-    #[arg(long, value_name = "LR", value_parser = between(1e-12, 1000.0))]
-    pub lr: Option<f32>,
-    /// How the learning rate falls after the warm-up
-    #[arg(long, value_enum, default_value_t = Schedule::Cosine)]
-    pub schedule: Schedule,
-    /// Steps over which the learning rate rises from 0
-    #[arg(long, value_name = "W", default_value_t = 0)]
-    pub warmup: u64,
-    /// What is to become of completions
-    #[arg(long, value_name = "NAME", default_value = "sft", value_parser = rows(objective::OBJECTIVES.iter().map(|k| (k.name, k.about))))]
-    pub objective: String,
-    /// How strongly rewards follow log-probabilities; of ipo its τ, of orpo its λ [default: usual for the objective]
-    #[arg(long, value_name = "B")]
-    pub beta: Option<f64>,
-    /// Part of the pairs that is the wrong way round (cdpo, robust, exo_pair) [default: usual for the objective]
-    #[arg(long, value_name = "E")]
-    pub label_smoothing: Option<f64>,
-    /// Margin of rewards (simpo, poft) [default: usual for the objective]
-    #[arg(long, value_name = "G", allow_negative_numbers = true)]
-    pub gamma: Option<f64>,
-    /// Add so many times the negative log-likelihood of better completions [default: usual for the objective]
-    #[arg(long, value_name = "N")]
-    pub nll: Option<f64>,
-    /// Factor of asft's odds [default: 1]
-    #[arg(long, value_name = "L")]
-    pub lambda: Option<f64>,
-    /// Factor of what was liked (kto) [default: 1]
-    #[arg(long, value_name = "W")]
-    pub desirable_weight: Option<f64>,
-    /// Factor of what was not (kto) [default: 1]
-    #[arg(long, value_name = "W")]
-    pub undesirable_weight: Option<f64>,
-    /// bco, kto: weigh what was not liked by how often such prompts have liked completions, where the two differ
-    #[arg(long)]
-    pub density_ratios: bool,
-    /// Estimate gradients from forward passes along so many random directions a step: memory of running the model
-    #[arg(long, value_name = "D", num_args = 0..=1, default_missing_value = "1", value_parser = clap::value_parser!(u32).range(1..=4096))]
-    pub zeroth: Option<u32>,
-    /// How far parameters are moved for that
-    #[arg(long, value_name = "E", default_value_t = 1e-3, requires = "zeroth", value_parser = between(1e-6, 1.0))]
-    pub zeroth_eps: f32,
-    /// What moves the parameters
-    #[arg(long, value_name = "NAME", default_value = "adamw", value_parser = rows(optim::OPTIMIZERS.iter().map(|k| (k.name, k.about))))]
-    pub optimizer: String,
-    /// LoRA+: the factor of the learning rate for the B of a low-rank change
-    #[arg(long, value_name = "R", default_value_t = 1.0, value_parser = between(1e-3, 1e3))]
-    pub loraplus_ratio: f32,
-    /// Decoupled weight decay
-    #[arg(long, value_name = "D", default_value_t = 0.0, value_parser = between(0.0, 1000.0))]
-    pub weight_decay: f32,
-    /// Largest norm of the gradients; 0 leaves them alone
-    #[arg(long, value_name = "C", default_value_t = 1.0, value_parser = between(0.0, 1e9))]
-    pub clip: f32,
     /// Part of the rows that is put aside to measure on, for example 0.1
-    #[arg(long, value_name = "F", default_value_t = 0.0, value_parser = between(0.0, 0.99))]
+    #[arg(help_heading = PROGRESS, long, value_name = "F", default_value_t = 0.0, value_parser = between(0.0, 0.99))]
     pub eval_fraction: f32,
-    /// Everything random follows from it
-    #[arg(long, value_name = "S", default_value_t = 0)]
-    pub seed: u64,
-    /// Order of the rows
-    #[arg(long, value_enum, default_value_t = RowOrder::Shuffled)]
-    pub order: RowOrder,
-    /// Go on from an adapter instead of a fresh one; rank, alpha, basis, targets and layers are its own
-    #[arg(long, value_name = "ADAPTER", conflicts_with_all = ["rank", "alpha", "rank_stabilised", "basis", "targets", "layers"])]
-    pub init: Option<PathBuf>,
-    /// Write one JSON object a step
-    #[arg(long, value_name = "FILE.jsonl")]
-    pub log: Option<PathBuf>,
     /// Measure on the held-out rows every N steps [default: an eighth of all steps]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(help_heading = PROGRESS, long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub eval_every: Option<u64>,
     /// End early when the held-out loss was N times in a row no better than the best; what was best is saved
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(help_heading = PROGRESS, long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub patience: Option<u64>,
     /// Keep checkpoints here: the newest two, and the one with the best held-out loss
     /// [default: OUT.checkpoints, which goes when the run has ended]
-    #[arg(long, value_name = "DIR")]
+    #[arg(help_heading = PROGRESS, long, value_name = "DIR")]
     pub checkpoints: Option<PathBuf>,
     /// Write a checkpoint every N steps [default: every minute]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(help_heading = PROGRESS, long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub save_every: Option<u64>,
     /// Go on from the newest checkpoint in DIR as if the run had never stopped; options need not be given again
-    #[arg(long, value_name = "DIR")]
+    #[arg(help_heading = PROGRESS, long, value_name = "DIR")]
     pub resume: Option<PathBuf>,
     /// Pause after N more steps
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(help_heading = PROGRESS, long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub max_steps: Option<u64>,
     /// Pause after M minutes
-    #[arg(long, value_name = "M", value_parser = between(0.0, 1e6))]
+    #[arg(help_heading = PROGRESS, long, value_name = "M", value_parser = between(0.0, 1e6))]
     pub max_minutes: Option<f32>,
-    #[command(flatten)]
+    /// Write one JSON object a step
+    #[arg(help_heading = PROGRESS, long, value_name = "FILE.jsonl")]
+    pub log: Option<PathBuf>,
+    #[command(flatten, next_help_heading = ENGINE)]
     pub engine: Engine,
 }
 
-#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Method {
-    Lora,
-    Nola,
-    Full,
-}
-
-impl Method {
-    /// As files and people call it, and its default learning rate.
-    pub fn row(self) -> (&'static str, f32) {
-        match self {
-            Method::Lora => ("lora", 5e-4),
-            Method::Nola => ("nola", 5e-3),
-            Method::Full => ("full", 1e-3),
-        }
+impl Teach {
+    /// # Errors
+    /// Those of [`Choice::check`].
+    pub fn check(&self) -> anyhow::Result<()> {
+        self.method.check()?;
+        self.optimizer.check()?;
+        self.objective.check()
     }
 }
 

@@ -2,10 +2,11 @@
 
 use super::input::Input;
 use super::talk::Talk;
-use crate::args::{Chat, Usage, setting};
+use crate::args::{Chat, Usage, rate, setting};
 use crate::load::{Loaded, adapter_in, split_scale};
 use crate::meter::{self, Meter};
 use crate::out;
+use crate::paths::{self, Named};
 use mynah::adapter::{self, Adapter, Fit, Provenance, Spec};
 use mynah::bytes::{Limits, map};
 use mynah::model::Model;
@@ -24,6 +25,10 @@ use std::sync::Arc;
 const SHOWN: usize = 96;
 /// Most rows on which the divergence from the base is measured.
 const MEASURED: usize = 32;
+
+/// The marks, and the adapter before the one that was kept last: what their files are called behind the adapter's name.
+const MARKS: &str = ".feedback.jsonl";
+const BEFORE: &str = ".before";
 
 /// What is learnt into one adapter.
 pub struct Learner<'a> {
@@ -66,8 +71,11 @@ fn beside(path: &Path, end: &str) -> PathBuf {
 }
 
 impl<'a> Learner<'a> {
-    /// The adapter and the marks; both are made if they are not there.
-    pub fn open(args: &'a Chat, loaded: &'a Loaded, json: bool) -> anyhow::Result<Learner<'a>> {
+    /// What is learnt into, if nothing that is read would be overwritten.
+    ///
+    /// # Errors
+    /// `Usage` if it is not one file that is no other.
+    pub fn check(args: &Chat) -> anyhow::Result<PathBuf> {
         let path = match &args.model.adapters[..] {
             [one] if split_scale(one)? != (one.as_str(), 1.0) => {
                 return Err(Usage::error(format!("{one}: --learn takes an adapter as it is, without a scale")));
@@ -75,18 +83,27 @@ impl<'a> Learner<'a> {
             [one] => PathBuf::from(one),
             _ => return Err(Usage::error("--learn needs one adapter to learn into: -a MINE.mynah")),
         };
+        let [marks, before] = [MARKS, BEFORE].map(|end| Named::new("a file beside -a", beside(&path, end)));
+        let model: Vec<Named> = args.model.model.iter().map(|model| Named::new("-m", model)).collect();
+        paths::apart(&[Named::new("-a", &path), marks, before], &model)?;
+        Ok(path)
+    }
+
+    /// The adapter and the marks; both are made if they are not there.
+    pub fn open(args: &'a Chat, loaded: &'a Loaded, json: bool) -> anyhow::Result<Learner<'a>> {
+        let path = Learner::check(args)?;
         let bytes = if path.try_exists()? {
             anyhow::ensure!(path.is_file(), "{}: no file; --learn writes one, so name another", path.display());
             map::read(&path, Limits::default().file)?
         } else {
-            let spec = Spec::new(&args.lesson.method).with("rank", args.lesson.rank);
+            let spec = Spec { values: args.lesson.method.values.clone(), ..Spec::new(args.lesson.method.kind()) };
             let fresh = setting(adapter::create(&spec, loaded.base()))?;
             let bytes = adapter::to_bytes(fresh.as_ref(), loaded.base(), &Provenance::default())?;
             map::replace(&path, &bytes)?;
             out::say(&format!("{} is new: {} of {}", path.display(), out::bytes(bytes.len() as u64), spec.kind));
             bytes
         };
-        let journal = Journal::open(&beside(&path, ".feedback.jsonl"))?;
+        let journal = Journal::open(&beside(&path, MARKS))?;
         if journal.torn() > 0 {
             let (name, n) = (journal.path().display(), journal.torn());
             out::say(&format!("{name}: the last mark was cut off, by a crash; its {n} bytes were taken off"));
@@ -232,10 +249,10 @@ impl<'a> Learner<'a> {
     fn plan(&self, kind: &str) -> Plan {
         let options = &self.args.lesson;
         Plan {
-            lr: options.lr.unwrap_or(if kind == "nola" { 5e-3 } else { 5e-4 }),
+            lr: options.lr.unwrap_or(rate(kind)),
             passes: options.passes,
             enough: f64::from(options.enough),
-            beta: Some(f64::from(options.beta)),
+            beta: options.beta,
             seed: self.args.sampling.seed,
         }
     }
@@ -286,7 +303,7 @@ impl<'a> Learner<'a> {
 
     /// Makes `bytes` the adapter's file; what it was is beside it.
     fn replace(&mut self, bytes: Vec<u8>) -> anyhow::Result<()> {
-        map::replace(&beside(&self.path, ".before"), &self.bytes)?;
+        map::replace(&beside(&self.path, BEFORE), &self.bytes)?;
         map::replace(&self.path, &bytes)?;
         self.bytes = bytes;
         Ok(())
@@ -294,7 +311,7 @@ impl<'a> Learner<'a> {
 
     /// Back to the adapter before the one that was kept last; once more takes that back.
     pub fn undo(&mut self, talk: &mut Talk) -> anyhow::Result<()> {
-        let before = beside(&self.path, ".before");
+        let before = beside(&self.path, BEFORE);
         let bytes = if before.try_exists()? { map::read(&before, Limits::default().file)? } else { self.bytes.clone() };
         let undone = bytes != self.bytes;
         if undone {

@@ -43,6 +43,10 @@ struct Room<'a> {
 }
 
 pub fn chat(args: &Chat, json: bool) -> anyhow::Result<Outcome> {
+    args.lesson.method.check()?;
+    if args.learn {
+        Learner::check(args)?;
+    }
     let loaded = Loaded::of(&args.model)?;
     let mut talk = Talk::new(args, &loaded)?;
     let learner = args.learn.then(|| Learner::open(args, &loaded, json)).transpose()?;

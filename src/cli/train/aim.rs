@@ -7,7 +7,6 @@ use crate::load::Loaded;
 use crate::meter::{self, Meter};
 use crate::out;
 use mynah::bytes::{Limits, map};
-use mynah::knob::Values;
 use mynah::nn::linear::Path as LinearPath;
 use mynah::train::density::{self, Classifier};
 use mynah::train::objective::{self, Kind, Shape, Spec};
@@ -17,21 +16,7 @@ use std::path::{Path, PathBuf};
 
 /// The objective that the options name.
 pub fn spec(args: &Teach) -> Spec {
-    let mut values = Values::new();
-    for (name, value) in [
-        ("beta", args.beta),
-        ("label smoothing", args.label_smoothing),
-        ("gamma", args.gamma),
-        ("nll", args.nll),
-        ("lambda", args.lambda),
-        ("desirable weight", args.desirable_weight),
-        ("undesirable weight", args.undesirable_weight),
-    ] {
-        if let Some(value) = value {
-            values.set(name, value);
-        }
-    }
-    Spec { kind: args.objective.clone(), values }
+    Spec { kind: args.objective.kind().into(), values: args.objective.values.clone() }
 }
 
 /// Where gradients come from.
@@ -73,7 +58,7 @@ fn fits(kind: &Kind, example: &Example) -> bool {
 }
 
 /// Where log-probabilities of the reference are kept: beside the data, one file for what a base makes of them.
-fn file(data: &Path) -> PathBuf {
+pub fn beside(data: &Path) -> PathBuf {
     let mut name = OsString::from(data);
     name.push(".reference");
     name.into()
@@ -90,7 +75,7 @@ pub fn refer(data: &Path, loaded: &Loaded, trainer: &mut Trainer, rows: &mut [Ex
         LinearPath::Exact => loaded.base().fingerprint,
         LinearPath::Fast => *blake3::keyed_hash(&loaded.base().fingerprint, b"products in 8 bits").as_bytes(),
     };
-    let path = file(data);
+    let path = beside(data);
     let limits = Limits::default();
     if path.exists() {
         let found = map::open(&path).and_then(|bytes| reference::fill(bytes, &base, rows, &limits));

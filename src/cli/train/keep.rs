@@ -2,7 +2,8 @@
 
 use super::course::Ended;
 use super::past::Past;
-use crate::args::{Cli, Train, Usage, loose};
+use crate::args::{Cli, Methods, Table, Train, Usage, lacks, loose};
+use crate::paths::same;
 use crate::{meter, out};
 use anyhow::Context;
 use clap::parser::ValueSource;
@@ -86,10 +87,17 @@ impl Line {
         let (before, clock) = noted().map_err(|e: Error| e.in_file(file.to_string_lossy()))?;
         let changed = |name| given_options.get(name).is_some_and(|now| before.get(name) != Some(now));
         let other_init = changed("init");
+        let said = |name| given_options.get(name).or(before.get(name));
+        let method = match said("method") {
+            Some(Field::List(values)) => values.first().map(String::as_str),
+            _ => None,
+        };
         let mut all = Head::new();
         for (name, value) in before.fields() {
             let displaced = EITHER.iter().any(|[one, other]| name == *other && given_options.get(one).is_some());
-            if !displaced {
+            // Checkpoints of version 0.1 may hold settings of other methods, which meant nothing.
+            let stray = lacks::<Methods>(method.unwrap_or(Methods::USUAL), name);
+            if !displaced && !stray {
                 all.set(name, value.clone());
             }
         }
@@ -143,11 +151,6 @@ fn spell(options: &Head) -> Vec<OsString> {
         }
     }
     words
-}
-
-fn same(a: &Path, b: &Path) -> bool {
-    let real = |p: &Path| p.canonicalize().or_else(|_| std::path::absolute(p)).ok();
-    real(a) == real(b)
 }
 
 /// Where a run's checkpoints are where nothing is said.

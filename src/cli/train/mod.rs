@@ -17,8 +17,9 @@ pub use keep::{Line, Resumed};
 pub use past::Past;
 pub use plan::plan;
 
-use crate::args::{self, Method, RowOrder, Teach, Train, Usage, setting};
+use crate::args::{self, FULL, RowOrder, Teach, Train, Usage, rate, setting};
 use crate::load::{self, Loaded};
+use crate::paths::Named;
 use crate::{Outcome, meter, out};
 use anyhow::Context;
 use course::DISCARDS;
@@ -27,6 +28,7 @@ use mynah::Error;
 use mynah::adapter::{self, Adapter, Spec};
 use mynah::bytes::{Bytes, Limits, map};
 use mynah::container::head::Head;
+use mynah::knob::Value;
 use mynah::nn::linear::Path as LinearPath;
 use mynah::train::data::{self, Dataset, Order, Reader};
 use mynah::train::plan::Rows;
@@ -87,11 +89,17 @@ fn rows(args: &Teach, ctx: usize, examples: &[Example]) -> Vec<Vec<usize>> {
 
 /// `kept` are the options by which a checkpoint finds the way back, `resumed` is where this run goes on.
 pub fn train(options: &Train, kept: Head, resumed: Option<Resumed>, json: bool) -> anyhow::Result<Outcome> {
-    output::check(options)?;
     let args = &options.teach;
+    args.check()?;
+    let default = keep::default_folder(&options.output);
+    let (what, folder) = match (&resumed, &args.checkpoints) {
+        (Some(resumed), _) => ("--resume", resumed.folder.path()),
+        (None, Some(folder)) => ("--checkpoints", folder.as_path()),
+        (None, None) => ("OUT.checkpoints", default.as_path()),
+    };
+    output::check(options, Named::new(what, folder))?;
     if resumed.is_none() {
-        let default = keep::default_folder(&options.output);
-        keep::check_unused(args.checkpoints.as_ref().unwrap_or(&default))?;
+        keep::check_unused(folder)?;
     }
     if args.patience.is_some() && args.eval_fraction == 0.0 {
         return Err(Usage::error("--patience measures on held-out rows: put some aside with --eval-fraction 0.1"));
@@ -120,14 +128,16 @@ pub fn train(options: &Train, kept: Head, resumed: Option<Resumed>, json: bool) 
         ..Pace::through(steps)
     };
 
-    let (method, subject) = subject(args, &loaded, resumed.as_ref())?;
-    if method == Method::Full && args.loraplus_ratio != 1.0 {
+    let subject = subject(args, &loaded, resumed.as_ref())?;
+    let method = subject.method().to_string();
+    let ratio = args.optimizer.values.get(optim::RATIO.name);
+    if method == FULL && ratio.is_some_and(|ratio| *ratio != Value::Real(1.0)) {
         return Err(Usage::error("--loraplus-ratio is for adapters; with --method full nothing is a B"));
     }
-    if method == Method::Full && args.fast {
+    if method == FULL && args.fast {
         return Err(Usage::error("--fast is for adapters: with --method full the base itself learns, in f32"));
     }
-    let run = plan::run(args, &loaded, &subject, Rows::of(&rows, &train), config(args, method, steps))?;
+    let run = plan::run(args, &loaded, &subject, Rows::of(&rows, &train), config(args, &method, steps))?;
     let (mut run, planned) = plan::chosen(args, &run)?;
     // Where activations are rounded, their number decides bits: it stays what it was.
     let blocks = resumed.as_ref().and_then(|r| r.checkpoint.facts().text(checkpoint::KEPT).ok()?.parse().ok());
@@ -182,7 +192,7 @@ pub fn train(options: &Train, kept: Head, resumed: Option<Resumed>, json: bool) 
     };
     out::say(&format!(
         "{}: {} parameters; {examples} rows, {tokens} tokens, {} rows held out; {steps} steps; {} planned{done}",
-        method.row().0,
+        method,
         trainer.parameters(),
         eval.len(),
         out::bytes(planned.total() as u64),
@@ -293,16 +303,14 @@ fn open_log(path: &Path, resumed: bool, lines: &str) -> anyhow::Result<File> {
     open().with_context(|| path.display().to_string())
 }
 
-fn config(args: &Teach, method: Method, steps: u64) -> Config {
+fn config(args: &Teach, method: &str, steps: u64) -> Config {
     Config {
-        lr: args.lr.unwrap_or(method.row().1),
+        lr: args.lr.unwrap_or(rate(method)),
         steps,
         schedule: args.schedule.into(),
         warmup: args.warmup,
         clip: args.clip,
-        optimizer: optim::Spec::new(&args.optimizer)
-            .with("weight decay", args.weight_decay)
-            .with("loraplus ratio", args.loraplus_ratio),
+        optimizer: optim::Spec { kind: args.optimizer.kind().into(), values: args.optimizer.values.clone() },
         path: if args.fast { LinearPath::Fast } else { LinearPath::Exact },
         keep: args.keep.unwrap_or(Keep::Auto),
         precision: args.keep_precision.into(),
@@ -320,6 +328,15 @@ enum Subject {
 }
 
 impl Subject {
+    /// The method, as the options name it.
+    fn method(&self) -> &str {
+        match self {
+            Subject::Fresh(spec) => &spec.kind,
+            Subject::Given(adapter) => adapter.kind(),
+            Subject::Weights => FULL,
+        }
+    }
+
     /// The adapter, unless all weights are trained.
     fn adapter(self, loaded: &Loaded) -> anyhow::Result<Option<Box<dyn Adapter>>> {
         match self {
@@ -330,35 +347,29 @@ impl Subject {
     }
 }
 
-/// The method, and what it trains.
-fn subject(args: &Teach, loaded: &Loaded, resumed: Option<&Resumed>) -> anyhow::Result<(Method, Subject)> {
+/// What the options train.
+fn subject(args: &Teach, loaded: &Loaded, resumed: Option<&Resumed>) -> anyhow::Result<Subject> {
     if let Some(path) = &args.init {
         let adapter = match resumed {
             // The file may be gone, or be the output: what the run made of it is in the checkpoint.
             Some(r) if !r.other_init => r.adapter(loaded.base())?,
             _ => loaded.read_adapter(path)?,
         };
-        let method = if adapter.kind() == "nola" { Method::Nola } else { Method::Lora };
-        if args.method.is_some_and(|m| m != method) {
+        if args.method.named().is_some_and(|method| method != adapter.kind()) {
             let (path, kind) = (path.display(), adapter.kind());
             return Err(Usage::error(format!("--init {path} is a {kind} adapter; leave out --method")));
         }
-        return Ok((method, Subject::Given(adapter)));
+        return Ok(Subject::Given(adapter));
     }
-    let method = args.method.unwrap_or(Method::Lora);
-    if method == Method::Full {
-        return Ok((method, Subject::Weights));
+    if args.method.kind() == FULL {
+        return Ok(Subject::Weights);
     }
     let layers = |list: &String| setting(adapter::parse_layers(list, loaded.model.hparams.layers));
-    let mut spec = Spec {
+    Ok(Subject::Fresh(Spec {
+        kind: args.method.kind().into(),
         targets: setting(adapter::parse_targets(&args.targets))?,
         layers: args.layers.as_ref().map(layers).transpose()?,
+        values: args.method.values.clone(),
         seed: args.seed,
-        ..Spec::new(method.row().0)
-    };
-    spec = spec.with("rank", args.rank).with("alpha", args.alpha).with("rank stabilised", args.rank_stabilised);
-    if method == Method::Nola {
-        spec = spec.with("basis", args.basis);
-    }
-    Ok((method, Subject::Fresh(spec)))
+    }))
 }

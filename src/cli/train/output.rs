@@ -1,8 +1,9 @@
 //! Where a run's result goes: checked before, written after.
 
-use super::Past;
-use crate::args::{Train, Usage};
+use super::{Past, aim};
+use crate::args::Train;
 use crate::load::Loaded;
+use crate::paths::{self, Named};
 use anyhow::Context;
 use mynah::adapter;
 use mynah::bytes::Bytes;
@@ -11,25 +12,25 @@ use mynah::model::Model;
 use mynah::model::weights::Places;
 use mynah::quant::Format;
 use mynah::train::Trainer;
+use mynah::train::objective::Kind;
 use std::collections::BTreeSet;
-use std::path::Path;
 use std::sync::Arc;
 
-/// What cannot be written, or must not be overwritten, is found before hours of work.
-pub fn check(args: &Train) -> anyhow::Result<()> {
-    let real = |p: &Path| p.canonicalize().ok();
-    for (input, what) in [(&args.model, "the model"), (&args.data, "the data")] {
-        if real(&args.output).is_some_and(|out| Some(out) == real(input)) {
-            return Err(Usage::error(format!("-o {} would overwrite {what}", args.output.display())));
-        }
+/// What cannot be written, or must not be overwritten, is found before hours of work. `folder` is that of checkpoints.
+pub fn check(args: &Train, folder: Named) -> anyhow::Result<()> {
+    let teach = &args.teach;
+    let mut written = vec![folder];
+    written.extend(teach.log.as_ref().map(|path| Named::new("--log", path)));
+    written.extend(teach.lower_cache.as_ref().map(|path| Named::new("--lower-cache", path)));
+    if Kind::by_name(teach.objective.kind()).is_ok_and(|kind| kind.reference) {
+        written.push(Named::new("what is kept beside -d", aim::beside(&args.data)));
     }
-    let parent = args.output.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    anyhow::ensure!(parent.is_dir(), "{}: there is no such directory", parent.display());
-    anyhow::ensure!(!args.output.is_dir(), "{}: a directory; a file is written", args.output.display());
-    if args.teach.log.as_ref().is_some_and(|log| *log == args.output) {
-        return Err(Usage::error("--log and -o name the same file"));
-    }
-    Ok(())
+    let init: Vec<Named> = teach.init.iter().map(|path| Named::new("--init", path)).collect();
+    paths::apart(&written, &init)?;
+    // An adapter may take the place of the one it began from, which is read whole before.
+    written.insert(0, Named::new("-o", &args.output));
+    paths::apart(&written, &[Named::new("-m", &args.model), Named::new("-d", &args.data)])?;
+    paths::writable(&args.output)
 }
 
 /// The bytes of what was learnt.

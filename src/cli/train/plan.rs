@@ -91,6 +91,7 @@ fn option(change: &Change) -> String {
 
 pub fn plan(options: &Options, json: bool) -> anyhow::Result<Outcome> {
     let args = &options.teach;
+    args.check()?;
     let loaded = Loaded::open(&options.model, &args.engine)?;
     let ctx = context(args, &loaded)?;
     let rows = match &options.data {
@@ -104,8 +105,8 @@ pub fn plan(options: &Options, json: bool) -> anyhow::Result<Outcome> {
         }
         None => Rows::full(ctx, args.batch.saturating_mul(args.accumulate).min(1 << 20)),
     };
-    let (method, what) = subject(args, &loaded, None)?;
-    let (run, plan) = chosen(args, &run(args, &loaded, &what, rows, config(args, method, 1))?)?;
+    let what = subject(args, &loaded, None)?;
+    let (run, plan) = chosen(args, &run(args, &loaded, &what, rows, config(args, what.method(), 1))?)?;
     if json {
         out::print_json(&machine(&plan))?;
     } else {

@@ -1,0 +1,273 @@
+//! Options that the library's tables say: which row, and what of it can be set. A row that comes, or a setting, is an
+//! option, in the help, and in what a checkpoint keeps, without another line here.
+
+use super::*;
+use clap::builder::TypedValueParser;
+use clap::parser::ValueSource;
+use clap::{ArgMatches, FromArgMatches};
+use mynah::adapter::KINDS;
+use mynah::knob::{self, Is, Usual, Values};
+use mynah::train::objective::OBJECTIVES;
+use mynah::train::optim::OPTIMIZERS;
+use std::marker::PhantomData;
+
+/// The method that is no adapter: all weights.
+pub const FULL: &str = "full";
+
+/// What a command line needs of a row.
+#[derive(Clone, Copy)]
+pub struct Row {
+    pub name: &'static str,
+    pub about: &'static str,
+    pub knobs: &'static [Usual],
+}
+
+/// A table whose rows are values of an option.
+pub trait Table: Clone + 'static {
+    /// The option.
+    const FLAG: &'static str;
+    /// What it is for.
+    const ABOUT: &'static str;
+    /// Where nothing is said.
+    const USUAL: &'static str;
+    /// Where options stand in the help text.
+    const HEADING: &'static str;
+    /// Options that stand among the common ones instead.
+    const COMMON: &'static [&'static str] = &[];
+    /// The option without which none of them means anything.
+    const NEEDS: Option<&'static str> = None;
+
+    fn rows() -> Vec<Row>;
+}
+
+/// What `train` can make: the kinds of adapters, and all weights.
+#[derive(Clone)]
+pub struct Methods;
+
+impl Table for Methods {
+    const FLAG: &'static str = "method";
+    const ABOUT: &'static str = "What is trained";
+    const USUAL: &'static str = "lora";
+    const HEADING: &'static str = ADAPTER;
+    const COMMON: &'static [&'static str] = &["method", "rank"];
+
+    fn rows() -> Vec<Row> {
+        let full = Row { name: FULL, about: "all weights, for small models", knobs: &[] };
+        Kinds::rows().into_iter().chain([full]).collect()
+    }
+}
+
+/// The kinds of adapters, for `chat --learn`.
+#[derive(Clone)]
+pub struct Kinds;
+
+impl Table for Kinds {
+    const FLAG: &'static str = "method";
+    const ABOUT: &'static str = "Of an adapter that is made: its kind; and so its settings";
+    const USUAL: &'static str = "lora";
+    const HEADING: &'static str = LEARNING;
+    const NEEDS: Option<&'static str> = Some("learn");
+
+    fn rows() -> Vec<Row> {
+        KINDS.iter().map(|k| Row { name: k.name, about: k.about, knobs: k.knobs }).collect()
+    }
+}
+
+/// What is to become of completions.
+#[derive(Clone)]
+pub struct Objectives;
+
+impl Table for Objectives {
+    const FLAG: &'static str = "objective";
+    const ABOUT: &'static str = "What is to become of completions";
+    const USUAL: &'static str = "sft";
+    const HEADING: &'static str = OBJECTIVE;
+
+    fn rows() -> Vec<Row> {
+        OBJECTIVES.iter().map(|k| Row { name: k.name, about: k.about, knobs: k.knobs }).collect()
+    }
+}
+
+/// What moves the parameters.
+#[derive(Clone)]
+pub struct Optimizers;
+
+impl Table for Optimizers {
+    const FLAG: &'static str = "optimizer";
+    const ABOUT: &'static str = "What moves the parameters";
+    const USUAL: &'static str = "adamw";
+    const HEADING: &'static str = OPTIMISER;
+
+    fn rows() -> Vec<Row> {
+        OPTIMIZERS.iter().map(|k| Row { name: k.name, about: k.about, knobs: k.knobs }).collect()
+    }
+}
+
+/// The learning rate where nothing is said.
+pub fn rate(method: &str) -> f32 {
+    KINDS.iter().find(|k| k.name == method).map_or(1e-3, |k| k.rate)
+}
+
+/// Help for the learning rate.
+pub fn rates<T: Table>() -> String {
+    let rates: Vec<String> = T::rows().iter().map(|row| format!("{} {:e}", row.name, rate(row.name))).collect();
+    format!("Highest learning rate [default: {}]", rates.join(", "))
+}
+
+/// A row of a table and what was said of its settings.
+#[derive(Clone)]
+pub struct Choice<T> {
+    kind: Option<String>,
+    /// What was said.
+    pub values: Values,
+    table: PhantomData<T>,
+}
+
+impl<T: Table> Choice<T> {
+    /// The row that was named, if one was.
+    pub fn named(&self) -> Option<&str> {
+        self.kind.as_deref()
+    }
+
+    /// The row.
+    pub fn kind(&self) -> &str {
+        self.named().unwrap_or(T::USUAL)
+    }
+
+    /// # Errors
+    /// `Usage` for a setting that cannot be used, or that the row lacks, with the rows that have it.
+    pub fn check(&self) -> anyhow::Result<()> {
+        let kind = self.kind();
+        let row = T::rows().into_iter().find(|row| row.name == kind);
+        let Err(e) = knob::resolve(kind, row.map_or(&[], |row| row.knobs), &self.values) else { return Ok(()) };
+        let owners = |name| owners::<T>(name).into_iter().map(|(owner, _)| owner).collect::<Vec<_>>();
+        let stray = self.values.iter().map(|(name, _)| (name, owners(name))).find(|(_, all)| !all.contains(&kind));
+        let hint = stray.map_or(String::new(), |(name, all)| {
+            format!("; --{} is for --{} {}", name.replace(' ', "-"), T::FLAG, all.join(", "))
+        });
+        Err(Usage::error(format!("{e}{hint}")))
+    }
+}
+
+/// The option of a knob.
+pub fn flag(knob: &Knob) -> String {
+    knob.name.replace(' ', "-")
+}
+
+/// The knobs of all rows, each once.
+pub fn knobs<T: Table>() -> Vec<&'static Knob> {
+    let mut all: Vec<&'static Knob> = Vec::new();
+    for usual in T::rows().iter().flat_map(|row| row.knobs) {
+        if !all.iter().any(|k| k.name == usual.knob.name) {
+            all.push(usual.knob);
+        }
+    }
+    all
+}
+
+/// Whether an option is one of the table's that its row `kind` lacks.
+pub fn lacks<T: Table>(kind: &str, option: &str) -> bool {
+    let has = |knobs: &[Usual]| knobs.iter().any(|u| flag(u.knob) == option);
+    let (mut known, mut here) = (false, false);
+    for row in T::rows() {
+        known |= has(row.knobs);
+        here |= row.name == kind && has(row.knobs);
+    }
+    known && !here
+}
+
+/// Rows that have a knob, and what it usually is there.
+fn owners<T: Table>(name: &str) -> Vec<(&'static str, &'static Value)> {
+    let usual = |row: &Row| row.knobs.iter().find(|u| u.knob.name == name).map(|u| (row.name, &u.value));
+    T::rows().iter().filter_map(usual).collect()
+}
+
+/// What a knob does, which rows have it if few or all but few have, and what it usually is.
+fn help<T: Table>(knob: &Knob) -> String {
+    let (owners, rows) = (owners::<T>(knob.name), T::rows());
+    let mut text = knob.about.to_string();
+    let lacking: Vec<&str> =
+        rows.iter().map(|row| row.name).filter(|name| !owners.iter().any(|(owner, _)| owner == name)).collect();
+    let names: Vec<&str> = owners.iter().map(|(name, _)| *name).collect();
+    match (names.len(), lacking.len()) {
+        (_, 0) => {}
+        (1..=4, _) => text += &format!(" ({})", names.join(", ")),
+        (_, 1 | 2) => text += &format!(" (all but {})", lacking.join(", ")),
+        _ => {}
+    }
+    if let Is::Switch = knob.is {
+        return text;
+    }
+    // What most have, then those that have something else.
+    let times = |value: &Value| owners.iter().filter(|(_, v)| *v == value).count();
+    let Some((_, most)) = owners.iter().rev().max_by_key(|(_, value)| times(value)) else { return text };
+    let others: Vec<String> = owners.iter().filter(|(_, v)| v != most).map(|(name, v)| format!("{name} {v}")).collect();
+    let others = if others.is_empty() { String::new() } else { format!("; {}", others.join(", ")) };
+    text + &format!(" [default: {most}{others}]")
+}
+
+fn arg<T: Table>(knob: &'static Knob) -> Arg {
+    let arg = Arg::new(knob.name).long(flag(knob)).help(help::<T>(knob)).help_heading(heading::<T>(knob.name));
+    let arg = match T::NEEDS {
+        Some(needed) => arg.requires(needed),
+        None => arg,
+    };
+    match knob.is {
+        Is::Switch => arg.action(ArgAction::SetTrue),
+        Is::Word(names) => arg
+            .value_name(knob.metavar)
+            .value_parser(PossibleValuesParser::new(names()).map(|name| Value::from(&*name))),
+        Is::Real { low, .. } => {
+            arg.value_name(knob.metavar).allow_negative_numbers(low < 0.0).value_parser(parse(knob, "not a number"))
+        }
+        Is::Whole { .. } => arg.value_name(knob.metavar).value_parser(parse(knob, "not a whole number")),
+    }
+}
+
+/// Bounds are the library's to check, with a message that names the setting.
+fn parse(
+    knob: &'static Knob,
+    otherwise: &'static str,
+) -> impl Fn(&str) -> Result<Value, &'static str> + Clone + Send + Sync + 'static {
+    move |text| knob.is.parse(text).ok_or(otherwise)
+}
+
+fn heading<T: Table>(name: &str) -> &'static str {
+    if T::COMMON.contains(&name) { COMMON } else { T::HEADING }
+}
+
+impl<T: Table> Args for Choice<T> {
+    fn augment_args(command: clap::Command) -> clap::Command {
+        let values = rows(T::rows().into_iter().map(|row| (row.name, row.about)));
+        let kind = Arg::new(T::FLAG).long(T::FLAG).value_name("NAME").value_parser(values);
+        let about = format!("{} [default: {}]", T::ABOUT, T::USUAL);
+        let kind = kind.help(about).help_heading(heading::<T>(T::FLAG));
+        let kind = if let Some(needed) = T::NEEDS { kind.requires(needed) } else { kind };
+        command.arg(kind).args(knobs::<T>().into_iter().map(arg::<T>))
+    }
+
+    fn augment_args_for_update(command: clap::Command) -> clap::Command {
+        Self::augment_args(command)
+    }
+}
+
+impl<T: Table> FromArgMatches for Choice<T> {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let mut values = Values::new();
+        for knob in knobs::<T>() {
+            if matches.value_source(knob.name) != Some(ValueSource::CommandLine) {
+                continue;
+            }
+            match knob.is {
+                Is::Switch => _ = values.set(knob.name, matches.get_flag(knob.name)),
+                _ => matches.get_one::<Value>(knob.name).into_iter().for_each(|v| _ = values.set(knob.name, v.clone())),
+            }
+        }
+        Ok(Choice { kind: matches.get_one::<String>(T::FLAG).cloned(), values, table: PhantomData })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}

@@ -1,0 +1,125 @@
+//! Where a command writes: never over what it reads, nor twice into one file. That is found before work begins.
+
+use crate::args::Usage;
+use std::fs::Metadata;
+use std::path::{Path, PathBuf};
+
+/// A path, and how the command line named it.
+pub struct Named {
+    name: String,
+    path: PathBuf,
+}
+
+impl Named {
+    pub fn new(name: impl Into<String>, path: impl Into<PathBuf>) -> Named {
+        Named { name: name.into(), path: path.into() }
+    }
+}
+
+/// Paths that are written must be apart from each other, and from those that are read and from files in them.
+///
+/// # Errors
+/// `Usage` that names the two.
+pub fn apart(written: &[Named], read: &[Named]) -> anyhow::Result<()> {
+    for (i, a) in written.iter().enumerate() {
+        for b in read {
+            let within = || b.path.read_dir().is_ok_and(|files| files.flatten().any(|f| same(&a.path, &f.path())));
+            if same(&a.path, &b.path) || within() {
+                let (path, a, b) = (a.path.display(), &a.name, &b.name);
+                return Err(Usage::error(format!("{a} would overwrite what {b} reads: {path}")));
+            }
+        }
+        if let Some(b) = written[..i].iter().find(|b| same(&a.path, &b.path)) {
+            let (path, a, b) = (a.path.display(), &a.name, &b.name);
+            return Err(Usage::error(format!("{b} and {a} name the same file: {path}")));
+        }
+    }
+    Ok(())
+}
+
+/// A file can be written at `path`, as far as can be seen.
+pub fn writable(path: &Path) -> anyhow::Result<()> {
+    let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    anyhow::ensure!(parent.is_dir(), "{}: there is no such directory", parent.display());
+    anyhow::ensure!(!path.is_dir(), "{}: a directory; a file is written", path.display());
+    Ok(())
+}
+
+/// Whether two paths name one file, under whatever names, or would if there were one.
+pub fn same(a: &Path, b: &Path) -> bool {
+    match (a.metadata(), b.metadata()) {
+        (Ok(x), Ok(y)) => one(&x, &y) || real(a) == real(b),
+        (Err(_), Err(_)) => real(a) == real(b),
+        _ => false,
+    }
+}
+
+/// Whether these are of one file: hard links have several names.
+#[cfg(unix)]
+fn one(a: &Metadata, b: &Metadata) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    (a.dev(), a.ino()) == (b.dev(), b.ino())
+}
+
+#[cfg(not(unix))]
+fn one(_: &Metadata, _: &Metadata) -> bool {
+    false
+}
+
+/// Without links and detours, as far as the path exists.
+fn real(path: &Path) -> PathBuf {
+    if let Ok(real) = path.canonicalize() {
+        return real;
+    }
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.into());
+    match (absolute.parent(), absolute.file_name()) {
+        (Some(parent), Some(name)) => real(parent).join(name),
+        _ => absolute,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_file_has_many_names() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        std::fs::create_dir(at("sub")).unwrap();
+        std::fs::write(at("a"), "").unwrap();
+        std::fs::write(at("b"), "").unwrap();
+        std::fs::hard_link(at("a"), at("hard")).unwrap();
+        for (a, b, wanted) in [
+            ("a", "a", true),
+            ("a", "sub/../a", true),
+            ("a", "hard", cfg!(unix)),
+            ("a", "b", false),
+            ("a", "new", false),
+            ("new", "./sub/../new", true),
+            ("new", "newer", false),
+            ("none/new", "none/new", true),
+        ] {
+            assert_eq!(same(&at(a), &at(b)), wanted, "{a} {b}");
+        }
+        #[cfg(unix)]
+        {
+            std::os::unix::fs::symlink(at("sub"), at("link")).unwrap();
+            assert!(same(&at("link/new"), &at("sub/new")) && same(&at("link"), &at("sub")));
+        }
+    }
+
+    #[test]
+    fn both_options_are_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let named = |name: &str, path: &str| Named::new(name, dir.path().join(path));
+        std::fs::create_dir(dir.path().join("peft")).unwrap();
+        std::fs::write(dir.path().join("peft/weights"), "").unwrap();
+        let why = |written: &[Named], read: &[Named]| apart(written, read).unwrap_err().to_string();
+        let said = why(&[named("-o", "x"), named("--log", "m")], &[named("-m", "m")]);
+        assert!(said.starts_with("--log would overwrite what -m reads: "), "{said}");
+        assert!(why(&[named("-o", "x"), named("--log", "x")], &[]).starts_with("-o and --log name the same file: "));
+        assert!(why(&[named("--log", "peft/weights")], &[named("--init", "peft")]).contains("--init"));
+        apart(&[named("-o", "x"), named("--log", "y")], &[named("-m", "m"), named("-d", "m")]).unwrap();
+    }
+}
