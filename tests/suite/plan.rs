@@ -554,9 +554,12 @@ mod command {
         assert!(first == adapter("small", &[&options[..], &["--lower-cache-size", "20K"]].concat()).0);
         // Other blocks: begun anew.
         adapter("other", &["--layers", "4-", "--lower-cache", &cache]);
-        let foreign = mynah(&[&common[..], &["-o", &name("x"), "--layers", "3-", "--lower-cache", &data]].concat());
+        // A file of something else stays as it is.
+        let other = name("other.txt");
+        std::fs::copy(&data, &other).unwrap();
+        let foreign = mynah(&[&common[..], &["-o", &name("x"), "--layers", "3-", "--lower-cache", &other]].concat());
         assert_eq!(foreign.status.code(), Some(1));
-        assert!(std::fs::metadata(&data).unwrap().len() == 20000);
+        assert!(std::fs::read(&other).unwrap() == std::fs::read(&data).unwrap());
         let idle = mynah(&[&common[..], &["-o", &name("x"), "--lower-cache", &cache]].concat());
         assert_eq!(idle.status.code(), Some(2));
     }
