@@ -2,8 +2,8 @@
 //!
 //! A [`Knob`] says what can be set and within what bounds; the rows of a table that have it share it. A row's [`Usual`]
 //! says what it is where nobody says otherwise. [`Values`] is what somebody said, by name, and [`resolve`] makes of it
-//! what a row computes with: whatever the row has, and nothing else. A command's options, its help and the facts in files
-//! all follow from these.
+//! what a row computes with: whatever the row has, and nothing else. A command's options, its help and the facts in
+//! files all follow from these.
 
 use crate::container::head::{Field, Head};
 use crate::error::{Error, Result, printable};
@@ -303,7 +303,7 @@ impl Values {
     }
 }
 
-/// All that a row with these knobs computes with: what was given, and the usual for the rest, in the order of the knobs.
+/// All that a row with these knobs computes with, in their order: what was given, and the usual for the rest.
 ///
 /// # Errors
 /// `Invalid` for a value that its knob cannot be, or of a knob that the row lacks.
