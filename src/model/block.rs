@@ -5,9 +5,11 @@ use super::project::{self, Out, Sink, Workspace};
 use super::{Acts, Attached, HParams, Model};
 use crate::adapter::Linear;
 use crate::kernel::{Buffer, Tile, View};
-use crate::nn::attention::{self, Memory};
-use crate::nn::linear::{Path, Place};
-use crate::nn::{norm, sum};
+use crate::nn::attention::{self, Memory, Sees, Source};
+use crate::nn::linear::{Accumulate, Path};
+use crate::nn::norm::{self, Kind, Norm};
+use crate::nn::rope::Turns;
+use crate::nn::{ffn, sum};
 use core::ops::Range;
 use std::prelude::v1::*;
 
@@ -64,19 +66,22 @@ pub fn hidden(
         Out { linear: Linear::V, y: &mut a.v },
     ];
     project::forward(m, adapters, path, layer, View::new(&a.n1, n, d), outs, work);
-    m.rope.apply(cx, &mut Tile::new(&mut a.q, n, qw), h.heads.dim, &rows.positions, false);
-    m.rope.apply(cx, &mut Tile::new(&mut a.k, n, kw), h.heads.dim, &rows.positions, false);
+    m.rope.turns(cx, &rows.positions, &mut work.turns);
+    m.rope.apply(cx, &mut Tile::new(&mut a.q, n, qw), h.heads.dim, &work.turns, false);
+    m.rope.apply(cx, &mut Tile::new(&mut a.k, n, kw), h.heads.dim, &work.turns, false);
     let (q, mut att) = (View::new(&a.q, n, qw), Tile::new(&mut a.att, n, qw));
     if let Some(cache) = &mut cache {
         let first = rows.positions[0] as usize;
         cache.write(cx.kernels, layer, first, &a.k[..n * kw], &a.v[..n * kw]);
         let (keys, values) = cache.memory(layer, first + n);
-        attention::forward(cx, h.heads, q, keys, values, first, &mut att);
+        let source = Source { keys, values, n: first + n, first, sees: Sees::Causal };
+        attention::forward(cx, h.heads, q, &source, &mut att, None);
     } else {
         for s in &rows.segments {
             let keys = Memory::Rows(View::new(&a.k, n, kw).rows(s.clone()));
             let values = Memory::Rows(View::new(&a.v, n, kw).rows(s.clone()));
-            attention::forward(cx, h.heads, q.rows(s.clone()), keys, values, 0, &mut att.part(s.clone(), 0..qw));
+            let source = Source { keys, values, n: s.len(), first: 0, sees: Sees::Causal };
+            attention::forward(cx, h.heads, q.rows(s.clone()), &source, &mut att.part(s.clone(), 0..qw), None);
         }
     }
     let outs = [Out { linear: Linear::O, y: &mut a.out }];
@@ -98,20 +103,23 @@ pub fn refresh(m: &Model, layer: usize, x: &[f32], a: &mut Acts) {
 
 fn normed_input(m: &Model, layer: usize, x: &[f32], a: &mut Acts) {
     let (h, gain, n) = (&m.hparams, &m.weights.blocks[layer].attn_norm, a.n);
-    norm::forward(&m.compute, View::new(x, n, h.width), gain, h.eps, &mut Tile::new(&mut a.n1, n, h.width));
+    norm::forward(&m.compute, rms(h), View::new(x, n, h.width), gain, None, &mut Tile::new(&mut a.n1, n, h.width));
 }
 
 fn normed_middle(m: &Model, layer: usize, a: &mut Acts) {
     let (h, gain, n) = (&m.hparams, &m.weights.blocks[layer].ffn_norm, a.n);
-    norm::forward(&m.compute, View::new(&a.mid, n, h.width), gain, h.eps, &mut Tile::new(&mut a.n2, n, h.width));
+    norm::forward(&m.compute, rms(h), View::new(&a.mid, n, h.width), gain, None, &mut Tile::new(&mut a.n2, n, h.width));
 }
 
 fn gated(m: &Model, a: &mut Acts) {
     let (cx, n, ff) = (&m.compute, a.n, m.hparams.ff);
     let (gate, up) = (View::new(&a.gate, n, ff), View::new(&a.up, n, ff));
-    cx.pool.rows([Tile::new(&mut a.h, n, ff)], [1], &|i, [mut h], _| {
-        (cx.kernels.silu_mul)(gate.row(i), up.row(i), h.row(0));
-    });
+    ffn::forward(cx, &ffn::ACTS[0], gate, up, &mut Tile::new(&mut a.h, n, ff));
+}
+
+/// The norm of all layers.
+pub fn rms(h: &HParams) -> Norm {
+    Norm { kind: Kind::Rms, eps: h.eps }
 }
 
 /// Gradient buffers of a block.
@@ -153,29 +161,27 @@ pub fn backward(
     let n = rows.positions.len();
     let (d, qw, kw, ff) = (h.width, h.q_width(), h.kv_width(), h.ff);
 
-    let mut back = |linear, x: View, dy: View, dx: Option<(Place, &mut [f32])>, sink: &mut Sink| {
+    let mut back = |linear, x: View, dy: View, dx: Option<(Accumulate, &mut [f32])>, sink: &mut Sink| {
         project::backward(m, path, layer, linear, x, dy, dx, sink, work)
     };
 
     let dh = g.wide.room(n * ff);
-    back(Linear::Down, View::new(&a.h, n, ff), View::new(dx, n, d), Some((Place::Fresh, &mut *dh)), sink);
+    back(Linear::Down, View::new(&a.h, n, ff), View::new(dx, n, d), Some((Accumulate::Set, &mut *dh)), sink);
     let dh = View::new(dh, n, ff);
-    let tiles = [Tile::new(&mut a.gate, n, ff), Tile::new(&mut a.up, n, ff)];
-    cx.pool.rows(tiles, [1, 1], &|i, [mut gate, mut up], _| {
-        (cx.kernels.silu_mul_backward)(gate.row(0), up.row(0), dh.row(i));
-    });
+    let (mut gate, mut up) = (Tile::new(&mut a.gate, n, ff), Tile::new(&mut a.up, n, ff));
+    ffn::backward(cx, &ffn::ACTS[0], &mut gate, &mut up, dh);
     let dn = g.width.room(n * d);
     let n2 = View::new(&a.n2, n, d);
-    back(Linear::Gate, n2, View::new(&a.gate, n, ff), Some((Place::Fresh, &mut *dn)), sink);
-    back(Linear::Up, n2, View::new(&a.up, n, ff), Some((Place::Sum, &mut *dn)), sink);
+    back(Linear::Gate, n2, View::new(&a.gate, n, ff), Some((Accumulate::Set, &mut *dn)), sink);
+    back(Linear::Up, n2, View::new(&a.up, n, ff), Some((Accumulate::Add, &mut *dn)), sink);
     let (mid, dn) = (View::new(&a.mid, n, d), View::new(dn, n, d));
-    norm::backward(cx, mid, &w.ffn_norm, h.eps, dn, &mut Tile::new(dx, n, d));
+    norm::backward(cx, rms(h), mid, &w.ffn_norm, dn, &mut Tile::new(dx, n, d));
     if let Sink::Weights(places, grads) = sink {
-        norm::backward_weights(cx, mid, h.eps, dn, &mut grads[places.blocks[layer].ffn_norm.clone()]);
+        norm::backward_weights(cx, rms(h), mid, dn, &mut grads[places.blocks[layer].ffn_norm.clone()], None);
     }
 
     let datt = g.wide.room(n * qw);
-    back(Linear::O, View::new(&a.att, n, qw), View::new(dx, n, d), Some((Place::Fresh, &mut *datt)), sink);
+    back(Linear::O, View::new(&a.att, n, qw), View::new(dx, n, d), Some((Accumulate::Set, &mut *datt)), sink);
     let datt = View::new(datt, n, qw);
     let (dq, dk, dv) = (g.q.room(n * qw), g.k.room(n * kw), g.v.room(n * kw));
     let (q, k, v) = (View::new(&a.q, n, qw), View::new(&a.k, n, kw), View::new(&a.v, n, kw));
@@ -187,19 +193,26 @@ pub fn backward(
             q.rows(s.clone()),
             k.rows(s.clone()),
             v.rows(s.clone()),
+            Sees::Causal,
             datt.rows(s.clone()),
+            None,
             &mut tq.part(s.clone(), 0..qw),
             &mut tk.part(s.clone(), 0..kw),
             &mut tv.part(s.clone(), 0..kw),
             &mut g.heads,
         );
     }
-    m.rope.apply(cx, &mut tq, h.heads.dim, &rows.positions, true);
-    m.rope.apply(cx, &mut tk, h.heads.dim, &rows.positions, true);
+    let mut turns = Turns::default();
+    m.rope.turns(cx, &rows.positions, &mut turns);
+    m.rope.apply(cx, &mut tq, h.heads.dim, &turns, true);
+    m.rope.apply(cx, &mut tk, h.heads.dim, &turns, true);
     let dn = g.width.room(n * d);
     let n1 = View::new(&a.n1, n, d);
-    let each =
-        [(Linear::Q, &*dq, qw, Place::Fresh), (Linear::K, &*dk, kw, Place::Sum), (Linear::V, &*dv, kw, Place::Sum)];
+    let each = [
+        (Linear::Q, &*dq, qw, Accumulate::Set),
+        (Linear::K, &*dk, kw, Accumulate::Add),
+        (Linear::V, &*dv, kw, Accumulate::Add),
+    ];
     for (linear, dy, width, place) in each {
         let dn = if below { Some((place, &mut *dn)) } else { None };
         back(linear, n1, View::new(dy, n, width), dn, sink);
@@ -208,8 +221,8 @@ pub fn backward(
         return;
     }
     let (x, dn) = (View::new(x, n, d), View::new(dn, n, d));
-    norm::backward(cx, x, &w.attn_norm, h.eps, dn, &mut Tile::new(dx, n, d));
+    norm::backward(cx, rms(h), x, &w.attn_norm, dn, &mut Tile::new(dx, n, d));
     if let Sink::Weights(places, grads) = sink {
-        norm::backward_weights(cx, x, h.eps, dn, &mut grads[places.blocks[layer].attn_norm.clone()]);
+        norm::backward_weights(cx, rms(h), x, dn, &mut grads[places.blocks[layer].attn_norm.clone()], None);
     }
 }

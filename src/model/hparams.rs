@@ -106,7 +106,7 @@ impl HParams {
             layers,
             width,
             ff,
-            heads: Heads { q, kv, dim, scale: 1.0 / libm::sqrtf(dim as f32) },
+            heads: Heads { q, kv, dim, scale: 1.0 / libm::sqrtf(dim as f32), cap: None },
             eps: number("attention.layer_norm_rms_epsilon", None, |v| v > 0.0 && v < 1.0)?,
             context,
             rope_dims,

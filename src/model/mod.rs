@@ -39,8 +39,8 @@ pub struct Model {
     pub hparams: Arc<HParams>,
     /// Its matrices.
     pub weights: Arc<Weights>,
-    /// Turns of every position up to the context length it was loaded with.
-    pub rope: Arc<rope::Table>,
+    /// How its heads turn.
+    pub rope: Arc<rope::Rope>,
     /// What computes.
     pub compute: Compute,
     file: Bytes,
@@ -56,13 +56,13 @@ impl Model {
         let hparams = HParams::read(gguf)?;
         let weights = Weights::read(gguf, &hparams)?;
         Ok(Model {
-            rope: Arc::new(rope::Table::new(
+            rope: Arc::new(rope::Rope::new(
                 hparams.arch.pairing,
                 hparams.rope_dims,
-                hparams.context,
                 hparams.rope_base,
                 hparams.rope_scale,
                 weights.rope_factors.as_deref(),
+                1.0,
             )),
             hparams: Arc::new(hparams),
             weights: Arc::new(weights),

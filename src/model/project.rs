@@ -4,7 +4,8 @@ use super::Model;
 use crate::adapter::{Adapter, Linear, Site};
 use crate::kernel::{Buffer, Tile, View};
 use crate::nn::head;
-use crate::nn::linear::{self, Back, Input, Path, Place, Rounded};
+use crate::nn::linear::{self, Accumulate, Back, Input, Path, Rounded};
+use crate::nn::rope::Turns;
 use std::prelude::v1::*;
 use std::sync::Arc;
 
@@ -19,6 +20,8 @@ pub struct Workspace {
     /// What the way back in 8 bits works in.
     pub back: Back,
     rows: Buffer,
+    /// Turns of the rows.
+    pub turns: Turns,
 }
 
 impl Workspace {
@@ -96,7 +99,7 @@ pub fn backward(
     which: Linear,
     x: View,
     dy: View,
-    dx: Option<(Place, &mut [f32])>,
+    dx: Option<(Accumulate, &mut [f32])>,
     sink: &mut Sink,
     work: &mut Workspace,
 ) {

@@ -152,7 +152,7 @@ impl Session {
             let n = tokens.len();
             self.layout.positions.clear();
             self.layout.positions.extend((self.position..self.position + n).map(|p| p as u32));
-            embed::forward(&m.compute, &m.weights.embed, tokens, &mut Tile::new(&mut self.x, n, h.width));
+            embed::forward(&m.compute, &m.weights.embed, tokens, 1.0, &mut Tile::new(&mut self.x, n, h.width));
             for layer in 0..h.layers {
                 let cache = Some(&mut self.cache);
                 let (rows, x, a) = (&self.layout, &mut self.x, &mut self.acts);
@@ -165,7 +165,14 @@ impl Session {
             };
             let x = View::new(&self.x, n, h.width).rows(first..n);
             let normed = &mut self.normed[..(n - first) * h.width];
-            norm::forward(&m.compute, x, &m.weights.norm, h.eps, &mut Tile::new(normed, n - first, h.width));
+            norm::forward(
+                &m.compute,
+                block::rms(&h),
+                x,
+                &m.weights.norm,
+                None,
+                &mut Tile::new(normed, n - first, h.width),
+            );
             let vocab = m.weights.vocab();
             for i in (first..n).step_by(HEAD_ROWS) {
                 let rows = HEAD_ROWS.min(n - i);

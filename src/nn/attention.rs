@@ -1,11 +1,15 @@
-//! Causal attention with grouped queries: `out_h = softmax(q_h · Kᵀ / √D) · V` over the keys up to each row's position.
+//! Attention with grouped queries over one source of keys and values: `out_h = softmax(q_h · Kᵀ · scale) · V` over the
+//! keys that a row sees.
 //!
 //! Scores exist for a few query rows at a time; there is no rows × positions matrix. A row's result does not depend on
-//! which rows are computed with it. Many query rows of a head meet blocks of keys that are decoded for them; for a few
-//! the query heads that share keys go together, and a cache is read where it lies.
+//! which rows are computed with it: its softmax begins at the first key it sees. Many query rows of a head meet blocks
+//! of keys that are decoded for them; for a few the query heads that share keys go together, and a cache is read where
+//! it lies. Attention over several sources, such as a prefix and a text, is joined by [`combine`].
 
 use super::ROWS;
 use crate::kernel::{Buffer, Compute, Kernels, Scratch, Stored, Tile, View};
+use crate::math;
+use core::ops::Range;
 use std::prelude::v1::*;
 
 /// Query rows that share the passes over keys and values.
@@ -28,6 +32,61 @@ pub struct Heads {
     pub dim: usize,
     /// What scores are multiplied with, usually `1 / √dim`.
     pub scale: f32,
+    /// A bound `c` of the scores: `s` becomes `c · tanh(s / c)` after the scale (arXiv:2408.00118).
+    pub cap: Option<f32>,
+}
+
+/// Which keys a query sees, by their positions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sees {
+    /// Those up to its own.
+    Causal,
+    /// The last so many of those, its own among them.
+    Window(usize),
+    /// Those that are at most half so many before or after its own, as in encoders.
+    Around(usize),
+    /// All.
+    All,
+}
+
+impl Sees {
+    /// The keys, of `n`, that a query at position `p` sees. Both ends grow with `p`.
+    fn keys(self, p: usize, n: usize) -> Range<usize> {
+        let (start, end) = match self {
+            Sees::Causal => (0, p + 1),
+            Sees::Window(w) => ((p + 1).saturating_sub(w), p + 1),
+            Sees::Around(w) => (p.saturating_sub(w / 2), p + w / 2 + 1),
+            Sees::All => (0, n),
+        };
+        start.min(n)..end.min(n)
+    }
+}
+
+/// What attention reads.
+#[derive(Clone, Copy)]
+pub struct Source<'a> {
+    /// Keys.
+    pub keys: Memory<'a>,
+    /// Values, as many.
+    pub values: Memory<'a>,
+    /// How many there are.
+    pub n: usize,
+    /// The position of query row 0 among them.
+    pub first: usize,
+    /// Which of them a query sees.
+    pub sees: Sees,
+}
+
+impl Source<'_> {
+    /// The keys that row `i` sees.
+    fn seen(&self, i: usize) -> Range<usize> {
+        self.sees.keys(self.first + i, self.n)
+    }
+
+    /// From the first key that one of `rows` sees to the last.
+    fn span(&self, rows: &Range<usize>) -> Range<usize> {
+        self.seen(rows.start).start..self.seen(rows.end - 1).end
+    }
 }
 
 /// Keys or values of the positions so far.
@@ -45,12 +104,15 @@ pub enum Memory<'a> {
 }
 
 impl<'a> Memory<'a> {
-    /// The first `n` rows of head `kv`.
-    fn head(&self, heads: Heads, kv: usize, n: usize) -> Head<'a> {
+    /// Rows `range` of head `kv`.
+    fn head(&self, heads: Heads, kv: usize, range: Range<usize>) -> Head<'a> {
         let d = heads.dim;
         match *self {
-            Memory::Rows(view) => Head::Rows(view.rows(0..n).cols(kv * d..kv * d + d)),
-            Memory::Cache { data, positions } => Head::Cache(data.rows(kv * positions..kv * positions + n, d)),
+            Memory::Rows(view) => Head::Rows(view.rows(range).cols(kv * d..kv * d + d)),
+            Memory::Cache { data, positions } => {
+                let at = kv * positions;
+                Head::Cache(data.rows(at + range.start..at + range.end, d))
+            }
         }
     }
 }
@@ -95,45 +157,83 @@ impl Head<'_> {
     }
 }
 
-/// Query rows `rows` of head `h`: their attention weights into `p`, `[rows, keys]`.
-fn weights(k: &Kernels, heads: Heads, q: View, keys: &Memory, first: usize, h: usize, p: &mut [f32], tmp: &mut [f32]) {
-    let (n, kv) = (q.n, h / (heads.q / heads.kv));
-    let count = first + n;
+/// Attention weights of query rows `rows` of head `h` over the keys of `span`, into `p`, `[rows, span]`, and the
+/// logarithms of their sums into column 0 of `lse`, if it has rows. q: `[rows, D]`. `capped`: where the bounded scores
+/// go too, or empty.
+fn weights(
+    k: &Kernels,
+    heads: Heads,
+    q: View,
+    source: &Source,
+    rows: Range<usize>,
+    span: Range<usize>,
+    h: usize,
+    p: &mut [f32],
+    capped: &mut [f32],
+    lse: &mut Tile,
+    tmp: &mut [f32],
+) {
+    let (n, kv, count) = (rows.len(), h / (heads.q / heads.kv), span.len());
     let mut scores = Tile::new(p, n, count);
-    keys.head(heads, kv, count).blocks(k, count, heads.dim, tmp, |at, block| {
+    source.keys.head(heads, kv, span.clone()).blocks(k, count, heads.dim, tmp, |at, block| {
         (k.dots)(q, block, &mut scores.part(0..n, at..at + block.n));
     });
     for i in 0..n {
-        let (seen, future) = scores.row(i).split_at_mut(first + i + 1);
-        for s in seen.iter_mut() {
-            *s *= heads.scale;
+        let seen = source.seen(rows.start + i);
+        let (before, rest) = scores.row(i).split_at_mut(seen.start - span.start);
+        let (seen, after) = rest.split_at_mut(seen.len());
+        before.fill(0.0);
+        after.fill(0.0);
+        finish(k, heads, seen);
+        if !capped.is_empty() {
+            capped[i * count..][before.len()..][..seen.len()].copy_from_slice(seen);
         }
-        (k.softmax)(seen);
-        future.fill(0.0);
+        let sum = (k.softmax)(seen);
+        if lse.n() > 0 {
+            lse.row(i)[0] = sum;
+        }
     }
 }
 
-/// Row `i` of `q` stands at position `first + i` and sees keys `0..=first + i`.
-/// q: `[N, H·D]`, keys and values: `[first + N, KV·D]`, out: `[N, H·D]`, overwritten.
-pub fn forward(cx: &Compute, heads: Heads, q: View, keys: Memory, values: Memory, first: usize, out: &mut Tile) {
+/// Products of a query with keys become scores.
+fn finish(k: &Kernels, heads: Heads, scores: &mut [f32]) {
+    scores.iter_mut().for_each(|s| *s *= heads.scale);
+    if let Some(cap) = heads.cap {
+        super::cap(k, scores, cap);
+    }
+}
+
+/// A tile for those who want no sums, and its granule in a grid.
+fn no_lse<'a>() -> (Tile<'a>, (usize, usize)) {
+    (Tile::new(&mut [], 0, 0), (0, 0))
+}
+
+/// Row `i` of `q` stands at position `first + i` of the source. What sees no key becomes 0, with a sum of −∞.
+/// q: `[N, H·D]`, keys and values: `[n, KV·D]`, out: `[N, H·D]`, lse: `[N, H]`, `ln Σ exp(score)`; both overwritten.
+pub fn forward(cx: &Compute, heads: Heads, q: View, source: &Source, out: &mut Tile, lse: Option<&mut Tile>) {
     let (k, d) = (cx.kernels, heads.dim);
     let (n, c) = (out.n(), out.c());
     if n <= FEW {
-        return few(cx, heads, q, keys, values, first, out);
+        return few(cx, heads, q, source, out, lse);
     }
-    let tiles = n.div_ceil(QUERIES);
+    let (lse, granule) = lse.map_or_else(no_lse, |lse| (lse.part(0..n, 0..heads.q), (QUERIES, 1)));
     // A part is one tile of query rows of one head; the later, longer tiles first, so threads finish together.
-    cx.pool.grid([out.part(0..n, 0..c)], [(QUERIES, d)], &|row_part, h, [mut out], scratch| {
-        debug_assert!(row_part < tiles);
+    let (tiles, granules) = ([out.part(0..n, 0..c), lse], [(QUERIES, d), granule]);
+    cx.pool.grid(tiles, granules, &|row_part, h, [mut out, mut lse], scratch| {
         let rows = row_part * QUERIES..row_part * QUERIES + out.n();
-        let (at, count) = (first + rows.start, first + rows.end);
-        let [p, tmp] = scratch.two(out.n() * count, KEYS * d);
-        weights(k, heads, q.rows(rows).cols(h * d..h * d + d), &keys, at, h, p, tmp);
+        let span = source.span(&rows);
         for i in 0..out.n() {
             out.row(i).fill(0.0);
         }
+        if span.is_empty() {
+            return (0..lse.n()).for_each(|i| lse.row(i)[0] = f32::NEG_INFINITY);
+        }
+        let count = span.len();
+        let [p, tmp] = scratch.two(out.n() * count, KEYS * d);
+        let q = q.rows(rows.clone()).cols(h * d..h * d + d);
+        weights(k, heads, q, source, rows, span.clone(), h, p, &mut [], &mut lse, tmp);
         let kv = h / (heads.q / heads.kv);
-        values.head(heads, kv, count).blocks(k, count, d, tmp, |at, block| {
+        source.values.head(heads, kv, span).blocks(k, count, d, tmp, |at, block| {
             let p = View::strided(p, out.n(), count, count).cols(at..at + block.n);
             (k.sums)(p, block, &mut out);
         });
@@ -141,79 +241,97 @@ pub fn forward(cx: &Compute, heads: Heads, q: View, keys: Memory, values: Memory
 }
 
 /// [`forward`] row by row: the query heads that share keys together.
-fn few(cx: &Compute, heads: Heads, q: View, keys: Memory, values: Memory, first: usize, out: &mut Tile) {
+fn few(cx: &Compute, heads: Heads, q: View, source: &Source, out: &mut Tile, lse: Option<&mut Tile>) {
     let (k, d, group) = (cx.kernels, heads.dim, heads.q / heads.kv);
     let (n, c) = (out.n(), out.c());
     // As many heads for each thread, even where a group is then read by two.
     let each = heads.q.div_ceil(cx.pool.threads());
-    cx.pool.grid([out.part(0..n, 0..c)], [(1, each * d)], &|i, part, [mut out], scratch| {
-        let (out, count) = (out.row(0), first + i + 1);
+    let (lse, granule) = lse.map_or_else(no_lse, |lse| (lse.part(0..n, 0..heads.q), (1, each)));
+    let (tiles, granules) = ([out.part(0..n, 0..c), lse], [(1, each * d), granule]);
+    cx.pool.grid(tiles, granules, &|i, part, [mut out, mut lse], scratch| {
+        let (out, seen) = (out.row(0), source.seen(i));
+        let lse = if lse.n() > 0 { lse.row(0) } else { &mut [] };
+        if seen.is_empty() {
+            out.fill(0.0);
+            return lse.fill(f32::NEG_INFINITY);
+        }
+        let count = seen.len();
         let end = part * each + out.len() / d;
         let mut h = part * each;
         while h < end {
             let (kv, heads_here) = (h / group, (group - h % group).min(end - h));
-            let at = (h - part * each) * d;
-            let out = &mut out[at..at + heads_here * d];
+            let first = h - part * each;
+            let out = &mut out[first * d..(first + heads_here) * d];
             let q = View::strided(&q.row(i)[h * d..(h + heads_here) * d], heads_here, d, d);
             let p = &mut scratch.floats(heads_here * count.next_multiple_of(STEP))[..heads_here * count];
-            keys.head(heads, kv, count).dots(k, q, &mut Tile::new(p, heads_here, count));
-            for p in p.chunks_exact_mut(count) {
-                p.iter_mut().for_each(|s| *s *= heads.scale);
-                (k.softmax)(p);
+            source.keys.head(heads, kv, seen.clone()).dots(k, q, &mut Tile::new(p, heads_here, count));
+            for (j, p) in p.chunks_exact_mut(count).enumerate() {
+                finish(k, heads, p);
+                let sum = (k.softmax)(p);
+                if let Some(lse) = lse.get_mut(first + j) {
+                    *lse = sum;
+                }
             }
             out.fill(0.0);
             let p = View::new(p, heads_here, count);
-            values.head(heads, kv, count).sums(k, p, &mut Tile::new(out, heads_here, d));
+            source.values.head(heads, kv, seen.clone()).sums(k, p, &mut Tile::new(out, heads_here, d));
             h += heads_here;
         }
     });
 }
 
-/// Values that the passes over `n` positions hold for each thread.
+/// Values that the passes over `n` positions hold for each thread. Where queries and keys are not as many, `n` is the
+/// larger number.
 pub fn scratch(heads: Heads, n: usize) -> usize {
     let few = if n <= FEW { heads.q / heads.kv * STEP } else { 0 };
-    few.max(QUERIES.min(n) * n + (QUERIES.min(n) * n).max(KEYS * heads.dim))
+    let tile = QUERIES.min(n) * n;
+    let capped = if heads.cap.is_some() { tile } else { 0 };
+    few.max(tile + (tile + capped).max(KEYS * heads.dim))
 }
 
-/// Values that [`backward`] holds beside its arguments for `n` positions: what each query head adds to the keys and
-/// values that several share.
+/// Values that [`backward`] holds beside its arguments for `n` keys: what each query head adds to the keys and values
+/// that several share.
 pub fn shared(heads: Heads, n: usize) -> usize {
     if heads.q == heads.kv { 0 } else { 2 * n * heads.q * heads.dim }
 }
 
-/// Gradients of [`forward`] for one sequence that starts at position 0, with the weights computed again:
-/// `dV = pᵀ·do`, `ds = p ∘ (do·Vᵀ − Σ p∘(do·Vᵀ)) · scale`, `dq = ds·K`, `dK = dsᵀ·q`.
+/// Gradients of [`forward`] where query `i` stands at position `i`, with the weights computed again:
+/// `dV = pᵀ·do`, `ds = p ∘ (do·Vᵀ − Σ p∘(do·Vᵀ) + dlse) · (1 − (s / cap)²) · scale`, `dq = ds·K`, `dK = dsᵀ·q`, where `s`
+/// are the bounded scores; without a bound that factor is not there.
 /// Every query head is a part of its own; what heads of one group add to their keys and values is summed afterwards, in
-/// order. q, dout, dq: `[N, H·D]`; keys, values, dk, dv: `[N, KV·D]`; spare: grows once to [`shared`]. dq, dk and dv are
-/// overwritten.
+/// order. q, dout, dq: `[N, H·D]`; keys, values, dk, dv: `[n, KV·D]`; dlse: `[N, H]`; spare: grows once to [`shared`].
+/// dq, dk and dv are overwritten.
 pub fn backward(
     cx: &Compute,
     heads: Heads,
     q: View,
     keys: View,
     values: View,
+    sees: Sees,
     dout: View,
+    dlse: Option<View>,
     dq: &mut Tile,
     dk: &mut Tile,
     dv: &mut Tile,
     spare: &mut Buffer,
 ) {
     let (d, group) = (heads.dim, heads.q / heads.kv);
-    let (n, qc, kc) = (q.n, dq.c(), dk.c());
-    let wide = spare.room(shared(heads, n));
+    let (n, count, qc, kc) = (q.n, keys.n, dq.c(), dk.c());
+    let wide = spare.room(shared(heads, count));
     let (wide_k, wide_v) = wide.split_at_mut(wide.len() / 2);
     let (each_k, each_v) = match group {
-        1 => (dk.part(0..n, 0..kc), dv.part(0..n, 0..kc)),
-        _ => (Tile::new(wide_k, n, qc), Tile::new(wide_v, n, qc)),
+        1 => (dk.part(0..count, 0..kc), dv.part(0..count, 0..kc)),
+        _ => (Tile::new(wide_k, count, qc), Tile::new(wide_v, count, qc)),
     };
     cx.pool.columns([dq.part(0..n, 0..qc), each_k, each_v], [d; 3], &|h, [mut dq, mut dk, mut dv], scratch| {
-        head_backward(cx.kernels, heads, h, q, keys, values, dout, [&mut dq, &mut dk, &mut dv], scratch);
+        let grads = [&mut dq, &mut dk, &mut dv];
+        head_backward(cx.kernels, heads, h, q, [keys, values], sees, dout, dlse, grads, scratch);
     });
     if group == 1 {
         return;
     }
-    for (sum, wide) in [(dk.part(0..n, 0..kc), wide_k), (dv.part(0..n, 0..kc), wide_v)] {
-        let wide = View::new(wide, n, qc);
+    for (sum, wide) in [(dk.part(0..count, 0..kc), wide_k), (dv.part(0..count, 0..kc), wide_v)] {
+        let wide = View::new(wide, count, qc);
         cx.pool.rows([sum], [ROWS], &|part, [mut sum], _| {
             for i in 0..sum.n() {
                 let groups = wide.row(part * ROWS + i).chunks_exact(group * d);
@@ -226,44 +344,126 @@ pub fn backward(
     }
 }
 
-/// The part of query head `h`. dq, dk, dv: `[N, D]`, this head's.
+/// The part of query head `h`. dq: `[N, D]`, dk, dv: `[n, D]`, this head's.
 fn head_backward(
     k: &Kernels,
     heads: Heads,
     h: usize,
     q: View,
-    keys: View,
-    values: View,
+    [keys, values]: [View; 2],
+    sees: Sees,
     dout: View,
+    dlse: Option<View>,
     [dq, dk, dv]: [&mut Tile; 3],
     scratch: &mut Scratch,
 ) {
     let (n, d, kv) = (q.n, heads.dim, h / (heads.q / heads.kv));
-    let (key, value) = (keys.cols(kv * d..kv * d + d), values.cols(kv * d..kv * d + d));
-    for i in 0..n {
-        for tile in [&mut *dq, &mut *dk, &mut *dv] {
-            tile.row(i).fill(0.0);
-        }
+    let source = Source { keys: Memory::Rows(keys), values: Memory::Rows(values), n: keys.n, first: 0, sees };
+    for tile in [&mut *dq, &mut *dk, &mut *dv] {
+        (0..tile.n()).for_each(|i| tile.row(i).fill(0.0));
     }
     for start in (0..n).step_by(QUERIES) {
         let rows = start..(start + QUERIES).min(n);
-        let (m, count) = (rows.len(), rows.end);
-        let [p, ds] = scratch.two(m * count, m * count);
+        let span = source.span(&rows);
+        if span.is_empty() {
+            continue;
+        }
+        let (m, count) = (rows.len(), span.len());
+        let [p, ds, capped] = scratch.three(m * count, m * count, if heads.cap.is_some() { m * count } else { 0 });
+        // Keys that a row does not see have a weight of 0; their bounded scores only have to be numbers.
+        capped.fill(0.0);
         let q = q.rows(rows.clone()).cols(h * d..h * d + d);
         let dout = dout.rows(rows.clone()).cols(h * d..h * d + d);
-        weights(k, heads, q, &Memory::Rows(keys), start, h, p, &mut []);
-        (k.dots)(dout, value.rows(0..count), &mut Tile::new(ds, m, count));
-        for (p, ds) in p.chunks_exact(count).zip(ds.chunks_exact_mut(count)) {
+        weights(k, heads, q, &source, rows.clone(), span.clone(), h, p, capped, &mut no_lse().0, &mut []);
+        let value = values.rows(span.clone()).cols(kv * d..kv * d + d);
+        (k.dots)(dout, value, &mut Tile::new(ds, m, count));
+        for (i, (p, ds)) in p.chunks_exact(count).zip(ds.chunks_exact_mut(count)).enumerate() {
             let mut mean = [0.0];
             let (pv, dv) = (View::new(p, 1, count), View::new(ds, 1, count));
             (k.dots)(pv, dv, &mut Tile::new(&mut mean, 1, 1));
+            if let Some(dlse) = dlse {
+                mean[0] -= dlse.row(rows.start + i)[h];
+            }
             for (ds, p) in ds.iter_mut().zip(p) {
                 *ds = p * (*ds - mean[0]) * heads.scale;
             }
         }
+        if let Some(cap) = heads.cap {
+            for (ds, capped) in ds.iter_mut().zip(capped) {
+                *ds *= super::cap_slope(*capped, cap);
+            }
+        }
         let (p, ds) = (View::new(p, m, count), View::new(ds, m, count));
-        (k.sums)(ds, key.rows(0..count), &mut dq.part(rows, 0..d));
-        (k.outer)(ds, q, &mut dk.part(0..count, 0..d));
-        (k.outer)(p, dout, &mut dv.part(0..count, 0..d));
+        let key = keys.rows(span.clone()).cols(kv * d..kv * d + d);
+        (k.sums)(ds, key, &mut dq.part(rows, 0..d));
+        (k.outer)(ds, q, &mut dk.part(span.clone(), 0..d));
+        (k.outer)(p, dout, &mut dv.part(span, 0..d));
     }
+}
+
+/// Shares `e^a / (e^a + e^b)` and `e^b / (e^a + e^b)`, and `ln (e^a + e^b)`; all shares are 0 where both sums are.
+fn shares(a: f32, b: f32) -> ([f32; 2], f32) {
+    let max = a.max(b);
+    if max == f32::NEG_INFINITY {
+        return ([0.0; 2], max);
+    }
+    let (a, b) = (math::exp(a - max), math::exp(b - max));
+    ([a / (a + b), b / (a + b)], max + libm::logf(a + b))
+}
+
+/// Joins what two sources gave: `o = Σ o_i e^{l_i} / Σ e^{l_i}` with their sums `l`, and `lse` becomes `ln Σ e^{l_i}`.
+/// out, more: `[N, H·D]`, lse, more_lse: `[N, H]`; out and lse are the first source's and then the joined.
+pub fn combine(cx: &Compute, heads: Heads, out: &mut Tile, lse: &mut Tile, more: View, more_lse: View) {
+    let (n, c, h) = (out.n(), out.c(), heads.q);
+    cx.pool.rows([out.part(0..n, 0..c), lse.part(0..n, 0..h)], [ROWS; 2], &|part, [mut out, mut lse], _| {
+        for i in 0..out.n() {
+            let (more, more_lse) = (more.row(part * ROWS + i), more_lse.row(part * ROWS + i));
+            let outs = out.row(i).chunks_exact_mut(heads.dim).zip(more.chunks_exact(heads.dim));
+            for ((out, more), (l, more_l)) in outs.zip(lse.row(i).iter_mut().zip(more_lse)) {
+                let ([a, b], joined) = shares(*l, *more_l);
+                for (out, more) in out.iter_mut().zip(more) {
+                    *out = a * *out + b * more;
+                }
+                *l = joined;
+            }
+        }
+    });
+}
+
+/// Gradients of [`combine`]: with the shares `a_i = e^{l_i} / Σ e^{l_j}` of the two sources `do_i = a_i · do` and
+/// `dl_i = a_0 a_1 · do·(o_i − o_j) + a_i · dlse`. `parts`: out, `[N, H·D]`, and lse, `[N, H]`, of each source before
+/// they were joined; dout, dlse: those of the joined, dlse if something reads it; `grads`: like `parts`, overwritten.
+pub fn combine_backward(
+    cx: &Compute,
+    heads: Heads,
+    parts: [(View, View); 2],
+    dout: View,
+    dlse: Option<View>,
+    grads: [(&mut Tile, &mut Tile); 2],
+) {
+    let (n, d, [(out, lse), (more, more_lse)]) = (dout.n, heads.dim, parts);
+    let [(dout_a, dlse_a), (dout_b, dlse_b)] = grads;
+    let (c, h) = (dout_a.c(), heads.q);
+    let tiles = [dout_a.part(0..n, 0..c), dlse_a.part(0..n, 0..h), dout_b.part(0..n, 0..c), dlse_b.part(0..n, 0..h)];
+    cx.pool.rows(tiles, [ROWS; 4], &|part, [mut da, mut la, mut db, mut lb], scratch| {
+        let apart = scratch.floats(d);
+        for i in 0..da.n() {
+            let row = part * ROWS + i;
+            for h in 0..heads.q {
+                let at = h * d..h * d + d;
+                let ([a, b], _) = shares(lse.row(row)[h], more_lse.row(row)[h]);
+                let dout = &dout.row(row)[at.clone()];
+                let both = out.row(row)[at.clone()].iter().zip(&more.row(row)[at.clone()]);
+                apart.iter_mut().zip(both).for_each(|(apart, (out, more))| *apart = out - more);
+                let mut slope = [0.0];
+                (cx.kernels.dots)(View::new(dout, 1, d), View::new(apart, 1, d), &mut Tile::new(&mut slope, 1, 1));
+                let (slope, dlse) = (a * b * slope[0], dlse.map_or(0.0, |dlse| dlse.row(row)[h]));
+                la.row(i)[h] = a * dlse + slope;
+                lb.row(i)[h] = b * dlse - slope;
+                for ((da, db), dout) in da.row(i)[at.clone()].iter_mut().zip(&mut db.row(i)[at]).zip(dout) {
+                    (*da, *db) = (a * dout, b * dout);
+                }
+            }
+        }
+    });
 }

@@ -1,8 +1,8 @@
 //! The output head: logits, and log-probabilities streamed over slices of the vocabulary.
 
 use super::ROWS;
-use super::linear::{self, Back, Input, Path, Place, Rounded};
-use crate::kernel::{Buffer, Compute, Tile, View};
+use super::linear::{self, Accumulate, Back, Input, Path, Rounded};
+use crate::kernel::{Buffer, Compute, Kernels, Scratch, Tile, View};
 use crate::math;
 use crate::quant::Matrix;
 use std::prelude::v1::*;
@@ -35,16 +35,65 @@ pub fn slice(w: &Matrix) -> Matrix {
     w.part(0..SLICE.min(w.rows))
 }
 
-/// `logp[i] = ln softmax(x[i] · Wᵀ)[targets[i]]`, and its gradient with respect to the input,
-/// `g[i] = W[targets[i]] − Σ_v softmax_v · W[v]`, if `g` is there. One pass over slices of the vocabulary: the sum over
-/// it is kept under a running maximum and rescaled when that rises, so the logits of one slice alone exist, and an
-/// objective may weigh the rows afterwards. `norm[i]` becomes `ln Σ_v exp(z_v)`. What the target itself adds to `g` is
-/// computed from its row, `(1 − softmax) · W[target]`, so that nothing cancels.
+/// What becomes of the products with the output matrix before they are logits: `z · scale`, and with a bound `c`
+/// `c · tanh(z · scale / c)` (arXiv:2408.00118).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Finish {
+    /// What products are multiplied with.
+    pub scale: f32,
+    /// The bound.
+    pub cap: Option<f32>,
+}
+
+impl Finish {
+    /// Products are logits.
+    pub const NONE: Finish = Finish { scale: 1.0, cap: None };
+
+    /// Makes products logits. logits: any number of rows, `[…, V]`.
+    pub fn apply(&self, cx: &Compute, logits: &mut [f32]) {
+        /// Values of a part.
+        const PART: usize = 4096;
+        if *self == Finish::NONE {
+            return;
+        }
+        let n = logits.len();
+        let part = |_, [mut z]: [Tile; 1], _: &mut Scratch| self.row(cx.kernels, z.row(0));
+        cx.pool.columns([Tile::new(logits, 1, n)], [PART], &part);
+    }
+
+    fn row(&self, k: &Kernels, z: &mut [f32]) {
+        if self.scale != 1.0 {
+            z.iter_mut().for_each(|z| *z *= self.scale);
+        }
+        if let Some(cap) = self.cap {
+            super::cap(k, z, cap);
+        }
+    }
+
+    /// The slope of a logit by its product.
+    #[inline(always)]
+    fn slope(&self, logit: f32) -> f32 {
+        self.cap.map_or(self.scale, |cap| self.scale * super::cap_slope(logit, cap))
+    }
+
+    /// `d *= slope`, for the slopes of some logits.
+    fn back(&self, logits: &[f32], d: &mut [f32]) {
+        d.iter_mut().zip(logits).for_each(|(d, z)| *d *= self.slope(*z));
+    }
+}
+
+/// `logp[i] = ln softmax(z[i])[targets[i]]` with the logits `z[i] = f(x[i] · Wᵀ)` of `finish`, and its gradient with
+/// respect to the input, `g[i] = f′_t · W[t] − Σ_v softmax_v · f′_v · W[v]` with `t = targets[i]`, if `g` is there. One
+/// pass over slices of the vocabulary: the sum over it is kept under a running maximum and rescaled when that rises, so
+/// the logits of one slice alone exist, and an objective may weigh the rows afterwards. `norm[i]` becomes
+/// `ln Σ_v exp(z_v)`. What the target itself adds to `g` is computed from its row, `(1 − softmax) · f′ · W[target]`, so
+/// that nothing cancels.
 /// x, g: `[N, C]`, W: `[V, C]`, logp, norm: `[N]`, overwritten. `slice`: rows that go together, one of [`SLICES`].
 pub fn log_probs(
     cx: &Compute,
     path: Path,
     w: &Matrix,
+    finish: Finish,
     x: View,
     targets: &[u32],
     logp: &mut [f32],
@@ -59,7 +108,7 @@ pub fn log_probs(
         let rows = first..(first + slice).min(x.n);
         let g = g.as_deref_mut().map(|g| &mut g[rows.start * x.c..rows.end * x.c]);
         let (logp, norm) = (&mut logp[rows.clone()], &mut norm[rows.clone()]);
-        some_log_probs(cx, path, w, x.rows(rows.clone()), &targets[rows], logp, norm, g, logits, rounded, back);
+        some_log_probs(cx, path, w, finish, x.rows(rows.clone()), &targets[rows], logp, norm, g, logits, rounded, back);
     }
 }
 
@@ -67,6 +116,7 @@ fn some_log_probs(
     cx: &Compute,
     path: Path,
     w: &Matrix,
+    finish: Finish,
     x: View,
     targets: &[u32],
     logp: &mut [f32],
@@ -96,13 +146,16 @@ fn some_log_probs(
             Tile::new(logp, n, 1),
             Tile::new(g.as_deref_mut().unwrap_or_default(), n, width),
         ];
-        cx.pool.rows(tiles, [ROWS; 4], &|part, [mut z, mut state, mut logp, mut g], _| {
+        cx.pool.rows(tiles, [ROWS; 4], &|part, [mut z, mut state, mut logp, mut g], scratch| {
             for i in 0..z.n() {
                 let target = (targets[part * ROWS + i] as usize).checked_sub(start).filter(|t| *t < count);
                 let ([top, sum], z) = (state.row(i).as_chunks_mut::<2>().0[0].each_mut(), z.row(i));
+                finish.row(k, z);
                 if let Some(target) = target {
                     logp.row(i)[0] = z[target];
                 }
+                let kept = scratch.floats(if width > 0 && finish != Finish::NONE { count } else { 0 });
+                kept.iter_mut().zip(&*z).for_each(|(kept, z)| *kept = *z);
                 let here = (k.softmax)(z);
                 if here > *top {
                     let shrink = math::exp(*top - here);
@@ -114,6 +167,7 @@ fn some_log_probs(
                 *sum += weight;
                 if width > 0 {
                     z.iter_mut().for_each(|v| *v *= -weight);
+                    finish.back(kept, z);
                     if let Some(target) = target {
                         z[target] = 0.0;
                     }
@@ -121,7 +175,7 @@ fn some_log_probs(
             }
         });
         if let Some(g) = &mut g {
-            linear::backward(cx, path, &part, View::new(z, n, count), Place::Sum, &mut Tile::new(g, n, c), back);
+            linear::backward(cx, path, &part, View::new(z, n, count), Accumulate::Add, &mut Tile::new(g, n, c), back);
         }
     }
     let width = if g.is_some() { c } else { 0 };
@@ -134,13 +188,14 @@ fn some_log_probs(
     cx.pool.rows(tiles, [ROWS; 4], &|part, [mut state, mut logp, mut norm, mut g], scratch| {
         for i in 0..logp.n() {
             let [top, sum] = state.row(i).as_chunks::<2>().0[0];
+            let slope = finish.slope(logp.row(i)[0]);
             norm.row(i)[0] = top + libm::logf(sum);
             logp.row(i)[0] -= norm.row(i)[0];
             if width > 0 {
                 let target = targets[part * ROWS + i] as usize;
                 let row = scratch.floats(c);
                 (k.decode)(w, target..target + 1, 0..c, row);
-                let (scale, rest) = (1.0 / sum, -libm::expm1f(logp.row(i)[0]));
+                let (scale, rest) = (1.0 / sum, -libm::expm1f(logp.row(i)[0]) * slope);
                 for (g, w) in g.row(i).iter_mut().zip(row) {
                     *g = *g * scale + rest * *w;
                 }
@@ -149,16 +204,28 @@ fn some_log_probs(
     });
 }
 
-/// `dW += dlogitsᵀ · x` for an output matrix that is trained itself, with `dlogits[i] = c[i] · (onehot − softmax)`
+/// `dW += dzᵀ · x` for an output matrix that is trained itself, with `dz[i] = c[i] · (onehot − softmax) ∘ f′`
 /// computed again slice by slice under the `norm` of [`log_probs`]. x: `[N, C]`, c, norm: `[N]`, dw: `[V, C]`.
-pub fn backward_weights(cx: &Compute, w: &Matrix, x: View, targets: &[u32], c: &[f32], norm: &[f32], dw: &mut [f32]) {
+pub fn backward_weights(
+    cx: &Compute,
+    w: &Matrix,
+    finish: Finish,
+    x: View,
+    targets: &[u32],
+    c: &[f32],
+    norm: &[f32],
+    dw: &mut [f32],
+) {
     let (n, k) = (x.n, cx.kernels);
     cx.pool.rows([Tile::new(dw, w.rows, w.cols)], [TRAINED], &|part, [mut dw], scratch| {
         let (start, count) = (part * TRAINED, dw.n());
-        let [tile, z] = scratch.two(count * w.cols, n * count);
+        let kept = if finish == Finish::NONE { 0 } else { count };
+        let [tile, z, kept] = scratch.three(count * w.cols, n * count, kept);
         (k.decode)(w, start..start + count, 0..w.cols, tile);
         (k.dots)(x, View::new(tile, count, w.cols), &mut Tile::new(z, n, count));
         for (i, z) in z.chunks_exact_mut(count).enumerate() {
+            finish.row(k, z);
+            kept.iter_mut().zip(&*z).for_each(|(kept, z)| *kept = *z);
             for v in z.iter_mut() {
                 *v -= norm[i];
             }
@@ -170,6 +237,7 @@ pub fn backward_weights(cx: &Compute, w: &Matrix, x: View, targets: &[u32], c: &
             if (start..start + count).contains(&target) {
                 z[target - start] += c[i];
             }
+            finish.back(kept, z);
         }
         (k.outer)(View::new(z, n, count), x, &mut dw);
     });

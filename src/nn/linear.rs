@@ -1,4 +1,4 @@
-//! Products with a frozen matrix: `y = x · Wᵀ`, and `dx += dy · W`.
+//! Products with a frozen matrix, `y = x · Wᵀ` and `dx += dy · W`, and biases.
 
 use crate::kernel::{Acts8, Buffer, Compute, Kernels, Tile, View, Words};
 use crate::quant::{Format, Halves, Matrix};
@@ -230,17 +230,17 @@ pub fn scratch(path: Path, w: &Matrix, n: usize, threads: usize) -> usize {
     if path == Path::Fast { ahead.max(back) } else { exact }
 }
 
-/// What becomes of a gradient's place.
+/// What becomes of what a gradient's place holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
-    /// It is overwritten: whatever it held does not count.
-    Fresh,
+pub enum Accumulate {
+    /// It is overwritten and does not count.
+    Set,
     /// It is added to.
-    Sum,
+    Add,
 }
 
 /// `dx = dy · W`, or `dx += dy · W`. dy: `[N, F]`, W: `[F, C]`, dx: `[N, C]`.
-pub fn backward(cx: &Compute, path: Path, w: &Matrix, dy: View, into: Place, dx: &mut Tile, back: &mut Back) {
+pub fn backward(cx: &Compute, path: Path, w: &Matrix, dy: View, into: Accumulate, dx: &mut Tile, back: &mut Back) {
     assert!(dy.c == w.rows && dx.c() == w.cols && dx.n() == dy.n, "shapes of a linear layer");
     match path {
         Path::Fast if Back::takes(w) => back.product(cx, w, dy, into, dx),
@@ -248,13 +248,13 @@ pub fn backward(cx: &Compute, path: Path, w: &Matrix, dy: View, into: Place, dx:
     }
 }
 
-fn backward_exact(cx: &Compute, w: &Matrix, dy: View, into: Place, dx: &mut Tile) {
+fn backward_exact(cx: &Compute, w: &Matrix, dy: View, into: Accumulate, dx: &mut Tile) {
     let k = cx.kernels;
     let (n, c) = (dx.n(), dx.c());
     let granule = granule(w, cx.pool.threads());
     cx.pool.columns([dx.part(0..n, 0..c)], [granule], &|part, [mut dx], scratch| {
         let cols = part * granule..(part * granule + granule).min(c);
-        if into == Place::Fresh {
+        if into == Accumulate::Set {
             (0..n).for_each(|i| dx.row(i).fill(0.0));
         }
         if let Some(values) = w.floats() {
@@ -315,7 +315,7 @@ impl Back {
         dy + columns + sums
     }
 
-    fn product(&mut self, cx: &Compute, w: &Matrix, dy: View, into: Place, dx: &mut Tile) {
+    fn product(&mut self, cx: &Compute, w: &Matrix, dy: View, into: Accumulate, dx: &mut Tile) {
         let (n, k) = (dy.n, cx.kernels);
         self.dy.resize(n, w.rows, false);
         cx.quantize(dy, &mut self.dy);
@@ -324,7 +324,7 @@ impl Back {
             let columns = self.columns(cx, w, cols.clone());
             let (count, acts) = (cols.len(), &self.dy);
             let granule = share(count, cx.pool.threads());
-            if into == Place::Fresh {
+            if into == Accumulate::Set {
                 cx.pool.columns([dx.part(0..n, cols)], [granule], &|part, [mut dx], scratch| {
                     let rows = part * granule..part * granule + dx.c();
                     (k.int_dots)(&columns, rows, &[], acts, &mut dx, scratch);
@@ -375,5 +375,22 @@ pub fn backward_weights(cx: &Compute, x: View, dy: View, dw: &mut Tile) {
     cx.pool.rows([dw.part(0..n, 0..c)], [TILE], &|part, [mut dw], _| {
         let rows = part * TILE..part * TILE + dw.n();
         (cx.kernels.outer)(dy.cols(rows), x, &mut dw);
+    });
+}
+
+/// `y += bias` in every row. y: `[N, F]`, bias: `[F]`.
+pub fn add_bias(cx: &Compute, y: &mut Tile, bias: &[f32]) {
+    let (n, f) = (y.n(), y.c());
+    cx.pool.rows([y.part(0..n, 0..f)], [super::ROWS], &|_, [mut y], _| {
+        (0..y.n()).for_each(|i| super::add(bias, y.row(i)));
+    });
+}
+
+/// `dbias += Σ_rows dy`, in the order of rows, for biases that are trained themselves. dy: `[N, F]`, dbias: `[F]`.
+pub fn backward_bias(cx: &Compute, dy: View, dbias: &mut [f32]) {
+    let granule = COLUMNS[0];
+    cx.pool.columns([Tile::new(dbias, 1, dy.c)], [granule], &|part, [mut dbias], _| {
+        let dy = dy.cols(part * granule..part * granule + dbias.c());
+        (0..dy.n).for_each(|i| super::add(dy.row(i), dbias.row(0)));
     });
 }

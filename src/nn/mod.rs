@@ -1,20 +1,48 @@
 //! The layers, a file each, forward and backward side by side. Nothing here knows of adapters or of a model: functions
 //! over rows, with the shapes in their first line.
 //!
-//! Every `*_backward` **adds** into the gradients it is given, but for attention's and where [`linear::Place`] says so. Outside the kernels no fused multiply-add is used, so
-//! these loops give the same bits on every target.
+//! Every `*_backward` **adds** into the gradients it is given, but for those of attention and of activation functions,
+//! and where [`linear::Accumulate`] says so. Outside the kernels no fused multiply-add is used, so these loops give the
+//! same bits on every target.
 
 pub mod attention;
 pub mod embed;
+pub mod ffn;
 pub mod head;
 pub mod linear;
 pub mod norm;
 pub mod rope;
 
-use crate::kernel::{Compute, Tile};
+use crate::kernel::{Compute, Kernels, Tile};
+use crate::math;
 
 /// Rows a thread takes at a time where rows are independent.
 pub(crate) const ROWS: usize = 8;
+
+/// Values that are copied together to be given to a kernel.
+const CHUNK: usize = 64;
+
+/// `x = cap · tanh(x / cap)`.
+fn cap(k: &Kernels, x: &mut [f32], cap: f32) {
+    let mut e = [0.0; CHUNK];
+    for x in x.chunks_mut(CHUNK) {
+        let e = &mut e[..x.len()];
+        for (e, x) in e.iter_mut().zip(x.iter_mut()) {
+            *x /= cap;
+            *e = -2.0 * x.abs();
+        }
+        (k.exp)(e);
+        for (x, e) in x.iter_mut().zip(e) {
+            *x = cap * math::tanh(*x, *e);
+        }
+    }
+}
+
+/// The slope of [`cap`], from its result: `1 − (y / cap)²`.
+#[inline(always)]
+fn cap_slope(y: f32, cap: f32) -> f32 {
+    1.0 - (y / cap) * (y / cap)
+}
 
 /// `out = a + b`, all threads. Each `[N, C]`.
 pub fn sum(cx: &Compute, a: &[f32], b: &[f32], c: usize, out: &mut [f32]) {
@@ -35,3 +63,6 @@ pub fn add(x: &[f32], y: &mut [f32]) {
         *y += x;
     }
 }
+
+#[cfg(all(test, feature = "std"))]
+mod tests;

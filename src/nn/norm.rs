@@ -1,9 +1,46 @@
-//! Root-mean-square norm: `y = x · r · w` with `r = 1 / √(mean(x²) + ε)` (arXiv:1910.07467).
+//! Norms of rows, by their root mean square or by their mean and variance.
+//!
+//! Norms of the heads of a row are the same functions on a view of `[N·H, D]`: rows of heads without gaps are that
+//! already.
 
 use super::ROWS;
 use crate::kernel::{Compute, Tile, View};
 use crate::math;
 use std::prelude::v1::*;
+
+/// What a row is divided by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Its root mean square: `y = x · r · w + b` with `r = 1 / √(mean(x²) + ε)` (arXiv:1910.07467).
+    Rms,
+    /// Its standard deviation, after its mean `m` is taken off: `y = (x − m) · r · w + b` with
+    /// `r = 1 / √(mean((x − m)²) + ε)` (arXiv:1607.06450).
+    Layer,
+}
+
+/// A norm.
+#[derive(Clone, Copy, Debug)]
+pub struct Norm {
+    /// Its kind.
+    pub kind: Kind,
+    /// ε.
+    pub eps: f32,
+}
+
+impl Norm {
+    /// What is taken off a row and what it is then multiplied with: `(m, r)`, with `m = 0` for [`Kind::Rms`].
+    fn of(self, cx: &Compute, x: &[f32]) -> (f32, f32) {
+        let c = x.len() as f32;
+        let (mean, square) = match self.kind {
+            Kind::Rms => (0.0, dot(cx, x, x) / c),
+            Kind::Layer => {
+                let mean = total(x, |v| v) / c;
+                (mean, total(x, |v| (v - mean) * (v - mean)) / c)
+            }
+        };
+        (mean, 1.0 / math::sqrt(square + self.eps))
+    }
+}
 
 fn dot(cx: &Compute, x: &[f32], y: &[f32]) -> f32 {
     let mut out = [0.0];
@@ -11,35 +48,55 @@ fn dot(cx: &Compute, x: &[f32], y: &[f32]) -> f32 {
     out[0]
 }
 
-fn scale(cx: &Compute, x: &[f32], eps: f32) -> f32 {
-    1.0 / math::sqrt(dot(cx, x, x) / x.len() as f32 + eps)
+/// The sum of `f(x)`, in lanes: shorter sums are more exact, and loops over lanes vectorise.
+fn total(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
+    let mut lanes = [0.0; 16];
+    for x in x.chunks(16) {
+        for (lane, &v) in lanes.iter_mut().zip(x) {
+            *lane += f(v);
+        }
+    }
+    lanes.iter().sum()
 }
 
-/// x: `[N, C]`, w: `[C]`, y: `[N, C]`, overwritten.
-pub fn forward(cx: &Compute, x: View, w: &[f32], eps: f32, y: &mut Tile) {
+/// x, y: `[N, C]`, gain, bias: `[C]`; y is overwritten.
+pub fn forward(cx: &Compute, norm: Norm, x: View, gain: &[f32], bias: Option<&[f32]>, y: &mut Tile) {
     let (n, c) = (y.n(), y.c());
     cx.pool.rows([y.part(0..n, 0..c)], [ROWS], &|part, [mut y], _| {
         for i in 0..y.n() {
             let x = x.row(part * ROWS + i);
-            let r = scale(cx, x, eps);
-            for ((y, x), w) in y.row(i).iter_mut().zip(x).zip(w) {
-                *y = x * r * w;
+            let (mean, r) = norm.of(cx, x);
+            for ((y, x), w) in y.row(i).iter_mut().zip(x).zip(gain) {
+                *y = (x - mean) * r * w;
+            }
+            if let Some(bias) = bias {
+                super::add(bias, y.row(i));
             }
         }
     });
 }
 
-/// `dx += r · (w ∘ dy) − x · r³ / C · Σ(w ∘ dy ∘ x)`. x, dy, dx: `[N, C]`, w: `[C]`.
-pub fn backward(cx: &Compute, x: View, w: &[f32], eps: f32, dy: View, dx: &mut Tile) {
+/// `dx += r · (g − h · mean(g ∘ h))` with `g = gain ∘ dy` and the normed row `h = (x − m) · r`; [`Kind::Layer`] takes
+/// `mean(g)` off the bracket. x, dy, dx: `[N, C]`, gain: `[C]`.
+pub fn backward(cx: &Compute, norm: Norm, x: View, gain: &[f32], dy: View, dx: &mut Tile) {
     let (n, c) = (dx.n(), dx.c());
     cx.pool.rows([dx.part(0..n, 0..c)], [ROWS], &|part, [mut dx], scratch| {
-        let wdy = scratch.floats(c);
+        let [wdy, centred] = scratch.two(c, c);
         for i in 0..dx.n() {
             let (x, dy) = (x.row(part * ROWS + i), dy.row(part * ROWS + i));
-            let r = scale(cx, x, eps);
-            for ((t, w), dy) in wdy.iter_mut().zip(w).zip(dy) {
+            let (mean, r) = norm.of(cx, x);
+            for ((t, w), dy) in wdy.iter_mut().zip(gain).zip(dy) {
                 *t = w * dy;
             }
+            let x = match norm.kind {
+                Kind::Rms => x,
+                Kind::Layer => {
+                    let off = total(wdy, |v| v) / c as f32;
+                    wdy.iter_mut().for_each(|v| *v -= off);
+                    centred.iter_mut().zip(x).for_each(|(h, x)| *h = x - mean);
+                    &*centred
+                }
+            };
             let back = dot(cx, wdy, x) * r * r * r / c as f32;
             for ((dx, t), x) in dx.row(i).iter_mut().zip(wdy.iter()).zip(x) {
                 *dx += t * r - x * back;
@@ -48,12 +105,16 @@ pub fn backward(cx: &Compute, x: View, w: &[f32], eps: f32, dy: View, dx: &mut T
     });
 }
 
-/// `dw += Σ_rows dy ∘ x · r`, for gains that are trained themselves. x, dy: `[N, C]`, dw: `[C]`.
-pub fn backward_weights(cx: &Compute, x: View, eps: f32, dy: View, dw: &mut [f32]) {
+/// `dgain += Σ_rows dy ∘ (x − m) · r` and `dbias += Σ_rows dy`, for gains and biases that are trained themselves. x,
+/// dy: `[N, C]`, dgain, dbias: `[C]`.
+pub fn backward_weights(cx: &Compute, norm: Norm, x: View, dy: View, dgain: &mut [f32], mut dbias: Option<&mut [f32]>) {
     for i in 0..x.n {
-        let r = scale(cx, x.row(i), eps);
-        for ((dw, x), dy) in dw.iter_mut().zip(x.row(i)).zip(dy.row(i)) {
-            *dw += dy * (x * r);
+        let (mean, r) = norm.of(cx, x.row(i));
+        for ((dgain, x), dy) in dgain.iter_mut().zip(x.row(i)).zip(dy.row(i)) {
+            *dgain += dy * ((x - mean) * r);
+        }
+        if let Some(dbias) = &mut dbias {
+            super::add(dy.row(i), dbias);
         }
     }
 }

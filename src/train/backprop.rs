@@ -144,7 +144,7 @@ impl Backprop {
         let (mut sums, mut normed) = (vec![0.0; d], vec![0.0; d]);
         for row in self.x[..n * d].chunks_exact(d) {
             let mut y = Tile::new(&mut normed, 1, d);
-            norm::forward(&m.compute, View::new(row, 1, d), &m.weights.norm, m.hparams.eps, &mut y);
+            norm::forward(&m.compute, block::rms(&m.hparams), View::new(row, 1, d), &m.weights.norm, None, &mut y);
             sums.iter_mut().zip(&normed).for_each(|(sum, v)| *sum += f64::from(*v));
         }
         let length = libm::sqrt(sums.iter().map(|v| v * v).sum::<f64>());
@@ -171,7 +171,7 @@ impl Backprop {
                 lowest
             }
             _ => {
-                embed::forward(cx, &m.weights.embed, &batch.tokens, &mut Tile::new(x, n, d));
+                embed::forward(cx, &m.weights.embed, &batch.tokens, 1.0, &mut Tile::new(x, n, d));
                 0
             }
         };
@@ -199,9 +199,10 @@ impl Backprop {
         let normed = self.normed.room(n * d);
         norm::forward(
             &m.compute,
+            block::rms(&m.hparams),
             View::new(gathered, n, d),
             &m.weights.norm,
-            m.hparams.eps,
+            None,
             &mut Tile::new(normed, n, d),
         );
         let (logp, norms) = (self.logp.room(n), self.norms.room(n));
@@ -209,7 +210,22 @@ impl Backprop {
         let Workspace { rounded, back, .. } = &mut self.work;
         let (x, head) = (View::new(normed, n, d), m.weights.head());
         let (slice, logits) = (self.slice, &mut self.logits);
-        head::log_probs(&m.compute, self.path, head, x, &batch.targets, logp, norms, g, slice, logits, rounded, back);
+        let none = head::Finish::NONE;
+        head::log_probs(
+            &m.compute,
+            self.path,
+            head,
+            none,
+            x,
+            &batch.targets,
+            logp,
+            norms,
+            g,
+            slice,
+            logits,
+            rounded,
+            back,
+        );
         batch.sum(logp)
     }
 
@@ -245,12 +261,12 @@ impl Backprop {
             let x = View::new(&self.normed, counted, d);
             let weights: Vec<f32> = batch.owners.iter().map(|owner| slopes[*owner]).collect();
             let (head, norms) = (m.weights.head(), &self.norms[..counted]);
-            head::backward_weights(cx, head, x, &batch.targets, &weights, norms, &mut grads[at]);
-            norm::backward_weights(cx, gathered, h.eps, dnormed, &mut grads[places.norm.clone()]);
+            head::backward_weights(cx, head, head::Finish::NONE, x, &batch.targets, &weights, norms, &mut grads[at]);
+            norm::backward_weights(cx, block::rms(h), gathered, dnormed, &mut grads[places.norm.clone()], None);
         }
         let dgathered = self.dgathered.room(counted * d);
         dgathered.fill(0.0);
-        norm::backward(cx, gathered, &m.weights.norm, h.eps, dnormed, &mut Tile::new(dgathered, counted, d));
+        norm::backward(cx, block::rms(h), gathered, &m.weights.norm, dnormed, &mut Tile::new(dgathered, counted, d));
         let dx = self.dx.room(n * d);
         dx.fill(0.0);
         for (row, g) in batch.rows.iter().zip(dgathered.chunks_exact(d)) {
@@ -271,7 +287,7 @@ impl Backprop {
             block::backward(m, self.path, layer, &batch.layout, x, a, dx, sink, below, &mut self.grads, &mut self.work);
         }
         if let Sink::Weights(places, grads) = sink {
-            embed::backward_weights(&batch.tokens, View::new(dx, n, d), &mut grads[places.embed.clone()]);
+            embed::backward_weights(&batch.tokens, View::new(dx, n, d), 1.0, &mut grads[places.embed.clone()]);
         }
         loss
     }

@@ -115,7 +115,7 @@ impl Lower {
             return;
         }
         let (n, made) = (tokens.len(), self.x.room(tokens.len() * d));
-        embed::forward(&m.compute, &m.weights.embed, &tokens, &mut Tile::new(made, n, d));
+        embed::forward(&m.compute, &m.weights.embed, &tokens, 1.0, &mut Tile::new(made, n, d));
         for layer in 0..blocks {
             block::forward(m, &[], Path::Exact, layer, &layout, None, made, acts, work);
         }

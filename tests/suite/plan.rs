@@ -8,7 +8,7 @@ use mynah::container::head::Head;
 use mynah::gguf::Gguf;
 use mynah::kernel::{Buffer, Compute, Pool, Tile, View};
 use mynah::model::{Model, Precision};
-use mynah::nn::attention::{self, Heads};
+use mynah::nn::attention::{self, Heads, Sees};
 use mynah::nn::linear::Path as Products;
 use mynah::train::data::Order;
 use mynah::train::plan::{Change, Refusal, Rows, Run, Subject};
@@ -146,7 +146,7 @@ fn reserved_is_planned_alone() {
 #[test]
 #[ignore = "counts the whole process's memory; the next test runs it alone"]
 fn attention_holds_no_square_of_positions_alone() {
-    let heads = Heads { q: 4, kv: 2, dim: 16, scale: 0.25 };
+    let heads = Heads { q: 4, kv: 2, dim: 16, scale: 0.25, cap: None };
     let mut held = Vec::new();
     for n in [512, 2048] {
         let cx = Compute { kernels: mynah::kernel::best(), pool: Pool::new(1) };
@@ -161,7 +161,9 @@ fn attention_holds_no_square_of_positions_alone() {
                 View::new(&q, n, 64),
                 View::new(&k, n, 32),
                 View::new(&v, n, 32),
+                Sees::Causal,
                 View::new(&dout, n, 64),
+                None,
                 &mut Tile::new(&mut dq, n, 64),
                 &mut Tile::new(&mut dk, n, 32),
                 &mut Tile::new(&mut dv, n, 32),

@@ -11,9 +11,10 @@ use mynah::decode::{Sampler, Sampling};
 use mynah::kernel::pool::bind;
 use mynah::kernel::{self, Acts8, CODES, Compute, Kernels, PLAIN, Pool, Stored, Tile, View};
 use mynah::model::CacheType;
-use mynah::nn::attention::{self, Heads, Memory};
-use mynah::nn::linear::{self, Back, Input, Path, Place, Rounded};
-use mynah::nn::{norm, rope};
+use mynah::nn::attention::{self, Heads, Memory, Sees, Source};
+use mynah::nn::linear::{self, Accumulate, Back, Input, Path, Rounded};
+use mynah::nn::norm::{self, Kind, Norm};
+use mynah::nn::rope::{Pairing, Rope, Turns};
 use mynah::quant::{FORMATS, Format, Matrix};
 use serde_json::json;
 use std::hint::black_box;
@@ -108,7 +109,15 @@ fn sample(k: &'static Kernels, w: &Matrix, x: &[f32]) -> Vec<f32> {
         }
         for path in [Path::Exact, Path::Fast] {
             let (mut dx, mut back) = (vec![1.0; n * c], Back::default());
-            linear::backward(&cx, path, w, View::new(x, n, f), Place::Sum, &mut Tile::new(&mut dx, n, c), &mut back);
+            linear::backward(
+                &cx,
+                path,
+                w,
+                View::new(x, n, f),
+                Accumulate::Add,
+                &mut Tile::new(&mut dx, n, c),
+                &mut back,
+            );
             all.extend(dx);
         }
     }
@@ -155,7 +164,7 @@ fn products(k: &'static Kernels, small: &Matrix, large: &Matrix, x: &[f32]) -> P
             let dy = View::new(x, BACK, w.rows);
             time(|| {
                 let dx = &mut Tile::new(black_box(&mut dx), BACK, COLS);
-                linear::backward(&cx, Path::Exact, w, dy, Place::Sum, dx, &mut back);
+                linear::backward(&cx, Path::Exact, w, dy, Accumulate::Add, dx, &mut back);
             })
         };
         let seconds = run(&few);
@@ -184,7 +193,8 @@ struct Bed {
     codes: Vec<i8>,
     scales: Vec<u16>,
     acts: Acts8,
-    rope: rope::Table,
+    rope: Rope,
+    turns: Turns,
     samplers: [Sampler; 3],
 }
 
@@ -194,12 +204,14 @@ impl Bed {
         let half = x.iter().take(T * KV).map(|&v| half_bits(v)).collect();
         let (mut codes, mut scales) = (vec![0; T * KV], vec![0; T * KV / CODES]);
         (PLAIN.code)(&x[..T * KV], &mut codes, &mut scales);
-        let rope = rope::Table::new(rope::Pairing::Neighbours, HEADS.dim, T, 1e4, 1.0, None);
+        let (rope, mut turns) = (Rope::new(Pairing::Neighbours, HEADS.dim, 1e4, 1.0, None, 1.0), Turns::default());
+        let positions: [u32; 16] = std::array::from_fn(|i| 31 * i as u32);
+        rope.turns(&Compute { kernels: &PLAIN, pool: Pool::new(1) }, &positions, &mut turns);
         // The likeliest; as `mynah run` has it; without a bound on the number.
         let usual = Sampling { temperature: 0.8, top_k: 40, top_p: 0.95, min_p: 0.05, ..Sampling::default() };
         let all = [Sampling::default(), usual.clone(), Sampling { top_k: 0, ..usual }];
         let samplers = all.map(|sampling| Sampler::new(sampling).expect("good settings"));
-        Bed { x, y: vec![0.0; 512 * COLS], half, codes, scales, acts: Acts8::default(), rope, samplers }
+        Bed { x, y: vec![0.0; 512 * COLS], half, codes, scales, acts: Acts8::default(), rope, turns, samplers }
     }
 
     /// Everything that a piece can have written.
@@ -218,7 +230,7 @@ fn half_bits(x: f32) -> u16 {
 }
 
 /// Heads, positions and the widths that follow.
-const HEADS: Heads = Heads { q: 9, kv: 3, dim: 64, scale: 0.125 };
+const HEADS: Heads = Heads { q: 9, kv: 3, dim: 64, scale: 0.125, cap: None };
 const Q: usize = HEADS.q * HEADS.dim;
 const KV: usize = HEADS.kv * HEADS.dim;
 const T: usize = 512;
@@ -232,7 +244,8 @@ fn attend(cx: &Compute, bed: &mut Bed, rows: usize, cache: CacheType) {
         CacheType::Q8 => Memory::Cache { data: Stored::Byte { codes: &bed.codes, scales: &bed.scales }, positions: T },
     };
     let out = &mut Tile::new(&mut bed.y, rows, Q);
-    attention::forward(cx, HEADS, View::new(&bed.x, rows, Q), memory, memory, T - rows, out);
+    let source = Source { keys: memory, values: memory, n: T, first: T - rows, sees: Sees::Causal };
+    attention::forward(cx, HEADS, View::new(&bed.x, rows, Q), &source, out, None);
 }
 
 fn draw(cx: &Compute, bed: &mut Bed, with: usize) {
@@ -362,7 +375,8 @@ const PIECES: &[Piece] = &[
         amount: (16 * COLS) as f64,
         run: |cx, bed| {
             let (x, gain) = (View::new(&bed.x, 16, COLS), &bed.x[16 * COLS..17 * COLS]);
-            norm::forward(cx, x, gain, 1e-5, &mut Tile::new(&mut bed.y, 16, COLS))
+            let rms = Norm { kind: Kind::Rms, eps: 1e-5 };
+            norm::forward(cx, rms, x, gain, None, &mut Tile::new(&mut bed.y, 16, COLS))
         },
     },
     Piece {
@@ -371,8 +385,7 @@ const PIECES: &[Piece] = &[
         amount: (16 * Q) as f64,
         run: |cx, bed| {
             bed.y[..16 * Q].copy_from_slice(&bed.x[..16 * Q]);
-            let positions: [u32; 16] = std::array::from_fn(|i| 31 * i as u32);
-            bed.rope.apply(cx, &mut Tile::new(&mut bed.y, 16, Q), HEADS.dim, &positions, false)
+            bed.rope.apply(cx, &mut Tile::new(&mut bed.y, 16, Q), HEADS.dim, &bed.turns, false)
         },
     },
     Piece {
