@@ -10,7 +10,6 @@ use mynah::kernel::{Compute, Pool, from_env};
 use mynah::model::{Model, Session, SessionConfig};
 use mynah::text::{Encode, TextStream, Tokenizer};
 use mynah::train::{Config, Example, Trainer};
-use std::sync::Arc;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (args, limits) = (std::env::args().skip(1).collect::<Vec<String>>(), Limits::default());
@@ -37,15 +36,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     // Kilobytes, and back.
     let trained = trainer.into_adapter().ok_or("an adapter was trained")?;
-    let bytes = file::to_bytes(trained.as_ref(), &base, &Provenance::default())?;
+    let bytes = file::to_bytes(&**trained, &base, &Provenance::default())?;
     println!("{} bytes", bytes.len());
     if let Some(out) = args.get(2) {
         map::replace(out.as_ref(), &bytes)?;
     }
-    let mut adapter = file::from_bytes(bytes.into(), &base, &limits)?;
-    adapter.prepare(&model.compute);
+    let adapter = file::from_bytes(bytes.into(), &base, &limits)?;
     let mut session = Session::new(&model, SessionConfig { context: 128, ..SessionConfig::default() })?;
-    session.attach(Arc::from(adapter));
+    session.attach(model.ready(adapter)?, 1.0)?;
     let mut text = TextStream::new(&tokenizer, false);
     let (prompt, sampler) = (&tokens[..8.min(tokens.len())], Sampler::new(Sampling::default())?);
     let mut generator = Generator::new(&mut session, sampler, prompt, tokenizer.ends());

@@ -28,6 +28,7 @@ pub mod knob;
 pub mod kernel;
 pub mod nn;
 pub mod text;
+pub mod role;
 pub mod adapter;
 pub mod model;
 pub mod decode;

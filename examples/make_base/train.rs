@@ -82,7 +82,7 @@ pub fn run(start: Vec<u8>, plan: &Plan, out: &str) -> Fallible<()> {
     let left = plan.steps.checked_sub(done).ok_or("the file has more steps than asked for")?;
     let compute = Compute { kernels: best(), pool: Pool::new(plan.threads) };
     let base = Model::load(&gguf, compute.clone())?;
-    let names = Places::of(&base.weights).names();
+    let names = Places::of(&base.weights).names(&base.hparams);
 
     let mut held_out = Rows::new(&gguf, plan.seed ^ 0x5eed, Split::HeldOut)?;
     let held_out: Vec<Example> = (0..HELD_OUT_ROWS).map(|_| held_out.row(ROW)).collect::<Fallible<_>>()?;

@@ -1,6 +1,6 @@
 //! The course itself: data that the model makes, an objective, and what becomes of the model's answers.
 
-use mynah::adapter::{self, Adapter, Spec};
+use mynah::adapter::{self, Ready, Spec};
 use mynah::bytes::{Bytes, Limits};
 use mynah::decode::{Generator, Sampler, Sampling};
 use mynah::gguf::Gguf;
@@ -107,9 +107,11 @@ impl Speaker {
         Ok(said)
     }
 
-    fn session(&self, adapter: Option<Arc<dyn Adapter>>) -> Fallible<Session> {
+    fn session(&self, adapter: Option<Arc<Ready>>) -> Fallible<Session> {
         let mut session = Session::new(&self.model, SessionConfig { context: 256, ..SessionConfig::default() })?;
-        adapter.into_iter().for_each(|a| session.attach(a));
+        if let Some(adapter) = adapter {
+            session.attach(adapter, 1.0)?;
+        }
         Ok(session)
     }
 
@@ -121,7 +123,7 @@ impl Speaker {
     }
 
     /// Mean tokens of the answers to held-out questions, and the first answer.
-    pub fn length(&self, adapter: Option<Arc<dyn Adapter>>) -> Fallible<(f64, String)> {
+    pub fn length(&self, adapter: Option<Arc<Ready>>) -> Fallible<(f64, String)> {
         let mut session = self.session(adapter)?;
         let (mut tokens, mut answers) = (0, Vec::new());
         for about in &ABOUT[ABOUT.len() - HELD_OUT..] {

@@ -2,22 +2,23 @@
 //!
 //! ```text
 //! head        facts (below)
-//! params      the parameters of all sites in order, spelt by the codec
-//! ranks       u32 a site; only if sites differ
-//! alphas      f32 a site; only if sites differ
+//! params      the parameters, part by part, each spelt by the codec
 //! provenance  facts; optional
-//! seeds, start   `nola` with streams that did not come from our seed: two u64 a site; A₀ of all sites as f32
+//! …           what the kind adds
 //! ```
 //!
 //! Facts of every head: `kind`; `base.architecture`, `base.fingerprint`, `base.tokenizer`; `targets`, one text for each
-//! linear layer and shape, `attn_q 576 576 0-29` (name, inputs, outputs, ranges of blocks); `codec`; `scaling`, `rank`
-//! or `root`; `rank` and `alpha` unless their sections are there. `lora` may add `seed` and `generator`, from which A
-//! was drawn. `nola` adds `bases.a`, `bases.b`, `basis`, `seed`, `generator` and `canary`, the BLAKE3 of the first
-//! values of all its streams: it is loaded only where they come out the same.
+//! place and shape, `attn_q 576 576 0-29` (name, width of input and output, ranges of blocks, or `-` outside of blocks);
+//! `codec`. The rest of the head is the kind's own ([`Adapter::record`]).
+//!
+//! Low-rank kinds add `scaling`, `rank` or `root`; `rank` and `alpha`, or where sites differ the sections `ranks`, u32 a
+//! site, and `alphas`, f32 a site. `lora` may add `seed` and `generator`, from which A was drawn. `nola` adds `bases.a`,
+//! `bases.b`, `basis`, `seed`, `generator` and `canary`, the BLAKE3 of the first values of all its streams: it is loaded
+//! only where they come out the same; and, with streams that did not come from our seed, the sections `seeds`, two u64 a
+//! site, and `start`, A₀ of all sites as f32. The other kinds add the values of their settings.
 
-use super::lowrank::{Layout, Slot};
-use super::site::{read_targets, spell_targets};
-use super::{Adapter, Base, Kind};
+use super::place::{self, Shaped};
+use super::{Adapter, Base, Kind, Part};
 use crate::bytes::{Bytes, Limits};
 use crate::container::head::Head;
 use crate::container::{Builder, Container, codec};
@@ -25,7 +26,7 @@ use crate::error::{Error, Result};
 use std::prelude::v1::*;
 
 const KIND: &str = "adapter";
-const SECTIONS: [&str; 5] = ["head", "params", "ranks", "alphas", "provenance"];
+const SECTIONS: [&str; 3] = ["head", "params", "provenance"];
 
 /// Where an adapter comes from.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -81,7 +82,7 @@ pub fn to_bytes(adapter: &dyn Adapter, base: &Base, provenance: &Provenance) -> 
 pub fn to_bytes_as(adapter: &dyn Adapter, base: &Base, provenance: &Provenance, codec: &str) -> Result<Vec<u8>> {
     let (mut head, sections) = describe(adapter, base);
     head.set("codec", codec);
-    let mut file = Builder::new(KIND).section("params", true, codec::encode(codec, adapter.params())?);
+    let mut file = Builder::new(KIND).section("params", true, encode(adapter, codec)?);
     for (name, bytes) in sections {
         file = file.section(name, true, bytes);
     }
@@ -96,37 +97,43 @@ pub fn to_bytes_as(adapter: &dyn Adapter, base: &Base, provenance: &Provenance, 
 /// parameters.
 pub fn facts(adapter: &dyn Adapter, base: &Base) -> Head {
     let (mut head, sections) = describe(adapter, base);
-    for (name, bytes) in sections {
+    // How far one has grown is what a run has done, not what it is.
+    for (name, bytes) in sections.into_iter().filter(|(name, _)| !adapter.kind().grown.contains(name)) {
         head.set(name, hex(blake3::hash(&bytes).as_bytes()));
     }
     head
 }
 
+/// The parameters, part by part.
+fn encode(adapter: &dyn Adapter, codec: &str) -> Result<Vec<u8>> {
+    let codec = codec::Codec::by_name(codec)?;
+    let (params, mut bytes, mut start) = (adapter.params(), Vec::new(), Vec::new());
+    for (i, part) in adapter.shape().parts.iter().enumerate() {
+        if codec.from_start {
+            start.resize(part.range.len(), 0.0);
+            adapter.start(i, &mut start);
+        }
+        let whole = codec::Whole { name: part.name, cols: part.cols, len: part.range.len(), start: &start };
+        codec.encode(&params[part.range.clone()], &whole, &mut bytes)?;
+    }
+    bytes.shrink_to_fit();
+    Ok(bytes)
+}
+
 /// Facts and sections of a file, without the parameters.
 fn describe(adapter: &dyn Adapter, base: &Base) -> (Head, Vec<(&'static str, Vec<u8>)>) {
-    let layout = adapter.layout();
-    let slots = layout.slots();
     let mut head = Head::new();
-    head.set("kind", adapter.kind());
+    head.set("kind", adapter.kind().name);
     head.set("base.architecture", base.architecture.as_str());
     head.set("base.fingerprint", hex(&base.fingerprint)).set("base.tokenizer", hex(&base.tokenizer));
-    let sites: Vec<_> = slots.iter().map(|s| (s.site, s.shape)).collect();
-    head.set("targets", spell_targets(&sites));
-    head.set("scaling", if layout.stabilised() { "root" } else { "rank" });
-    adapter.describe(&mut head);
-
-    let mut sections = adapter.sections();
-    match slots {
-        [first, rest @ ..] if rest.iter().all(|s| s.rank == first.rank) => _ = head.set("rank", first.rank as u64),
-        _ => sections.push(("ranks", each(slots, |s| (s.rank as u32).to_le_bytes()))),
-    }
-    match slots {
-        [first, rest @ ..] if rest.iter().all(|s| s.alpha == first.alpha) => {
-            head.set("alpha", f64::from(first.alpha));
-        }
-        _ => sections.push(("alphas", each(slots, |s| s.alpha.to_le_bytes()))),
-    }
+    set_places(&mut head, &adapter.shape().places());
+    let sections = adapter.record(&mut head);
     (head, sections)
+}
+
+/// Says where an adapter stands.
+pub(super) fn set_places(head: &mut Head, places: &[Shaped]) {
+    head.set("targets", place::spell(places));
 }
 
 /// How well the base at hand must fit the one a file was trained on.
@@ -171,6 +178,30 @@ pub fn refuse_idle(adapter: Box<dyn Adapter>) -> Result<Box<dyn Adapter>> {
 pub fn restore(bytes: Bytes, base: &Base, limits: &Limits, fit: Fit) -> Result<Box<dyn Adapter>> {
     let (container, head) = open(bytes, limits)?;
     let kind = Kind::by_name(head.text("kind")?)?;
+    read(&container, &head, kind, base, limits, fit)
+}
+
+/// The same where the kind is known: an adapter to go on training, for the base that it was trained on.
+///
+/// # Errors
+/// Those of [`restore`]; `Mismatch` for another kind.
+pub fn restore_as(kind: &Kind, bytes: Bytes, base: &Base, limits: &Limits) -> Result<Box<dyn Adapter>> {
+    let (container, head) = open(bytes, limits)?;
+    let found = head.text("kind")?;
+    if found != kind.name {
+        return Err(Error::mismatch("adapter kind", kind.name, crate::error::printable(found)));
+    }
+    read(&container, &head, kind, base, limits, Fit::Same)
+}
+
+fn read(
+    container: &Container,
+    head: &Head,
+    kind: &Kind,
+    base: &Base,
+    limits: &Limits,
+    fit: Fit,
+) -> Result<Box<dyn Adapter>> {
     container.refuse_unknown(&[&SECTIONS, kind.sections].concat())?;
 
     let architecture = head.text("base.architecture")?;
@@ -181,8 +212,8 @@ pub fn restore(bytes: Bytes, base: &Base, limits: &Limits, fit: Fit) -> Result<B
             crate::error::printable(&base.architecture),
         ));
     }
-    let sites = read_targets(head.list("targets")?, base)?;
-    if sites.is_empty() {
+    let places = place::read(head.list("targets")?, base)?;
+    if places.is_empty() {
         return Err(Error::invalid("adapter", "it changes nothing: it has no targets"));
     }
     for (what, found) in [("base.fingerprint", &base.fingerprint), ("base.tokenizer", &base.tokenizer)] {
@@ -193,49 +224,55 @@ pub fn restore(bytes: Bytes, base: &Base, limits: &Limits, fit: Fit) -> Result<B
         }
     }
 
-    let stabilised = match head.text("scaling")? {
-        "rank" => false,
-        "root" => true,
-        other => return Err(Error::unsupported("scaling", other)),
-    };
-    let ranks: Vec<u64> = match container.section("ranks") {
-        Some(bytes) => words("ranks", &bytes, sites.len())?.iter().map(|w| u64::from(u32::from_le_bytes(*w))).collect(),
-        None => vec![head.integer("rank")?; sites.len()],
-    };
-    let alphas: Vec<f32> = match container.section("alphas") {
-        Some(bytes) => words("alphas", &bytes, sites.len())?.iter().map(|w| f32::from_le_bytes(*w)).collect(),
-        None => vec![head.real("alpha")? as f32; sites.len()],
-    };
-    let mut slots = Vec::with_capacity(sites.len());
-    for (site, (rank, alpha)) in sites.into_iter().zip(ranks.into_iter().zip(alphas)) {
-        Limits::check("rank", rank, limits.rank)?;
-        slots.push(Slot::new(site, base, usize::try_from(rank).unwrap_or(usize::MAX), alpha, stabilised)?);
-    }
     let codec = head.text("codec")?;
-    let layout = Layout::new(slots, stabilised);
-    (kind.read)(Stored { layout, base, head: &head, container: &container, codec })
+    (kind.read)(Stored { places, base, head, container, limits, codec })
 }
 
 /// What a kind reads itself from.
 pub struct Stored<'a> {
-    /// Where it attaches, checked against the base.
-    pub layout: Layout,
+    /// Where it stands, checked against the base.
+    pub places: Vec<Shaped>,
     /// What it attaches to.
     pub base: &'a Base,
     /// The facts.
     pub head: &'a Head,
     /// The sections.
     pub container: &'a Container,
+    /// What a file may ask for.
+    pub limits: &'a Limits,
     codec: &'a str,
 }
 
 impl Stored<'_> {
-    /// The `n` parameters.
+    /// The parameters of these parts. `start(part, values)` tells what a part held before the first step; a codec that
+    /// spells differences from it asks.
     ///
     /// # Errors
     /// `Corrupt` if the section holds another number, or one that is not finite.
-    pub fn params(&self, n: usize) -> Result<Vec<f32>> {
-        codec::decode(self.codec, &self.container.require("params")?, n)
+    pub fn params(&self, parts: &[Part], start: impl Fn(usize, &mut [f32])) -> Result<Vec<f32>> {
+        let codec = codec::Codec::by_name(self.codec)?;
+        let bytes = self.container.require("params")?;
+        // Nothing is reserved before the bytes are seen to hold it.
+        let least = parts.iter().try_fold(0usize, |sum, p| sum.checked_add((codec.least)(p.range.len())));
+        if least.is_none_or(|least| least > bytes.len()) {
+            let n = parts.last().map_or(0, |p| p.range.end);
+            return Err(Error::corrupt(format!("{} bytes of parameters for {n} values", bytes.len()), 0));
+        }
+        let mut rest = &bytes[..];
+        let (mut params, mut begin) = (Vec::new(), Vec::new());
+        for (i, part) in parts.iter().enumerate() {
+            if codec.from_start {
+                begin.clear();
+                begin.resize(part.range.len(), 0.0);
+                start(i, &mut begin);
+            }
+            let whole = codec::Whole { name: part.name, cols: part.cols, len: part.range.len(), start: &begin };
+            params.extend(codec.decode(&mut rest, &whole)?);
+        }
+        match rest.len() {
+            0 => Ok(params),
+            more => Err(Error::corrupt(format!("{more} bytes behind the parameters"), bytes.len() - more)),
+        }
     }
 }
 
@@ -284,11 +321,8 @@ fn hex(digest: &[u8; 32]) -> String {
     blake3::Hash::from(*digest).to_hex().as_str().into()
 }
 
-fn each(slots: &[Slot], word: impl Fn(&Slot) -> [u8; 4]) -> Vec<u8> {
-    slots.iter().flat_map(word).collect()
-}
-
-fn words<'a>(what: &str, bytes: &'a Bytes, n: usize) -> Result<&'a [[u8; 4]]> {
+/// A section of words, one a site.
+pub(super) fn words<'a>(what: &str, bytes: &'a Bytes, n: usize) -> Result<&'a [[u8; 4]]> {
     match bytes.as_chunks::<4>() {
         (words, []) if words.len() == n => Ok(words),
         _ => Err(Error::corrupt(format!("{} bytes of {what} for {n} sites", bytes.len()), 0)),

@@ -1,7 +1,7 @@
 //! LoRA adapters in GGUF files, as llama.cpp reads them: `NAME.lora_a` `[rank, in]` and `NAME.lora_b` `[out, rank]` for a
 //! weight `NAME`, rows already in the order of GGUF files. The factor is alpha over the rank, or 1 if alpha is 0.
 
-use super::lora::Lora;
+use super::kinds::lora::Lora;
 use super::lowrank::Slot;
 use super::{Base, Site};
 use crate::bytes::Limits;

@@ -1,12 +1,17 @@
-//! The algebra of low-rank changes `ΔW = s·B·A`, shared by the kinds.
+//! Low-rank changes `ΔW = s·B·A`, once for all kinds that differ in how A and B follow from their parameters.
 //!
 //! A is stored as `[rank, in]` and B transposed, `[rank, out]`: so every product below is one of the kernels, without a
-//! copy. Both factors of all sites lie in one buffer that a [`Layout`] describes.
+//! copy. Both factors of all sites lie in one buffer that a [`Layout`] describes. [`LowRank`] is the adapter, [`Factors`]
+//! what a kind says of it. The strength multiplies `s`.
 
-use super::{Base, Linear, MAX_RANK, Site};
+use super::file::{self, Stored};
+use super::{Adapter, At, Base, Frozen, Into, Kind, MAX_RANK, Needs, Part, Place, Seen, Shape, Site, Size};
+use crate::bytes::Limits;
+use crate::container::head::Head;
 use crate::error::{Error, Result};
 use crate::kernel::{Buffer, Compute, Tile, View};
 use crate::nn::linear::even;
+use crate::role::Is;
 use core::ops::Range;
 use std::prelude::v1::*;
 
@@ -62,6 +67,45 @@ impl Slot {
         start..start + self.rank * self.shape[1]
     }
 
+    /// `y += s·(x·Aᵀ)·Bᵀ` x: `[N, in]`, y: `[N, out]`, added to.
+    pub fn forward(&self, factors: &[f32], at: &At, x: View, y: &mut Tile, scratch: &mut Buffer) {
+        let (a, b, s) = (self.a_of(factors), self.b_of(factors), self.factor * at.strength);
+        let u = scratch.room(x.n * a.n);
+        products(at.cx, x, a, s, u);
+        add_products(at.cx, View::new(u, x.n, a.n), b, y);
+    }
+
+    /// With `U = s·x·Aᵀ` and `dU = s·dy·B`: `dBᵀ += Uᵀ·dy`, `dA += dUᵀ·x`, `dx += dU·A`.
+    /// `grads`, if it is wanted, has the layout of `factors`. dy: `[N, out]`.
+    pub fn backward(
+        &self,
+        factors: &[f32],
+        at: &At,
+        x: View,
+        dy: &[f32],
+        dx: Option<&mut Tile>,
+        grads: Option<&mut [f32]>,
+        scratch: &mut Buffer,
+    ) {
+        let cx = at.cx;
+        let (a, b, s) = (self.a_of(factors), self.b_of(factors), self.factor * at.strength);
+        let (n, rank, dy) = (x.n, self.rank, View::new(dy, x.n, self.shape[1]));
+        let u = scratch.room(n * rank);
+        let mut grads = grads;
+        if let Some(grads) = &mut grads {
+            products(cx, x, a, s, u);
+            add_outer(cx, View::new(u, n, rank), dy, &mut grads[self.b()]);
+        }
+        products(cx, dy, b, s, u);
+        let du = View::new(u, n, rank);
+        if let Some(grads) = grads {
+            add_outer(cx, du, x, &mut grads[self.a()]);
+        }
+        if let Some(dx) = dx {
+            add_products(cx, du, a, dx);
+        }
+    }
+
     fn a_of<'a>(&self, factors: &'a [f32]) -> View<'a> {
         View::new(&factors[self.a()], self.rank, self.shape[0])
     }
@@ -74,12 +118,8 @@ impl Slot {
 /// Where the factors of all sites lie in one buffer, sorted by site.
 #[derive(Clone, Debug)]
 pub struct Layout {
-    /// Strength on top of every slot's factor; 1 as trained. Not part of a file.
-    pub scale: f32,
     slots: Vec<Slot>,
     stabilised: bool,
-    /// Place in `slots` by `Site::index`.
-    places: Vec<Option<u32>>,
     len: usize,
 }
 
@@ -90,16 +130,15 @@ impl Layout {
     /// If a site comes twice.
     pub fn new(mut slots: Vec<Slot>, stabilised: bool) -> Layout {
         slots.sort_by_key(|s| s.site);
-        let layers = slots.last().map_or(0, |s| s.site.layer + 1);
-        let mut places = vec![None; layers * Linear::COUNT];
         let mut len = 0;
-        for (i, slot) in slots.iter_mut().enumerate() {
+        for slot in &mut slots {
             slot.start = len;
             len = slot.b().end;
-            let before = places[slot.site.index()].replace(i as u32);
-            assert!(before.is_none(), "{} comes twice", slot.site);
         }
-        Layout { scale: 1.0, slots, stabilised, places, len }
+        if let Some(twice) = slots.windows(2).find(|w| w[0].site == w[1].site) {
+            panic!("{} comes twice", twice[0].site);
+        }
+        Layout { slots, stabilised, len }
     }
 
     /// All slots, sorted by site.
@@ -114,7 +153,7 @@ impl Layout {
 
     /// Its place among the slots.
     pub fn place(&self, site: Site) -> Option<usize> {
-        self.places.get(site.index()).copied().flatten().map(|i| i as usize)
+        self.slots.binary_search_by_key(&site, |s| s.site).ok()
     }
 
     /// Values of all factors.
@@ -128,55 +167,14 @@ impl Layout {
         self.stabilised
     }
 
-    /// The factors of a site in `factors`, and `s` with the strength.
-    pub fn factors<'a>(&self, site: Site, factors: &'a [f32]) -> Option<(View<'a>, View<'a>, f32)> {
-        let slot = self.slot(site)?;
-        Some((slot.a_of(factors), slot.b_of(factors), slot.factor * self.scale))
+    /// The largest rank.
+    pub fn rank(&self) -> usize {
+        self.slots.iter().map(|s| s.rank).max().unwrap_or(0)
     }
 
-    /// `y += s·(x·Aᵀ)·Bᵀ`. x: `[N, in]`, y: `[N, out]`, added to.
-    pub fn forward(&self, cx: &Compute, factors: &[f32], site: Site, x: View, y: &mut Tile, scratch: &mut Buffer) {
-        let Some((a, b, s)) = self.factors(site, factors) else { return };
-        let u = scratch.room(x.n * a.n);
-        products(cx, x, a, s, u);
-        add_products(cx, View::new(u, x.n, a.n), b, y);
-    }
-
-    /// With `U = s·x·Aᵀ` and `dU = s·dy·B`: `dBᵀ += Uᵀ·dy`, `dA += dUᵀ·x`, `dx += dU·A`.
-    /// `grads` has the layout of `factors`.
-    pub fn backward(
-        &self,
-        cx: &Compute,
-        factors: &[f32],
-        site: Site,
-        x: View,
-        dy: View,
-        dx: Option<&mut Tile>,
-        grads: &mut [f32],
-        scratch: &mut Buffer,
-    ) {
-        let (Some(slot), Some((a, b, s))) = (self.slot(site), self.factors(site, factors)) else { return };
-        let (n, rank) = (x.n, slot.rank);
-        let u = scratch.room(n * rank);
-        products(cx, x, a, s, u);
-        add_outer(cx, View::new(u, n, rank), dy, &mut grads[slot.b()]);
-        products(cx, dy, b, s, u);
-        let du = View::new(u, n, rank);
-        add_outer(cx, du, x, &mut grads[slot.a()]);
-        if let Some(dx) = dx {
-            add_products(cx, du, a, dx);
-        }
-    }
-
-    /// `w += s·Σᵣ Bᵀ[r, row]·A[r]`, ranks in order.
-    pub fn bake_row(&self, factors: &[f32], site: Site, row: usize, w: &mut [f32]) {
-        let Some((a, b, s)) = self.factors(site, factors) else { return };
-        for r in 0..a.n {
-            let scaled = s * b.row(r)[row];
-            for (w, &a) in w.iter_mut().zip(a.row(r)) {
-                *w = crate::math::fma(scaled, a, *w);
-            }
-        }
+    /// The places of all slots with their shapes.
+    pub fn places(&self) -> Vec<(Place, [usize; 2])> {
+        self.slots.iter().map(|s| (Place::Site(s.site), s.shape)).collect()
     }
 
     /// Whether any `B·A` is other than zero.
@@ -184,10 +182,201 @@ impl Layout {
         let any = |range: Range<usize>| factors[range].iter().any(|&v| v != 0.0);
         self.slots.iter().any(|s| any(s.a()) && any(s.b()))
     }
+
+    /// The facts and sections of a file that tell a layout.
+    pub(super) fn record(&self, head: &mut Head) -> Vec<(&'static str, Vec<u8>)> {
+        file::set_places(head, &self.places());
+        head.set("scaling", if self.stabilised { "root" } else { "rank" });
+        let mut sections = Vec::new();
+        let each = |word: &dyn Fn(&Slot) -> [u8; 4]| self.slots.iter().flat_map(word).collect();
+        match &self.slots[..] {
+            [first, rest @ ..] if rest.iter().all(|s| s.rank == first.rank) => _ = head.set("rank", first.rank as u64),
+            _ => sections.push(("ranks", each(&|s| (s.rank as u32).to_le_bytes()))),
+        }
+        match &self.slots[..] {
+            [first, rest @ ..] if rest.iter().all(|s| s.alpha == first.alpha) => {
+                head.set("alpha", f64::from(first.alpha));
+            }
+            _ => sections.push(("alphas", each(&|s| s.alpha.to_le_bytes()))),
+        }
+        sections
+    }
+
+    /// The layout that a file tells.
+    pub(super) fn read(stored: &Stored) -> Result<Layout> {
+        let (head, container) = (stored.head, stored.container);
+        let sites: Result<Vec<Site>> = stored.places.iter().map(|(place, _)| site(*place)).collect();
+        let sites = sites?;
+        let stabilised = match head.text("scaling")? {
+            "rank" => false,
+            "root" => true,
+            other => return Err(Error::unsupported("scaling", other)),
+        };
+        let ranks: Vec<u64> = match container.section("ranks") {
+            Some(bytes) => {
+                file::words("ranks", &bytes, sites.len())?.iter().map(|w| u64::from(u32::from_le_bytes(*w))).collect()
+            }
+            None => vec![head.integer("rank")?; sites.len()],
+        };
+        let alphas: Vec<f32> = match container.section("alphas") {
+            Some(bytes) => file::words("alphas", &bytes, sites.len())?.iter().map(|w| f32::from_le_bytes(*w)).collect(),
+            None => vec![head.real("alpha")? as f32; sites.len()],
+        };
+        let mut slots = Vec::with_capacity(sites.len());
+        for (site, (rank, alpha)) in sites.into_iter().zip(ranks.into_iter().zip(alphas)) {
+            Limits::check("rank", rank, stored.limits.rank)?;
+            slots.push(Slot::new(site, stored.base, usize::try_from(rank).unwrap_or(usize::MAX), alpha, stabilised)?);
+        }
+        Ok(Layout::new(slots, stabilised))
+    }
+}
+
+/// Sections of a file that tell a layout where sites differ.
+pub(super) const SECTIONS: [&str; 2] = ["ranks", "alphas"];
+
+/// The matrix at a place.
+fn site(place: Place) -> Result<Site> {
+    match place {
+        Place::Site(site) if site.role.row().is == Is::Matrix => Ok(site),
+        other => Err(Error::unsupported("target of a low-rank change", other.to_string())),
+    }
+}
+
+/// How the factors follow from the parameters: what a low-rank kind says of itself.
+pub trait Factors: Send + Sync + 'static {
+    /// Its row.
+    fn kind(&self) -> &'static Kind;
+
+    /// Its parameters, and what it holds beside them.
+    fn parts(&self, layout: &Layout) -> (Vec<Part>, Size);
+
+    /// The factors from the parameters, by `layout`. Never called if the factors are the parameters ([`Size::derived`] is 0).
+    fn expand(&self, cx: &Compute, layout: &Layout, params: &[f32], factors: &mut [f32]);
+
+    /// The gradients of the parameters from those of the factors.
+    fn project(&self, cx: &Compute, layout: &Layout, acc: &[f32], grads: &mut [f32]);
+
+    /// The values that a part held before the first step.
+    fn start(&self, layout: &Layout, part: usize, out: &mut [f32]);
+
+    /// Whether any factor B has anything in it that A has, too.
+    fn changes_something(&self, layout: &Layout, params: &[f32]) -> bool;
+
+    /// Facts of a file beside those of the layout, and sections.
+    fn record(&self, layout: &Layout, head: &mut Head) -> Vec<(&'static str, Vec<u8>)>;
+}
+
+/// A low-rank adapter whose factors are as `F` says.
+#[derive(Clone)]
+pub struct LowRank<F> {
+    pub(super) layout: Layout,
+    shape: Shape,
+    pub(super) params: Vec<f32>,
+    /// A and Bᵀ by `layout`; empty until prepared, and where they are the parameters.
+    factors: Vec<f32>,
+    pub(super) of: F,
+}
+
+impl<F: Factors> LowRank<F> {
+    /// # Panics
+    /// If the number of parameters is not that of the parts.
+    pub(super) fn new(layout: Layout, params: Vec<f32>, of: F) -> Self {
+        let shape = shape(&layout, of.parts(&layout));
+        assert_eq!(params.len(), shape.size.params, "parameters of a low-rank change");
+        LowRank { layout, shape, params, factors: Vec::new(), of }
+    }
+
+    /// Where its factors lie.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// Both factors of every site, by [`LowRank::layout`].
+    ///
+    /// # Panics
+    /// If the adapter was not prepared.
+    pub fn factors(&self) -> &[f32] {
+        if self.shape.size.derived == 0 {
+            return &self.params;
+        }
+        assert_eq!(self.factors.len(), self.layout.len(), "the adapter was not prepared");
+        &self.factors
+    }
+}
+
+/// The description of a low-rank adapter.
+pub(super) fn shape(layout: &Layout, (parts, size): (Vec<Part>, Size)) -> Shape {
+    let needs = Needs { input: true, ..Needs::default() };
+    let each = parts.len() / layout.slots.len().max(1);
+    let slot = |(i, s): (usize, &Slot)| super::Slot {
+        place: Place::Site(s.site),
+        shape: s.shape,
+        parts: i * each..(i + 1) * each,
+        needs,
+    };
+    let slots = layout.slots.iter().enumerate().map(slot).collect();
+    let size = Size { row: layout.rank(), ..size };
+    Shape { slots, parts, size, needs }
+}
+
+impl<F: Factors> Adapter for LowRank<F> {
+    fn kind(&self) -> &'static Kind {
+        self.of.kind()
+    }
+
+    fn shape(&self) -> &Shape {
+        &self.shape
+    }
+
+    fn params(&self) -> &[f32] {
+        &self.params
+    }
+
+    fn params_mut(&mut self) -> &mut [f32] {
+        &mut self.params
+    }
+
+    fn prepare(&mut self, cx: &Compute, _frozen: &dyn Frozen) -> Result<()> {
+        if self.shape.size.derived > 0 {
+            self.factors.resize(self.layout.len(), 0.0);
+            self.of.expand(cx, &self.layout, &self.params, &mut self.factors);
+        }
+        Ok(())
+    }
+
+    fn forward(&self, at: &At, x: View, y: &mut Tile, scratch: &mut Buffer) {
+        self.layout.slots[at.slot].forward(self.factors(), at, x, y, scratch);
+    }
+
+    fn backward(&self, at: &At, seen: &Seen, dy: &mut [f32], into: Into, scratch: &mut Buffer) {
+        self.layout.slots[at.slot].backward(self.factors(), at, seen.x, dy, into.dx, into.acc, scratch);
+    }
+
+    fn reduce(&self, cx: &Compute, _frozen: &dyn Frozen, acc: &[f32], grads: &mut [f32]) {
+        self.of.project(cx, &self.layout, acc, grads);
+    }
+
+    fn start(&self, part: usize, out: &mut [f32]) {
+        self.of.start(&self.layout, part, out);
+    }
+
+    fn changes_something(&self) -> bool {
+        self.of.changes_something(&self.layout, &self.params)
+    }
+
+    fn record(&self, head: &mut Head) -> Vec<(&'static str, Vec<u8>)> {
+        let more = self.of.record(&self.layout, head);
+        [more, self.layout.record(head)].concat()
+    }
+}
+
+/// Kaiming's bound of a uniform distribution with a = √5, the usual start of A.
+pub(super) fn kaiming(n_in: usize) -> f32 {
+    1.0 / libm::sqrtf(n_in as f32)
 }
 
 /// `u = s·x·wᵀ`. x: `[N, c]`, w: `[rank, c]`, u: `[N, rank]`.
-fn products(cx: &Compute, x: View, w: View, s: f32, u: &mut [f32]) {
+pub(super) fn products(cx: &Compute, x: View, w: View, s: f32, u: &mut [f32]) {
     let granule = if x.n * w.n * w.c < SMALL { x.n.max(1) } else { ROWS };
     cx.pool.rows([Tile::new(u, x.n, w.n)], [granule], &|part, [mut u], _| {
         let first = part * granule;
@@ -199,7 +388,7 @@ fn products(cx: &Compute, x: View, w: View, s: f32, u: &mut [f32]) {
 }
 
 /// `y += u·w`. u: `[N, rank]`, w: `[rank, c]`, y: `[N, c]`.
-fn add_products(cx: &Compute, u: View, w: View, y: &mut Tile) {
+pub(super) fn add_products(cx: &Compute, u: View, w: View, y: &mut Tile) {
     let granule = columns(cx, u.n * w.n, w.c);
     cx.pool.columns([y.part(0..u.n, 0..w.c)], [granule], &|part, [mut y], _| {
         let first = part * granule;
@@ -208,7 +397,7 @@ fn add_products(cx: &Compute, u: View, w: View, y: &mut Tile) {
 }
 
 /// `g += uᵀ·v`. u: `[N, rank]`, v: `[N, c]`, g: `[rank, c]`.
-fn add_outer(cx: &Compute, u: View, v: View, g: &mut [f32]) {
+pub(super) fn add_outer(cx: &Compute, u: View, v: View, g: &mut [f32]) {
     if v.n == 0 {
         return;
     }

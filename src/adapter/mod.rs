@@ -1,49 +1,64 @@
-//! Adapters: small trained changes of the linear layers of a frozen model.
+//! Adapters: small trained changes of a frozen model.
 //!
-//! [`Adapter`] is what a kind of adapter must do, [`KINDS`] lists them. An adapter knows where it attaches ([`Site`])
-//! and what it attaches to ([`Base`], by which a model describes itself); it knows nothing of layers around it.
-//! `lowrank.rs` is the algebra the kinds share, `file.rs` the way to and from our container, `peft.rs` and
-//! `gguf_adapter.rs` read what other programs trained.
+//! An adapter changes rows `y` given rows `x` at a [`Place`]. Everything about it that others must know (where it stands,
+//! parts, sizes, what it needs) is data, its [`Shape`]. [`Adapter`] is what a kind must do, [`KINDS`] lists the kinds, a
+//! file each. An adapter knows the model by what that tells of itself ([`Base`]); it knows nothing of the layers around it.
+//!
+//! `place.rs` are the places, `base.rs` is what a model tells, `shape.rs` the description; `stack.rs` says who stands where
+//! once adapters are attached. `lowrank.rs` is the adapter that all low-rank kinds parameterise. `file.rs` is the way to
+//! and from our container, `peft.rs` and `gguf_adapter.rs` read what other programs trained.
 //!
 //! # Laws
-//! Tested for every row of [`KINDS`]: a fresh adapter adds exactly zero; `backward` agrees with finite differences;
-//! `bake_row` gives the weights whose product is what `forward` adds; saved and loaded is equal, and saved again is the
-//! same bytes; another base is refused; neither threads nor tiling change a bit.
+//! Tested for every row of [`KINDS`]: with strength 0 the model is the base to the bit; the backward pass agrees with
+//! finite differences, alone and in a stack; saved and loaded is equal, and saved again is the same bytes; another base is
+//! refused; neither threads nor tiling change a bit.
 
+mod base;
 pub mod basis;
+pub mod direct;
 pub mod file;
 pub mod gguf_adapter;
 mod json;
-pub mod lora;
+pub mod kinds;
 pub mod lowrank;
-pub mod nola;
 pub mod peft;
+pub mod place;
 pub mod safetensors;
-mod site;
+mod shape;
+pub mod small;
 pub mod spec;
+mod stack;
 
+pub use base::{Base, Frozen, Shapes, gguf_row};
 pub use file::{Fit, Info, Provenance, from_bytes, from_bytes_for_shapes, info, restore, to_bytes, to_bytes_as};
-pub use site::{Linear, Site, parse_layers, parse_targets};
+pub use kinds::{KINDS, lora, nola};
+pub use place::{Place, Site, Spot, parse_layers, parse_targets};
+pub use shape::{Group, Needs, NewPart, Part, Shape, Size, Slot, Start};
 pub use spec::Spec;
+pub use stack::{Attached, Member, Ready, Stack};
 
 use crate::container::head::Head;
-use crate::error::{Error, Result, printable};
+use crate::error::{Error, Result};
 use crate::kernel::{Buffer, Compute, Tile, View};
-use crate::knob::{Usual, Values};
-use core::ops::Range;
-use lowrank::Layout;
+use crate::knob::Usual;
+use crate::nn::attention::Heads;
+use crate::role::Role;
 use std::prelude::v1::*;
 
 /// Largest rank.
 pub const MAX_RANK: usize = 1024;
 
-/// A change of the linear layers of a frozen model. `y` and `dy` are rows of a layer's output, `x` and `dx` of its input.
+/// A change of a frozen model.
 ///
-/// After any change of the parameters, [`Adapter::prepare`] must run before the adapter is used; the functions
-/// that compute panic if it never ran.
+/// Its strength belongs to the attachment ([`At::strength`]): with 1 it acts as it was trained, with 0 it is never called,
+/// and every kind's page says what lies between. After any change of the parameters [`Adapter::prepare`] must run before
+/// the adapter is used; [`Ready`] and the trainer see to that.
 pub trait Adapter: Send + Sync {
-    /// The name of its row in [`KINDS`].
-    fn kind(&self) -> &'static str;
+    /// Its row of [`KINDS`].
+    fn kind(&self) -> &'static Kind;
+
+    /// What it is but for the values of its parameters.
+    fn shape(&self) -> &Shape;
 
     /// What is trained, in one piece.
     fn params(&self) -> &[f32];
@@ -51,159 +66,97 @@ pub trait Adapter: Send + Sync {
     /// The same, to change.
     fn params_mut(&mut self) -> &mut [f32];
 
-    /// What the parameters are, end to end.
-    fn parts(&self) -> Vec<Part>;
-
-    /// Brings what is derived from the parameters up to date.
-    fn prepare(&mut self, cx: &Compute);
-
-    /// Where it attaches, with shapes and ranks.
-    fn layout(&self) -> &Layout;
-
-    /// For its strength, [`Layout::scale`].
-    fn layout_mut(&mut self) -> &mut Layout;
-
-    /// Whether it changes that layer.
-    fn covers(&self, site: Site) -> bool {
-        self.layout().slot(site).is_some()
-    }
-
-    /// The factors of a low-rank change: A `[rank, in]`, Bᵀ `[rank, out]`, and the factor `s` of `ΔW = s·B·A`.
-    fn factors(&self, site: Site) -> Option<(View<'_>, View<'_>, f32)>;
-
-    /// `y += ΔW·x` for a covered site; nothing for others. x: `[N, in]`, y: `[N, out]`, added to.
-    /// `scratch` grows once and may be shared by all calls.
-    fn forward(&self, cx: &Compute, site: Site, x: View, y: &mut Tile, scratch: &mut Buffer);
-
-    /// Length of the buffer that `backward` adds into.
-    fn grad_len(&self) -> usize;
-
-    /// Adds `ΔWᵀ·dy` into `dx` if it is wanted, and what the parameters' gradients are made of into `acc`, a buffer of
-    /// [`Adapter::grad_len`] values that starts as zeros. x: `[N, in]`, dy: `[N, out]`, dx: `[N, in]`.
-    fn backward(
-        &self,
-        cx: &Compute,
-        site: Site,
-        x: View,
-        dy: View,
-        dx: Option<&mut Tile>,
-        acc: &mut [f32],
-        scratch: &mut Buffer,
-    );
-
-    /// What it holds, in values.
-    fn size(&self) -> Size;
-
-    /// The gradients of the parameters from what `backward` gathered: once a step. `grads` is overwritten.
-    fn reduce(&self, cx: &Compute, acc: &[f32], grads: &mut [f32]);
-
-    /// `w += ` row `row` of `ΔW`. w: `[in]`.
-    fn bake_row(&self, site: Site, row: usize, w: &mut [f32]);
-
-    /// Whether it would change any output at all.
-    fn changes_something(&self) -> bool;
-
-    /// Adds what a file must say beyond parameters and layout.
-    fn describe(&self, head: &mut Head);
-
-    /// Sections of a file beyond parameters and layout.
-    fn sections(&self) -> Vec<(&'static str, Vec<u8>)>;
-}
-
-/// A part of a flat slice of parameters, a matrix by rows; a vector is one row.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Part {
-    /// Where it lies.
-    pub range: Range<usize>,
-    /// Values of a row.
-    pub cols: usize,
-    /// Whether it makes the B of a low-rank change `s·B·A`: what begins at zero.
-    pub of_b: bool,
-}
-
-impl Part {
-    /// Rows.
-    pub fn rows(&self) -> usize {
-        self.range.len() / self.cols.max(1)
-    }
-}
-
-/// How much an adapter holds while it is trained, in values of `f32`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Size {
-    /// What is trained.
-    pub params: usize,
-    /// What is derived from it, or came with it.
-    pub derived: usize,
-    /// [`Adapter::grad_len`]; 0 if what `backward` adds up are the gradients themselves, and `reduce` a copy.
-    pub gathered: usize,
-    /// What each thread needs to derive and to reduce.
-    pub scratch: usize,
-}
-
-/// What a model tells of itself to adapters.
-#[derive(Clone, Debug)]
-pub struct Base {
-    /// The architecture's name, as GGUF files spell it.
-    pub architecture: String,
-    /// Input and output width of the linear layers of each block, in the order of [`Linear::ALL`]; `None` where there is
-    /// none.
-    pub shapes: Vec<[Option<[usize; 2]>; Linear::COUNT]>,
-    /// Heads of the queries.
-    pub heads: usize,
-    /// Heads of keys and values.
-    pub kv_heads: usize,
-    /// Whether rows of q and k come in neighbouring pairs (the NORM layout of GGUF files for llama-like architectures),
-    /// so that rows from Hugging Face files, which pair halves, must be reordered.
-    pub paired_rows: bool,
-    /// Identity of the weights.
-    pub fingerprint: [u8; 32],
-    /// Identity of the tokenizer.
-    pub tokenizer: [u8; 32],
-}
-
-impl Base {
-    /// Blocks.
-    pub fn layers(&self) -> usize {
-        self.shapes.len()
-    }
-
-    /// Input and output width of a layer.
+    /// Brings what is derived from the parameters and the frozen weights up to date.
     ///
     /// # Errors
-    /// `Mismatch` if there is no such layer.
-    pub fn shape(&self, site: Site) -> Result<[usize; 2]> {
-        let found = self.shapes.get(site.layer).and_then(|block| block[site.linear as usize]);
-        found.ok_or_else(|| {
-            let base = format!("{} with {} blocks", printable(&self.architecture), self.layers());
-            Error::mismatch(format!("base of {site}"), "a model with this layer", base)
+    /// `Mismatch` if the frozen model lacks something that it needs.
+    fn prepare(&mut self, _cx: &Compute, _frozen: &dyn Frozen) -> Result<()> {
+        Ok(())
+    }
+
+    /// Changes `y`, which holds what the frozen model and the adapters before this one made of `x`. Shapes are those of the
+    /// place. `scratch` grows once and is shared by all calls.
+    fn forward(&self, at: &At, x: View, y: &mut Tile, scratch: &mut Buffer);
+
+    /// The way back: adds to what `into` holds. `dy`, `[N, out]`, enters as the gradient of what [`Adapter::forward`] left in
+    /// `y`, and leaves as that of what it was given; only kinds whose [`Needs::rescales`] is set may change it. `into.acc` has
+    /// as many values as [`Size::gathered`] says, or as there are parameters, and starts as zeros.
+    fn backward(&self, at: &At, seen: &Seen, dy: &mut [f32], into: Into, scratch: &mut Buffer);
+
+    /// The gradients of the parameters from what `backward` gathered: once a step. `grads` is overwritten.
+    fn reduce(&self, _cx: &Compute, _frozen: &dyn Frozen, acc: &[f32], grads: &mut [f32]) {
+        grads.copy_from_slice(acc);
+    }
+
+    /// The values that a part held before the first step.
+    fn start(&self, part: usize, out: &mut [f32]) {
+        out.fill(if self.shape().parts[part].start == Start::One { 1.0 } else { 0.0 });
+    }
+
+    /// Whether it would change any output at all.
+    fn changes_something(&self) -> bool {
+        let shape = self.shape();
+        let mut start = Vec::new();
+        shape.parts.iter().enumerate().any(|(i, part)| {
+            start.resize(part.range.len(), 0.0);
+            self.start(i, &mut start);
+            self.params()[part.range.clone()] != start[..]
         })
     }
 
-    /// The head width by which rows of this layer are paired, if they are: those of q and k where
-    /// [`Base::paired_rows`].
-    pub fn paired(&self, site: Site) -> Option<usize> {
-        let heads = match site.linear {
-            Linear::Q => self.heads,
-            Linear::K => self.kv_heads,
-            _ => return None,
-        };
-        let [_, n_out] = self.shape(site).ok()?;
-        n_out.checked_div(heads).filter(|width| self.paired_rows && width % 2 == 0)
-    }
+    /// What a file says of it beside base and parameters: facts of the head, and sections.
+    fn record(&self, head: &mut Head) -> Vec<(&'static str, Vec<u8>)>;
 
-    /// All linear layers there are.
-    pub fn sites(&self) -> impl Iterator<Item = Site> + '_ {
-        (0..self.layers() * Linear::COUNT).map(Site::at).filter(|s| self.shapes[s.layer][s.linear as usize].is_some())
+    /// Changes its shape after a step, if it wants to: says so by `true`. A part keeps its place among the parts and its
+    /// old values in its upper left corner; what optimisers remember of them stays, and of new ones it is zero. `grads` are
+    /// those of the step.
+    fn grow(&mut self, _step: u64, _grads: &[f32]) -> bool {
+        false
     }
 }
 
-/// Where a row of a Hugging Face matrix stands in a GGUF file, for heads of `width` rows: Hugging Face pairs row `j` of a
-/// head with row `j + width/2`, GGUF's NORM layout has the two side by side.
-pub fn gguf_row(row: usize, width: usize) -> usize {
-    let (head, within) = (row / width * width, row % width);
-    let (half, j) = (within / (width / 2), within % (width / 2));
-    head + 2 * j + half
+/// Where and how an adapter acts in one call.
+pub struct At<'a> {
+    /// What computes.
+    pub cx: &'a Compute,
+    /// Where.
+    pub place: Place,
+    /// The number of that place among [`Shape::slots`].
+    pub slot: usize,
+    /// The strength of the attachment.
+    pub strength: f32,
+    /// The heads of the block; outside of blocks those of the first.
+    pub heads: Heads,
+    /// The log-sum-exp of attention's scores, `[N, H]`, for those that need it.
+    pub lse: Option<View<'a>>,
+}
+
+/// What the forward pass saw, for the backward pass.
+pub struct Seen<'a> {
+    /// The rows that came in.
+    pub x: View<'a>,
+    /// The rows that it changed, as they were before, if [`Needs::output`] is set.
+    pub y0: Option<View<'a>>,
+}
+
+impl<'a> Seen<'a> {
+    /// The rows that were changed, as they were.
+    ///
+    /// # Panics
+    /// If the shape did not ask for them.
+    pub fn output(&self) -> View<'a> {
+        self.y0.expect("the shape says that the output is needed")
+    }
+}
+
+/// Where the gradients of a backward pass go; all of them are added to.
+pub struct Into<'a, 'x, 'l> {
+    /// Of the rows that came in.
+    pub dx: Option<&'a mut Tile<'x>>,
+    /// Of the log-sum-exp, `[N, H]`, for those that need it.
+    pub dlse: Option<&'a mut Tile<'l>>,
+    /// What the parameters' gradients are made of, if the adapter is trained.
+    pub acc: Option<&'a mut [f32]>,
 }
 
 /// One row of [`KINDS`].
@@ -216,53 +169,29 @@ pub struct Kind {
     pub rate: f32,
     /// What can be set, with the usual values.
     pub knobs: &'static [Usual],
-    /// What a fresh one with such settings, [`Spec::values`], would hold at such a layout.
-    pub size: fn(&Values, &Layout) -> Size,
-    /// The parameters of such a one.
-    pub parts: fn(&Values, &Layout) -> Vec<Part>,
+    /// The linear layers that it usually changes; empty for one that stands elsewhere.
+    pub targets: &'static [Role],
+    /// What a fresh one would be.
+    pub shape: fn(&Spec, &Base) -> Result<Shape>,
     /// A fresh one.
     pub create: fn(&Spec, &Base) -> Result<Box<dyn Adapter>>,
     /// One from a file.
     pub read: fn(file::Stored) -> Result<Box<dyn Adapter>>,
-    /// Names of its [`Adapter::sections`].
+    /// Names of the sections that [`Adapter::record`] may write.
     pub sections: &'static [&'static str],
+    /// Those of them that say how far one has grown: [`Adapter::grow`].
+    pub grown: &'static [&'static str],
 }
-
-/// Every kind of adapter.
-pub static KINDS: &[Kind] = &[
-    Kind {
-        name: "lora",
-        about: "kilobytes to megabytes, learns fast",
-        rate: 5e-4,
-        knobs: &spec::LOW_RANK,
-        size: |_, layout| lora::size(layout),
-        parts: |_, layout| lora::parts(layout),
-        create: |spec, base| Ok(Box::new(lora::Lora::create(spec, base)?)),
-        read: |stored| Ok(Box::new(lora::Lora::read(stored)?)),
-        sections: &[],
-    },
-    Kind {
-        name: "nola",
-        about: "coefficients of random bases, the smallest files",
-        rate: 5e-3,
-        knobs: &nola::KNOBS,
-        size: nola::size,
-        parts: |values, layout| nola::parts(nola::bases(values), layout),
-        create: |spec, base| Ok(Box::new(nola::Nola::create(spec, base)?)),
-        read: |stored| Ok(Box::new(nola::Nola::read(stored)?)),
-        sections: &["seeds", "start"],
-    },
-];
 
 impl Kind {
     /// # Errors
     /// `Unsupported` if this build does not know it.
     pub fn by_name(name: &str) -> Result<&'static Kind> {
-        KINDS.iter().find(|k| k.name == name).ok_or_else(|| Error::unsupported("adapter kind", name))
+        KINDS.iter().find(|k| k.name == name).copied().ok_or_else(|| Error::unsupported("adapter kind", name))
     }
 }
 
-/// A fresh adapter: it changes nothing until it is trained.
+/// A fresh adapter.
 ///
 /// # Errors
 /// `Unsupported` for an unknown kind; those of [`Spec::layout`].

@@ -4,7 +4,7 @@
 //! that changes what a LoRA computes is refused by name. Rows of q and k are put into the order of GGUF files.
 
 use super::json::Json;
-use super::lora::Lora;
+use super::kinds::lora::Lora;
 use super::lowrank::Slot;
 use super::safetensors::{Safetensors, Tensor};
 use super::{Base, Site, gguf_row};
@@ -144,12 +144,12 @@ fn place(name: &str) -> Option<(Site, usize)> {
     let halves = [path.strip_suffix(".lora_A"), path.strip_suffix(".lora_B")];
     let half = halves.iter().position(Option::is_some)?;
     // A leading word stands for the path before `layers`, which was checked.
-    Some((Site::by_peft(&format!("model.{}", halves[half]?))?, half))
+    Some((Site::by_hf(&format!("model.{}", halves[half]?))?, half))
 }
 
 /// The first pattern whose last words are those of the module. PEFT's are regular expressions; names are what is used.
 fn pattern(patterns: &[(String, f64)], site: Site) -> Option<f64> {
-    let module = format!("model.layers.{}.{}", site.layer, site.linear.peft());
+    let module = format!("model.layers.{}.{}", site.layer, site.role.hf());
     let fits = |p: &str| module.strip_suffix(p).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
     patterns.iter().find(|(p, _)| fits(p)).map(|(_, value)| *value)
 }

@@ -1,9 +1,10 @@
 //! What adapter to create: its kind, where it attaches, and the settings of its kind.
 
 use super::lowrank::{Layout, Slot};
-use super::{Base, Kind, Linear, MAX_RANK, Site};
+use super::{Base, Kind, MAX_RANK, Site};
 use crate::error::{Error, Result};
 use crate::knob::{Is, Knob, Usual, Value, Values, resolve};
+use crate::role::Role;
 use std::prelude::v1::*;
 
 /// Rank of the change; also at most the smaller side of every layer.
@@ -34,8 +35,8 @@ pub(super) static LOW_RANK: [Usual; 3] = [USUAL_RANK, USUAL_ALPHA, UNSTABILISED]
 pub struct Spec {
     /// A name of [`super::KINDS`].
     pub kind: String,
-    /// Which linear layers.
-    pub targets: Vec<Linear>,
+    /// Which linear layers; empty for kinds that stand elsewhere.
+    pub targets: Vec<Role>,
     /// Of which blocks; all if `None`.
     pub layers: Option<Vec<usize>>,
     /// What differs from the usual of its kind, [`Kind::knobs`].
@@ -51,9 +52,10 @@ impl Default for Spec {
 }
 
 impl Spec {
-    /// One of that kind on all linear layers, with its usual settings.
+    /// One of that kind where it usually stands, with its usual settings.
     pub fn new(kind: &str) -> Spec {
-        Spec { kind: kind.into(), targets: Linear::ALL.to_vec(), layers: None, values: Values::new(), seed: 0 }
+        let targets = Kind::by_name(kind).map_or(&[][..], |row| row.targets).to_vec();
+        Spec { kind: kind.into(), targets, layers: None, values: Values::new(), seed: 0 }
     }
 
     /// The same with a setting of its kind.
@@ -77,26 +79,39 @@ impl Spec {
     /// layer.
     pub fn layout(&self, base: &Base) -> Result<Layout> {
         let values = self.values()?;
+        let (rank, alpha) = (values.whole(RANK.name) as usize, values.real(ALPHA.name) as f32);
+        let stabilised = values.switch(STABILISED.name);
+        let slot = |site| Slot::new(site, base, rank, alpha, stabilised);
+        Ok(Layout::new(self.sites(base)?.into_iter().map(slot).collect::<Result<_>>()?, stabilised))
+    }
+
+    /// The blocks it is for, sorted.
+    ///
+    /// # Errors
+    /// `Invalid` if `base` has no such block.
+    pub fn blocks(&self, base: &Base) -> Result<Vec<usize>> {
         let mut layers = self.layers.clone().unwrap_or((0..base.layers()).collect());
         layers.sort();
         layers.dedup();
         if layers.last().is_none_or(|last| *last >= base.layers()) {
             return Err(Error::invalid("layers", format!("{layers:?} of {} there are", base.layers())));
         }
+        Ok(layers)
+    }
+
+    /// The linear layers it is for, block by block.
+    ///
+    /// # Errors
+    /// `Invalid` for settings that cannot be used, naming them.
+    pub fn sites(&self, base: &Base) -> Result<Vec<Site>> {
+        let layers = self.blocks(base)?;
         let mut targets = self.targets.clone();
         targets.sort();
         targets.dedup();
         if targets.is_empty() {
             return Err(Error::invalid("targets", "none named"));
         }
-        let (rank, alpha) = (values.whole(RANK.name) as usize, values.real(ALPHA.name) as f32);
-        let stabilised = values.switch(STABILISED.name);
-        let mut slots = Vec::new();
-        for layer in layers {
-            for &linear in &targets {
-                slots.push(Slot::new(Site { layer, linear }, base, rank, alpha, stabilised)?);
-            }
-        }
-        Ok(Layout::new(slots, stabilised))
+        let targets = &targets;
+        Ok(layers.into_iter().flat_map(|layer| targets.iter().map(move |&role| Site { layer, role })).collect())
     }
 }

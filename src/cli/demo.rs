@@ -16,7 +16,6 @@ use mynah::text::Encode;
 use mynah::train::data::{Dataset, Order};
 use mynah::train::{Config, Example, Trainer};
 use serde::Serialize;
-use std::sync::Arc;
 
 /// Optimiser steps: about ten seconds on two cores.
 const STEPS: u64 = 300;
@@ -96,9 +95,8 @@ pub fn demo(args: &Demo, json: bool) -> anyhow::Result<Outcome> {
     let summary = passed.summary(Some(file.len()));
     passed.show(&summary);
     // What speaks now is what the file holds, not what is in memory.
-    let mut learnt = adapter::from_bytes(file.clone().into(), loaded.base(), &Limits::default())?;
-    learnt.prepare(&loaded.model.compute);
-    session.attach(Arc::from(learnt));
+    let learnt = adapter::from_bytes(file.clone().into(), loaded.base(), &Limits::default())?;
+    session.attach(loaded.model.ready(learnt)?, 1.0)?;
     let after = speak(&loaded, &mut session, &prompts)?;
     out::say("\nWhat it says now:");
     prompts.iter().zip(&after).for_each(|(p, a)| out::say(&format!("  {p}|{}", out::harmless(a))));

@@ -2,7 +2,7 @@
 
 use crate::args::{Engine, ModelArgs, Usage, setting};
 use crate::out;
-use mynah::adapter::{self, Adapter, Base};
+use mynah::adapter::{self, Adapter, Base, Ready, Stack};
 use mynah::bytes::{Bytes, Limits, map};
 use mynah::gguf::Gguf;
 use mynah::kernel::{self, Compute, Pool};
@@ -105,14 +105,21 @@ impl Loaded {
         Ok(Template::from_gguf(&self.gguf, &self.tokenizer)?.map(|t| t.at(now)))
     }
 
-    /// The adapter that `PATH` or `PATH:SCALE` names.
-    pub fn adapter(&self, name: &str) -> anyhow::Result<Arc<dyn Adapter>> {
+    /// The adapter that `PATH` or `PATH:SCALE` names, and the scale.
+    pub fn adapter(&self, name: &str) -> anyhow::Result<(Arc<Ready>, f32)> {
         let (path, scale) = split_scale(name)?;
-        let mut adapter =
-            adapter::file::refuse_idle(self.read_adapter(Path::new(path))?).map_err(|e| e.in_file(path))?;
-        adapter.layout_mut().scale *= scale;
-        adapter.prepare(&self.model.compute);
-        Ok(adapter.into())
+        let adapter = adapter::file::refuse_idle(self.read_adapter(Path::new(path))?).map_err(|e| e.in_file(path))?;
+        Ok((self.model.ready(adapter).map_err(|e| e.in_file(path))?, scale))
+    }
+
+    /// The adapters that such names say, one on top of the other.
+    pub fn stack(&self, names: &[String]) -> anyhow::Result<Stack> {
+        let mut stack = Stack::new();
+        for name in names {
+            let (adapter, scale) = self.adapter(name)?;
+            setting(stack.push(adapter, scale))?;
+        }
+        Ok(stack)
     }
 
     /// An adapter of any kind, even one that changes nothing yet.
@@ -139,8 +146,8 @@ impl Loaded {
         let config = SessionConfig { context, path, cache, chunk: 256 };
         let repacked = args.reading.repack.map(|budget| repack(&self.model, budget)).transpose()?;
         let mut session = setting(Session::new(repacked.as_ref().unwrap_or(&self.model), config))?;
-        for name in &args.adapters {
-            session.attach(self.adapter(name)?);
+        for attached in self.stack(&args.adapters)?.all() {
+            session.attach(attached.adapter.clone(), attached.strength)?;
         }
         Ok(session)
     }

@@ -1,39 +1,59 @@
-//! How a run of parameters is spelt in a section. The number of values is known from elsewhere (the shapes), so a
-//! stream can neither promise nor unpack to more.
+//! How parameters are spelt in a section: a whole part at a time, with its shape and with what it held before it was
+//! trained. The number of values is known from elsewhere (the shapes), so a stream can neither promise nor unpack to more.
 
 use crate::error::{Error, Result};
 use half::{bf16, f16};
 use std::prelude::v1::*;
 
-/// Values that are spelt and checked at a time, so that a check needs no second copy.
-const PART: usize = 4096;
+/// A part of parameters but for its values.
+#[derive(Clone, Copy, Debug)]
+pub struct Whole<'a> {
+    /// What it is.
+    pub name: &'a str,
+    /// Values of a row.
+    pub cols: usize,
+    /// Values in all.
+    pub len: usize,
+    /// What it held before the first step; empty for codecs that do not ask ([`Codec::from_start`]).
+    pub start: &'a [f32],
+}
 
-/// One row of [`CODECS`]. The bytes of values are those of the first ones followed by those of the rest.
+/// One row of [`CODECS`].
 pub struct Codec {
     /// As files name it.
     pub name: &'static str,
-    /// Values to bytes.
-    pub encode: fn(&[f32]) -> Vec<u8>,
-    /// Bytes to exactly that many values. Reserves nothing before the bytes are seen to hold them.
-    pub decode: fn(&[u8], usize) -> Result<Vec<f32>>,
+    /// Whether it spells the difference from the start.
+    pub from_start: bool,
+    /// Fewest bytes that so many values take.
+    pub least: fn(usize) -> usize,
+    /// Appends the bytes of the values.
+    write: fn(&[f32], &Whole, &mut Vec<u8>),
+    /// Takes the bytes of a part off the front of what is left. Reserves nothing before the bytes are seen to hold it.
+    read: fn(&mut &[u8], &Whole) -> Result<Vec<f32>>,
 }
 
 /// Every codec this build knows.
 pub static CODECS: &[Codec] = &[
     Codec {
         name: "f32",
-        encode: |values| values.iter().flat_map(|x| x.to_le_bytes()).collect(),
-        decode: |bytes, n| fixed(bytes, n, f32::from_le_bytes),
+        from_start: false,
+        least: |n| n.saturating_mul(4),
+        write: |values, _, out| out.extend(values.iter().flat_map(|x| x.to_le_bytes())),
+        read: |rest, whole| fixed(rest, whole, f32::from_le_bytes),
     },
     Codec {
         name: "f16",
-        encode: |values| values.iter().flat_map(|&x| f16::from_f32(x).to_le_bytes()).collect(),
-        decode: |bytes, n| fixed(bytes, n, |b| f16::from_le_bytes(b).to_f32()),
+        from_start: false,
+        least: |n| n.saturating_mul(2),
+        write: |values, _, out| out.extend(values.iter().flat_map(|&x| f16::from_f32(x).to_le_bytes())),
+        read: |rest, whole| fixed(rest, whole, |b| f16::from_le_bytes(b).to_f32()),
     },
     Codec {
         name: "bf16",
-        encode: |values| values.iter().flat_map(|&x| bf16::from_f32(x).to_le_bytes()).collect(),
-        decode: |bytes, n| fixed(bytes, n, |b| bf16::from_le_bytes(b).to_f32()),
+        from_start: false,
+        least: |n| n.saturating_mul(2),
+        write: |values, _, out| out.extend(values.iter().flat_map(|&x| bf16::from_f32(x).to_le_bytes())),
+        read: |rest, whole| fixed(rest, whole, |b| bf16::from_le_bytes(b).to_f32()),
     },
 ];
 
@@ -43,75 +63,88 @@ impl Codec {
     pub fn by_name(name: &str) -> Result<&'static Codec> {
         CODECS.iter().find(|c| c.name == name).ok_or_else(|| Error::unsupported("codec", name))
     }
-}
 
-/// The bytes of `values`.
-///
-/// # Errors
-/// `Unsupported` for an unknown codec; `Invalid` if a value is not finite or does not fit the codec.
-pub fn encode(codec: &str, values: &[f32]) -> Result<Vec<u8>> {
-    let row = Codec::by_name(codec)?;
-    if let Some(i) = values.iter().position(|x| !x.is_finite()) {
-        return Err(Error::invalid("parameters", format!("value {i} is not finite")));
+    /// Appends the bytes of the values of a part.
+    ///
+    /// # Errors
+    /// `Invalid` if a value is not finite or does not fit the codec.
+    pub fn encode(&self, values: &[f32], whole: &Whole, out: &mut Vec<u8>) -> Result<()> {
+        if let Some(i) = values.iter().position(|x| !x.is_finite()) {
+            return Err(Error::invalid("parameters", format!("value {i} of {} is not finite", whole.name)));
+        }
+        let from = out.len();
+        (self.write)(values, whole, out);
+        if self.decode(&mut out.get(from..).unwrap_or_default(), whole).is_err() {
+            out.truncate(from);
+            return Err(Error::invalid("parameters", format!("a value is too large for {}; f32 would do", self.name)));
+        }
+        Ok(())
     }
-    let mut bytes = Vec::new();
-    for part in values.chunks(PART) {
-        let spelt = (row.encode)(part);
-        decode(codec, &spelt, part.len())
-            .map_err(|_| Error::invalid("parameters", format!("a value is too large for {codec}; f32 would do")))?;
-        let each = spelt.len().checked_div(part.len()).unwrap_or_default();
-        bytes.reserve_exact(values.len().saturating_mul(each).saturating_sub(bytes.len()));
-        bytes.extend_from_slice(&spelt);
-    }
-    Ok(bytes)
-}
 
-/// Exactly `len` finite values.
-///
-/// # Errors
-/// `Unsupported` for an unknown codec; `Corrupt` if the bytes hold another number of values or one that is not finite.
-pub fn decode(codec: &str, bytes: &[u8], len: usize) -> Result<Vec<f32>> {
-    let values = (Codec::by_name(codec)?.decode)(bytes, len)?;
-    match values.iter().position(|x| !x.is_finite()) {
-        Some(i) => Err(Error::corrupt(format!("parameter {i} of {len} is not finite"), 0)),
-        None => Ok(values),
+    /// The values of a part, all finite, from the front of `rest`, which moves on.
+    ///
+    /// # Errors
+    /// `Corrupt` if there are fewer bytes than its values take, or a value is not finite.
+    pub fn decode(&self, rest: &mut &[u8], whole: &Whole) -> Result<Vec<f32>> {
+        let values = (self.read)(rest, whole)?;
+        match values.iter().position(|x| !x.is_finite()) {
+            Some(i) => Err(Error::corrupt(format!("value {i} of {}, {}, is not finite", whole.name, whole.len), 0)),
+            None => Ok(values),
+        }
     }
 }
 
 /// Values of `N` bytes each.
-fn fixed<const N: usize>(bytes: &[u8], len: usize, value: impl Fn([u8; N]) -> f32) -> Result<Vec<f32>> {
-    let (chunks, rest) = bytes.as_chunks::<N>();
-    if chunks.len() != len || !rest.is_empty() {
-        return Err(Error::corrupt(format!("{} bytes of parameters, {len} of {N} bytes wanted", bytes.len()), 0));
-    }
-    Ok(chunks.iter().map(|b| value(*b)).collect())
+fn fixed<const N: usize>(rest: &mut &[u8], whole: &Whole, value: impl Fn([u8; N]) -> f32) -> Result<Vec<f32>> {
+    let bytes = whole.len.checked_mul(N).and_then(|n| rest.split_at_checked(n));
+    let Some((bytes, after)) = bytes else {
+        let Whole { name, len, .. } = whole;
+        return Err(Error::corrupt(format!("{} bytes for {len} values of {name}, {N} bytes each", rest.len()), 0));
+    };
+    *rest = after;
+    Ok(bytes.as_chunks::<N>().0.iter().map(|b| value(*b)).collect())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn whole(len: usize) -> Whole<'static> {
+        Whole { name: "a", cols: len.max(1), len, start: &[] }
+    }
+
     #[test]
     fn values_survive_within_the_codec() {
         let values = [0.0, -0.0, 1.0, -2.5, 1e-3, 65504.0, f32::MIN_POSITIVE];
         for codec in CODECS {
-            let bytes = encode(codec.name, &values).unwrap();
-            let back = decode(codec.name, &bytes, values.len()).unwrap();
+            let encode = |values: &[f32]| {
+                let mut out = vec![7];
+                codec.encode(values, &whole(values.len()), &mut out).map(|()| out[1..].to_vec())
+            };
+            let decode = |mut bytes: &[u8], n: usize| codec.decode(&mut bytes, &whole(n)).map(|v| (v, bytes.len()));
+            let bytes = encode(&values).unwrap();
+            assert!(bytes.len() >= (codec.least)(values.len()));
+            let (back, left) = decode(&bytes, values.len()).unwrap();
+            assert_eq!(left, 0);
             for (a, b) in values.iter().zip(&back) {
                 assert!((a - b).abs() <= a.abs() / 256.0 + 1e-7, "{}: {a} {b}", codec.name);
             }
-            assert_eq!(encode(codec.name, &back).unwrap(), bytes, "{}: settles at once", codec.name);
-            assert!(decode(codec.name, &[], 0).unwrap().is_empty());
-            for wrong in [0, values.len() - 1, values.len() + 1, usize::MAX] {
-                assert!(decode(codec.name, &bytes, wrong).is_err(), "{}: {wrong}", codec.name);
+            assert_eq!(encode(&back).unwrap(), bytes, "{}: settles at once", codec.name);
+            assert!(decode(&[], 0).unwrap().0.is_empty());
+            // Parts stand end to end.
+            assert_eq!(decode(&[&bytes[..], &bytes[..]].concat(), values.len()).unwrap(), (back, bytes.len()));
+            for wrong in [values.len() + 1, usize::MAX] {
+                assert!(decode(&bytes, wrong).is_err(), "{}: {wrong}", codec.name);
             }
-            assert!(decode(codec.name, &bytes[1..], values.len()).is_err());
-            assert!(decode(codec.name, &(codec.encode)(&[f32::NAN, 1.0]), 2).is_err());
-            assert!(decode(codec.name, &(codec.encode)(&[1.0, f32::INFINITY]), 2).is_err());
+            assert!(decode(&bytes[1..], values.len()).is_err());
+            let mut damaged = Vec::new();
+            (codec.write)(&[1.0, f32::INFINITY], &whole(2), &mut damaged);
+            assert!(decode(&damaged, 2).is_err());
+            assert!(encode(&[f32::NAN]).is_err());
         }
-        assert_eq!(decode("f32", &encode("f32", &values).unwrap(), 7).unwrap(), values);
-        assert!(encode("f16", &[65520.0]).unwrap_err().to_string().contains("too large"));
-        assert!(encode("f32", &[f32::NAN]).is_err());
-        assert!(matches!(encode("zip", &[]), Err(Error::Unsupported { .. })));
+        let f16 = Codec::by_name("f16").unwrap();
+        let e = f16.encode(&[65520.0], &whole(1), &mut Vec::new()).unwrap_err().to_string();
+        assert!(e.contains("too large"), "{e}");
+        assert!(matches!(Codec::by_name("zip"), Err(Error::Unsupported { .. })));
     }
 }

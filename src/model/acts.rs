@@ -1,61 +1,155 @@
-//! What a block remembers of its forward pass, every buffer by name, and how that is kept until the way back.
+//! What a block remembers of its forward pass, every activation once, and how that is kept until the backward pass.
 
 use super::HParams;
-use crate::kernel::{Buffer, Compute, Tile};
+use super::hparams::Layer;
+use crate::adapter::Place;
+use crate::kernel::{Buffer, Compute, Tile, View};
 use crate::quant::float;
+use crate::role::Role;
 use std::prelude::v1::*;
+
+/// An activation of a block: an index into [`SLOTS`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Slot {
+    /// After the first norm.
+    N1,
+    /// Queries before the norm of their heads.
+    RawQ,
+    /// Keys before the norm of their heads.
+    RawK,
+    /// Queries after the rotary turn.
+    Q,
+    /// Keys after the rotary turn.
+    K,
+    /// Values.
+    V,
+    /// What attention gathered.
+    Att,
+    /// The output of the o projection before its norm.
+    AttOut,
+    /// The residual stream between attention and the feed-forward layer.
+    Mid,
+    /// After the second norm.
+    N2,
+    /// Gate before its activation.
+    Gate,
+    /// Its partner.
+    Up,
+    /// What meets the down projection.
+    Hidden,
+    /// The output of the down projection before its norm.
+    FfnOut,
+    /// What attention and the feed-forward layer put out in turn.
+    Out,
+}
+
+/// One row of [`SLOTS`].
+pub struct SlotRow {
+    /// Which.
+    pub slot: Slot,
+    /// Its width; 0 where a layer has no such activation.
+    pub width: fn(&HParams, &Layer) -> usize,
+    /// Whether it took matrix products to make and is kept; what is not follows from the kept ones and the block's input by
+    /// a few operations a value.
+    pub costly: fn(&Layer) -> bool,
+}
+
+const fn slot(slot: Slot, width: fn(&HParams, &Layer) -> usize, costly: fn(&Layer) -> bool) -> SlotRow {
+    SlotRow { slot, width, costly }
+}
+
+/// `width` where the layer has a tensor of that role.
+fn only(l: &Layer, role: Role, width: usize) -> usize {
+    if l.has.has(role) { width } else { 0 }
+}
+
+/// Every activation of a block, in the order of [`Slot`].
+pub static SLOTS: [SlotRow; Slot::COUNT] = [
+    slot(Slot::N1, |h, _| h.width, |_| false),
+    slot(Slot::RawQ, |_, l| only(l, Role::QNorm, l.q_width()), |_| true),
+    slot(Slot::RawK, |_, l| only(l, Role::KNorm, l.kv_width()), |_| true),
+    slot(Slot::Q, |_, l| l.q_width(), |l| !l.has.has(Role::QNorm)),
+    slot(Slot::K, |_, l| l.kv_width(), |l| !l.has.has(Role::KNorm)),
+    slot(Slot::V, |_, l| l.kv_width(), |_| true),
+    slot(Slot::Att, |_, l| l.q_width(), |_| true),
+    slot(Slot::AttOut, |h, l| only(l, Role::PostAttnNorm, h.width), |_| true),
+    slot(Slot::Mid, |h, _| h.width, |_| true),
+    slot(Slot::N2, |h, _| h.width, |_| false),
+    slot(Slot::Gate, |_, l| if l.act.gated { l.ff } else { 0 }, |_| true),
+    slot(Slot::Up, |_, l| l.ff, |_| true),
+    slot(Slot::Hidden, |_, l| l.ff, |_| false),
+    slot(Slot::FfnOut, |h, l| only(l, Role::PostFfnNorm, h.width), |_| true),
+    slot(Slot::Out, |h, _| h.width, |_| false),
+];
+
+impl Slot {
+    /// How many there are.
+    pub const COUNT: usize = Slot::Out as usize + 1;
+}
+
+/// What adapters want remembered beside [`SLOTS`]: rows as they were before a place was passed, by the place's number in
+/// its block, and the log-sum-exp of attention as the last.
+pub const LSE: usize = Place::DOORS;
+
+/// One of those, with its width.
+pub type Extra = (usize, usize);
 
 /// The buffers of one block for `n` rows. Generation and training work in one of these; what training keeps of a block
 /// is a [`Kept`].
-#[derive(Default)]
 pub struct Acts {
     /// Rows.
     pub n: usize,
-    /// After the first norm, `[n, width]`.
-    pub n1: Buffer,
-    /// Queries after the rotary turn, `[n, H·D]`.
-    pub q: Buffer,
-    /// Keys after the rotary turn, `[n, KV·D]`.
-    pub k: Buffer,
-    /// Values, `[n, KV·D]`.
-    pub v: Buffer,
-    /// What attention gathered, `[n, H·D]`.
-    pub att: Buffer,
-    /// The residual stream between attention and the feed-forward layer, `[n, width]`.
-    pub mid: Buffer,
-    /// After the second norm, `[n, width]`.
-    pub n2: Buffer,
-    /// Gate before its activation, `[n, ff]`.
-    pub gate: Buffer,
-    /// Its partner, `[n, ff]`.
-    pub up: Buffer,
-    /// `silu(gate) · up`, `[n, ff]`.
-    pub h: Buffer,
-    /// The output of the o and the down projection in turn, `[n, width]`.
-    pub out: Buffer,
+    slots: [Buffer; Slot::COUNT],
+    /// What adapters want remembered.
+    pub extras: [Buffer; LSE + 1],
+}
+
+impl Default for Acts {
+    fn default() -> Acts {
+        Acts { n: 0, slots: Default::default(), extras: core::array::from_fn(|_| Buffer::default()) }
+    }
 }
 
 impl Acts {
-    /// Makes room for `n` rows; never shrinks.
-    pub fn resize(&mut self, h: &HParams, n: usize) {
+    /// Makes room for `n` rows of a layer; never shrinks.
+    pub fn resize(&mut self, h: &HParams, layer: &Layer, extras: &[Extra], n: usize) {
         self.n = n;
-        let widths = [h.width, h.width, h.ff, h.width];
-        for (buffer, width) in [&mut self.n1, &mut self.n2, &mut self.h, &mut self.out].into_iter().zip(widths) {
-            buffer.room(n * width);
+        for (buffer, row) in self.slots.iter_mut().zip(&SLOTS) {
+            buffer.room(n * (row.width)(h, layer));
         }
-        for (buffer, width) in self.costly().into_iter().zip(Kept::widths(h)) {
-            buffer.room(n * width);
+        for &(door, width) in extras {
+            self.extras[door].room(n * width);
         }
     }
 
-    /// Bytes of the buffers for `n` rows.
-    pub fn bytes(h: &HParams, n: usize) -> usize {
-        4 * n * (3 * h.width + h.ff + Kept::widths(h).iter().sum::<usize>())
+    /// Bytes of the buffers for `n` rows of every layer; `extras` are the widths that adapters want, the most of a layer.
+    pub fn bytes(h: &HParams, extras: usize, n: usize) -> usize {
+        let slots: usize = SLOTS.iter().map(|row| h.most(|l| (row.width)(h, l))).sum();
+        4 * n * (slots + extras)
     }
 
-    /// What took matrix products to make: the rest follows from these and the block's input by a few operations a value.
-    fn costly(&mut self) -> [&mut Buffer; 7] {
-        [&mut self.q, &mut self.k, &mut self.v, &mut self.att, &mut self.mid, &mut self.gate, &mut self.up]
+    /// An activation, with the width it has in a layer.
+    pub fn view(&self, slot: Slot, width: usize) -> View<'_> {
+        View::new(&self.slots[slot as usize], self.n, width)
+    }
+
+    /// The values of some activations, to be written, with what adapters want remembered.
+    pub fn parts<const K: usize>(&mut self, slots: [Slot; K]) -> ([&mut [f32]; K], &mut [Buffer; LSE + 1]) {
+        let slots = self.slots.get_disjoint_mut(slots.map(|s| s as usize)).expect("different activations");
+        (slots.map(|buffer| &mut buffer[..]), &mut self.extras)
+    }
+
+    /// What stays of a layer, buffers and widths.
+    fn costly<'a>(
+        &'a mut self,
+        h: &'a HParams,
+        layer: &'a Layer,
+        extras: &'a [Extra],
+    ) -> impl Iterator<Item = (&'a mut Buffer, usize)> {
+        let slots = self.slots.iter_mut().zip(&SLOTS).filter(|(_, row)| (row.costly)(layer));
+        let all = self.extras.iter_mut().enumerate();
+        let more = all.filter_map(|(door, b)| Some((b, extras.iter().find(|e| e.0 == door)?.1)));
+        slots.map(|(b, row)| (b, (row.width)(h, layer))).chain(more)
     }
 }
 
@@ -135,25 +229,32 @@ fn singles(cx: &Compute, words: &[f32], x: &mut [f32], widen: fn(&[u16], &mut [f
 /// What stays of a block between the passes beside its input.
 #[derive(Default)]
 pub struct Kept {
-    parts: [Stored; 7],
+    parts: Vec<Stored>,
 }
 
 impl Kept {
-    /// Widths of the buffers that are kept.
-    fn widths(h: &HParams) -> [usize; 7] {
-        let (q, kv) = (h.q_width(), h.kv_width());
-        [q, kv, kv, q, h.width, h.ff, h.ff]
-    }
-
-    /// Bytes for `n` rows.
-    pub fn bytes(h: &HParams, n: usize, precision: Precision) -> usize {
-        Self::widths(h).iter().map(|width| precision.bytes(n * width)).sum()
+    /// Bytes for `n` rows of a layer, with extras of so many widths.
+    pub fn bytes(h: &HParams, layer: &Layer, extras: usize, n: usize, precision: Precision) -> usize {
+        let widths = SLOTS.iter().filter(|row| (row.costly)(layer)).map(|row| (row.width)(h, layer));
+        widths.map(|width| precision.bytes(n * width)).sum::<usize>() + precision.bytes(n * extras)
     }
 
     /// Keeps what is costly of `a`. Singles are not copied: the buffers change places, so `a` then holds other values.
-    pub fn put(&mut self, cx: &Compute, h: &HParams, precision: Precision, a: &mut Acts) {
+    pub fn put(
+        &mut self,
+        cx: &Compute,
+        h: &HParams,
+        layer: &Layer,
+        extras: &[Extra],
+        precision: Precision,
+        a: &mut Acts,
+    ) {
         let n = a.n;
-        for ((part, buffer), width) in self.parts.iter_mut().zip(a.costly()).zip(Self::widths(h)) {
+        for (i, (buffer, width)) in a.costly(h, layer, extras).enumerate() {
+            if self.parts.len() == i {
+                self.parts.push(Stored::default());
+            }
+            let part = &mut self.parts[i];
             match precision {
                 Precision::F32 => core::mem::swap(&mut part.words, buffer),
                 _ => part.put(cx, precision, &buffer[..n * width]),
@@ -162,9 +263,17 @@ impl Kept {
     }
 
     /// Brings it back into `a`, which has room for it.
-    pub fn get(&mut self, cx: &Compute, h: &HParams, precision: Precision, a: &mut Acts) {
+    pub fn get(
+        &mut self,
+        cx: &Compute,
+        h: &HParams,
+        layer: &Layer,
+        extras: &[Extra],
+        precision: Precision,
+        a: &mut Acts,
+    ) {
         let n = a.n;
-        for ((part, buffer), width) in self.parts.iter_mut().zip(a.costly()).zip(Self::widths(h)) {
+        for (part, (buffer, width)) in self.parts.iter_mut().zip(a.costly(h, layer, extras)) {
             match precision {
                 Precision::F32 => core::mem::swap(&mut part.words, buffer),
                 _ => part.get(cx, precision, &mut buffer[..n * width]),
@@ -177,6 +286,13 @@ impl Kept {
 mod tests {
     use super::*;
     use crate::kernel::{PLAIN, Pool};
+
+    #[test]
+    fn rows_stand_where_their_slots_say() {
+        for (i, row) in SLOTS.iter().enumerate() {
+            assert_eq!(row.slot as usize, i);
+        }
+    }
 
     #[test]
     fn stored_values_come_back_rounded_once() {

@@ -1,125 +1,175 @@
 //! One transformer block. [`backward`] mirrors [`forward`] from bottom to top.
 
+use super::acts::{LSE, Slot};
 use super::cache::Cache;
-use super::project::{self, Out, Sink, Workspace};
-use super::{Acts, Attached, HParams, Model};
-use crate::adapter::Linear;
+use super::doors::{self, Out, Workspace};
+use super::hparams::Layer;
+use super::pass::{Pass, Target};
+use super::{Acts, HParams};
+use crate::adapter::{Place, Shape, Site, Spot};
 use crate::kernel::{Buffer, Tile, View};
-use crate::nn::attention::{self, Memory, Sees, Source};
-use crate::nn::linear::{Accumulate, Path};
-use crate::nn::norm::{self, Kind, Norm};
-use crate::nn::rope::Turns;
+use crate::nn::attention::{self, Memory, Source};
+use crate::nn::linear::Accumulate;
 use crate::nn::{ffn, sum};
-use core::ops::Range;
+use crate::role::Role;
 use std::prelude::v1::*;
-
-/// The rows of a pass: which sequence and which position each stands at.
-#[derive(Clone, Default)]
-pub struct Layout {
-    /// Position of every row, `[N]`.
-    pub positions: Vec<u32>,
-    /// Ranges of rows that are one sequence each; attention sees only its own. With a cache there is one.
-    pub segments: Vec<Range<usize>>,
-}
 
 /// Runs a block over `x`, `[N, width]`, in place. With a cache, keys and values are written to it and attention reads
 /// all earlier positions from it; without one, every segment starts at position 0 and reads its own rows.
-pub fn forward(
-    m: &Model,
-    adapters: &Attached,
-    path: Path,
-    layer: usize,
-    rows: &Layout,
-    cache: Option<&mut Cache>,
-    x: &mut [f32],
-    a: &mut Acts,
-    work: &mut Workspace,
-) {
-    hidden(m, adapters, path, layer, rows, cache, x, a, work);
-    let (n, d, ff) = (rows.positions.len(), m.hparams.width, m.hparams.ff);
-    let outs = [Out { linear: Linear::Down, y: &mut a.out }];
-    project::forward(m, adapters, path, layer, View::new(&a.h, n, ff), outs, work);
-    sum(&m.compute, &a.mid[..n * d], &a.out[..n * d], d, &mut x[..n * d]);
+pub fn forward(p: &Pass, layer: usize, cache: Option<&mut Cache>, x: &mut [f32], a: &mut Acts, work: &mut Workspace) {
+    hidden(p, layer, cache, x, a, work);
+    down(p, layer, a, work);
+    let n = p.rows.positions.len() * p.model.hparams.width;
+    let ([mid, out], _) = a.parts([Slot::Mid, Slot::Out]);
+    sum(&p.model.compute, &mid[..n], &out[..n], p.model.hparams.width, &mut x[..n]);
 }
 
-/// [`forward`] up to the input of the last projection: all that [`backward`] needs of a block. `x` is read only.
-pub fn hidden(
-    m: &Model,
-    adapters: &Attached,
-    path: Path,
-    layer: usize,
-    rows: &Layout,
-    mut cache: Option<&mut Cache>,
-    x: &[f32],
-    a: &mut Acts,
-    work: &mut Workspace,
-) {
-    let (h, cx) = (&m.hparams, &m.compute);
-    let n = rows.positions.len();
-    a.resize(h, n);
-    let (d, qw, kw) = (h.width, h.q_width(), h.kv_width());
+/// All that [`backward`] needs of a block, made again from its input. `x` is read only.
+pub fn again(p: &Pass, layer: usize, x: &[f32], a: &mut Acts, work: &mut Workspace) {
+    hidden(p, layer, None, x, a, work);
+    if doors::needs_down(p, layer) {
+        down(p, layer, a, work);
+    }
+}
 
-    normed_input(m, layer, x, a);
-    let outs = [
-        Out { linear: Linear::Q, y: &mut a.q },
-        Out { linear: Linear::K, y: &mut a.k },
-        Out { linear: Linear::V, y: &mut a.v },
-    ];
-    project::forward(m, adapters, path, layer, View::new(&a.n1, n, d), outs, work);
-    m.rope.turns(cx, &rows.positions, &mut work.turns);
-    m.rope.apply(cx, &mut Tile::new(&mut a.q, n, qw), h.heads.dim, &work.turns, false);
-    m.rope.apply(cx, &mut Tile::new(&mut a.k, n, kw), h.heads.dim, &work.turns, false);
-    let (q, mut att) = (View::new(&a.q, n, qw), Tile::new(&mut a.att, n, qw));
+/// [`forward`] up to the input of the last projection.
+fn hidden(p: &Pass, layer: usize, mut cache: Option<&mut Cache>, x: &[f32], a: &mut Acts, work: &mut Workspace) {
+    let (h, cx) = (&p.model.hparams, &p.model.compute);
+    let l = &h.blocks[layer];
+    let n = p.rows.positions.len();
+    let (d, qw, kw) = (h.width, l.q_width(), l.kv_width());
+    a.resize(h, l, p.extras(layer), n);
+
+    normed_input(p, layer, x, a, work);
+    // Norms of heads want queries and keys as they came.
+    let raw = |of: Slot, raw: Slot, norm: Role| if l.has.has(norm) { raw } else { of };
+    let slots = [Slot::N1, raw(Slot::Q, Slot::RawQ, Role::QNorm), raw(Slot::K, Slot::RawK, Role::KNorm), Slot::V];
+    let ([n1, q, k, v], extras) = a.parts(slots);
+    let outs = [Out { role: Role::Q, y: q }, Out { role: Role::K, y: k }, Out { role: Role::V, y: v }];
+    doors::project(p, layer, View::new(n1, n, d), outs, extras, work);
+    turned(p, layer, a, work);
+
+    let ([q, k, v, att], extras) = a.parts([Slot::Q, Slot::K, Slot::V, Slot::Att]);
+    let wants_lse = p.stack.needs_at(Place::Attention(layer)).lse;
+    if wants_lse {
+        extras[LSE].room(n * l.heads.q);
+    }
+    let (q, mut tile) = (View::new(q, n, qw), Tile::new(att, n, qw));
+    let mut lse = wants_lse.then(|| Tile::new(&mut extras[LSE], n, l.heads.q));
     if let Some(cache) = &mut cache {
-        let first = rows.positions[0] as usize;
-        cache.write(cx.kernels, layer, first, &a.k[..n * kw], &a.v[..n * kw]);
+        let first = p.rows.positions[0] as usize;
+        cache.write(cx.kernels, layer, first, &k[..n * kw], &v[..n * kw]);
         let (keys, values) = cache.memory(layer, first + n);
-        let source = Source { keys, values, n: first + n, first, sees: Sees::Causal };
-        attention::forward(cx, h.heads, q, &source, &mut att, None);
+        let source = Source { keys, values, n: first + n, first, sees: l.sees };
+        attention::forward(cx, l.heads, q, &source, &mut tile, lse.as_mut());
     } else {
-        for s in &rows.segments {
-            let keys = Memory::Rows(View::new(&a.k, n, kw).rows(s.clone()));
-            let values = Memory::Rows(View::new(&a.v, n, kw).rows(s.clone()));
-            let source = Source { keys, values, n: s.len(), first: 0, sees: Sees::Causal };
-            attention::forward(cx, h.heads, q.rows(s.clone()), &source, &mut att.part(s.clone(), 0..qw), None);
+        for s in &p.rows.segments {
+            let keys = Memory::Rows(View::new(k, n, kw).rows(s.clone()));
+            let values = Memory::Rows(View::new(v, n, kw).rows(s.clone()));
+            let source = Source { keys, values, n: s.len(), first: 0, sees: l.sees };
+            let mut lse = lse.as_mut().map(|lse| lse.part(s.clone(), 0..l.heads.q));
+            attention::forward(cx, l.heads, q.rows(s.clone()), &source, &mut tile.part(s.clone(), 0..qw), lse.as_mut());
         }
     }
-    let outs = [Out { linear: Linear::O, y: &mut a.out }];
-    project::forward(m, adapters, path, layer, View::new(&a.att, n, qw), outs, work);
-    sum(cx, &x[..n * d], &a.out[..n * d], d, &mut a.mid[..n * d]);
+    doors::attend(p, layer, q, att, extras, work);
+    let post = l.has.has(Role::PostAttnNorm);
+    let ([att, out], extras) = a.parts([Slot::Att, if post { Slot::AttOut } else { Slot::Out }]);
+    let outs = [Out { role: Role::O, y: out }];
+    doors::project(p, layer, View::new(att, n, qw), outs, extras, work);
+    branch(p, layer, Spot::Attention, a, work);
+    let ([mid, out], _) = a.parts([Slot::Mid, Slot::Out]);
+    sum(cx, &x[..n * d], &out[..n * d], d, &mut mid[..n * d]);
 
-    normed_middle(m, layer, a);
-    let outs = [Out { linear: Linear::Gate, y: &mut a.gate }, Out { linear: Linear::Up, y: &mut a.up }];
-    project::forward(m, adapters, path, layer, View::new(&a.n2, n, d), outs, work);
-    gated(m, a);
+    normed_middle(p, layer, a, work);
+    let ([n2, gate, up], extras) = a.parts([Slot::N2, Slot::Gate, Slot::Up]);
+    let (n2, up) = (View::new(n2, n, d), Out { role: Role::Up, y: up });
+    match l.act.gated {
+        true => doors::project(p, layer, n2, [Out { role: Role::Gate, y: gate }, up], extras, work),
+        false => doors::project(p, layer, n2, [up], extras, work),
+    }
+    activated(p, layer, a);
 }
 
-/// What [`hidden`] leaves, from `x` and what a [`super::Kept`] brought back into `a`: no matrix product is done again.
-pub fn refresh(m: &Model, layer: usize, x: &[f32], a: &mut Acts) {
-    normed_input(m, layer, x, a);
-    normed_middle(m, layer, a);
-    gated(m, a);
+/// The last projection, and what becomes of it before it is added to the stream.
+fn down(p: &Pass, layer: usize, a: &mut Acts, work: &mut Workspace) {
+    let l = &p.model.hparams.blocks[layer];
+    let post = l.has.has(Role::PostFfnNorm);
+    let n = a.n;
+    let ([hidden, out], extras) = a.parts([Slot::Hidden, if post { Slot::FfnOut } else { Slot::Out }]);
+    doors::project(p, layer, View::new(hidden, n, l.ff), [Out { role: Role::Down, y: out }], extras, work);
+    branch(p, layer, Spot::FeedForward, a, work);
 }
 
-fn normed_input(m: &Model, layer: usize, x: &[f32], a: &mut Acts) {
-    let (h, gain, n) = (&m.hparams, &m.weights.blocks[layer].attn_norm, a.n);
-    norm::forward(&m.compute, rms(h), View::new(x, n, h.width), gain, None, &mut Tile::new(&mut a.n1, n, h.width));
+/// What a sub-layer puts out, from its product: norm, factor, adapters.
+fn branch(p: &Pass, layer: usize, spot: Spot, a: &mut Acts, work: &mut Workspace) {
+    let l = &p.model.hparams.blocks[layer];
+    let (n, d) = (a.n, p.model.hparams.width);
+    let (product, norm, input) = of(spot);
+    let ([product, input, out], extras) = a.parts([product, input, Slot::Out]);
+    if l.has.has(norm) {
+        doors::norm(p, layer, norm, View::new(product, n, d), out, work);
+    }
+    if l.residual != 1.0 {
+        out[..n * d].iter_mut().for_each(|v| *v *= l.residual);
+    }
+    doors::stream(p, layer, spot, View::new(input, n, d), out, extras, work);
 }
 
-fn normed_middle(m: &Model, layer: usize, a: &mut Acts) {
-    let (h, gain, n) = (&m.hparams, &m.weights.blocks[layer].ffn_norm, a.n);
-    norm::forward(&m.compute, rms(h), View::new(&a.mid, n, h.width), gain, None, &mut Tile::new(&mut a.n2, n, h.width));
+/// Of a sub-layer: its product where a norm follows, that norm, and its input.
+fn of(spot: Spot) -> (Slot, Role, Slot) {
+    match spot {
+        Spot::Attention => (Slot::AttOut, Role::PostAttnNorm, Slot::N1),
+        Spot::FeedForward => (Slot::FfnOut, Role::PostFfnNorm, Slot::N2),
+    }
 }
 
-fn gated(m: &Model, a: &mut Acts) {
-    let (cx, n, ff) = (&m.compute, a.n, m.hparams.ff);
-    let (gate, up) = (View::new(&a.gate, n, ff), View::new(&a.up, n, ff));
-    ffn::forward(cx, &ffn::ACTS[0], gate, up, &mut Tile::new(&mut a.h, n, ff));
+/// What [`again`] leaves, from `x` and what a [`super::Kept`] brought back into `a`: no matrix product is done again.
+pub fn refresh(p: &Pass, layer: usize, x: &[f32], a: &mut Acts, work: &mut Workspace) {
+    let has = p.model.hparams.blocks[layer].has;
+    normed_input(p, layer, x, a, work);
+    if has.has(Role::QNorm) || has.has(Role::KNorm) {
+        turned(p, layer, a, work);
+    }
+    normed_middle(p, layer, a, work);
+    activated(p, layer, a);
 }
 
-/// The norm of all layers.
-pub fn rms(h: &HParams) -> Norm {
-    Norm { kind: Kind::Rms, eps: h.eps }
+fn normed_input(p: &Pass, layer: usize, x: &[f32], a: &mut Acts, work: &mut Workspace) {
+    let (n, d) = (a.n, p.model.hparams.width);
+    doors::norm(p, layer, Role::AttnNorm, View::new(x, n, d), a.parts([Slot::N1]).0[0], work);
+}
+
+fn normed_middle(p: &Pass, layer: usize, a: &mut Acts, work: &mut Workspace) {
+    let (n, d) = (a.n, p.model.hparams.width);
+    let ([mid, n2], _) = a.parts([Slot::Mid, Slot::N2]);
+    doors::norm(p, layer, Role::FfnNorm, View::new(mid, n, d), n2, work);
+}
+
+/// Queries and keys as attention meets them: after the norms of their heads, if there are any, and the rotary turn.
+fn turned(p: &Pass, layer: usize, a: &mut Acts, work: &mut Workspace) {
+    let l = &p.model.hparams.blocks[layer];
+    let n = a.n;
+    for (heads, norm, raw, to) in heads(l) {
+        let ([raw, to], _) = a.parts([raw, to]);
+        if l.has.has(norm) {
+            doors::norm(p, layer, norm, View::new(raw, n * heads, l.heads.dim), to, work);
+        }
+        if let Some((rope, turns)) = p.turns(layer) {
+            rope.apply(&p.model.compute, &mut Tile::new(to, n, heads * l.heads.dim), l.heads.dim, turns, false);
+        }
+    }
+}
+
+/// Of queries and of keys: heads, the norm of each, where they stand before it and after the turn.
+fn heads(l: &Layer) -> [(usize, Role, Slot, Slot); 2] {
+    [(l.heads.q, Role::QNorm, Slot::RawQ, Slot::Q), (l.heads.kv, Role::KNorm, Slot::RawK, Slot::K)]
+}
+
+fn activated(p: &Pass, layer: usize, a: &mut Acts) {
+    let (l, n) = (&p.model.hparams.blocks[layer], a.n);
+    let ([gate, up, hidden], _) = a.parts([Slot::Gate, Slot::Up, Slot::Hidden]);
+    let gate = View::new(gate, n, if l.act.gated { l.ff } else { 0 });
+    ffn::forward(&p.model.compute, l.act, gate, View::new(up, n, l.ff), &mut Tile::new(hidden, n, l.ff));
 }
 
 /// Gradient buffers of a block.
@@ -131,98 +181,199 @@ pub struct Grads {
     v: Buffer,
     width: Buffer,
     heads: Buffer,
+    /// The gradient of a sub-layer's output where it is not that of the stream, and of what it was made of.
+    branch: [Buffer; 2],
+    /// What adapters make of the gradient of queries, and of the log-sum-exp.
+    spare: [Buffer; 2],
 }
 
 impl Grads {
-    /// Bytes of the buffers for `n` rows, the longest sequence of them `longest`.
-    pub fn bytes(h: &HParams, n: usize, longest: usize) -> usize {
-        let rows = h.ff.max(h.q_width()) + h.q_width() + 2 * h.kv_width() + h.width;
-        4 * (n * rows + attention::shared(h.heads, longest))
+    /// Bytes of the buffers for `n` rows, the longest sequence of them `longest`, with an adapter of that shape.
+    pub fn bytes(h: &HParams, shape: Option<&Shape>, n: usize, longest: usize) -> usize {
+        let wide = h.most(|l| l.ff.max(l.q_width()));
+        let rows = wide + h.most(Layer::q_width) + 2 * h.most(Layer::kv_width) + h.width;
+        let post = h.most(|l| usize::from(l.has.has(Role::PostAttnNorm) || l.has.has(Role::PostFfnNorm)));
+        let norms = h.most(|l| if l.has.has(Role::QNorm) { l.q_width() } else { 0 });
+        let at = |of: fn(&Place) -> bool| shape.is_some_and(|s| s.slots.iter().any(|slot| of(&slot.place)));
+        let rescales = shape.is_some_and(|s| s.needs.rescales);
+        let attends = at(|p| matches!(p, Place::Attention(_)));
+        let own = post > 0 || h.blocks.iter().any(|l| l.residual != 1.0) || rescales;
+        let spare = norms.max(if attends { h.most(Layer::q_width) + h.most(|l| l.heads.q) } else { 0 });
+        let heads = h.most(|l| attention::shared(l.heads, longest));
+        4 * (n * (rows + usize::from(own) * h.width + post * h.width + spare) + heads)
     }
 }
 
 /// From `dx`, the gradient of the block's output, makes that of its input, `[N, width]`, in place, and adds what the
-/// sink wants. `x` is the block's input and `a` what [`forward`] left; `gate` and `up` are overwritten. If `below` is
-/// false, no block below learns anything: the input's gradient is not made, and `dx` is left as it happens to be.
+/// target wants. `x` is the block's input and `a` what [`forward`] left; `gate` and `up` are overwritten. If `below` is
+/// false, nothing below learns: the input's gradient is not made, and `dx` is left as it happens to be.
 pub fn backward(
-    m: &Model,
-    path: Path,
+    p: &Pass,
     layer: usize,
-    rows: &Layout,
     x: &[f32],
     a: &mut Acts,
     dx: &mut [f32],
-    sink: &mut Sink,
+    target: &mut Target,
     below: bool,
     g: &mut Grads,
     work: &mut Workspace,
 ) {
-    let (h, w, cx) = (&m.hparams, &m.weights.blocks[layer], &m.compute);
-    let n = rows.positions.len();
-    let (d, qw, kw, ff) = (h.width, h.q_width(), h.kv_width(), h.ff);
+    let (h, cx) = (&p.model.hparams, &p.model.compute);
+    let l = &h.blocks[layer];
+    let n = a.n;
+    let (d, qw, kw, ff) = (h.width, l.q_width(), l.kv_width(), l.ff);
+    let dx = &mut dx[..n * d];
 
-    let mut back = |linear, x: View, dy: View, dx: Option<(Accumulate, &mut [f32])>, sink: &mut Sink| {
-        project::backward(m, path, layer, linear, x, dy, dx, sink, work)
-    };
-
+    // The feed-forward layer.
+    let into = branch_backward(p, layer, Spot::FeedForward, a, dx, true, target, g, work);
+    let dy = if into.own { &mut g.branch[0][..n * d] } else { &mut *dx };
     let dh = g.wide.room(n * ff);
-    back(Linear::Down, View::new(&a.h, n, ff), View::new(dx, n, d), Some((Accumulate::Set, &mut *dh)), sink);
-    let dh = View::new(dh, n, ff);
-    let (mut gate, mut up) = (Tile::new(&mut a.gate, n, ff), Tile::new(&mut a.up, n, ff));
-    ffn::backward(cx, &ffn::ACTS[0], &mut gate, &mut up, dh);
-    let dn = g.width.room(n * d);
-    let n2 = View::new(&a.n2, n, d);
-    back(Linear::Gate, n2, View::new(&a.gate, n, ff), Some((Accumulate::Set, &mut *dn)), sink);
-    back(Linear::Up, n2, View::new(&a.up, n, ff), Some((Accumulate::Add, &mut *dn)), sink);
-    let (mid, dn) = (View::new(&a.mid, n, d), View::new(dn, n, d));
-    norm::backward(cx, rms(h), mid, &w.ffn_norm, dn, &mut Tile::new(dx, n, d));
-    if let Sink::Weights(places, grads) = sink {
-        norm::backward_weights(cx, rms(h), mid, dn, &mut grads[places.blocks[layer].ffn_norm.clone()], None);
-    }
+    let ([hidden], extras) = a.parts([Slot::Hidden]);
+    let outs = [Out { role: Role::Down, y: dy }];
+    let hidden = View::new(hidden, n, ff);
+    doors::project_backward(p, layer, hidden, outs, Accumulate::Set, Some(dh), extras, target, work);
+    let ([gate, up, n2, mid], extras) = a.parts([Slot::Gate, Slot::Up, Slot::N2, Slot::Mid]);
+    let gated = if l.act.gated { ff } else { 0 };
+    let mut tiles = (Tile::new(gate, n, gated), Tile::new(up, n, ff));
+    ffn::backward(cx, l.act, &mut tiles.0, &mut tiles.1, View::new(dh, n, ff));
+    let (n2, dn) = (View::new(n2, n, d), g.width.room(n * d));
+    let up = Out { role: Role::Up, y: up };
+    let dn = match l.act.gated {
+        true => {
+            let outs = [Out { role: Role::Gate, y: gate }, up];
+            doors::project_backward(p, layer, n2, outs, into.place, Some(&mut *dn), extras, target, work);
+            dn
+        }
+        false => {
+            doors::project_backward(p, layer, n2, [up], into.place, Some(&mut *dn), extras, target, work);
+            dn
+        }
+    };
+    doors::norm_backward(p, layer, Role::FfnNorm, View::new(mid, n, d), dn, dx, target, work);
 
+    // Attention. What stands on its norm learns even where nothing below does.
+    let below = below || !p.stack.at(Place::Site(Site { layer, role: Role::AttnNorm })).is_empty();
+    let into = branch_backward(p, layer, Spot::Attention, a, dx, below, target, g, work);
+    let dy = if into.own { &mut g.branch[0][..n * d] } else { &mut *dx };
     let datt = g.wide.room(n * qw);
-    back(Linear::O, View::new(&a.att, n, qw), View::new(dx, n, d), Some((Accumulate::Set, &mut *datt)), sink);
+    let ([att], extras) = a.parts([Slot::Att]);
+    let att = View::new(att, n, qw);
+    let outs = [Out { role: Role::O, y: dy }];
+    doors::project_backward(p, layer, att, outs, Accumulate::Set, Some(datt), extras, target, work);
+    let adapted = !p.stack.at(Place::Attention(layer)).is_empty();
+    let wants_lse = p.stack.needs_at(Place::Attention(layer)).lse;
+    let ([q, k, v], extras) = a.parts([Slot::Q, Slot::K, Slot::V]);
+    let (q, k, v) = (View::new(q, n, qw), View::new(k, n, kw), View::new(v, n, kw));
+    let [spare_q, spare_lse] = &mut g.spare;
+    if adapted {
+        let (dq, dlse) = (spare_q.room(n * qw), spare_lse.room(n * l.heads.q));
+        dq.fill(0.0);
+        dlse.fill(0.0);
+        let (mut dq, mut dlse) = (Tile::new(dq, n, qw), Tile::new(dlse, n, l.heads.q));
+        let dlse = wants_lse.then_some(&mut dlse);
+        doors::attend_backward(p, layer, q, datt, &mut dq, dlse, extras, target, work);
+    }
     let datt = View::new(datt, n, qw);
+    let dlse = wants_lse.then(|| View::new(spare_lse, n, l.heads.q));
     let (dq, dk, dv) = (g.q.room(n * qw), g.k.room(n * kw), g.v.room(n * kw));
-    let (q, k, v) = (View::new(&a.q, n, qw), View::new(&a.k, n, kw), View::new(&a.v, n, kw));
     let (mut tq, mut tk, mut tv) = (Tile::new(dq, n, qw), Tile::new(dk, n, kw), Tile::new(dv, n, kw));
-    for s in &rows.segments {
+    for s in &p.rows.segments {
         attention::backward(
             cx,
-            h.heads,
+            l.heads,
             q.rows(s.clone()),
             k.rows(s.clone()),
             v.rows(s.clone()),
-            Sees::Causal,
+            l.sees,
             datt.rows(s.clone()),
-            None,
+            dlse.map(|dlse| dlse.rows(s.clone())),
             &mut tq.part(s.clone(), 0..qw),
             &mut tk.part(s.clone(), 0..kw),
             &mut tv.part(s.clone(), 0..kw),
             &mut g.heads,
         );
     }
-    let mut turns = Turns::default();
-    m.rope.turns(cx, &rows.positions, &mut turns);
-    m.rope.apply(cx, &mut tq, h.heads.dim, &turns, true);
-    m.rope.apply(cx, &mut tk, h.heads.dim, &turns, true);
+    if adapted {
+        crate::nn::add(&spare_q[..n * qw], dq);
+    }
+    if let Some((rope, turns)) = p.turns(layer) {
+        rope.apply(cx, &mut Tile::new(dq, n, qw), l.heads.dim, turns, true);
+        rope.apply(cx, &mut Tile::new(dk, n, kw), l.heads.dim, turns, true);
+    }
+    for ((heads, norm, raw, _), dy) in heads(l).into_iter().zip([&mut *dq, &mut *dk]) {
+        if l.has.has(norm) {
+            let (rows, width) = (n * heads, l.heads.dim);
+            let draw = spare_q.room(rows * width);
+            draw.fill(0.0);
+            let raw = View::new(a.parts([raw]).0[0], rows, width);
+            doors::norm_backward(p, layer, norm, raw, dy, draw, target, work);
+            dy.copy_from_slice(&draw[..rows * width]);
+        }
+    }
+    let ([n1], extras) = a.parts([Slot::N1]);
     let dn = g.width.room(n * d);
-    let n1 = View::new(&a.n1, n, d);
-    let each = [
-        (Linear::Q, &*dq, qw, Accumulate::Set),
-        (Linear::K, &*dk, kw, Accumulate::Add),
-        (Linear::V, &*dv, kw, Accumulate::Add),
-    ];
-    for (linear, dy, width, place) in each {
-        let dn = if below { Some((place, &mut *dn)) } else { None };
-        back(linear, n1, View::new(dy, n, width), dn, sink);
+    let outs = [Out { role: Role::Q, y: dq }, Out { role: Role::K, y: dk }, Out { role: Role::V, y: dv }];
+    let down = if below { Some(&mut *dn) } else { None };
+    doors::project_backward(p, layer, View::new(n1, n, d), outs, into.place, down, extras, target, work);
+    if below {
+        doors::norm_backward(p, layer, Role::AttnNorm, View::new(x, n, d), dn, dx, target, work);
     }
-    if !below {
-        return;
+}
+
+/// How the gradient of a sub-layer's output goes on.
+struct Branch {
+    /// Whether it is in `g.branch[0]`, and not the stream's own.
+    own: bool,
+    /// What becomes of `g.width`, the gradient of the sub-layer's input.
+    place: Accumulate,
+}
+
+/// The way back through [`branch`]: from `dx`, the gradient of the stream, that of the sub-layer's product. Adapters that
+/// read the sub-layer's input add to `g.width`, unless that is not wanted.
+fn branch_backward(
+    p: &Pass,
+    layer: usize,
+    spot: Spot,
+    a: &mut Acts,
+    dx: &mut [f32],
+    input_wanted: bool,
+    target: &mut Target,
+    g: &mut Grads,
+    work: &mut Workspace,
+) -> Branch {
+    let l = &p.model.hparams.blocks[layer];
+    let (n, d) = (a.n, p.model.hparams.width);
+    let own = doors::own_branch(p, l, layer, spot);
+    let adapted = !p.stack.at(Place::Stream(layer, spot)).is_empty();
+    if !own && !adapted {
+        return Branch { own, place: Accumulate::Set };
     }
-    let (x, dn) = (View::new(x, n, d), View::new(dn, n, d));
-    norm::backward(cx, rms(h), x, &w.attn_norm, dn, &mut Tile::new(dx, n, d));
-    if let Sink::Weights(places, grads) = sink {
-        norm::backward_weights(cx, rms(h), x, dn, &mut grads[places.blocks[layer].attn_norm.clone()], None);
+    let (product, norm, input) = of(spot);
+    let [branch, other] = &mut g.branch;
+    let dy = if own {
+        let dy = branch.room(n * d);
+        dy.copy_from_slice(dx);
+        dy
+    } else {
+        dx
+    };
+    let ([product, input], extras) = a.parts([product, input]);
+    let mut place = Accumulate::Set;
+    if adapted {
+        let dn = g.width.room(n * d);
+        dn.fill(0.0);
+        place = Accumulate::Add;
+        let dn = if input_wanted { Some(dn) } else { None };
+        doors::stream_backward(p, layer, spot, View::new(input, n, d), dy, dn, extras, target, work);
     }
+    if l.residual != 1.0 {
+        dy.iter_mut().for_each(|v| *v *= l.residual);
+    }
+    if l.has.has(norm) {
+        let to = other.room(n * d);
+        to.fill(0.0);
+        doors::norm_backward(p, layer, norm, View::new(product, n, d), dy, to, target, work);
+        core::mem::swap(branch, other);
+    }
+    Branch { own, place }
 }

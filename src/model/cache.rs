@@ -29,17 +29,17 @@ impl CacheType {
 
     /// Bytes of the keys and values of one position, all layers together.
     pub fn bytes(self, h: &HParams) -> usize {
-        let row = match self {
-            CacheType::F16 => 2 * h.heads.dim,
-            CacheType::F32 => 4 * h.heads.dim,
-            CacheType::Q8 => h.heads.dim + 2 * h.heads.dim.div_ceil(CODES),
+        let row = |dim: usize| match self {
+            CacheType::F16 => 2 * dim,
+            CacheType::F32 => 4 * dim,
+            CacheType::Q8 => dim + 2 * dim.div_ceil(CODES),
         };
-        2 * h.layers * h.heads.kv * row
+        h.blocks.iter().map(|l| 2 * l.heads.kv * row(l.heads.dim)).sum()
     }
 }
 
-/// Those of halves and codes stand head by head, so that what a head reads has no gaps: `[layers, KV, positions, D]`. The
-/// others stand as they are computed: `[layers, positions, KV·D]`.
+/// One layer's. Those of halves and codes stand head by head, so that what a head reads has no gaps: `[KV, positions, D]`.
+/// The others stand as they are computed: `[positions, KV·D]`.
 enum Store {
     F16(Vec<u16>),
     F32(Vec<f32>),
@@ -62,15 +62,15 @@ impl Store {
     }
 
     /// x: `[n, KV·D]`, for positions from `at` on.
-    fn write(&mut self, k: &Kernels, heads: Heads, positions: usize, layer: usize, at: usize, x: &[f32]) {
+    fn write(&mut self, k: &Kernels, heads: Heads, positions: usize, at: usize, x: &[f32]) {
         let (d, kv) = (heads.dim, heads.kv);
         if let Store::F32(v) = self {
-            v[(layer * positions + at) * kv * d..][..x.len()].copy_from_slice(x);
+            v[at * kv * d..][..x.len()].copy_from_slice(x);
             return;
         }
         for (i, x) in x.chunks_exact(kv * d).enumerate() {
             for (h, x) in x.chunks_exact(d).enumerate() {
-                let row = (layer * kv + h) * positions + at + i;
+                let row = h * positions + at + i;
                 match self {
                     Store::F16(v) => (k.narrow)(x, &mut v[row * d..][..d]),
                     Store::Q8 { codes, scales } => {
@@ -83,27 +83,31 @@ impl Store {
         }
     }
 
-    /// The first `n` positions of a layer.
-    fn memory(&self, heads: Heads, positions: usize, layer: usize, n: usize) -> Memory<'_> {
+    /// The first `n` positions.
+    fn memory(&self, heads: Heads, positions: usize, n: usize) -> Memory<'_> {
         let (d, kv) = (heads.dim, heads.kv);
-        let rows = layer * kv * positions..(layer + 1) * kv * positions;
         let data = match self {
             Store::F16(v) => Stored::Half(v),
             Store::Q8 { codes, scales } => Stored::Byte { codes, scales },
             Store::F32(v) => {
                 let width = kv * d;
-                return Memory::Rows(View::new(&v[layer * positions * width..][..n * width], n, width));
+                return Memory::Rows(View::new(&v[..n * width], n, width));
             }
         };
-        Memory::Cache { data: data.rows(rows, d), positions }
+        Memory::Cache { data, positions }
     }
 }
 
 /// Keys and values of all layers.
 pub struct Cache {
+    layers: Vec<Layer>,
+    kind: CacheType,
+    positions: usize,
+}
+
+struct Layer {
     keys: Store,
     values: Store,
-    positions: usize,
     heads: Heads,
 }
 
@@ -113,13 +117,22 @@ impl Cache {
     /// # Errors
     /// `Memory` if the memory is not there.
     pub fn new(h: &HParams, kind: CacheType, positions: usize) -> Result<Cache> {
-        let rows = h.layers.checked_mul(positions).and_then(|n| n.checked_mul(h.heads.kv));
-        let len = rows.and_then(|n| n.checked_mul(h.heads.dim)).filter(|n| *n < isize::MAX as usize / 8);
-        let (Some(rows), Some(_)) = (rows, len) else {
-            return Err(Error::limit("positions of the cache", positions as u64, u32::MAX as u64));
+        let layer = |l: &super::hparams::Layer| {
+            let heads = l.heads;
+            let rows = positions.checked_mul(heads.kv);
+            let len = rows.and_then(|n| n.checked_mul(heads.dim)).filter(|n| *n < isize::MAX as usize / 8);
+            let (Some(rows), Some(_)) = (rows, len) else {
+                return Err(Error::limit("positions of the cache", positions as u64, u32::MAX as u64));
+            };
+            let store = || Store::new(kind, rows, heads.dim);
+            Ok(Layer { keys: store()?, values: store()?, heads })
         };
-        let store = || Store::new(kind, rows, h.heads.dim);
-        Ok(Cache { keys: store()?, values: store()?, positions, heads: h.heads })
+        Ok(Cache { layers: h.blocks.iter().map(layer).collect::<Result<_>>()?, kind, positions })
+    }
+
+    /// Its precision.
+    pub fn kind(&self) -> CacheType {
+        self.kind
     }
 
     /// Positions there is room for.
@@ -134,18 +147,19 @@ impl Cache {
             Store::F32(v) => size_of_val(&v[..]),
             Store::Q8 { codes, scales } => size_of_val(&codes[..]) + size_of_val(&scales[..]),
         };
-        of(&self.keys) + of(&self.values)
+        self.layers.iter().map(|l| of(&l.keys) + of(&l.values)).sum()
     }
 
     /// Writes rows `x` of keys and values of `layer` from position `at` on.
     pub(super) fn write(&mut self, k: &Kernels, layer: usize, at: usize, keys: &[f32], values: &[f32]) {
-        self.keys.write(k, self.heads, self.positions, layer, at, keys);
-        self.values.write(k, self.heads, self.positions, layer, at, values);
+        let l = &mut self.layers[layer];
+        l.keys.write(k, l.heads, self.positions, at, keys);
+        l.values.write(k, l.heads, self.positions, at, values);
     }
 
     /// The first `n` positions of `layer`.
     pub(super) fn memory(&self, layer: usize, n: usize) -> (Memory<'_>, Memory<'_>) {
-        let (heads, positions) = (self.heads, self.positions);
-        (self.keys.memory(heads, positions, layer, n), self.values.memory(heads, positions, layer, n))
+        let l = &self.layers[layer];
+        (l.keys.memory(l.heads, self.positions, n), l.values.memory(l.heads, self.positions, n))
     }
 }

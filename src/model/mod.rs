@@ -1,8 +1,9 @@
 //! A model from a file: hyper-parameters, matrices, and one pass forward and backward through its blocks.
 //!
-//! `arch.rs` is the table of architectures, `hparams.rs` reads the numbers, `weights.rs` the tensors. `project.rs` is
-//! the one place where a frozen matrix and its adapters meet; `block.rs` is one transformer block in both directions;
-//! `acts.rs` what a block remembers, `cache.rs` keys and values of earlier positions, `session.rs` a running text.
+//! `arch.rs` is the table of architectures, `hparams.rs` reads the numbers and says what each layer is, `weights.rs` reads
+//! the tensors, by the table of [`crate::role`]. `acts.rs` is the table of activations. `doors.rs` is the one place where
+//! the frozen model and its adapters meet; `block.rs` is one transformer block in both directions; `pass.rs` the one way
+//! through the model; `cache.rs` keys and values of earlier positions, `session.rs` a running text.
 //!
 //! Not here: sampling (`decode`), losses and optimisers (`train`).
 
@@ -10,8 +11,9 @@ pub mod acts;
 pub mod arch;
 pub mod block;
 pub mod cache;
+pub mod doors;
 pub mod hparams;
-pub mod project;
+pub mod pass;
 pub mod session;
 pub mod weights;
 
@@ -19,16 +21,19 @@ pub use acts::{Acts, Kept, Precision, Stored};
 pub use arch::{ARCHES, Arch};
 pub use cache::CacheType;
 pub use hparams::HParams;
-pub use project::Attached;
+pub use pass::{Dropout, Pass, Rows, Target};
 pub use session::{Session, SessionConfig};
 pub use weights::Weights;
 
-use crate::adapter::{Base, Linear};
+use crate::adapter::{Adapter, Base, Frozen, Ready, Shapes, Site};
 use crate::bytes::Bytes;
 use crate::error::Result;
 use crate::gguf::Gguf;
 use crate::kernel::Compute;
-use crate::nn::rope;
+use crate::nn::attention::Heads;
+use crate::nn::rope::{self, Rope};
+use crate::quant::Matrix;
+use crate::role::Is;
 use std::prelude::v1::*;
 use std::sync::Arc;
 
@@ -39,8 +44,8 @@ pub struct Model {
     pub hparams: Arc<HParams>,
     /// Its matrices.
     pub weights: Arc<Weights>,
-    /// How its heads turn.
-    pub rope: Arc<rope::Rope>,
+    /// How queries and keys turn, by [`hparams::Layer::rope`].
+    pub ropes: Arc<[Rope]>,
     /// What computes.
     pub compute: Compute,
     file: Bytes,
@@ -53,22 +58,39 @@ impl Model {
     /// `Unsupported` for an unknown architecture or format; `Corrupt`, `Mismatch`, `Invalid` where metadata or tensors do
     /// not make a model, naming the key or tensor.
     pub fn load(gguf: &Gguf, compute: Compute) -> Result<Model> {
-        let hparams = HParams::read(gguf)?;
-        let weights = Weights::read(gguf, &hparams)?;
+        Self::make(gguf, HParams::read(gguf)?, compute)
+    }
+
+    /// The same by a row that need not be in the table of architectures: what tests of features are made with.
+    ///
+    /// # Errors
+    /// Those of [`Model::load`].
+    #[doc(hidden)]
+    pub fn load_as(gguf: &Gguf, arch: &'static Arch, compute: Compute) -> Result<Model> {
+        Self::make(gguf, HParams::read_as(gguf, arch)?, compute)
+    }
+
+    fn make(gguf: &Gguf, mut hparams: HParams, compute: Compute) -> Result<Model> {
+        let weights = Weights::read(gguf, &mut hparams)?;
+        let rope = |t: &hparams::Turning| {
+            let factors = weights.rope_factors.as_deref().filter(|_| t.factors);
+            Rope::new(hparams.arch.pairing, t.dims, t.base, t.scale, factors, 1.0)
+        };
         Ok(Model {
-            rope: Arc::new(rope::Rope::new(
-                hparams.arch.pairing,
-                hparams.rope_dims,
-                hparams.rope_base,
-                hparams.rope_scale,
-                weights.rope_factors.as_deref(),
-                1.0,
-            )),
+            ropes: hparams.ropes.iter().map(rope).collect(),
             hparams: Arc::new(hparams),
             weights: Arc::new(weights),
             compute,
             file: gguf.bytes().clone(),
         })
+    }
+
+    /// An adapter, ready to be attached to this model.
+    ///
+    /// # Errors
+    /// Those of [`Adapter::prepare`].
+    pub fn ready(&self, adapter: Box<dyn Adapter>) -> Result<Arc<Ready>> {
+        Ready::new(adapter, &self.compute, self)
     }
 
     /// The same model with other weights: what full-parameter training makes after each step.
@@ -100,20 +122,45 @@ impl Model {
     /// What adapters see of the model. `tokenizer` is the tokenizer's fingerprint.
     pub fn base(&self, tokenizer: [u8; 32]) -> Base {
         let h = &self.hparams;
-        let shapes = self
-            .weights
-            .blocks
-            .iter()
-            .map(|block| Linear::ALL.map(|linear| Some([block.linear(linear).cols, block.linear(linear).rows])))
-            .collect();
+        let shapes = |layer: &hparams::Layer| {
+            let sizes = layer.sizes(h.width);
+            let mut shapes = Shapes::new(layer.heads);
+            for row in &crate::role::ROLES {
+                let held = row.role.fused().is_some_and(|(whole, _)| layer.has.has(whole));
+                if !matches!(row.is, Is::Bias(_)) && (held || layer.has.has(row.role)) {
+                    shapes[row.role] = Some((row.shape)(&sizes));
+                }
+            }
+            shapes
+        };
         Base {
             architecture: h.arch.name.into(),
-            shapes,
-            heads: h.heads.q,
-            kv_heads: h.heads.kv,
+            width: h.width,
+            shapes: h.blocks.iter().map(shapes).collect(),
             paired_rows: h.arch.pairing == rope::Pairing::Neighbours,
             fingerprint: self.fingerprint(),
             tokenizer,
+            frozen: Some(Arc::new(self.clone())),
         }
+    }
+}
+
+impl Frozen for Model {
+    fn matrix(&self, site: Site) -> Option<Matrix> {
+        let layer = self.hparams.blocks.get(site.layer)?;
+        self.weights.blocks.get(site.layer)?.matrix(site.role, layer, self.hparams.width)
+    }
+
+    fn bias(&self, site: Site) -> Option<&[f32]> {
+        let layer = self.hparams.blocks.get(site.layer)?;
+        self.weights.blocks.get(site.layer)?.bias(site.role, layer, self.hparams.width)
+    }
+
+    fn heads(&self, layer: usize) -> Option<Heads> {
+        self.hparams.blocks.get(layer).map(|l| l.heads)
+    }
+
+    fn rope(&self, layer: usize) -> Option<&Rope> {
+        self.ropes.get(self.hparams.blocks.get(layer)?.rope?)
     }
 }

@@ -1,14 +1,13 @@
 //! A running text: the cache, the scratch and the adapters of one conversation.
 
-use super::block::{self, Layout};
 use super::cache::Cache;
-use super::project::Workspace;
+use super::doors::Workspace;
+use super::pass::{self, Pass, Rows};
 use super::{Acts, CacheType, Model};
-use crate::adapter::{Adapter, Linear};
+use crate::adapter::{Ready, Stack};
 use crate::error::{Error, Result};
-use crate::kernel::{Buffer, Tile, View};
-use crate::nn::linear::{self, Input, Path, Rounded};
-use crate::nn::{embed, norm};
+use crate::kernel::{Buffer, View};
+use crate::nn::linear::{Path, Rounded};
 use std::prelude::v1::*;
 use std::sync::Arc;
 
@@ -35,13 +34,14 @@ impl Default for SessionConfig {
 pub struct Session {
     model: Model,
     config: SessionConfig,
-    adapters: Vec<Arc<dyn Adapter>>,
+    stack: Stack,
     cache: Cache,
     position: usize,
-    layout: Layout,
+    rows: Rows,
     acts: Acts,
     work: Workspace,
     x: Buffer,
+    state: Buffer,
     normed: Buffer,
     head: Rounded,
     logits: Vec<f32>,
@@ -66,15 +66,16 @@ impl Session {
         }
         let mut acts = Acts::default();
         let chunk = config.chunk.min(config.context);
-        acts.resize(h, chunk);
+        h.blocks.iter().for_each(|layer| acts.resize(h, layer, &[], chunk));
         Ok(Session {
             cache: Cache::new(h, config.cache, config.context)?,
-            adapters: Vec::new(),
+            stack: Stack::new(),
             position: 0,
-            layout: Layout { positions: Vec::with_capacity(chunk), segments: Vec::new() },
+            rows: Rows::default(),
             acts,
             work: Workspace::default(),
             x: Buffer::new(chunk * h.width),
+            state: Buffer::default(),
             normed: Buffer::new(chunk * h.width),
             head: Rounded::default(),
             logits: vec![0.0; model.weights.vocab()],
@@ -83,16 +84,34 @@ impl Session {
         })
     }
 
-    /// Adds an adapter; the text so far was read without it, so the session starts again.
-    pub fn attach(&mut self, adapter: Arc<dyn Adapter>) {
-        self.adapters.push(adapter);
+    /// Attaches an adapter with a strength: 1 as it was trained, 0 not at all. The text so far was read without it, so the
+    /// session starts again.
+    ///
+    /// # Errors
+    /// Those of [`Stack::push`]; `Limit` if there is no memory for the rows that it puts before the text.
+    pub fn attach(&mut self, adapter: Arc<Ready>, strength: f32) -> Result<()> {
+        self.stack.push(adapter, strength)?;
         self.rewind(0);
+        self.reserve()
     }
 
     /// Removes all adapters and starts again.
-    pub fn detach(&mut self) {
-        self.adapters.clear();
+    ///
+    /// # Errors
+    /// `Limit` if the memory is not there.
+    pub fn detach(&mut self) -> Result<()> {
+        self.stack = Stack::new();
         self.rewind(0);
+        self.reserve()
+    }
+
+    /// Room in the cache for the rows before the text.
+    fn reserve(&mut self) -> Result<()> {
+        let positions = self.config.context + self.stack.needs().rows;
+        if self.cache.positions() != positions {
+            self.cache = Cache::new(&self.model.hparams, self.config.cache, positions)?;
+        }
+        Ok(())
     }
 
     /// Positions fed so far.
@@ -148,45 +167,37 @@ impl Session {
             return Err(Error::limit("context positions", asked, self.config.context as u64));
         }
         let (start, chunk) = (self.position, self.config.chunk.min(self.config.context));
+        let lead = self.stack.needs().rows;
+        if lead > 0 && self.position == 0 {
+            // Their keys and values are all that the text sees of them.
+            self.rows.lead = lead;
+            self.read(&m, &vec![0; lead], 0);
+            self.rows.lead = 0;
+        }
         for (c, tokens) in tokens.chunks(chunk).enumerate() {
             let n = tokens.len();
-            self.layout.positions.clear();
-            self.layout.positions.extend((self.position..self.position + n).map(|p| p as u32));
-            embed::forward(&m.compute, &m.weights.embed, tokens, 1.0, &mut Tile::new(&mut self.x, n, h.width));
-            for layer in 0..h.layers {
-                let cache = Some(&mut self.cache);
-                let (rows, x, a) = (&self.layout, &mut self.x, &mut self.acts);
-                block::forward(&m, &self.adapters, self.config.path, layer, rows, cache, x, a, &mut self.work);
-            }
+            self.read(&m, tokens, self.position + lead);
             self.position += n;
             let first = match each {
                 Some(_) => 0,
                 None => n - 1,
             };
+            let p = Pass::new(&m, &self.stack, self.config.path, &self.rows);
             let x = View::new(&self.x, n, h.width).rows(first..n);
             let normed = &mut self.normed[..(n - first) * h.width];
-            norm::forward(
-                &m.compute,
-                block::rms(&h),
-                x,
-                &m.weights.norm,
-                None,
-                &mut Tile::new(normed, n - first, h.width),
-            );
+            pass::finish(&p, x, normed, None, &mut self.work);
             let vocab = m.weights.vocab();
             for i in (first..n).step_by(HEAD_ROWS) {
                 let rows = HEAD_ROWS.min(n - i);
-                let x = View::new(&self.normed[(i - first) * h.width..], rows, h.width);
-                let input = Input::new(&m.compute, self.config.path, x, &[m.weights.head()], false, &mut self.head);
+                let y = View::new(&self.normed[(i - first) * h.width..], rows, h.width);
                 self.logits.resize(rows * vocab, 0.0);
-                // The next token begins with the first block.
-                let input = input.before(m.weights.blocks[0].linear(Linear::Q));
-                linear::forward(&m.compute, m.weights.head(), input, &mut Tile::new(&mut self.logits, rows, vocab));
-                for (r, logits) in self.logits.chunks_exact(vocab).enumerate() {
+                pass::logits(&p, y, &mut self.logits, &mut self.head);
+                for (r, logits) in self.logits.chunks_exact_mut(vocab).enumerate() {
                     if let Some(id) = logits.iter().position(|v| !v.is_finite()) {
                         self.position = start;
                         return Err(not_finite(&m, id, logits[id]));
                     }
+                    h.finish.apply(&m.compute, logits);
                     if let Some(each) = &mut each {
                         each(c * chunk + i + r, logits);
                     }
@@ -199,11 +210,26 @@ impl Session {
         }
         Ok(())
     }
+
+    /// Takes tokens through the blocks, the first of them at row `at` of the cache; `self.x` is what comes out.
+    fn read(&mut self, m: &Model, tokens: &[u32], at: usize) {
+        let (h, n) = (&m.hparams, tokens.len());
+        self.rows.positions.clear();
+        self.rows.positions.extend((at..at + n).map(|p| p as u32));
+        self.rows.segments.clear();
+        self.rows.segments.push(0..n);
+        self.rows.turn(m);
+        let p = Pass::new(m, &self.stack, self.config.path, &self.rows);
+        let (x, cache) = (self.x.room(n * h.width), Some(&mut self.cache));
+        pass::embed(&p, tokens, x, &mut self.work);
+        let (a, state, work) = (&mut self.acts, &mut self.state, &mut self.work);
+        pass::blocks(&p, 0..h.layers, cache, x, a, state, work, &mut |_, _, _, _| ());
+    }
 }
 
 /// Why the logit of token `id` is `value`: the tensor at fault, if one is.
 fn not_finite(m: &Model, id: usize, value: f32) -> Error {
-    match m.weights.not_finite() {
+    match m.weights.not_finite(&m.hparams) {
         Some((name, row, column)) => {
             Error::invalid(format!("tensor {name}"), format!("row {row}, column {column} is not finite"))
         }

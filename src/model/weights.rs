@@ -1,30 +1,104 @@
-//! Tensors by name: slices of the file for matrices, decoded values for the small vectors.
+//! The tensors of a model. What is stored is said by the file; the roles of a block are a table, and everything here that
+//! goes over tensors is a loop over it.
 
 use super::HParams;
-use crate::adapter::{Linear, Part};
+use crate::adapter::{Group, Part, Start};
 use crate::bytes::Bytes;
 use crate::error::{Error, Result};
 use crate::gguf::Gguf;
 use crate::kernel::{Compute, Tile};
 use crate::quant::{Format, Matrix};
+use crate::role::{Is, Role};
+use core::ops::Range;
 use std::prelude::v1::*;
 use std::sync::Arc;
+
+/// A tensor.
+#[derive(Clone)]
+pub enum Tensor {
+    /// A matrix, in the format of its file.
+    Matrix(Matrix),
+    /// A gain or a bias, decoded.
+    Vector(Vec<f32>),
+}
+
+impl Tensor {
+    /// Values, and columns of a row.
+    fn dims(&self) -> (usize, usize) {
+        match self {
+            Tensor::Matrix(m) => (m.rows * m.cols, m.cols),
+            Tensor::Vector(v) => (v.len(), v.len()),
+        }
+    }
+}
 
 /// The tensors of one block.
 #[derive(Clone)]
 pub struct Block {
-    /// Gain of the norm before attention, `[width]`.
-    pub attn_norm: Vec<f32>,
-    /// Gain of the norm before the feed-forward layer, `[width]`.
-    pub ffn_norm: Vec<f32>,
-    linears: [Matrix; Linear::COUNT],
+    tensors: [Option<Tensor>; Role::COUNT],
+}
+
+impl Default for Block {
+    fn default() -> Block {
+        Block { tensors: [const { None }; Role::COUNT] }
+    }
 }
 
 impl Block {
-    /// The frozen matrix of a linear layer.
-    pub fn linear(&self, linear: Linear) -> &Matrix {
-        &self.linears[linear as usize]
+    /// A matrix that is stored under this role.
+    pub fn stored(&self, role: Role) -> Option<&Matrix> {
+        match &self.tensors[role as usize] {
+            Some(Tensor::Matrix(m)) => Some(m),
+            _ => None,
+        }
     }
+
+    /// A gain or a bias, if there is one.
+    pub fn vector(&self, role: Role) -> Option<&[f32]> {
+        match &self.tensors[role as usize] {
+            Some(Tensor::Vector(v)) => Some(v),
+            _ => None,
+        }
+    }
+
+    /// The gain of a norm that is there.
+    ///
+    /// # Panics
+    /// If it is not: whether it is was checked when the model was loaded.
+    pub fn gain(&self, role: Role) -> &[f32] {
+        self.vector(role).expect("a norm of every block")
+    }
+
+    /// The matrix of a role, or its rows of the tensor that holds it.
+    pub fn matrix(&self, role: Role, h: &super::hparams::Layer, width: usize) -> Option<Matrix> {
+        if let Some(m) = self.stored(role) {
+            return Some(m.clone());
+        }
+        let (fused, rows) = held(role, h, width)?;
+        Some(self.stored(fused)?.part(rows))
+    }
+
+    /// The bias of a role, or its part of that of the tensor that holds it. `[out]`
+    pub fn bias(&self, role: Role, h: &super::hparams::Layer, width: usize) -> Option<&[f32]> {
+        if let Some(bias) = role.bias().and_then(|bias| self.vector(bias)) {
+            return Some(bias);
+        }
+        let (fused, rows) = held(role, h, width)?;
+        Some(&self.vector(fused.bias()?)?[rows])
+    }
+
+    /// The matrices that are stored, in the order of the table.
+    pub fn matrices(&self) -> impl Iterator<Item = (Role, &Matrix)> {
+        Role::matrices().filter_map(|role| Some((role, self.stored(role)?)))
+    }
+}
+
+/// The tensor that may hold the rows of a role, and which of its rows these are.
+fn held(role: Role, h: &super::hparams::Layer, width: usize) -> Option<(Role, Range<usize>)> {
+    let ((fused, at), sizes) = (role.fused()?, h.sizes(width));
+    let rows = |role: &Role| (role.row().shape)(&sizes)[1];
+    let first: usize = fused.row().holds[..at].iter().map(rows).sum();
+    Some((fused, first..first + rows(&role)))
 }
 
 /// All tensors of a model.
@@ -36,27 +110,75 @@ pub struct Weights {
     pub blocks: Vec<Block>,
     /// Gain of the last norm, `[width]`.
     pub norm: Vec<f32>,
+    /// Its bias, if it has one.
+    pub norm_bias: Option<Vec<f32>>,
     /// The output matrix, `[V, width]`; `None` if it is the embedding.
     pub output: Option<Matrix>,
     /// Divisors of the rotary rates, if the file has them.
     pub rope_factors: Option<Vec<f32>>,
 }
 
+/// Which tensor of a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Key {
+    /// Token embeddings.
+    Embed,
+    /// One of a block.
+    Block(usize, Role),
+    /// Gain of the last norm.
+    Norm,
+    /// Its bias.
+    NormBias,
+    /// The output matrix, if it is one of its own.
+    Output,
+}
+
+impl Key {
+    /// Its name in a file of this model.
+    pub fn name(self, h: &HParams) -> String {
+        match self {
+            Key::Embed => "token_embd.weight".into(),
+            Key::Block(layer, role) => format!("blk.{layer}.{}", h.arch.gguf(role)),
+            Key::Norm => "output_norm.weight".into(),
+            Key::NormBias => "output_norm.bias".into(),
+            Key::Output => "output.weight".into(),
+        }
+    }
+}
+
+/// Tensors of blocks that files have and no model of today reads.
+const HARMLESS: &[&str] = &["attn_rot_embd.weight", "attn.rope.freqs"];
+
+/// The block of a tensor, and the rest of its name.
+fn in_block(name: &str) -> Option<(usize, &str)> {
+    let (layer, rest) = name.strip_prefix("blk.")?.split_once('.')?;
+    Some((layer.parse().ok()?, rest))
+}
+
 impl Weights {
+    /// Every tensor, in the order in which all weights lie when they are trained.
+    pub fn each(&self) -> Vec<(Key, Tensor)> {
+        let mut out = vec![(Key::Embed, Tensor::Matrix(self.embed.clone()))];
+        for (layer, block) in self.blocks.iter().enumerate() {
+            let there = Role::all().filter_map(|role| Some((role, block.tensors[role as usize].clone()?)));
+            out.extend(there.map(|(role, tensor)| (Key::Block(layer, role), tensor)));
+        }
+        out.push((Key::Norm, Tensor::Vector(self.norm.clone())));
+        out.extend(self.norm_bias.clone().map(|v| (Key::NormBias, Tensor::Vector(v))));
+        out.extend(self.output.clone().map(|m| (Key::Output, Tensor::Matrix(m))));
+        out
+    }
+
     /// The first value of a matrix that is not finite: the tensor's name, row and column. Decodes every matrix until
     /// there, to say why a result is none.
-    pub fn not_finite(&self) -> Option<(String, usize, usize)> {
-        let blocks = self.blocks.iter().enumerate().flat_map(|(layer, block)| {
-            Linear::ALL.map(|linear| (format!("blk.{layer}.{}.weight", linear.gguf()), block.linear(linear)))
-        });
-        let ends = [("token_embd.weight", Some(&self.embed)), ("output.weight", self.output.as_ref())];
-        let ends = ends.into_iter().filter_map(|(name, matrix)| Some((name.to_string(), matrix?)));
-        ends.chain(blocks).find_map(|(name, matrix)| {
+    pub fn not_finite(&self, h: &HParams) -> Option<(String, usize, usize)> {
+        self.each().into_iter().find_map(|(key, tensor)| {
+            let Tensor::Matrix(matrix) = tensor else { return None };
             let mut values = vec![0.0; matrix.cols];
             (0..matrix.rows).find_map(|row| {
                 matrix.decode(row, 0..matrix.cols, &mut values);
                 let col = values.iter().position(|v| !v.is_finite())?;
-                Some((name.clone(), row, col))
+                Some((key.name(h), row, col))
             })
         })
     }
@@ -70,7 +192,8 @@ impl Weights {
     pub fn turn(&mut self, cx: &Compute, budget: usize) -> Result<usize> {
         /// Every copy begins at the edge of a cache line.
         const LINE: usize = 64;
-        let blocks = self.blocks.iter_mut().flat_map(|block| block.linears.iter_mut());
+        let tensors = self.blocks.iter_mut().flat_map(|block| block.tensors.iter_mut().flatten());
+        let blocks = tensors.filter_map(|t| if let Tensor::Matrix(m) = t { Some(m) } else { None });
         let (mut copies, mut taken, mut len) = (Vec::new(), 0, 0);
         for m in blocks.chain([self.output.as_mut().unwrap_or(&mut self.embed)]) {
             let size = m.data().len();
@@ -92,10 +215,13 @@ impl Weights {
         Ok(taken)
     }
 
+    /// Reads every tensor of a file, and says in `h` which each layer has.
+    ///
     /// # Errors
     /// `Mismatch` naming the tensor that is missing or has another shape; `Unsupported` for a format that cannot be
-    /// decoded; `Invalid` for a norm that is not finite.
-    pub fn read(gguf: &Gguf, h: &HParams) -> Result<Weights> {
+    /// decoded, and for a tensor that this architecture does not know, since without it the model would say something else
+    /// than its maker meant; `Invalid` for a norm or bias that is not finite.
+    pub fn read(gguf: &Gguf, h: &mut HParams) -> Result<Weights> {
         let matrix = |name: &str, rows: Option<usize>, cols: usize| -> Result<Matrix> {
             if gguf.tensor(name).is_none() {
                 return Err(Error::mismatch(format!("tensor {name}"), "a matrix", "nothing of that name"));
@@ -120,32 +246,65 @@ impl Weights {
                 None => Ok(v),
             }
         };
-        let mut blocks = Vec::new();
-        for layer in 0..h.layers {
-            let name = |part: &str| format!("blk.{layer}.{part}.weight");
-            for extra in ["attn_q.bias", "attn_k.bias", "attn_v.bias", "attn_q_norm.weight", "attn_k_norm.weight"] {
-                let extra = format!("blk.{layer}.{extra}");
-                if gguf.tensor(&extra).is_some() {
-                    return Err(Error::unsupported("tensor of this architecture", extra));
+        let known = ["token_embd.weight", "output.weight", "output_norm.weight", "rope_freqs.weight"];
+        let (arch, width) = (h.arch, h.width);
+        let layered = arch.norm == crate::nn::norm::Kind::Layer;
+        for tensor in gguf.tensors() {
+            let name = &*tensor.name;
+            let used = match in_block(name) {
+                Some((layer, _)) if layer >= h.layers => {
+                    let blocks = format!("{} blocks, as the metadata say", h.layers);
+                    return Err(Error::mismatch(
+                        format!("tensor {}", crate::error::printable(name)),
+                        blocks,
+                        layer + 1,
+                    ));
                 }
+                Some((layer, rest)) => {
+                    let role = arch.role(rest).filter(|_| *name == *format!("blk.{layer}.{rest}"));
+                    role.map(|role| h.blocks[layer].has.add(role)).is_some() || HARMLESS.contains(&rest)
+                }
+                None => known.contains(&name) || layered && name == "output_norm.bias",
+            };
+            if !used {
+                return Err(Error::unsupported("tensor of this architecture", crate::error::printable(name)));
             }
-            let linears: Result<Vec<Matrix>> = Linear::ALL
-                .iter()
-                .map(|&linear| {
-                    let [cols, rows] = shape(h, linear);
-                    matrix(&name(linear.gguf()), Some(rows), cols)
-                })
-                .collect();
-            let Ok(linears) = linears?.try_into() else { unreachable!("one matrix a linear") };
-            blocks.push(Block {
-                attn_norm: vector(&name("attn_norm"), h.width)?,
-                ffn_norm: vector(&name("ffn_norm"), h.width)?,
-                linears,
-            });
         }
-        let embed = matrix("token_embd.weight", None, h.width)?;
+        let mut blocks = Vec::new();
+        for (layer, of) in h.blocks.iter_mut().enumerate() {
+            let sizes = of.sizes(width);
+            let has = of.has;
+            let there = |role: &Role| has.has(*role);
+            // One tensor or its parts, not both.
+            if let Some(role) = Role::all().find(|r| there(r) && r.row().holds.iter().any(there)) {
+                let name = format!("blk.{layer}.{}", arch.gguf(role));
+                return Err(Error::mismatch(name, "one tensor or its parts", "both"));
+            }
+            let alone = |r: &Role| matches!(r.row().is, Is::Bias(of) if !there(&of));
+            if let Some(role) = Role::all().filter(there).find(alone) {
+                let name = format!("tensor blk.{layer}.{}", arch.gguf(role));
+                return Err(Error::mismatch(name, "none without the tensor that it is added to", "one"));
+            }
+            let missing = |role: &&Role| !there(role) && role.fused().is_none_or(|(whole, _)| !there(&whole));
+            if let Some(role) = arch.needs.iter().chain(arch.also).find(missing) {
+                let name = format!("tensor blk.{layer}.{}", arch.gguf(*role));
+                let what = if role.row().is == Is::Matrix { "a matrix" } else { "a vector" };
+                return Err(Error::mismatch(name, what, "nothing of that name"));
+            }
+            let mut block = Block::default();
+            for role in Role::all().filter(there) {
+                let name = format!("blk.{layer}.{}", arch.gguf(role));
+                let [cols, rows] = (role.row().shape)(&sizes);
+                block.tensors[role as usize] = Some(match role.row().is {
+                    Is::Matrix => Tensor::Matrix(matrix(&name, Some(rows), cols)?),
+                    Is::Gain | Is::Bias(_) => Tensor::Vector(vector(&name, rows)?),
+                });
+            }
+            blocks.push(block);
+        }
+        let embed = matrix("token_embd.weight", None, width)?;
         let output = match gguf.tensor("output.weight") {
-            Some(_) => Some(matrix("output.weight", Some(embed.rows), h.width)?),
+            Some(_) => Some(matrix("output.weight", Some(embed.rows), width)?),
             None => None,
         };
         if let Some(tokens) = gguf.array("tokenizer.ggml.tokens")?
@@ -153,20 +312,19 @@ impl Weights {
         {
             return Err(Error::mismatch("rows of token_embd.weight", format!("{} tokens", tokens.len()), embed.rows));
         }
-        let rope_factors = match gguf.tensor("rope_freqs.weight") {
-            Some(_) => Some(vector("rope_freqs.weight", h.rope_dims / 2)?),
-            None => None,
-        };
+        let optional = |name: &str, len: usize| gguf.tensor(name).map(|_| vector(name, len)).transpose();
+        let rope_factors = optional("rope_freqs.weight", h.ropes.first().map_or(0, |r| r.dims / 2))?;
         if rope_factors.as_ref().is_some_and(|f| f.iter().any(|v| *v <= 0.0)) {
             return Err(Error::invalid("tensor rope_freqs.weight", "a divisor is not positive"));
         }
-        Ok(Weights { embed, blocks, norm: vector("output_norm.weight", h.width)?, output, rope_factors })
+        let norm_bias = optional("output_norm.bias", width)?;
+        Ok(Weights { embed, blocks, norm: vector("output_norm.weight", width)?, norm_bias, output, rope_factors })
     }
 
     /// The matrix that a forward pass takes after this one.
-    pub fn after(&self, layer: usize, linear: Linear) -> &Matrix {
-        let here = self.blocks[layer].linears.get(linear as usize + 1);
-        here.or_else(|| self.blocks.get(layer + 1)?.linears.first()).unwrap_or(self.head())
+    pub fn after(&self, layer: usize, role: Role) -> &Matrix {
+        let here = crate::role::ROLES[role as usize + 1..].iter().find_map(|row| self.blocks[layer].stored(row.role));
+        here.or_else(|| self.blocks.get(layer + 1)?.matrices().next().map(|(_, m)| m)).unwrap_or(self.head())
     }
 
     /// The matrix that makes logits.
@@ -179,30 +337,24 @@ impl Weights {
         self.embed.rows
     }
 
-    /// All weights as `f32` in one piece, in the order of [`Places`]: what full-parameter training starts from.
+    /// All weights as `f32` in one piece: what full-parameter training starts from.
     pub fn flatten(&self, places: &Places) -> Vec<f32> {
         let mut out = vec![0.0; places.len];
-        let copy = |m: &Matrix, out: &mut [f32]| {
-            for (row, out) in out.chunks_exact_mut(m.cols).enumerate() {
-                m.decode(row, 0..m.cols, out);
+        for ((_, tensor), (_, at)) in self.each().into_iter().zip(&places.tensors) {
+            let out = &mut out[at.clone()];
+            match tensor {
+                Tensor::Vector(v) => out.copy_from_slice(&v),
+                Tensor::Matrix(m) => {
+                    for (row, out) in out.chunks_exact_mut(m.cols).enumerate() {
+                        m.decode(row, 0..m.cols, out);
+                    }
+                }
             }
-        };
-        copy(&self.embed, &mut out[places.embed.clone()]);
-        for (block, at) in self.blocks.iter().zip(&places.blocks) {
-            out[at.attn_norm.clone()].copy_from_slice(&block.attn_norm);
-            out[at.ffn_norm.clone()].copy_from_slice(&block.ffn_norm);
-            for (m, at) in block.linears.iter().zip(&at.linears) {
-                copy(m, &mut out[at.clone()]);
-            }
-        }
-        out[places.norm.clone()].copy_from_slice(&self.norm);
-        if let (Some(m), Some(at)) = (&self.output, &places.output) {
-            copy(m, &mut out[at.clone()]);
         }
         out
     }
 
-    /// The same tensors over trained values: matrices are slices of `flat`, nothing is copied but the norms.
+    /// The same tensors over trained values: matrices are slices of `flat`, nothing is copied but the vectors.
     ///
     /// # Errors
     /// `Mismatch` if `flat` has another length.
@@ -212,30 +364,29 @@ impl Weights {
         }
         let format = Format::by_id(0).ok_or_else(|| Error::unsupported("tensor format", "F32"))?;
         let bytes = Bytes::from_floats(flat.clone());
-        let matrix = |like: &Matrix, at: &core::ops::Range<usize>| {
-            Matrix::new(format, like.rows, like.cols, bytes.slice(at.start * 4..at.end * 4)?)
+        let matrix = |like: &mut Matrix, at: &Range<usize>| -> Result<()> {
+            *like = Matrix::new(format, like.rows, like.cols, bytes.slice(at.start * 4..at.end * 4)?)?;
+            Ok(())
         };
-        let mut blocks = Vec::new();
-        for (block, at) in self.blocks.iter().zip(&places.blocks) {
-            let linears: Result<Vec<Matrix>> =
-                block.linears.iter().zip(&at.linears).map(|(m, at)| matrix(m, at)).collect();
-            let Ok(linears) = linears?.try_into() else { unreachable!("one matrix a linear") };
-            blocks.push(Block {
-                attn_norm: flat[at.attn_norm.clone()].to_vec(),
-                ffn_norm: flat[at.ffn_norm.clone()].to_vec(),
-                linears,
-            });
+        let mut out = self.clone();
+        for (key, at) in &places.tensors {
+            match *key {
+                Key::Embed => matrix(&mut out.embed, at)?,
+                Key::Block(layer, role) => match &mut out.blocks[layer].tensors[role as usize] {
+                    Some(Tensor::Matrix(m)) => matrix(m, at)?,
+                    Some(Tensor::Vector(v)) => v.copy_from_slice(&flat[at.clone()]),
+                    None => unreachable!("a place for every tensor there is"),
+                },
+                Key::Norm => out.norm.copy_from_slice(&flat[at.clone()]),
+                Key::NormBias => out.norm_bias = Some(flat[at.clone()].to_vec()),
+                Key::Output => {
+                    if let Some(m) = &mut out.output {
+                        matrix(m, at)?;
+                    }
+                }
+            }
         }
-        Ok(Weights {
-            embed: matrix(&self.embed, &places.embed)?,
-            blocks,
-            norm: flat[places.norm.clone()].to_vec(),
-            output: match (&self.output, &places.output) {
-                (Some(m), Some(at)) => Some(matrix(m, at)?),
-                _ => None,
-            },
-            rope_factors: self.rope_factors.clone(),
-        })
+        Ok(out)
     }
 }
 
@@ -266,38 +417,13 @@ fn copy(cx: &Compute, m: &Matrix, out: &mut [u8]) {
     rest.copy_from_slice(&data[4 * count..]);
 }
 
-fn shape(h: &HParams, linear: Linear) -> [usize; 2] {
-    match linear {
-        Linear::Q => [h.width, h.q_width()],
-        Linear::K | Linear::V => [h.width, h.kv_width()],
-        Linear::O => [h.q_width(), h.width],
-        Linear::Gate | Linear::Up => [h.width, h.ff],
-        Linear::Down => [h.ff, h.width],
-    }
-}
-
-/// Where each tensor of a block stands in the flat weights.
-#[derive(Clone, Debug)]
-pub struct BlockPlaces {
-    /// Gain before attention.
-    pub attn_norm: core::ops::Range<usize>,
-    /// Gain before the feed-forward layer.
-    pub ffn_norm: core::ops::Range<usize>,
-    /// The linear layers.
-    pub linears: [core::ops::Range<usize>; Linear::COUNT],
-}
-
 /// Where each tensor stands in the flat weights.
 #[derive(Clone, Debug)]
 pub struct Places {
-    /// Token embeddings.
-    pub embed: core::ops::Range<usize>,
-    /// The blocks.
-    pub blocks: Vec<BlockPlaces>,
-    /// Gain of the last norm.
-    pub norm: core::ops::Range<usize>,
-    /// The output matrix, if it is one of its own.
-    pub output: Option<core::ops::Range<usize>>,
+    tensors: Vec<(Key, Range<usize>)>,
+    columns: Vec<usize>,
+    /// Where the tensors of each block stand, by role.
+    blocks: Vec<[Option<Range<usize>>; Role::COUNT]>,
     /// Values in all.
     pub len: usize,
 }
@@ -305,51 +431,49 @@ pub struct Places {
 impl Places {
     /// For the tensors of `weights`.
     pub fn of(weights: &Weights) -> Places {
-        let mut len = 0;
-        let mut take = |n: usize| {
-            len += n;
-            len - n..len
+        let mut places = Places {
+            tensors: Vec::new(),
+            columns: Vec::new(),
+            blocks: vec![[const { None }; Role::COUNT]; weights.blocks.len()],
+            len: 0,
         };
-        let embed = take(weights.embed.rows * weights.embed.cols);
-        let blocks = weights
-            .blocks
-            .iter()
-            .map(|b| BlockPlaces {
-                attn_norm: take(b.attn_norm.len()),
-                ffn_norm: take(b.ffn_norm.len()),
-                linears: core::array::from_fn(|i| take(b.linears[i].rows * b.linears[i].cols)),
-            })
-            .collect();
-        let norm = take(weights.norm.len());
-        let output = weights.output.as_ref().map(|m| take(m.rows * m.cols));
-        Places { embed, blocks, norm, output, len }
+        for (key, tensor) in weights.each() {
+            let (n, cols) = tensor.dims();
+            let range = places.len..places.len + n;
+            places.len = range.end;
+            if let Key::Block(layer, role) = key {
+                places.blocks[layer][role as usize] = Some(range.clone());
+            }
+            places.tensors.push((key, range));
+            places.columns.push(cols);
+        }
+        places
+    }
+
+    /// Where a tensor of a block stands, if there is one.
+    pub fn block(&self, layer: usize, role: Role) -> Option<Range<usize>> {
+        self.blocks[layer][role as usize].clone()
+    }
+
+    /// Where a tensor stands, if there is one.
+    pub fn find(&self, key: Key) -> Option<Range<usize>> {
+        self.tensors.iter().find(|(k, _)| *k == key).map(|(_, at)| at.clone())
     }
 
     /// Each tensor as a part of the flat parameters.
-    pub fn parts(&self, weights: &Weights) -> Vec<Part> {
-        let part = |range: &core::ops::Range<usize>, cols: usize| Part { range: range.clone(), cols, of_b: false };
-        let mut out = vec![part(&self.embed, weights.embed.cols)];
-        for (at, block) in self.blocks.iter().zip(&weights.blocks) {
-            out.extend([&at.attn_norm, &at.ffn_norm].map(|r| part(r, r.len())));
-            out.extend(at.linears.iter().zip(&block.linears).map(|(r, m)| part(r, m.cols)));
-        }
-        out.push(part(&self.norm, self.norm.len()));
-        out.extend(self.output.iter().zip(&weights.output).map(|(r, m)| part(r, m.cols)));
-        out
+    pub fn parts(&self) -> Vec<Part> {
+        let part = |((_, range), cols): (&(Key, Range<usize>), &usize)| Part {
+            name: "weights",
+            range: range.clone(),
+            cols: *cols,
+            start: Start::Given,
+            group: Group::Main,
+        };
+        self.tensors.iter().zip(&self.columns).map(part).collect()
     }
 
     /// Each tensor's name in a file and its place.
-    pub fn names(&self) -> Vec<(String, core::ops::Range<usize>)> {
-        let mut out = vec![("token_embd.weight".into(), self.embed.clone())];
-        for (layer, b) in self.blocks.iter().enumerate() {
-            out.push((format!("blk.{layer}.attn_norm.weight"), b.attn_norm.clone()));
-            out.push((format!("blk.{layer}.ffn_norm.weight"), b.ffn_norm.clone()));
-            for linear in Linear::ALL {
-                out.push((format!("blk.{layer}.{}.weight", linear.gguf()), b.linears[linear as usize].clone()));
-            }
-        }
-        out.push(("output_norm.weight".into(), self.norm.clone()));
-        out.extend(self.output.iter().map(|at| ("output.weight".into(), at.clone())));
-        out
+    pub fn names(&self, h: &HParams) -> Vec<(String, Range<usize>)> {
+        self.tensors.iter().map(|(key, at)| (key.name(h), at.clone())).collect()
     }
 }

@@ -22,7 +22,7 @@ const FEW: usize = 4;
 const STEP: usize = 512;
 
 /// The sizes of a layer's heads.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Heads {
     /// Query heads.
     pub q: usize,
@@ -409,6 +409,33 @@ fn shares(a: f32, b: f32) -> ([f32; 2], f32) {
     }
     let (a, b) = (math::exp(a - max), math::exp(b - max));
     ([a / (a + b), b / (a + b)], max + libm::logf(a + b))
+}
+
+/// [`backward`] of a source that every row sees, row after row: dk and dv, `[T, KV·D]`, are **added** to in the order of the
+/// rows, so that their bits do not depend on how rows are split into batches. dq is overwritten. room: `[2, T, KV·D]`.
+pub fn backward_each(
+    cx: &Compute,
+    heads: Heads,
+    q: View,
+    keys: View,
+    values: View,
+    dout: View,
+    dlse: Option<View>,
+    dq: &mut Tile,
+    [dk, dv]: [&mut [f32]; 2],
+    room: &mut [f32],
+    spare: &mut Buffer,
+) {
+    let (n, c, width) = (keys.n, dq.c(), keys.c);
+    let (tk, tv) = room.split_at_mut(n * width);
+    for i in 0..q.n {
+        let row = i..i + 1;
+        let (q, dout, dlse) = (q.rows(row.clone()), dout.rows(row.clone()), dlse.map(|d| d.rows(row.clone())));
+        let (mut dq, mut k, mut v) = (dq.part(row, 0..c), Tile::new(tk, n, width), Tile::new(tv, n, width));
+        backward(cx, heads, q, keys, values, Sees::All, dout, dlse, &mut dq, &mut k, &mut v, spare);
+        super::add(tk, dk);
+        super::add(tv, dv);
+    }
 }
 
 /// Joins what two sources gave: `o = Σ o_i e^{l_i} / Σ e^{l_i}` with their sums `l`, and `lse` becomes `ln Σ e^{l_i}`.

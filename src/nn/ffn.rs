@@ -42,6 +42,12 @@ pub const ACTS: &[Act] = &[
     },
 ];
 
+impl core::fmt::Debug for Act {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
 impl Act {
     /// The row of the table.
     ///

@@ -3,16 +3,16 @@
 use super::Config;
 use super::batch::Batch;
 use super::lower::Lower;
-use crate::adapter::{Adapter, Linear, Site};
+use crate::adapter::{Place, Shape, Stack};
 use crate::kernel::{Buffer, Tile, View};
 use crate::model::block::{self, Grads};
-use crate::model::project::{Sink, Workspace};
-use crate::model::weights::Places;
-use crate::model::{Acts, HParams, Kept, Model, Precision, Stored};
+use crate::model::doors::{self, Workspace};
+use crate::model::pass::{self, Moment, Pass};
+use crate::model::weights::Key;
+use crate::model::{Acts, Dropout, HParams, Kept, Model, Precision, Stored, Target};
 use crate::nn::linear::Path;
 use crate::nn::{embed, head, norm};
 use std::prelude::v1::*;
-use std::sync::Arc;
 
 /// Which activations stay in memory between the passes. Every block's input does; the bits are the same either way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,22 +34,37 @@ pub const AUTO_BYTES: usize = 48 << 20;
 pub(super) const HEAD_ROWS: usize = 4;
 
 impl Keep {
-    /// How many of `blocks` blocks, the last not counted, are kept for `n` rows.
-    pub(super) fn blocks(self, h: &HParams, n: usize, blocks: usize, precision: Precision) -> usize {
-        let most = blocks.saturating_sub(1);
+    /// How many blocks from `lowest` on, the last not counted, are kept for `n` rows, where adapters want so many values of a
+    /// row remembered of each layer.
+    pub(super) fn blocks(
+        self,
+        h: &HParams,
+        wants: &dyn Fn(usize) -> usize,
+        n: usize,
+        lowest: usize,
+        precision: Precision,
+    ) -> usize {
+        let most = (h.layers - lowest).saturating_sub(1);
         match self {
             Keep::All => most,
             Keep::Inputs => 0,
             Keep::Blocks(blocks) => blocks.saturating_sub(1).min(most),
-            Keep::Auto => most.min(AUTO_BYTES / Kept::bytes(h, n, precision).max(1)),
+            Keep::Auto => {
+                let largest = (0..h.layers).map(|layer| kept(h, wants, layer, n, precision)).max().unwrap_or(0);
+                most.min(AUTO_BYTES / largest.max(1))
+            }
         }
     }
 }
 
-/// The lowest block that `adapter` changes; the number of blocks if it changes none.
-pub(super) fn lowest(m: &Model, adapter: &dyn Adapter) -> usize {
-    let covered = |layer: &usize| Linear::ALL.iter().any(|&linear| adapter.covers(Site { layer: *layer, linear }));
-    (0..m.hparams.layers).find(covered).unwrap_or(m.hparams.layers)
+/// Bytes of what stays of a block.
+pub(super) fn kept(h: &HParams, wants: &dyn Fn(usize) -> usize, layer: usize, n: usize, precision: Precision) -> usize {
+    Kept::bytes(h, &h.blocks[layer], wants(layer), n, precision)
+}
+
+/// Values of a row that an adapter of that shape, and those beneath it, want remembered of a layer.
+pub(super) fn extras(h: &HParams, shape: Option<&Shape>, beneath: &Stack, layer: usize) -> usize {
+    doors::extras_of(shape, beneath, h, layer).iter().map(|e| e.1).sum()
 }
 
 /// From the sums of log-probabilities of a batch, [`Batch::sums`] of them, to a loss and its derivatives by the sums.
@@ -73,10 +88,27 @@ pub(super) struct Backprop {
     dgathered: Buffer,
     logp: Buffer,
     norms: Buffer,
+    /// The state along the layers, and its gradient.
+    state: [Buffer; 2],
+    /// The last block's output, where that state changes it.
+    joined: Buffer,
+    /// What the last norm made, where an adapter behind it wants it.
+    last: Buffer,
     logits: head::Logits,
     acts: Acts,
     grads: Grads,
     work: Workspace,
+}
+
+/// The adapters of a pass.
+#[derive(Clone, Copy)]
+pub(super) struct Wear<'a> {
+    /// All of them.
+    pub stack: &'a Stack,
+    /// The lowest block that any of them changes.
+    pub frozen: usize,
+    /// Dropout, if there is any.
+    pub dropout: Option<Dropout>,
 }
 
 impl Backprop {
@@ -97,6 +129,9 @@ impl Backprop {
             dgathered: Buffer::default(),
             logp: Buffer::default(),
             norms: Buffer::default(),
+            state: Default::default(),
+            joined: Buffer::default(),
+            last: Buffer::default(),
             logits: head::Logits::default(),
             acts: Acts::default(),
             grads: Grads::default(),
@@ -104,57 +139,40 @@ impl Backprop {
         }
     }
 
-    /// Adds what `adapter` wants of the gradient of a loss into `acc`; returns the loss.
-    pub(super) fn adapter(
-        &mut self,
-        m: &Model,
-        adapter: &[Arc<dyn Adapter>; 1],
-        batch: &Batch,
-        grading: &mut Grading,
-        acc: &mut [f32],
-    ) -> f64 {
-        let lowest = lowest(m, adapter[0].as_ref());
-        let mut sink = Sink::Adapter(adapter[0].as_ref(), acc);
-        self.pass(m, adapter, batch, grading, lowest, &mut sink)
+    /// How many blocks below the last keep what they remember in a pass over `n` rows.
+    pub(super) fn kept_blocks(&self, h: &HParams, stack: &Stack, n: usize, lowest: usize) -> usize {
+        let wants = |layer| extras(h, None, stack, layer);
+        self.keep.blocks(h, &wants, n, lowest, self.precision)
     }
 
-    /// The same for every weight of the model.
-    pub(super) fn weights(
-        &mut self,
-        m: &Model,
-        places: &Places,
-        batch: &Batch,
-        grading: &mut Grading,
-        grads: &mut [f32],
-    ) -> f64 {
-        let mut sink = Sink::Weights(places, grads);
-        self.pass(m, &[], batch, grading, 0, &mut sink)
+    /// The sums of log-probabilities, without gradients.
+    pub(super) fn sums(&mut self, m: &Model, wear: Wear, batch: &Batch) -> Vec<f64> {
+        let p = Pass::new(m, wear.stack, self.path, &batch.rows);
+        self.forward(&p, batch, wear.frozen, wear.frozen, None);
+        self.score(&p, batch, false)
     }
 
-    /// The sums of log-probabilities, without gradients. No adapter changes the first `frozen` blocks.
-    pub(super) fn sums(&mut self, m: &Model, adapters: &[Arc<dyn Adapter>], batch: &Batch, frozen: usize) -> Vec<f64> {
-        self.forward(m, adapters, batch, frozen, None);
-        self.score(m, batch, false)
-    }
-
-    /// The mean over the rows of a batch of what the base makes of them, after the last norm; scaled to length 1.
+    /// The mean over the rows of a batch of what the base makes of them, after the last norm; scaled to length 1. No
+    /// adapter is worn; the first `frozen` blocks may come from a store.
     pub(super) fn embed(&mut self, m: &Model, batch: &Batch, frozen: usize) -> Vec<f32> {
-        self.forward(m, &[], batch, frozen, None);
-        let (n, d) = (batch.tokens.len(), m.hparams.width);
+        let (stack, d) = (Stack::new(), m.hparams.width);
+        let p = Pass::new(m, &stack, self.path, &batch.rows);
+        self.forward(&p, batch, frozen, frozen, None);
+        let n = batch.tokens.len();
         let (mut sums, mut normed) = (vec![0.0; d], vec![0.0; d]);
         for row in self.x[..n * d].chunks_exact(d) {
-            let mut y = Tile::new(&mut normed, 1, d);
-            norm::forward(&m.compute, block::rms(&m.hparams), View::new(row, 1, d), &m.weights.norm, None, &mut y);
+            pass::finish(&p, View::new(row, 1, d), &mut normed, None, &mut self.work);
             sums.iter_mut().zip(&normed).for_each(|(sum, v)| *sum += f64::from(*v));
         }
         let length = libm::sqrt(sums.iter().map(|v| v * v).sum::<f64>());
         sums.iter().map(|v| (v / length) as f32).collect()
     }
 
-    /// Through all blocks, `self.x` the last one's output. With `keep`, the way back can follow: inputs are kept from block
-    /// `lowest` on, the first that an adapter changes, and what so many blocks below the last remember.
-    fn forward(&mut self, m: &Model, adapters: &[Arc<dyn Adapter>], batch: &Batch, lowest: usize, keep: Option<usize>) {
-        let (h, cx) = (&m.hparams, &m.compute);
+    /// Through all blocks, `self.x` the last one's output. With `keep`, the backward pass can follow: inputs are kept from
+    /// block `lowest` on, the first that learns, and what so many blocks below the last remember. No adapter changes the
+    /// first `frozen` blocks.
+    fn forward(&mut self, p: &Pass, batch: &Batch, frozen: usize, lowest: usize, keep: Option<usize>) {
+        let (h, cx) = (&p.model.hparams, &p.model.compute);
         let (n, d, layers) = (batch.tokens.len(), h.width, h.layers);
         if let Some(kept) = keep {
             self.inputs.resize_with(layers - lowest, Stored::default);
@@ -166,83 +184,70 @@ impl Backprop {
         }
         let x = self.x.room(n * d);
         let first = match &mut self.lower {
-            Some(lower) if lowest > 0 => {
-                lower.forward(m, batch, lowest, x, &mut self.acts, &mut self.work);
-                lowest
+            Some(lower) if frozen > 0 => {
+                lower.forward(p.model, batch, frozen, x, &mut self.acts, &mut self.work);
+                frozen
             }
             _ => {
-                embed::forward(cx, &m.weights.embed, &batch.tokens, 1.0, &mut Tile::new(x, n, d));
+                pass::embed(p, &batch.tokens, x, &mut self.work);
                 0
             }
         };
-        for layer in first..layers {
-            if layer >= lowest && keep.is_some() {
-                self.inputs[layer - lowest].put(cx, self.precision, x);
+        let (inputs, stays, precision) = (&mut self.inputs, &mut self.kept, self.precision);
+        let (joined, states) = (&mut self.joined, p.stack.needs().state > 0);
+        let mut each = |moment: Moment, layer: usize, x: &[f32], a: &mut Acts| {
+            let Some(kept) = keep else { return };
+            if moment == Moment::Before && layer >= lowest {
+                inputs[layer - lowest].put(cx, precision, &x[..n * d]);
             }
-            block::forward(m, adapters, self.path, layer, &batch.layout, None, x, &mut self.acts, &mut self.work);
-            if let Some(kept) = keep
-                && layer + 1 < layers
-                && layer + 1 + kept >= layers
-            {
-                self.kept[layer + 1 + kept - layers].put(cx, h, self.precision, &mut self.acts);
+            if moment == Moment::After && layer + 1 == layers && states {
+                joined.room(n * d).copy_from_slice(&x[..n * d]);
             }
-        }
+            if moment == Moment::After && layer + 1 < layers && layer + 1 + kept >= layers {
+                stays[layer + 1 + kept - layers].put(cx, h, &h.blocks[layer], p.extras(layer), precision, a);
+            }
+        };
+        let (a, state, work) = (&mut self.acts, &mut self.state[0], &mut self.work);
+        pass::blocks(p, first..layers, None, x, a, state, work, &mut each);
     }
 
     /// Sums of the targets' log-probabilities and, if wanted, each one's gradient by its normed row, in `self.dnormed`.
-    fn score(&mut self, m: &Model, batch: &Batch, grad: bool) -> Vec<f64> {
-        let (n, d) = (batch.rows.len(), m.hparams.width);
+    fn score(&mut self, p: &Pass, batch: &Batch, grad: bool) -> Vec<f64> {
+        let (m, n, d) = (p.model, batch.counted.len(), p.model.hparams.width);
         let gathered = self.gathered.room(n * d);
-        for (out, &row) in gathered.chunks_exact_mut(d).zip(&batch.rows) {
+        for (out, &row) in gathered.chunks_exact_mut(d).zip(&batch.counted) {
             out.copy_from_slice(&self.x[row * d..][..d]);
         }
         let normed = self.normed.room(n * d);
-        norm::forward(
-            &m.compute,
-            block::rms(&m.hparams),
-            View::new(gathered, n, d),
-            &m.weights.norm,
-            None,
-            &mut Tile::new(normed, n, d),
-        );
+        let last = if p.stack.needs_at(Place::Final).output { Some(self.last.room(n * d)) } else { None };
+        pass::finish(p, View::new(gathered, n, d), normed, last, &mut self.work);
         let (logp, norms) = (self.logp.room(n), self.norms.room(n));
         let g = if grad { Some(self.dnormed.room(n * d)) } else { None };
         let Workspace { rounded, back, .. } = &mut self.work;
-        let (x, head) = (View::new(normed, n, d), m.weights.head());
+        let (x, head, finish) = (View::new(normed, n, d), m.weights.head(), m.hparams.finish);
         let (slice, logits) = (self.slice, &mut self.logits);
-        let none = head::Finish::NONE;
-        head::log_probs(
-            &m.compute,
-            self.path,
-            head,
-            none,
-            x,
-            &batch.targets,
-            logp,
-            norms,
-            g,
-            slice,
-            logits,
-            rounded,
-            back,
-        );
+        let targets = &batch.targets;
+        head::log_probs(&m.compute, self.path, head, finish, x, targets, logp, norms, g, slice, logits, rounded, back);
         batch.sum(logp)
     }
 
-    fn pass(
+    /// A pass forward and one back: adds what `target` wants of the gradient of a loss; returns the loss. `lowest` is the
+    /// first block that learns, and with `embeds` what is embedded learns too.
+    pub(super) fn pass(
         &mut self,
         m: &Model,
-        adapters: &[Arc<dyn Adapter>],
+        wear: Wear,
         batch: &Batch,
         grading: &mut Grading,
-        lowest: usize,
-        sink: &mut Sink,
+        (lowest, embeds): (usize, bool),
+        kept: usize,
+        target: &mut Target,
     ) -> f64 {
         let (h, cx) = (&m.hparams, &m.compute);
         let (n, d, layers) = (batch.tokens.len(), h.width, h.layers);
-        let kept = self.keep.blocks(h, n, layers - lowest, self.precision);
-        self.forward(m, adapters, batch, lowest, Some(kept));
-        let sums = self.score(m, batch, true);
+        let p = Pass::new(m, wear.stack, self.path, &batch.rows).kept().dropping(wear.dropout);
+        self.forward(&p, batch, wear.frozen, lowest, Some(kept));
+        let sums = self.score(&p, batch, true);
         let mut slopes = vec![0.0; sums.len()];
         let loss = grading(&sums, &mut slopes);
         // What is not finite is discarded, and what has no slope changes nothing.
@@ -250,44 +255,76 @@ impl Backprop {
             return loss;
         }
 
-        let counted = batch.rows.len();
+        let counted = batch.counted.len();
         let dnormed = &mut self.dnormed[..counted * d];
         for (row, owner) in dnormed.chunks_exact_mut(d).zip(&batch.owners) {
             row.iter_mut().for_each(|v| *v *= slopes[*owner]);
         }
-        let (gathered, dnormed) = (View::new(&self.gathered, counted, d), View::new(dnormed, counted, d));
-        if let Sink::Weights(places, grads) = sink {
-            let at = places.output.clone().unwrap_or(places.embed.clone());
+        let gathered = View::new(&self.gathered, counted, d);
+        let dgathered = self.dgathered.room(counted * d);
+        dgathered.fill(0.0);
+        let last = Some(&self.last).filter(|_| p.stack.needs_at(Place::Final).output);
+        let last = last.map(|last| View::new(last, counted, d));
+        let mut tile = Tile::new(dgathered, counted, d);
+        doors::pass_back(&p, Place::Final, gathered, last, &mut *dnormed, Some(&mut tile), target, &mut self.work);
+        let dnormed = View::new(dnormed, counted, d);
+        if let Target::Weights(places, grads) = target {
+            let at = places.find(Key::Output).or_else(|| places.find(Key::Embed)).unwrap_or_default();
             let x = View::new(&self.normed, counted, d);
             let weights: Vec<f32> = batch.owners.iter().map(|owner| slopes[*owner]).collect();
             let (head, norms) = (m.weights.head(), &self.norms[..counted]);
-            head::backward_weights(cx, head, head::Finish::NONE, x, &batch.targets, &weights, norms, &mut grads[at]);
-            norm::backward_weights(cx, block::rms(h), gathered, dnormed, &mut grads[places.norm.clone()], None);
+            head::backward_weights(cx, head, h.finish, x, &batch.targets, &weights, norms, &mut grads[at]);
+            let [gain, bias] = [Key::Norm, Key::NormBias].map(|key| places.find(key));
+            let gain = gain.unwrap_or_default();
+            // The bias lies behind the gain.
+            let (before, after) = grads.split_at_mut(gain.end);
+            let bias = bias.map(|at| &mut after[at.start - gain.end..at.end - gain.end]);
+            norm::backward_weights(cx, h.norm, gathered, dnormed, &mut before[gain], bias);
         }
-        let dgathered = self.dgathered.room(counted * d);
-        dgathered.fill(0.0);
-        norm::backward(cx, block::rms(h), gathered, &m.weights.norm, dnormed, &mut Tile::new(dgathered, counted, d));
+        norm::backward(cx, h.norm, gathered, &m.weights.norm, dnormed, &mut tile);
         let dx = self.dx.room(n * d);
         dx.fill(0.0);
-        for (row, g) in batch.rows.iter().zip(dgathered.chunks_exact(d)) {
+        for (row, g) in batch.counted.iter().zip(dgathered.chunks_exact(d)) {
             dx[row * d..][..d].copy_from_slice(g);
         }
 
-        let (x, a) = (&mut self.x[..n * d], &mut self.acts);
+        let (x, a, width) = (&mut self.x[..n * d], &mut self.acts, p.stack.needs().state);
+        let [state, dstate] = &mut self.state;
+        if width > 0 {
+            let ds = dstate.room(n * width);
+            ds.fill(0.0);
+            let mut tile = Tile::new(ds, n, width);
+            let seen = View::new(&state[layers * n * width..], n, width);
+            doors::pass_back(&p, Place::Join, seen, None, &mut *dx, Some(&mut tile), target, &mut self.work);
+        }
         for layer in (lowest..layers).rev() {
+            let place = Place::State(layer);
+            if !p.stack.at(place).is_empty() {
+                // The rows are still what comes out of this block, unless the state has changed them at the end.
+                let out = if layer + 1 == layers { &self.joined[..n * d] } else { &*x };
+                let before = View::new(&state[layer * n * width..], n, width);
+                let (mut tile, ds) = (Tile::new(dx, n, d), &mut dstate[..n * width]);
+                let out = View::new(out, n, d);
+                doors::pass_back(&p, place, out, Some(before), ds, Some(&mut tile), target, &mut self.work);
+            }
             self.inputs[layer - lowest].get(cx, self.precision, x);
             // The last block's are still there.
             if layer + 1 + kept < layers {
-                block::hidden(m, adapters, self.path, layer, &batch.layout, None, x, a, &mut self.work);
+                block::again(&p, layer, x, a, &mut self.work);
             } else if layer + 1 < layers {
-                self.kept[layer + 1 + kept - layers].get(cx, h, self.precision, a);
-                block::refresh(m, layer, x, a);
+                let stays = &mut self.kept[layer + 1 + kept - layers];
+                stays.get(cx, h, &h.blocks[layer], p.extras(layer), self.precision, a);
+                block::refresh(&p, layer, x, a, &mut self.work);
             }
-            let below = layer > lowest || matches!(sink, Sink::Weights(..));
-            block::backward(m, self.path, layer, &batch.layout, x, a, dx, sink, below, &mut self.grads, &mut self.work);
+            let below = layer > lowest || embeds;
+            block::backward(&p, layer, x, a, dx, target, below, &mut self.grads, &mut self.work);
         }
-        if let Sink::Weights(places, grads) = sink {
-            embed::backward_weights(&batch.tokens, View::new(dx, n, d), 1.0, &mut grads[places.embed.clone()]);
+        if embeds {
+            pass::embed_backward(&p, dx, target, &mut self.work);
+        }
+        if let Target::Weights(places, grads) = target {
+            let at = places.find(Key::Embed).unwrap_or_default();
+            embed::backward_weights(&batch.tokens, View::new(dx, n, d), h.embed_scale, &mut grads[at]);
         }
         loss
     }

@@ -1,8 +1,7 @@
 //! Examples, laid end to end: ragged, never padded.
 
 use crate::error::{Error, Result};
-use crate::model::Model;
-use crate::model::block::Layout;
+use crate::model::{Model, Rows};
 use std::prelude::v1::*;
 
 /// A sequence of tokens, which of them are to be learnt, and what the data say about them.
@@ -75,12 +74,12 @@ impl Example {
 
 /// What goes through the model together.
 pub struct Batch {
-    /// Inputs of all sequences, `[N]`.
+    /// Inputs of all sequences, `[N]`; of rows that adapters write any token.
     pub tokens: Vec<u32>,
     /// Where each row stands.
-    pub layout: Layout,
+    pub rows: Rows,
     /// Rows whose prediction counts, ascending.
-    pub rows: Vec<usize>,
+    pub counted: Vec<usize>,
     /// What they should predict.
     pub targets: Vec<u32>,
     /// Which sum each of their log-probabilities belongs to: `2i` is the completion of sequence `i`, `2i + 1` its prompt.
@@ -92,16 +91,22 @@ pub struct Batch {
 impl Batch {
     /// Lays sequences end to end; of those marked with `true` the predictions of prompts are wanted too. A sequence of
     /// `T` tokens gives at most `T − 1` rows: its last token is only predicted, and rows behind the last one that
-    /// counts change nothing and are left out.
+    /// counts change nothing and are left out. Before each come `lead` rows that adapters write. `first` is the number of
+    /// the first row among those of a step.
     ///
     /// # Errors
     /// `Invalid` for a sequence that does not fit the model.
-    pub fn pack<'a>(sequences: impl IntoIterator<Item = (&'a Example, bool)>, model: &Model) -> Result<Batch> {
+    pub fn pack<'a>(
+        sequences: impl IntoIterator<Item = (&'a Example, bool)>,
+        model: &Model,
+        lead: usize,
+        first: u64,
+    ) -> Result<Batch> {
         let (vocab, context) = (model.weights.vocab(), model.hparams.context);
         let mut b = Batch {
             tokens: Vec::new(),
-            layout: Layout::default(),
-            rows: Vec::new(),
+            rows: Rows::new(lead, first),
+            counted: Vec::new(),
             targets: Vec::new(),
             owners: Vec::new(),
             sums: 0,
@@ -115,21 +120,23 @@ impl Batch {
             if let Some(t) = e.tokens.iter().find(|t| **t as usize >= vocab) {
                 return Err(Error::invalid(format!("example {i}"), format!("token {t} of a vocabulary of {vocab}")));
             }
-            if e.tokens.len() > context + 1 {
-                let why = format!("{} tokens, the model's context is {context}", e.tokens.len());
+            if e.tokens.len() + lead > context + 1 {
+                let before = if lead > 0 { format!(" behind {lead} rows of the adapter") } else { String::new() };
+                let why = format!("{} tokens{before}, the model's context is {context}", e.tokens.len());
                 return Err(Error::invalid(format!("example {i}"), why));
             }
             let Some(last) = (1..e.tokens.len()).rev().find(|t| e.counts[*t]) else { continue };
             let start = b.tokens.len();
-            b.tokens.extend(&e.tokens[..last]);
-            b.layout.positions.extend((0..last).map(|p| p as u32));
-            b.layout.segments.push(start..start + last);
+            b.tokens.extend(core::iter::repeat_n(0, lead).chain(e.tokens[..last].iter().copied()));
+            b.rows.positions.extend((0..lead + last).map(|p| p as u32));
+            b.rows.segments.push(start..start + lead + last);
             for t in (1..=last).filter(|t| e.counts[*t] || prompts) {
-                b.rows.push(start + t - 1);
+                b.counted.push(start + lead + t - 1);
                 b.targets.push(e.tokens[t]);
                 b.owners.push(2 * i + usize::from(!e.counts[t]));
             }
         }
+        b.rows.turn(model);
         Ok(b)
     }
 

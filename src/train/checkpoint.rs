@@ -16,8 +16,8 @@
 
 use super::data::Order;
 use super::state::State;
-use super::{Config, Gradient, Keep, Target, Trainer, Zeroth};
-use crate::adapter::{self, Adapter, Base, Provenance};
+use super::{Config, Dropout, Gradient, Keep, Trained, Trainer, Zeroth};
+use crate::adapter::{self, Adapter, Base, Provenance, Stack};
 use crate::bytes::{Bytes, Cursor, Limits};
 use crate::container::head::{Field, Head};
 use crate::container::{Builder, Container};
@@ -36,8 +36,21 @@ pub const KEPT: &str = "blocks that keep activations";
 /// Facts about `config`: all that decides the result, and nothing else.
 fn describe(config: &Config, facts: &mut Head) {
     // Every field by name, so that a new one cannot be forgotten here. Slices change no bit.
-    let Config { lr, steps, schedule, warmup, clip, objective, gradient, optimizer, path, keep, precision, slice: _ } =
-        config;
+    let Config {
+        lr,
+        steps,
+        schedule,
+        warmup,
+        clip,
+        objective,
+        gradient,
+        optimizer,
+        path,
+        keep,
+        precision,
+        slice: _,
+        dropout,
+    } = config;
     objective.facts(facts);
     if let Gradient::Zeroth(Zeroth { eps, directions, seed }) = gradient {
         facts.set("gradients estimated along", u64::from(*directions)).set("seed of directions", *seed);
@@ -46,6 +59,9 @@ fn describe(config: &Config, facts: &mut Head) {
     optimizer.facts(facts);
     facts.set("steps", *steps).set("schedule", format!("{schedule:?}").to_lowercase()).set("warm-up", *warmup);
     facts.set("activations kept as", format!("{precision:?}").to_lowercase());
+    if let Some(Dropout { rate, seed }) = dropout {
+        facts.set("dropout", rate.to_string()).set("seed of dropout", *seed);
+    }
     if *path == Path::Fast {
         facts.set("products", "in 8 bits");
     }
@@ -188,12 +204,40 @@ fn read_floats(bytes: &[u8]) -> Option<Vec<f32>> {
     rest.is_empty().then(|| chunks.iter().map(|b| f32::from_le_bytes(*b)).collect())
 }
 
+/// What is attached, with strengths, settings and parameters; `None` if nothing is.
+fn digest(stack: &Stack, base: &Base) -> Option<blake3::Hash> {
+    let mut hash = blake3::Hasher::new();
+    for attached in stack.all() {
+        hash.update(&attached.strength.to_le_bytes()).update(&adapter::file::facts(&**attached.adapter, base).encode());
+        attached.adapter.params().iter().for_each(|v| _ = hash.update(&v.to_le_bytes()));
+    }
+    (!stack.is_empty()).then(|| hash.finalize())
+}
+
 impl Trainer {
+    /// Identity of the reference: the base with what is attached beneath, and how products are computed. What the reference
+    /// makes of data is kept under it.
+    pub fn reference(&self, base: &Base) -> [u8; 32] {
+        let own = match self.config.path {
+            Path::Exact => base.fingerprint,
+            // A reference that rounds is another one.
+            Path::Fast => *blake3::keyed_hash(&base.fingerprint, b"products in 8 bits").as_bytes(),
+        };
+        digest(self.trained.beneath(), base).map_or(own, |d| *blake3::keyed_hash(&own, d.as_bytes()).as_bytes())
+    }
+
     /// All that decides what this trainer computes with these rows, whatever it has done so far.
     fn facts(&self, base: &Base, order: &Order, more: &Head) -> Head {
-        let mut facts = match &self.target {
-            Target::Adapter([adapter]) => adapter::file::facts(adapter.as_ref(), base),
-            Target::Weights { .. } => {
+        let mut facts = match &self.trained {
+            Trained::Adapter { stack, beneath } => {
+                let attached = stack.all().last().expect("the adapter that is trained");
+                let mut facts = adapter::file::facts(&**attached.adapter, base);
+                if let Some(digest) = digest(beneath, base) {
+                    facts.set("attached beneath", digest.to_hex().as_str());
+                }
+                facts
+            }
+            Trained::Weights { .. } => {
                 let mut facts = Head::new();
                 facts
                     .set("kind", "full")
@@ -230,12 +274,13 @@ impl Trainer {
             true,
             state.encode(),
         );
-        match &self.target {
-            Target::Adapter([adapter]) => {
-                let bytes = adapter::to_bytes_as(adapter.as_ref(), base, &Provenance::default(), "f32")?;
+        match &self.trained {
+            Trained::Adapter { stack, .. } => {
+                let adapter = &stack.all().last().expect("the adapter that is trained").adapter;
+                let bytes = adapter::to_bytes_as(&***adapter, base, &Provenance::default(), "f32")?;
                 file = file.section("adapter", true, bytes);
             }
-            Target::Weights { flat, .. } => {
+            Trained::Weights { flat, .. } => {
                 if let Some(i) = flat.iter().position(|v| !v.is_finite()) {
                     return Err(Error::invalid("weights", format!("value {i} is not finite")));
                 }
@@ -269,9 +314,9 @@ impl Trainer {
         let (wanted, aims) = (names(self.optimizer.state()), names(self.objective.state()));
         let moves = wanted.iter().map(|name| format!("o.{name}"));
         let sections: Vec<String> = moves.chain(aims.iter().map(|name| format!("g.{name}"))).collect();
-        let target = match &self.target {
-            Target::Adapter(_) => "adapter",
-            Target::Weights { .. } => "weights",
+        let target = match &self.trained {
+            Trained::Adapter { .. } => "adapter",
+            Trained::Weights { .. } => "weights",
         };
         let known: Vec<&str> =
             ["head", "state", target].into_iter().chain(sections.iter().map(String::as_str)).collect();
@@ -281,16 +326,28 @@ impl Trainer {
         let (moves, goals) = pieces.split_at(wanted.len());
         let moves: Vec<(&str, State)> = wanted.iter().copied().zip(moves.iter().map(Piece::state)).collect();
         let goals: Vec<(&str, State)> = aims.iter().copied().zip(goals.iter().map(Piece::state)).collect();
-        let params = match &self.target {
-            Target::Adapter([now]) => {
-                let held = adapter::restore(saved.adapter()?, base, &saved.limits, adapter::Fit::Same)?;
-                if held.kind() != now.kind() || held.params().len() != now.params().len() {
-                    let say = |a: &dyn Adapter| format!("{} of {} parameters", a.kind(), a.params().len());
-                    return Err(Error::mismatch("saved adapter", say(now.as_ref()), say(held.as_ref())));
+        let mut grown = None;
+        let params = match &self.trained {
+            Trained::Adapter { stack, .. } => {
+                let now = &stack.all().last().expect("the adapter that is trained").adapter;
+                let held = adapter::file::restore_as(now.kind(), saved.adapter()?, base, &saved.limits)?;
+                let differs = held.params().len() != now.params().len();
+                if differs && now.kind().grown.is_empty() {
+                    let say = |a: &dyn Adapter| format!("{} of {} parameters", a.kind().name, a.params().len());
+                    return Err(Error::mismatch("saved adapter", say(&***now), say(&*held)));
                 }
-                held.params().to_vec()
+                if differs {
+                    // It had grown since it was made: so did what the optimiser remembers.
+                    let (kind, settings) = self.config.optimizer.row()?;
+                    let mut optimizer = (kind.create)(&settings, held.shape().parts.clone());
+                    optimizer.restore(&moves)?;
+                    grown = Some((self.model.ready(held)?, optimizer));
+                    Vec::new()
+                } else {
+                    held.params().to_vec()
+                }
             }
-            Target::Weights { flat, .. } => {
+            Trained::Weights { flat, .. } => {
                 let held = read_floats(&saved.container.require("weights")?).unwrap_or_default();
                 if held.len() != flat.len() || held.iter().any(|v| !v.is_finite()) {
                     let why = format!("section weights: {} finite values wanted", flat.len());
@@ -305,18 +362,30 @@ impl Trainer {
         }
         let (before, aim) = (order.position(), self.objective.copy());
         order.seek(saved.position)?;
-        if let Err(e) = self.objective.restore(&goals).and_then(|()| self.optimizer.restore(&moves)) {
+        let moved = |trainer: &mut Trainer| if grown.is_some() { Ok(()) } else { trainer.optimizer.restore(&moves) };
+        if let Err(e) = self.objective.restore(&goals).and_then(|()| moved(self)) {
             self.objective = aim;
             order.seek(before)?;
             return Err(e);
         }
-        match &mut self.target {
-            Target::Adapter([adapter]) => {
-                let Some(adapter) = Arc::get_mut(adapter) else { unreachable!("the trainer alone holds its adapter") };
-                adapter.params_mut().copy_from_slice(&params);
-                adapter.prepare(&self.model.compute);
+        if let Some((adapter, optimizer)) = grown {
+            let shape = adapter.shape().clone();
+            if let Trained::Adapter { stack, .. } = &mut self.trained {
+                stack.pop();
+                stack.push(adapter, 1.0)?;
             }
-            Target::Weights { places, flat } => {
+            self.optimizer = optimizer;
+            self.resize(&shape);
+            self.step = saved.step;
+            return Ok(());
+        }
+        match &mut self.trained {
+            Trained::Adapter { .. } => {
+                let Some(adapter) = self.trained.adapter_mut() else { unreachable!("an adapter is trained") };
+                adapter.params_mut().copy_from_slice(&params);
+                adapter.prepare(&self.model.compute, &self.model)?;
+            }
+            Trained::Weights { places, flat, .. } => {
                 *flat = Arc::new(params);
                 self.model = self.model.with_weights(self.model.weights.from_flat(places, flat.clone())?);
             }

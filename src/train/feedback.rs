@@ -5,14 +5,14 @@
 //! before. A [`Lesson`] learns it, a step a call. [`Divergence`] says how far an adapter is from its base then.
 //!
 //! ```
-//! # use mynah::{Result, adapter::Adapter, model::Model, train::{data::Reader, journal::Journal}};
+//! # use mynah::{Result, adapter::{Adapter, Stack}, model::Model, train::{data::Reader, journal::Journal}};
 //! # use mynah::train::feedback::{Answer, Lesson, Marks, Plan, Verdict};
 //! # fn thumb(model: &Model, adapter: Box<dyn Adapter>, reader: &Reader, journal: &mut Journal) -> Result<()> {
 //! # let conversation = [];
 //! let verdict = Verdict::Judged { answer: Answer::new("Once upon a time."), good: true };
 //! journal.append(&verdict.line(&conversation))?;
 //! let marks = Marks::read(reader, journal.lines(), 0); // none was learnt before
-//! let mut lesson = Lesson::new(model, adapter, marks.lesson(16, 0), &Plan::default())?;
+//! let mut lesson = Lesson::new(model, Stack::new(), adapter, marks.lesson(16, 0), &Plan::default())?;
 //! while !lesson.over() {
 //!     lesson.step()?;
 //! }
@@ -22,7 +22,7 @@
 use super::data::{Order, Reader};
 use super::objective::{self, BETA, Spec};
 use super::{Assessment, Config, Example, Report, Schedule, Trainer};
-use crate::adapter::Adapter;
+use crate::adapter::{Adapter, Ready, Stack};
 use crate::error::{Error, Result};
 use crate::model::{Model, Session, SessionConfig};
 use crate::rng::Random;
@@ -210,11 +210,11 @@ pub struct Lesson {
 }
 
 impl Lesson {
-    /// Teaches `adapter` what `rows` say.
+    /// Teaches `adapter` what `rows` say, on top of what is attached `beneath`.
     ///
     /// # Errors
     /// `Invalid` for settings that cannot be used, or if nothing is new.
-    pub fn new(model: &Model, adapter: Box<dyn Adapter>, rows: Rows, plan: &Plan) -> Result<Lesson> {
+    pub fn new(model: &Model, beneath: Stack, adapter: Box<dyn Adapter>, rows: Rows, plan: &Plan) -> Result<Lesson> {
         let Rows { objective, old, new: mut rows } = rows;
         let order = |n, batch| Order::new(n, batch, 1, Some(plan.seed));
         let new = order(rows.len(), if old.is_empty() { BATCH } else { BATCH / 2 })?;
@@ -233,7 +233,7 @@ impl Lesson {
             objective: spec,
             ..Config::default()
         };
-        let trainer = Trainer::adapter(model, adapter, config)?;
+        let trainer = Trainer::on(model, beneath, adapter, config)?;
         Ok(Lesson { trainer, rows, new, old: again, fresh, steps, enough: plan.enough, over: false })
     }
 
@@ -298,14 +298,18 @@ pub struct Divergence {
 const ROWS: usize = 16;
 
 impl Divergence {
-    /// For examples of at most `context` tokens.
+    /// For examples of at most `context` tokens; the base is the model with what is attached `beneath`.
     ///
     /// # Errors
     /// Those of [`Session::new`].
-    pub fn new(model: &Model, adapter: Arc<dyn Adapter>, context: usize) -> Result<Divergence> {
+    pub fn new(model: &Model, beneath: &Stack, adapter: Arc<Ready>, context: usize) -> Result<Divergence> {
         let config = SessionConfig { context, ..SessionConfig::default() };
-        let (base, mut adapted) = (Session::new(model, config.clone())?, Session::new(model, config)?);
-        adapted.attach(adapter);
+        let (mut base, mut adapted) = (Session::new(model, config.clone())?, Session::new(model, config)?);
+        for below in beneath.all() {
+            base.attach(below.adapter.clone(), below.strength)?;
+            adapted.attach(below.adapter.clone(), below.strength)?;
+        }
+        adapted.attach(adapter, 1.0)?;
         Ok(Divergence { base, adapted })
     }
 

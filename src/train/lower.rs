@@ -5,11 +5,11 @@
 //! bit of a run. An output with a value that no half can hold is not stored, and not rounded either.
 
 use super::batch::Batch;
-use crate::kernel::{Buffer, Tile};
-use crate::model::block::{self, Layout};
-use crate::model::project::Workspace;
-use crate::model::{Acts, Model};
-use crate::nn::embed;
+use crate::adapter::Stack;
+use crate::kernel::Buffer;
+use crate::model::doors::Workspace;
+use crate::model::pass::{self, Pass};
+use crate::model::{Acts, Model, Rows};
 use crate::nn::linear::Path;
 use std::collections::BTreeMap;
 use std::prelude::v1::*;
@@ -97,8 +97,8 @@ impl Lower {
             self.halves = Vec::new();
             self.halves = vec![0; batch.tokens.len() * d];
         }
-        let (mut tokens, mut layout, mut places) = (Vec::new(), Layout::default(), Vec::new());
-        for rows in &batch.layout.segments {
+        let (mut tokens, mut layout, mut places) = (Vec::new(), Rows::default(), Vec::new());
+        for rows in &batch.rows.segments {
             let values = rows.start * d..rows.end * d;
             let halves = &mut self.halves[..values.len()];
             if self.store.load(&key(&batch.tokens[rows.clone()]), halves) {
@@ -107,18 +107,19 @@ impl Lower {
             }
             let first = tokens.len();
             tokens.extend_from_slice(&batch.tokens[rows.clone()]);
-            layout.positions.extend_from_slice(&batch.layout.positions[rows.clone()]);
+            layout.positions.extend_from_slice(&batch.rows.positions[rows.clone()]);
             layout.segments.push(first..tokens.len());
             places.push(values);
         }
         if tokens.is_empty() {
             return;
         }
-        let (n, made) = (tokens.len(), self.x.room(tokens.len() * d));
-        embed::forward(&m.compute, &m.weights.embed, &tokens, 1.0, &mut Tile::new(made, n, d));
-        for layer in 0..blocks {
-            block::forward(m, &[], Path::Exact, layer, &layout, None, made, acts, work);
-        }
+        let made = self.x.room(tokens.len() * d);
+        layout.turn(m);
+        let stack = Stack::new();
+        let p = Pass::new(m, &stack, Path::Exact, &layout);
+        pass::embed(&p, &tokens, made, work);
+        pass::blocks(&p, 0..blocks, None, made, acts, &mut Buffer::default(), work, &mut |_, _, _, _| ());
         for (rows, place) in layout.segments.iter().zip(places) {
             let made = &made[rows.start * d..rows.end * d];
             let halves = &mut self.halves[..made.len()];

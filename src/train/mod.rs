@@ -46,15 +46,15 @@ pub use checkpoint::Checkpoint;
 pub use schedule::Schedule;
 pub use zeroth::Zeroth;
 
-use crate::adapter::Adapter;
+use crate::adapter::{Adapter, Ready, Shape, Stack};
 use crate::error::{Error, Result};
 use crate::model::weights::Places;
-use crate::model::{Model, Precision};
+use crate::model::{self, Model, Precision};
 use crate::nn::head;
 use crate::nn::linear::Path;
-use backprop::Backprop;
+use backprop::{Backprop, Wear};
 use batch::Batch;
-use objective::{Objective, Rewards, Shape, Tally, Totals};
+use objective::{Objective, Rewards, Shape as Rows, Tally, Totals};
 use optim::{Optimizer, Part};
 use std::prelude::v1::*;
 use std::sync::Arc;
@@ -87,6 +87,18 @@ pub struct Config {
     pub precision: Precision,
     /// Rows that meet the output matrix together, one of [`head::SLICES`]: fewer take less memory and more time.
     pub slice: usize,
+    /// Dropout on the adapter's input, if it is wanted.
+    pub dropout: Option<Dropout>,
+}
+
+/// Values of an adapter's input that are left out at random while it is trained, never when it is measured. Which ones
+/// follows from the seed, the step, the row and the place, so that neither threads nor a resumed run change a bit.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Dropout {
+    /// How many, above 0 and below 1; the others are multiplied by `1 / (1 − rate)`.
+    pub rate: f32,
+    /// What the draws follow from.
+    pub seed: u64,
 }
 
 /// Where gradients come from.
@@ -113,6 +125,7 @@ impl Default for Config {
             keep: Keep::Auto,
             precision: Precision::F32,
             slice: head::SLICES[0],
+            dropout: None,
         }
     }
 }
@@ -126,6 +139,12 @@ impl Config {
         finite("gradient clip", self.clip, self.clip >= 0.0)?;
         if let Gradient::Zeroth(zeroth) = &self.gradient {
             zeroth.check()?;
+        }
+        if let Some(Dropout { rate, .. }) = self.dropout {
+            finite("dropout", rate, rate > 0.0 && rate < 1.0)?;
+            if self.gradient != Gradient::Backward {
+                return Err(Error::invalid("dropout", "estimated gradients have none"));
+            }
         }
         if !head::SLICES.contains(&self.slice) {
             let why = format!("{} at a time; it may be one of {:?}", self.slice, head::SLICES);
@@ -142,17 +161,57 @@ impl Config {
 }
 
 /// What is trained.
-enum Target {
-    Adapter([Arc<dyn Adapter>; 1]),
-    Weights { places: Places, flat: Arc<Vec<f32>> },
+enum Trained {
+    /// The last adapter of a stack; `beneath` are the others.
+    Adapter { stack: Stack, beneath: Stack },
+    /// All weights, flat.
+    Weights { places: Places, flat: Arc<Vec<f32>>, none: Stack },
 }
 
-impl Target {
-    fn adapters(&self) -> &[Arc<dyn Adapter>] {
+impl Trained {
+    /// Everything that is attached.
+    fn stack(&self) -> &Stack {
         match self {
-            Target::Adapter(adapter) => adapter,
-            Target::Weights { .. } => &[],
+            Trained::Adapter { stack, .. } => stack,
+            Trained::Weights { none, .. } => none,
         }
+    }
+
+    /// The same without what is trained: the reference.
+    fn beneath(&self) -> &Stack {
+        match self {
+            Trained::Adapter { beneath, .. } => beneath,
+            Trained::Weights { none, .. } => none,
+        }
+    }
+
+    /// The adapter, if one is trained.
+    fn adapter(&self) -> Option<&dyn Adapter> {
+        match self {
+            Trained::Adapter { stack, .. } => stack.all().last().map(|a| &**a.adapter as &dyn Adapter),
+            Trained::Weights { .. } => None,
+        }
+    }
+
+    /// The same, to change. Who does prepares it again.
+    fn adapter_mut(&mut self) -> Option<&mut dyn Adapter> {
+        let Trained::Adapter { stack, .. } = self else { return None };
+        let Some(adapter) = stack.last_mut().and_then(Arc::get_mut) else {
+            unreachable!("the trainer alone holds its adapter")
+        };
+        Some(adapter.adapter_mut())
+    }
+
+    /// What passes go through for all that is attached, or for what is beneath.
+    fn wear(&self, m: &Model, stack: &Stack, dropout: Option<(Dropout, u64)>) -> (usize, Option<model::Dropout>) {
+        let frozen = match self {
+            // Outputs of frozen blocks are kept of all that is attached.
+            Trained::Adapter { .. } => self.stack().lowest(m.hparams.layers),
+            Trained::Weights { .. } => 0,
+        };
+        let which = stack.all().len().wrapping_sub(1);
+        let dropout = dropout.map(|(d, step)| model::Dropout { rate: d.rate, seed: d.seed, step, which });
+        (frozen, dropout)
     }
 }
 
@@ -189,7 +248,7 @@ pub struct Assessment {
 /// A training run in memory.
 pub struct Trainer {
     model: Model,
-    target: Target,
+    trained: Trained,
     config: Config,
     kind: &'static objective::Kind,
     objective: Box<dyn Objective>,
@@ -199,6 +258,8 @@ pub struct Trainer {
     /// What gradients are made of; empty if that is the gradients themselves.
     acc: Vec<f32>,
     step: u64,
+    /// Rows of the step that went through the model so far.
+    rows: u64,
 }
 
 impl Trainer {
@@ -206,15 +267,28 @@ impl Trainer {
     ///
     /// # Errors
     /// `Invalid` for settings that cannot be used.
-    pub fn adapter(model: &Model, mut adapter: Box<dyn Adapter>, config: Config) -> Result<Trainer> {
+    pub fn adapter(model: &Model, adapter: Box<dyn Adapter>, config: Config) -> Result<Trainer> {
+        Self::on(model, Stack::new(), adapter, config)
+    }
+
+    /// Trains `adapter` on top of what is attached to the frozen `model`, which stays as it is.
+    ///
+    /// # Errors
+    /// `Invalid` for settings that cannot be used.
+    pub fn on(model: &Model, beneath: Stack, adapter: Box<dyn Adapter>, config: Config) -> Result<Trainer> {
         config.check()?;
-        adapter.prepare(&model.compute);
-        let (parts, acc) = (adapter.parts(), adapter.size().gathered);
+        let shape = adapter.shape();
         if adapter.params().is_empty() {
             return Err(Error::invalid("adapter", "it has no parameters to train"));
         }
-        let target = Target::Adapter([adapter.into()]);
-        Self::new(model.clone(), target, config, parts, acc)
+        if config.dropout.is_some() && !shape.drops() {
+            let message = format!("{} has no input that values could be left out of", adapter.kind().name);
+            return Err(Error::invalid("dropout", message));
+        }
+        let (parts, acc) = (shape.parts.clone(), shape.size.gathered);
+        let mut stack = beneath.clone();
+        stack.push(model.ready(adapter)?, 1.0)?;
+        Self::new(model.clone(), Trained::Adapter { stack, beneath }, config, parts, acc)
     }
 
     /// Trains every weight of `model`, in `f32`.
@@ -235,14 +309,17 @@ impl Trainer {
                 "products in 8 bits are for adapters on a frozen base, not for all weights",
             ));
         }
+        if config.dropout.is_some() {
+            return Err(Error::invalid("dropout", "it is for adapters, not for all weights"));
+        }
         let places = Places::of(&model.weights);
         let flat = Arc::new(model.weights.flatten(&places));
         let model = model.with_weights(model.weights.from_flat(&places, flat.clone())?);
-        let parts = places.parts(&model.weights);
-        Self::new(model, Target::Weights { places, flat }, config, parts, 0)
+        let parts = places.parts();
+        Self::new(model, Trained::Weights { places, flat, none: Stack::new() }, config, parts, 0)
     }
 
-    fn new(model: Model, target: Target, config: Config, parts: Vec<Part>, acc: usize) -> Result<Trainer> {
+    fn new(model: Model, trained: Trained, config: Config, parts: Vec<Part>, acc: usize) -> Result<Trainer> {
         let (optimizer, moves) = config.optimizer.row()?;
         let (kind, aims) = config.objective.row()?;
         let acc = if config.gradient == Gradient::Backward { acc } else { 0 };
@@ -255,8 +332,9 @@ impl Trainer {
             grads: vec![0.0; params],
             acc: vec![0.0; acc],
             step: 0,
+            rows: 0,
             model,
-            target,
+            trained,
             config,
         })
     }
@@ -284,6 +362,7 @@ impl Trainer {
         let totals = Totals::of(examples());
         self.acc.fill(0.0);
         self.grads.fill(0.0);
+        self.rows = 0;
         let (mut tally, mut flat) = (Tally::default(), true);
         let loss = match self.config.gradient {
             Gradient::Backward => {
@@ -300,8 +379,8 @@ impl Trainer {
         if !loss.is_finite() {
             return Err(Error::invalid("loss", format!("{loss} in step {}: the step was discarded", self.step + 1)));
         }
-        if let (Target::Adapter([adapter]), false) = (&self.target, self.acc.is_empty()) {
-            adapter.reduce(&self.model.compute, &self.acc, &mut self.grads);
+        if let (Some(adapter), false) = (self.trained.adapter(), self.acc.is_empty()) {
+            adapter.reduce(&self.model.compute, &self.model, &self.acc, &mut self.grads);
         }
         let norm = optim::norm(&self.grads);
         if !norm.is_finite() || (norm == 0.0 && !flat) {
@@ -312,13 +391,9 @@ impl Trainer {
             optim::clip(&mut self.grads, norm, self.config.clip);
         }
         let lr = self.config.lr * self.config.schedule.factor(self.step, self.config.warmup, self.config.steps);
-        match &mut self.target {
-            Target::Adapter([adapter]) => {
-                let Some(adapter) = Arc::get_mut(adapter) else { unreachable!("the trainer alone holds its adapter") };
-                self.optimizer.step(adapter.params_mut(), &self.grads, lr);
-                adapter.prepare(&self.model.compute);
-            }
-            Target::Weights { places, flat } => {
+        match &mut self.trained {
+            Trained::Adapter { .. } => self.move_adapter(lr)?,
+            Trained::Weights { places, flat, .. } => {
                 // The model's matrices are slices of `flat`; a model of the old values keeps shapes and places.
                 let mut values = Vec::clone(flat);
                 self.optimizer.step(&mut values, &self.grads, lr);
@@ -329,14 +404,39 @@ impl Trainer {
         self.step += 1;
         let tokens = examples().flat_map(Example::sequences).map(|e| e.tokens.len() as u64).sum();
         let counted = match self.kind.shape {
-            Shape::Pair => examples().flat_map(Example::sequences).map(|e| e.counted() as u64).sum(),
+            Rows::Pair => examples().flat_map(Example::sequences).map(|e| e.counted() as u64).sum(),
             _ => totals.tokens as u64,
         };
         Ok(Report { step: self.step, loss, grad_norm: norm, lr, tokens, counted, rewards: self.rewards(&tally) })
     }
 
+    /// Moves the adapter's parameters, and lets it change its shape.
+    fn move_adapter(&mut self, lr: f32) -> Result<()> {
+        let Some(adapter) = self.trained.adapter_mut() else { unreachable!("an adapter is trained") };
+        self.optimizer.step(adapter.params_mut(), &self.grads, lr);
+        let grown = adapter.grow(self.step + 1, &self.grads);
+        adapter.prepare(&self.model.compute, &self.model)?;
+        if grown {
+            let shape = adapter.shape().clone();
+            self.optimizer.grow(shape.parts.clone());
+            self.resize(&shape);
+        }
+        Ok(())
+    }
+
+    /// Buffers for an adapter that has another shape than before.
+    fn resize(&mut self, shape: &Shape) {
+        // The size is the most it may come to.
+        self.grads.resize(shape.parts.last().map_or(0, |p| p.range.end), 0.0);
+        let acc = if self.config.gradient == Gradient::Backward { shape.size.gathered } else { 0 };
+        self.acc.resize(acc, 0.0);
+        if let Trained::Adapter { stack, .. } = &mut self.trained {
+            stack.index();
+        }
+    }
+
     fn rewards(&self, tally: &Tally) -> Option<Rewards> {
-        (self.kind.shape != Shape::Completion || self.kind.reference).then(|| tally.rewards())
+        (self.kind.shape != Rows::Completion || self.kind.reference).then(|| tally.rewards())
     }
 
     fn check<'a>(&self, examples: impl Iterator<Item = &'a Example>) -> Result<()> {
@@ -353,12 +453,19 @@ impl Trainer {
 
     /// The sequences that an objective wants of examples, end to end.
     fn pack(&self, examples: &[Example]) -> Result<Batch> {
-        let pairs = self.kind.shape == Shape::Pair;
+        let pairs = self.kind.shape == Rows::Pair;
         let sequences = examples.iter().flat_map(|e| {
             let other = e.other.as_deref().filter(|_| pairs).map(|o| (o, false));
             core::iter::once((e, self.kind.prompts)).chain(other)
         });
-        Batch::pack(sequences, &self.model)
+        Batch::pack(sequences, &self.model, self.trained.stack().needs().rows, self.rows)
+    }
+
+    /// The sums of log-probabilities of a batch under all that is attached.
+    fn sums(&mut self, batch: &Batch) -> Vec<f64> {
+        let stack = self.trained.stack();
+        let (frozen, dropout) = self.trained.wear(&self.model, stack, None);
+        self.backprop.sums(&self.model, Wear { stack, frozen, dropout }, batch)
     }
 
     /// Log-probabilities of completions that belong to other prompts, if the objective wants them.
@@ -367,9 +474,8 @@ impl Trainer {
             return Ok(Vec::new());
         }
         let others = examples.iter().filter_map(|e| e.other.as_deref()).map(|o| (o, false));
-        let batch = Batch::pack(others, &self.model)?;
-        let frozen = self.frozen_blocks();
-        Ok(self.backprop.sums(&self.model, self.target.adapters(), &batch, frozen))
+        let batch = Batch::pack(others, &self.model, self.trained.stack().needs().rows, 0)?;
+        Ok(self.sums(&batch))
     }
 
     /// A pass forward and one back, which adds gradients. `flat` stays true if no log-probability changes the loss.
@@ -381,23 +487,29 @@ impl Trainer {
             *flat &= slopes.iter().all(|c| *c == 0.0);
             loss
         };
-        match &self.target {
-            Target::Adapter(adapter) => {
-                let acc = if self.acc.is_empty() { &mut self.grads } else { &mut self.acc };
-                self.backprop.adapter(&self.model, adapter, &batch, &mut grading, acc)
+        let (m, stack) = (&self.model, self.trained.stack());
+        let dropout = self.config.dropout.map(|d| (d, self.step));
+        let (frozen, dropout) = self.trained.wear(m, stack, dropout);
+        let wear = Wear { stack, frozen, dropout };
+        let acc = if self.acc.is_empty() { &mut self.grads } else { &mut self.acc };
+        let (mut target, from) = match &self.trained {
+            Trained::Adapter { stack, .. } => {
+                let which = stack.all().len() - 1;
+                let shape = stack.all()[which].adapter.shape();
+                (model::Target::Adapter(which, acc), (shape.lowest(m.hparams.layers), shape.embeds()))
             }
-            Target::Weights { places, .. } => {
-                self.backprop.weights(&self.model, places, &batch, &mut grading, &mut self.grads)
-            }
+            Trained::Weights { places, .. } => (model::Target::Weights(places, acc), (0, true)),
         };
+        let kept = self.backprop.kept_blocks(&m.hparams, stack, batch.tokens.len(), from.0);
+        self.backprop.pass(m, wear, &batch, &mut grading, from, kept, &mut target);
+        self.rows += batch.tokens.len() as u64;
         Ok(())
     }
 
     /// A pass forward: the sums, and the derivatives by them.
     fn graded(&mut self, examples: &[Example], totals: &Totals, tally: &mut Tally) -> Result<(Vec<f64>, Vec<f32>)> {
         let (batch, others) = (self.pack(examples)?, self.mismatched(examples)?);
-        let frozen = self.frozen_blocks();
-        let sums = self.backprop.sums(&self.model, self.target.adapters(), &batch, frozen);
+        let sums = self.sums(&batch);
         let mut slopes = vec![0.0; sums.len()];
         let (kind, objective) = (self.kind, self.objective.as_mut());
         objective::apply(objective, kind, totals, examples, [&sums, &others], &mut slopes, tally);
@@ -414,7 +526,7 @@ impl Trainer {
         let before = self.objective.copy();
         let graded = self.graded(examples, &totals, &mut tally);
         self.objective = before;
-        let plain = self.kind.shape == Shape::Completion && !self.kind.reference;
+        let plain = self.kind.shape == Rows::Completion && !self.kind.reference;
         let n = if plain { totals.tokens as u64 } else { examples.len() as u64 };
         graded?;
         Ok(Assessment { loss: tally.loss, n, rewards: self.rewards(&tally) })
@@ -436,13 +548,13 @@ impl Trainer {
     /// Those of [`Trainer::step`] about the fit of examples.
     pub fn log_probs(&mut self, examples: &[Example]) -> Result<Vec<f64>> {
         let sequences = examples.iter().flat_map(Example::sequences).map(|e| (e, false));
-        let (batch, frozen) = (Batch::pack(sequences, &self.model)?, self.frozen_blocks());
-        let sums = self.backprop.sums(&self.model, self.target.adapters(), &batch, frozen);
+        let batch = Batch::pack(sequences, &self.model, self.trained.stack().needs().rows, 0)?;
+        let sums = self.sums(&batch);
         Ok(sums.into_iter().step_by(2).collect())
     }
 
-    /// Fills in the log-probability under the reference, the model without the adapter, of examples and their others
-    /// that have none. Does nothing if the objective needs none.
+    /// Fills in the log-probability under the reference, the model without the adapter that is trained, of examples and
+    /// their others that have none. Does nothing if the objective needs none.
     ///
     /// # Errors
     /// Those of [`Trainer::step`] about the fit of examples; `Invalid` if all weights are trained and have moved, since
@@ -451,16 +563,17 @@ impl Trainer {
         if !self.kind.reference {
             return Ok(());
         }
-        if matches!(self.target, Target::Weights { .. }) && self.step > 0 {
+        if matches!(self.trained, Trained::Weights { .. }) && self.step > 0 {
             return Err(Error::invalid("reference", "all weights are trained, and those of the reference are gone"));
         }
         let wanted = examples.iter().flat_map(Example::sequences).filter(|e| e.reference.is_none());
-        let batch = Batch::pack(wanted.map(|e| (e, false)), &self.model)?;
+        let beneath = self.trained.beneath();
+        let batch = Batch::pack(wanted.map(|e| (e, false)), &self.model, beneath.needs().rows, 0)?;
         if batch.sums == 0 {
             return Ok(());
         }
-        let frozen = self.frozen_blocks();
-        let sums = self.backprop.sums(&self.model, &[], &batch, frozen);
+        let (frozen, dropout) = self.trained.wear(&self.model, beneath, None);
+        let sums = self.backprop.sums(&self.model, Wear { stack: beneath, frozen, dropout }, &batch);
         let mut known = sums.iter().step_by(2);
         for example in examples {
             let Example { reference, other, .. } = example;
@@ -479,7 +592,7 @@ impl Trainer {
     /// # Errors
     /// `Invalid` if there is no prompt, or it does not fit the model, or all weights are trained and have moved.
     pub fn embed(&mut self, example: &Example) -> Result<Vec<f32>> {
-        if matches!(self.target, Target::Weights { .. }) && self.step > 0 {
+        if matches!(self.trained, Trained::Weights { .. }) && self.step > 0 {
             return Err(Error::invalid("embedding", "all weights are trained, and those of the base are gone"));
         }
         let start = example.counts.iter().skip(1).position(|c| *c).map_or(example.tokens.len(), |i| i + 1);
@@ -487,7 +600,8 @@ impl Trainer {
         let Some(upto) = example.tokens.get(..=start) else {
             return Err(Error::invalid("embedding", "nothing in the example counts, so it has no prompt"));
         };
-        let batch = Batch::pack([(&Example::completion(&upto[..start], &upto[start..]), false)], &self.model)?;
+        let prompt = Example::completion(&upto[..start], &upto[start..]);
+        let batch = Batch::pack([(&prompt, false)], &self.model, 0, 0)?;
         let frozen = self.frozen_blocks();
         Ok(self.backprop.embed(&self.model, &batch, frozen))
     }
@@ -501,25 +615,19 @@ impl Trainer {
 
     /// Blocks below the lowest adapted one: what their outputs are kept under, with the base and the data.
     pub fn frozen_blocks(&self) -> usize {
-        match &self.target {
-            Target::Adapter([adapter]) => backprop::lowest(&self.model, adapter.as_ref()),
-            Target::Weights { .. } => 0,
-        }
+        self.trained.wear(&self.model, self.trained.stack(), None).0
     }
 
     /// The adapter as it is, if one is trained.
     pub fn adapter_ref(&self) -> Option<&dyn Adapter> {
-        match &self.target {
-            Target::Adapter([adapter]) => Some(adapter.as_ref()),
-            Target::Weights { .. } => None,
-        }
+        self.trained.adapter()
     }
 
     /// The trained adapter, ready to be attached.
-    pub fn into_adapter(self) -> Option<Arc<dyn Adapter>> {
-        match self.target {
-            Target::Adapter([adapter]) => Some(adapter),
-            Target::Weights { .. } => None,
+    pub fn into_adapter(self) -> Option<Arc<Ready>> {
+        match self.trained {
+            Trained::Adapter { mut stack, .. } => stack.pop(),
+            Trained::Weights { .. } => None,
         }
     }
 

@@ -4,19 +4,20 @@
 //! the same sizes by which they reserve it. [`Run::fit`] chooses what changes no bit of the result: how many blocks keep
 //! what they remember, how many rows go through the model together, and how many of them meet the output matrix together. Where that is not enough it says what would be.
 
-use super::backprop::{self, Keep};
+use super::backprop;
+use super::backprop::Keep;
 use super::batch::Example;
 use super::lower::Lower;
 use super::objective::Shape;
 use super::{Config, Gradient};
 use crate::adapter::spec::RANK;
-use crate::adapter::{Adapter, Kind, Linear, Size, Spec, lowrank};
+use crate::adapter::{Adapter, Kind, Size, Spec, Stack};
 use crate::error::Result;
 use crate::knob::Value;
 use crate::model::block::Grads;
-use crate::model::project::Workspace;
+use crate::model::doors::Workspace;
 use crate::model::weights::Places;
-use crate::model::{Acts, Kept, Model, Precision};
+use crate::model::{self, Acts, Model, Precision};
 use crate::nn::{attention, head, linear};
 use std::prelude::v1::*;
 
@@ -34,8 +35,8 @@ pub enum Subject<'a> {
 /// Tokens of the rows a run reads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rows {
-    /// Of each row: tokens that go through the model, and those whose prediction counts.
-    pub rows: Vec<(usize, usize)>,
+    /// Of each row: tokens that go through the model, those whose prediction counts, and sequences.
+    pub rows: Vec<(usize, usize, usize)>,
     /// Tokens of the longest example; shorter than a row where rows are packed.
     pub longest: usize,
 }
@@ -44,7 +45,7 @@ impl Rows {
     /// Any number of rows that fill `ctx` tokens, all of which count.
     pub fn full(ctx: usize, rows: usize) -> Rows {
         let n = ctx.saturating_sub(1);
-        Rows { rows: vec![(n, n); rows], longest: n }
+        Rows { rows: vec![(n, n, 1); rows], longest: n }
     }
 
     /// These rows, each of one example or several by their numbers.
@@ -55,7 +56,7 @@ impl Rows {
             let sequences = || row.iter().flat_map(|&i| examples[i].sequences());
             let sizes = || sequences().map(|e| (e.tokens.len().saturating_sub(1), e.counted()));
             out.longest = sizes().map(|s| s.0).fold(out.longest, usize::max);
-            out.rows.push(sizes().fold((0, 0), |sum, s| (sum.0 + s.0, sum.1 + s.1)));
+            out.rows.push(sizes().fold((0, 0, 0), |sum, s| (sum.0 + s.0, sum.1 + s.1, sum.2 + 1)));
         }
         out
     }
@@ -63,17 +64,17 @@ impl Rows {
     /// The same, cut at `ctx` tokens.
     fn cut(&self, ctx: usize) -> Rows {
         let n = ctx.saturating_sub(1);
-        Rows { rows: self.rows.iter().map(|r| (r.0.min(n), r.1.min(n))).collect(), longest: self.longest.min(n) }
+        Rows { rows: self.rows.iter().map(|r| (r.0.min(n), r.1.min(n), r.2)).collect(), longest: self.longest.min(n) }
     }
 
-    /// The most that `count` rows can come to: tokens and counted ones.
-    fn worst(&self, count: usize) -> (usize, usize) {
-        let most = |of: fn(&(usize, usize)) -> usize| {
+    /// The most that `count` rows can come to, with `lead` rows before each sequence: tokens and counted ones.
+    fn worst(&self, count: usize, lead: usize) -> (usize, usize) {
+        let most = |of: &dyn Fn(&(usize, usize, usize)) -> usize| {
             let mut sizes: Vec<usize> = self.rows.iter().map(of).collect();
             sizes.sort_unstable_by(|a, b| b.cmp(a));
             sizes.iter().take(count).sum()
         };
-        (most(|r| r.0), most(|r| r.1))
+        (most(&|r| r.0 + lead * r.2), most(&|r| r.1))
     }
 }
 
@@ -84,6 +85,8 @@ pub struct Run<'a> {
     pub model: &'a Model,
     /// What is trained on it.
     pub subject: Subject<'a>,
+    /// What is attached beneath it. What that holds itself is among [`Run::held`].
+    pub beneath: &'a Stack,
     /// How.
     pub config: Config,
     /// On what.
@@ -191,51 +194,56 @@ impl Run<'_> {
     pub fn plan(&self) -> Result<Plan> {
         let (m, h) = (self.model, &self.model.hparams);
         let (threads, f) = (m.compute.pool.threads(), size_of::<f32>());
-        let mut lowest = 0;
-        let mut rank = 0;
-        let (size, parts) = match self.subject {
-            Subject::Fresh(spec, base) => {
-                let (kind, layout) = (Kind::by_name(&spec.kind)?, spec.layout(base)?);
-                let slots = layout.slots();
-                (lowest, rank) = (slots.first().map_or(h.layers, |s| s.site.layer), most_rank(&layout));
-                let values = spec.values()?;
-                ((kind.size)(&values, &layout), (kind.parts)(&values, &layout))
-            }
-            Subject::Adapter(adapter) => {
-                let slots = adapter.layout().slots();
-                (lowest, rank) = (slots.first().map_or(h.layers, |s| s.site.layer), most_rank(adapter.layout()));
-                (adapter.size(), adapter.parts())
-            }
-            Subject::Weights => {
+        let shape = match self.subject {
+            Subject::Fresh(spec, base) => Some((Kind::by_name(&spec.kind)?.shape)(spec, base)?),
+            Subject::Adapter(adapter) => Some(adapter.shape().clone()),
+            Subject::Weights => None,
+        };
+        let shape = shape.as_ref();
+        let (size, parts) = match shape {
+            Some(shape) => (shape.size, shape.parts.clone()),
+            None => {
                 let places = Places::of(&m.weights);
-                (Size { params: places.len, derived: 0, gathered: 0, scratch: 0 }, places.parts(&m.weights))
+                (Size { params: places.len, ..Size::default() }, places.parts())
             }
         };
+        let lowest = shape.map_or(0, |shape| shape.lowest(h.layers));
         let full = matches!(self.subject, Subject::Weights);
-        let moments = (self.config.optimizer.row()?.0.bytes)(&parts);
+        // What grows is planned at its largest.
+        let now = parts.last().map_or(0, |p| p.range.end).max(1);
+        let moments = ((self.config.optimizer.row()?.0.bytes)(&parts) * size.params.max(now)).div_ceil(now);
         let blocks = h.layers - lowest;
         let zeroth = self.config.gradient != Gradient::Backward;
-        let (n, completions) = self.rows.worst(self.batch);
+        let lead = shape.map_or(0, |shape| shape.needs.rows) + self.beneath.needs().rows;
+        let (n, completions) = self.rows.worst(self.batch, lead);
         let counted = if self.config.objective.row()?.0.prompts { n } else { completions };
-        let (all, _) = self.rows.worst(self.step);
-        let longest = self.rows.longest;
+        let (all, _) = self.rows.worst(self.step, lead);
+        let longest = self.rows.longest + lead;
         let precision = self.config.precision;
         // Without a way back nothing stays for it; instead a copy of the parameters and a direction.
-        let stores = if zeroth { 0 } else { self.config.keep.blocks(h, n, blocks, precision) };
-        let kept = blocks * precision.bytes(n * h.width) + stores * Kept::bytes(h, n, precision);
+        let wants = |layer| backprop::extras(h, shape, self.beneath, layer);
+        let stores = if zeroth { 0 } else { self.config.keep.blocks(h, &wants, n, lowest, precision) };
+        let stays = |layer| backprop::kept(h, &wants, layer, n, precision);
+        let stays: usize = (h.layers - 1 - stores..h.layers - 1).map(stays).sum();
+        let kept = blocks * precision.bytes(n * h.width) + stays;
         let kept = if zeroth { 0 } else { kept };
-        let back = if zeroth { 2 * f * size.params } else { f * n * h.width + Grads::bytes(h, n, longest) };
+        let back = if zeroth { 2 * f * size.params } else { f * n * h.width + Grads::bytes(h, shape, n, longest) };
         let head_rows = if zeroth { backprop::HEAD_ROWS / 2 } else { backprop::HEAD_ROWS };
-        let ends = f * (n * h.width + counted * (head_rows * h.width + 2)) + f * n * rank;
+        let adapted = shape.map_or(0, |shape| Workspace::adapter_bytes(h, shape, self.config.dropout.is_some(), n));
+        let state = shape.map_or(0, |shape| shape.needs.state);
+        let states = if state == 0 { 0 } else { n * ((h.layers + 2) * state + h.width) };
+        let ends =
+            f * (n * h.width + counted * (head_rows * h.width + 2) + states) + adapted + model::Rows::bytes(m, n);
 
+        let remembered = if zeroth { 0 } else { (0..h.layers).map(wants).max().unwrap_or(0) };
         let store = if self.lower && lowest > 0 { Lower::bytes(h.width, n) } else { 0 };
 
         let (path, meeting) = (self.config.path, counted.min(self.config.slice));
-        let attention = f * attention::scratch(h.heads, longest);
+        let attention = f * h.most(|l| attention::scratch(l.heads, longest));
         let block = &m.weights.blocks[lowest.min(h.layers - 1)];
-        let of = |linear: Linear| linear::scratch(path, block.linear(linear), n, threads);
+        let of = |(_, w)| linear::scratch(path, w, n, threads);
         let head = linear::scratch(path, &head::slice(m.weights.head()), meeting, threads);
-        let decoded = f * Linear::ALL.map(of).into_iter().fold(head.max(size.scratch), usize::max);
+        let decoded = f * block.matrices().map(of).fold(head.max(size.scratch), usize::max);
         Ok(Plan {
             mapped: m.file_len(),
             held: self.held,
@@ -244,7 +252,7 @@ impl Run<'_> {
             adapter: if full { 0 } else { f * (size.params + size.derived) },
             gradients: f * (size.params + if zeroth { 0 } else { size.gathered }),
             moments,
-            activations: kept + Acts::bytes(h, n) + ends + back + store,
+            activations: kept + Acts::bytes(h, remembered, n) + ends + back + store,
             kept,
             logits: head::Logits::bytes(meeting),
             rounded: Workspace::bytes(m, path, n, meeting),
@@ -324,7 +332,7 @@ impl Run<'_> {
             let run = self.with(batch, low);
             let plan = run.plan()?;
             if plan.total() <= bytes {
-                let rows = self.rows.worst(batch).0.max(1);
+                let rows = self.rows.worst(batch, 0).0.max(1);
                 // A block's passes cost one product forward and one back, another if it is computed again; and each
                 // micro-batch decodes every matrix once a pass, which costs as much as some rows.
                 let again = plan.blocks.saturating_sub(plan.whole) as f64 / plan.blocks.max(1) as f64;
@@ -438,8 +446,4 @@ fn rank(spec: &Spec) -> usize {
         Some(Value::Whole(rank)) => *rank as usize,
         _ => 0,
     }
-}
-
-fn most_rank(layout: &lowrank::Layout) -> usize {
-    layout.slots().iter().map(|s| s.rank).max().unwrap_or(0)
 }

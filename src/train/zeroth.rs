@@ -7,11 +7,10 @@
 //! what an objective holds fixed stays fixed, and for a likelihood it is `(L⁺ − L⁻) / 2ε`.
 
 use super::objective::{Tally, Totals};
-use super::{Example, Target, Trainer};
+use super::{Example, Trainer};
 use crate::error::{Error, Result};
 use crate::rng::Stream;
 use std::prelude::v1::*;
-use std::sync::Arc;
 
 /// How gradients are estimated without a way back.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -55,7 +54,7 @@ impl Trainer {
         totals: &Totals,
         tally: &mut Tally,
     ) -> Result<f64> {
-        let Target::Adapter([adapter]) = &self.target else { unreachable!("checked where the trainer was made") };
+        let Some(adapter) = self.trained.adapter() else { unreachable!("checked where the trainer was made") };
         let start = adapter.params().to_vec();
         let (mut direction, mut loss) = (vec![0.0; start.len()], 0.0);
         let before = self.objective.copy();
@@ -63,10 +62,10 @@ impl Trainer {
             z.direction(self.step, number, &mut direction);
             let ends = [z.eps, -z.eps].map(|eps| {
                 self.objective = before.copy();
-                self.place(|i| start[i] + eps * direction[i]);
+                self.place(|i| start[i] + eps * direction[i])?;
                 self.look(micro, totals)
             });
-            self.place(|i| start[i]);
+            self.place(|i| start[i])?;
             let [up, down] = ends;
             let ((up, there), (down, here)) = (up?, down?);
             loss += (up.loss + down.loss) / (2.0 * z.directions as f64);
@@ -81,11 +80,10 @@ impl Trainer {
     }
 
     /// Sets the adapter's parameters.
-    fn place(&mut self, value: impl Fn(usize) -> f32) {
-        let Target::Adapter([adapter]) = &mut self.target else { unreachable!("an adapter is trained") };
-        let Some(adapter) = Arc::get_mut(adapter) else { unreachable!("the trainer alone holds its adapter") };
+    fn place(&mut self, value: impl Fn(usize) -> f32) -> Result<()> {
+        let Some(adapter) = self.trained.adapter_mut() else { unreachable!("an adapter is trained") };
         adapter.params_mut().iter_mut().enumerate().for_each(|(i, p)| *p = value(i));
-        adapter.prepare(&self.model.compute);
+        adapter.prepare(&self.model.compute, &self.model)
     }
 
     /// One pass forward over all examples: each sum with the derivative by it.

@@ -78,7 +78,7 @@ fn eight_bits_take_half_the_memory_and_hardly_change_the_loss() {
     tokens.truncate(512);
     let (context, vocab) = (tokens.len(), model.weights.vocab());
     let bytes = |cache| Session::new(&model, config(cache, context)).unwrap().cache_bytes();
-    let per = 2 * model.hparams.layers * model.hparams.kv_width() * context;
+    let per = 2 * model.hparams.layers * model.hparams.blocks[0].kv_width() * context;
     assert_eq!(bytes(CacheType::F32), 4 * per);
     assert_eq!(bytes(CacheType::F16), 2 * per);
     assert_eq!(bytes(CacheType::Q8), per + per / 16);

@@ -2,29 +2,42 @@
 //! damage.
 
 use crate::alloc::largest;
+use crate::digest::Nothing;
 use crate::shared::shared;
 use mynah::adapter::basis::Basis;
-use mynah::adapter::lowrank::{Layout, Slot};
+use mynah::adapter::lowrank::{Factors, Layout, LowRank, Slot};
 use mynah::adapter::nola::{Given, Nola};
-use mynah::adapter::{Adapter, Base, Linear, Site, gguf_adapter, peft};
+use mynah::adapter::{Adapter, At, Base, Shapes, Site, gguf_adapter, peft};
 use mynah::bytes::Limits;
 use mynah::gguf::Gguf;
-use mynah::kernel::{self, Compute, Pool};
+use mynah::kernel::{self, Buffer, Compute, Pool, Tile, View};
+use mynah::nn::attention::Heads;
+use mynah::role::Role;
 use safetensors::SafeTensors;
+use std::ops::Range;
 use std::path::Path;
 
 /// The model of the PEFT goldens: five blocks, width 64, eight heads of 8, four for keys and values.
 fn base() -> Base {
-    let block = [[64, 64], [64, 32], [64, 32], [64, 64], [64, 172], [64, 172], [172, 64]].map(Some);
+    let shapes = [[64, 64], [64, 32], [64, 32], [64, 64], [64, 172], [64, 172], [172, 64]];
+    let empty = Shapes::new(Heads { q: 8, kv: 4, dim: 8, scale: 1.0, cap: None });
+    let block = Role::LINEAR.into_iter().zip(shapes).fold(empty, |block, (role, shape)| block.with(role, shape));
     Base {
         architecture: "llama".into(),
+        width: 64,
         shapes: vec![block; 5],
-        heads: 8,
-        kv_heads: 4,
         paired_rows: true,
         fingerprint: [0; 32],
         tokenizer: [0; 32],
+        frozen: None,
     }
+}
+
+/// A, Bᵀ and `s` of a site.
+fn factors<F: Factors>(adapter: &LowRank<F>, site: Site) -> (View<'_>, View<'_>, f32) {
+    let slot = adapter.layout().slot(site).unwrap();
+    let view = |range: Range<usize>, c| View::new(&adapter.factors()[range], slot.rank, c);
+    (view(slot.a(), slot.shape[0]), view(slot.b(), slot.shape[1]), slot.factor)
 }
 
 fn values(file: &SafeTensors, name: &str) -> Vec<f32> {
@@ -57,8 +70,8 @@ fn peft_directories_load_with_rows_in_gguf_order() {
         let (raw, layout) = (SafeTensors::deserialize(&raw).unwrap(), SafeTensors::deserialize(&layout).unwrap());
         let mut permuted = 0;
         for site in base().sites() {
-            let name = format!("base_model.model.model.layers.{}.{}", site.layer, site.linear.peft());
-            let (a, b, s) = lora.factors(site).unwrap();
+            let name = format!("base_model.model.model.layers.{}.{}", site.layer, site.role.hf());
+            let (a, b, s) = factors(&lora, site);
             assert_eq!(s, factor);
             assert_eq!(a.data, values(&raw, &format!("{name}.lora_A.weight")));
             let gguf = format!("{name}.lora_B.weight::gguf");
@@ -102,8 +115,8 @@ fn gguf_adapters_load() {
     let file = Gguf::parse(bytes.into(), &Limits::default()).unwrap();
     let lora = gguf_adapter::read(&file, &base(), &Limits::default()).unwrap();
     assert_eq!(lora.layout().slots().len(), 35);
-    let site = Site { layer: 2, linear: Linear::K };
-    let (a, b, s) = lora.factors(site).unwrap();
+    let site = Site { layer: 2, role: Role::K };
+    let (a, b, s) = factors(&lora, site);
     assert_eq!((a.n, a.c, b.n, b.c, s), (4, 64, 4, 32, 2.0));
     let (ma, mb) =
         (file.matrix("blk.2.attn_k.weight.lora_a").unwrap(), file.matrix("blk.2.attn_k.weight.lora_b").unwrap());
@@ -127,14 +140,14 @@ fn nola_of_its_authors() {
     let raw = read(&golden.join("nola_llm.safetensors"));
     let file = SafeTensors::deserialize(&raw).unwrap();
     let json: serde_json::Value = serde_json::from_slice(&read(&golden.join("nola.json"))).unwrap();
-    let linears = [Linear::Q, Linear::V, Linear::Gate, Linear::Down];
+    let roles = [Role::Q, Role::V, Role::Gate, Role::Down];
     let base = base();
-    let sites = base.sites().filter(|s| linears.contains(&s.linear));
+    let sites = base.sites().filter(|s| roles.contains(&s.role));
     let slots = sites.map(|s| Slot::new(s, &base, 4, 8.0, false).unwrap()).collect();
     let layout = Layout::new(slots, false);
     let (mut seeds, mut start, mut params) = (vec![], vec![], vec![]);
     for slot in layout.slots() {
-        let name = format!("layers.{}.{}", slot.site.layer, slot.site.linear.peft());
+        let name = format!("layers.{}.{}", slot.site.layer, slot.site.role.hf());
         let seed = |f: &str| json["basis_seeds"][&name][f].as_u64().unwrap();
         seeds.push([seed("A"), seed("B")]);
         start.extend(values(&file, &format!("{name}.A_frozen")));
@@ -142,27 +155,34 @@ fn nola_of_its_authors() {
         params.extend(values(&file, &format!("{name}.beta")));
     }
     let basis = Basis::by_name("torch-uniform").unwrap();
-    let given = Some(Given { seeds, start });
-    let mut nola = Nola::from_params(layout, &base, [4, 4], basis, 0, given, params).unwrap();
     let cx = Compute { kernels: kernel::best(), pool: Pool::new(1) };
-    nola.prepare(&cx);
+    let of = |start: Vec<f32>, params: Vec<f32>| {
+        let given = Some(Given { seeds: seeds.clone(), start });
+        let mut nola = Nola::from_params(layout.clone(), &base, [4, 4], basis, 0, given, params).unwrap();
+        nola.prepare(&cx, &Nothing).unwrap();
+        nola
+    };
+    // Without starts and with one coefficient of 1 a factor is a basis, times `c`.
+    let one = |i: usize| (0..params.len()).map(|p| if p % 8 == i { 1.0 } else { 0.0 }).collect();
+    let alone: Vec<Nola> = (0..8).map(|i| of(vec![0.0; start.len()], one(i))).collect();
+    let nola = of(start, params);
 
     let slots = nola.layout().slots().to_vec();
-    let acc: Vec<f32> = (0..nola.grad_len()).map(|i| (i * 7919 % 1000) as f32 / 500.0 - 1.0).collect();
+    let acc: Vec<f32> = (0..nola.shape().size.gathered).map(|i| (i * 7919 % 1000) as f32 / 500.0 - 1.0).collect();
     let mut grads = vec![0.0; nola.params().len()];
-    nola.reduce(&cx, &acc, &mut grads);
+    nola.reduce(&cx, &Nothing, &acc, &mut grads);
     for (place, slot) in slots.iter().enumerate() {
-        let name = format!("layers.{}.{}", slot.site.layer, slot.site.linear.peft());
+        let name = format!("layers.{}.{}", slot.site.layer, slot.site.role.hf());
         let bases_a = values(&file, &format!("{name}.A_bases"));
         let gguf = format!("{name}.B_bases::gguf");
         let plain = format!("{name}.B_bases");
-        let bases_b = values(&file, if slot.site.linear == Linear::Q { &gguf } else { &plain });
+        let bases_b = values(&file, if slot.site.role == Role::Q { &gguf } else { &plain });
         let (mut a, mut b) = (values(&file, &format!("{name}.A_frozen")), vec![0.0; slot.b().len()]);
         for i in 0..4 {
             let of_a = &bases_a[i * a.len()..][..slot.a().len()];
             let of_b = transposed(&bases_b[i * b.len()..][..slot.b().len()], 4);
-            assert_eq!(nola.basis_matrix(slot.site, false, i).unwrap(), of_a, "{name} A {i}");
-            assert_eq!(nola.basis_matrix(slot.site, true, i).unwrap(), of_b, "{name} B {i}");
+            assert_eq!(factors(&alone[i], slot.site).0.data, of_a, "{name} A {i}");
+            assert_eq!(factors(&alone[4 + i], slot.site).1.data, of_b, "{name} B {i}");
             let coefficients = &nola.params()[place * 8..];
             a.iter_mut().zip(of_a).for_each(|(a, v)| *a += coefficients[i] * v);
             b.iter_mut().zip(&of_b).for_each(|(b, v)| *b += coefficients[4 + i] * v);
@@ -170,16 +190,23 @@ fn nola_of_its_authors() {
             assert!((inner(&acc[slot.a()], of_a) - grads[place * 8 + i]).abs() < 1e-3);
             assert!((inner(&acc[slot.b()], &of_b) - grads[place * 8 + 4 + i]).abs() < 1e-3);
         }
-        let (va, vb, s) = nola.factors(slot.site).unwrap();
+        let (va, vb, s) = factors(&nola, slot.site);
         assert_eq!(s, 2.0);
         assert!(va.data.iter().zip(&a).chain(vb.data.iter().zip(&b)).all(|(x, y)| (x - y).abs() < 1e-6));
     }
     // Through a file and back, with the authors' seeds and starts.
     let bytes = mynah::adapter::to_bytes_as(&nola, &base, &Default::default(), "f32").unwrap();
     let mut back = mynah::adapter::from_bytes(bytes.into(), &base, &Limits::default()).unwrap();
-    back.prepare(&cx);
-    let site = slots[0].site;
-    assert_eq!(back.factors(site).unwrap().0.data, nola.factors(site).unwrap().0.data);
+    back.prepare(&cx, &Nothing).unwrap();
+    let changed = |adapter: &dyn Adapter| {
+        let (x, mut y) = (vec![0.5; 64], vec![0.0; 64]);
+        let place = adapter.shape().slots[0].place;
+        let at = At { cx: &cx, place, slot: 0, strength: 1.0, heads: base.shapes[0].heads, lse: None };
+        adapter.forward(&at, View::new(&x, 1, 64), &mut Tile::new(&mut y, 1, 64), &mut Buffer::default());
+        y
+    };
+    assert!(changed(&nola).iter().any(|v| *v != 0.0));
+    assert_eq!(changed(&*back), changed(&nola));
 }
 
 #[test]

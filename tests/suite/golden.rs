@@ -1,7 +1,7 @@
 //! Whole models against llama.cpp's numbers (`golden/llamacpp/model`).
 
 use crate::shared::shared;
-use mynah::adapter::{Adapter, gguf_adapter};
+use mynah::adapter::{Ready, gguf_adapter};
 use mynah::bytes::{Limits, map};
 use mynah::gguf::Gguf;
 use mynah::kernel::{Compute, Pool};
@@ -12,19 +12,18 @@ use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-fn open(path: &Path) -> (Model, Tokenizer) {
+pub fn open(path: &Path) -> (Model, Tokenizer) {
     let gguf = Gguf::parse(map::open(path).unwrap(), &Limits::default()).unwrap();
     let compute = Compute { kernels: mynah::kernel::best(), pool: Pool::new(2) };
     (Model::load(&gguf, compute).unwrap(), Tokenizer::from_gguf(&gguf).unwrap())
 }
 
 /// An adapter of `golden/llamacpp/lora`, ready to attach.
-fn adapter(shared: &Path, file: &str, model: &Model, tokenizer: &Tokenizer) -> Arc<dyn Adapter> {
+fn adapter(shared: &Path, file: &str, model: &Model, tokenizer: &Tokenizer) -> Arc<Ready> {
     let bytes = map::open(&shared.join("golden/llamacpp/lora").join(file)).unwrap();
     let gguf = Gguf::parse(bytes, &Limits::default()).unwrap();
-    let mut lora = gguf_adapter::read(&gguf, &model.base(tokenizer.fingerprint()), &Limits::default()).unwrap();
-    lora.prepare(&model.compute);
-    Arc::new(lora)
+    let lora = gguf_adapter::read(&gguf, &model.base(tokenizer.fingerprint()), &Limits::default()).unwrap();
+    model.ready(Box::new(lora)).unwrap()
 }
 
 /// Each model file with the name of its goldens.
@@ -57,10 +56,10 @@ fn argmax(logits: &[f32]) -> u32 {
 }
 
 /// The largest differences of logits and nll over the prompts of a golden file, and the root of the mean square of logits'; checks greedy ids up to the first narrow margin.
-fn compare(
+pub fn compare(
     model: &Model,
     tokenizer: &Tokenizer,
-    adapter: Option<&Arc<dyn Adapter>>,
+    adapter: Option<&Arc<Ready>>,
     golden: &Path,
     config: &SessionConfig,
     greedy: bool,
@@ -75,7 +74,7 @@ fn compare(
         assert_eq!(tokens, want, "tokens of {}", p["name"]);
         let context = (tokens.len() + 40).min(model.hparams.context);
         let mut session = Session::new(model, SessionConfig { context, ..config.clone() }).unwrap();
-        adapter.into_iter().for_each(|a| session.attach(a.clone()));
+        adapter.into_iter().for_each(|a| session.attach(a.clone(), 1.0).unwrap());
         let nll = p["nll"].as_array().unwrap();
         let mut last = Vec::new();
         session
@@ -118,7 +117,7 @@ fn compare(
 const MOST: f64 = 5e-3;
 
 #[track_caller]
-fn assert_exact(model: &Model, tokenizer: &Tokenizer, adapter: Option<&Arc<dyn Adapter>>, shared: &Path, name: &str) {
+fn assert_exact(model: &Model, tokenizer: &Tokenizer, adapter: Option<&Arc<Ready>>, shared: &Path, name: &str) {
     let config = SessionConfig { path: Precision::Exact, cache: CacheType::F32, ..Default::default() };
     let golden = shared.join(format!("golden/llamacpp/model/{name}.f32ref.json"));
     let [logit, nll, _] = compare(model, tokenizer, adapter, &golden, &config, true);
@@ -152,7 +151,7 @@ fn attached_adapters_equal_the_oracle() {
 }
 
 /// Largest distance of llama.cpp's default mode from the oracle over the logits both list, and the root of the mean square.
-fn native_distance(dir: &Path, name: &str) -> [f64; 2] {
+pub fn native_distance(dir: &Path, name: &str) -> [f64; 2] {
     let read = |mode: &str| -> Value {
         serde_json::from_slice(&std::fs::read(dir.join(format!("{name}.{mode}.json"))).unwrap()).unwrap()
     };
@@ -178,7 +177,7 @@ fn fast_path_is_no_farther_than_llama_cpp() {
     let Some(shared) = shared() else { return };
     let dir = shared.join("golden/llamacpp/model");
     let mut farther = Vec::new();
-    let mut check = |model: &Model, tokenizer: &Tokenizer, adapter: Option<&Arc<dyn Adapter>>, name: &str| {
+    let mut check = |model: &Model, tokenizer: &Tokenizer, adapter: Option<&Arc<Ready>>, name: &str| {
         let golden = dir.join(format!("{name}.f32ref.json"));
         let [logit, nll, mean] = compare(model, tokenizer, adapter, &golden, &SessionConfig::default(), false);
         let [largest, native] = native_distance(&dir, name);

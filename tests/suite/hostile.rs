@@ -368,3 +368,201 @@ fn a_scale_that_is_no_number_is_found_by_its_tensor() {
         }
     }
 }
+
+mod models {
+    //! Files that are whole, but whose model is not what it seems.
+
+    use super::{bounded, load};
+    use crate::alloc::largest;
+    use crate::shared::shared;
+    use crate::tiny::{self, Rng};
+    use mynah::adapter::{Adapter, At, Into, KINDS, Kind, Needs, NewPart, Place, Ready, Seen, Shape, Site, Start};
+    use mynah::container::head::Head;
+    use mynah::error::Result;
+    use mynah::gguf::{Gguf, Writer};
+    use mynah::kernel::{Buffer, Compute, Pool, Tile, View};
+    use mynah::model::{Model, Session, SessionConfig};
+    use mynah::nn::linear::Path;
+    use mynah::quant::Format;
+    use mynah::role::Role;
+    use std::sync::Arc;
+    use std::time::{Duration, Instant};
+
+    /// The file with other tensors: those of it that `stays` leaves, then `more`, vectors.
+    fn other(file: &Gguf, stays: impl Fn(&str) -> bool, more: &[(String, Vec<f32>)]) -> Vec<u8> {
+        let mut w = Writer::new();
+        file.pairs().for_each(|(key, value)| _ = w.set(key, value.clone()));
+        for t in file.tensors().iter().filter(|t| stays(&t.name)) {
+            w.tensor(&*t.name, t.dims(), t.format, file.data(t).unwrap());
+        }
+        for (name, values) in more {
+            let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+            w.tensor(name.as_str(), &[values.len() as u64], Format::by_id(0).unwrap(), bytes);
+        }
+        w.finish().unwrap()
+    }
+
+    fn open(bytes: &[u8]) -> Result<Model> {
+        let file = load(bytes)?;
+        bounded(bytes, |_| Model::load(&file, Compute { kernels: mynah::kernel::best(), pool: Pool::new(1) }))
+    }
+
+    fn logits(model: &Model, path: Path, adapter: Option<Arc<Ready>>) -> Vec<u32> {
+        let config = SessionConfig { context: 16, path, ..SessionConfig::default() };
+        let mut session = Session::new(model, config).unwrap();
+        adapter.into_iter().for_each(|a| session.attach(a, 1.0).unwrap());
+        session.feed(&[5, 7, 6]).unwrap().iter().map(|v| v.to_bits()).collect()
+    }
+
+    /// Adds a vector to what products make.
+    struct Added {
+        shape: Shape,
+        values: Vec<f32>,
+    }
+
+    impl Added {
+        fn new(mut biases: Vec<(Site, Vec<f32>)>) -> Added {
+            biases.sort_by_key(|b| b.0);
+            let places = biases.iter().map(|(site, v)| (Place::Site(*site), [v.len(); 2])).collect();
+            let part = |_, [_, len]: [usize; 2]| vec![NewPart::new("bias", 1, len, Start::Zero)];
+            let values = biases.into_iter().flat_map(|b| b.1).collect();
+            Added { shape: Shape::build(places, |_| Needs::default(), part), values }
+        }
+    }
+
+    impl Adapter for Added {
+        fn kind(&self) -> &'static Kind {
+            KINDS[0]
+        }
+
+        fn shape(&self) -> &Shape {
+            &self.shape
+        }
+
+        fn params(&self) -> &[f32] {
+            &self.values
+        }
+
+        fn params_mut(&mut self) -> &mut [f32] {
+            &mut self.values
+        }
+
+        fn forward(&self, at: &At, _: View, y: &mut Tile, _: &mut Buffer) {
+            let bias = &self.values[self.shape.parts[at.slot].range.clone()];
+            (0..y.n()).for_each(|i| y.row(i).iter_mut().zip(bias).for_each(|(y, b)| *y += b));
+        }
+
+        fn backward(&self, _: &At, _: &Seen, _: &mut [f32], _: Into, _: &mut Buffer) {
+            unreachable!("it is not trained");
+        }
+
+        fn record(&self, _: &mut Head) -> Vec<(&'static str, Vec<u8>)> {
+            unreachable!("it is not saved");
+        }
+    }
+
+    /// Holds a file with biases to the same file without them, where they are added by hand.
+    #[track_caller]
+    fn biases_are_added(bytes: &[u8]) {
+        let file = load(bytes).unwrap();
+        let is_bias = |name: &str| name.starts_with("blk.") && name.ends_with(".bias");
+        let names = file.tensors().iter().map(|t| &*t.name).filter(|n| is_bias(n));
+        let site = |name: &str| Site::by_gguf(&name.replace(".bias", ".weight")).unwrap();
+        let biases: Vec<(Site, Vec<f32>)> = names.map(|n| (site(n), file.vector(n).unwrap())).collect();
+        assert!(!biases.is_empty() && biases.iter().all(|b| b.1.iter().any(|v| *v != 0.0)));
+        let plain = open(&other(&file, |name| !is_bias(name), &[])).unwrap();
+        let added = plain.ready(Box::new(Added::new(biases))).unwrap();
+        for path in [Path::Exact, Path::Fast] {
+            let got = logits(&open(bytes).unwrap(), path, None);
+            assert_ne!(got, logits(&plain, path, None), "without them");
+            assert_eq!(got, logits(&plain, path, Some(added.clone())), "added by hand");
+        }
+    }
+
+    #[test]
+    fn biases_of_all_products_are_added() {
+        let file = load(&tiny::file("llama", 3, false)).unwrap();
+        let mut rng = Rng(9);
+        let mut bias = |layer: usize, role: Role| {
+            let weight = file.matrix(&format!("blk.{layer}.{}.weight", role.gguf())).unwrap();
+            (format!("blk.{layer}.{}.bias", role.gguf()), (0..weight.rows).map(|_| rng.unit()).collect::<Vec<f32>>())
+        };
+        for role in Role::LINEAR {
+            biases_are_added(&other(&file, |_| true, &[bias(1, role)]));
+        }
+        let all: Vec<_> = (0..tiny::LAYERS).flat_map(|l| Role::LINEAR.map(|role| (l, role))).collect();
+        let all: Vec<_> = all.into_iter().map(|(layer, role)| bias(layer, role)).collect();
+        biases_are_added(&other(&file, |_| true, &all));
+        let Some(shared) = shared() else { return };
+        for name in ["ffn_bias", "out_bias"] {
+            biases_are_added(&std::fs::read(shared.join(format!("cases/17/{name}.gguf"))).unwrap());
+        }
+    }
+
+    #[test]
+    fn tensors_that_nobody_would_read_are_named() {
+        let refused = |bytes: &[u8], tensor: &str| {
+            let e = open(bytes).err().unwrap_or_else(|| panic!("{tensor} was accepted")).to_string();
+            assert!(e.contains(tensor), "wanted `{tensor}` in: {e}");
+        };
+        let file = load(&tiny::file("llama", 3, true)).unwrap();
+        for name in [
+            "blk.0.mystery.weight",
+            "mystery.weight",
+            "output.bias",
+            "output_norm.bias",
+            "blk.0.attn_norm.bias",
+            "blk.0.attn_q.scale",
+            "blk.00.attn_q.bias",
+            "blk.x.attn_q.bias",
+            "blk.2.attn_q.bias",
+            "blk.18446744073709551616.attn_q.bias",
+            "attn_q.weight",
+        ] {
+            refused(&other(&file, |_| true, &[(name.into(), vec![0.0; 32])]), name);
+        }
+        for missing in ["blk.1.ffn_up.weight", "blk.0.attn_norm.weight", "output_norm.weight", "token_embd.weight"] {
+            refused(&other(&file, |name| name != missing, &[]), missing);
+        }
+        refused(&other(&file, |_| true, &[("blk.1.attn_k.bias".into(), vec![0.0; 32])]), "blk.1.attn_k.bias");
+        refused(&other(&file, |_| true, &[("blk.1.attn_q.bias".into(), vec![f32::NAN; 32])]), "blk.1.attn_q.bias");
+        let Some(shared) = shared() else { return };
+        for (name, tensor) in [("blocks4", "blk.4."), ("unknown_tensor", "blk.0.mystery.weight")] {
+            refused(&std::fs::read(shared.join(format!("cases/17/{name}.gguf"))).unwrap(), tensor);
+        }
+    }
+
+    /// Loads, feeds a little, and holds both to a bound on time and memory.
+    #[track_caller]
+    fn is_light(bytes: &[u8]) {
+        let file = load(bytes).unwrap();
+        let begin = Instant::now();
+        let (model, most) = largest(|| {
+            let compute = Compute { kernels: mynah::kernel::best(), pool: Pool::new(1) };
+            let model = Model::load(&file, compute).unwrap();
+            logits(&model, Path::Exact, None);
+            model
+        });
+        let (took, context) = (begin.elapsed(), model.hparams.context);
+        eprintln!("{context} positions: {took:?}, at most {most} bytes at once");
+        assert!(context >= 1 << 20 && most <= 1 << 20, "{context} positions, {most} bytes at once");
+        assert!(took < Duration::from_millis(500), "{took:?}");
+    }
+
+    #[test]
+    fn a_long_context_costs_nothing_before_it_is_used() {
+        let file = load(&tiny::file("llama", 3, true)).unwrap();
+        for context in [1 << 20, u32::MAX] {
+            let mut w = Writer::new();
+            let pairs = file.pairs().filter(|p| p.0 != "llama.context_length");
+            pairs.for_each(|(key, value)| _ = w.set(key, value.clone()));
+            w.set("llama.context_length", context);
+            file.tensors().iter().for_each(|t| _ = w.tensor(&*t.name, t.dims(), t.format, file.data(t).unwrap()));
+            is_light(&w.finish().unwrap());
+        }
+        let Some(shared) = shared() else { return };
+        for name in ["rope-128", "rope-1k"] {
+            is_light(&std::fs::read(shared.join(format!("cases/hostile/02/{name}.gguf"))).unwrap());
+        }
+    }
+}

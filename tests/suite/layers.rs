@@ -1,29 +1,194 @@
-//! The import rule and the places of `unsafe`, read off the sources.
+//! Which file may use which, where kinds and architectures may be named, and the places of `unsafe`, read off the sources.
 
+use mynah::adapter::KINDS;
+use mynah::model::ARCHES;
 use std::path::{Path, PathBuf};
 
-const UNSAFE: &[&str] = &[
-    "bytes/map.rs",
-    "kernel/arm.rs",
-    "kernel/backend.rs",
-    "kernel/floats.rs",
-    "kernel/four.rs",
-    "kernel/four/units.rs",
-    "kernel/halves.rs",
-    "kernel/ints.rs",
-    "kernel/peak.rs",
-    "kernel/pool.rs",
-    "kernel/pool/threads.rs",
-    "kernel/stored.rs",
-    "kernel/unpack.rs",
-    "kernel/wasm.rs",
-    "kernel/wasm/lanes.rs",
-    "kernel/wasm/relaxed_dots.rs",
-    "kernel/wasm/wide_dots.rs",
-    "kernel/words.rs",
-    "kernel/x86.rs",
-    "kernel/x86/avx512.rs",
+/// Files with `unsafe` code, and what for.
+const UNSAFE: &[(&str, &str)] = &[
+    ("bytes/map.rs", "a mapped file, and the question whether a process lives"),
+    ("kernel/arm.rs", "instructions of NEON and of its extensions, loads by pointer"),
+    ("kernel/backend.rs", "calls of functions that need features of the processor, once these were found"),
+    ("kernel/floats.rs", "loads of 16 lanes inside a tile of floats, unchecked"),
+    ("kernel/four.rs", "operations on four registers from pointers"),
+    ("kernel/four/units.rs", "loads of integers in the tiles of four registers, unchecked"),
+    ("kernel/halves.rs", "loads of 16 lanes inside a tile of half floats, unchecked"),
+    ("kernel/ints.rs", "loads of quantised blocks and rounded rows inside a tile, unchecked"),
+    ("kernel/peak.rs", "instructions that are timed, once their features were found"),
+    ("kernel/pool.rs", "rectangles of one slice that several threads write"),
+    ("kernel/pool/threads.rs", "work that is lent to threads for as long as the caller waits"),
+    ("kernel/stored.rs", "loads of a cache's rows inside a tile, unchecked"),
+    ("kernel/unpack.rs", "loads of quantised blocks of rows apart, unchecked"),
+    ("kernel/wasm.rs", "instructions of WebAssembly, loads by pointer"),
+    ("kernel/wasm/lanes.rs", "loads and stores of a register by pointer"),
+    ("kernel/wasm/relaxed_dots.rs", "products of integers with relaxed instructions, loads by pointer"),
+    ("kernel/wasm/wide_dots.rs", "products of integers with the instructions that all engines have, loads by pointer"),
+    ("kernel/words.rs", "loads of 16 lanes inside a tile of half floats as integers, unchecked"),
+    ("kernel/x86.rs", "instructions of AVX2, loads by pointer"),
+    ("kernel/x86/avx512.rs", "instructions of AVX-512 and of its extensions, loads by pointer"),
 ];
+
+/// Files of a room from top to bottom: one imports from those of its own line and of the lines above. `mod.rs` holds what
+/// all of them share.
+const INSIDE: &[(&str, &[&[&str]])] = &[
+    ("model", &[&["arch", "hparams"], &["weights"], &["acts"], &["cache"], &["pass", "doors", "block"], &["session"]]),
+    (
+        "adapter",
+        &[
+            &["json", "basis"],
+            &["place", "base"],
+            &["shape"],
+            &["stack"],
+            &["safetensors", "file"],
+            &["lowrank"],
+            &["spec"],
+            &["direct"],
+            &["small"],
+            &["kinds"],
+            &["peft", "gguf_adapter"],
+        ],
+    ),
+    (
+        "train",
+        &[
+            &["schedule", "state", "batch", "data"],
+            &["optim", "objective"],
+            &["density", "reference", "lower"],
+            &["backprop"],
+            &["zeroth", "checkpoint", "plan"],
+            &["folder", "journal", "feedback"],
+        ],
+    ),
+];
+
+/// Words that the code of a room does not have, and why.
+const SILENT: &[(&str, &[&str], &str)] = &[
+    ("nn/", &["Adapter", "Stack", "Model", "HParams", "Role", "Place"], "layers know neither adapters nor models"),
+    ("train/", &["ARCHES", "Arch", "arch"], "training is the same for every architecture"),
+    ("train/", &["LowRank", "Layout"], "training knows adapters by their shapes alone"),
+    ("model/", &["LowRank", "Layout", "KINDS", "kinds"], "a model knows adapters by their places alone"),
+    ("adapter/", &["ARCHES", "Arch", "HParams"], "an adapter knows a model by what that tells of itself"),
+];
+
+/// Where the name of a kind or of an architecture may stand beside its own file and its row, and why.
+const NAMED: &[(&str, &str, &str)] = &[
+    ("adapter/spec.rs", "lora", "the usual kind of a library's caller"),
+    ("adapter/peft.rs", "lora", "what that program's files hold is this kind"),
+    ("adapter/gguf_adapter.rs", "lora", "what that program's files hold is this kind, and they say so"),
+    ("text/load.rs", "llama", "the name of a tokenizer in files, not of an architecture"),
+    ("cli/demo.rs", "nola", "the demonstration shows the smallest files"),
+    ("cli/args/knobs.rs", "lora", "the usual kind of the command"),
+];
+
+#[derive(Clone, Debug, PartialEq)]
+enum Token {
+    Word(String),
+    Text(String),
+    Mark(char),
+}
+
+use Token::{Mark, Text, Word};
+
+/// The words, texts and marks of a source, without comments and without what only tests compile.
+fn code(source: &str) -> Vec<Token> {
+    let c: Vec<char> = source.chars().collect();
+    let (mut i, mut out) = (0, Vec::new());
+    let ends =
+        |from: usize, what: &str| (from..c.len()).find(|&i| c[i..].iter().take(what.len()).collect::<String>() == what);
+    while i < c.len() {
+        let next = c.get(i + 1).copied().unwrap_or(' ');
+        if c[i] == '/' && next == '/' {
+            i = ends(i, "\n").unwrap_or(c.len());
+        } else if c[i] == '/' && next == '*' {
+            i = ends(i, "*/").unwrap_or(c.len()) + 2;
+        } else if c[i] == 'r' && (next == '"' || next == '#' && c.get(i + 2).is_some_and(|c| "#\"".contains(*c))) {
+            let hashes = c[i + 1..].iter().take_while(|c| **c == '#').count();
+            let start = i + hashes + 2;
+            let end = ends(start, &format!("\"{}", "#".repeat(hashes))).unwrap();
+            out.push(Text(c[start..end].iter().collect()));
+            i = end + 1 + hashes;
+        } else if c[i] == '"' {
+            let start = i + 1;
+            i = start;
+            while c[i] != '"' {
+                i += if c[i] == '\\' { 2 } else { 1 };
+            }
+            out.push(Text(c[start..i].iter().collect()));
+            i += 1;
+        } else if c[i] == '\'' && next == '\\' {
+            i = ends(i + 3, "'").unwrap() + 1;
+        } else if c[i] == '\'' && c.get(i + 2) == Some(&'\'') {
+            i += 3;
+        } else if c[i].is_alphanumeric() || c[i] == '_' {
+            let end = (i..c.len()).find(|&i| !(c[i].is_alphanumeric() || c[i] == '_')).unwrap_or(c.len());
+            out.push(Word(c[i..end].iter().collect()));
+            i = end;
+        } else {
+            if !c[i].is_whitespace() {
+                out.push(Mark(c[i]));
+            }
+            i += 1;
+        }
+    }
+    without_tests(out)
+}
+
+fn without_tests(mut tokens: Vec<Token>) -> Vec<Token> {
+    let word = |w: &str| Word(w.into());
+    let tag = [Mark('#'), Mark('['), word("cfg"), Mark('('), word("test"), Mark(')'), Mark(']')];
+    while let Some(start) = tokens.windows(tag.len()).position(|w| w == tag) {
+        let (mut end, mut depth) = (start + tag.len(), 0);
+        // An item ends with `;` or with the brace that closes its body.
+        loop {
+            match tokens[end] {
+                Mark('{') => depth += 1,
+                Mark('}') => depth -= 1,
+                _ => {}
+            }
+            end += 1;
+            if depth == 0 && matches!(tokens[end - 1], Mark('}' | ';')) {
+                break;
+            }
+        }
+        tokens.drain(start..end);
+    }
+    tokens
+}
+
+/// The names that follow `path::` in code, one or a group in braces: `crate::{kernel::Tile, math}` has two.
+fn after<'a>(tokens: &'a [Token], path: &[&str]) -> Vec<&'a str> {
+    let mut wanted = Vec::new();
+    path.iter().for_each(|p| wanted.extend([Word((*p).into()), Mark(':'), Mark(':')]));
+    let mut out = Vec::new();
+    for at in 0..tokens.len().saturating_sub(wanted.len()) {
+        if tokens[at..at + wanted.len()] != wanted[..] {
+            continue;
+        }
+        match &tokens[at + wanted.len()] {
+            Word(name) => out.push(name.as_str()),
+            Mark('{') => {
+                let (mut depth, mut first) = (1, true);
+                for token in &tokens[at + wanted.len() + 1..] {
+                    match token {
+                        Mark('{') => depth += 1,
+                        Mark('}') => depth -= 1,
+                        Mark(',') if depth == 1 => first = true,
+                        Word(name) if depth == 1 && first => {
+                            out.push(name);
+                            first = false;
+                        }
+                        _ => {}
+                    }
+                    if depth == 0 {
+                        break;
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    out
+}
 
 fn sources(dir: &Path, out: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(dir).unwrap() {
@@ -36,43 +201,153 @@ fn sources(dir: &Path, out: &mut Vec<PathBuf>) {
     }
 }
 
-/// Every source file of the library: its path below `src`, and its text.
-fn library() -> Vec<(String, String)> {
+/// Every source file but those of tests: its path below `src`, and its code.
+fn all() -> Vec<(String, Vec<Token>)> {
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut files = Vec::new();
     sources(&src, &mut files);
+    files.sort();
     let name = |p: &PathBuf| p.strip_prefix(&src).unwrap().to_string_lossy().replace('\\', "/");
-    let all = files.iter().map(|p| (name(p), std::fs::read_to_string(p).unwrap()));
-    all.filter(|(name, _)| !name.starts_with("cli/")).collect()
+    let all = files.iter().map(|p| (name(p), code(&std::fs::read_to_string(p).unwrap())));
+    all.filter(|(name, _)| !name.ends_with("tests.rs")).collect()
+}
+
+/// Those of the library.
+fn library() -> Vec<(String, Vec<Token>)> {
+    all().into_iter().filter(|(name, _)| !name.starts_with("cli/")).collect()
+}
+
+#[test]
+fn comments_tests_and_texts_are_told_apart() {
+    let source = r##"
+        use crate::{a::{b, c}, d}; // crate::e
+        /* crate::f */ let x = ('"', '\'', 'q', r#"crate::"g"#, "h \" i"); fn j<'a>(k: &'a str) { crate::l::m() }
+        #[cfg(test)] mod tests { fn n() { "{" } }
+        #[cfg(test)] use crate::o;
+        const P: u8 = 1;
+    "##;
+    let tokens = code(source);
+    assert_eq!(after(&tokens, &["crate"]), ["a", "d", "l"]);
+    let texts: Vec<&Token> = tokens.iter().filter(|t| matches!(t, Text(_))).collect();
+    assert_eq!(texts, [&Text("crate::\"g".into()), &Text("h \\\" i".into())]);
+    let has = |word: &str| tokens.contains(&Word(word.into()));
+    assert!(has("j") && has("P") && !has("q") && !has("n") && !has("o") && !has("f"));
 }
 
 #[test]
 fn imports_point_up() {
     let files = library();
     let root = &files.iter().find(|(name, _)| name == "lib.rs").unwrap().1;
-    let order: Vec<&str> =
-        root.lines().filter_map(|l| l.strip_prefix("pub mod ")).map(|l| l.trim_end_matches(';')).collect();
-    assert!(order.len() > 10, "the mod lines of lib.rs: {order:?}");
-    let place = |room: &str| order.iter().position(|r| *r == room);
-    for (name, text) in &files {
+    let is_mod = |w: &&[Token]| w[0] == Word("mod".into()) && w[2] == Mark(';');
+    let order: Vec<&Token> = root.windows(3).filter(is_mod).map(|w| &w[1]).collect();
+    let place = |room: &str| order.iter().position(|r| **r == Word(room.into()));
+    for room in ["error", "knob", "role", "train"] {
+        assert!(place(room).is_some(), "the mod lines of lib.rs: {order:?}");
+    }
+    for (name, code) in &files {
         let room = name.split(['/', '.']).next().unwrap();
         let Some(here) = place(room) else { continue };
-        let code = text.split("#[cfg(test)]").next().unwrap();
-        let code: String = code.lines().filter(|l| !l.trim_start().starts_with("//")).collect();
-        for part in code.split("crate::").skip(1) {
-            let end = part.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(part.len());
-            if let Some(there) = place(&part[..end]) {
-                assert!(there <= here, "{name} imports {} which stands below {room}", &part[..end]);
+        for used in after(code, &["crate"]) {
+            if let Some(there) = place(used) {
+                assert!(there <= here, "{name} imports {used} which stands below {room}");
             }
         }
     }
 }
 
 #[test]
+fn files_of_a_room_import_from_those_above() {
+    let files = library();
+    for (room, lines) in INSIDE {
+        let line = |file: &str| lines.iter().position(|line| line.contains(&file));
+        for (name, code) in files.iter().filter(|(name, _)| name.starts_with(&format!("{room}/"))) {
+            let rest = &name[room.len() + 1..];
+            let file = rest.split(['/', '.']).next().unwrap();
+            if file == "mod" {
+                continue;
+            }
+            let here = line(file).unwrap_or_else(|| panic!("say on which line of {room} {name} stands"));
+            let siblings = if rest.contains('/') { Vec::new() } else { after(code, &["super"]) };
+            for used in siblings.into_iter().chain(after(code, &["crate", room])) {
+                if let Some(there) = line(used) {
+                    assert!(there <= here, "{name} imports {used} which stands below it");
+                }
+            }
+        }
+        for file in lines.iter().copied().flatten() {
+            let found = files.iter().any(|(name, _)| name.starts_with(&format!("{room}/{file}")));
+            assert!(found, "{room}/{file} is gone");
+        }
+    }
+}
+
+#[test]
+fn adapters_are_called_at_the_doors_alone() {
+    let calls = |code: &[Token]| -> Vec<String> {
+        let of = |w: &[Token]| match w {
+            [Word(whose), Mark('.'), Word(what), Mark('(')] if whose == "adapter" => Some(what.clone()),
+            _ => None,
+        };
+        code.windows(4).filter_map(of).collect()
+    };
+    for (name, code) in all() {
+        let calls = calls(&code);
+        let has = |what: &[&str]| calls.iter().any(|call| what.contains(&call.as_str()));
+        assert_eq!(has(&["forward", "backward"]), name == "model/doors.rs", "{name}");
+        assert_eq!(has(&["reduce"]), name == "train/mod.rs", "{name}");
+    }
+}
+
+#[test]
+fn rooms_do_not_name_what_they_must_not_know() {
+    for (room, words, why) in SILENT {
+        let files: Vec<_> = library().into_iter().filter(|(name, _)| name.starts_with(room)).collect();
+        assert!(!files.is_empty());
+        for (name, code) in files {
+            for word in *words {
+                assert!(!code.contains(&Word((*word).into())), "{name} names {word}, but {why}");
+            }
+        }
+    }
+}
+
+/// Whether a name stands in code as a text or in a path.
+fn names_it(code: &[Token], name: &str) -> bool {
+    let path = |w: &[Token]| {
+        let [a, b, c] = w else { return false };
+        let word = |t: &Token| *t == Word(name.into());
+        word(a) && (b, c) == (&Mark(':'), &Mark(':')) || (a, b) == (&Mark(':'), &Mark(':')) && word(c)
+    };
+    code.contains(&Text(name.into())) || code.windows(3).any(path)
+}
+
+#[test]
+fn kinds_and_architectures_are_named_in_their_files_alone() {
+    let names: Vec<&str> = KINDS.iter().map(|k| k.name).chain(ARCHES.iter().map(|a| a.name)).collect();
+    let mut used = vec![false; NAMED.len()];
+    for (file, code) in all() {
+        for name in names.iter().filter(|name| names_it(&code, name)) {
+            let kind = KINDS.iter().any(|k| k.name == *name);
+            let own = [format!("adapter/kinds/{}.rs", name.replace('-', "_")), "adapter/kinds/mod.rs".into()];
+            if kind && own.contains(&file) || !kind && file == "model/arch.rs" {
+                continue;
+            }
+            match NAMED.iter().position(|(at, what, _)| *at == file && what == name) {
+                Some(row) => used[row] = true,
+                None => panic!("{file} names {name}: what it needs to know belongs in a row"),
+            }
+        }
+    }
+    for (row, used) in NAMED.iter().zip(used) {
+        assert!(used, "{} no longer names {}", row.0, row.1);
+    }
+}
+
+#[test]
 fn unsafe_code_stays_in_its_files() {
-    for (name, text) in library() {
-        let code = text.lines().filter(|l| !l.trim_start().starts_with("//"));
-        let uses = code.filter(|l| l.contains("unsafe ") || l.contains("allow(unsafe_code)")).count();
-        assert!(uses == 0 || UNSAFE.contains(&name.as_str()), "{name} has unsafe code");
+    for (name, code) in library() {
+        let uses = ["unsafe", "unsafe_code"].iter().any(|word| code.contains(&Word((*word).into())));
+        let listed = UNSAFE.iter().any(|(file, _)| *file == name);
+        assert_eq!(uses, listed, "{name}: unsafe code, and its place in the list");
     }
 }

@@ -2,12 +2,15 @@
 
 mod adapters;
 mod alloc;
+mod arches;
 mod cache;
 mod chat;
 mod chat_learn;
 mod cli;
 mod density;
 mod digest;
+mod doors;
+mod doubles;
 mod fast;
 mod foreign;
 mod formats;
@@ -16,6 +19,8 @@ mod gradients;
 mod hostile;
 mod kernels;
 mod layers;
+#[cfg(feature = "base")]
+mod methods;
 mod objectives;
 mod peft;
 mod plan;
@@ -28,3 +33,4 @@ mod shared;
 mod survive;
 mod tiny;
 mod tokenizer;
+mod twin;

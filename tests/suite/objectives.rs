@@ -3,7 +3,7 @@
 use crate::peft::{close, config, floats, golden, ints, json, numbers, open_lora};
 use crate::shared::shared;
 use crate::tiny::{self, Rng, VOCAB};
-use mynah::adapter::{self, Adapter};
+use mynah::adapter;
 use mynah::knob::Values;
 use mynah::train::objective::{self, Case, Grade, OBJECTIVES, Score, Shape, Spec, Totals};
 use mynah::train::{Config, Example, Gradient, Schedule, Trainer, Zeroth};
@@ -252,7 +252,7 @@ fn lora_by_dpo_simpo_and_orpo_is_that_of_the_references() {
         near(&format!("{kind} norm"), report.grad_norm, want["grad_norm"].as_f64().unwrap(), 1e-4);
         if kind == "dpo" {
             for slot in open_lora(&dir, &model).layout().slots() {
-                let name = format!("dpo/base_model.model.model.layers.{}.{}", slot.site.layer, slot.site.linear.peft());
+                let name = format!("dpo/base_model.model.model.layers.{}.{}", slot.site.layer, slot.site.role.hf());
                 close(&name, &first.grads()[slot.a()], &floats(&t, &format!("{name}.lora_A.weight")));
                 let plain = format!("{name}.lora_B.weight");
                 let gguf = format!("{plain}::gguf");

@@ -5,12 +5,13 @@ use mynah::adapter::basis::Basis;
 use mynah::adapter::lora::Lora;
 use mynah::adapter::lowrank::{Layout, Slot};
 use mynah::adapter::nola::{Given, Nola};
-use mynah::adapter::{Adapter, Linear, Site, peft};
+use mynah::adapter::{Adapter, Site, peft};
 use mynah::bytes::{Bytes, Limits, map};
 use mynah::gguf::Gguf;
 use mynah::kernel::{self, Compute, Pool};
 use mynah::model::{CacheType, Model, Session, SessionConfig};
 use mynah::nn::linear::Path as Precision;
+use mynah::role::Role;
 use mynah::train::{Config, Example, Schedule, Trainer, optim};
 use safetensors::SafeTensors;
 use serde_json::Value;
@@ -64,7 +65,7 @@ pub fn examples(ids: &[i32], mask: &[i32], labels: &[i32], width: usize) -> Vec<
 }
 
 /// The batch for gradients, masked or not, and the twenty batches of the trajectory.
-fn batches(dir: &Path) -> ([Vec<Example>; 2], Vec<Vec<Example>>) {
+pub fn batches(dir: &Path) -> ([Vec<Example>; 2], Vec<Vec<Example>>) {
     let file = std::fs::read(dir.join("b_peft/batch.safetensors")).unwrap();
     let t = SafeTensors::deserialize(&file).unwrap();
     let get = |name: &str| ints(&t, name);
@@ -93,7 +94,7 @@ pub fn config(lr: f32, clip: f32, steps: u64) -> Config {
 
 /// Twenty steps, B moved at `ratio` times the rate of A: losses within 1e-4, gradient norms likewise relative, rates
 /// equal. Returns the worst loss difference.
-fn trajectory(
+pub fn trajectory(
     model: &Model,
     adapter: Box<dyn Adapter>,
     train: &[Vec<Example>],
@@ -184,8 +185,7 @@ fn lora() {
             assert!((report.loss - want).abs() < 1e-5, "{method} {kind}: loss {} for {want}", report.loss);
             // rslora comes with the gradients of the masked batch alone.
             for slot in layout.slots().iter().filter(|_| *kind == "masked" || method == "lora") {
-                let name =
-                    format!("{kind}/base_model.model.model.layers.{}.{}", slot.site.layer, slot.site.linear.peft());
+                let name = format!("{kind}/base_model.model.model.layers.{}.{}", slot.site.layer, slot.site.role.hf());
                 close(&name, &trainer.grads()[slot.a()], &floats(&t, &format!("{name}.lora_A.weight")));
                 let plain = format!("{name}.lora_B.weight");
                 let gguf = format!("{plain}::gguf");
@@ -216,11 +216,11 @@ fn nola() {
     let file = std::fs::read(dir.join("c_nola/nola_llm.safetensors")).unwrap();
     let t = SafeTensors::deserialize(&file).unwrap();
     let slots: Vec<Slot> = (0..5)
-        .flat_map(|layer| [Linear::Q, Linear::V, Linear::Gate, Linear::Down].map(|linear| Site { layer, linear }))
+        .flat_map(|layer| [Role::Q, Role::V, Role::Gate, Role::Down].map(|role| Site { layer, role }))
         .map(|site| Slot::new(site, &base, 4, 8.0, false).unwrap())
         .collect();
     let layout = Layout::new(slots, false);
-    let module = |site: Site| format!("layers.{}.{}", site.layer, site.linear.peft());
+    let module = |site: Site| format!("layers.{}.{}", site.layer, site.role.hf());
     let names: Vec<String> = layout.slots().iter().map(|s| module(s.site)).collect();
     let given = Given {
         seeds: names.iter().map(|n| ["A", "B"].map(|f| info["basis_seeds"][n][f].as_u64().unwrap())).collect(),

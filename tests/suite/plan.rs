@@ -2,7 +2,7 @@
 
 use crate::alloc;
 use crate::tiny::{self, Rng, bases};
-use mynah::adapter::{self, Provenance, Spec, file};
+use mynah::adapter::{self, Provenance, Spec, Stack, file};
 use mynah::bytes::{Bytes, Limits};
 use mynah::container::head::Head;
 use mynah::gguf::Gguf;
@@ -15,6 +15,9 @@ use mynah::train::plan::{Change, Refusal, Rows, Run, Subject};
 use mynah::train::{Config, Example, Keep, Trainer, optim};
 
 /// The embedded model, its pool fresh.
+/// Nothing beneath.
+static NONE: Stack = Stack::new();
+
 fn model(threads: usize) -> Model {
     let gguf = Gguf::parse(Bytes::from_static(mynah::base::MODEL), &Limits::default()).unwrap();
     Model::load(&gguf, Compute { kernels: mynah::kernel::best(), pool: Pool::new(threads) }).unwrap()
@@ -64,7 +67,13 @@ const SIMPLE: Case = Case {
 };
 
 fn cases() -> Vec<Case> {
-    vec![
+    let kinds = adapter::KINDS.iter().flat_map(|kind| {
+        [
+            Case { kind: kind.name, keep: Keep::All, ..SIMPLE },
+            Case { kind: kind.name, keep: Keep::Inputs, ctx: 256, counted: 40, ..SIMPLE },
+        ]
+    });
+    let mut all = vec![
         Case { keep: Keep::All, ..SIMPLE },
         Case { keep: Keep::Inputs, ..SIMPLE },
         Case { keep: Keep::Blocks(2), batch: 2, ..SIMPLE },
@@ -85,7 +94,9 @@ fn cases() -> Vec<Case> {
         Case { checkpoints: true, ..SIMPLE },
         Case { checkpoints: true, kind: "full", ..SIMPLE },
         Case { kind: "full", ..SIMPLE },
-    ]
+    ];
+    all.extend(kinds);
+    all
 }
 
 /// What the plan says and what was reserved at the peak of two steps and a save.
@@ -98,6 +109,7 @@ fn measured(case: &Case) -> (usize, usize) {
     let config = Config { path, keep, precision, slice, steps: 2, optimizer, ..Config::default() };
     let data = examples(&model, case.batch * case.accumulate, case.ctx, case.counted);
     let run = Run {
+        beneath: &NONE,
         model: &model,
         subject: if case.kind == "full" { Subject::Weights } else { Subject::Fresh(&spec, &base) },
         config: config.clone(),
@@ -178,6 +190,18 @@ fn attention_holds_no_square_of_positions_alone() {
 }
 
 #[test]
+fn turns_of_rows_are_planned() {
+    let model = model(1);
+    for n in [1, 100, 1000] {
+        let mut rows = mynah::model::Rows::new(0, 0);
+        rows.positions = (0..n as u32).collect();
+        let ((), held) = alloc::largest(|| rows.turn(&model));
+        let planned = mynah::model::Rows::bytes(&model, n);
+        assert!((planned..=planned + 256).contains(&held), "{n} rows: {held} bytes held, {planned} planned");
+    }
+}
+
+#[test]
 fn reserved_is_planned() {
     let test = std::env::current_exe().unwrap();
     let out = std::process::Command::new(test)
@@ -191,6 +215,7 @@ fn reserved_is_planned() {
 
 fn run<'a>(model: &'a Model, subject: Subject<'a>, rows: Rows, batch: usize) -> Run<'a> {
     Run {
+        beneath: &NONE,
         model,
         subject,
         config: Config::default(),
@@ -305,12 +330,16 @@ fn sizes_of_kinds_are_those_of_their_adapters() {
     let model = tiny::model("llama", 1, true, 1);
     let base = model.base([0; 32]);
     for kind in adapter::KINDS {
-        let spec = Spec { layers: Some(vec![1]), ..bases(Spec::new(kind.name).with("rank", 3), [5, 4]) };
+        let mut spec = Spec { layers: Some(vec![1]), ..bases(Spec::new(kind.name), [5, 4]) };
+        if kind.knobs.iter().any(|u| u.knob.name == "rank") {
+            spec = spec.with("rank", 3);
+        }
         let fresh = adapter::create(&spec, &base).unwrap();
-        assert_eq!((kind.parts)(&spec.values().unwrap(), fresh.layout()), fresh.parts(), "{}", kind.name);
-        assert_eq!((kind.size)(&spec.values().unwrap(), fresh.layout()), fresh.size(), "{}", kind.name);
-        assert_eq!(fresh.size().params, fresh.params().len());
-        assert!([0, fresh.grad_len()].contains(&fresh.size().gathered));
+        let (said, shape) = ((kind.shape)(&spec, &base).unwrap(), fresh.shape());
+        assert_eq!((&said.slots, &said.parts), (&shape.slots, &shape.parts), "{}", kind.name);
+        assert_eq!((said.size, said.needs), (shape.size, shape.needs), "{}", kind.name);
+        assert_eq!(shape.size.params, fresh.params().len());
+        assert_eq!(shape.parts.last().unwrap().range.end, fresh.params().len());
     }
 }
 
@@ -342,7 +371,10 @@ fn packed_rows_teach_what_their_examples_teach() {
     let packed: Vec<Vec<Example>> = rows.iter().map(|row| row.iter().map(|&i| data[i].clone()).collect()).collect();
     for kind in adapter::KINDS {
         let model = tiny::model("llama", 4, true, 2);
-        let spec = bases(Spec::new(kind.name).with("rank", 4), [6, 6]);
+        let mut spec = bases(Spec::new(kind.name), [6, 6]);
+        if kind.knobs.iter().any(|u| u.knob.name == "rank") {
+            spec = spec.with("rank", 4);
+        }
         let config = Config { clip: 0.0, ..Config::default() };
         let mut one_by_one = trainer(&model, &spec, config.clone());
         let alone: Vec<&[Example]> = order.iter().map(std::slice::from_ref).collect();

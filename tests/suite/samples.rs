@@ -11,7 +11,6 @@ use mynah::nn::linear::Path as Precision;
 use mynah::text::{Encode, Tokenizer};
 use serde_json::Value;
 use std::path::Path;
-use std::sync::Arc;
 
 const PROMPT: &str = "The keeper wrote about the lamp and";
 
@@ -26,14 +25,13 @@ fn files_of_version_0_1_load_and_give_the_same_logits() {
     for name in ["lora", "root", "nola"] {
         let bytes = std::fs::read(dir.join(format!("{name}.mynah"))).unwrap();
         let info = adapter::info(bytes.clone().into(), &Limits::default()).unwrap();
-        let mut adapter = adapter::from_bytes(bytes.clone().into(), &base, &Limits::default()).unwrap();
+        let adapter = adapter::from_bytes(bytes.clone().into(), &base, &Limits::default()).unwrap();
         let again = adapter::to_bytes(&*adapter, &base, &info.provenance.unwrap()).unwrap();
         assert!(again == bytes, "{name}: saved again it is the same bytes");
-        adapter.prepare(&model.compute);
         let config =
             SessionConfig { path: Precision::Exact, cache: CacheType::F32, context: 64, ..SessionConfig::default() };
         let mut session = Session::new(&model, config).unwrap();
-        session.attach(Arc::from(adapter));
+        session.attach(model.ready(adapter).unwrap(), 1.0).unwrap();
         let logits = session.feed(&tokens).unwrap();
         let want: Value = serde_json::from_slice(&std::fs::read(dir.join(format!("{name}.json"))).unwrap()).unwrap();
         let top = want["top"].as_array().unwrap();

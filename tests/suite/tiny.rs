@@ -1,12 +1,14 @@
-//! A model of every architecture from a seed, small enough for a double-precision twin.
+//! A model of every architecture from a seed, small enough for a double-precision twin. What it is made of is read off the
+//! tables that the library reads: rows of architectures, roles and their shapes.
 
 use mynah::adapter::{Kind, Spec};
 use mynah::bytes::{Bytes, Limits};
-use mynah::gguf::Gguf;
-use mynah::gguf::Writer;
+use mynah::gguf::{Gguf, Value, Writer};
 use mynah::kernel::{Compute, Pool};
-use mynah::model::Model;
+use mynah::model::{Arch, HParams, Model};
+use mynah::nn::norm;
 use mynah::quant::Format;
+use mynah::role::{Is, Role};
 
 /// Whole numbers from a seed (SplitMix64).
 pub struct Rng(pub u64);
@@ -37,6 +39,135 @@ pub const KV_HEADS: usize = 2;
 pub const FF: usize = 48;
 pub const VOCAB: usize = 40;
 
+/// What a file is made of.
+#[derive(Clone)]
+pub struct Sketch {
+    /// The row, of the table or of a test.
+    pub arch: &'static Arch,
+    pub seed: u64,
+    /// Whether there is no output matrix of its own.
+    pub tied: bool,
+    /// The format of matrices.
+    pub format: String,
+    pub layers: usize,
+    /// Tensors of every block beside those that the row needs.
+    pub more: Vec<Role>,
+    /// Tensors that stand in the place of several.
+    pub fused: &'static [Role],
+    /// Whether the file has divisors of rotary rates.
+    pub factors: bool,
+    /// Metadata beside the usual, without prefix.
+    pub keys: Vec<(&'static str, Value)>,
+}
+
+impl Sketch {
+    /// What the row needs, and no more.
+    pub fn new(arch: &'static Arch, seed: u64, tied: bool) -> Sketch {
+        let format = String::from("F32");
+        let (more, keys) = (Vec::new(), Vec::new());
+        Sketch { arch, seed, tied, format, layers: LAYERS, more, fused: &[], factors: false, keys }
+    }
+
+    /// With every tensor that the row allows.
+    pub fn full(self) -> Sketch {
+        Sketch { more: self.arch.may.to_vec(), ..self }
+    }
+
+    fn metadata(&self) -> Writer {
+        let mut w = Writer::new();
+        let key = |name: &str| format!("{}.{name}", self.arch.name);
+        w.set("general.architecture", self.arch.name);
+        for (name, value) in [
+            ("block_count", self.layers),
+            ("context_length", 64),
+            ("embedding_length", WIDTH),
+            ("feed_forward_length", FF),
+            ("attention.head_count", HEADS),
+            ("attention.head_count_kv", KV_HEADS),
+        ] {
+            w.set(key(name), value as u32);
+        }
+        let eps = match self.arch.norm {
+            norm::Kind::Rms => "attention.layer_norm_rms_epsilon",
+            norm::Kind::Layer => "attention.layer_norm_epsilon",
+        };
+        w.set(key(eps), 1e-5f32);
+        for (name, value) in &self.keys {
+            w.set(key(name), value.clone());
+        }
+        w
+    }
+
+    /// The tensors of a block in the order in which they are drawn.
+    fn roles(&self) -> Vec<Role> {
+        let mut roles: Vec<Role> = self.arch.needs.iter().chain(self.arch.also).chain(&self.more).copied().collect();
+        for fused in self.fused {
+            let first = roles.iter().position(|r| fused.row().holds.contains(r)).unwrap();
+            roles[first] = *fused;
+            roles.retain(|r| !fused.row().holds.contains(r));
+        }
+        let all = roles.clone();
+        // A bias stands beside its matrix or norm.
+        roles.retain(|r| if let Is::Bias(of) = r.row().is { all.contains(&of) } else { true });
+        let mut once: Vec<Role> = Vec::new();
+        roles.into_iter().for_each(|r| {
+            if !once.contains(&r) {
+                once.push(r)
+            }
+        });
+        once
+    }
+
+    /// The bytes of the file.
+    pub fn file(&self) -> Vec<u8> {
+        let bare = Gguf::parse(Bytes::from(self.metadata().finish().unwrap()), &Limits::default()).unwrap();
+        let h = HParams::read_as(&bare, self.arch).unwrap();
+        let (mut rng, mut w) = (Rng(self.seed), self.metadata());
+        let mut tensor = |name: String, dims: &[usize], base: f32, spread: f32| {
+            let n = dims.iter().product();
+            let values: Vec<f32> = (0..n).map(|_| base + rng.unit() * spread).collect();
+            let format = Format::by_name(if dims.len() == 1 { "F32" } else { &self.format }).unwrap();
+            let mut bytes = vec![0; format.row_bytes(values.len()).unwrap()];
+            format.encode.unwrap()(&values, &mut bytes);
+            let dims: Vec<u64> = dims.iter().map(|d| *d as u64).collect();
+            w.tensor(name, &dims, format, bytes);
+        };
+        tensor("token_embd.weight".into(), &[WIDTH, VOCAB], 0.0, 1.0);
+        for (l, layer) in h.blocks.iter().enumerate() {
+            let sizes = layer.sizes(WIDTH);
+            for role in self.roles() {
+                let (name, [cols, rows]) = (format!("blk.{l}.{}", self.arch.gguf(role)), (role.row().shape)(&sizes));
+                match role.row().is {
+                    Is::Gain => tensor(name, &[rows], 1.0, 0.3),
+                    Is::Bias(_) => tensor(name, &[rows], 0.0, 0.3),
+                    Is::Matrix => {
+                        let spread = if [Role::Q, Role::K].contains(&role) { 0.4 } else { 0.3 };
+                        tensor(name, &[cols, rows], 0.0, spread);
+                    }
+                }
+            }
+        }
+        tensor("output_norm.weight".into(), &[WIDTH], 1.0, 0.3);
+        if self.arch.norm == norm::Kind::Layer {
+            tensor("output_norm.bias".into(), &[WIDTH], 0.0, 0.3);
+        }
+        if !self.tied {
+            tensor("output.weight".into(), &[WIDTH, VOCAB], 0.0, 0.5);
+        }
+        if self.factors {
+            tensor("rope_freqs.weight".into(), &[h.ropes[0].dims / 2], 1.5, 0.5);
+        }
+        w.finish().unwrap()
+    }
+
+    /// The model over that file.
+    pub fn model(&self, threads: usize) -> Model {
+        let gguf = Gguf::parse(Bytes::from(self.file()), &Limits::default()).unwrap();
+        let compute = Compute { kernels: mynah::kernel::best(), pool: Pool::new(threads) };
+        Model::load_as(&gguf, self.arch, compute).unwrap()
+    }
+}
+
 /// A file of format `F32` with random weights; `tied` leaves the output matrix out.
 pub fn file(arch: &str, seed: u64, tied: bool) -> Vec<u8> {
     file_in(arch, seed, tied, "F32")
@@ -44,54 +175,12 @@ pub fn file(arch: &str, seed: u64, tied: bool) -> Vec<u8> {
 
 /// The same with matrices of another format.
 pub fn file_in(arch: &str, seed: u64, tied: bool, matrices: &str) -> Vec<u8> {
-    let mut rng = Rng(seed);
-    let mut w = Writer::new();
-    let key = |name: &str| format!("{arch}.{name}");
-    w.set("general.architecture", arch);
-    for (name, value) in [
-        ("block_count", LAYERS),
-        ("context_length", 64),
-        ("embedding_length", WIDTH),
-        ("feed_forward_length", FF),
-        ("attention.head_count", HEADS),
-        ("attention.head_count_kv", KV_HEADS),
-    ] {
-        w.set(key(name), value as u32);
-    }
-    w.set(key("attention.layer_norm_rms_epsilon"), 1e-5f32);
-    let mut tensor = |name: String, dims: &[u64], base: f32, spread: f32| {
-        let n: u64 = dims.iter().product();
-        let values: Vec<f32> = (0..n).map(|_| base + rng.unit() * spread).collect();
-        let format = Format::by_name(if dims.len() == 1 { "F32" } else { matrices }).unwrap();
-        let mut bytes = vec![0; format.row_bytes(values.len()).unwrap()];
-        format.encode.unwrap()(&values, &mut bytes);
-        w.tensor(name, dims, format, bytes);
-    };
-    let (d, kv, ff, v) = (WIDTH as u64, (WIDTH / HEADS * KV_HEADS) as u64, FF as u64, VOCAB as u64);
-    tensor("token_embd.weight".into(), &[d, v], 0.0, 1.0);
-    for l in 0..LAYERS {
-        let name = |part: &str| format!("blk.{l}.{part}.weight");
-        tensor(name("attn_norm"), &[d], 1.0, 0.3);
-        tensor(name("attn_q"), &[d, d], 0.0, 0.4);
-        tensor(name("attn_k"), &[d, kv], 0.0, 0.4);
-        tensor(name("attn_v"), &[d, kv], 0.0, 0.3);
-        tensor(name("attn_output"), &[d, d], 0.0, 0.3);
-        tensor(name("ffn_norm"), &[d], 1.0, 0.3);
-        tensor(name("ffn_gate"), &[d, ff], 0.0, 0.3);
-        tensor(name("ffn_up"), &[d, ff], 0.0, 0.3);
-        tensor(name("ffn_down"), &[ff, d], 0.0, 0.3);
-    }
-    tensor("output_norm.weight".into(), &[d], 1.0, 0.3);
-    if !tied {
-        tensor("output.weight".into(), &[d, v], 0.0, 0.5);
-    }
-    w.finish().unwrap()
+    Sketch { format: matrices.into(), ..Sketch::new(Arch::by_name(arch).unwrap(), seed, tied) }.file()
 }
 
 /// The model of [`file`].
 pub fn model(arch: &str, seed: u64, tied: bool, threads: usize) -> Model {
-    let gguf = Gguf::parse(Bytes::from(file(arch, seed, tied)), &Limits::default()).unwrap();
-    Model::load(&gguf, Compute { kernels: mynah::kernel::best(), pool: Pool::new(threads) }).unwrap()
+    Sketch::new(Arch::by_name(arch).unwrap(), seed, tied).model(threads)
 }
 
 /// The spec with so many bases for A and for B, if its kind has any.

@@ -1,6 +1,6 @@
 //! JavaScript in, library calls out. Conversions only: whatever is missing belongs into `mynah`.
 
-use mynah::adapter::{self, Provenance, Spec, file};
+use mynah::adapter::{self, Provenance, Ready, Spec, file};
 use mynah::bytes::{Bytes, Limits};
 use mynah::decode::{Generator, Sampler, Sampling};
 use mynah::gguf::Gguf;
@@ -20,7 +20,7 @@ fn error(e: mynah::Error) -> JsError {
 pub struct Mynah {
     model: Model,
     tokenizer: Tokenizer,
-    adapter: Option<Arc<dyn adapter::Adapter>>,
+    adapter: Option<Arc<Ready>>,
 }
 
 #[wasm_bindgen]
@@ -68,15 +68,14 @@ impl Mynah {
     pub fn save(&self) -> Result<Vec<u8>, JsError> {
         let adapter = self.adapter.as_ref().ok_or_else(|| JsError::new("adapter: none is attached"))?;
         let base = self.model.base(self.tokenizer.fingerprint());
-        file::to_bytes(adapter.as_ref(), &base, &Provenance::default()).map_err(error)
+        file::to_bytes(&***adapter, &base, &Provenance::default()).map_err(error)
     }
 
     /// Attaches the adapter of a file in place of the one before.
     pub fn attach(&mut self, bytes: Vec<u8>) -> Result<(), JsError> {
         let base = self.model.base(self.tokenizer.fingerprint());
-        let mut adapter = file::from_bytes(Bytes::from(bytes), &base, &Limits::default()).map_err(error)?;
-        adapter.prepare(&self.model.compute);
-        self.adapter = Some(Arc::from(adapter));
+        let adapter = file::from_bytes(Bytes::from(bytes), &base, &Limits::default()).map_err(error)?;
+        self.adapter = Some(self.model.ready(adapter).map_err(error)?);
         Ok(())
     }
 }
@@ -93,7 +92,7 @@ impl Mynah {
         let context = (tokens.len() + count).max(1).min(self.model.hparams.context);
         let mut session = Session::new(&self.model, SessionConfig { context, ..SessionConfig::default() })?;
         if let Some(adapter) = &self.adapter {
-            session.attach(adapter.clone());
+            session.attach(adapter.clone(), 1.0)?;
         }
         let (mut ids, mut text, mut stream) = (Vec::new(), String::new(), TextStream::new(&self.tokenizer, false));
         let greedy = Sampler::new(Sampling::default())?;

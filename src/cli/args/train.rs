@@ -91,8 +91,15 @@ pub struct Teach {
     #[arg(help_heading = COMMON, long, value_name = "T", value_parser = count(1 << 24))]
     pub ctx: Option<usize>,
     /// Layers to change, separated by commas: all, attn, mlp, or q, k, v, o, gate, up, down
-    #[arg(help_heading = ADAPTER, long, value_name = "LIST", default_value = "all")]
-    pub targets: String,
+    /// [default: those that the method usually changes, of lora and nola all]
+    #[arg(help_heading = ADAPTER, long, value_name = "LIST")]
+    pub targets: Option<String>,
+    /// Part of the adapter's input that is left out at random in each step [default: none]
+    #[arg(help_heading = ADAPTER, long, value_name = "P", value_parser = between(0.0, 0.99))]
+    pub dropout: Option<f32>,
+    /// Train on top of this adapter, which stays as it is; SCALE multiplies its effect. May be given several times
+    #[arg(help_heading = ADAPTER, short, long = "adapter", value_name = "ADAPTER[:SCALE]")]
+    pub adapters: Vec<String>,
     /// Blocks to change, from 0: 20-29, 0,5,28- or the like [default: all]
     #[arg(help_heading = ADAPTER, long, value_name = "LIST")]
     pub layers: Option<String>,

@@ -8,7 +8,6 @@ use crate::load;
 use crate::meter::{self, Meter};
 use crate::{Outcome, out};
 use comfy_table::presets::ASCII_MARKDOWN;
-use mynah::adapter::Linear;
 use mynah::error::printable;
 use mynah::kernel::{self, Compute, Kernels, Pool};
 use mynah::model::{Model, Session, SessionConfig};
@@ -108,12 +107,12 @@ impl Cost {
             cost.bytes += m.data().len() as f64 * passes;
         };
         for block in &w.blocks {
-            Linear::ALL.iter().for_each(|&linear| add(block.linear(linear), n));
+            block.matrices().for_each(|(_, m)| add(m, n));
         }
         add(w.head(), passes);
         // Token i sees i + 1 positions more than were there, for a score and for a sum; the cache is read once a pass.
         let seen = n * (n + 1.0) / 2.0 + n * depth;
-        cost.float += 2.0 * seen * (h.layers * h.heads.q * h.heads.dim) as f64;
+        cost.float += 2.0 * seen * h.blocks.iter().map(|l| l.q_width()).sum::<usize>() as f64;
         cost.bytes += passes * ((n + n / passes) / 2.0 + depth) * config.cache.bytes(h) as f64;
         Cost { bytes: cost.bytes / n, int8: cost.int8 / n, float: cost.float / n, int16: cost.int16 / n }
     }
@@ -370,7 +369,7 @@ fn row(
     let mean = samples_ts.iter().sum::<f64>() / n;
     let variance = samples_ts.iter().map(|s| (s - mean) * (s - mean)).sum::<f64>() / (n - 1.0).max(1.0);
     let (memory, arithmetic) = cost.least(limits);
-    let matrices = ready.model.weights.blocks.iter().flat_map(|b| Linear::ALL.map(|l| b.linear(l)));
+    let matrices = ready.model.weights.blocks.iter().flat_map(|b| b.matrices().map(|(_, m)| m));
     let matrices = matrices.chain([&ready.model.weights.embed]).chain(ready.model.weights.output.as_ref());
     let (mut size, mut params) = (0, 0);
     for m in matrices {

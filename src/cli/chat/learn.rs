@@ -7,7 +7,7 @@ use crate::load::{Loaded, adapter_in, split_scale};
 use crate::meter::{self, Meter};
 use crate::out;
 use crate::paths::{self, Named};
-use mynah::adapter::{self, Adapter, Fit, Provenance, Spec};
+use mynah::adapter::{self, Adapter, Fit, Provenance, Ready, Spec, Stack};
 use mynah::bytes::{Limits, map};
 use mynah::model::Model;
 use mynah::text::chat::Message;
@@ -77,15 +77,20 @@ impl<'a> Learner<'a> {
     /// `Usage` if it is not one file that is no other.
     pub fn check(args: &Chat) -> anyhow::Result<PathBuf> {
         let path = match &args.model.adapters[..] {
-            [one] if split_scale(one)? != (one.as_str(), 1.0) => {
+            [.., one] if split_scale(one)? != (one.as_str(), 1.0) => {
                 return Err(Usage::error(format!("{one}: --learn takes an adapter as it is, without a scale")));
             }
-            [one] => PathBuf::from(one),
-            _ => return Err(Usage::error("--learn needs one adapter to learn into: -a MINE.mynah")),
+            [.., one] => PathBuf::from(one),
+            [] => return Err(Usage::error("--learn needs an adapter to learn into: -a MINE.mynah")),
         };
         let [marks, before] = [MARKS, BEFORE].map(|end| Named::new("a file beside -a", beside(&path, end)));
-        let model: Vec<Named> = args.model.model.iter().map(|model| Named::new("-m", model)).collect();
-        paths::apart(&[Named::new("-a", &path), marks, before], &model)?;
+        let mut read: Vec<Named> = args.model.model.iter().map(|model| Named::new("-m", model)).collect();
+        if let [below @ .., _] = &args.model.adapters[..] {
+            for name in below {
+                read.push(Named::new("an earlier -a", split_scale(name)?.0));
+            }
+        }
+        paths::apart(&[Named::new("-a", &path), marks, before], &read)?;
         Ok(path)
     }
 
@@ -120,14 +125,12 @@ impl<'a> Learner<'a> {
     }
 
     /// What a file holds, ready to speak.
-    fn ready(&self, bytes: &[u8]) -> anyhow::Result<Arc<dyn Adapter>> {
-        let mut adapter = self.read(bytes)?;
-        adapter.prepare(&self.loaded.model.compute);
-        Ok(adapter.into())
+    fn ready(&self, bytes: &[u8]) -> anyhow::Result<Arc<Ready>> {
+        Ok(self.loaded.model.ready(self.read(bytes)?)?)
     }
 
     /// The adapter as the file has it.
-    pub fn adapter(&self) -> anyhow::Result<Arc<dyn Adapter>> {
+    pub fn adapter(&self) -> anyhow::Result<Arc<Ready>> {
         self.ready(&self.bytes)
     }
 
@@ -183,8 +186,8 @@ impl<'a> Learner<'a> {
         let measured: Vec<Example> = rows.new.iter().chain(&rows.old).take(MEASURED).cloned().collect();
         let (objective, count) = (rows.objective, rows.new.len() + rows.old.len());
         let old = self.read(&self.bytes)?;
-        let plan = self.plan(old.kind());
-        let mut lesson = setting(Lesson::new(&self.loaded.model, old, rows, &plan))?;
+        let plan = self.plan(old.kind().name);
+        let mut lesson = setting(Lesson::new(&self.loaded.model, talk.beneath.clone(), old, rows, &plan))?;
         let (batches, steps) = (lesson.batches() as u64, lesson.steps());
         let mut ticks = Ticks { meter: Meter::new(2 * batches + steps + 2 * measured.len() as u64), done: 0 };
         let (loss_before, right_before) = assess(&mut lesson, &mut ticks)?;
@@ -215,11 +218,11 @@ impl<'a> Learner<'a> {
         // What speaks now is what the file would hold.
         let (old, new) = (self.adapter()?, self.ready(&bytes)?);
         let divergence = [
-            divergence(&self.loaded.model, &old, &measured, &mut ticks)?,
-            divergence(&self.loaded.model, &new, &measured, &mut ticks)?,
+            divergence(&self.loaded.model, &talk.beneath, &old, &measured, &mut ticks)?,
+            divergence(&self.loaded.model, &talk.beneath, &new, &measured, &mut ticks)?,
         ];
         ticks.meter.done();
-        talk.attach(new);
+        talk.attach(new)?;
         let after = probe.as_ref().map(|p| talk.aside(p, SHOWN)).transpose()?;
         let sample = probe.zip(before).zip(after).map(|((prompt, before), after)| Sample {
             prompt: prompt.last().map_or(String::new(), |m| m.content.clone()),
@@ -277,7 +280,7 @@ impl<'a> Learner<'a> {
     }
 
     /// Keeps what was learnt, or goes back to `old`.
-    fn ask(&mut self, bytes: Vec<u8>, old: Arc<dyn Adapter>, talk: &mut Talk, input: &mut Input) -> anyhow::Result<()> {
+    fn ask(&mut self, bytes: Vec<u8>, old: Arc<Ready>, talk: &mut Talk, input: &mut Input) -> anyhow::Result<()> {
         let kept = loop {
             match input.line("keep or undo? ")?.as_deref().map(|l| l.trim().trim_start_matches('/')) {
                 Some("keep" | "k" | "yes" | "y") => match self.replace(bytes.clone()) {
@@ -289,7 +292,7 @@ impl<'a> Learner<'a> {
             }
         };
         if !kept {
-            talk.attach(old);
+            talk.attach(old)?;
         }
         if self.json {
             return out::print_json(&json!({ "kept": kept }));
@@ -317,7 +320,7 @@ impl<'a> Learner<'a> {
         if undone {
             let adapter = self.ready(&bytes).map_err(|e| e.context(before.display().to_string()))?;
             map::replace(&self.path, &bytes)?;
-            talk.attach(adapter);
+            talk.attach(adapter)?;
             let now = std::mem::replace(&mut self.bytes, bytes);
             map::replace(&before, &now)?;
         }
@@ -359,9 +362,15 @@ fn assess(lesson: &mut Lesson, ticks: &mut Ticks) -> anyhow::Result<(f64, f64)> 
 }
 
 /// Of an adapter from its base on the completions of rows, in nats a token.
-fn divergence(model: &Model, adapter: &Arc<dyn Adapter>, rows: &[Example], ticks: &mut Ticks) -> anyhow::Result<f64> {
+fn divergence(
+    model: &Model,
+    beneath: &Stack,
+    adapter: &Arc<Ready>,
+    rows: &[Example],
+    ticks: &mut Ticks,
+) -> anyhow::Result<f64> {
     let longest = rows.iter().map(|e| e.tokens.len()).max().unwrap_or(1);
-    let mut divergence = Divergence::new(model, adapter.clone(), longest)?;
+    let mut divergence = Divergence::new(model, beneath, adapter.clone(), longest)?;
     let (mut sum, mut n) = (0.0, 0);
     for row in rows {
         let (nats, tokens) = divergence.of(row)?;

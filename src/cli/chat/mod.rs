@@ -51,7 +51,7 @@ pub fn chat(args: &Chat, json: bool) -> anyhow::Result<Outcome> {
     let mut talk = Talk::new(args, &loaded)?;
     let learner = args.learn.then(|| Learner::open(args, &loaded, json)).transpose()?;
     if let Some(learner) = &learner {
-        talk.attach(learner.adapter()?);
+        talk.attach(learner.adapter()?)?;
     }
     let mut room = Room { talk, learner, refused: Vec::new(), json };
     let mut input = Input::open()?;

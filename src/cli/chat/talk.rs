@@ -4,7 +4,7 @@ use crate::args::{Chat, ModelArgs, SamplingArgs, Usage, setting};
 use crate::load::Loaded;
 use crate::meter;
 use crate::run::{Said, generate};
-use mynah::adapter::Adapter;
+use mynah::adapter::{Ready, Stack};
 use mynah::model::Session;
 use mynah::text::chat::{ASSISTANT, Message, Template};
 use mynah::train::feedback::Answer;
@@ -23,6 +23,8 @@ pub struct Talk<'a> {
     loaded: &'a Loaded,
     pub template: Template,
     session: Session,
+    /// What is attached and does not learn.
+    pub beneath: Stack,
     /// All turns, the system's first if there is one.
     pub messages: Vec<Message>,
     /// What the session has read, so that only what is new is read.
@@ -41,7 +43,11 @@ impl<'a> Talk<'a> {
     pub fn new(args: &Chat, loaded: &'a Loaded) -> anyhow::Result<Talk<'a>> {
         let most = loaded.model.hparams.context;
         let context = args.ctx.map_or(CONTEXT.min(most), |c| (c as usize).min(most));
-        let adapters = if args.learn { Vec::new() } else { args.model.adapters.clone() };
+        let mut adapters = args.model.adapters.clone();
+        if args.learn {
+            adapters.pop();
+        }
+        let beneath = loaded.stack(&adapters)?;
         let template = match loaded.template()? {
             Some(template) => template,
             None => Template::plain(&loaded.tokenizer)?,
@@ -49,6 +55,7 @@ impl<'a> Talk<'a> {
         Ok(Talk {
             // What learns is attached by who teaches it.
             session: loaded.session(&ModelArgs { adapters, ..args.model.clone() }, context)?,
+            beneath,
             messages: args.system.iter().map(|s| Message::new("system", s.as_str())).collect(),
             read: Vec::new(),
             sampling: args.sampling.clone(),
@@ -72,11 +79,15 @@ impl<'a> Talk<'a> {
         (self.asked, self.answered) = (0, 0);
     }
 
-    /// From now on this adapter speaks, alone.
-    pub fn attach(&mut self, adapter: Arc<dyn Adapter>) {
-        self.session.detach();
-        self.session.attach(adapter);
+    /// From now on this adapter speaks, on top of those that were there at first.
+    pub fn attach(&mut self, adapter: Arc<Ready>) -> anyhow::Result<()> {
+        self.session.detach()?;
+        for below in self.beneath.all() {
+            self.session.attach(below.adapter.clone(), below.strength)?;
+        }
+        self.session.attach(adapter, 1.0)?;
         self.read.clear();
+        Ok(())
     }
 
     /// The last answer.

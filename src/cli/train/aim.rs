@@ -7,7 +7,6 @@ use crate::load::Loaded;
 use crate::meter::{self, Meter};
 use crate::out;
 use mynah::bytes::{Limits, map};
-use mynah::nn::linear::Path as LinearPath;
 use mynah::train::density::{self, Classifier};
 use mynah::train::objective::{self, Kind, Shape, Spec};
 use mynah::train::{Example, Gradient, Trainer, Zeroth, reference};
@@ -70,11 +69,7 @@ pub fn refer(data: &Path, loaded: &Loaded, trainer: &mut Trainer, rows: &mut [Ex
     if !trainer.kind().reference {
         return Ok(true);
     }
-    // A reference that rounds is another one.
-    let base = match trainer.config().path {
-        LinearPath::Exact => loaded.base().fingerprint,
-        LinearPath::Fast => *blake3::keyed_hash(&loaded.base().fingerprint, b"products in 8 bits").as_bytes(),
-    };
+    let base = trainer.reference(loaded.base());
     let path = beside(data);
     let limits = Limits::default();
     if path.exists() {

@@ -32,7 +32,7 @@ use mynah::knob::Value;
 use mynah::nn::linear::Path as LinearPath;
 use mynah::train::data::{self, Dataset, Order, Reader};
 use mynah::train::plan::Rows;
-use mynah::train::{Config, Example, Keep, Schedule, Trainer, checkpoint, optim};
+use mynah::train::{Config, Dropout, Example, Keep, Schedule, Trainer, checkpoint, optim};
 use std::fs::File;
 use std::path::Path;
 use std::time::Duration;
@@ -129,15 +129,21 @@ pub fn train(options: &Train, kept: Head, resumed: Option<Resumed>, json: bool) 
     };
 
     let subject = subject(args, &loaded, resumed.as_ref())?;
+    let beneath = loaded.stack(&args.adapters)?;
     let method = subject.method().to_string();
     let ratio = args.optimizer.values.get(optim::RATIO.name);
     if method == FULL && ratio.is_some_and(|ratio| *ratio != Value::Real(1.0)) {
         return Err(Usage::error("--loraplus-ratio is for adapters; with --method full nothing is a B"));
     }
+    if method == FULL && !beneath.is_empty() {
+        return Err(Usage::error(
+            "--adapter is for training another adapter on top; with --method full the base itself learns",
+        ));
+    }
     if method == FULL && args.fast {
         return Err(Usage::error("--fast is for adapters: with --method full the base itself learns, in f32"));
     }
-    let run = plan::run(args, &loaded, &subject, Rows::of(&rows, &train), config(args, &method, steps))?;
+    let run = plan::run(args, &loaded, &subject, &beneath, Rows::of(&rows, &train), config(args, &method, steps))?;
     let (mut run, planned) = plan::chosen(args, &run)?;
     // Where activations are rounded, their number decides bits: it stays what it was.
     let blocks = resumed.as_ref().and_then(|r| r.checkpoint.facts().text(checkpoint::KEPT).ok()?.parse().ok());
@@ -153,7 +159,7 @@ pub fn train(options: &Train, kept: Head, resumed: Option<Resumed>, json: bool) 
         facts.set(BEGAN, known.cloned().unwrap_or_else(|| short(blake3::hash(&bytes())).into()));
     }
     let mut trainer = setting(match adapter {
-        Some(adapter) => Trainer::adapter(&loaded.model, adapter, config),
+        Some(adapter) => Trainer::on(&loaded.model, beneath.clone(), adapter, config),
         None => Trainer::full(&loaded.model, config),
     })?;
     if let Some(path) = &args.lower_cache {
@@ -316,6 +322,7 @@ fn config(args: &Teach, method: &str, steps: u64) -> Config {
         precision: args.keep_precision.into(),
         objective: aim::spec(args),
         gradient: aim::gradient(args),
+        dropout: args.dropout.filter(|rate| *rate > 0.0).map(|rate| Dropout { rate, seed: args.seed }),
         ..Config::default()
     }
 }
@@ -332,7 +339,7 @@ impl Subject {
     fn method(&self) -> &str {
         match self {
             Subject::Fresh(spec) => &spec.kind,
-            Subject::Given(adapter) => adapter.kind(),
+            Subject::Given(adapter) => adapter.kind().name,
             Subject::Weights => FULL,
         }
     }
@@ -355,8 +362,8 @@ fn subject(args: &Teach, loaded: &Loaded, resumed: Option<&Resumed>) -> anyhow::
             Some(r) if !r.other_init => r.adapter(loaded.base())?,
             _ => loaded.read_adapter(path)?,
         };
-        if args.method.named().is_some_and(|method| method != adapter.kind()) {
-            let (path, kind) = (path.display(), adapter.kind());
+        if args.method.named().is_some_and(|method| method != adapter.kind().name) {
+            let (path, kind) = (path.display(), adapter.kind().name);
             return Err(Usage::error(format!("--init {path} is a {kind} adapter; leave out --method")));
         }
         return Ok(Subject::Given(adapter));
@@ -365,11 +372,19 @@ fn subject(args: &Teach, loaded: &Loaded, resumed: Option<&Resumed>) -> anyhow::
         return Ok(Subject::Weights);
     }
     let layers = |list: &String| setting(adapter::parse_layers(list, loaded.model.hparams.layers));
+    let usual = Spec::new(args.method.kind());
+    let targets = match &args.targets {
+        Some(_) if usual.targets.is_empty() => {
+            return Err(Usage::error(format!("--targets: {} changes no linear layers", usual.kind)));
+        }
+        Some(list) => setting(adapter::parse_targets(list))?,
+        None => usual.targets.clone(),
+    };
     Ok(Subject::Fresh(Spec {
-        kind: args.method.kind().into(),
-        targets: setting(adapter::parse_targets(&args.targets))?,
+        targets,
         layers: args.layers.as_ref().map(layers).transpose()?,
         values: args.method.values.clone(),
         seed: args.seed,
+        ..usual
     }))
 }

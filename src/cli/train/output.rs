@@ -2,7 +2,7 @@
 
 use super::{Past, aim};
 use crate::args::Train;
-use crate::load::Loaded;
+use crate::load::{Loaded, split_scale};
 use crate::paths::{self, Named};
 use anyhow::Context;
 use mynah::adapter;
@@ -27,8 +27,13 @@ pub fn check(args: &Train, folder: Named) -> anyhow::Result<()> {
     }
     let init: Vec<Named> = teach.init.iter().map(|path| Named::new("--init", path)).collect();
     paths::apart(&written, &init)?;
+    let mut beneath = Vec::new();
+    for name in &teach.adapters {
+        beneath.push(Named::new("-a", split_scale(name)?.0));
+    }
     // An adapter may take the place of the one it began from, which is read whole before.
     written.insert(0, Named::new("-o", &args.output));
+    paths::apart(&written, &beneath)?;
     paths::apart(&written, &[Named::new("-m", &args.model), Named::new("-d", &args.data)])?;
     paths::writable(&args.output)
 }
@@ -54,7 +59,7 @@ fn model_file(before: &Gguf, model: &Model) -> anyhow::Result<Vec<u8>> {
             _ => writer.set(key, value.clone()),
         };
     }
-    let names = places.names();
+    let names = places.names(&model.hparams);
     let trained: BTreeSet<&str> = names.iter().map(|(name, _)| name.as_str()).collect();
     for (name, place) in &names {
         let tensor = before.tensor(name).with_context(|| format!("the model file has no tensor {name}"))?;

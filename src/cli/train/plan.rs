@@ -6,6 +6,7 @@ use crate::load::{self, Loaded};
 use crate::{Outcome, meter, out};
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
+use mynah::adapter::Stack;
 use mynah::bytes::map;
 use mynah::nn::head;
 use mynah::nn::linear::Path as LinearPath;
@@ -18,6 +19,7 @@ pub fn run<'a>(
     args: &Teach,
     loaded: &'a Loaded,
     what: &'a Subject,
+    beneath: &'a Stack,
     rows: Rows,
     config: Config,
 ) -> anyhow::Result<Run<'a>> {
@@ -33,6 +35,7 @@ pub fn run<'a>(
     Ok(Run {
         model,
         subject,
+        beneath,
         config,
         rows,
         batch: args.batch,
@@ -106,7 +109,8 @@ pub fn plan(options: &Options, json: bool) -> anyhow::Result<Outcome> {
         None => Rows::full(ctx, args.batch.saturating_mul(args.accumulate).min(1 << 20)),
     };
     let what = subject(args, &loaded, None)?;
-    let (run, plan) = chosen(args, &run(args, &loaded, &what, rows, config(args, what.method(), 1))?)?;
+    let beneath = loaded.stack(&args.adapters)?;
+    let (run, plan) = chosen(args, &run(args, &loaded, &what, &beneath, rows, config(args, what.method(), 1))?)?;
     if json {
         out::print_json(&machine(&plan))?;
     } else {

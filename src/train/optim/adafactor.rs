@@ -90,6 +90,28 @@ impl Optimizer for Adafactor {
         }
     }
 
+    fn grow(&mut self, parts: Vec<Part>) {
+        let (mut means, mut rest) = (Vec::new(), &self.means[..]);
+        for (old, new) in self.parts.iter().zip(&parts) {
+            let (known, tail) = rest.split_at(values(old));
+            rest = tail;
+            let (rows, columns) = known.split_at(if factored(old) { old.rows() } else { 0 });
+            let mut fit = |known: &[f32], n: usize| means.extend((0..n).map(|i| known.get(i).copied().unwrap_or(0.0)));
+            match factored(new) {
+                true => {
+                    // Of what was one row the mean is that of its values.
+                    let mean = columns.iter().map(|v| *v as f64).sum::<f64>() / columns.len().max(1) as f64;
+                    let mean = [mean as f32];
+                    fit(if factored(old) { rows } else { &mean }, new.rows());
+                    fit(columns, new.cols);
+                }
+                false => fit(known, new.range.len()),
+            }
+        }
+        (self.means, self.parts) = (means, parts);
+        self.update = vec![0.0; self.parts.iter().map(|p| p.range.len()).max().unwrap_or(0)];
+    }
+
     fn state(&self) -> Vec<(&'static str, State<'_>)> {
         vec![("means", State::F32(&self.means)), ("steps", State::U64(self.steps))]
     }

@@ -1,6 +1,6 @@
 //! Adam with decoupled weight decay (arXiv:1711.05101), in the form of PyTorch's `AdamW`.
 
-use super::{BETA1, BETA2, Common, EPS, Optimizer, Part, State, StateMut, single, values};
+use super::{BETA1, BETA2, Common, EPS, Optimizer, Part, State, StateMut, grown, single, values};
 use crate::knob::Values;
 use crate::math;
 use std::prelude::v1::*;
@@ -82,6 +82,13 @@ impl Optimizer for AdamW {
                 rule.apply(p, *g, m, v, rate, shrink);
             }
         }
+    }
+
+    fn grow(&mut self, parts: Vec<Part>) {
+        for moment in [&mut self.m, &mut self.v] {
+            *moment = grown(&self.parts, &parts, moment);
+        }
+        self.parts = parts;
     }
 
     fn state(&self) -> Vec<(&'static str, State<'_>)> {

@@ -7,7 +7,7 @@
 //! divides by almost nothing.
 
 use super::adamw::{Decays, Rule};
-use super::{Common, Optimizer, Part, State, StateMut, values};
+use super::{Common, Optimizer, Part, State, StateMut, grown, values};
 use crate::knob::Values;
 use crate::math;
 use std::prelude::v1::*;
@@ -123,6 +123,35 @@ impl Optimizer for AdamW8 {
                 block += 1;
             }
         }
+    }
+
+    fn grow(&mut self, parts: Vec<Part>) {
+        let least = nearest(&self.unsigned, 0.0) + 1;
+        let pieces = [
+            (&self.signed, 0, &mut self.m, &mut self.m_scale),
+            (&self.unsigned, least, &mut self.root, &mut self.root_scale),
+        ];
+        for (codes, floor, packed, scales) in pieces {
+            let mut block = 0;
+            let mut known = Vec::with_capacity(packed.len());
+            for part in &self.parts {
+                for some in packed[part.range.clone()].chunks(BLOCK) {
+                    known.extend(some.iter().map(|code| codes[*code as usize] * scales[block]));
+                    block += 1;
+                }
+            }
+            let values = grown(&self.parts, &parts, &known);
+            (*packed, *scales) = (vec![0; values.len()], vec![0.0; blocks(&parts)]);
+            block = 0;
+            for part in &parts {
+                for start in part.range.clone().step_by(BLOCK) {
+                    let at = start..(start + BLOCK).min(part.range.end);
+                    pack(codes, floor, &values[at.clone()], &mut packed[at], &mut scales[block]);
+                    block += 1;
+                }
+            }
+        }
+        self.parts = parts;
     }
 
     fn state(&self) -> Vec<(&'static str, State<'_>)> {

@@ -1,6 +1,6 @@
 //! Lion (arXiv:2302.06675): every value moves by the rate, in the direction of a momentum's sign.
 
-use super::{BETA1, BETA2, Common, Optimizer, Part, State, StateMut, single, values};
+use super::{BETA1, BETA2, Common, Optimizer, Part, State, StateMut, grown, single, values};
 use crate::knob::Values;
 use std::prelude::v1::*;
 
@@ -39,6 +39,11 @@ impl Optimizer for Lion {
                 *m = beta2 * *m + (1.0 - beta2) * g;
             }
         }
+    }
+
+    fn grow(&mut self, parts: Vec<Part>) {
+        self.m = grown(&self.parts, &parts, &self.m);
+        self.parts = parts;
     }
 
     fn state(&self) -> Vec<(&'static str, State<'_>)> {

@@ -11,6 +11,7 @@ mod lion;
 mod sgd;
 
 pub use super::state::{State, StateMut};
+use crate::adapter::Group;
 pub use crate::adapter::Part;
 
 use super::state;
@@ -23,6 +24,10 @@ use std::prelude::v1::*;
 pub trait Optimizer: Send {
     /// One step. All slices have the length of the parts it was made for.
     fn step(&mut self, params: &mut [f32], grads: &[f32], lr: f32);
+
+    /// Goes on with parts that have grown: each keeps its place, and what is remembered of its old values stays with them, in
+    /// the upper left corner; of new ones nothing is known.
+    fn grow(&mut self, parts: Vec<Part>);
 
     /// What it remembers: with these pieces back, the next steps are the same in every bit.
     fn state(&self) -> Vec<(&'static str, State<'_>)>;
@@ -211,7 +216,7 @@ impl Common {
 
     /// A part's rate, and the factor by which its parameters shrink.
     fn rate(&self, lr: f32, part: &Part) -> (f32, f32) {
-        let lr = if part.of_b { lr * self.ratio } else { lr };
+        let lr = if part.group == Group::Fast { lr * self.ratio } else { lr };
         (lr, 1.0 - lr * self.decay)
     }
 }
@@ -219,6 +224,18 @@ impl Common {
 /// A setting in single precision.
 fn single(values: &Values, knob: &Knob) -> f32 {
     values.real(knob.name) as f32
+}
+
+/// Values by parts that have grown: the old ones in the upper left corner of each, zeros elsewhere.
+fn grown(old: &[Part], new: &[Part], values: &[f32]) -> Vec<f32> {
+    let mut out = vec![0.0; self::values(new)];
+    for (old, new) in old.iter().zip(new) {
+        let rows = values[old.range.clone()].chunks_exact(old.cols.max(1));
+        for (from, to) in rows.zip(out[new.range.clone()].chunks_exact_mut(new.cols.max(1))) {
+            to[..from.len()].copy_from_slice(from);
+        }
+    }
+    out
 }
 
 fn values(parts: &[Part]) -> usize {
@@ -246,9 +263,13 @@ mod tests {
 
     const RATE: f32 = 0.02;
 
+    fn part(range: core::ops::Range<usize>, cols: usize, group: Group) -> Part {
+        Part { name: "w", range, cols, start: crate::adapter::Start::Zero, group }
+    }
+
     /// A matrix of two rows, then a vector that is a B.
     fn parts() -> Vec<Part> {
-        vec![Part { range: 0..6, cols: 3, of_b: false }, Part { range: 6..10, cols: 4, of_b: true }]
+        vec![part(0..6, 3, Group::Main), part(6..10, 4, Group::Fast)]
     }
 
     fn spec(kind: &str) -> Spec {
@@ -386,7 +407,7 @@ mod tests {
             assert_eq!(p, q, "{}", kind.name);
             assert_eq!(a.state(), b.state(), "{}", kind.name);
 
-            let other = make(&spec, vec![Part { range: 0..11, cols: 11, of_b: false }]);
+            let other = make(&spec, vec![part(0..11, 11, Group::Main)]);
             assert!(b.restore(&other.state()).is_err() && b.restore(&[]).is_err(), "{}", kind.name);
             assert_eq!(a.state(), b.state(), "{} changed on an error", kind.name);
         }
@@ -411,5 +432,39 @@ mod tests {
         let want =
             [("epsilon", "0.00000001"), ("optimizer", "adamw"), ("ratio of rates", "1"), ("weight decay", "0.01")];
         assert_eq!(all, want.map(|(key, text)| (key, text.to_string())));
+    }
+
+    /// Old values go on as they would have, whatever stands beside them now.
+    #[test]
+    fn what_is_remembered_stays_with_its_values() {
+        let wide = vec![part(0..12, 4, Group::Main), part(12..17, 5, Group::Fast)];
+        // Where each old value stands now.
+        let places = [0, 1, 2, 4, 5, 6, 12, 13, 14, 15];
+        for kind in OPTIMIZERS {
+            let mut optimizer = make(&spec(kind.name), parts());
+            let mut params = vec![0.5; 10];
+            for t in 0..3 {
+                optimizer.step(&mut params, &grads(t), RATE);
+            }
+            let bytes = |o: &dyn Optimizer| o.state().iter().map(|(_, s)| s.bytes()).sum::<usize>();
+            optimizer.grow(wide.clone());
+            assert_eq!(bytes(&*optimizer), (kind.bytes)(&wide), "{}", kind.name);
+            let (mut now, mut g) = (vec![0.0; 17], vec![0.0; 17]);
+            let old = grads(3);
+            for (i, &place) in places.iter().enumerate() {
+                (now[place], g[place]) = (params[i], old[i]);
+            }
+            let mut same = make(&spec(kind.name), parts());
+            let mut before = vec![0.5; 10];
+            for t in 0..4 {
+                same.step(&mut before, &grads(t), RATE);
+            }
+            optimizer.step(&mut now, &g, RATE);
+            // What shares a scale or a mean with new values is a little off.
+            let bound = if ["adamw_8bit", "adafactor"].contains(&kind.name) { 0.7 * RATE } else { 0.0 };
+            for (i, &place) in places.iter().enumerate() {
+                assert!((now[place] - before[i]).abs() <= bound, "{} {i}: {} {}", kind.name, now[place], before[i]);
+            }
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! Gradient descent with momentum, in the form of PyTorch's `SGD` without dampening.
 
-use super::{BETA1, Common, Optimizer, Part, State, StateMut, single, values};
+use super::{BETA1, Common, Optimizer, Part, State, StateMut, grown, single, values};
 use crate::knob::Values;
 use std::prelude::v1::*;
 
@@ -30,6 +30,11 @@ impl Optimizer for Sgd {
                 *p = *p * shrink - lr * *m;
             }
         }
+    }
+
+    fn grow(&mut self, parts: Vec<Part>) {
+        self.m = grown(&self.parts, &parts, &self.m);
+        self.parts = parts;
     }
 
     fn state(&self) -> Vec<(&'static str, State<'_>)> {

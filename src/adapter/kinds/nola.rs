@@ -11,20 +11,20 @@
 //! multiplied by `c`, and `A₀` is added. So the factors have the same bits on every target. For bases of signs, whose
 //! entries are √3 times as large as uniform ones, `c` is 1/√(3k).
 //!
-//! No basis is ever stored: both passes over them, [`Adapter::prepare`] and [`Adapter::reduce`], draw a tile at a time.
+//! No basis is ever stored: both passes over them, [`Factors::expand`] and [`Factors::project`], draw a tile at a time.
 
-use super::basis::{self, Basis, Source, Walk};
-use super::file::Stored;
-use super::lora;
-use super::lowrank::{Layout, Slot};
-use super::spec::{UNSTABILISED, USUAL_ALPHA, USUAL_RANK};
-use super::{Adapter, Base, Part, Site, Size, Spec, gguf_row};
-use crate::container::codec;
+use crate::adapter::basis::{self, Basis, Source, Walk};
+use crate::adapter::file::Stored;
+use crate::adapter::lowrank::{self, Factors, Layout, LowRank, Slot};
+use crate::adapter::spec::{UNSTABILISED, USUAL_ALPHA, USUAL_RANK};
+use crate::adapter::{Base, Group, Kind, Part, Shape, Size, Spec, Start, gguf_row};
+use crate::container::codec::{Codec, Whole};
 use crate::container::head::Head;
 use crate::error::{Error, Result, printable};
-use crate::kernel::{Buffer, Compute, Tile, View};
+use crate::kernel::{Buffer, Compute, Tile};
 use crate::knob::{Is, Knob, Usual, Values};
 use crate::rng::{GENERATOR, Random, Stream};
+use crate::role::Role;
 use core::ops::Range;
 use std::prelude::v1::*;
 
@@ -74,19 +74,32 @@ pub(super) fn bases(values: &Values) -> [usize; 2] {
 /// Entries drawn at a time: with what is made of them they stay in the nearest cache.
 const TILE: usize = 2048;
 
+/// Its row.
+pub static KIND: Kind = Kind {
+    name: "nola",
+    about: "coefficients of random bases, the smallest files",
+    rate: 5e-3,
+    knobs: &KNOBS,
+    targets: &Role::LINEAR,
+    shape,
+    create: |spec, base| Ok(Box::new(Nola::create(spec, base)?)),
+    read: |stored| Ok(Box::new(Nola::read(stored)?)),
+    sections: &["ranks", "alphas", "seeds", "start"],
+    grown: &[],
+};
+
 /// Parameters: `a` then `b` of each site in turn.
+pub type Nola = LowRank<Combined>;
+
+/// The factors are combinations of random bases.
 #[derive(Clone)]
-pub struct Nola {
-    layout: Layout,
-    params: Vec<f32>,
+pub struct Combined {
     bases: [usize; 2],
     basis: &'static Basis,
     seed: u64,
     given: Option<Given>,
     /// Head width of sites whose rows GGUF files pair.
     paired: Vec<Option<usize>>,
-    /// A and Bᵀ by `layout`; empty until prepared.
-    factors: Vec<f32>,
 }
 
 /// What other programs drew or stored, in place of what follows from our seed.
@@ -138,10 +151,10 @@ impl Nola {
             return Err(Error::invalid("coefficients", "as many as the layout needs"));
         }
         let paired = layout.slots().iter().map(|s| base.paired(s.site)).collect();
-        Ok(Nola { layout, params, bases, basis, seed, given, paired, factors: Vec::new() })
+        Ok(LowRank::new(layout, params, Combined { bases, basis, seed, given, paired }))
     }
 
-    pub(super) fn read(stored: Stored) -> Result<Nola> {
+    fn read(stored: Stored) -> Result<Nola> {
         let head = stored.head;
         let generator = head.text("generator")?;
         if generator != GENERATOR {
@@ -151,8 +164,9 @@ impl Nola {
         let count = |key| Ok(usize::try_from(head.integer(key)?).unwrap_or(usize::MAX));
         let bases = [count("bases.a")?, count("bases.b")?];
         check_bases(bases)?;
-        let sites = stored.layout.slots().len();
-        let params = stored.params((bases[0] + bases[1]) * sites)?;
+        let layout = Layout::read(&stored)?;
+        let sites = layout.slots().len();
+        let params = stored.params(&parts(bases, &layout), |_, out| out.fill(0.0))?;
         let given = match stored.container.section("seeds") {
             None => None,
             Some(bytes) => {
@@ -162,12 +176,18 @@ impl Nola {
                 }
                 let half = |p: &[u8; 16], at| u64::from_le_bytes(core::array::from_fn(|i| p[at + i]));
                 let seeds = pairs.iter().map(|p| [half(p, 0), half(p, 8)]).collect();
-                let start = codec::decode("f32", &stored.container.require("start")?, starts(&stored.layout))?;
+                let whole = Whole { name: "start", cols: 1, len: starts(&layout), start: &[] };
+                let bytes = stored.container.require("start")?;
+                let mut rest = &bytes[..];
+                let start = Codec::by_name("f32")?.decode(&mut rest, &whole)?;
+                if !rest.is_empty() {
+                    return Err(Error::corrupt(format!("{} bytes behind the starts", rest.len()), 0));
+                }
                 Some(Given { seeds, start })
             }
         };
         let seed = head.integer("seed")?;
-        let nola = Nola::from_params(stored.layout, stored.base, bases, basis, seed, given, params)?;
+        let nola = Nola::from_params(layout, stored.base, bases, basis, seed, given, params)?;
         let (wanted, found) = (head.text("canary")?, blake3::Hash::from(nola.canary()).to_hex());
         match wanted == found.as_str() {
             true => Ok(nola),
@@ -177,44 +197,37 @@ impl Nola {
 
     /// Bases of A and of B.
     pub fn bases(&self) -> [usize; 2] {
-        self.bases
+        self.of.bases
     }
 
     /// How bases are drawn.
     pub fn basis(&self) -> &'static Basis {
-        self.basis
+        self.of.basis
     }
 
     /// What everything random follows from.
     pub fn seed(&self) -> u64 {
-        self.seed
+        self.of.seed
     }
 
     /// What did not follow from the seed.
     pub fn given(&self) -> Option<&Given> {
-        self.given.as_ref()
-    }
-
-    /// BLAKE3 of the little-endian bytes of all factors: equal on every target.
-    ///
-    /// # Panics
-    /// If the adapter was not prepared.
-    pub fn expanded_digest(&self) -> [u8; 32] {
-        let mut hash = blake3::Hasher::new();
-        for chunk in self.expanded().chunks(TILE) {
-            let bytes: Vec<u8> = chunk.iter().flat_map(|v| v.to_le_bytes()).collect();
-            hash.update(&bytes);
-        }
-        *hash.finalize().as_bytes()
+        self.of.given.as_ref()
     }
 
     /// BLAKE3 of the first 16 entries of every stream: a generator that differs is found without expanding anything.
     pub fn canary(&self) -> [u8; 32] {
+        self.of.canary(&self.layout)
+    }
+}
+
+impl Combined {
+    fn canary(&self, layout: &Layout) -> [u8; 32] {
         let mut hash = blake3::Hasher::new();
         let mut add = |first: &[f32]| first.iter().flat_map(|v| v.to_le_bytes()).for_each(|b| _ = hash.update(&[b]));
-        for (place, slot) in self.layout.slots().iter().enumerate() {
+        for (place, slot) in layout.slots().iter().enumerate() {
             for factor in [Factor::A, Factor::B] {
-                let source = self.source(place, factor);
+                let source = self.source(layout, place, factor);
                 let mut first = [0.0; 16];
                 let first = &mut first[..16.min(source.entries)];
                 Walk::new(self.basis, &source, 0).fill(first);
@@ -222,32 +235,10 @@ impl Nola {
             }
             let mut first = [0.0; 16];
             let first = &mut first[..16.min(slot.a().len())];
-            self.add_start(place, 0, first);
+            self.add_start(layout, place, 0, first);
             add(first);
         }
         *hash.finalize().as_bytes()
-    }
-
-    /// Basis `i` of A (`[rank, in]`) or of B (`[rank, out]`, transposed) of a site times `c`, for tests and inspection.
-    pub fn basis_matrix(&self, site: Site, of_b: bool, i: usize) -> Option<Vec<f32>> {
-        let place = self.layout.place(site)?;
-        let factor = if of_b { Factor::B } else { Factor::A };
-        let source = self.source(place, factor);
-        let mut drawn = vec![0.0; source.entries];
-        let mut walk = Walk::new(self.basis, &source, 0);
-        for _ in 0..i {
-            walk.leave_out(source.entries);
-        }
-        walk.fill(&mut drawn);
-        drawn.iter_mut().for_each(|v| *v *= self.normal(factor));
-        let mut out = vec![0.0; source.entries];
-        self.order(place, factor, &mut |to, from| out[to] = drawn[from]);
-        Some(out)
-    }
-
-    fn expanded(&self) -> &[f32] {
-        assert_eq!(self.factors.len(), self.layout.len(), "the adapter was not prepared");
-        &self.factors
     }
 
     fn range(&self, slot: &Slot, factor: Factor) -> Range<usize> {
@@ -271,8 +262,8 @@ impl Nola {
         1.0 / libm::sqrtf((self.bases[factor as usize] * self.basis.spread) as f32)
     }
 
-    fn source(&self, place: usize, factor: Factor) -> Source {
-        let slot = &self.layout.slots()[place];
+    fn source(&self, layout: &Layout, place: usize, factor: Factor) -> Source {
+        let slot = &layout.slots()[place];
         let name = slot.site.to_string();
         let role = ["nola_a", "nola_b"][factor as usize];
         // The authors' code draws seeds below 10¹⁰.
@@ -282,15 +273,15 @@ impl Nola {
     }
 
     /// Adds entries `from..` of `A₀`.
-    fn add_start(&self, place: usize, from: usize, out: &mut [f32]) {
-        let slots = self.layout.slots();
+    fn add_start(&self, layout: &Layout, place: usize, from: usize, out: &mut [f32]) {
+        let slots = layout.slots();
         if let Some(given) = &self.given {
             let before: usize = slots[..place].iter().map(|s| s.a().len()).sum();
             out.iter_mut().zip(&given.start[before + from..]).for_each(|(o, v)| *o += v);
             return;
         }
         let slot = &slots[place];
-        let bound = lora::bound(slot.shape[0]);
+        let bound = lowrank::kaiming(slot.shape[0]);
         let stream = Stream::new(self.seed, &slot.site.to_string(), "nola_start");
         stream.words(from as u64, out.len(), |at, words| {
             for (o, &w) in out[at..].iter_mut().zip(words) {
@@ -300,8 +291,8 @@ impl Nola {
     }
 
     /// Calls `f(place in the factor as we store it, place as drawn)` for all entries.
-    fn order(&self, place: usize, factor: Factor, f: &mut dyn FnMut(usize, usize)) {
-        let slot = &self.layout.slots()[place];
+    fn order(&self, layout: &Layout, place: usize, factor: Factor, f: &mut dyn FnMut(usize, usize)) {
+        let slot = &layout.slots()[place];
         let (rank, n_out) = (slot.rank, slot.shape[1]);
         match factor {
             // torch holds B as [out, rank], its rows in Hugging Face's order.
@@ -318,10 +309,19 @@ impl Nola {
     }
 
     /// Entries `from..` of a factor, in the order they are drawn. `tile` has the length of `out`.
-    fn combine(&self, place: usize, factor: Factor, from: usize, out: &mut [f32], tile: &mut [f32]) {
+    fn combine(
+        &self,
+        layout: &Layout,
+        params: &[f32],
+        place: usize,
+        factor: Factor,
+        from: usize,
+        out: &mut [f32],
+        tile: &mut [f32],
+    ) {
         let each = self.bases[0] + self.bases[1];
-        let params = &self.params[place * each..][self.coefficients(factor)];
-        let source = self.source(place, factor);
+        let params = &params[place * each..][self.coefficients(factor)];
+        let source = self.source(layout, place, factor);
         let mut walk = Walk::new(self.basis, &source, from);
         out.fill(0.0);
         for &a in params {
@@ -338,13 +338,13 @@ impl Nola {
         let c = self.normal(factor);
         out.iter_mut().for_each(|o| *o *= c);
         if let Factor::A = factor {
-            self.add_start(place, from, out);
+            self.add_start(layout, place, from, out);
         }
     }
 
     /// The part `first..` of all factors.
-    fn expand(&self, first: usize, out: &mut [f32], scratch: &mut Buffer) {
-        let slots = self.layout.slots();
+    fn expand_part(&self, layout: &Layout, params: &[f32], first: usize, out: &mut [f32], scratch: &mut Buffer) {
+        let slots = layout.slots();
         let last = first + out.len();
         let mut place = slots.partition_point(|s| s.b().end <= first);
         while place < slots.len() && slots[place].start < last {
@@ -355,10 +355,10 @@ impl Nola {
                     continue;
                 }
                 let (drawn, tile) = scratch.room(2 * part.len()).split_at_mut(part.len());
-                self.combine(place, factor, part.start - range.start, drawn, tile);
+                self.combine(layout, params, place, factor, part.start - range.start, drawn, tile);
                 let out = &mut out[part.start - first..part.end - first];
                 if self.basis.is_torch() {
-                    self.order(place, factor, &mut |to, from| out[to] = drawn[from]);
+                    self.order(layout, place, factor, &mut |to, from| out[to] = drawn[from]);
                 } else {
                     out.copy_from_slice(drawn);
                 }
@@ -368,16 +368,24 @@ impl Nola {
     }
 
     /// Entries handled at a time.
-    fn tile(&self) -> usize {
-        if self.basis.is_torch() { self.layout.len() } else { TILE }
+    fn tile(&self, layout: &Layout) -> usize {
+        if self.basis.is_torch() { layout.len() } else { TILE }
     }
 
     /// `grads = c·⟨g, basis⟩` for each basis of a factor, where `g` is its gradient.
-    fn project(&self, place: usize, factor: Factor, g: &[f32], grads: &mut [f32], scratch: &mut Buffer) {
-        let source = self.source(place, factor);
-        let step = self.tile().min(g.len());
+    fn project_part(
+        &self,
+        layout: &Layout,
+        place: usize,
+        factor: Factor,
+        g: &[f32],
+        grads: &mut [f32],
+        scratch: &mut Buffer,
+    ) {
+        let source = self.source(layout, place, factor);
+        let step = self.tile(layout).min(g.len());
         let (drawn, tile) = scratch.room(g.len() + step).split_at_mut(g.len());
-        self.order(place, factor, &mut |to, from| drawn[from] = g[to]);
+        self.order(layout, place, factor, &mut |to, from| drawn[from] = g[to]);
         grads.fill(0.0);
         for (i, part) in drawn.chunks(step).enumerate() {
             let mut walk = Walk::new(self.basis, &source, i * step);
@@ -392,25 +400,33 @@ impl Nola {
     }
 }
 
-/// What a fresh one of that layout holds.
-pub(super) fn size(values: &Values, layout: &Layout) -> Size {
-    let torch = Basis::by_name(values.word(BASIS_KIND.name)).is_ok_and(|b| b.is_torch());
-    holds(layout, bases(values), torch, 0)
+/// What a fresh one would be.
+fn shape(spec: &Spec, base: &Base) -> Result<Shape> {
+    let (layout, values) = (spec.layout(base)?, spec.values()?);
+    let bases = bases(&values);
+    let torch = Basis::by_name(values.word(BASIS_KIND.name))?.is_torch();
+    let size = size(&layout, bases, torch, 0);
+    Ok(lowrank::shape(&layout, (parts(bases, &layout), size)))
 }
 
-fn holds(layout: &Layout, bases: [usize; 2], torch: bool, start: usize) -> Size {
+fn size(layout: &Layout, bases: [usize; 2], torch: bool, start: usize) -> Size {
     let (all, tile) = (layout.len(), if torch { layout.len() } else { TILE });
     let factor = layout.slots().iter().map(|s| s.a().len().max(s.b().len())).max().unwrap_or(0);
     // Either a tile of the factors and what is drawn for it, or the gradient of one factor and what is drawn for that.
     let scratch = (2 * tile.min(all)).max(factor + tile.min(factor));
-    Size { params: (bases[0] + bases[1]) * layout.slots().len(), derived: all + start, gathered: all, scratch }
+    let params = (bases[0] + bases[1]) * layout.slots().len();
+    Size { params, derived: all + start, gathered: all, scratch, row: 0 }
 }
 
 /// Its parameters, site by site.
-pub(super) fn parts([k, l]: [usize; 2], layout: &Layout) -> Vec<Part> {
+fn parts([k, l]: [usize; 2], layout: &Layout) -> Vec<Part> {
     let of = |site: usize| {
-        let (start, end) = (site * (k + l), (site + 1) * (k + l));
-        [Part { range: start..start + k, cols: k, of_b: false }, Part { range: start + k..end, cols: l, of_b: true }]
+        let (first, end) = (site * (k + l), (site + 1) * (k + l));
+        let start = Start::Zero;
+        [
+            Part { name: "a", range: first..first + k, cols: k, start, group: Group::Main },
+            Part { name: "b", range: first + k..end, cols: l, start, group: Group::Fast },
+        ]
     };
     (0..layout.slots().len()).flat_map(of).collect()
 }
@@ -438,98 +454,48 @@ fn dot(x: &[f32], y: &[f32]) -> f32 {
     lanes.iter().sum()
 }
 
-impl Adapter for Nola {
-    fn kind(&self) -> &'static str {
-        "nola"
+impl Factors for Combined {
+    fn kind(&self) -> &'static Kind {
+        &KIND
     }
 
-    fn params(&self) -> &[f32] {
-        &self.params
-    }
-
-    fn params_mut(&mut self) -> &mut [f32] {
-        &mut self.params
-    }
-
-    fn parts(&self) -> Vec<Part> {
-        parts(self.bases, &self.layout)
-    }
-
-    fn prepare(&mut self, cx: &Compute) {
-        let mut factors = core::mem::take(&mut self.factors);
-        factors.resize(self.layout.len(), 0.0);
-        let (granule, len) = (self.tile(), self.layout.len());
-        cx.pool.columns([Tile::new(&mut factors, 1, len)], [granule], &|part, [mut out], scratch| {
-            self.expand(part * granule, out.row(0), &mut scratch.f);
-        });
-        self.factors = factors;
-    }
-
-    fn layout(&self) -> &Layout {
-        &self.layout
-    }
-
-    fn layout_mut(&mut self) -> &mut Layout {
-        &mut self.layout
-    }
-
-    fn factors(&self, site: Site) -> Option<(View<'_>, View<'_>, f32)> {
-        self.layout.factors(site, self.expanded())
-    }
-
-    fn forward(&self, cx: &Compute, site: Site, x: View, y: &mut Tile, scratch: &mut Buffer) {
-        self.layout.forward(cx, self.expanded(), site, x, y, scratch);
-    }
-
-    fn grad_len(&self) -> usize {
-        self.layout.len()
-    }
-
-    fn size(&self) -> Size {
+    fn parts(&self, layout: &Layout) -> (Vec<Part>, Size) {
         let start = self.given.as_ref().map_or(0, |g| g.start.len() + 4 * g.seeds.len());
-        holds(&self.layout, self.bases, self.basis.is_torch(), start)
+        (parts(self.bases, layout), size(layout, self.bases, self.basis.is_torch(), start))
     }
 
-    fn backward(
-        &self,
-        cx: &Compute,
-        site: Site,
-        x: View,
-        dy: View,
-        dx: Option<&mut Tile>,
-        acc: &mut [f32],
-        scratch: &mut Buffer,
-    ) {
-        self.layout.backward(cx, self.expanded(), site, x, dy, dx, acc, scratch);
+    fn expand(&self, cx: &Compute, layout: &Layout, params: &[f32], factors: &mut [f32]) {
+        let (granule, len) = (self.tile(layout), layout.len());
+        cx.pool.columns([Tile::new(factors, 1, len)], [granule], &|part, [mut out], scratch| {
+            self.expand_part(layout, params, part * granule, out.row(0), &mut scratch.f);
+        });
     }
 
-    fn reduce(&self, cx: &Compute, acc: &[f32], grads: &mut [f32]) {
-        let (sites, each) = (self.layout.slots().len(), self.bases[0] + self.bases[1]);
+    fn project(&self, cx: &Compute, layout: &Layout, acc: &[f32], grads: &mut [f32]) {
+        let (sites, each) = (layout.slots().len(), self.bases[0] + self.bases[1]);
         cx.pool.rows([Tile::new(grads, sites, each)], [1], &|place, [mut grads], scratch| {
             for factor in [Factor::A, Factor::B] {
-                let g = &acc[self.range(&self.layout.slots()[place], factor)];
-                self.project(place, factor, g, &mut grads.row(0)[self.coefficients(factor)], &mut scratch.f);
+                let g = &acc[self.range(&layout.slots()[place], factor)];
+                let grads = &mut grads.row(0)[self.coefficients(factor)];
+                self.project_part(layout, place, factor, g, grads, &mut scratch.f);
             }
         });
     }
 
-    fn bake_row(&self, site: Site, row: usize, w: &mut [f32]) {
-        self.layout.bake_row(self.expanded(), site, row, w);
+    fn start(&self, _layout: &Layout, _part: usize, out: &mut [f32]) {
+        out.fill(0.0);
     }
 
     /// A is never zero, since `A₀` is not.
-    fn changes_something(&self) -> bool {
+    fn changes_something(&self, _layout: &Layout, params: &[f32]) -> bool {
         let each = self.bases[0] + self.bases[1];
-        self.params.chunks(each).any(|p| p[self.coefficients(Factor::B)].iter().any(|&b| b != 0.0))
+        params.chunks(each).any(|p| p[self.coefficients(Factor::B)].iter().any(|&b| b != 0.0))
     }
 
-    fn describe(&self, head: &mut Head) {
+    fn record(&self, layout: &Layout, head: &mut Head) -> Vec<(&'static str, Vec<u8>)> {
         head.set("bases.a", self.bases[0] as u64).set("bases.b", self.bases[1] as u64);
         head.set("basis", self.basis.name).set("seed", self.seed).set("generator", GENERATOR);
-        head.set("canary", blake3::Hash::from(self.canary()).to_hex().as_str());
-    }
-
-    fn sections(&self) -> Vec<(&'static str, Vec<u8>)> {
+        head.set("canary", blake3::Hash::from(self.canary(layout)).to_hex().as_str());
         let Some(given) = &self.given else { return Vec::new() };
         let seeds = given.seeds.as_flattened().iter().flat_map(|s| s.to_le_bytes()).collect();
         let start = given.start.iter().flat_map(|v| v.to_le_bytes()).collect();

@@ -1,0 +1,180 @@
+//! What a model tells of itself to adapters.
+
+use super::place::{Place, Site};
+use crate::error::{Error, Result, printable};
+use crate::nn::attention::Heads;
+use crate::nn::rope::Rope;
+use crate::quant::Matrix;
+use crate::role::{Is, Role};
+use core::fmt;
+use core::ops::{Index, IndexMut};
+use std::prelude::v1::*;
+use std::sync::Arc;
+
+/// The frozen weights behind a [`Base`], for kinds that derive something from them.
+pub trait Frozen: Send + Sync {
+    /// The matrix of a site; where several are stored as one, its rows of that.
+    fn matrix(&self, site: Site) -> Option<Matrix>;
+
+    /// The bias that is added to the product of a site, `[out]`, if there is one.
+    fn bias(&self, _site: Site) -> Option<&[f32]> {
+        None
+    }
+
+    /// The heads of a block.
+    fn heads(&self, layer: usize) -> Option<Heads>;
+
+    /// How queries and keys of a block turn, if they do.
+    fn rope(&self, layer: usize) -> Option<&Rope>;
+}
+
+/// The tensors of a block: input and output width of those there are.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Shapes {
+    roles: [Option<[usize; 2]>; Role::COUNT],
+    /// Its heads.
+    pub heads: Heads,
+}
+
+impl Shapes {
+    /// No tensor yet.
+    pub fn new(heads: Heads) -> Shapes {
+        Shapes { roles: [None; Role::COUNT], heads }
+    }
+
+    /// With this one.
+    pub fn with(mut self, role: Role, shape: [usize; 2]) -> Shapes {
+        self[role] = Some(shape);
+        self
+    }
+}
+
+impl Index<Role> for Shapes {
+    type Output = Option<[usize; 2]>;
+
+    fn index(&self, role: Role) -> &Self::Output {
+        &self.roles[role as usize]
+    }
+}
+
+impl IndexMut<Role> for Shapes {
+    fn index_mut(&mut self, role: Role) -> &mut Self::Output {
+        &mut self.roles[role as usize]
+    }
+}
+
+/// What a model tells of itself to adapters.
+#[derive(Clone)]
+pub struct Base {
+    /// The architecture's name, as GGUF files spell it.
+    pub architecture: String,
+    /// Width of the residual stream.
+    pub width: usize,
+    /// The tensors of each block.
+    pub shapes: Vec<Shapes>,
+    /// Whether rows of q and k come in neighbouring pairs (the NORM layout of GGUF files for llama-like architectures),
+    /// so that rows from Hugging Face files, which pair halves, must be reordered.
+    pub paired_rows: bool,
+    /// Identity of the weights.
+    pub fingerprint: [u8; 32],
+    /// Identity of the tokenizer.
+    pub tokenizer: [u8; 32],
+    /// The weights themselves, where they are at hand.
+    pub frozen: Option<Arc<dyn Frozen>>,
+}
+
+impl fmt::Debug for Base {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Base({} with {} blocks)", printable(&self.architecture), self.layers())
+    }
+}
+
+impl Base {
+    /// Blocks.
+    pub fn layers(&self) -> usize {
+        self.shapes.len()
+    }
+
+    /// Input and output width of a tensor.
+    ///
+    /// # Errors
+    /// `Mismatch` if there is no such tensor.
+    pub fn shape(&self, site: Site) -> Result<[usize; 2]> {
+        let found = self.shapes.get(site.layer).and_then(|block| block[site.role]);
+        found.ok_or_else(|| {
+            let base = format!("{} with {} blocks", printable(&self.architecture), self.layers());
+            Error::mismatch(format!("base of {site}"), "a model with this layer", base)
+        })
+    }
+
+    /// Widths of `x` and `y` at a place. The width of a state is its adapter's to choose: here it counts as 1.
+    ///
+    /// # Errors
+    /// `Mismatch` if there is no such place.
+    pub fn place(&self, place: Place) -> Result<[usize; 2]> {
+        let block = |layer: usize| {
+            let base = || format!("{} with {} blocks", printable(&self.architecture), self.layers());
+            self.shapes.get(layer).ok_or_else(|| Error::mismatch(format!("base of {place}"), "this block", base()))
+        };
+        Ok(match place {
+            Place::Site(site) => self.shape(site)?,
+            Place::Input(site) => {
+                let [n_in, _] = self.shape(site)?;
+                let held = site.role.fused().filter(|(whole, _)| self.shapes[site.layer][*whole].is_some());
+                if let Some((whole, _)) = held {
+                    let found = format!("rows of {}, which share its input", whole.gguf());
+                    return Err(Error::mismatch(format!("base of {place}"), "a product of its own", found));
+                }
+                [n_in; 2]
+            }
+            Place::Attention(layer) => block(layer).map(|b| [b.heads.q * b.heads.dim; 2])?,
+            Place::Stream(layer, _) => block(layer).map(|_| [self.width; 2])?,
+            Place::State(layer) => block(layer).map(|_| [self.width, 1])?,
+            Place::Join => [1, self.width],
+            Place::Rows | Place::Embedding | Place::Final => [self.width; 2],
+        })
+    }
+
+    /// The frozen matrix of a site.
+    ///
+    /// # Errors
+    /// `Unsupported` if the weights are not at hand; `Mismatch` if there is no such matrix.
+    pub fn matrix(&self, site: Site) -> Result<Matrix> {
+        self.shape(site)?;
+        let frozen = self.frozen.as_ref().ok_or_else(|| Error::unsupported("base", "one without its weights"))?;
+        frozen.matrix(site).ok_or_else(|| Error::mismatch(format!("{site}"), "a matrix", "none"))
+    }
+
+    /// The head width by which rows of this layer are paired, if they are: those of q and k where
+    /// [`Base::paired_rows`].
+    pub fn paired(&self, site: Site) -> Option<usize> {
+        let heads = &self.shapes.get(site.layer)?.heads;
+        let heads = match site.role {
+            Role::Q => heads.q,
+            Role::K => heads.kv,
+            _ => return None,
+        };
+        let [_, n_out] = self.shape(site).ok()?;
+        n_out.checked_div(heads).filter(|width| self.paired_rows && width % 2 == 0)
+    }
+
+    /// All matrices there are, block by block.
+    pub fn sites(&self) -> impl Iterator<Item = Site> + '_ {
+        let block = |layer| Role::matrices().map(move |role| Site { layer, role });
+        (0..self.layers()).flat_map(block).filter(|s| self.shapes[s.layer][s.role].is_some())
+    }
+
+    /// All norms there are, block by block.
+    pub fn norms(&self) -> impl Iterator<Item = Site> + '_ {
+        let block = |layer| Role::all().filter(|r| r.row().is == Is::Gain).map(move |role| Site { layer, role });
+        (0..self.layers()).flat_map(block).filter(|s| self.shapes[s.layer][s.role].is_some())
+    }
+}
+
+/// Where a row of a Hugging Face matrix stands in a GGUF file, for heads of `width` rows: Hugging Face pairs row `j` of a
+/// head with row `j + width/2`, GGUF's NORM layout has the two side by side.
+pub fn gguf_row(row: usize, width: usize) -> usize {
+    let (head, within) = (row / width * width, row % width);
+    let (half, j) = (within / (width / 2), within % (width / 2));
+    head + 2 * j + half
+}

@@ -1,0 +1,220 @@
+//! Adapters whose parameters act as they are, once for all kinds that differ in what they do at their places.
+//!
+//! A kind says where it stands and what its parts are ([`Plan`]) and what it does there ([`Rule`]); [`Direct`] is the
+//! adapter. Its file holds the places, the values of its settings, and the seed.
+
+use super::file::{self, Stored};
+use super::place::Shaped;
+use super::{Adapter, At, Base, Frozen, Into, Kind, Place, Seen, Shape, Spec, Start};
+use crate::container::head::Head;
+use crate::error::{Error, Result};
+use crate::kernel::{Buffer, Compute, Tile, View};
+use crate::knob::Values;
+use crate::rng::GENERATOR;
+use std::prelude::v1::*;
+
+/// Where a kind stands, and what it holds there.
+pub struct Plan {
+    /// Its row.
+    pub kind: &'static Kind,
+    /// Its places for such a spec; widths are the base's.
+    pub places: fn(&Spec, &Values, &Base) -> Result<Vec<Place>>,
+    /// Whether it can stand there: a file may say anything.
+    pub stands: fn(Place) -> bool,
+    /// Its description at such places.
+    pub shape: fn(Vec<Shaped>, &Values, &Base) -> Result<Shape>,
+}
+
+/// What a rule acts with.
+pub struct Own {
+    /// What the adapter is.
+    pub shape: Shape,
+    /// Its parameters.
+    pub params: Vec<f32>,
+    /// Its settings.
+    pub values: Values,
+    /// What everything random follows from.
+    pub seed: u64,
+    kind: &'static Kind,
+}
+
+impl Own {
+    /// Part `i` of the parameters at a slot.
+    pub fn part(&self, slot: usize, i: usize) -> &[f32] {
+        &self.params[self.range(slot, i)]
+    }
+
+    /// Where it lies.
+    pub fn range(&self, slot: usize, i: usize) -> core::ops::Range<usize> {
+        self.shape.parts[self.shape.slots[slot].parts.start + i].range.clone()
+    }
+
+    /// The place of a part, and which of the place's parts it is.
+    pub fn slot_of(&self, part: usize) -> (Place, usize) {
+        let slot = self.shape.slots.iter().find(|s| s.parts.contains(&part)).expect("a part of a slot");
+        (slot.place, part - slot.parts.start)
+    }
+
+    /// What a part that begins at a constant held before the first step.
+    pub fn constant(&self, part: usize, out: &mut [f32]) {
+        out.fill(if self.shape.parts[part].start == Start::One { 1.0 } else { 0.0 });
+    }
+}
+
+/// What a kind does at its places: the methods are those of [`Adapter`].
+pub trait Rule: Send + Sync + 'static {
+    /// Brings what it derives up to date.
+    fn prepare(&mut self, _own: &Own, _cx: &Compute, _frozen: &dyn Frozen) -> Result<()> {
+        Ok(())
+    }
+
+    /// Changes `y`.
+    fn forward(&self, own: &Own, at: &At, x: View, y: &mut Tile, scratch: &mut Buffer);
+
+    /// The way back.
+    fn backward(&self, own: &Own, at: &At, seen: &Seen, dy: &mut [f32], into: Into, scratch: &mut Buffer);
+
+    /// Gradients from what was gathered.
+    fn reduce(&self, _own: &Own, _cx: &Compute, _frozen: &dyn Frozen, acc: &[f32], grads: &mut [f32]) {
+        grads.copy_from_slice(acc);
+    }
+
+    /// What a part held before the first step.
+    fn start(&self, own: &Own, part: usize, out: &mut [f32]) {
+        own.constant(part, out);
+    }
+
+    /// Whether it changes any output.
+    fn changes_something(&self, own: &Own) -> bool {
+        let mut start = Vec::new();
+        own.shape.parts.iter().enumerate().any(|(i, part)| {
+            start.resize(part.range.len(), 0.0);
+            self.start(own, i, &mut start);
+            own.params[part.range.clone()] != start[..]
+        })
+    }
+}
+
+/// An adapter that does as `R` says.
+pub struct Direct<R> {
+    own: Own,
+    rule: R,
+}
+
+impl<R: Rule> Direct<R> {
+    /// A fresh one.
+    ///
+    /// # Errors
+    /// Those of the plan.
+    pub fn create(spec: &Spec, base: &Base, plan: &Plan, rule: R) -> Result<Box<dyn Adapter>> {
+        let shape = shape(spec, base, plan)?;
+        let params = vec![0.0; shape.size.params];
+        let mut own = Own { shape, params, values: spec.values()?, seed: spec.seed, kind: plan.kind };
+        for i in 0..own.shape.parts.len() {
+            let range = own.shape.parts[i].range.clone();
+            let mut start = core::mem::take(&mut own.params);
+            rule.start(&own, i, &mut start[range]);
+            own.params = start;
+        }
+        Ok(Box::new(Direct { own, rule }))
+    }
+
+    /// One from a file.
+    ///
+    /// # Errors
+    /// Those of the file, of its settings and of the plan; `Mismatch` if such settings stand elsewhere.
+    pub fn read(stored: Stored, plan: &Plan, rule: R) -> Result<Box<dyn Adapter>> {
+        let generator = stored.head.text("generator")?;
+        if generator != GENERATOR {
+            return Err(Error::unsupported("generator", format!("{generator}; this build has {GENERATOR}")));
+        }
+        let values = Values::read(plan.kind.name, plan.kind.knobs, stored.head)?;
+        if let Some((place, _)) = stored.places.iter().find(|(place, _)| !(plan.stands)(*place)) {
+            return Err(Error::unsupported("target of an adapter", format!("{place} for {}", plan.kind.name)));
+        }
+        let shape = (plan.shape)(stored.places.clone(), &values, stored.base)?;
+        let seed = stored.head.integer("seed")?;
+        let mut own = Own { shape, params: Vec::new(), values, seed, kind: plan.kind };
+        own.params = stored.params(&own.shape.parts, |part, out| rule.start(&own, part, out))?;
+        Ok(Box::new(Direct { own, rule }))
+    }
+}
+
+/// What a fresh one would be.
+///
+/// # Errors
+/// Those of the plan.
+pub fn shape(spec: &Spec, base: &Base, plan: &Plan) -> Result<Shape> {
+    let values = spec.values()?;
+    let places = (plan.places)(spec, &values, base)?;
+    let shaped: Result<Vec<Shaped>> = places.into_iter().map(|place| Ok((place, base.place(place)?))).collect();
+    (plan.shape)(shaped?, &values, base)
+}
+
+impl<R: Rule> Adapter for Direct<R> {
+    fn kind(&self) -> &'static Kind {
+        self.own.kind
+    }
+
+    fn shape(&self) -> &Shape {
+        &self.own.shape
+    }
+
+    fn params(&self) -> &[f32] {
+        &self.own.params
+    }
+
+    fn params_mut(&mut self) -> &mut [f32] {
+        &mut self.own.params
+    }
+
+    fn prepare(&mut self, cx: &Compute, frozen: &dyn Frozen) -> Result<()> {
+        self.rule.prepare(&self.own, cx, frozen)
+    }
+
+    fn forward(&self, at: &At, x: View, y: &mut Tile, scratch: &mut Buffer) {
+        self.rule.forward(&self.own, at, x, y, scratch);
+    }
+
+    fn backward(&self, at: &At, seen: &Seen, dy: &mut [f32], into: Into, scratch: &mut Buffer) {
+        self.rule.backward(&self.own, at, seen, dy, into, scratch);
+    }
+
+    fn reduce(&self, cx: &Compute, frozen: &dyn Frozen, acc: &[f32], grads: &mut [f32]) {
+        self.rule.reduce(&self.own, cx, frozen, acc, grads);
+    }
+
+    fn start(&self, part: usize, out: &mut [f32]) {
+        self.rule.start(&self.own, part, out);
+    }
+
+    fn changes_something(&self) -> bool {
+        self.rule.changes_something(&self.own)
+    }
+
+    fn record(&self, head: &mut Head) -> Vec<(&'static str, Vec<u8>)> {
+        file::set_places(head, &self.own.shape.places());
+        self.own.values.write(head);
+        head.set("seed", self.own.seed).set("generator", GENERATOR);
+        Vec::new()
+    }
+}
+
+/// `y ← y ∘ (1 + t (g − 1))` for every row: a scaling by `g` with strength `t`. g: `[C]`.
+pub fn scale(g: &[f32], t: f32, y: &mut Tile) {
+    for i in 0..y.n() {
+        y.row(i).iter_mut().zip(g).for_each(|(y, g)| *y *= 1.0 + t * (g - 1.0));
+    }
+}
+
+/// The way back through [`scale`]: `dg += t Σ dy ∘ y0`, if it is wanted, and `dy ← dy ∘ (1 + t (g − 1))`.
+pub fn scale_backward(g: &[f32], t: f32, y0: View, dy: &mut [f32], dg: Option<&mut [f32]>) {
+    if let Some(dg) = dg {
+        for (i, dy) in dy.chunks_exact(g.len()).enumerate() {
+            dg.iter_mut().zip(dy).zip(y0.row(i)).for_each(|((dg, dy), y0)| *dg += t * dy * y0);
+        }
+    }
+    for dy in dy.chunks_exact_mut(g.len()) {
+        dy.iter_mut().zip(g).for_each(|(dy, g)| *dy *= 1.0 + t * (g - 1.0));
+    }
+}

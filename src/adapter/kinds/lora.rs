@@ -1,0 +1,152 @@
+//! LoRA (arXiv:2106.09685): `ΔW = s·B·A`, both factors trained.
+
+use crate::adapter::file::Stored;
+use crate::adapter::lowrank::{self, Factors, Layout, LowRank, Slot};
+use crate::adapter::spec;
+use crate::adapter::{Base, Group, Kind, Part, Shape, Site, Size, Spec, Start};
+use crate::container::head::Head;
+use crate::error::{Error, Result};
+use crate::kernel::Compute;
+use crate::rng::{GENERATOR, Stream};
+use crate::role::Role;
+use std::prelude::v1::*;
+
+/// Its row.
+pub static KIND: Kind = Kind {
+    name: "lora",
+    about: "kilobytes to megabytes, learns fast",
+    rate: 5e-4,
+    knobs: &spec::LOW_RANK,
+    targets: &Role::LINEAR,
+    shape,
+    create: |spec, base| Ok(Box::new(Lora::create(spec, base)?)),
+    read: |stored| Ok(Box::new(Lora::read(stored)?)),
+    sections: &lowrank::SECTIONS,
+    grown: &[],
+};
+
+/// Parameters: A `[rank, in]` and Bᵀ `[rank, out]` of each site in turn.
+pub type Lora = LowRank<Own>;
+
+/// The factors are the parameters themselves; A was drawn from this seed, if it is known.
+#[derive(Clone)]
+pub struct Own(Option<u64>);
+
+impl Lora {
+    /// A fresh one: A uniform in ±1/√in from the seed, a stream a site; B zero.
+    ///
+    /// # Errors
+    /// Those of [`Spec::layout`].
+    pub fn create(spec: &Spec, base: &Base) -> Result<Lora> {
+        let layout = spec.layout(base)?;
+        let mut params = vec![0.0; layout.len()];
+        for slot in layout.slots() {
+            start(spec.seed, slot.site, slot.shape[0], &mut params[slot.a()]);
+        }
+        Ok(LowRank::new(layout, params, Own(Some(spec.seed))))
+    }
+
+    /// From trained factors in the order of `layout`, with the seed that A was drawn from if it is known.
+    ///
+    /// # Panics
+    /// If their number is not that of the layout.
+    pub fn from_params(layout: Layout, params: Vec<f32>, seed: Option<u64>) -> Lora {
+        LowRank::new(layout, params, Own(seed))
+    }
+
+    /// From factors that `fill(slot, A, Bᵀ)` writes for each site: what readers of other formats end with.
+    pub(in crate::adapter) fn assemble(
+        slots: Vec<Slot>,
+        stabilised: bool,
+        mut fill: impl FnMut(&Slot, &mut [f32], &mut [f32]) -> Result<()>,
+    ) -> Result<Lora> {
+        if slots.is_empty() {
+            return Err(Error::invalid("adapter", "it changes nothing: it has no tensors"));
+        }
+        let layout = Layout::new(slots, stabilised);
+        let mut params = vec![0.0; layout.len()];
+        for slot in layout.slots() {
+            let (a, b) = params[slot.a().start..slot.b().end].split_at_mut(slot.a().len());
+            fill(slot, a, b)?;
+            if a.iter().chain(&*b).any(|v| !v.is_finite()) {
+                return Err(Error::corrupt(format!("a value for {} is not finite", slot.site), 0));
+            }
+        }
+        if !layout.changes_something(&params) {
+            return Err(Error::invalid("adapter", "it changes nothing: every B is zero"));
+        }
+        Ok(LowRank::new(layout, params, Own(None)))
+    }
+
+    fn read(stored: Stored) -> Result<Lora> {
+        let seed = stored.head.get("seed").map(|_| stored.head.integer("seed")).transpose()?;
+        let layout = Layout::read(&stored)?;
+        let of = Own(seed);
+        let params = stored.params(&of.parts(&layout).0, |part, out| of.start(&layout, part, out))?;
+        Ok(LowRank::new(layout, params, of))
+    }
+
+    /// What A was drawn from, if it is known.
+    pub fn seed(&self) -> Option<u64> {
+        self.of.0
+    }
+}
+
+/// What a fresh one would be.
+fn shape(spec: &Spec, base: &Base) -> Result<Shape> {
+    let layout = spec.layout(base)?;
+    Ok(lowrank::shape(&layout, Own(None).parts(&layout)))
+}
+
+fn start(seed: u64, site: Site, n_in: usize, a: &mut [f32]) {
+    Stream::new(seed, &site.to_string(), "lora_a").fill_uniform(0, a);
+    let bound = lowrank::kaiming(n_in);
+    a.iter_mut().for_each(|v| *v *= bound);
+}
+
+impl Factors for Own {
+    fn kind(&self) -> &'static Kind {
+        &KIND
+    }
+
+    fn parts(&self, layout: &Layout) -> (Vec<Part>, Size) {
+        let of = |s: &Slot| {
+            let [cols_a, cols_b] = s.shape;
+            let (main, fast) = (Group::Main, Group::Fast);
+            [
+                Part { name: "a", range: s.a(), cols: cols_a, start: Start::Given, group: main },
+                Part { name: "b", range: s.b(), cols: cols_b, start: Start::Zero, group: fast },
+            ]
+        };
+        let parts = layout.slots().iter().flat_map(of).collect();
+        (parts, Size { params: layout.len(), ..Size::default() })
+    }
+
+    fn expand(&self, _cx: &Compute, _layout: &Layout, params: &[f32], factors: &mut [f32]) {
+        factors.copy_from_slice(params);
+    }
+
+    fn project(&self, _cx: &Compute, _layout: &Layout, acc: &[f32], grads: &mut [f32]) {
+        grads.copy_from_slice(acc);
+    }
+
+    /// A as it was drawn; zeros where no seed is known.
+    fn start(&self, layout: &Layout, part: usize, out: &mut [f32]) {
+        out.fill(0.0);
+        if let (Some(seed), true) = (self.0, part.is_multiple_of(2)) {
+            let slot = &layout.slots()[part / 2];
+            start(seed, slot.site, slot.shape[0], out);
+        }
+    }
+
+    fn changes_something(&self, layout: &Layout, params: &[f32]) -> bool {
+        layout.changes_something(params)
+    }
+
+    fn record(&self, _layout: &Layout, head: &mut Head) -> Vec<(&'static str, Vec<u8>)> {
+        if let Some(seed) = self.0 {
+            head.set("seed", seed).set("generator", GENERATOR);
+        }
+        Vec::new()
+    }
+}

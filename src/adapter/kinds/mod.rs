@@ -1,0 +1,9 @@
+//! The kinds of adapters, a file each.
+
+pub mod lora;
+pub mod nola;
+
+use super::Kind;
+
+/// Every kind of adapter.
+pub static KINDS: &[&Kind] = &[&lora::KIND, &nola::KIND];

@@ -1,0 +1,165 @@
+//! What is ready to be attached to a model, what is attached, and who stands where.
+
+use super::{Adapter, Frozen, Needs, Place};
+use crate::error::{Error, Result};
+use crate::kernel::Compute;
+use core::ops::Deref;
+use std::prelude::v1::*;
+use std::sync::Arc;
+
+/// An adapter that can be attached: what is derived from its parameters and from the frozen weights is there.
+pub struct Ready(Box<dyn Adapter>);
+
+impl Ready {
+    /// Prepares it.
+    ///
+    /// # Errors
+    /// Those of [`Adapter::prepare`].
+    pub fn new(mut adapter: Box<dyn Adapter>, cx: &Compute, frozen: &dyn Frozen) -> Result<Arc<Ready>> {
+        adapter.prepare(cx, frozen)?;
+        Ok(Arc::new(Ready(adapter)))
+    }
+
+    /// The adapter, to change; who changes parameters prepares it again.
+    pub(crate) fn adapter_mut(&mut self) -> &mut dyn Adapter {
+        &mut *self.0
+    }
+
+    /// The adapter itself.
+    pub fn into_inner(self) -> Box<dyn Adapter> {
+        self.0
+    }
+}
+
+impl Deref for Ready {
+    type Target = dyn Adapter;
+
+    fn deref(&self) -> &Self::Target {
+        &*self.0
+    }
+}
+
+/// An attached adapter.
+#[derive(Clone)]
+pub struct Attached {
+    /// Which.
+    pub adapter: Arc<Ready>,
+    /// How strongly it acts: 1 as it was trained, 0 not at all.
+    pub strength: f32,
+}
+
+/// Who stands at a place: an adapter by its number, and the slot that it has there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Which of the attached ones.
+    pub which: usize,
+    /// Which of its slots.
+    pub slot: usize,
+}
+
+/// Adapters in the order of their attachment.
+#[derive(Clone, Default)]
+pub struct Stack {
+    all: Vec<Attached>,
+    /// By place: those outside of blocks first, then block by block.
+    table: Vec<Vec<Member>>,
+    needs: Needs,
+}
+
+impl Stack {
+    /// Nothing attached.
+    pub const fn new() -> Stack {
+        Stack { all: Vec::new(), table: Vec::new(), needs: Needs::NONE }
+    }
+
+    /// Puts one on top. With strength 0 it stands nowhere.
+    ///
+    /// # Errors
+    /// `Invalid` for a strength that is not finite, or below 0 where that means nothing, and for a second adapter with a state along the layers.
+    pub fn push(&mut self, adapter: Arc<Ready>, strength: f32) -> Result<()> {
+        if !strength.is_finite() || strength < 0.0 && adapter.shape().needs.positive {
+            let why = format!("{strength}, and {} can be used with 0 and more", adapter.kind().name);
+            return Err(Error::invalid("strength of an adapter", why));
+        }
+        if strength != 0.0 && self.needs.state > 0 && adapter.shape().needs.state > 0 {
+            return Err(Error::invalid("adapter", "a second one with a state along the layers"));
+        }
+        self.all.push(Attached { adapter, strength });
+        self.index();
+        Ok(())
+    }
+
+    /// Says anew who stands where: after a shape has changed.
+    pub(crate) fn index(&mut self) {
+        self.table.iter_mut().for_each(Vec::clear);
+        self.needs = Needs::NONE;
+        for (which, Attached { adapter, strength }) in self.all.iter().enumerate() {
+            if *strength == 0.0 {
+                continue;
+            }
+            for (slot, at) in adapter.shape().slots.iter().enumerate() {
+                let index = index(at.place);
+                if self.table.len() <= index {
+                    self.table.resize(index + 1, Vec::new());
+                }
+                self.table[index].push(Member { which, slot });
+            }
+            self.needs = self.needs.and(adapter.shape().needs);
+        }
+    }
+
+    /// All of them.
+    pub fn all(&self) -> &[Attached] {
+        &self.all
+    }
+
+    /// The last one, to change.
+    pub(crate) fn last_mut(&mut self) -> Option<&mut Arc<Ready>> {
+        self.all.last_mut().map(|a| &mut a.adapter)
+    }
+
+    /// Takes the last one away.
+    pub(crate) fn pop(&mut self) -> Option<Arc<Ready>> {
+        let last = self.all.pop();
+        self.index();
+        last.map(|a| a.adapter)
+    }
+
+    /// Whether none is attached.
+    pub fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+
+    /// Who stands at a place, first to last.
+    pub fn at(&self, place: Place) -> &[Member] {
+        self.table.get(index(place)).map_or(&[], |members| members)
+    }
+
+    /// The adapter of a member.
+    pub fn adapter(&self, member: &Member) -> &Attached {
+        &self.all[member.which]
+    }
+
+    /// What all of them together want of the passes.
+    pub fn needs(&self) -> Needs {
+        self.needs
+    }
+
+    /// What those at a place want.
+    pub fn needs_at(&self, place: Place) -> Needs {
+        let of = |member: &Member| self.adapter(member).adapter.shape().slots[member.slot].needs;
+        self.at(place).iter().map(of).fold(Needs::NONE, Needs::and)
+    }
+
+    /// The lowest block that any of them changes; `layers` if none does.
+    pub fn lowest(&self, layers: usize) -> usize {
+        self.all.iter().map(|a| a.adapter.shape().lowest(layers)).min().unwrap_or(layers)
+    }
+}
+
+fn index(place: Place) -> usize {
+    match place.layer() {
+        Some(layer) => Place::OUTSIDE + layer * Place::DOORS + place.door(),
+        None => place.door(),
+    }
+}

@@ -1,0 +1,286 @@
+//! One way through a model: embedding → blocks → last norm → head. Sessions, training, reference scores, the cache of
+//! frozen blocks and evaluation all go it.
+
+use super::acts::Extra;
+use super::cache::Cache;
+use super::doors::{self, Workspace};
+use super::weights::Places;
+use super::{Acts, Model, block};
+use crate::adapter::{Member, Place, Stack};
+use crate::kernel::{Buffer, Tile, View};
+use crate::nn::linear::{self, Input, Path, Rounded};
+use crate::nn::rope::{Rope, Turns};
+use crate::nn::{embed, norm};
+use crate::rng;
+use core::ops::Range;
+use std::prelude::v1::*;
+
+/// The rows of a pass: which sequence and which position each stands at.
+#[derive(Default)]
+pub struct Rows {
+    /// Position of every row, `[N]`.
+    pub positions: Vec<u32>,
+    /// Ranges of rows that are one sequence each; attention sees only its own. With a cache there is one.
+    pub segments: Vec<Range<usize>>,
+    /// Rows before the text at the start of each sequence, which adapters write.
+    pub lead: usize,
+    /// The number of the first row among those of a training step.
+    pub first: u64,
+    /// Cosines and sines of every row, a table for each of the model's ropes.
+    turns: Vec<Turns>,
+}
+
+impl Rows {
+    /// No rows yet; `lead` of them will come before each sequence, and the first has the number `first` in its step.
+    pub fn new(lead: usize, first: u64) -> Rows {
+        Rows { lead, first, ..Rows::default() }
+    }
+
+    /// Computes the rotary turns of the positions; they serve all layers.
+    pub fn turn(&mut self, m: &Model) {
+        self.turns.resize_with(m.ropes.len(), Turns::default);
+        for (rope, turns) in m.ropes.iter().zip(&mut self.turns) {
+            rope.turns(&m.compute, &self.positions, turns);
+        }
+    }
+
+    /// Bytes of the turns of `n` rows.
+    pub fn bytes(m: &Model, n: usize) -> usize {
+        m.ropes.iter().map(|rope| Turns::bytes(rope.dims(), n)).sum()
+    }
+}
+
+/// What a pass goes through, and how.
+pub struct Pass<'a> {
+    /// The model.
+    pub model: &'a Model,
+    /// The adapters.
+    pub stack: &'a Stack,
+    /// How products are computed.
+    pub path: Path,
+    /// The rows.
+    pub rows: &'a Rows,
+    /// Whether what adapters want remembered is, for a backward pass.
+    pub keep: bool,
+    /// Dropout, if there is any.
+    pub dropout: Option<Dropout>,
+    extras: Vec<Vec<Extra>>,
+}
+
+impl<'a> Pass<'a> {
+    /// A forward pass.
+    pub fn new(model: &'a Model, stack: &'a Stack, path: Path, rows: &'a Rows) -> Pass<'a> {
+        Pass { model, stack, path, rows, keep: false, dropout: None, extras: Vec::new() }
+    }
+
+    /// The same, with a backward pass to follow.
+    pub fn kept(self) -> Pass<'a> {
+        let h = &self.model.hparams;
+        let needs = self.stack.needs();
+        let any = needs.output || needs.lse;
+        let layers = if any { h.layers } else { 0 };
+        let extras = (0..layers).map(|layer| doors::extras(self.stack, h, layer)).collect();
+        Pass { keep: true, extras, ..self }
+    }
+
+    /// The same, with dropout.
+    pub fn dropping(self, dropout: Option<Dropout>) -> Pass<'a> {
+        Pass { dropout, ..self }
+    }
+
+    /// What adapters want remembered of a layer.
+    pub fn extras(&self, layer: usize) -> &[Extra] {
+        self.extras.get(layer).map_or(&[], |extras| extras)
+    }
+
+    /// How queries and keys of a layer turn, if they do.
+    pub fn turns(&self, layer: usize) -> Option<(&'a Rope, &'a Turns)> {
+        let rope = self.model.hparams.blocks[layer].rope?;
+        Some((&self.model.ropes[rope], &self.rows.turns[rope]))
+    }
+
+    /// The dropout of a member at a place.
+    pub fn dropout_of(&self, place: Place, member: &Member) -> Option<Dropout> {
+        let inside = matches!(place, Place::Site(_) | Place::Stream(..));
+        self.dropout.filter(|d| inside && d.which == member.which)
+    }
+}
+
+/// Who receives the gradients of a backward pass.
+pub enum Target<'a> {
+    /// One of the attached adapters, by its number; the base is frozen.
+    Adapter(usize, &'a mut [f32]),
+    /// The weights themselves, flat.
+    Weights(&'a Places, &'a mut [f32]),
+}
+
+impl Target<'_> {
+    /// What an attached adapter adds to, if it is the one that is trained.
+    pub fn acc(&mut self, which: usize) -> Option<&mut [f32]> {
+        match self {
+            Target::Adapter(trained, acc) if *trained == which => Some(acc),
+            _ => None,
+        }
+    }
+}
+
+/// Dropout on the input of the adapter that is trained: each value of `x` is left out with probability `rate`, the others
+/// are multiplied by `1 / (1 − rate)`. Which ones follows from seed, step, row and place alone.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Dropout {
+    /// How many are left out.
+    pub rate: f32,
+    /// What the draws follow from.
+    pub seed: u64,
+    /// Steps done.
+    pub step: u64,
+    /// The adapter.
+    pub which: usize,
+}
+
+impl Dropout {
+    /// Calls `f(value, whether it stays)` for every value of rows of `c`.
+    fn draw(
+        &self,
+        p: &Pass,
+        place: Place,
+        rows: &mut [f32],
+        c: usize,
+        f: &(dyn Fn(usize, usize, &mut f32, bool) + Sync),
+    ) {
+        /// Rows of a part.
+        const ROWS: usize = 8;
+        let stream = rng::Stream::new(self.seed, &format!("step {}", self.step), &format!("dropout {place}"));
+        let bound = (f64::from(self.rate) * 4_294_967_296.0) as u64;
+        let n = rows.len() / c.max(1);
+        // A row of the step may be several here, one a head.
+        let first = p.rows.first * (n / p.rows.positions.len().max(1)) as u64;
+        p.model.compute.pool.rows([Tile::new(rows, n, c)], [ROWS], &|part, [mut tile], _| {
+            for i in 0..tile.n() {
+                let row = part * ROWS + i;
+                let values = tile.row(i);
+                stream.words((first + row as u64) * c as u64, c, |at, words| {
+                    for (j, &word) in words.iter().enumerate() {
+                        f(row, at + j, &mut values[at + j], u64::from(word) >= bound);
+                    }
+                });
+            }
+        });
+    }
+
+    fn factor(&self) -> f32 {
+        1.0 / (1.0 - self.rate)
+    }
+
+    /// What is left of `x`.
+    pub fn apply<'b>(&self, p: &Pass, place: Place, x: View, to: &'b mut Buffer) -> View<'b> {
+        let (rows, factor) = (to.room(x.n * x.c), self.factor());
+        self.draw(p, place, rows, x.c, &|i, j, v, stays| *v = if stays { x.row(i)[j] * factor } else { 0.0 });
+        View::new(rows, x.n, x.c)
+    }
+
+    /// `dx += ` the gradient `d` of what was left.
+    pub fn add(&self, p: &Pass, place: Place, d: &mut [f32], dx: &mut Tile) {
+        let (c, factor) = (dx.c(), self.factor());
+        self.draw(p, place, d, c, &|_, _, v, stays| *v = if stays { *v * factor } else { 0.0 });
+        for (i, d) in d.chunks_exact(c).enumerate() {
+            crate::nn::add(d, dx.row(i));
+        }
+    }
+}
+
+/// Embeds tokens, and rows before the text where a sequence begins. x: `[N, width]`, overwritten.
+pub fn embed(p: &Pass, tokens: &[u32], x: &mut [f32], work: &mut Workspace) {
+    let (m, n, d) = (p.model, tokens.len(), p.model.hparams.width);
+    embed::forward(&m.compute, &m.weights.embed, tokens, m.hparams.embed_scale, &mut Tile::new(x, n, d));
+    if p.rows.lead > 0 {
+        for s in &p.rows.segments {
+            let lead = &mut x[s.start * d..(s.start + p.rows.lead) * d];
+            let mut tile = Tile::new(lead, p.rows.lead, d);
+            doors::pass_through(p, Place::Rows, View::new(&[], p.rows.lead, 0), &mut tile, None, work);
+        }
+    }
+    doors::pass_through(p, Place::Embedding, View::new(&[], n, 0), &mut Tile::new(x, n, d), None, work);
+}
+
+/// The way back through [`embed`], for adapters that stand there.
+pub fn embed_backward(p: &Pass, dx: &mut [f32], target: &mut Target, work: &mut Workspace) {
+    let (n, d) = (p.rows.positions.len(), p.model.hparams.width);
+    let dx = &mut dx[..n * d];
+    doors::pass_back(p, Place::Embedding, View::new(&[], n, 0), None, &mut *dx, None, target, work);
+    if p.rows.lead > 0 {
+        for s in &p.rows.segments {
+            let lead = &mut dx[s.start * d..(s.start + p.rows.lead) * d];
+            doors::pass_back(p, Place::Rows, View::new(&[], p.rows.lead, 0), None, lead, None, target, work);
+        }
+    }
+}
+
+/// When [`blocks`] lets its caller look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    /// Before a block: the rows are its input.
+    Before,
+    /// After it: the activations are its own.
+    After,
+}
+
+/// Takes a moment, a layer, the rows there, and activations.
+pub type Each<'a> = dyn FnMut(Moment, usize, &[f32], &mut Acts) + 'a;
+
+/// Through blocks, `x`, `[N, width]`, in place. `state` holds the state along the layers, if an adapter has one: with a
+/// backward pass to follow, what it was before each layer and at the end, `[layers + 1, N, S]`, else the state alone.
+pub fn blocks(
+    p: &Pass,
+    layers: Range<usize>,
+    mut cache: Option<&mut Cache>,
+    x: &mut [f32],
+    a: &mut Acts,
+    state: &mut Buffer,
+    work: &mut Workspace,
+    each: &mut Each,
+) {
+    let (n, d, width) = (p.rows.positions.len(), p.model.hparams.width, p.stack.needs().state);
+    let all = p.model.hparams.layers;
+    let (last, size) = (layers.end == all, n * width);
+    let state = state.room(if p.keep { (all + 1) * size } else { size });
+    state.fill(0.0);
+    let mut now = 0;
+    for layer in layers {
+        each(Moment::Before, layer, x, a);
+        block::forward(p, layer, cache.as_deref_mut(), x, a, work);
+        if width > 0 {
+            if p.keep {
+                state.copy_within(layer * size..(layer + 1) * size, (layer + 1) * size);
+                now = (layer + 1) * size;
+            }
+            let mut tile = Tile::new(&mut state[now..now + size], n, width);
+            doors::pass_through(p, Place::State(layer), View::new(x, n, d), &mut tile, None, work);
+        }
+        each(Moment::After, layer, x, a);
+    }
+    if last && width > 0 {
+        let state = View::new(&state[now..], n, width);
+        doors::pass_through(p, Place::Join, state, &mut Tile::new(x, n, d), None, work);
+    }
+}
+
+/// The last norm of some rows. x: `[N, width]`, y: `[N, width]`, overwritten. `kept` remembers what the norm made, where an
+/// adapter wants it.
+pub fn finish(p: &Pass, x: View, y: &mut [f32], kept: Option<&mut [f32]>, work: &mut Workspace) {
+    let (m, w) = (p.model, &p.model.weights);
+    let mut tile = Tile::new(y, x.n, x.c);
+    norm::forward(&m.compute, m.hparams.norm, x, &w.norm, w.norm_bias.as_deref(), &mut tile);
+    doors::pass_through(p, Place::Final, x, &mut tile, kept, work);
+}
+
+/// What the head makes of rows that [`finish`] made; [`HParams::finish`](super::HParams) is yet to be applied, since a
+/// bound would hide what is not finite. y: `[N, width]`, z: `[N, V]`, overwritten.
+pub fn logits(p: &Pass, y: View, z: &mut [f32], rounded: &mut Rounded) {
+    let (m, head) = (p.model, p.model.weights.head());
+    let input = Input::new(&m.compute, p.path, y, &[head], false, rounded);
+    // The next token begins with the first block.
+    let first = m.weights.blocks.first().and_then(|b| b.matrices().next());
+    let input = first.map_or(input, |(_, w)| input.before(w));
+    linear::forward(&m.compute, head, input, &mut Tile::new(z, y.n, head.rows));
+}

@@ -1,0 +1,273 @@
+//! The tensors of a block, each once: what a role is called, what it is, and how large.
+//!
+//! [`ROLES`] is read by what loads weights, by what trains all of them, by adapters and by the files of adapters. A tensor
+//! that holds the rows of several others ([`Row::holds`]) is a role of its own: the file says which of them is stored.
+
+use core::fmt;
+use std::prelude::v1::*;
+
+/// A tensor of a block: an index into [`ROLES`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Role {
+    /// Gain of the norm before attention.
+    AttnNorm,
+    /// Gain of the norm before the feed-forward layer.
+    FfnNorm,
+    /// Queries.
+    Q,
+    /// Keys.
+    K,
+    /// Values.
+    V,
+    /// From the heads back to the residual stream.
+    O,
+    /// The gate of the feed-forward layer.
+    Gate,
+    /// Its other half.
+    Up,
+    /// Back to the residual stream.
+    Down,
+    /// Queries, keys and values in one tensor.
+    Qkv,
+    /// Gate and up in one tensor.
+    GateUp,
+    /// Gain of the norm of each query head.
+    QNorm,
+    /// Gain of the norm of each key head.
+    KNorm,
+    /// Gain of the norm of attention's output, before it is added.
+    PostAttnNorm,
+    /// Gain of the norm of the feed-forward layer's output, before it is added.
+    PostFfnNorm,
+    /// Bias of [`Role::AttnNorm`].
+    AttnNormBias,
+    /// Bias of [`Role::FfnNorm`].
+    FfnNormBias,
+    /// Bias of [`Role::Q`]; so for those that follow.
+    QBias,
+    /// Of keys.
+    KBias,
+    /// Of values.
+    VBias,
+    /// Of the output of attention.
+    OBias,
+    /// Of the gate.
+    GateBias,
+    /// Of its other half.
+    UpBias,
+    /// Of the way back to the stream.
+    DownBias,
+    /// Of queries, keys and values in one tensor.
+    QkvBias,
+}
+
+/// What a tensor is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Is {
+    /// A matrix, `y = x · Wᵀ`.
+    Matrix,
+    /// The gain of a norm.
+    Gain,
+    /// What is added to the output of another role.
+    Bias(Role),
+}
+
+/// The widths of a block.
+#[derive(Clone, Copy, Debug)]
+pub struct Sizes {
+    /// Of the residual stream.
+    pub width: usize,
+    /// Of all query heads.
+    pub queries: usize,
+    /// Of all key heads.
+    pub keys: usize,
+    /// Of the feed-forward layer.
+    pub ff: usize,
+    /// Of one head.
+    pub head: usize,
+}
+
+/// One row of [`ROLES`].
+pub struct Row {
+    /// Which.
+    pub role: Role,
+    /// As people type it.
+    pub short: &'static str,
+    /// Its name in GGUF files, without block and suffix.
+    pub gguf: &'static str,
+    /// Its path in a Hugging Face block.
+    pub hf: &'static str,
+    /// What it is.
+    pub is: Is,
+    /// Widths of its input and of its output.
+    pub shape: fn(&Sizes) -> [usize; 2],
+    /// Roles whose rows it has, one after the other.
+    pub holds: &'static [Role],
+    /// Whether its input is rounded to wide integers on the fast path. An error in queries and keys is multiplied by their
+    /// size before the softmax and hurts most; these matrices are the smallest, so that it costs least here.
+    pub wide: bool,
+}
+
+const fn matrix(
+    role: Role,
+    short: &'static str,
+    gguf: &'static str,
+    hf: &'static str,
+    shape: fn(&Sizes) -> [usize; 2],
+) -> Row {
+    Row { role, short, gguf, hf, is: Is::Matrix, shape, holds: &[], wide: false }
+}
+
+const fn wide(row: Row) -> Row {
+    Row { wide: true, ..row }
+}
+
+const fn fused(row: Row, holds: &'static [Role]) -> Row {
+    Row { holds, ..row }
+}
+
+const fn gain(
+    role: Role,
+    short: &'static str,
+    gguf: &'static str,
+    hf: &'static str,
+    shape: fn(&Sizes) -> [usize; 2],
+) -> Row {
+    Row { role, short, gguf, hf, is: Is::Gain, shape, holds: &[], wide: false }
+}
+
+/// The bias of `of`, which has its name with another suffix.
+const fn bias(role: Role, of: Role, short: &'static str, gguf: &'static str, shape: fn(&Sizes) -> [usize; 2]) -> Row {
+    Row { role, short, gguf, hf: "", is: Is::Bias(of), shape, holds: &[], wide: false }
+}
+
+/// Every tensor that a block may have, in the order of [`Role`].
+pub static ROLES: [Row; Role::COUNT] = [
+    gain(Role::AttnNorm, "attn_norm", "attn_norm", "input_layernorm", |s| [s.width; 2]),
+    gain(Role::FfnNorm, "ffn_norm", "ffn_norm", "post_attention_layernorm", |s| [s.width; 2]),
+    wide(matrix(Role::Q, "q", "attn_q", "self_attn.q_proj", |s| [s.width, s.queries])),
+    wide(matrix(Role::K, "k", "attn_k", "self_attn.k_proj", |s| [s.width, s.keys])),
+    wide(matrix(Role::V, "v", "attn_v", "self_attn.v_proj", |s| [s.width, s.keys])),
+    matrix(Role::O, "o", "attn_output", "self_attn.o_proj", |s| [s.queries, s.width]),
+    matrix(Role::Gate, "gate", "ffn_gate", "mlp.gate_proj", |s| [s.width, s.ff]),
+    matrix(Role::Up, "up", "ffn_up", "mlp.up_proj", |s| [s.width, s.ff]),
+    matrix(Role::Down, "down", "ffn_down", "mlp.down_proj", |s| [s.ff, s.width]),
+    fused(
+        wide(matrix(Role::Qkv, "qkv", "attn_qkv", "self_attn.qkv_proj", |s| [s.width, s.queries + 2 * s.keys])),
+        &[Role::Q, Role::K, Role::V],
+    ),
+    fused(
+        matrix(Role::GateUp, "gate_up", "ffn_gate_up", "mlp.gate_up_proj", |s| [s.width, 2 * s.ff]),
+        &[Role::Gate, Role::Up],
+    ),
+    gain(Role::QNorm, "q_norm", "attn_q_norm", "self_attn.q_norm", |s| [s.head; 2]),
+    gain(Role::KNorm, "k_norm", "attn_k_norm", "self_attn.k_norm", |s| [s.head; 2]),
+    gain(Role::PostAttnNorm, "post_attn_norm", "post_attention_norm", "post_attention_layernorm", |s| [s.width; 2]),
+    gain(Role::PostFfnNorm, "post_ffn_norm", "post_ffw_norm", "post_feedforward_layernorm", |s| [s.width; 2]),
+    bias(Role::AttnNormBias, Role::AttnNorm, "attn_norm_bias", "attn_norm", |s| [s.width; 2]),
+    bias(Role::FfnNormBias, Role::FfnNorm, "ffn_norm_bias", "ffn_norm", |s| [s.width; 2]),
+    bias(Role::QBias, Role::Q, "q_bias", "attn_q", |s| [s.queries; 2]),
+    bias(Role::KBias, Role::K, "k_bias", "attn_k", |s| [s.keys; 2]),
+    bias(Role::VBias, Role::V, "v_bias", "attn_v", |s| [s.keys; 2]),
+    bias(Role::OBias, Role::O, "o_bias", "attn_output", |s| [s.width; 2]),
+    bias(Role::GateBias, Role::Gate, "gate_bias", "ffn_gate", |s| [s.ff; 2]),
+    bias(Role::UpBias, Role::Up, "up_bias", "ffn_up", |s| [s.ff; 2]),
+    bias(Role::DownBias, Role::Down, "down_bias", "ffn_down", |s| [s.width; 2]),
+    bias(Role::QkvBias, Role::Qkv, "qkv_bias", "attn_qkv", |s| [s.queries + 2 * s.keys; 2]),
+];
+
+impl Role {
+    /// How many there are.
+    pub const COUNT: usize = Role::QkvBias as usize + 1;
+
+    /// The linear layers of a dense block as most files store them: what `all` means where layers are named.
+    pub const LINEAR: [Role; 7] = [Role::Q, Role::K, Role::V, Role::O, Role::Gate, Role::Up, Role::Down];
+
+    /// Its row.
+    pub fn row(self) -> &'static Row {
+        &ROLES[self as usize]
+    }
+
+    /// Its name in GGUF files, without block and suffix: `attn_q`.
+    pub fn gguf(self) -> &'static str {
+        self.row().gguf
+    }
+
+    /// Its path in a Hugging Face block: `self_attn.q_proj`.
+    pub fn hf(self) -> &'static str {
+        self.row().hf
+    }
+
+    /// What follows its name in GGUF files.
+    pub fn suffix(self) -> &'static str {
+        if let Is::Bias(_) = self.row().is { "bias" } else { "weight" }
+    }
+
+    /// The role of the bias that is added to its output, if the table has one.
+    pub fn bias(self) -> Option<Role> {
+        ROLES.iter().find(|row| row.is == Is::Bias(self)).map(|row| row.role)
+    }
+
+    /// The tensor that may hold its rows together with others, and which of those it is.
+    pub fn fused(self) -> Option<(Role, usize)> {
+        ROLES.iter().find_map(|row| Some((row.role, row.holds.iter().position(|r| *r == self)?)))
+    }
+
+    /// All of them, in the order of the table.
+    pub fn all() -> impl Iterator<Item = Role> {
+        ROLES.iter().map(|row| row.role)
+    }
+
+    /// The matrices, in the order of the table.
+    pub fn matrices() -> impl Iterator<Item = Role> {
+        ROLES.iter().filter(|row| row.is == Is::Matrix).map(|row| row.role)
+    }
+
+    /// From one exact name of any spelling of a matrix: `q`, `attn_q`, `q_proj` or `self_attn.q_proj`.
+    pub fn by_name(name: &str) -> Option<Role> {
+        let last = |path: &'static str| path.rsplit('.').next();
+        let fits = |row: &&Row| [row.short, row.gguf, row.hf].contains(&name) || last(row.hf) == Some(name);
+        ROLES.iter().filter(|row| row.is == Is::Matrix).find(fits).map(|row| row.role)
+    }
+}
+
+/// Some roles.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub struct Roles(u64);
+
+impl Roles {
+    /// Whether it is one of them.
+    pub fn has(self, role: Role) -> bool {
+        self.0 >> role as usize & 1 == 1
+    }
+
+    /// Puts it among them.
+    pub fn add(&mut self, role: Role) {
+        self.0 |= 1 << role as usize;
+    }
+}
+
+impl fmt::Debug for Roles {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(Role::all().filter(|r| self.has(*r))).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_stand_where_their_roles_say() {
+        for (i, row) in ROLES.iter().enumerate() {
+            assert_eq!(row.role as usize, i, "{}", row.short);
+            if let Is::Bias(of) = row.is {
+                assert_eq!((row.gguf, of.bias()), (of.gguf(), Some(row.role)));
+            }
+            for (at, role) in row.holds.iter().enumerate() {
+                assert_eq!(role.fused(), Some((row.role, at)));
+            }
+        }
+        const { assert!(Role::COUNT <= 64) };
+    }
+}

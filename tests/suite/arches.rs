@@ -1,0 +1,140 @@
+//! Every architecture of the table against llama.cpp's logits (`golden/llamacpp/arch`) and PEFT's training
+//! (`golden/peft/g_arch`): which files there are is read from the goldens' own lists, so that a row needs no test of its own.
+
+use crate::golden::{compare, native_distance, open};
+use crate::peft::{close, config, examples, floats, ints, json, trajectory};
+use crate::shared::shared;
+use mynah::adapter::peft;
+use mynah::bytes::{Bytes, Limits, map};
+use mynah::gguf::Gguf;
+use mynah::model::{ARCHES, CacheType, Model, SessionConfig};
+use mynah::nn::linear::Path as Precision;
+use mynah::train::Trainer;
+use safetensors::SafeTensors;
+use std::path::Path;
+
+/// What the exact path may differ by from the oracle: the goldens' own tolerance.
+const MOST: f64 = 1e-3;
+
+/// Files whose metadata ask for what is refused: a scaling of the rotary table.
+const REFUSED: [&str; 2] = ["llama-yarn", "qwen2-yarn"];
+
+/// Name and architecture of every file of the list whose architecture this build runs.
+fn files(shared: &Path) -> Vec<(String, String)> {
+    let list = json(&shared.join("golden/llamacpp/arch/manifest.json"));
+    let known = |name: &str| ARCHES.iter().any(|a| a.name == name);
+    let mut out = Vec::new();
+    for (path, facts) in list.as_object().unwrap() {
+        let Some(architecture) = facts["architecture"].as_str() else { continue };
+        let name = Path::new(path).file_stem().unwrap().to_str().unwrap();
+        if known(architecture) && shared.join(path).exists() {
+            out.push((name.to_string(), architecture.to_string()));
+        }
+    }
+    out
+}
+
+#[test]
+fn logits_are_llama_cpps() {
+    let Some(shared) = shared() else { return };
+    let dir = shared.join("golden/llamacpp/arch");
+    let (mut seen, mut farther) = (Vec::new(), Vec::new());
+    for (name, architecture) in files(&shared) {
+        let path = shared.join("models/arch").join(format!("{name}.gguf"));
+        if REFUSED.iter().any(|r| name.contains(r)) {
+            let gguf = Gguf::parse(map::open(&path).unwrap(), &Limits::default()).unwrap();
+            let compute = mynah::kernel::Compute { kernels: mynah::kernel::best(), pool: mynah::kernel::Pool::new(1) };
+            let e = Model::load(&gguf, compute).err().unwrap().to_string();
+            assert!(e.contains("rope scaling"), "{name}: {e}");
+            continue;
+        }
+        seen.push(architecture);
+        let (model, tokenizer) = open(&path);
+        let golden = dir.join(format!("{name}.f32ref.json"));
+        let exact = SessionConfig { path: Precision::Exact, cache: CacheType::F32, ..SessionConfig::default() };
+        let [logit, nll, _] = compare(&model, &tokenizer, None, &golden, &exact, true);
+        eprintln!("{name}: exact path, largest logit difference {logit:.2e}, nll {nll:.2e}");
+        assert!(logit <= MOST && nll <= MOST, "{name}: {logit} {nll}");
+        let [logit, _, mean] = compare(&model, &tokenizer, None, &golden, &SessionConfig::default(), false);
+        let [largest, native] = native_distance(&dir, &name);
+        let line =
+            format!("{name}: logits off by {mean:.4}, at most {logit:.4}; llama.cpp's {native:.4}, {largest:.4}");
+        eprintln!("{line}");
+        // No farther than about twice llama.cpp, as the goldens have it; where nothing is rounded, no farther than the exact.
+        if logit > (2.0 * largest).max(MOST) {
+            farther.push(line);
+        }
+    }
+    for arch in ARCHES {
+        assert!(seen.iter().any(|s| s == arch.name), "no golden of {}", arch.name);
+    }
+    assert!(farther.is_empty(), "{farther:?}");
+}
+
+/// LoRA on each: gradients of a batch, and twenty steps.
+#[test]
+fn training_is_pefts() {
+    let Some(shared) = shared() else { return };
+    let dir = shared.join("golden/peft/g_arch");
+    let file = std::fs::read(dir.join("batch.safetensors")).unwrap();
+    let batch = SafeTensors::deserialize(&file).unwrap();
+    let get = |name: &str| ints(&batch, name);
+    let width = |name: &str| *batch.tensor(name).unwrap().shape().last().unwrap();
+    let grad = ["grad.labels_masked", "grad.labels_unmasked"].map(|labels| {
+        examples(&get("grad.input_ids"), &get("grad.attention_mask"), &get(labels), width("grad.input_ids"))
+    });
+    let [ids, mask, labels] = ["train.input_ids", "train.attention_mask", "train.labels_masked"].map(get);
+    let (columns, rows) = (width("train.input_ids"), batch.tensor("train.input_ids").unwrap().shape()[1]);
+    let step = rows * columns;
+    let part = |of: &[i32], i: usize| of[i * step..][..step].to_vec();
+    let train: Vec<_> =
+        (0..20).map(|i| examples(&part(&ids, i), &part(&mask, i), &part(&labels, i), columns)).collect();
+
+    let mut tried = 0;
+    for entry in std::fs::read_dir(&dir).unwrap() {
+        let at = entry.unwrap().path();
+        let name = at.file_name().unwrap().to_str().unwrap().to_string();
+        let (path, result) = (shared.join(format!("models/arch/tiny64-{name}-f32.gguf")), at.join("result.json"));
+        let known = result.exists() && {
+            let gguf = Gguf::parse(map::open(&path).unwrap(), &Limits::default()).unwrap();
+            let architecture = gguf.string("general.architecture").unwrap().unwrap().to_string();
+            ARCHES.iter().any(|a| a.name == architecture)
+        };
+        if !known {
+            continue;
+        }
+        tried += 1;
+        let (model, _) = open(&path);
+        let result = json(&result);
+        let read = |name: &str| std::fs::read(at.join(name)).unwrap();
+        let (config_json, tensors) = (read("init/adapter_config.json"), read("init/adapter_model.safetensors"));
+        let open = || {
+            let base = model.base([0; 32]);
+            peft::read(&config_json, Bytes::from(tensors.clone()), &base, &Limits::default()).unwrap()
+        };
+        let file = read("grads.safetensors");
+        let t = SafeTensors::deserialize(&file).unwrap();
+        for (kind, batch) in ["masked", "unmasked"].iter().zip(&grad) {
+            let mut trainer = Trainer::adapter(&model, Box::new(open()), config(1e-3, 0.0, 1)).unwrap();
+            let report = trainer.step(&[batch]).unwrap();
+            let want = result[format!("loss_{kind}")].as_f64().unwrap();
+            assert!((report.loss - want).abs() < 1e-5, "{name} {kind}: loss {} for {want}", report.loss);
+            let lora = open();
+            for slot in lora.layout().slots() {
+                let module = format!("model.layers.{}.{}", slot.site.layer, slot.site.role.hf());
+                let key = |half: &str| {
+                    let end = format!("{module}.lora_{half}.weight");
+                    let found = |end: &str| t.names().into_iter().find(|n| n.starts_with(kind) && n.ends_with(end));
+                    found(&format!("{end}::gguf")).or_else(|| found(&end)).unwrap_or_else(|| panic!("no {end}"))
+                };
+                close(&module, &trainer.grads()[slot.a()], &floats(&t, key("A")));
+                let (want, rank, out) = (floats(&t, key("B")), slot.rank, slot.shape[1]);
+                let turned: Vec<f32> = (0..rank * out).map(|i| want[i % out * rank + i / out]).collect();
+                close(&module, &trainer.grads()[slot.b()], &turned);
+            }
+        }
+        let worst = trajectory(&model, Box::new(open()), &train, &result["trajectory"], 1e-3, 1.0);
+        eprintln!("{name}: twenty losses within {worst:.1e}");
+    }
+    assert!(tried > 0, "no training of a known architecture among the goldens");
+}

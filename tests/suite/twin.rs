@@ -1,0 +1,316 @@
+//! A model in double precision, written plainly from the definitions: it goes by the same row of architectures, layers and
+//! tensors as the library does, and shares none of its loops.
+
+use mynah::adapter::{Place, Site, Spot};
+use mynah::model::hparams::Layer;
+use mynah::model::weights::{Key, Places};
+use mynah::model::{HParams, Model};
+use mynah::nn::attention::{Heads, Sees};
+use mynah::nn::norm::Kind;
+use mynah::nn::rope::Pairing;
+use mynah::role::Role;
+use mynah::train::Example;
+use std::ops::Range;
+
+type Row = Vec<f64>;
+
+/// What adapters see of one sequence at a place.
+pub struct Seen<'a> {
+    pub place: Place,
+    /// The number of the first row among those of the step.
+    pub first: usize,
+    pub heads: Heads,
+    /// Rows that came in; none where the place has none.
+    pub x: &'a [Row],
+    /// Rows that may be changed.
+    pub y: &'a mut [Row],
+    /// The log-sum-exp of attention's scores, for every head of every row.
+    pub lse: &'a [Row],
+}
+
+/// What adapters do.
+pub type Change<'a> = dyn Fn(Seen) + 'a;
+
+/// What a loss is a function of, beside examples.
+pub struct Twin<'a> {
+    pub model: &'a Model,
+    pub places: Places,
+    /// Rows that adapters put before the text.
+    pub lead: usize,
+    /// Width of the state along the layers.
+    pub state: usize,
+}
+
+fn dot(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+fn add(x: &mut [f64], y: &[f64]) {
+    x.iter_mut().zip(y).for_each(|(x, y)| *x += y);
+}
+
+fn gelu(x: f64) -> f64 {
+    let u = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x);
+    x / 2.0 * (1.0 + u.tanh())
+}
+
+/// One pass over one sequence.
+struct Pass<'a, 'b> {
+    twin: &'a Twin<'a>,
+    w: &'a [f64],
+    change: &'a Change<'b>,
+    first: usize,
+}
+
+impl<'a> Twin<'a> {
+    /// Without adapters that need more than rows.
+    pub fn new(model: &'a Model) -> Twin<'a> {
+        Twin { model, places: Places::of(&model.weights), lead: 0, state: 0 }
+    }
+
+    fn h(&self) -> &HParams {
+        &self.model.hparams
+    }
+
+    /// The weights as they are.
+    pub fn weights(&self) -> Vec<f64> {
+        self.model.weights.flatten(&self.places).iter().map(|v| f64::from(*v)).collect()
+    }
+
+    /// The logits after the last of `tokens`.
+    pub fn logits(&self, w: &[f64], tokens: &[u32], change: &Change) -> Vec<f64> {
+        let pass = Pass { twin: self, w, change, first: 0 };
+        pass.logits(pass.rows(tokens).last().unwrap())
+    }
+
+    /// The mean loss of `examples` with the base alone.
+    pub fn base_loss(&self, w: &[f64], examples: &[Example]) -> f64 {
+        self.loss(w, examples, &|_| ())
+    }
+
+    /// The mean loss of `examples` under the flat weights `w` with what `change` does.
+    pub fn loss(&self, w: &[f64], examples: &[Example], change: &Change) -> f64 {
+        let (mut total, mut counted, mut first) = (0.0, 0, 0);
+        for e in examples {
+            let Some(last) = (1..e.tokens.len()).rev().find(|t| e.counts[*t]) else { continue };
+            let pass = Pass { twin: self, w, change, first };
+            let rows = pass.rows(&e.tokens[..last]);
+            first += rows.len();
+            for t in (1..=last).filter(|t| e.counts[*t]) {
+                let logits = pass.logits(&rows[self.lead + t - 1]);
+                total += logits.iter().map(|z| z.exp()).sum::<f64>().ln() - logits[e.tokens[t] as usize];
+                counted += 1;
+            }
+        }
+        total / f64::from(counted)
+    }
+}
+
+impl Pass<'_, '_> {
+    fn at(&self, key: Key) -> Option<&[f64]> {
+        Some(&self.w[self.twin.places.find(key)?])
+    }
+
+    fn vector(&self, layer: usize, role: Role) -> Option<&[f64]> {
+        Some(&self.w[self.twin.places.block(layer, role)?])
+    }
+
+    fn change(&self, place: Place, x: &[Row], y: &mut [Row]) {
+        self.change_with(place, x, y, &[]);
+    }
+
+    fn change_with(&self, place: Place, x: &[Row], y: &mut [Row], lse: &[Row]) {
+        let heads = self.twin.h().blocks[place.layer().unwrap_or(0)].heads;
+        (self.change)(Seen { place, first: self.first, heads, x, y, lse });
+    }
+
+    fn norm(&self, x: &[f64], gain: &[f64], bias: Option<&[f64]>) -> Row {
+        let (norm, n) = (self.twin.h().norm, x.len() as f64);
+        let mean = if norm.kind == Kind::Layer { x.iter().sum::<f64>() / n } else { 0.0 };
+        let variance = x.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / n;
+        let r = (variance + f64::from(norm.eps)).sqrt().recip();
+        let mut y: Row = x.iter().zip(gain).map(|(x, g)| (x - mean) * r * g).collect();
+        bias.into_iter().for_each(|bias| add(&mut y, bias));
+        y
+    }
+
+    /// A norm of a block, of rows or of heads, and its adapters.
+    fn norms(&self, layer: usize, role: Role, x: &[Row]) -> Vec<Row> {
+        let bias = role.bias().and_then(|bias| self.vector(layer, bias));
+        let gain = self.vector(layer, role).unwrap();
+        let mut y: Vec<Row> = x.iter().map(|x| self.norm(x, gain, bias)).collect();
+        self.change(Place::Site(Site { layer, role }), x, &mut y);
+        y
+    }
+
+    fn product(&self, layer: usize, role: Role, x: &[Row]) -> Vec<Row> {
+        let (site, w) = (Site { layer, role }, self.vector(layer, role).unwrap());
+        let bias = role.bias().and_then(|bias| self.vector(layer, bias));
+        let mut own = x.to_vec();
+        self.change(Place::Input(site), &[], &mut own);
+        let one = |x: &Row| {
+            let mut y: Row = w.chunks_exact(x.len()).map(|w| dot(w, x)).collect();
+            bias.into_iter().for_each(|bias| add(&mut y, bias));
+            y
+        };
+        let mut y: Vec<Row> = own.iter().map(one).collect();
+        self.change(Place::Site(site), &own, &mut y);
+        y
+    }
+
+    /// Products of one input; one tensor may hold them all.
+    fn products<const K: usize>(&self, layer: usize, roles: [Role; K], x: &[Row]) -> [Vec<Row>; K] {
+        if self.vector(layer, roles[0]).is_some() {
+            return roles.map(|role| self.product(layer, role, x));
+        }
+        let (fused, _) = roles[0].fused().unwrap();
+        let whole = self.product(layer, fused, x);
+        let sizes = self.twin.h().blocks[layer].sizes(self.twin.h().width);
+        let mut first = 0;
+        roles.map(|role| {
+            let [_, width] = (role.row().shape)(&sizes);
+            let mut y: Vec<Row> = whole.iter().map(|row| row[first..first + width].to_vec()).collect();
+            first += width;
+            self.change(Place::Site(Site { layer, role }), x, &mut y);
+            y
+        })
+    }
+
+    /// Queries or keys, by heads, normed and turned.
+    fn turned(&self, layer: usize, norm: Role, rows: Vec<Row>) -> Vec<Row> {
+        let (h, l) = (self.twin.h(), &self.twin.h().blocks[layer]);
+        let each = rows[0].len() / l.heads.dim;
+        let mut heads: Vec<Row> =
+            rows.iter().flat_map(|row| row.chunks_exact(l.heads.dim).map(|head| head.to_vec())).collect();
+        if self.vector(layer, norm).is_some() {
+            heads = self.norms(layer, norm, &heads);
+        }
+        if let Some(rope) = l.rope {
+            let rope = &h.ropes[rope];
+            let factors = self.twin.model.weights.rope_factors.as_deref().filter(|_| rope.factors);
+            for (at, head) in heads.iter_mut().enumerate() {
+                for i in 0..rope.dims / 2 {
+                    let power = f64::from(rope.base).powf(-2.0 * i as f64 / rope.dims as f64);
+                    let divisor = factors.map_or(1.0, |f| f64::from(f[i]));
+                    let (sin, cos) = ((at / each) as f64 * f64::from(rope.scale) * power / divisor).sin_cos();
+                    let (a, b) = match h.arch.pairing {
+                        Pairing::Neighbours => (2 * i, 2 * i + 1),
+                        Pairing::Halves => (i, i + rope.dims / 2),
+                    };
+                    (head[a], head[b]) = (head[a] * cos - head[b] * sin, head[a] * sin + head[b] * cos);
+                }
+            }
+        }
+        heads.chunks_exact(each).map(|heads| heads.concat()).collect()
+    }
+
+    /// What every row gathers, and the log-sum-exp of its scores, a head each.
+    fn attention(&self, l: &Layer, q: &[Row], k: &[Row], v: &[Row]) -> (Vec<Row>, Vec<Row>) {
+        let (Heads { q: heads, kv, dim, scale, cap }, n) = (l.heads, q.len());
+        let (mut out, mut sums) = (vec![vec![0.0; heads * dim]; n], vec![vec![0.0; heads]; n]);
+        for p in 0..n {
+            let seen: Range<usize> = match l.sees {
+                Sees::Causal => 0..p + 1,
+                Sees::Window(w) => (p + 1).max(w) - w..p + 1,
+                Sees::Around(w) => p.max(w / 2) - w / 2..(p + w / 2 + 1).min(n),
+                Sees::All => 0..n,
+            };
+            for head in 0..heads {
+                let (at, from) = (head * dim..(head + 1) * dim, head / (heads / kv) * dim);
+                let score = |j: usize| {
+                    let s = dot(&q[p][at.clone()], &k[j][from..from + dim]) * f64::from(scale);
+                    cap.map_or(s, |c| f64::from(c) * (s / f64::from(c)).tanh())
+                };
+                let sum: f64 = seen.clone().map(|j| score(j).exp()).sum();
+                sums[p][head] = sum.ln();
+                for j in seen.clone() {
+                    let share = score(j).exp() / sum;
+                    let v = &v[j][from..from + dim];
+                    out[p][at.clone()].iter_mut().zip(v).for_each(|(o, v)| *o += share * v);
+                }
+            }
+        }
+        (out, sums)
+    }
+
+    /// What a sub-layer adds to the stream, from its product.
+    fn branch(&self, layer: usize, spot: Spot, input: &[Row], mut y: Vec<Row>) -> Vec<Row> {
+        let norm = match spot {
+            Spot::Attention => Role::PostAttnNorm,
+            Spot::FeedForward => Role::PostFfnNorm,
+        };
+        if self.vector(layer, norm).is_some() {
+            y = self.norms(layer, norm, &y);
+        }
+        let factor = f64::from(self.twin.h().blocks[layer].residual);
+        y.iter_mut().flatten().for_each(|v| *v *= factor);
+        self.change(Place::Stream(layer, spot), input, &mut y);
+        y
+    }
+
+    /// What the last block puts out.
+    fn rows(&self, tokens: &[u32]) -> Vec<Row> {
+        let (twin, h) = (self.twin, self.twin.h());
+        let embedded = |t: &u32| {
+            let row = &self.at(Key::Embed).unwrap()[*t as usize * h.width..][..h.width];
+            row.iter().map(|v| v * f64::from(h.embed_scale)).collect()
+        };
+        let mut rows: Vec<Row> = vec![0; twin.lead].iter().chain(tokens).map(embedded).collect();
+        if twin.lead > 0 {
+            self.change(Place::Rows, &[], &mut rows[..twin.lead]);
+        }
+        self.change(Place::Embedding, &[], &mut rows);
+        let mut states = vec![vec![0.0; twin.state]; rows.len()];
+        for (layer, l) in h.blocks.iter().enumerate() {
+            let x = self.norms(layer, Role::AttnNorm, &rows);
+            let [q, k, v] = self.products(layer, [Role::Q, Role::K, Role::V], &x);
+            let (q, k) = (self.turned(layer, Role::QNorm, q), self.turned(layer, Role::KNorm, k));
+            let (mut att, lse) = self.attention(l, &q, &k, &v);
+            self.change_with(Place::Attention(layer), &q, &mut att, &lse);
+            let out = self.branch(layer, Spot::Attention, &x, self.product(layer, Role::O, &att));
+            rows.iter_mut().zip(&out).for_each(|(row, out)| add(row, out));
+            let x = self.norms(layer, Role::FfnNorm, &rows);
+            let each = |f: fn(f64) -> f64, rows: &[Row]| -> Vec<Row> {
+                rows.iter().map(|row| row.iter().map(|v| f(*v)).collect()).collect()
+            };
+            let gated = |f: fn(f64) -> f64| {
+                let [gate, up] = self.products(layer, [Role::Gate, Role::Up], &x);
+                let mut out = each(f, &gate);
+                out.iter_mut().flatten().zip(up.iter().flatten()).for_each(|(out, up)| *out *= up);
+                out
+            };
+            let hidden = match l.act.name {
+                "silu" => gated(|v| v / (1.0 + (-v).exp())),
+                "gelu_tanh" => gated(gelu),
+                "gelu_tanh_plain" => each(gelu, &self.products(layer, [Role::Up], &x)[0]),
+                other => panic!("the twin has no {other}"),
+            };
+            let out = self.branch(layer, Spot::FeedForward, &x, self.product(layer, Role::Down, &hidden));
+            rows.iter_mut().zip(&out).for_each(|(row, out)| add(row, out));
+            if twin.state > 0 {
+                self.change(Place::State(layer), &rows, &mut states);
+            }
+        }
+        if twin.state > 0 {
+            self.change(Place::Join, &states, &mut rows);
+        }
+        rows
+    }
+
+    fn logits(&self, row: &Row) -> Row {
+        let (x, finish) = (std::slice::from_ref(row), self.twin.h().finish);
+        let mut y = [self.norm(row, self.at(Key::Norm).unwrap(), self.at(Key::NormBias))];
+        self.change(Place::Final, x, &mut y);
+        let head = self.at(Key::Output).or_else(|| self.at(Key::Embed)).unwrap();
+        let logit = |w: &[f64]| {
+            let z = dot(w, &y[0]) * f64::from(finish.scale);
+            finish.cap.map_or(z, |c| f64::from(c) * (z / f64::from(c)).tanh())
+        };
+        head.chunks_exact(row.len()).map(logit).collect()
+    }
+}
+
+/// The slope of `f` at 0 by a central difference.
+pub fn slope(f: impl Fn(f64) -> f64, step: f64) -> f64 {
+    (f(step) - f(-step)) / (2.0 * step)
+}
