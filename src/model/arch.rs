@@ -57,7 +57,8 @@ pub const PLAIN: Arch = Arch {
 };
 
 /// Every architecture this build runs.
-pub static ARCHES: &[Arch] = &[Arch { name: "llama", pairing: Pairing::Neighbours, ..PLAIN }];
+pub static ARCHES: &[Arch] =
+    &[Arch { name: "llama", pairing: Pairing::Neighbours, ..PLAIN }, Arch { name: "qwen2", ..PLAIN }];
 
 impl Arch {
     /// # Errors
