@@ -57,8 +57,11 @@ pub const PLAIN: Arch = Arch {
 };
 
 /// Every architecture this build runs.
-pub static ARCHES: &[Arch] =
-    &[Arch { name: "llama", pairing: Pairing::Neighbours, ..PLAIN }, Arch { name: "qwen2", ..PLAIN }];
+pub static ARCHES: &[Arch] = &[
+    Arch { name: "llama", pairing: Pairing::Neighbours, ..PLAIN },
+    Arch { name: "qwen2", ..PLAIN },
+    Arch { name: "qwen3", also: &[Role::QNorm, Role::KNorm], ..PLAIN },
+];
 
 impl Arch {
     /// # Errors
