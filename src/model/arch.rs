@@ -1,7 +1,8 @@
 //! The table of architectures. A row holds what neither the metadata nor the presence of tensors tells.
 
-use super::hparams::{HParams, Keys, Layer};
+use super::hparams::{HParams, Keys, Layer, Turning};
 use crate::error::{Error, Result};
+use crate::nn::attention::Sees;
 use crate::nn::norm;
 use crate::nn::rope::Pairing;
 use crate::role::Role;
@@ -61,6 +62,30 @@ pub static ARCHES: &[Arch] = &[
     Arch { name: "llama", pairing: Pairing::Neighbours, ..PLAIN },
     Arch { name: "qwen2", ..PLAIN },
     Arch { name: "qwen3", also: &[Role::QNorm, Role::KNorm], ..PLAIN },
+    Arch {
+        name: "gemma3",
+        act: "gelu_tanh",
+        also: &[Role::QNorm, Role::KNorm, Role::PostAttnNorm, Role::PostFfnNorm],
+        reads: &["attention.sliding_window"],
+        // Embeddings are scaled, and layers with a window turn at another rate, which no factor stretches.
+        model: |keys, h| {
+            h.embed_scale = libm::sqrtf(h.width as f32);
+            let base = keys.number("rope.freq_base_swa", |v| v > 0.0 && v <= 1e12)?.unwrap_or(10_000.0);
+            h.ropes.push(Turning { base, scale: 1.0, factors: false, ..h.ropes[0].clone() });
+            h.finish.cap = keys.number("final_logit_softcapping", |v| v > 0.0 && v.is_finite())?;
+            Ok(())
+        },
+        // Of six layers the last one sees everything; the number stands in no file.
+        layer: |keys, i, layer| {
+            if let Some(window) = keys.size("attention.sliding_window", 1 << 20)?
+                && (i + 1) % 6 != 0
+            {
+                (layer.sees, layer.rope) = (Sees::Window(window), Some(1));
+            }
+            Ok(())
+        },
+        ..PLAIN
+    },
 ];
 
 impl Arch {
