@@ -2,8 +2,10 @@
 //! parts lie, and shares none of the library's loops.
 
 use crate::twin::{Change, Seen};
-use mynah::adapter::{self, Adapter, Base, Place, Spec, nola};
+use mynah::adapter::{self, Adapter, Base, Kind, Place, Shape, Spec, nola};
 use mynah::model::Model;
+use mynah::role::Role;
+use std::rc::Rc;
 
 /// What a kind does: from parameters to a change of rows. Derivatives are taken at the first parameters that it is called
 /// with: what a kind holds fixed in the backward pass stays as it is there.
@@ -11,7 +13,7 @@ pub type Does = Box<dyn Fn(&[f64]) -> Box<Change<'static>>>;
 type Double = fn(&Spec, &Base, &Model) -> Does;
 
 /// The twin of every kind.
-const DOUBLES: &[(&str, Double)] = &[("lora", lora), ("nola", nola)];
+const DOUBLES: &[(&str, Double)] = &[("lora", lora), ("nola", nola), ("ia3", ia3)];
 
 pub fn double(kind: &str) -> Double {
     let found = DOUBLES.iter().find(|(name, _)| *name == kind);
@@ -58,5 +60,41 @@ fn nola(spec: &Spec, base: &Base, model: &Model) -> Does {
             factors.iter_mut().zip(basis).for_each(|(f, b)| *f += p * b);
         }
         low_rank(layout.clone(), factors)
+    })
+}
+
+fn shape(spec: &Spec, base: &Base) -> Shape {
+    (Kind::by_name(&spec.kind).unwrap().shape)(spec, base).unwrap()
+}
+
+/// The parts of a slot.
+fn parts<'a>(shape: &Shape, slot: usize, params: &'a [f64]) -> Vec<&'a [f64]> {
+    shape.parts[shape.slots[slot].parts.clone()].iter().map(|part| &params[part.range.clone()]).collect()
+}
+
+/// A kind that does `act` at each of its places, with its parts there.
+fn acting(spec: &Spec, base: &Base, act: impl Fn(&[&[f64]], Seen) + 'static) -> Does {
+    let shared = Rc::new((shape(spec, base), act));
+    Box::new(move |params| {
+        let (shared, params) = (Rc::clone(&shared), params.to_vec());
+        Box::new(move |seen| {
+            let (shape, act) = &*shared;
+            if let Some(slot) = shape.slot(seen.place) {
+                act(&parts(shape, slot, &params), seen);
+            }
+        })
+    })
+}
+
+/// `y ← l ∘ y`: of keys and values, and of what the products back into the stream are given.
+fn ia3(spec: &Spec, base: &Base, _: &Model) -> Does {
+    acting(spec, base, |own, seen| {
+        match seen.place {
+            Place::Input(site) => assert!([Role::O, Role::Down].contains(&site.role)),
+            place => assert!(matches!(place, Place::Site(site) if ![Role::O, Role::Down].contains(&site.role))),
+        }
+        for y in seen.y {
+            y.iter_mut().zip(own[0]).for_each(|(y, l)| *y *= l);
+        }
     })
 }

@@ -23,6 +23,7 @@ mod layers;
 mod methods;
 mod objectives;
 mod peft;
+mod peft_kinds;
 mod plan;
 mod prefer;
 mod readme;

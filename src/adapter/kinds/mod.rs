@@ -1,9 +1,10 @@
 //! The kinds of adapters, a file each.
 
+pub mod ia3;
 pub mod lora;
 pub mod nola;
 
 use super::Kind;
 
 /// Every kind of adapter.
-pub static KINDS: &[&Kind] = &[&lora::KIND, &nola::KIND];
+pub static KINDS: &[&Kind] = &[&lora::KIND, &nola::KIND, &ia3::KIND];

@@ -1,0 +1,59 @@
+//! (IA)³ (arXiv:2205.05638): keys, values and the input of the down projection are multiplied by trained vectors.
+//!
+//! ```text
+//! k ← l_k ∘ k,  v ← l_v ∘ v,  h ← l_ff ∘ h      l begins at 1; strength t: 1 + t (l − 1)
+//! ∂L/∂l = t Σ dy ∘ y0
+//! ```
+
+use crate::adapter::direct::{self, Direct, Own, Plan, Rule, scale, scale_backward};
+use crate::adapter::{At, Into, Kind, Needs, NewPart, Place, Seen, Shape, Start};
+use crate::kernel::{Buffer, Tile, View};
+use crate::role::{Is, Role};
+use std::prelude::v1::*;
+
+/// Its row.
+pub static KIND: Kind = Kind {
+    name: "ia3",
+    about: "one factor a channel of keys, values and the feed-forward layer: a few kilobytes",
+    rate: 2e-2,
+    knobs: &[],
+    targets: &[Role::K, Role::V, Role::Down],
+    shape: |spec, base| direct::shape(spec, base, &PLAN),
+    create: |spec, base| Direct::create(spec, base, &PLAN, Scaling),
+    read: |stored| Direct::read(stored, &PLAN, Scaling),
+    sections: &[],
+    grown: &[],
+};
+
+static PLAN: Plan = Plan {
+    kind: &KIND,
+    // Of the way back to the stream the input is scaled, as its authors do; of the others the output.
+    places: |spec, _, base| {
+        let place = |site: crate::adapter::Site| match site.role {
+            Role::O | Role::Down => Place::Input(site),
+            _ => Place::Site(site),
+        };
+        Ok(spec.sites(base)?.into_iter().map(place).collect())
+    },
+    stands: |place| match place {
+        Place::Site(site) => site.role.row().is == Is::Matrix,
+        place => matches!(place, Place::Input(_)),
+    },
+    shape: |places, _, _| {
+        let needs = Needs { output: true, rescales: true, ..Needs::default() };
+        Ok(Shape::build(places, |_| needs, |_, [_, width]| vec![NewPart::new("scale", 1, width, Start::One)]))
+    },
+};
+
+struct Scaling;
+
+impl Rule for Scaling {
+    fn forward(&self, own: &Own, at: &At, _x: View, y: &mut Tile, _scratch: &mut Buffer) {
+        scale(own.part(at.slot, 0), at.strength, y);
+    }
+
+    fn backward(&self, own: &Own, at: &At, seen: &Seen, dy: &mut [f32], into: Into, _scratch: &mut Buffer) {
+        let dg = into.acc.map(|acc| &mut acc[own.range(at.slot, 0)]);
+        scale_backward(own.part(at.slot, 0), at.strength, seen.output(), dy, dg);
+    }
+}
