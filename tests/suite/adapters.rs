@@ -236,7 +236,7 @@ fn shapes_are_what_they_say() {
 
 /// Kinds that hold what they derive from their parameters fixed within a step, and so for the gradient: PEFT's DoRA does so
 /// with the lengths of rows.
-const HELD: [&str; 0] = [];
+const HELD: [&str; 1] = ["dora"];
 
 /// Kinds with a function that bends: across a bend a difference is no derivative.
 const BENT: [&str; 0] = [];
@@ -320,7 +320,7 @@ fn backward_agrees_with_differences() {
 const LINEAR: [&str; 3] = ["lora", "nola", "ia3"];
 
 /// The others, and what their pages say.
-const CURVED: [(&str, &str); 0] = [];
+const CURVED: [(&str, &str); 1] = [("dora", "lengths of rows follow the strength by a root")];
 
 #[test]
 fn strength_acts_as_the_pages_say() {

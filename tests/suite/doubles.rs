@@ -1,10 +1,11 @@
 //! Every kind of adapter in double precision, written plainly from the definition on its page: it knows where the kind's
 //! parts lie, and shares none of the library's loops.
 
-use crate::twin::{Change, Seen};
-use mynah::adapter::{self, Adapter, Base, Kind, Place, Shape, Spec, nola};
+use crate::twin::{Change, Seen, Twin};
+use mynah::adapter::{self, Adapter, Base, Kind, Place, Shape, Site, Spec, nola};
 use mynah::model::Model;
 use mynah::role::Role;
+use std::cell::OnceCell;
 use std::rc::Rc;
 
 /// What a kind does: from parameters to a change of rows. Derivatives are taken at the first parameters that it is called
@@ -13,7 +14,7 @@ pub type Does = Box<dyn Fn(&[f64]) -> Box<Change<'static>>>;
 type Double = fn(&Spec, &Base, &Model) -> Does;
 
 /// The twin of every kind.
-const DOUBLES: &[(&str, Double)] = &[("lora", lora), ("nola", nola), ("ia3", ia3)];
+const DOUBLES: &[(&str, Double)] = &[("lora", lora), ("nola", nola), ("dora", dora), ("ia3", ia3)];
 
 pub fn double(kind: &str) -> Double {
     let found = DOUBLES.iter().find(|(name, _)| *name == kind);
@@ -81,6 +82,86 @@ fn acting(spec: &Spec, base: &Base, act: impl Fn(&[&[f64]], Seen) + 'static) -> 
             let (shape, act) = &*shared;
             if let Some(slot) = shape.slot(seen.place) {
                 act(&parts(shape, slot, &params), seen);
+            }
+        })
+    })
+}
+
+fn dot(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+/// The rows of a frozen matrix.
+fn matrix(base: &Base, layer: usize, role: Role) -> Vec<Vec<f64>> {
+    let w = base.matrix(Site { layer, role }).unwrap();
+    let mut row = vec![0.0; w.cols];
+    let decoded = |i| {
+        w.decode(i, 0..w.cols, &mut row);
+        row.iter().map(|v| f64::from(*v)).collect()
+    };
+    (0..w.rows).map(decoded).collect()
+}
+
+/// What the base adds to the product of a site, which may be held by another.
+fn bias(base: &Base, model: &Model, Site { layer, role }: Site) -> Vec<f64> {
+    let shapes = &base.shapes[layer];
+    let width = |role: Role| shapes[role].unwrap()[1];
+    let (stored, first) = match role.fused() {
+        Some((whole, nth)) if shapes[whole].is_some() => {
+            (whole, whole.row().holds[..nth].iter().map(|before| width(*before)).sum())
+        }
+        _ => (role, 0),
+    };
+    let twin = Twin::new(model);
+    match stored.bias().and_then(|bias| twin.places.block(layer, bias)) {
+        Some(at) => twin.weights()[at][first..first + width(role)].to_vec(),
+        None => vec![0.0; width(role)],
+    }
+}
+
+/// `y = m / ‖W + s·B·A‖ ∘ (W·x + s·B·A·x)`, the norms fixed, and the base's bias as it was.
+fn dora(spec: &Spec, base: &Base, model: &Model) -> Does {
+    let (shape, values) = (Rc::new(shape(spec, base)), spec.values().unwrap());
+    let (rank, alpha) = (values.whole("rank") as usize, values.real("alpha"));
+    let s = alpha / if values.switch("rank stabilised") { (rank as f64).sqrt() } else { rank as f64 };
+    // The change of row `o`'s weight of input `i`.
+    let change = move |a: &[f64], b: &[f64], [n_in, n_out]: [usize; 2], o: usize, i: usize| -> f64 {
+        (0..rank).map(|r| b[r * n_out + o] * a[r * n_in + i]).sum::<f64>() * s
+    };
+    let frozen: Vec<(Vec<Vec<f64>>, Vec<f64>)> = shape
+        .slots
+        .iter()
+        .map(|slot| {
+            let Place::Site(site) = slot.place else { panic!("dora at {}", slot.place) };
+            (matrix(base, site.layer, site.role), bias(base, model, site))
+        })
+        .collect();
+    let biases: Rc<Vec<Vec<f64>>> = Rc::new(frozen.iter().map(|(_, bias)| bias.clone()).collect());
+    let lengths: OnceCell<Rc<Vec<Vec<f64>>>> = OnceCell::new();
+    Box::new(move |params| {
+        let all = lengths.get_or_init(|| {
+            let of_slot = |(slot, (w, _)): (usize, &(Vec<Vec<f64>>, Vec<f64>))| {
+                let (own, widths) = (parts(&shape, slot, params), shape.slots[slot].shape);
+                let square = |(o, w): (usize, &Vec<f64>)| -> f64 {
+                    (0..widths[0]).map(|i| (w[i] + change(own[0], own[1], widths, o, i)).powi(2)).sum()
+                };
+                w.iter().enumerate().map(|row| square(row).sqrt()).collect()
+            };
+            Rc::new(frozen.iter().enumerate().map(of_slot).collect())
+        });
+        let (shape, lengths, biases) = (Rc::clone(&shape), Rc::clone(all), Rc::clone(&biases));
+        let params = params.to_vec();
+        Box::new(move |seen| {
+            let Some(slot) = shape.slot(seen.place) else { return };
+            let (own, widths) = (parts(&shape, slot, &params), shape.slots[slot].shape);
+            let (a, b, length) = (own[0], own[1], own[2]);
+            for (x, y) in seen.x.iter().zip(seen.y) {
+                let u: Vec<f64> = a.chunks_exact(widths[0]).map(|a| s * dot(a, x)).collect();
+                for (o, y) in y.iter_mut().enumerate() {
+                    let low: f64 = u.iter().enumerate().map(|(r, u)| u * b[r * widths[1] + o]).sum();
+                    let bias = biases[slot][o];
+                    *y = length[o] / lengths[slot][o] * (*y - bias + low) + bias;
+                }
             }
         })
     })

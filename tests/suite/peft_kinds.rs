@@ -75,3 +75,22 @@ fn ia3() {
         &|plain, layout, prefix, place, _| either(plain, layout, prefix, &format!("{}.ia3_l", module(place)));
     compare("ia3", &Spec::new("ia3"), values);
 }
+
+/// `[out, rank]` as `[rank, out]`.
+fn transposed(b: &[f32], rank: usize) -> Vec<f32> {
+    let out = b.len() / rank;
+    (0..b.len()).map(|i| b[i % out * rank + i / out]).collect()
+}
+
+#[test]
+fn dora() {
+    let values: &Values = &|plain, layout, prefix, place, part| {
+        let get = |name: &str| either(plain, layout, prefix, &format!("{}.{name}", module(place)));
+        match part {
+            "a" => get("lora_A.weight"),
+            "b" => transposed(&get("lora_B.weight"), 4),
+            _ => get("lora_magnitude_vector"),
+        }
+    };
+    compare("dora", &Spec::new("dora").with("rank", 4).with("alpha", 8.0), values);
+}

@@ -1,5 +1,6 @@
 //! The kinds of adapters, a file each.
 
+pub mod dora;
 pub mod ia3;
 pub mod lora;
 pub mod nola;
@@ -7,4 +8,4 @@ pub mod nola;
 use super::Kind;
 
 /// Every kind of adapter.
-pub static KINDS: &[&Kind] = &[&lora::KIND, &nola::KIND, &ia3::KIND];
+pub static KINDS: &[&Kind] = &[&lora::KIND, &nola::KIND, &dora::KIND, &ia3::KIND];
