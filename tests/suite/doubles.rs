@@ -14,7 +14,8 @@ pub type Does = Box<dyn Fn(&[f64]) -> Box<Change<'static>>>;
 type Double = fn(&Spec, &Base, &Model) -> Does;
 
 /// The twin of every kind.
-const DOUBLES: &[(&str, Double)] = &[("lora", lora), ("nola", nola), ("dora", dora), ("ia3", ia3)];
+const DOUBLES: &[(&str, Double)] =
+    &[("lora", lora), ("nola", nola), ("dora", dora), ("ia3", ia3), ("bottleneck", bottleneck)];
 
 pub fn double(kind: &str) -> Double {
     let found = DOUBLES.iter().find(|(name, _)| *name == kind);
@@ -176,6 +177,27 @@ fn ia3(spec: &Spec, base: &Base, _: &Model) -> Does {
         }
         for y in seen.y {
             y.iter_mut().zip(own[0]).for_each(|(y, l)| *y *= l);
+        }
+    })
+}
+
+/// `U·max(D·z + d, 0) + u` of parts D, d, Uᵀ, u.
+fn small(own: &[&[f64]], z: &[f64]) -> Vec<f64> {
+    let hidden = own[0].chunks_exact(z.len()).zip(own[1]).map(|(row, d)| (dot(row, z) + d).max(0.0));
+    let mut out = own[3].to_vec();
+    for (h, up) in hidden.zip(own[2].chunks_exact(own[3].len())) {
+        out.iter_mut().zip(up).for_each(|(out, up)| *out += h * up);
+    }
+    out
+}
+
+/// `h ← h + s f(h)`
+fn bottleneck(spec: &Spec, base: &Base, _: &Model) -> Does {
+    let s = spec.values().unwrap().real("factor");
+    acting(spec, base, move |own, seen| {
+        for y in seen.y {
+            let f = small(own, y);
+            y.iter_mut().zip(f).for_each(|(y, f)| *y += s * f);
         }
     })
 }

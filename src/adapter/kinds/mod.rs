@@ -1,5 +1,6 @@
 //! The kinds of adapters, a file each.
 
+pub mod bottleneck;
 pub mod dora;
 pub mod ia3;
 pub mod lora;
@@ -8,4 +9,4 @@ pub mod nola;
 use super::Kind;
 
 /// Every kind of adapter.
-pub static KINDS: &[&Kind] = &[&lora::KIND, &nola::KIND, &dora::KIND, &ia3::KIND];
+pub static KINDS: &[&Kind] = &[&lora::KIND, &nola::KIND, &dora::KIND, &ia3::KIND, &bottleneck::KIND];
