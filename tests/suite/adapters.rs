@@ -239,7 +239,7 @@ fn shapes_are_what_they_say() {
 const HELD: [&str; 1] = ["dora"];
 
 /// Kinds with a function that bends: across a bend a difference is no derivative.
-const BENT: [&str; 1] = ["bottleneck"];
+const BENT: [&str; 2] = ["bottleneck", "parallel"];
 
 /// Differences of two widths, by which the error of a curved function falls with the fourth power; and how far they are
 /// apart.
@@ -317,7 +317,7 @@ fn backward_agrees_with_differences() {
 }
 
 /// Kinds whose change is the strength times that with strength 1, as their pages say.
-const LINEAR: [&str; 4] = ["lora", "nola", "ia3", "bottleneck"];
+const LINEAR: [&str; 5] = ["lora", "nola", "ia3", "bottleneck", "parallel"];
 
 /// The others, and what their pages say.
 const CURVED: [(&str, &str); 1] = [("dora", "lengths of rows follow the strength by a root")];

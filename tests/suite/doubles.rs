@@ -15,7 +15,7 @@ type Double = fn(&Spec, &Base, &Model) -> Does;
 
 /// The twin of every kind.
 const DOUBLES: &[(&str, Double)] =
-    &[("lora", lora), ("nola", nola), ("dora", dora), ("ia3", ia3), ("bottleneck", bottleneck)];
+    &[("lora", lora), ("nola", nola), ("dora", dora), ("ia3", ia3), ("bottleneck", bottleneck), ("parallel", parallel)];
 
 pub fn double(kind: &str) -> Double {
     let found = DOUBLES.iter().find(|(name, _)| *name == kind);
@@ -198,6 +198,16 @@ fn bottleneck(spec: &Spec, base: &Base, _: &Model) -> Does {
         for y in seen.y {
             let f = small(own, y);
             y.iter_mut().zip(f).for_each(|(y, f)| *y += s * f);
+        }
+    })
+}
+
+/// `h ← h + s f(x)`
+fn parallel(spec: &Spec, base: &Base, _: &Model) -> Does {
+    let s = spec.values().unwrap().real("factor");
+    acting(spec, base, move |own, seen| {
+        for (x, y) in seen.x.iter().zip(seen.y) {
+            y.iter_mut().zip(small(own, x)).for_each(|(y, f)| *y += s * f);
         }
     })
 }

@@ -5,8 +5,9 @@ pub mod dora;
 pub mod ia3;
 pub mod lora;
 pub mod nola;
+pub mod parallel;
 
 use super::Kind;
 
 /// Every kind of adapter.
-pub static KINDS: &[&Kind] = &[&lora::KIND, &nola::KIND, &dora::KIND, &ia3::KIND, &bottleneck::KIND];
+pub static KINDS: &[&Kind] = &[&lora::KIND, &nola::KIND, &dora::KIND, &ia3::KIND, &bottleneck::KIND, &parallel::KIND];

@@ -1,0 +1,57 @@
+//! A parallel bottleneck (He et al., arXiv:2110.04366): a small layer beside a sub-layer, of the same input, whose output
+//! is added to that of the sub-layer with a factor.
+//!
+//! ```text
+//! h ← h + t s f(x)
+//! ```
+//! `f` is [`crate::adapter::small`]'s layer, `s` a factor, 4 as its authors have it, `t` the strength.
+
+use crate::adapter::direct::{self, Direct, Own, Plan, Rule};
+use crate::adapter::small::{FACTOR, SIZE, add, add_backward, changes_something, places, shape, start, width};
+use crate::adapter::{At, Into, Kind, Needs, Place, Seen};
+use crate::kernel::{Buffer, Tile, View};
+use crate::knob::Usual;
+use crate::role::Role;
+use std::prelude::v1::*;
+
+/// Its row.
+pub static KIND: Kind = Kind {
+    name: "parallel",
+    about: "small layers beside the feed-forward layer, added with a factor",
+    rate: 1e-3,
+    knobs: &[Usual::whole(&SIZE, 16), Usual::real(&FACTOR, 4.0)],
+    targets: &[Role::Down],
+    shape: |spec, base| direct::shape(spec, base, &PLAN),
+    create: |spec, base| Direct::create(spec, base, &PLAN, Parallel),
+    read: |stored| Direct::read(stored, &PLAN, Parallel),
+    sections: &[],
+    grown: &[],
+};
+
+static PLAN: Plan = Plan {
+    kind: &KIND,
+    places: |spec, _, base| places(spec, base),
+    stands: |place| matches!(place, Place::Stream(..)),
+    shape: |places, values, _| Ok(shape(places, values, Needs { input: true, ..Needs::default() })),
+};
+
+struct Parallel;
+
+impl Rule for Parallel {
+    fn forward(&self, own: &Own, at: &At, x: View, y: &mut Tile, scratch: &mut Buffer) {
+        add(own, at, x, y, scratch.room(x.n * width(own)));
+    }
+
+    fn backward(&self, own: &Own, at: &At, seen: &Seen, dy: &mut [f32], into: Into, scratch: &mut Buffer) {
+        let (x, room) = (seen.x, scratch.room(2 * seen.x.n * width(own)));
+        add_backward(own, at, x, View::new(dy, x.n, dy.len() / x.n), into.dx, into.acc, room);
+    }
+
+    fn start(&self, own: &Own, part: usize, out: &mut [f32]) {
+        start(own, part, out);
+    }
+
+    fn changes_something(&self, own: &Own) -> bool {
+        changes_something(own)
+    }
+}
