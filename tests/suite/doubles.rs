@@ -4,6 +4,8 @@
 use crate::twin::{Change, Seen, Twin};
 use mynah::adapter::{self, Adapter, Base, Kind, Place, Shape, Site, Spec, nola};
 use mynah::model::Model;
+use mynah::nn::attention::Heads;
+use mynah::nn::rope::Pairing;
 use mynah::role::Role;
 use std::cell::OnceCell;
 use std::rc::Rc;
@@ -14,8 +16,15 @@ pub type Does = Box<dyn Fn(&[f64]) -> Box<Change<'static>>>;
 type Double = fn(&Spec, &Base, &Model) -> Does;
 
 /// The twin of every kind.
-const DOUBLES: &[(&str, Double)] =
-    &[("lora", lora), ("nola", nola), ("dora", dora), ("ia3", ia3), ("bottleneck", bottleneck), ("parallel", parallel)];
+const DOUBLES: &[(&str, Double)] = &[
+    ("lora", lora),
+    ("nola", nola),
+    ("dora", dora),
+    ("ia3", ia3),
+    ("bottleneck", bottleneck),
+    ("parallel", parallel),
+    ("prefix", prefix),
+];
 
 pub fn double(kind: &str) -> Double {
     let found = DOUBLES.iter().find(|(name, _)| *name == kind);
@@ -208,6 +217,64 @@ fn parallel(spec: &Spec, base: &Base, _: &Model) -> Does {
     acting(spec, base, move |own, seen| {
         for (x, y) in seen.x.iter().zip(seen.y) {
             y.iter_mut().zip(small(own, x)).for_each(|(y, f)| *y += s * f);
+        }
+    })
+}
+
+/// `Σ e^s v` and `Σ e^s` of head `h` of a row of queries, over rows of keys and values.
+fn gather(heads: Heads, h: usize, q: &[f64], keys: &[&[f64]], values: &[&[f64]]) -> (Vec<f64>, f64) {
+    let Heads { q: count, kv, dim, scale, cap } = heads;
+    let (own, shared) = (h * dim..(h + 1) * dim, h / (count / kv) * dim);
+    let (mut out, mut sum) = (vec![0.0; dim], 0.0);
+    for (k, v) in keys.iter().zip(values) {
+        let s = dot(&q[own.clone()], &k[shared..shared + dim]) * f64::from(scale);
+        let weight = cap.map_or(s, |c| f64::from(c) * (s / f64::from(c)).tanh()).exp();
+        out.iter_mut().zip(&v[shared..shared + dim]).for_each(|(o, v)| *o += weight * v);
+        sum += weight;
+    }
+    (out, sum)
+}
+
+/// The angle by which each pair of a head's channels turns at position 1, and the pair, for every layer.
+fn pairs(model: &Model) -> Vec<Vec<(usize, usize, f64)>> {
+    let h = &model.hparams;
+    let of_layer = |rope: Option<usize>| {
+        let Some(rope) = rope.map(|i| &h.ropes[i]) else { return Vec::new() };
+        let pair = |i: usize| {
+            let divisor = model.weights.rope_factors.as_ref().filter(|_| rope.factors).map_or(1.0, |f| f64::from(f[i]));
+            let exponent = 2.0 * i as f64 / rope.dims as f64;
+            let angle = f64::from(rope.scale) / f64::from(rope.base).powf(exponent) / divisor;
+            match h.arch.pairing {
+                Pairing::Neighbours => (2 * i, 2 * i + 1, angle),
+                Pairing::Halves => (i, rope.dims / 2 + i, angle),
+            }
+        };
+        (0..rope.dims / 2).map(pair).collect()
+    };
+    h.blocks.iter().map(|block| of_layer(block.rope)).collect()
+}
+
+/// `o = Σ over text and prefix of e^s v / Σ e^s`, with keys of the prefix turned by −offset.
+fn prefix(spec: &Spec, base: &Base, model: &Model) -> Does {
+    let (pairs, offset) = (pairs(model), spec.values().unwrap().whole("offset") as f64);
+    acting(spec, base, move |own, seen| {
+        let Place::Attention(layer) = seen.place else { panic!("prefix at {}", seen.place) };
+        let (dim, width) = (seen.heads.dim, seen.heads.kv * seen.heads.dim);
+        let mut keys = own[0].to_vec();
+        for head in keys.chunks_exact_mut(dim) {
+            for &(a, b, angle) in &pairs[layer] {
+                let (sin, cos) = (-offset * angle).sin_cos();
+                (head[a], head[b]) = (cos * head[a] - sin * head[b], sin * head[a] + cos * head[b]);
+            }
+        }
+        let keys: Vec<&[f64]> = keys.chunks_exact(width).collect();
+        let values: Vec<&[f64]> = own[1].chunks_exact(width).collect();
+        for ((q, y), lse) in seen.x.iter().zip(seen.y).zip(seen.lse) {
+            for (h, y) in y.chunks_exact_mut(dim).enumerate() {
+                let (more, sum) = gather(seen.heads, h, q, &keys, &values);
+                let text = lse[h].exp();
+                y.iter_mut().zip(more).for_each(|(y, more)| *y = (text * *y + more) / (text + sum));
+            }
         }
     })
 }

@@ -94,3 +94,22 @@ fn dora() {
     };
     compare("dora", &Spec::new("dora").with("rank", 4).with("alpha", 8.0), values);
 }
+
+/// Of a row the key of block `l` is the `2l`-th piece, the value the next; rows of keys are paired as those of the matrix.
+#[test]
+fn prefix() {
+    let (kv, d, layers) = (4, 8, 5);
+    let values: &Values = &|plain, _, prefix, place, part| {
+        let all = floats(plain, &format!("{prefix}prompt_embeddings"));
+        let piece = 2 * place.layer().unwrap() + usize::from(part == "values");
+        let mut out = vec![0.0; 5 * kv * d];
+        for (row, out) in all.chunks_exact(2 * layers * kv * d).zip(out.chunks_exact_mut(kv * d)) {
+            for (i, v) in row[piece * kv * d..][..kv * d].iter().enumerate() {
+                let to = if part == "keys" { adapter::gguf_row(i, d) } else { i };
+                out[to] = *v;
+            }
+        }
+        out
+    };
+    compare("prefix", &Spec::new("prefix").with("length", 5).with("offset", 5), values);
+}

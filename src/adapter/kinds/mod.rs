@@ -6,8 +6,10 @@ pub mod ia3;
 pub mod lora;
 pub mod nola;
 pub mod parallel;
+pub mod prefix;
 
 use super::Kind;
 
 /// Every kind of adapter.
-pub static KINDS: &[&Kind] = &[&lora::KIND, &nola::KIND, &dora::KIND, &ia3::KIND, &bottleneck::KIND, &parallel::KIND];
+pub static KINDS: &[&Kind] =
+    &[&lora::KIND, &nola::KIND, &dora::KIND, &ia3::KIND, &bottleneck::KIND, &parallel::KIND, &prefix::KIND];
