@@ -183,7 +183,7 @@ fn dot(a: &[f32], b: &[f32]) -> f64 {
 }
 
 /// Kinds that put rows before the text: a fresh one changes it already.
-const ROWS: [&str; 1] = ["prefix"];
+const ROWS: [&str; 2] = ["prefix", "prompt"];
 
 #[test]
 fn fresh_ones_change_nothing_and_trained_ones_do() {
@@ -320,9 +320,10 @@ fn backward_agrees_with_differences() {
 const LINEAR: [&str; 5] = ["lora", "nola", "ia3", "bottleneck", "parallel"];
 
 /// The others, and what their pages say.
-const CURVED: [(&str, &str); 2] = [
+const CURVED: [(&str, &str); 3] = [
     ("dora", "lengths of rows follow the strength by a root"),
     ("prefix", "the strength is a factor within a softmax"),
+    ("prompt", "rows are multiplied, and the text attends to them"),
 ];
 
 #[test]

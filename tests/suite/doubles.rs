@@ -24,6 +24,7 @@ const DOUBLES: &[(&str, Double)] = &[
     ("bottleneck", bottleneck),
     ("parallel", parallel),
     ("prefix", prefix),
+    ("prompt", prompt),
 ];
 
 pub fn double(kind: &str) -> Double {
@@ -276,5 +277,13 @@ fn prefix(spec: &Spec, base: &Base, model: &Model) -> Does {
                 y.iter_mut().zip(more).for_each(|(y, more)| *y = (text * *y + more) / (text + sum));
             }
         }
+    })
+}
+
+/// Rows before the text.
+fn prompt(spec: &Spec, base: &Base, _: &Model) -> Does {
+    acting(spec, base, |own, seen| {
+        let width = own[0].len() / seen.y.len();
+        seen.y.iter_mut().zip(own[0].chunks_exact(width)).for_each(|(y, row)| y.copy_from_slice(row));
     })
 }

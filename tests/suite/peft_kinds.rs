@@ -95,6 +95,12 @@ fn dora() {
     compare("dora", &Spec::new("dora").with("rank", 4).with("alpha", 8.0), values);
 }
 
+#[test]
+fn prompt() {
+    let values: &Values = &|plain, _, prefix, _, _| floats(plain, &format!("{prefix}prompt_embeddings"));
+    compare("prompt", &Spec::new("prompt").with("length", 5), values);
+}
+
 /// Of a row the key of block `l` is the `2l`-th piece, the value the next; rows of keys are paired as those of the matrix.
 #[test]
 fn prefix() {

@@ -7,9 +7,18 @@ pub mod lora;
 pub mod nola;
 pub mod parallel;
 pub mod prefix;
+pub mod prompt;
 
 use super::Kind;
 
 /// Every kind of adapter.
-pub static KINDS: &[&Kind] =
-    &[&lora::KIND, &nola::KIND, &dora::KIND, &ia3::KIND, &bottleneck::KIND, &parallel::KIND, &prefix::KIND];
+pub static KINDS: &[&Kind] = &[
+    &lora::KIND,
+    &nola::KIND,
+    &dora::KIND,
+    &ia3::KIND,
+    &bottleneck::KIND,
+    &parallel::KIND,
+    &prefix::KIND,
+    &prompt::KIND,
+];
