@@ -8,6 +8,7 @@ use mynah::nn::attention::Heads;
 use mynah::nn::rope::Pairing;
 use mynah::role::Role;
 use std::cell::OnceCell;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 /// What a kind does: from parameters to a change of rows. Derivatives are taken at the first parameters that it is called
@@ -25,6 +26,7 @@ const DOUBLES: &[(&str, Double)] = &[
     ("parallel", parallel),
     ("prefix", prefix),
     ("prompt", prompt),
+    ("llama-adapter", llama_adapter),
 ];
 
 pub fn double(kind: &str) -> Double {
@@ -285,5 +287,26 @@ fn prompt(spec: &Spec, base: &Base, _: &Model) -> Does {
     acting(spec, base, |own, seen| {
         let width = own[0].len() / seen.y.len();
         seen.y.iter_mut().zip(own[0].chunks_exact(width)).for_each(|(y, row)| y.copy_from_slice(row));
+    })
+}
+
+/// `o ← o + tanh(g_h) softmax(q K_pᵀ · scale) V_p`
+fn llama_adapter(spec: &Spec, base: &Base, _: &Model) -> Does {
+    let frozen: BTreeMap<Place, [Vec<Vec<f64>>; 2]> = (0..base.layers())
+        .map(|layer| (Place::Attention(layer), [Role::K, Role::V].map(|role| matrix(base, layer, role))))
+        .collect();
+    let width = base.width;
+    acting(spec, base, move |own, seen| {
+        let [keys, values] = frozen[&seen.place].each_ref().map(|w| -> Vec<Vec<f64>> {
+            own[0].chunks_exact(width).map(|p| w.iter().map(|w| dot(w, p)).collect()).collect()
+        });
+        let keys: Vec<&[f64]> = keys.iter().map(|k| &k[..]).collect();
+        let values: Vec<&[f64]> = values.iter().map(|v| &v[..]).collect();
+        for (q, y) in seen.x.iter().zip(seen.y) {
+            for (h, y) in y.chunks_exact_mut(seen.heads.dim).enumerate() {
+                let (more, sum) = gather(seen.heads, h, q, &keys, &values);
+                y.iter_mut().zip(more).for_each(|(y, more)| *y += own[1][h].tanh() * more / sum);
+            }
+        }
     })
 }

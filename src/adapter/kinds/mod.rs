@@ -3,6 +3,7 @@
 pub mod bottleneck;
 pub mod dora;
 pub mod ia3;
+pub mod llama_adapter;
 pub mod lora;
 pub mod nola;
 pub mod parallel;
@@ -21,4 +22,5 @@ pub static KINDS: &[&Kind] = &[
     &parallel::KIND,
     &prefix::KIND,
     &prompt::KIND,
+    &llama_adapter::KIND,
 ];
