@@ -317,7 +317,7 @@ fn backward_agrees_with_differences() {
 }
 
 /// Kinds whose change is the strength times that with strength 1, as their pages say.
-const LINEAR: [&str; 6] = ["lora", "nola", "ia3", "bottleneck", "parallel", "llama-adapter"];
+const LINEAR: [&str; 7] = ["lora", "nola", "ia3", "bottleneck", "parallel", "llama-adapter", "unlock"];
 
 /// The others, and what their pages say.
 const CURVED: [(&str, &str); 3] = [

@@ -6,7 +6,7 @@ use mynah::adapter::{self, Adapter, Base, Kind, Place, Shape, Site, Spec, nola};
 use mynah::model::Model;
 use mynah::nn::attention::Heads;
 use mynah::nn::rope::Pairing;
-use mynah::role::Role;
+use mynah::role::{Is, Role};
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -27,6 +27,7 @@ const DOUBLES: &[(&str, Double)] = &[
     ("prefix", prefix),
     ("prompt", prompt),
     ("llama-adapter", llama_adapter),
+    ("unlock", unlock),
 ];
 
 pub fn double(kind: &str) -> Double {
@@ -307,6 +308,16 @@ fn llama_adapter(spec: &Spec, base: &Base, _: &Model) -> Does {
                 let (more, sum) = gather(seen.heads, h, q, &keys, &values);
                 y.iter_mut().zip(more).for_each(|(y, more)| *y += own[1][h].tanh() * more / sum);
             }
+        }
+    })
+}
+
+/// `W·(x ∘ γ) + β`, and γ of what a norm puts out.
+fn unlock(spec: &Spec, base: &Base, _: &Model) -> Does {
+    acting(spec, base, |own, seen| {
+        let adds = matches!(seen.place, Place::Site(site) if site.role.row().is == Is::Matrix);
+        for y in seen.y {
+            y.iter_mut().zip(own[0]).for_each(|(y, v)| *y = if adds { *y + v } else { *y * v });
         }
     })
 }

@@ -9,6 +9,7 @@ pub mod nola;
 pub mod parallel;
 pub mod prefix;
 pub mod prompt;
+pub mod unlock;
 
 use super::Kind;
 
@@ -23,4 +24,5 @@ pub static KINDS: &[&Kind] = &[
     &prefix::KIND,
     &prompt::KIND,
     &llama_adapter::KIND,
+    &unlock::KIND,
 ];
