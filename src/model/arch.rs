@@ -73,6 +73,11 @@ pub static ARCHES: &[Arch] = &[
             let base = keys.number("rope.freq_base_swa", |v| v > 0.0 && v <= 1e12)?.unwrap_or(10_000.0);
             h.ropes.push(Turning { base, scale: 1.0, factors: false, ..h.ropes[0].clone() });
             h.finish.cap = keys.number("final_logit_softcapping", |v| v > 0.0 && v.is_finite())?;
+            // The largest scales scores by its width for each head; that stands in no file.
+            if h.layers == 62 {
+                let width = h.width as f32;
+                h.blocks.iter_mut().for_each(|b| b.heads.scale = 1.0 / libm::sqrtf(width / b.heads.q as f32));
+            }
             Ok(())
         },
         // Of six layers the last one sees everything; the number stands in no file.

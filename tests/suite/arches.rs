@@ -4,6 +4,7 @@
 use crate::golden::{compare, native_distance, open};
 use crate::peft::{close, config, examples, floats, ints, json, trajectory};
 use crate::shared::shared;
+use crate::tiny;
 use mynah::adapter::peft;
 use mynah::bytes::{Bytes, Limits, map};
 use mynah::gguf::Gguf;
@@ -137,4 +138,16 @@ fn training_is_pefts() {
         eprintln!("{name}: twenty losses within {worst:.1e}");
     }
     assert!(tried > 0, "no training of a known architecture among the goldens");
+}
+
+/// The largest gemma3 divides scores by the root of its width for each head, the others by that of their heads' width.
+#[test]
+fn gemma3_scales_scores_by_its_depth() {
+    for (layers, divisor) in [(62, tiny::WIDTH / tiny::HEADS), (26, 16)] {
+        let arch = ARCHES.iter().find(|a| a.name == "gemma3").unwrap();
+        let keys = vec![("attention.key_length", 16u32.into()), ("attention.value_length", 16u32.into())];
+        let model = tiny::Sketch { layers, keys, ..tiny::Sketch::new(arch, 1, true) }.model(1);
+        let scales = model.hparams.blocks.iter().map(|b| b.heads.scale);
+        assert!(scales.eq((0..layers).map(|_| 1.0 / (divisor as f32).sqrt())));
+    }
 }
