@@ -119,6 +119,9 @@ impl Base {
         Ok(match place {
             Place::Site(site) => self.shape(site)?,
             Place::Input(site) => {
+                if site.role.row().is != Is::Matrix {
+                    return Err(Error::unsupported("adapter target", place.to_string()));
+                }
                 let [n_in, _] = self.shape(site)?;
                 let held = site.role.fused().filter(|(whole, _)| self.shapes[site.layer][*whole].is_some());
                 if let Some((whole, _)) = held {

@@ -111,6 +111,9 @@ impl Spec {
         if targets.is_empty() {
             return Err(Error::invalid("targets", "none named"));
         }
+        if let Some(role) = targets.iter().find(|role| role.row().is != crate::role::Is::Matrix) {
+            return Err(Error::invalid("targets", format!("{} is no linear layer", role.row().short)));
+        }
         let targets = &targets;
         Ok(layers.into_iter().flat_map(|layer| targets.iter().map(move |&role| Site { layer, role })).collect())
     }

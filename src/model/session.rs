@@ -92,7 +92,7 @@ impl Session {
     pub fn attach(&mut self, adapter: Arc<Ready>, strength: f32) -> Result<()> {
         self.stack.push(adapter, strength)?;
         self.rewind(0);
-        self.reserve()
+        self.reserve().inspect_err(|_| _ = self.stack.pop())
     }
 
     /// Removes all adapters and starts again.

@@ -257,7 +257,7 @@ impl Weights {
                     return Err(Error::mismatch(
                         format!("tensor {}", crate::error::printable(name)),
                         blocks,
-                        layer + 1,
+                        layer.saturating_add(1),
                     ));
                 }
                 Some((layer, rest)) => {

@@ -120,9 +120,9 @@ impl Batch {
             if let Some(t) = e.tokens.iter().find(|t| **t as usize >= vocab) {
                 return Err(Error::invalid(format!("example {i}"), format!("token {t} of a vocabulary of {vocab}")));
             }
-            if e.tokens.len() + lead > context + 1 {
-                let before = if lead > 0 { format!(" behind {lead} rows of the adapter") } else { String::new() };
-                let why = format!("{} tokens{before}, the model's context is {context}", e.tokens.len());
+            // Rows before the text are beside the context, as in sessions.
+            if e.tokens.len() > context + 1 {
+                let why = format!("{} tokens, the model's context is {context}", e.tokens.len());
                 return Err(Error::invalid(format!("example {i}"), why));
             }
             let Some(last) = (1..e.tokens.len()).rev().find(|t| e.counts[*t]) else { continue };

@@ -178,6 +178,61 @@ impl Met {
     }
 }
 
+/// Matrices of zeros.
+struct Zeros(Vec<Shapes>);
+
+impl Frozen for Zeros {
+    fn heads(&self, layer: usize) -> Option<Heads> {
+        self.0.get(layer).map(|shapes| shapes.heads)
+    }
+
+    fn matrix(&self, site: Site) -> Option<Matrix> {
+        let [cols, rows] = self.0.get(site.layer)?[site.role]?;
+        Some(Matrix::new(Format::by_name("F32")?, rows, cols, Bytes::from(vec![0; 4 * rows * cols])).unwrap())
+    }
+
+    fn rope(&self, _layer: usize) -> Option<&Rope> {
+        None
+    }
+}
+
+/// Pruned models have rows of zeros.
+#[test]
+fn rows_of_zeros_leave_numbers() {
+    let mut base = base();
+    base.frozen = Some(Arc::new(Zeros(base.shapes.clone())));
+    let cx = compute(1);
+    for spec in specs() {
+        let mut a = adapter::create(&spec, &base).unwrap();
+        for step in 0..2 {
+            prepare(&mut *a, &base, 1);
+            for slot in 0..a.shape().slots.len() {
+                let mut met = Met::new(&*a, &base, slot, 3);
+                if matches!(met.place, Place::Site(_)) {
+                    met.y.fill(0.0);
+                }
+                let y = met.forward(&*a, &cx);
+                let made = met.backward(&*a, &base, &cx, &values(met.y.len(), "dy"));
+                let all = made.iter().flatten().chain(&y).all(|v| v.is_finite());
+                assert!(all, "{} {} after {step} steps", spec.kind, met.place);
+            }
+            a.params_mut().iter_mut().for_each(|p| *p += 0.125);
+        }
+    }
+}
+
+/// Files can name any place; what nothing would call is refused.
+#[test]
+fn the_input_of_a_norm_is_no_place() {
+    let base = base();
+    let norm = Site { layer: 0, role: Role::AttnNorm };
+    assert!(base.place(Place::Site(norm)).is_ok());
+    let e = base.place(Place::Input(norm)).unwrap_err().to_string();
+    assert!(e.contains("attn_norm"), "{e}");
+    let e = adapter::create(&Spec { targets: vec![Role::AttnNorm], ..Spec::new("lora") }, &base).err().unwrap();
+    assert!(e.to_string().contains("no linear layer"), "{e}");
+}
+
 fn dot(a: &[f32], b: &[f32]) -> f64 {
     a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
 }

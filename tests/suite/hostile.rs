@@ -516,6 +516,7 @@ mod models {
             "blk.00.attn_q.bias",
             "blk.x.attn_q.bias",
             "blk.2.attn_q.bias",
+            "blk.18446744073709551615.attn_q.weight",
             "blk.18446744073709551616.attn_q.bias",
             "attn_q.weight",
         ] {

@@ -56,6 +56,37 @@ fn every_kind_saves_loads_resumes_and_is_inspected() {
     }
 }
 
+/// What a method would not use is refused.
+#[test]
+fn options_that_a_kind_does_not_use_are_refused() {
+    let dir = folder();
+    for (options, words) in [
+        ("--method prompt --layers 0", "--layers: prompt is in no block"),
+        ("--method prompt --targets q", "prompt changes no linear layers"),
+        ("--method full --targets q", "--method full trains all weights"),
+        ("--method full --layers 0", "--method full trains all weights"),
+        ("--method prefix --dropout 0.1", "prefix has no input"),
+    ] {
+        let train = ["train", "-m", "model.gguf", "-d", "notes.jsonl", "-o", "out", "--steps", "1"];
+        let out = mynah(dir.path(), &[&train[..], &options.split(' ').collect::<Vec<_>>()].concat());
+        let said = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert!(!out.status.success() && said.contains(words), "{options}: {said}");
+        assert!(!dir.path().join("out").exists());
+    }
+}
+
+/// Rows before the text are beside the context: a text as long as that is still learnt.
+#[test]
+fn a_whole_context_is_learnt_behind_a_prompt() {
+    let dir = folder();
+    let dir = dir.path();
+    std::fs::write(dir.join("long.txt"), mynah::base::NOTES.repeat(2)).unwrap();
+    let args = ["train", "-m", "model.gguf", "-d", "long.txt", "--method", "prompt", "-o", "long.mynah", "--json"];
+    let told: Value =
+        serde_json::from_str(good(dir, &[&args[..], &["--steps", "2"]].concat()).lines().last().unwrap()).unwrap();
+    assert_eq!(told["steps"], 2, "{told}");
+}
+
 /// A short training at its usual rate lowers the held-out loss of the demo's notes at least half as far as LoRA of rank 8.
 #[test]
 fn every_kind_learns_half_of_what_lora_does() {

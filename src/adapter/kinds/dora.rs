@@ -1,4 +1,4 @@
-//! DoRA (arXiv:2402.09353): a low-rank change of a matrix's direction, and a trained length of each of its rows.
+//! DoRA (arXiv:2402.09353): a low-rank change of a matrix's direction, and a trained magnitude for each of its rows.
 //!
 //! ```text
 //! y = m / ‖W + s·B·A‖ ∘ (W·x + s·B·A·x)      the norm is of each row, and held fixed within a step (section 4.3)
@@ -11,6 +11,7 @@ use crate::adapter::direct::{self, Direct, Own, Plan, Rule};
 use crate::adapter::lowrank::{self, Slot};
 use crate::adapter::spec::{ALPHA, LOW_RANK, RANK, STABILISED};
 use crate::adapter::{At, Base, Frozen, Group, Into, Kind, Needs, NewPart, Place, Seen, Shape, Site, Start};
+use crate::bytes::Limits;
 use crate::error::{Error, Result};
 use crate::kernel::{Buffer, Compute, Tile, View};
 use crate::knob::Values;
@@ -23,7 +24,7 @@ use std::prelude::v1::*;
 /// Its row.
 pub static KIND: Kind = Kind {
     name: "dora",
-    about: "a low-rank change of directions, and a length of every row; learns a little better than lora",
+    about: "a low-rank change of directions, and a magnitude for every row; learns a little better than lora",
     rate: 5e-4,
     knobs: &LOW_RANK,
     targets: &Role::LINEAR,
@@ -34,6 +35,7 @@ pub static KIND: Kind = Kind {
     },
     read: |stored| {
         let values = Values::read(KIND.name, KIND.knobs, stored.head)?;
+        Limits::check("rank", values.whole(RANK.name), stored.limits.rank)?;
         // Refuses what is no product.
         let lengths = lengths(&(PLAN.shape)(stored.places.clone(), &values, stored.base)?, stored.base)?;
         Direct::read(stored, &PLAN, Decomposed { lengths, ..Decomposed::default() })
@@ -114,7 +116,8 @@ impl Decomposed {
         let (square, [cross, own_square]) = (self.lengths[at.slot][j], self.terms[at.slot][j]);
         let length = math::sqrt(square);
         let m = length + at.strength * (own.part(at.slot, 2)[j] - length);
-        (math::sqrt(square + s * cross + s * s * own_square), m)
+        // A row may be zero, and its `m` is then too: the least length keeps the quotient a number.
+        (math::sqrt((square + s * cross + s * s * own_square).max(f32::MIN_POSITIVE)), m)
     }
 
     /// `m / ‖W + s·B·A‖` of every row.

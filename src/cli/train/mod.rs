@@ -25,7 +25,7 @@ use anyhow::Context;
 use course::DISCARDS;
 use keep::Keeper;
 use mynah::Error;
-use mynah::adapter::{self, Adapter, Spec};
+use mynah::adapter::{self, Adapter, Kind, Spec};
 use mynah::bytes::{Bytes, Limits, map};
 use mynah::container::head::Head;
 use mynah::knob::Value;
@@ -369,6 +369,9 @@ fn subject(args: &Teach, loaded: &Loaded, resumed: Option<&Resumed>) -> anyhow::
         return Ok(Subject::Given(adapter));
     }
     if args.method.kind() == FULL {
+        if args.targets.is_some() || args.layers.is_some() {
+            return Err(Usage::error("--targets and --layers are for adapters: --method full trains all weights"));
+        }
         return Ok(Subject::Weights);
     }
     let layers = |list: &String| setting(adapter::parse_layers(list, loaded.model.hparams.layers));
@@ -380,11 +383,19 @@ fn subject(args: &Teach, loaded: &Loaded, resumed: Option<&Resumed>) -> anyhow::
         Some(list) => setting(adapter::parse_targets(list))?,
         None => usual.targets.clone(),
     };
-    Ok(Subject::Fresh(Spec {
+    let spec = Spec {
         targets,
         layers: args.layers.as_ref().map(layers).transpose()?,
         values: args.method.values.clone(),
         seed: args.seed,
         ..usual
-    }))
+    };
+    if spec.layers.is_some() {
+        let kind = setting(Kind::by_name(&spec.kind))?;
+        let shape = setting((kind.shape)(&spec, loaded.base()))?;
+        if shape.slots.iter().all(|slot| slot.place.layer().is_none()) {
+            return Err(Usage::error(format!("--layers: {} is in no block", kind.name)));
+        }
+    }
+    Ok(Subject::Fresh(spec))
 }
