@@ -256,7 +256,7 @@ impl Values {
         }
     }
 
-    /// Writes what was said as facts of a checkpoint: texts, under the names behind `prefix`.
+    /// Writes what was said as facts of a checkpoint: texts, under their names with `prefix` before them.
     pub fn facts(&self, prefix: &str, facts: &mut Head) {
         for (name, value) in self.iter() {
             let text = match value {

@@ -19,13 +19,13 @@ pub enum Role {
     K,
     /// Values.
     V,
-    /// From the heads back to the residual stream.
+    /// The output projection of attention.
     O,
     /// The gate of the feed-forward layer.
     Gate,
-    /// Its other half.
+    /// The up projection, which the gate multiplies.
     Up,
-    /// Back to the residual stream.
+    /// The down projection.
     Down,
     /// Queries, keys and values in one tensor.
     Qkv,
@@ -53,9 +53,9 @@ pub enum Role {
     OBias,
     /// Of the gate.
     GateBias,
-    /// Of its other half.
+    /// Of the up projection.
     UpBias,
-    /// Of the way back to the stream.
+    /// Of the down projection.
     DownBias,
     /// Of queries, keys and values in one tensor.
     QkvBias,

@@ -71,7 +71,7 @@ pub trait Rule: Send + Sync + 'static {
     /// Changes `y`.
     fn forward(&self, own: &Own, at: &At, x: View, y: &mut Tile, scratch: &mut Buffer);
 
-    /// The way back.
+    /// The backward pass.
     fn backward(&self, own: &Own, at: &At, seen: &Seen, dy: &mut [f32], into: Into, scratch: &mut Buffer);
 
     /// Gradients from what was gathered.
@@ -207,7 +207,7 @@ pub fn scale(g: &[f32], t: f32, y: &mut Tile) {
     }
 }
 
-/// The way back through [`scale`]: `dg += t Σ dy ∘ y0`, if it is wanted, and `dy ← dy ∘ (1 + t (g − 1))`.
+/// The backward pass through [`scale`]: `dg += t Σ dy ∘ y0`, if it is wanted, and `dy ← dy ∘ (1 + t (g − 1))`.
 pub fn scale_backward(g: &[f32], t: f32, y0: View, dy: &mut [f32], dg: Option<&mut [f32]>) {
     if let Some(dg) = dg {
         for (i, dy) in dy.chunks_exact(g.len()).enumerate() {

@@ -5,7 +5,7 @@
 //! file each. An adapter knows the model by what that tells of itself ([`Base`]); it knows nothing of the layers around it.
 //!
 //! `place.rs` are the places, `base.rs` is what a model tells, `shape.rs` the description; `stack.rs` says who stands where
-//! once adapters are attached. `lowrank.rs` is the adapter that all low-rank kinds parameterise. `file.rs` is the way to
+//! once adapters are attached. Kinds fill in one of two adapters, `lowrank.rs` or `direct.rs`. `file.rs` is the way to
 //! and from our container, `peft.rs` and `gguf_adapter.rs` read what other programs trained.
 //!
 //! # Laws
@@ -78,7 +78,7 @@ pub trait Adapter: Send + Sync {
     /// place. `scratch` grows once and is shared by all calls.
     fn forward(&self, at: &At, x: View, y: &mut Tile, scratch: &mut Buffer);
 
-    /// The way back: adds to what `into` holds. `dy`, `[N, out]`, enters as the gradient of what [`Adapter::forward`] left in
+    /// The backward pass: adds to what `into` holds. `dy`, `[N, out]`, enters as the gradient of what [`Adapter::forward`] left in
     /// `y`, and leaves as that of what it was given; only kinds whose [`Needs::rescales`] is set may change it. `into.acc` has
     /// as many values as [`Size::gathered`] says, or as there are parameters, and starts as zeros.
     fn backward(&self, at: &At, seen: &Seen, dy: &mut [f32], into: Into, scratch: &mut Buffer);

@@ -68,7 +68,7 @@ pub enum Group {
 /// What an adapter wants of the passes beside rows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Needs {
-    /// On the way back the rows that it changed, as they were before. At the rows before the text, the embedding and the
+    /// In the backward pass the rows that it changed, as they were before. At the rows before the text, the embedding and the
     /// join there are none.
     pub output: bool,
     /// The log-sum-exp of attention's scores.
@@ -141,7 +141,7 @@ impl Shape {
         self.slots.iter().any(|s| matches!(s.place, Place::Rows | Place::Embedding))
     }
 
-    /// Whether dropout has an input to leave values out of: it has none where rows are attention's or come before the text.
+    /// Whether dropout has an input to act on: only slots at a site or in the stream that read `x` have one.
     pub fn drops(&self) -> bool {
         self.slots.iter().any(|s| s.needs.input && matches!(s.place, Place::Site(_) | Place::Stream(..)))
     }

@@ -88,7 +88,7 @@ fn factor(own: &Own, at: &At) -> f32 {
     at.strength * own.values.real(FACTOR.name) as f32
 }
 
-/// The way back through [`add`]: adds to `dz`, if it is wanted, and to the gradients. dy: `[N, out]`, room: `[2, N, b]`, for
+/// The backward pass through [`add`]: adds to `dz`, if it is wanted, and to the gradients. dy: `[N, out]`, room: `[2, N, b]`, for
 /// the work.
 pub fn add_backward(
     own: &Own,

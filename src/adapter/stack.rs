@@ -75,7 +75,8 @@ impl Stack {
     /// Puts one on top. With strength 0 it stands nowhere.
     ///
     /// # Errors
-    /// `Invalid` for a strength that is not finite, or below 0 where that means nothing, and for a second adapter with a state along the layers.
+    /// `Invalid` for a strength that is not finite, or below 0 where that means nothing; and for a second adapter with a
+    /// state along the layers.
     pub fn push(&mut self, adapter: Arc<Ready>, strength: f32) -> Result<()> {
         if !strength.is_finite() || strength < 0.0 && adapter.shape().needs.positive {
             let why = format!("{strength}, and {} can be used with 0 and more", adapter.kind().name);

@@ -105,7 +105,7 @@ impl Loaded {
         Ok(Template::from_gguf(&self.gguf, &self.tokenizer)?.map(|t| t.at(now)))
     }
 
-    /// The adapter that `PATH` or `PATH:SCALE` names, and the scale.
+    /// The adapter that `PATH` or `PATH:STRENGTH` names, and the strength.
     pub fn adapter(&self, name: &str) -> anyhow::Result<(Arc<Ready>, f32)> {
         let (path, scale) = split_scale(name)?;
         let adapter = adapter::file::refuse_idle(self.read_adapter(Path::new(path))?).map_err(|e| e.in_file(path))?;

@@ -33,7 +33,7 @@ pub enum Slot {
     N2,
     /// Gate before its activation.
     Gate,
-    /// Its partner.
+    /// Up, which the activated gate multiplies.
     Up,
     /// What meets the down projection.
     Hidden,
@@ -160,7 +160,7 @@ pub enum Precision {
     F32,
     /// Half floats, to the nearest; values above 65504 become infinite.
     F16,
-    /// The upper halves of floats, to the nearest.
+    /// bf16, rounded to the nearest.
     Bf16,
 }
 

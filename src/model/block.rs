@@ -328,7 +328,7 @@ struct Branch {
     place: Accumulate,
 }
 
-/// The way back through [`branch`]: from `dx`, the gradient of the stream, that of the sub-layer's product. Adapters that
+/// The backward pass through [`branch`]: from `dx`, the gradient of the stream, that of the sub-layer's product. Adapters that
 /// read the sub-layer's input add to `g.width`, unless that is not wanted.
 fn branch_backward(
     p: &Pass,

@@ -150,7 +150,7 @@ fn own_rows(p: &Pass, place: Place, member: &Member, n: usize) -> Range<usize> {
     first..first + rows(member)
 }
 
-/// The way back through the adapters of a place, last to first. `product`: what the frozen model made, where it is needed.
+/// The backward pass through the adapters of a place, last to first. `product`: what the frozen model made, where it is needed.
 /// `dy`, `[N, out]`, becomes the gradient of that; `dx` and `dlse` are added to.
 fn unapply(
     p: &Pass,
@@ -408,7 +408,7 @@ pub fn project_backward<const K: usize>(
     work.fused = whole;
 }
 
-/// The way back through one product: its adapters, the matrix, and adapters of its input.
+/// The backward pass through one product: its adapters, the matrix, and adapters of its input.
 fn product_backward(
     p: &Pass,
     site: Site,
@@ -500,7 +500,7 @@ pub fn norm(p: &Pass, layer: usize, role: Role, x: View, y: &mut [f32], work: &m
     apply(p, place, p.stack.at(place), x, None, &mut y, dropped, scratch);
 }
 
-/// The way back: `dx += …`, and gradients. `dy`, `[N, C]`, may be overwritten where an adapter rescales.
+/// The backward pass: `dx += …`, and gradients. `dy`, `[N, C]`, may be overwritten where an adapter rescales.
 pub fn norm_backward(
     p: &Pass,
     layer: usize,
@@ -554,7 +554,7 @@ pub fn attend(p: &Pass, layer: usize, q: View, y: &mut [f32], extras: &mut [Buff
     apply(p, place, members, q, lse, &mut Tile::new(y, q.n, q.c), dropped, scratch);
 }
 
-/// The way back: `dy` becomes the gradient of what attention itself gathered; dq and dlse are added to.
+/// The backward pass: `dy` becomes the gradient of what attention itself gathered; dq and dlse are added to.
 pub fn attend_backward(
     p: &Pass,
     layer: usize,
@@ -580,7 +580,7 @@ pub fn stream(p: &Pass, layer: usize, spot: Spot, x: View, y: &mut [f32], extras
     changed(p, Place::Stream(layer, spot), x, &mut Tile::new(y, x.n, x.c), extras, dropped, scratch);
 }
 
-/// The way back: `dy` becomes the gradient of the output itself; dx is added to.
+/// The backward pass: `dy` becomes the gradient of the output itself; dx is added to.
 pub fn stream_backward(
     p: &Pass,
     layer: usize,
@@ -613,7 +613,7 @@ pub fn pass_through(p: &Pass, place: Place, x: View, y: &mut Tile, kept: Option<
     apply(p, place, members, x, None, y, dropped, scratch);
 }
 
-/// The way back through such a place.
+/// The backward pass through such a place.
 pub fn pass_back(
     p: &Pass,
     place: Place,

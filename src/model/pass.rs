@@ -1,5 +1,5 @@
 //! One way through a model: embedding → blocks → last norm → head. Sessions, training, reference scores, the cache of
-//! frozen blocks and evaluation all go it.
+//! frozen blocks and evaluation all use it.
 
 use super::acts::Extra;
 use super::cache::Cache;
@@ -203,7 +203,7 @@ pub fn embed(p: &Pass, tokens: &[u32], x: &mut [f32], work: &mut Workspace) {
     doors::pass_through(p, Place::Embedding, View::new(&[], n, 0), &mut Tile::new(x, n, d), None, work);
 }
 
-/// The way back through [`embed`], for adapters that stand there.
+/// The backward pass through [`embed`], for adapters that stand there.
 pub fn embed_backward(p: &Pass, dx: &mut [f32], target: &mut Target, work: &mut Workspace) {
     let (n, d) = (p.rows.positions.len(), p.model.hparams.width);
     let dx = &mut dx[..n * d];

@@ -17,7 +17,7 @@ use std::prelude::v1::*;
 /// Its row.
 pub static KIND: Kind = Kind {
     name: "bottleneck",
-    about: "small layers behind attention and the feed-forward layer",
+    about: "small layers after attention and the feed-forward layer",
     rate: 1e-3,
     knobs: &[Usual::whole(&SIZE, 16), Usual::real(&FACTOR, 1.0)],
     targets: &[Role::O, Role::Down],

@@ -27,7 +27,7 @@ pub static KIND: Kind = Kind {
 
 static PLAN: Plan = Plan {
     kind: &KIND,
-    // Of the way back to the stream the input is scaled, as its authors do; of the others the output.
+    // Of the output and down projections the input is scaled, as its authors do; of the others the output.
     places: |spec, _, base| {
         let place = |site: crate::adapter::Site| match site.role {
             Role::O | Role::Down => Place::Input(site),

@@ -2,9 +2,9 @@
 //! gate of each head that begins at zero.
 //!
 //! ```text
-//! o ← o + t tanh(g_h) softmax(q K_pᵀ · scale) V_p,   K_p = p·W_kᵀ, V_p = p·W_vᵀ by the frozen matrices, without a turn
+//! o ← o + t tanh(g_h) softmax(q K_pᵀ · scale) V_p,   K_p = p·W_kᵀ, V_p = p·W_vᵀ by the frozen matrices, without rotation
 //! ```
-//! Prompts begin as random rows, and nothing but the gates learns until these have moved. `t` is the strength.
+//! Their keys have no bias and no norm of heads either. Prompts begin as random rows, and nothing but the gates learns until these have moved. `t` is the strength.
 
 use crate::adapter::direct::{self, Direct, Own, Plan, Rule};
 use crate::adapter::{At, Frozen, Into, Kind, Needs, NewPart, Place, Seen, Shape, Site, Start};

@@ -1,4 +1,4 @@
-//! LoRA (arXiv:2106.09685): `ΔW = s·B·A`, both factors trained.
+//! LoRA (arXiv:2106.09685): `ΔW = s·B·A`, both factors trained. The strength multiplies `s`.
 
 use crate::adapter::file::Stored;
 use crate::adapter::lowrank::{self, Factors, Layout, LowRank, Slot};

@@ -1,5 +1,5 @@
 //! NOLA (arXiv:2310.02556): both low-rank factors are combinations of random bases that a seed regenerates, so an
-//! adapter is a seed and a few coefficients a layer.
+//! adapter is a seed and a few coefficients a layer. The strength multiplies `ΔW`.
 //!
 //! ```text
 //! A = A₀ + c·Σ aᵢ·Aᵢ    Aᵢ [rank, in],  c = 1/√k, k bases     trained: a (k numbers) and b (l numbers) a site

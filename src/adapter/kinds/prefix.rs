@@ -6,6 +6,7 @@
 //! Keys of the prefix carry no rotary turn, and the text keeps positions from 0. With `offset` n the prefix is where it
 //! would be if the text began at position n: its keys are turned by −n. PEFT's prefixes have their length as offset.
 //! The strength multiplies the prefix's part of both sums: with 0 attention is the base's.
+//! Of several prefixes each is joined by the log-sum-exp of the text alone, one after the other: their order matters.
 
 use crate::adapter::direct::{self, Direct, Own, Plan, Rule};
 use crate::adapter::{At, Frozen, Into, Kind, Needs, NewPart, Place, Seen, Shape, Start};

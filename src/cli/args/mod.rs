@@ -146,9 +146,9 @@ pub struct ModelArgs {
     /// The model, a GGUF file [default: the built-in model]
     #[arg(short, long, value_name = "MODEL", required = cfg!(not(feature = "base")))]
     pub model: Option<PathBuf>,
-    /// Attach an adapter: a file or a checkpoint that `mynah train` wrote, a PEFT LoRA directory or a GGUF adapter. SCALE
-    /// multiplies its effect [default: 1]. May be given several times
-    #[arg(short, long = "adapter", value_name = "ADAPTER[:SCALE]")]
+    /// Attach an adapter: a file or a checkpoint that `mynah train` wrote, a PEFT LoRA directory or a GGUF adapter.
+    /// STRENGTH multiplies its effect [default: 1]. May be given several times
+    #[arg(short, long = "adapter", value_name = "ADAPTER[:STRENGTH]")]
     pub adapters: Vec<String>,
     #[command(flatten)]
     pub reading: Reading,

@@ -97,8 +97,8 @@ pub struct Teach {
     /// Part of the adapter's input that is left out at random in each step [default: none]
     #[arg(help_heading = ADAPTER, long, value_name = "P", value_parser = between(0.0, 0.99))]
     pub dropout: Option<f32>,
-    /// Train on top of this adapter, which stays as it is; SCALE multiplies its effect. May be given several times
-    #[arg(help_heading = ADAPTER, short, long = "adapter", value_name = "ADAPTER[:SCALE]")]
+    /// Train on top of this adapter, which stays as it is; STRENGTH multiplies its effect. May be given several times
+    #[arg(help_heading = ADAPTER, short, long = "adapter", value_name = "ADAPTER[:STRENGTH]")]
     pub adapters: Vec<String>,
     /// Blocks to change, from 0: 20-29, 0,5,28- or the like [default: all]
     #[arg(help_heading = ADAPTER, long, value_name = "LIST")]

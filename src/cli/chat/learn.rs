@@ -78,7 +78,7 @@ impl<'a> Learner<'a> {
     pub fn check(args: &Chat) -> anyhow::Result<PathBuf> {
         let path = match &args.model.adapters[..] {
             [.., one] if split_scale(one)? != (one.as_str(), 1.0) => {
-                return Err(Usage::error(format!("{one}: --learn takes an adapter as it is, without a scale")));
+                return Err(Usage::error(format!("{one}: --learn takes an adapter as it is, without a strength")));
             }
             [.., one] => PathBuf::from(one),
             [] => return Err(Usage::error("--learn needs an adapter to learn into: -a MINE.mynah")),
