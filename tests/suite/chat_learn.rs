@@ -355,7 +355,7 @@ fn torn_and_damaged_lines_cost_nothing_else() {
     std::io::Read::read_to_end(&mut out, &mut Vec::new()).unwrap();
     first.wait().unwrap();
     for (options, word) in
-        [("--learn", "-a MINE.mynah"), ("-a mine.mynah:0.5 --learn", "scale"), ("--rank 2", "--learn")]
+        [("--learn", "-a MINE.mynah"), ("-a mine.mynah:0.5 --learn", "without a strength"), ("--rank 2", "--learn")]
     {
         let heard = place.chat(options, &[BEAR]);
         assert!(heard.status == Some(2) && heard.errors.contains(word), "{}", heard.errors);
