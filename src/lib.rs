@@ -35,5 +35,7 @@ pub mod decode;
 pub mod train;
 #[cfg(feature = "base")]
 pub mod base;
+pub mod app;
 
+pub use app::{Mynah, Source};
 pub use error::{Error, Result};

@@ -1,0 +1,299 @@
+//! The page of a program that uses the library: open a model, teach it, keep what was learnt, let it speak.
+//!
+//! ```
+//! # fn main() -> mynah::Result<()> {
+//! # #[cfg(feature = "base")] {
+//! use mynah::Mynah;
+//!
+//! let mynah = Mynah::embedded()?; // or Mynah::open("model.gguf")?
+//! println!("{} blocks of {}", mynah.model().hparams.layers, mynah.base().architecture);
+//! # }
+//! # Ok(()) }
+//! ```
+//!
+//! The rooms above have all the parts; this one has the order in which a program usually needs them, and the defaults.
+//! It prints nothing, has no clock, and leaves every loop to its caller.
+
+use crate::adapter::{self, Adapter, Base, Fit, Ready};
+use crate::bytes::{Bytes, Limits};
+use crate::error::Result;
+use crate::gguf::Gguf;
+use crate::kernel::{self, Compute, Pool};
+use crate::model::Model;
+use crate::text::Tokenizer;
+#[cfg(feature = "chat")]
+use crate::text::chat::Template;
+use crate::train::Checkpoint;
+#[cfg(feature = "std")]
+use std::path::{Path, PathBuf};
+use std::prelude::v1::*;
+use std::sync::Arc;
+
+/// What is computed once, when somebody first asks for it. All clones share it where there is a standard library.
+#[cfg(feature = "std")]
+type Once = Arc<std::sync::OnceLock<Base>>;
+#[cfg(not(feature = "std"))]
+type Once = core::cell::OnceCell<Base>;
+
+/// A model, with everything that its file gives.
+///
+/// A clone shares all weights, so it costs nothing. What is made from a `Mynah` holds clones of what it needs and borrows
+/// nothing: it can live in a struct and move to another thread.
+#[derive(Clone)]
+pub struct Mynah {
+    gguf: Gguf,
+    tokenizer: Arc<Tokenizer>,
+    model: Model,
+    base: Once,
+}
+
+impl Mynah {
+    /// Opens a GGUF file. It is mapped, so weights are read when they are first used. Computes on all cores that the
+    /// process may use, with the fastest kernels or those that `MYNAH_BACKEND` names.
+    ///
+    /// # Errors
+    /// `Io` from the system; those of [`Mynah::with`]. They name the file.
+    ///
+    /// ```no_run
+    /// let mynah = mynah::Mynah::open("smollm2.gguf")?;
+    /// # Ok::<(), mynah::Error>(())
+    /// ```
+    #[cfg(feature = "std")]
+    pub fn open(path: impl AsRef<Path>) -> Result<Mynah> {
+        let path = path.as_ref();
+        let open = || Mynah::from_bytes(crate::bytes::map::open(path)?);
+        open().map_err(|e| e.in_file(path.to_string_lossy()))
+    }
+
+    /// From the bytes of a GGUF file in memory.
+    ///
+    /// # Errors
+    /// Those of [`Mynah::with`].
+    ///
+    /// ```
+    /// # #[cfg(feature = "base")] {
+    /// let file: Vec<u8> = mynah::base::MODEL.to_vec();
+    /// let mynah = mynah::Mynah::from_bytes(file)?;
+    /// # }
+    /// # Ok::<(), mynah::Error>(())
+    /// ```
+    pub fn from_bytes(bytes: impl Into<Bytes>) -> Result<Mynah> {
+        Mynah::with(Gguf::parse(bytes.into(), &Limits::default())?, compute()?)
+    }
+
+    /// The small model that ships with the library.
+    ///
+    /// # Errors
+    /// Those of [`Mynah::with`], which do not happen with this file.
+    ///
+    /// ```
+    /// let mynah = mynah::Mynah::embedded()?;
+    /// # Ok::<(), mynah::Error>(())
+    /// ```
+    #[cfg(feature = "base")]
+    pub fn embedded() -> Result<Mynah> {
+        Mynah::from_bytes(Bytes::from_static(crate::base::MODEL))
+    }
+
+    /// From a file that was read, with the threads and kernels of the caller's choice.
+    ///
+    /// # Errors
+    /// Those of [`Tokenizer::from_gguf`] and [`Model::load`].
+    ///
+    /// ```
+    /// # #[cfg(feature = "base")] {
+    /// use mynah::{bytes::{Bytes, Limits}, gguf::Gguf, kernel::{self, Compute, Pool}};
+    ///
+    /// let file = Gguf::parse(Bytes::from_static(mynah::base::MODEL), &Limits::default())?;
+    /// let one_thread = Compute { kernels: kernel::best(), pool: Pool::new(1) };
+    /// let mynah = mynah::Mynah::with(file, one_thread)?;
+    /// # }
+    /// # Ok::<(), mynah::Error>(())
+    /// ```
+    pub fn with(gguf: Gguf, compute: Compute) -> Result<Mynah> {
+        let tokenizer = Arc::new(Tokenizer::from_gguf(&gguf)?);
+        let model = Model::load(&gguf, compute)?;
+        Ok(Mynah { gguf, tokenizer, model, base: Once::default() })
+    }
+
+    /// The file: its metadata and tensors.
+    pub fn gguf(&self) -> &Gguf {
+        &self.gguf
+    }
+
+    /// Its tokenizer.
+    pub fn tokenizer(&self) -> &Arc<Tokenizer> {
+        &self.tokenizer
+    }
+
+    /// Its weights.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// The same with another form of the same model: weights repacked by [`Model::turned`], for example.
+    pub fn with_model(&self, model: Model) -> Mynah {
+        Mynah { model, ..self.clone() }
+    }
+
+    /// What adapters see of the model. The first call reads the whole file, for its fingerprint.
+    pub fn base(&self) -> &Base {
+        self.base.get_or_init(|| self.model.base(self.tokenizer.fingerprint()))
+    }
+
+    /// The chat template of the file, if it has one.
+    ///
+    /// # Errors
+    /// Those of [`Template::from_gguf`].
+    ///
+    /// ```
+    /// # #[cfg(feature = "base")] {
+    /// let mynah = mynah::Mynah::embedded()?;
+    /// let template = mynah.template()?.map(|t| t.at(1_800_000_000)); // for templates that show the date
+    /// # let _ = template;
+    /// # }
+    /// # Ok::<(), mynah::Error>(())
+    /// ```
+    #[cfg(feature = "chat")]
+    pub fn template(&self) -> Result<Option<Template>> {
+        Template::from_gguf(&self.gguf, &self.tokenizer)
+    }
+
+    /// An adapter in any form that can be read: our own file, a checkpoint, which stands for the adapter in it, a GGUF
+    /// adapter, or a folder of PEFT's. It may be one that changes nothing yet.
+    ///
+    /// # Errors
+    /// `Io` from the system; those of [`adapter::restore`], [`adapter::peft::open`] and [`adapter::gguf_adapter::read`].
+    /// They name the file, if it is one.
+    ///
+    /// ```no_run
+    /// # let mynah = mynah::Mynah::open("smollm2.gguf")?;
+    /// let adapter = mynah.adapter("notes.mynah")?;
+    /// println!("{} with {} parameters", adapter.kind().name, adapter.params().len());
+    /// # Ok::<(), mynah::Error>(())
+    /// ```
+    pub fn adapter(&self, from: impl Into<Source>) -> Result<Box<dyn Adapter>> {
+        let limits = Limits::default();
+        match from.into() {
+            Source::Bytes(bytes) => self.read(bytes, &limits),
+            #[cfg(feature = "std")]
+            Source::Path(path) => {
+                let open = || match path.is_dir() {
+                    true => Ok(Box::new(adapter::peft::open(&path, self.base(), &limits)?) as Box<dyn Adapter>),
+                    false => self.read(crate::bytes::map::read(&path, limits.file)?.into(), &limits),
+                };
+                open().map_err(|e| e.in_file(path.to_string_lossy()))
+            }
+        }
+    }
+
+    fn read(&self, bytes: Bytes, limits: &Limits) -> Result<Box<dyn Adapter>> {
+        if bytes.starts_with(b"GGUF") {
+            let file = Gguf::parse(bytes, limits)?;
+            return Ok(Box::new(adapter::gguf_adapter::read(&file, self.base(), limits)?));
+        }
+        // What is no checkpoint, or a damaged one, is left to the reader of adapters, who says what is wrong with it.
+        let held = Checkpoint::read(bytes.clone(), limits).and_then(|saved| saved.adapter());
+        adapter::restore(held.unwrap_or(bytes), self.base(), limits, Fit::Same)
+    }
+
+    /// An adapter that can be attached to the model.
+    ///
+    /// # Errors
+    /// Those of [`Mynah::adapter`]; `Invalid` if it changes nothing; those of [`Model::ready`].
+    ///
+    /// ```no_run
+    /// # use mynah::model::{Session, SessionConfig};
+    /// # let mynah = mynah::Mynah::open("smollm2.gguf")?;
+    /// let mut session = Session::new(mynah.model(), SessionConfig::default())?;
+    /// session.attach(mynah.ready("notes.mynah")?, 0.5)?;
+    /// # Ok::<(), mynah::Error>(())
+    /// ```
+    pub fn ready(&self, from: impl Into<Source>) -> Result<Arc<Ready>> {
+        let from = from.into();
+        let path = from.path();
+        let ready = adapter::file::refuse_idle(self.adapter(from)?).and_then(|adapter| self.model.ready(adapter));
+        ready.map_err(|e| match path {
+            Some(path) => e.in_file(path),
+            None => e,
+        })
+    }
+}
+
+/// Where an adapter comes from.
+pub enum Source {
+    /// The bytes of a file.
+    Bytes(Bytes),
+    /// A file or a folder.
+    #[cfg(feature = "std")]
+    Path(PathBuf),
+}
+
+impl Source {
+    /// The path, for messages.
+    fn path(&self) -> Option<String> {
+        match self {
+            Source::Bytes(_) => None,
+            #[cfg(feature = "std")]
+            Source::Path(path) => Some(path.to_string_lossy().into()),
+        }
+    }
+}
+
+impl From<Bytes> for Source {
+    fn from(bytes: Bytes) -> Source {
+        Source::Bytes(bytes)
+    }
+}
+
+impl From<Vec<u8>> for Source {
+    fn from(bytes: Vec<u8>) -> Source {
+        Source::Bytes(bytes.into())
+    }
+}
+
+#[cfg(feature = "std")]
+impl From<PathBuf> for Source {
+    fn from(path: PathBuf) -> Source {
+        Source::Path(path)
+    }
+}
+
+#[cfg(feature = "std")]
+impl From<&Path> for Source {
+    fn from(path: &Path) -> Source {
+        Source::Path(path.into())
+    }
+}
+
+#[cfg(feature = "std")]
+impl From<&PathBuf> for Source {
+    fn from(path: &PathBuf) -> Source {
+        Source::Path(path.clone())
+    }
+}
+
+#[cfg(feature = "std")]
+impl From<&str> for Source {
+    fn from(path: &str) -> Source {
+        Source::Path(path.into())
+    }
+}
+
+#[cfg(feature = "std")]
+impl From<&String> for Source {
+    fn from(path: &String) -> Source {
+        Source::Path(path.into())
+    }
+}
+
+/// What computes where the caller does not say.
+fn compute() -> Result<Compute> {
+    #[cfg(feature = "std")]
+    {
+        let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
+        Ok(Compute { kernels: kernel::from_env()?, pool: Pool::new(cores) })
+    }
+    #[cfg(not(feature = "std"))]
+    Ok(Compute { kernels: kernel::best(), pool: Pool::new(1) })
+}
