@@ -155,7 +155,7 @@ impl Acts {
 
 /// How kept activations are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Precision {
+pub enum ActType {
     /// As they were.
     F32,
     /// Half floats, to the nearest; values above 65504 become infinite.
@@ -164,15 +164,15 @@ pub enum Precision {
     Bf16,
 }
 
-impl Precision {
+impl ActType {
     /// Each with its name.
-    pub const ALL: [(&'static str, Precision); 3] =
-        [("f32", Precision::F32), ("f16", Precision::F16), ("bf16", Precision::Bf16)];
+    pub const ALL: [(&'static str, ActType); 3] =
+        [("f32", ActType::F32), ("f16", ActType::F16), ("bf16", ActType::Bf16)];
 
     /// Bytes that `n` values take.
     pub fn bytes(self, n: usize) -> usize {
         match self {
-            Precision::F32 => 4 * n,
+            ActType::F32 => 4 * n,
             _ => 4 * n.div_ceil(2),
         }
     }
@@ -181,7 +181,7 @@ impl Precision {
 /// Values a worker rounds or widens at a time.
 const PART: usize = 4096;
 
-/// Values out of the way, in the precision they were stored with.
+/// Values out of the way, in the type they were stored with.
 #[derive(Default)]
 pub struct Stored {
     /// Singles; or two halves in each, low one first.
@@ -190,22 +190,22 @@ pub struct Stored {
 
 impl Stored {
     /// Stores `x`.
-    pub fn put(&mut self, cx: &Compute, precision: Precision, x: &[f32]) {
-        let words = self.words.room(precision.bytes(x.len()) / 4);
-        match precision {
-            Precision::F32 => words.copy_from_slice(x),
-            Precision::F16 => halves(cx, words, x, cx.kernels.narrow),
-            Precision::Bf16 => halves(cx, words, x, float::narrow_bf16),
+    pub fn put(&mut self, cx: &Compute, act_type: ActType, x: &[f32]) {
+        let words = self.words.room(act_type.bytes(x.len()) / 4);
+        match act_type {
+            ActType::F32 => words.copy_from_slice(x),
+            ActType::F16 => halves(cx, words, x, cx.kernels.narrow),
+            ActType::Bf16 => halves(cx, words, x, float::narrow_bf16),
         }
     }
 
     /// What was stored, into `x`.
-    pub fn get(&self, cx: &Compute, precision: Precision, x: &mut [f32]) {
-        let words = &self.words[..precision.bytes(x.len()) / 4];
-        match precision {
-            Precision::F32 => x.copy_from_slice(words),
-            Precision::F16 => singles(cx, words, x, cx.kernels.widen),
-            Precision::Bf16 => singles(cx, words, x, float::widen_bf16),
+    pub fn get(&self, cx: &Compute, act_type: ActType, x: &mut [f32]) {
+        let words = &self.words[..act_type.bytes(x.len()) / 4];
+        match act_type {
+            ActType::F32 => x.copy_from_slice(words),
+            ActType::F16 => singles(cx, words, x, cx.kernels.widen),
+            ActType::Bf16 => singles(cx, words, x, float::widen_bf16),
         }
     }
 }
@@ -234,49 +234,33 @@ pub struct Kept {
 
 impl Kept {
     /// Bytes for `n` rows of a layer, with extras of so many widths.
-    pub fn bytes(h: &HParams, layer: &Layer, extras: usize, n: usize, precision: Precision) -> usize {
+    pub fn bytes(h: &HParams, layer: &Layer, extras: usize, n: usize, act_type: ActType) -> usize {
         let widths = SLOTS.iter().filter(|row| (row.costly)(layer)).map(|row| (row.width)(h, layer));
-        widths.map(|width| precision.bytes(n * width)).sum::<usize>() + precision.bytes(n * extras)
+        widths.map(|width| act_type.bytes(n * width)).sum::<usize>() + act_type.bytes(n * extras)
     }
 
     /// Keeps what is costly of `a`. Singles are not copied: the buffers change places, so `a` then holds other values.
-    pub fn put(
-        &mut self,
-        cx: &Compute,
-        h: &HParams,
-        layer: &Layer,
-        extras: &[Extra],
-        precision: Precision,
-        a: &mut Acts,
-    ) {
+    pub fn put(&mut self, cx: &Compute, h: &HParams, layer: &Layer, extras: &[Extra], act_type: ActType, a: &mut Acts) {
         let n = a.n;
         for (i, (buffer, width)) in a.costly(h, layer, extras).enumerate() {
             if self.parts.len() == i {
                 self.parts.push(Stored::default());
             }
             let part = &mut self.parts[i];
-            match precision {
-                Precision::F32 => core::mem::swap(&mut part.words, buffer),
-                _ => part.put(cx, precision, &buffer[..n * width]),
+            match act_type {
+                ActType::F32 => core::mem::swap(&mut part.words, buffer),
+                _ => part.put(cx, act_type, &buffer[..n * width]),
             }
         }
     }
 
     /// Brings it back into `a`, which has room for it.
-    pub fn get(
-        &mut self,
-        cx: &Compute,
-        h: &HParams,
-        layer: &Layer,
-        extras: &[Extra],
-        precision: Precision,
-        a: &mut Acts,
-    ) {
+    pub fn get(&mut self, cx: &Compute, h: &HParams, layer: &Layer, extras: &[Extra], act_type: ActType, a: &mut Acts) {
         let n = a.n;
         for (part, (buffer, width)) in self.parts.iter_mut().zip(a.costly(h, layer, extras)) {
-            match precision {
-                Precision::F32 => core::mem::swap(&mut part.words, buffer),
-                _ => part.get(cx, precision, &mut buffer[..n * width]),
+            match act_type {
+                ActType::F32 => core::mem::swap(&mut part.words, buffer),
+                _ => part.get(cx, act_type, &mut buffer[..n * width]),
             }
         }
     }
@@ -298,18 +282,18 @@ mod tests {
     fn stored_values_come_back_rounded_once() {
         let cx = Compute { kernels: &PLAIN, pool: Pool::new(2) };
         let x: Vec<f32> = (0..2 * PART + 7).map(|i| (i as f32 - 5000.0) * 0.37).collect();
-        for (name, precision) in Precision::ALL {
+        for (name, act_type) in ActType::ALL {
             let mut stored = Stored::default();
-            stored.put(&cx, precision, &x);
+            stored.put(&cx, act_type, &x);
             let mut back = vec![0.0; x.len()];
-            stored.get(&cx, precision, &mut back);
-            let want = |v: f32| match precision {
-                Precision::F32 => v,
-                Precision::F16 => half::f16::from_f32(v).to_f32(),
-                Precision::Bf16 => half::bf16::from_f32(v).to_f32(),
+            stored.get(&cx, act_type, &mut back);
+            let want = |v: f32| match act_type {
+                ActType::F32 => v,
+                ActType::F16 => half::f16::from_f32(v).to_f32(),
+                ActType::Bf16 => half::bf16::from_f32(v).to_f32(),
             };
             assert!(back.iter().zip(&x).all(|(b, v)| b.to_bits() == want(*v).to_bits()), "{name}");
-            assert_eq!(stored.words.len() * 4, precision.bytes(x.len()));
+            assert_eq!(stored.words.len() * 4, act_type.bytes(x.len()));
         }
     }
 }

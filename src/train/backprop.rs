@@ -9,7 +9,7 @@ use crate::model::block::{self, Grads};
 use crate::model::doors::{self, Workspace};
 use crate::model::pass::{self, Moment, Pass};
 use crate::model::weights::Key;
-use crate::model::{Acts, Dropout, HParams, Kept, Model, Precision, Stored, Target};
+use crate::model::{ActType, Acts, Dropout, HParams, Kept, Model, Stored, Target};
 use crate::nn::linear::Path;
 use crate::nn::{embed, head, norm};
 use std::prelude::v1::*;
@@ -42,7 +42,7 @@ impl Keep {
         wants: &dyn Fn(usize) -> usize,
         n: usize,
         lowest: usize,
-        precision: Precision,
+        act_type: ActType,
     ) -> usize {
         let most = (h.layers - lowest).saturating_sub(1);
         match self {
@@ -50,7 +50,7 @@ impl Keep {
             Keep::Inputs => 0,
             Keep::Blocks(blocks) => blocks.saturating_sub(1).min(most),
             Keep::Auto => {
-                let largest = (0..h.layers).map(|layer| kept(h, wants, layer, n, precision)).max().unwrap_or(0);
+                let largest = (0..h.layers).map(|layer| kept(h, wants, layer, n, act_type)).max().unwrap_or(0);
                 most.min(AUTO_BYTES / largest.max(1))
             }
         }
@@ -58,8 +58,8 @@ impl Keep {
 }
 
 /// Bytes of what stays of a block.
-pub(super) fn kept(h: &HParams, wants: &dyn Fn(usize) -> usize, layer: usize, n: usize, precision: Precision) -> usize {
-    Kept::bytes(h, &h.blocks[layer], wants(layer), n, precision)
+pub(super) fn kept(h: &HParams, wants: &dyn Fn(usize) -> usize, layer: usize, n: usize, act_type: ActType) -> usize {
+    Kept::bytes(h, &h.blocks[layer], wants(layer), n, act_type)
 }
 
 /// Values of a row that an adapter of that shape, and those beneath it, want remembered of a layer.
@@ -74,7 +74,7 @@ pub(super) type Grading<'a> = dyn FnMut(&[f64], &mut [f32]) -> f64 + 'a;
 pub(super) struct Backprop {
     path: Path,
     keep: Keep,
-    precision: Precision,
+    act_type: ActType,
     slice: usize,
     /// Where outputs of frozen blocks are kept.
     pub(super) lower: Option<Lower>,
@@ -116,7 +116,7 @@ impl Backprop {
         Backprop {
             path: config.path,
             keep: config.keep,
-            precision: config.precision,
+            act_type: config.act_type,
             slice: config.slice,
             lower: None,
             inputs: Vec::new(),
@@ -142,7 +142,7 @@ impl Backprop {
     /// How many blocks below the last keep what they remember in a pass over `n` rows.
     pub(super) fn kept_blocks(&self, h: &HParams, stack: &Stack, n: usize, lowest: usize) -> usize {
         let wants = |layer| extras(h, None, stack, layer);
-        self.keep.blocks(h, &wants, n, lowest, self.precision)
+        self.keep.blocks(h, &wants, n, lowest, self.act_type)
     }
 
     /// The sums of log-probabilities, without gradients.
@@ -193,18 +193,18 @@ impl Backprop {
                 0
             }
         };
-        let (inputs, stays, precision) = (&mut self.inputs, &mut self.kept, self.precision);
+        let (inputs, stays, act_type) = (&mut self.inputs, &mut self.kept, self.act_type);
         let (joined, states) = (&mut self.joined, p.stack.needs().state > 0);
         let mut each = |moment: Moment, layer: usize, x: &[f32], a: &mut Acts| {
             let Some(kept) = keep else { return };
             if moment == Moment::Before && layer >= lowest {
-                inputs[layer - lowest].put(cx, precision, &x[..n * d]);
+                inputs[layer - lowest].put(cx, act_type, &x[..n * d]);
             }
             if moment == Moment::After && layer + 1 == layers && states {
                 joined.room(n * d).copy_from_slice(&x[..n * d]);
             }
             if moment == Moment::After && layer + 1 < layers && layer + 1 + kept >= layers {
-                stays[layer + 1 + kept - layers].put(cx, h, &h.blocks[layer], p.extras(layer), precision, a);
+                stays[layer + 1 + kept - layers].put(cx, h, &h.blocks[layer], p.extras(layer), act_type, a);
             }
         };
         let (a, state, work) = (&mut self.acts, &mut self.state[0], &mut self.work);
@@ -307,13 +307,13 @@ impl Backprop {
                 let out = View::new(out, n, d);
                 doors::pass_back(&p, place, out, Some(before), ds, Some(&mut tile), target, &mut self.work);
             }
-            self.inputs[layer - lowest].get(cx, self.precision, x);
+            self.inputs[layer - lowest].get(cx, self.act_type, x);
             // The last block's are still there.
             if layer + 1 + kept < layers {
                 block::again(&p, layer, x, a, &mut self.work);
             } else if layer + 1 < layers {
                 let stays = &mut self.kept[layer + 1 + kept - layers];
-                stays.get(cx, h, &h.blocks[layer], p.extras(layer), self.precision, a);
+                stays.get(cx, h, &h.blocks[layer], p.extras(layer), self.act_type, a);
                 block::refresh(&p, layer, x, a, &mut self.work);
             }
             let below = layer > lowest || embeds;

@@ -22,7 +22,7 @@ use crate::bytes::{Bytes, Cursor, Limits};
 use crate::container::head::{Field, Head};
 use crate::container::{Builder, Container};
 use crate::error::{Change, Error, Result};
-use crate::model::Precision;
+use crate::model::ActType;
 use crate::nn::linear::Path;
 use std::borrow::Cow;
 use std::prelude::v1::*;
@@ -47,7 +47,7 @@ fn describe(config: &Config, facts: &mut Head) {
         optimizer,
         path,
         keep,
-        precision,
+        act_type,
         slice: _,
         dropout,
     } = config;
@@ -58,14 +58,14 @@ fn describe(config: &Config, facts: &mut Head) {
     }
     optimizer.facts(facts);
     facts.set("steps", *steps).set("schedule", format!("{schedule:?}").to_lowercase()).set("warm-up", *warmup);
-    facts.set("activations kept as", format!("{precision:?}").to_lowercase());
+    facts.set("activations kept as", format!("{act_type:?}").to_lowercase());
     if let Some(Dropout { rate, seed }) = dropout {
         facts.set("dropout", rate.to_string()).set("seed of dropout", *seed);
     }
     if *path == Path::Fast {
         facts.set("products", "in 8 bits");
     }
-    if *precision != Precision::F32 {
+    if *act_type != ActType::F32 {
         // What is computed again comes from rounded inputs, what is kept was rounded itself.
         let blocks = match keep {
             Keep::Blocks(n) => n.to_string(),

@@ -49,7 +49,7 @@ pub use zeroth::Zeroth;
 use crate::adapter::{Adapter, Ready, Shape, Stack};
 use crate::error::{Error, Result};
 use crate::model::weights::Places;
-use crate::model::{self, Model, Precision};
+use crate::model::{self, ActType, Model};
 use crate::nn::head;
 use crate::nn::linear::Path;
 use backprop::{Backprop, Wear};
@@ -84,7 +84,7 @@ pub struct Config {
     /// Which activations stay in memory.
     pub keep: Keep,
     /// How they are stored. Halves round what the way back reads, so gradients are rounded; losses are not.
-    pub precision: Precision,
+    pub act_type: ActType,
     /// Rows that meet the output matrix together, one of [`head::SLICES`]: fewer take less memory and more time.
     pub slice: usize,
     /// Dropout on the adapter's input, if it is wanted.
@@ -123,7 +123,7 @@ impl Default for Config {
             optimizer: optim::Spec::default(),
             path: Path::Exact,
             keep: Keep::Auto,
-            precision: Precision::F32,
+            act_type: ActType::F32,
             slice: head::SLICES[0],
             dropout: None,
         }

@@ -17,7 +17,7 @@ use crate::knob::Value;
 use crate::model::block::Grads;
 use crate::model::doors::Workspace;
 use crate::model::weights::Places;
-use crate::model::{self, Acts, Model, Precision};
+use crate::model::{self, ActType, Acts, Model};
 use crate::nn::{attention, head, linear};
 use std::prelude::v1::*;
 
@@ -219,13 +219,13 @@ impl Run<'_> {
         let counted = if self.config.objective.row()?.0.prompts { n } else { completions };
         let (all, _) = self.rows.worst(self.step, lead);
         let longest = self.rows.longest + lead;
-        let precision = self.config.precision;
+        let act_type = self.config.act_type;
         // Without a way back nothing stays for it; instead a copy of the parameters and a direction.
         let wants = |layer| backprop::extras(h, shape, self.beneath, layer);
-        let stores = if zeroth { 0 } else { self.config.keep.blocks(h, &wants, n, lowest, precision) };
-        let stays = |layer| backprop::kept(h, &wants, layer, n, precision);
+        let stores = if zeroth { 0 } else { self.config.keep.blocks(h, &wants, n, lowest, act_type) };
+        let stays = |layer| backprop::kept(h, &wants, layer, n, act_type);
         let stays: usize = (h.layers - 1 - stores..h.layers - 1).map(stays).sum();
-        let kept = blocks * precision.bytes(n * h.width) + stays;
+        let kept = blocks * act_type.bytes(n * h.width) + stays;
         let kept = if zeroth { 0 } else { kept };
         let back = if zeroth { 2 * f * size.params } else { f * n * h.width + Grads::bytes(h, shape, n, longest) };
         let head_rows = if zeroth { backprop::HEAD_ROWS / 2 } else { backprop::HEAD_ROWS };
@@ -406,9 +406,9 @@ fn changes<'a>(run: &Run<'a>, specs: &'a [Spec]) -> Vec<Vec<(Change, Run<'a>)>> 
         }
     }
     let mut halves = Vec::new();
-    if run.config.precision == Precision::F32 {
+    if run.config.act_type == ActType::F32 {
         let mut next = run.clone();
-        next.config.precision = Precision::Bf16;
+        next.config.act_type = ActType::Bf16;
         halves.push((Change::Halves, next));
     }
     let mut moments = Vec::new();

@@ -14,7 +14,7 @@ use mynah::bytes::Limits;
 use mynah::container::head::Head;
 use mynah::error::{Error, Result};
 use mynah::kernel::{Buffer, Tile, View};
-use mynah::model::{CacheType, Model, Precision, Session, SessionConfig};
+use mynah::model::{ActType, CacheType, Model, Session, SessionConfig};
 use mynah::nn::attention::Heads;
 use mynah::nn::linear::Path;
 use mynah::rng::Stream;
@@ -523,7 +523,7 @@ fn threads_change_no_bit_at_any_place() {
         let name = sketch.arch.name;
         let want = run(1, config(Keep::All));
         assert!(run(3, config(Keep::Inputs)) == want && run(2, config(Keep::Blocks(2))) == want, "{name}");
-        let rounded = |keep| Config { path: Path::Fast, precision: Precision::F16, ..config(keep) };
+        let rounded = |keep| Config { path: Path::Fast, act_type: ActType::F16, ..config(keep) };
         let (one, three) = (run(1, rounded(Keep::Blocks(2))), run(3, rounded(Keep::Blocks(2))));
         assert!(one == three && one != want, "{name}, rounded");
         // What is rounded is near: losses, the last of each list.

@@ -7,7 +7,7 @@ use mynah::bytes::{Bytes, Limits};
 use mynah::container::head::Head;
 use mynah::gguf::Gguf;
 use mynah::kernel::{Buffer, Compute, Pool, Tile, View};
-use mynah::model::{Model, Precision};
+use mynah::model::{ActType, Model};
 use mynah::nn::attention::{self, Heads, Sees};
 use mynah::nn::linear::Path as Products;
 use mynah::train::data::Order;
@@ -43,7 +43,7 @@ struct Case {
     counted: usize,
     path: Products,
     keep: Keep,
-    precision: Precision,
+    act_type: ActType,
     slice: usize,
     layers: Option<Vec<usize>>,
     optimizer: &'static str,
@@ -59,7 +59,7 @@ const SIMPLE: Case = Case {
     counted: 127,
     path: Products::Exact,
     keep: Keep::Auto,
-    precision: Precision::F32,
+    act_type: ActType::F32,
     slice: 1024,
     layers: None,
     optimizer: "adamw",
@@ -77,8 +77,8 @@ fn cases() -> Vec<Case> {
         Case { keep: Keep::All, ..SIMPLE },
         Case { keep: Keep::Inputs, ..SIMPLE },
         Case { keep: Keep::Blocks(2), batch: 2, ..SIMPLE },
-        Case { keep: Keep::All, precision: Precision::F16, batch: 4, threads: 1, ..SIMPLE },
-        Case { keep: Keep::All, precision: Precision::Bf16, ctx: 256, counted: 40, ..SIMPLE },
+        Case { keep: Keep::All, act_type: ActType::F16, batch: 4, threads: 1, ..SIMPLE },
+        Case { keep: Keep::All, act_type: ActType::Bf16, ctx: 256, counted: 40, ..SIMPLE },
         Case { keep: Keep::Inputs, slice: 16, ctx: 256, counted: 255, ..SIMPLE },
         Case { kind: "nola", ..SIMPLE },
         Case { kind: "nola", ctx: 32, counted: 31, threads: 3, ..SIMPLE },
@@ -105,8 +105,8 @@ fn measured(case: &Case) -> (usize, usize) {
     let base = model.base([0; 32]);
     let spec = Spec { layers: case.layers.clone(), ..Spec::new(case.kind) };
     let optimizer = optim::Spec::new(case.optimizer);
-    let Case { path, keep, precision, slice, .. } = *case;
-    let config = Config { path, keep, precision, slice, steps: 2, optimizer, ..Config::default() };
+    let Case { path, keep, act_type, slice, .. } = *case;
+    let config = Config { path, keep, act_type, slice, steps: 2, optimizer, ..Config::default() };
     let data = examples(&model, case.batch * case.accumulate, case.ctx, case.counted);
     let run = Run {
         beneath: &NONE,
@@ -315,7 +315,7 @@ fn what_a_refusal_names_does_fit() {
                 Change::Context(ctx) => run.rows = Rows::full(*ctx, 8),
                 Change::Rank(rank) => _ = spec.values.set("rank", *rank),
                 Change::Layers(first) => spec.layers = Some((*first..base.layers()).collect()),
-                Change::Halves => run.config.precision = Precision::Bf16,
+                Change::Halves => run.config.act_type = ActType::Bf16,
                 Change::Moments(name) => run.config.optimizer.kind = (*name).into(),
             }
         }
@@ -459,21 +459,21 @@ fn halves_round_gradients_and_nothing_else() {
     let data = mixed(6);
     let model = tiny::model("llama", 6, false, 2);
     let spec = Spec::default().with("rank", 4);
-    let step = |keep: Keep, precision: Precision| {
-        let mut trainer = trainer(&model, &spec, Config { keep, precision, clip: 0.0, ..Config::default() });
+    let step = |keep: Keep, act_type: ActType| {
+        let mut trainer = trainer(&model, &spec, Config { keep, act_type, clip: 0.0, ..Config::default() });
         let loss = trainer.step(&[&data]).unwrap().loss;
         (loss, trainer.grads().to_vec())
     };
-    let (loss, exact) = step(Keep::All, Precision::F32);
+    let (loss, exact) = step(Keep::All, ActType::F32);
     let norm = |g: &[f32]| g.iter().map(|v| (*v as f64).powi(2)).sum::<f64>().sqrt();
-    for (precision, most) in [(Precision::F16, 1e-3), (Precision::Bf16, 1e-2)] {
+    for (act_type, most) in [(ActType::F16, 1e-3), (ActType::Bf16, 1e-2)] {
         for keep in [Keep::All, Keep::Inputs] {
-            let (rounded_loss, rounded) = step(keep, precision);
+            let (rounded_loss, rounded) = step(keep, act_type);
             assert_eq!(loss.to_bits(), rounded_loss.to_bits());
             let off: Vec<f32> = rounded.iter().zip(&exact).map(|(a, b)| a - b).collect();
             let off = norm(&off) / norm(&exact);
-            eprintln!("{precision:?} {keep:?}: gradients {off:.2e} off");
-            assert!(off > 0.0 && off < most, "{precision:?} {keep:?}: {off}");
+            eprintln!("{act_type:?} {keep:?}: gradients {off:.2e} off");
+            assert!(off > 0.0 && off < most, "{act_type:?} {keep:?}: {off}");
         }
     }
 }
@@ -515,7 +515,7 @@ mod command {
         for options in [
             &["--keep", "inputs"] as &[&str],
             &["--ctx", "128", "--batch", "2"],
-            &["--keep", "all", "--keep-precision", "f16", "--ctx", "128"],
+            &["--keep", "all", "--keep-act_type", "f16", "--ctx", "128"],
             &["--method", "nola", "--ctx", "64"],
             &["--memory", "190M", "--batch", "8", "--ctx", "64"],
             &["--layers", "26-", "--keep", "all"],

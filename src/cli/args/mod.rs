@@ -13,7 +13,7 @@ pub use train::*;
 use clap::builder::{PossibleValue, PossibleValuesParser};
 use clap::{Arg, ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use mynah::knob::{Knob, Value};
-use mynah::model::{CacheType, Precision};
+use mynah::model::{ActType, CacheType};
 use mynah::nn::linear::Path;
 use mynah::train::{Keep, objective};
 use std::path::PathBuf;

@@ -159,8 +159,8 @@ pub struct Teach {
     #[arg(help_heading = MEMORY, long, value_name = "WHAT", value_parser = keep, conflicts_with = "memory")]
     pub keep: Option<Keep>,
     /// How activations that stay are stored: f16 and bf16 halve them and round gradients a little
-    #[arg(help_heading = MEMORY, long, value_enum, default_value_t = Kept::F32)]
-    pub keep_precision: Kept,
+    #[arg(help_heading = MEMORY, long, alias = "keep-precision", value_enum, default_value_t = Stored::F32)]
+    pub act_type: Stored,
     /// Keep the outputs of the blocks below the lowest that --layers changes in this file, as halves: later epochs and runs
     /// on the same data skip those blocks
     #[arg(help_heading = MEMORY, long, value_name = "FILE")]
@@ -211,18 +211,18 @@ impl Teach {
 }
 
 #[derive(ValueEnum, Clone, Copy)]
-pub enum Kept {
+pub enum Stored {
     F32,
     F16,
     Bf16,
 }
 
-impl From<Kept> for Precision {
-    fn from(k: Kept) -> Precision {
+impl From<Stored> for ActType {
+    fn from(k: Stored) -> ActType {
         match k {
-            Kept::F32 => Precision::F32,
-            Kept::F16 => Precision::F16,
-            Kept::Bf16 => Precision::Bf16,
+            Stored::F32 => ActType::F32,
+            Stored::F16 => ActType::F16,
+            Stored::Bf16 => ActType::Bf16,
         }
     }
 }

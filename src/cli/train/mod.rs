@@ -319,7 +319,7 @@ fn config(args: &Teach, method: &str, steps: u64) -> Config {
         optimizer: optim::Spec { kind: args.optimizer.kind().into(), values: args.optimizer.values.clone() },
         path: if args.fast { LinearPath::Fast } else { LinearPath::Exact },
         keep: args.keep.unwrap_or(Keep::Auto),
-        precision: args.keep_precision.into(),
+        act_type: args.act_type.into(),
         objective: aim::spec(args),
         gradient: aim::gradient(args),
         dropout: args.dropout.filter(|rate| *rate > 0.0).map(|rate| Dropout { rate, seed: args.seed }),

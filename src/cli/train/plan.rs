@@ -87,7 +87,7 @@ fn option(change: &Change) -> String {
         Change::Context(ctx) => format!("--ctx {ctx}"),
         Change::Rank(rank) => format!("--rank {rank}"),
         Change::Layers(first) => format!("--layers {first}-"),
-        Change::Halves => "--keep-precision bf16".into(),
+        Change::Halves => "--act-type bf16".into(),
         Change::Moments(name) => format!("--optimizer {name}"),
     }
 }
