@@ -103,7 +103,7 @@ pub struct Row {
     pub shape: fn(&Sizes) -> [usize; 2],
     /// Roles whose rows it has, one after the other.
     pub holds: &'static [Role],
-    /// Whether its input is rounded to wide integers on the fast path. An error in queries and keys is multiplied by their
+    /// Whether its input is rounded to wide integers at int8 precision. An error in queries and keys is multiplied by their
     /// size before the softmax and hurts most; these matrices are the smallest, so that it costs least here.
     pub wide: bool,
 }

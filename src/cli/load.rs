@@ -142,8 +142,8 @@ impl Loaded {
 
     /// A session with the adapters attached.
     pub fn session(&self, args: &ModelArgs, context: usize) -> anyhow::Result<Session> {
-        let (path, cache) = (args.reading.path(), args.reading.cache());
-        let config = SessionConfig { context, path, cache, chunk: 256 };
+        let (precision, cache) = (args.reading.precision(), args.reading.cache());
+        let config = SessionConfig { context, precision, cache, chunk: 256 };
         let repacked = args.reading.repack.map(|budget| repack(&self.model, budget)).transpose()?;
         let mut session = setting(Session::new(repacked.as_ref().unwrap_or(&self.model), config))?;
         for attached in self.stack(&args.adapters)?.all() {

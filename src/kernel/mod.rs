@@ -110,7 +110,7 @@ impl<'a> View<'a> {
     }
 }
 
-/// Rows rounded to integers, `x ≈ d · q`: what the fast path of a linear layer multiplies with. Narrow ones have 8 bits in
+/// Rows rounded to integers, `x ≈ d · q`: what a linear layer multiplies with at int8 precision. Narrow ones have 8 bits in
 /// blocks of 16, half as long as ggml's, and scales that are searched for, which leave a smaller rounding error than its
 /// own. Wide ones have 12 bits in blocks of 32, and their error is hardly any; a code is `16 · high + low`, which are kept as
 /// bytes, so that what multiplies bytes can multiply both.

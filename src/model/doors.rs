@@ -11,7 +11,7 @@ use super::pass::{Pass, Target};
 use super::{HParams, Model};
 use crate::adapter::{At, Into, Member, Needs, Place, Seen, Shape, Site, Spot, Stack};
 use crate::kernel::{Buffer, Tile, View};
-use crate::nn::linear::{self, Accumulate, Back, Input, Path, Rounded};
+use crate::nn::linear::{self, Accumulate, Back, Input, Precision, Rounded};
 use crate::nn::{head, norm};
 use crate::quant::Matrix;
 use crate::role::{Is, Role};
@@ -41,10 +41,10 @@ pub struct Workspace {
 
 impl Workspace {
     /// Bytes of the passes over `n` rows, of which `counted` meet the output matrix, but for what adapters need.
-    pub fn bytes(m: &Model, path: Path, n: usize, counted: usize) -> usize {
+    pub fn bytes(m: &Model, precision: Precision, n: usize, counted: usize) -> usize {
         let fused = m.weights.blocks.iter().flat_map(|b| b.matrices()).filter(|(r, _)| !r.row().holds.is_empty());
         let fused = 4 * n * fused.map(|(_, w)| w.rows).max().unwrap_or(0);
-        if path == Path::Exact {
+        if precision == Precision::F32 {
             return fused;
         }
         let slice = head::slice(m.weights.head());
@@ -248,7 +248,7 @@ pub fn project<const K: usize>(
     let matrices =
         outs.each_ref().map(|out| block.stored(out.role).expect("one product of a group is stored as all are"));
     let Workspace { rounded, apart_rounded, apart: [apart, _], dropped: [dropped, _], scratch, .. } = work;
-    let input = Input::new(&m.compute, p.path, x, &matrices, first.row().wide, rounded);
+    let input = Input::new(&m.compute, p.precision, x, &matrices, first.row().wide, rounded);
     for (out, w) in outs.into_iter().zip(matrices) {
         let site = Site { layer, role: out.role };
         let next = m.weights.after(layer, out.role);
@@ -261,7 +261,7 @@ pub fn project<const K: usize>(
         copy(x, own);
         apply(p, Place::Input(site), members, x, None, &mut Tile::new(own, x.n, x.c), dropped, scratch);
         let own = View::new(own, x.n, x.c);
-        let input = Input::new(&m.compute, p.path, own, &[w], first.row().wide, apart_rounded);
+        let input = Input::new(&m.compute, p.precision, own, &[w], first.row().wide, apart_rounded);
         product(p, site, w, own, input.before(next), out.y, extras, dropped, scratch);
     }
 }
@@ -331,7 +331,7 @@ fn project_fused<const K: usize>(
             View::new(own, x.n, x.c)
         }
     };
-    let input = Input::new(&m.compute, p.path, met, &[w], role.row().wide, rounded);
+    let input = Input::new(&m.compute, p.precision, met, &[w], role.row().wide, rounded);
     let y = fused.room(x.n * w.rows);
     let next = m.weights.after(layer, role);
     product(p, site, w, met, input.before(next), y, extras, dropped, scratch);
@@ -471,11 +471,11 @@ fn matrix_backward(
         }
         unapply(p, place, x, None, product, dy, dx.as_deref_mut(), None, target, work);
         if let Some(dx) = dx {
-            linear::backward(cx, p.path, w, View::new(dy, n, w.rows), Accumulate::Add, dx, &mut work.back);
+            linear::backward(cx, p.precision, w, View::new(dy, n, w.rows), Accumulate::Add, dx, &mut work.back);
         }
     } else {
         if let Some(dx) = &mut dx {
-            linear::backward(cx, p.path, w, View::new(dy, n, w.rows), into, dx, &mut work.back);
+            linear::backward(cx, p.precision, w, View::new(dy, n, w.rows), into, dx, &mut work.back);
         }
         unapply(p, place, x, None, product, dy, dx, None, target, work);
     }

@@ -8,7 +8,7 @@ use super::weights::Places;
 use super::{Acts, Model, block};
 use crate::adapter::{Member, Place, Stack};
 use crate::kernel::{Buffer, Tile, View};
-use crate::nn::linear::{self, Input, Path, Rounded};
+use crate::nn::linear::{self, Input, Precision, Rounded};
 use crate::nn::rope::{Rope, Turns};
 use crate::nn::{embed, norm};
 use crate::rng;
@@ -57,7 +57,7 @@ pub struct Pass<'a> {
     /// The adapters.
     pub stack: &'a Stack,
     /// How products are computed.
-    pub path: Path,
+    pub precision: Precision,
     /// The rows.
     pub rows: &'a Rows,
     /// Whether what adapters want remembered is, for a backward pass.
@@ -69,8 +69,8 @@ pub struct Pass<'a> {
 
 impl<'a> Pass<'a> {
     /// A forward pass.
-    pub fn new(model: &'a Model, stack: &'a Stack, path: Path, rows: &'a Rows) -> Pass<'a> {
-        Pass { model, stack, path, rows, keep: false, dropout: None, extras: Vec::new() }
+    pub fn new(model: &'a Model, stack: &'a Stack, precision: Precision, rows: &'a Rows) -> Pass<'a> {
+        Pass { model, stack, precision, rows, keep: false, dropout: None, extras: Vec::new() }
     }
 
     /// The same, with a backward pass to follow.
@@ -278,7 +278,7 @@ pub fn finish(p: &Pass, x: View, y: &mut [f32], kept: Option<&mut [f32]>, work: 
 /// bound would hide what is not finite. y: `[N, width]`, z: `[N, V]`, overwritten.
 pub fn logits(p: &Pass, y: View, z: &mut [f32], rounded: &mut Rounded) {
     let (m, head) = (p.model, p.model.weights.head());
-    let input = Input::new(&m.compute, p.path, y, &[head], false, rounded);
+    let input = Input::new(&m.compute, p.precision, y, &[head], false, rounded);
     // The next token begins with the first block.
     let first = m.weights.blocks.first().and_then(|b| b.matrices().next());
     let input = first.map_or(input, |(_, w)| input.before(w));

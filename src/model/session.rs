@@ -7,7 +7,7 @@ use super::{Acts, CacheType, Model};
 use crate::adapter::{Ready, Stack};
 use crate::error::{Error, Result};
 use crate::kernel::{Buffer, View};
-use crate::nn::linear::{Path, Rounded};
+use crate::nn::linear::{Precision, Rounded};
 use std::prelude::v1::*;
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ pub struct SessionConfig {
     /// Positions; at most what the model was made for.
     pub context: usize,
     /// Precision of products.
-    pub path: Path,
+    pub precision: Precision,
     /// Precision of the cache.
     pub cache: CacheType,
     /// Prompt rows that go through the blocks together: bounds the scratch.
@@ -26,7 +26,7 @@ pub struct SessionConfig {
 
 impl Default for SessionConfig {
     fn default() -> Self {
-        SessionConfig { context: 2048, path: Path::Fast, cache: CacheType::F16, chunk: 256 }
+        SessionConfig { context: 2048, precision: Precision::Int8, cache: CacheType::F16, chunk: 256 }
     }
 }
 
@@ -182,7 +182,7 @@ impl Session {
                 Some(_) => 0,
                 None => n - 1,
             };
-            let p = Pass::new(&m, &self.stack, self.config.path, &self.rows);
+            let p = Pass::new(&m, &self.stack, self.config.precision, &self.rows);
             let x = View::new(&self.x, n, h.width).rows(first..n);
             let normed = &mut self.normed[..(n - first) * h.width];
             pass::finish(&p, x, normed, None, &mut self.work);
@@ -219,7 +219,7 @@ impl Session {
         self.rows.segments.clear();
         self.rows.segments.push(0..n);
         self.rows.turn(m);
-        let p = Pass::new(m, &self.stack, self.config.path, &self.rows);
+        let p = Pass::new(m, &self.stack, self.config.precision, &self.rows);
         let (x, cache) = (self.x.room(n * h.width), Some(&mut self.cache));
         pass::embed(&p, tokens, x, &mut self.work);
         let (a, state, work) = (&mut self.acts, &mut self.state, &mut self.work);

@@ -1,7 +1,7 @@
 //! The output head: logits, and log-probabilities streamed over slices of the vocabulary.
 
 use super::ROWS;
-use super::linear::{self, Accumulate, Back, Input, Path, Rounded};
+use super::linear::{self, Accumulate, Back, Input, Precision, Rounded};
 use crate::kernel::{Buffer, Compute, Kernels, Scratch, Tile, View};
 use crate::math;
 use crate::quant::Matrix;
@@ -91,7 +91,7 @@ impl Finish {
 /// x, g: `[N, C]`, W: `[V, C]`, logp, norm: `[N]`, overwritten. `slice`: rows that go together, one of [`SLICES`].
 pub fn log_probs(
     cx: &Compute,
-    path: Path,
+    precision: Precision,
     w: &Matrix,
     finish: Finish,
     x: View,
@@ -108,13 +108,26 @@ pub fn log_probs(
         let rows = first..(first + slice).min(x.n);
         let g = g.as_deref_mut().map(|g| &mut g[rows.start * x.c..rows.end * x.c]);
         let (logp, norm) = (&mut logp[rows.clone()], &mut norm[rows.clone()]);
-        some_log_probs(cx, path, w, finish, x.rows(rows.clone()), &targets[rows], logp, norm, g, logits, rounded, back);
+        some_log_probs(
+            cx,
+            precision,
+            w,
+            finish,
+            x.rows(rows.clone()),
+            &targets[rows],
+            logp,
+            norm,
+            g,
+            logits,
+            rounded,
+            back,
+        );
     }
 }
 
 fn some_log_probs(
     cx: &Compute,
-    path: Path,
+    precision: Precision,
     w: &Matrix,
     finish: Finish,
     x: View,
@@ -134,7 +147,7 @@ fn some_log_probs(
     for state in state.as_chunks_mut::<2>().0 {
         *state = [f32::NEG_INFINITY, 0.0];
     }
-    let input = Input::new(cx, path, x, &[w], false, rounded);
+    let input = Input::new(cx, precision, x, &[w], false, rounded);
     for start in (0..w.rows).step_by(SLICE) {
         let slice = start..(start + SLICE).min(w.rows);
         let (count, part) = (slice.len(), w.part(slice.clone()));
@@ -175,7 +188,15 @@ fn some_log_probs(
             }
         });
         if let Some(g) = &mut g {
-            linear::backward(cx, path, &part, View::new(z, n, count), Accumulate::Add, &mut Tile::new(g, n, c), back);
+            linear::backward(
+                cx,
+                precision,
+                &part,
+                View::new(z, n, count),
+                Accumulate::Add,
+                &mut Tile::new(g, n, c),
+                back,
+            );
         }
     }
     let width = if g.is_some() { c } else { 0 };

@@ -6,15 +6,15 @@ use core::ops::Range;
 use std::prelude::v1::*;
 use std::sync::Arc;
 
-/// How products with a frozen matrix are computed.
+/// The precision of products with a frozen matrix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Path {
-    /// `f32` activations against decoded rows; what training differentiates.
-    Exact,
-    /// Activations rounded to 8 bits or 12, integer dot products, where the matrix's format has integer codes; where it is of
-    /// floats of 16 bits, both sides become integers of as many. On the way back gradients are rounded to 8 bits, and the
-    /// columns of the matrix too, where it has integer codes.
-    Fast,
+pub enum Precision {
+    /// `f32` activations times decoded rows. Gradients of a pass at this precision are exact.
+    F32,
+    /// Integer products, where the format of the matrix allows them. Forward: activations are rounded to 8 or 12 bits and
+    /// multiplied with the integer codes of the matrix; for an f16 or bf16 matrix both sides become 16-bit integers.
+    /// Backward: gradients are rounded to 8 bits, and so are the columns of a matrix with integer codes.
+    Int8,
 }
 
 /// Most rows of a matrix that are decoded and multiplied together: an L2 cache holds them.
@@ -47,16 +47,16 @@ pub enum Products {
 
 impl Products {
     /// Those with `w`.
-    pub fn of(path: Path, w: &Matrix) -> Self {
-        match (path, &w.format.codes, w.format.id) {
-            (Path::Fast, Some(_), _) => Products::Ints,
-            (Path::Fast, None, F16 | BF16) => Products::Words,
+    pub fn of(precision: Precision, w: &Matrix) -> Self {
+        match (precision, &w.format.codes, w.format.id) {
+            (Precision::Int8, Some(_), _) => Products::Ints,
+            (Precision::Int8, None, F16 | BF16) => Products::Words,
             _ => Products::Floats,
         }
     }
 }
 
-/// Inputs as the fast path rounds them: buffers that grow to the largest once.
+/// Inputs rounded for [`Precision::Int8`]: buffers that grow to the largest once.
 #[derive(Default)]
 pub struct Rounded {
     acts: Acts8,
@@ -68,7 +68,7 @@ impl Rounded {
     pub fn bytes<'a>(k: &Kernels, inputs: impl Iterator<Item = (&'a Matrix, usize, bool)>) -> usize {
         let (mut acts, mut words) = (0, 0);
         for (w, n, wide) in inputs {
-            match Products::of(Path::Fast, w) {
+            match Products::of(Precision::Int8, w) {
                 Products::Ints => acts = acts.max(Acts8::bytes(n, w.cols, wide || k.wide)),
                 Products::Words => words = words.max(4 * n * Words::of(w.cols).floats()),
                 Products::Floats => (),
@@ -93,16 +93,16 @@ pub struct Input<'a> {
 }
 
 impl<'a> Input<'a> {
-    /// For the exact path.
+    /// For [`Precision::F32`].
     pub fn exact(x: View<'a>) -> Self {
         Input { x, acts: None, words: None, after: None }
     }
 
-    /// Rounds `x` if `path` and one of `matrices` call for it: to integers, which are wide if they should be or if these take
+    /// Rounds `x` if `precision` and one of `matrices` call for it: to integers, which are wide if they should be or if these take
     /// no longer, or to those of 16 bits.
     pub fn new(
         cx: &Compute,
-        path: Path,
+        precision: Precision,
         x: View<'a>,
         matrices: &[&Matrix],
         wide: bool,
@@ -110,7 +110,7 @@ impl<'a> Input<'a> {
     ) -> Self {
         let mut input = Input::exact(x);
         let Rounded { acts, words } = rounded;
-        let any = |products| matrices.iter().any(|w| Products::of(path, w) == products);
+        let any = |products| matrices.iter().any(|w| Products::of(precision, w) == products);
         if any(Products::Ints) {
             acts.resize(x.n, x.c, wide || cx.kernels.wide);
             cx.quantize(x, acts);
@@ -214,20 +214,20 @@ fn granule(w: &Matrix, threads: usize) -> usize {
 }
 
 /// Values that [`forward`] and [`backward`] hold for each thread, for `n` rows.
-pub fn scratch(path: Path, w: &Matrix, n: usize, threads: usize) -> usize {
+pub fn scratch(precision: Precision, w: &Matrix, n: usize, threads: usize) -> usize {
     let exact = match w.floats() {
         Some(_) => 0,
         None => (TILE * w.cols).max(2 * TILE * granule(w, threads)),
     };
     // Integer products keep sums of two panels of 16 rows, and a number for each 16 columns.
     let whole = |rows: usize, cols: usize| rows * (64 + cols / 16);
-    let ahead = match Products::of(path, w) {
+    let ahead = match Products::of(precision, w) {
         Products::Ints => whole(n, w.cols),
         Products::Words => TILE * w.cols.next_multiple_of(32) / 2,
         Products::Floats => exact,
     };
     let back = if Back::takes(w) { whole(n, w.rows).max((DEEP + 9) * granule(w, threads)) } else { exact };
-    if path == Path::Fast { ahead.max(back) } else { exact }
+    if precision == Precision::Int8 { ahead.max(back) } else { exact }
 }
 
 /// What becomes of what a gradient's place holds.
@@ -240,10 +240,18 @@ pub enum Accumulate {
 }
 
 /// `dx = dy · W`, or `dx += dy · W`. dy: `[N, F]`, W: `[F, C]`, dx: `[N, C]`.
-pub fn backward(cx: &Compute, path: Path, w: &Matrix, dy: View, into: Accumulate, dx: &mut Tile, back: &mut Back) {
+pub fn backward(
+    cx: &Compute,
+    precision: Precision,
+    w: &Matrix,
+    dy: View,
+    into: Accumulate,
+    dx: &mut Tile,
+    back: &mut Back,
+) {
     assert!(dy.c == w.rows && dx.c() == w.cols && dx.n() == dy.n, "shapes of a linear layer");
-    match path {
-        Path::Fast if Back::takes(w) => back.product(cx, w, dy, into, dx),
+    match precision {
+        Precision::Int8 if Back::takes(w) => back.product(cx, w, dy, into, dx),
         _ => backward_exact(cx, w, dy, into, dx),
     }
 }

@@ -5,7 +5,7 @@ use super::attention::{self, Heads, Memory, Sees, Source};
 use super::embed;
 use super::ffn::{self, ACTS, Act};
 use super::head::{self, Finish, Logits};
-use super::linear::{self, Back, Path, Rounded};
+use super::linear::{self, Back, Precision, Rounded};
 use super::norm::{self, Kind, Norm};
 use super::rope::{Pairing, Rope, Turns};
 use crate::bytes::Bytes;
@@ -584,7 +584,7 @@ fn logits_are_finished_and_so_are_their_gradients() {
             let (mut logits, mut rounded, mut back) = (Logits::default(), Rounded::default(), Back::default());
             head::log_probs(
                 cx,
-                Path::Exact,
+                Precision::F32,
                 &table,
                 finish,
                 View::new(&x, n, c),

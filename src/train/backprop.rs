@@ -10,7 +10,7 @@ use crate::model::doors::{self, Workspace};
 use crate::model::pass::{self, Moment, Pass};
 use crate::model::weights::Key;
 use crate::model::{ActType, Acts, Dropout, HParams, Kept, Model, Stored, Target};
-use crate::nn::linear::Path;
+use crate::nn::linear::Precision;
 use crate::nn::{embed, head, norm};
 use std::prelude::v1::*;
 
@@ -72,7 +72,7 @@ pub(super) type Grading<'a> = dyn FnMut(&[f64], &mut [f32]) -> f64 + 'a;
 
 /// The buffers of a pass; they grow to the largest batch once.
 pub(super) struct Backprop {
-    path: Path,
+    precision: Precision,
     keep: Keep,
     act_type: ActType,
     slice: usize,
@@ -114,7 +114,7 @@ pub(super) struct Wear<'a> {
 impl Backprop {
     pub(super) fn new(config: &Config) -> Self {
         Backprop {
-            path: config.path,
+            precision: config.precision,
             keep: config.keep,
             act_type: config.act_type,
             slice: config.slice,
@@ -147,7 +147,7 @@ impl Backprop {
 
     /// The sums of log-probabilities, without gradients.
     pub(super) fn sums(&mut self, m: &Model, wear: Wear, batch: &Batch) -> Vec<f64> {
-        let p = Pass::new(m, wear.stack, self.path, &batch.rows);
+        let p = Pass::new(m, wear.stack, self.precision, &batch.rows);
         self.forward(&p, batch, wear.frozen, wear.frozen, None);
         self.score(&p, batch, false)
     }
@@ -156,7 +156,7 @@ impl Backprop {
     /// adapter is worn; the first `frozen` blocks may come from a store.
     pub(super) fn embed(&mut self, m: &Model, batch: &Batch, frozen: usize) -> Vec<f32> {
         let (stack, d) = (Stack::new(), m.hparams.width);
-        let p = Pass::new(m, &stack, self.path, &batch.rows);
+        let p = Pass::new(m, &stack, self.precision, &batch.rows);
         self.forward(&p, batch, frozen, frozen, None);
         let n = batch.tokens.len();
         let (mut sums, mut normed) = (vec![0.0; d], vec![0.0; d]);
@@ -227,7 +227,21 @@ impl Backprop {
         let (x, head, finish) = (View::new(normed, n, d), m.weights.head(), m.hparams.finish);
         let (slice, logits) = (self.slice, &mut self.logits);
         let targets = &batch.targets;
-        head::log_probs(&m.compute, self.path, head, finish, x, targets, logp, norms, g, slice, logits, rounded, back);
+        head::log_probs(
+            &m.compute,
+            self.precision,
+            head,
+            finish,
+            x,
+            targets,
+            logp,
+            norms,
+            g,
+            slice,
+            logits,
+            rounded,
+            back,
+        );
         batch.sum(logp)
     }
 
@@ -245,7 +259,7 @@ impl Backprop {
     ) -> f64 {
         let (h, cx) = (&m.hparams, &m.compute);
         let (n, d, layers) = (batch.tokens.len(), h.width, h.layers);
-        let p = Pass::new(m, wear.stack, self.path, &batch.rows).kept().dropping(wear.dropout);
+        let p = Pass::new(m, wear.stack, self.precision, &batch.rows).kept().dropping(wear.dropout);
         self.forward(&p, batch, wear.frozen, lowest, Some(kept));
         let sums = self.score(&p, batch, true);
         let mut slopes = vec![0.0; sums.len()];

@@ -23,7 +23,7 @@ use crate::container::head::{Field, Head};
 use crate::container::{Builder, Container};
 use crate::error::{Change, Error, Result};
 use crate::model::ActType;
-use crate::nn::linear::Path;
+use crate::nn::linear::Precision;
 use std::borrow::Cow;
 use std::prelude::v1::*;
 use std::sync::Arc;
@@ -45,7 +45,7 @@ fn describe(config: &Config, facts: &mut Head) {
         objective,
         gradient,
         optimizer,
-        path,
+        precision,
         keep,
         act_type,
         slice: _,
@@ -62,7 +62,7 @@ fn describe(config: &Config, facts: &mut Head) {
     if let Some(Dropout { rate, seed }) = dropout {
         facts.set("dropout", rate.to_string()).set("seed of dropout", *seed);
     }
-    if *path == Path::Fast {
+    if *precision == Precision::Int8 {
         facts.set("products", "in 8 bits");
     }
     if *act_type != ActType::F32 {
@@ -218,10 +218,10 @@ impl Trainer {
     /// Identity of the reference: the base with what is attached beneath, and how products are computed. What the reference
     /// makes of data is kept under it.
     pub fn reference(&self, base: &Base) -> [u8; 32] {
-        let own = match self.config.path {
-            Path::Exact => base.fingerprint,
+        let own = match self.config.precision {
+            Precision::F32 => base.fingerprint,
             // A reference that rounds is another one.
-            Path::Fast => *blake3::keyed_hash(&base.fingerprint, b"products in 8 bits").as_bytes(),
+            Precision::Int8 => *blake3::keyed_hash(&base.fingerprint, b"products in 8 bits").as_bytes(),
         };
         digest(self.trained.beneath(), base).map_or(own, |d| *blake3::keyed_hash(&own, d.as_bytes()).as_bytes())
     }

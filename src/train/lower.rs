@@ -10,7 +10,7 @@ use crate::kernel::Buffer;
 use crate::model::doors::Workspace;
 use crate::model::pass::{self, Pass};
 use crate::model::{Acts, Model, Rows};
-use crate::nn::linear::Path;
+use crate::nn::linear::Precision;
 use std::collections::BTreeMap;
 use std::prelude::v1::*;
 
@@ -117,7 +117,7 @@ impl Lower {
         let made = self.x.room(tokens.len() * d);
         layout.turn(m);
         let stack = Stack::new();
-        let p = Pass::new(m, &stack, Path::Exact, &layout);
+        let p = Pass::new(m, &stack, Precision::F32, &layout);
         pass::embed(&p, &tokens, made, work);
         pass::blocks(&p, 0..blocks, None, made, acts, &mut Buffer::default(), work, &mut |_, _, _, _| ());
         for (rows, place) in layout.segments.iter().zip(places) {

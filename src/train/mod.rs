@@ -4,8 +4,8 @@
 //! lays examples end to end; `backprop.rs` makes the gradients, or `zeroth.rs` estimates them; `objective` says what is
 //! to become of log-probabilities, `optim` moves the parameters, `schedule.rs` says how far. `checkpoint.rs` holds a
 //! run so that it can go on, `folder.rs` keeps such files. `feedback.rs` teaches from what somebody thought of answers,
-//! `journal.rs` keeps that. Training runs on the exact path, where gradients are those of what is computed, or on the
-//! fast one ([`Config::path`]), where they are rounded.
+//! `journal.rs` keeps that. Training runs at f32 precision, with exact gradients, or at int8
+//! precision ([`Config::precision`]), with rounded ones.
 //!
 //! A few steps on what somebody liked, with whatever rows are at hand, old ones and new:
 //! ```
@@ -51,7 +51,7 @@ use crate::error::{Error, Result};
 use crate::model::weights::Places;
 use crate::model::{self, ActType, Model};
 use crate::nn::head;
-use crate::nn::linear::Path;
+use crate::nn::linear::Precision;
 use backprop::{Backprop, Wear};
 use batch::Batch;
 use objective::{Objective, Rewards, Shape as Rows, Tally, Totals};
@@ -78,9 +78,9 @@ pub struct Config {
     pub gradient: Gradient,
     /// What moves the parameters.
     pub optimizer: optim::Spec,
-    /// How products with the base are computed. The fast path is for adapters: its losses are those of a running model,
+    /// How products with the base are computed. Int8 precision is for adapters: its losses are those of a running model,
     /// its gradients are a few percent off.
-    pub path: Path,
+    pub precision: Precision,
     /// Which activations stay in memory.
     pub keep: Keep,
     /// How they are stored. Halves round what the way back reads, so gradients are rounded; losses are not.
@@ -121,7 +121,7 @@ impl Default for Config {
             objective: objective::Spec::default(),
             gradient: Gradient::Backward,
             optimizer: optim::Spec::default(),
-            path: Path::Exact,
+            precision: Precision::F32,
             keep: Keep::Auto,
             act_type: ActType::F32,
             slice: head::SLICES[0],
@@ -303,9 +303,9 @@ impl Trainer {
                 "estimates without a way back are for adapters, not for all weights",
             ));
         }
-        if config.path == Path::Fast {
+        if config.precision == Precision::Int8 {
             return Err(Error::invalid(
-                "path",
+                "precision",
                 "products in 8 bits are for adapters on a frozen base, not for all weights",
             ));
         }

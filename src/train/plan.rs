@@ -124,7 +124,7 @@ pub struct Plan {
     pub kept: usize,
     /// A slice of the logits of all rows.
     pub logits: usize,
-    /// Rounded rows and columns, on the fast path.
+    /// Rounded rows and columns, at int8 precision.
     pub rounded: usize,
     /// What the threads hold while they work: the larger of the next two, for each.
     pub scratch: usize,
@@ -238,11 +238,11 @@ impl Run<'_> {
         let remembered = if zeroth { 0 } else { (0..h.layers).map(wants).max().unwrap_or(0) };
         let store = if self.lower && lowest > 0 { Lower::bytes(h.width, n) } else { 0 };
 
-        let (path, meeting) = (self.config.path, counted.min(self.config.slice));
+        let (precision, meeting) = (self.config.precision, counted.min(self.config.slice));
         let attention = f * h.most(|l| attention::scratch(l.heads, longest));
         let block = &m.weights.blocks[lowest.min(h.layers - 1)];
-        let of = |(_, w)| linear::scratch(path, w, n, threads);
-        let head = linear::scratch(path, &head::slice(m.weights.head()), meeting, threads);
+        let of = |(_, w)| linear::scratch(precision, w, n, threads);
+        let head = linear::scratch(precision, &head::slice(m.weights.head()), meeting, threads);
         let decoded = f * block.matrices().map(of).fold(head.max(size.scratch), usize::max);
         Ok(Plan {
             mapped: m.file_len(),
@@ -255,7 +255,7 @@ impl Run<'_> {
             activations: kept + Acts::bytes(h, remembered, n) + ends + back + store,
             kept,
             logits: head::Logits::bytes(meeting),
-            rounded: Workspace::bytes(m, path, n, meeting),
+            rounded: Workspace::bytes(m, precision, n, meeting),
             scratch: threads * attention.max(decoded),
             attention,
             decoded,

@@ -413,9 +413,9 @@ fn strength_0_is_the_base_to_the_bit() {
         let mut random = Random::new(5, kind.name, "trained");
         a.params_mut().iter_mut().for_each(|p| *p += random.next_f32() - 0.5);
         let ready = model.ready(a).unwrap();
-        for path in [mynah::nn::linear::Path::Exact, mynah::nn::linear::Path::Fast] {
+        for precision in [mynah::nn::linear::Precision::F32, mynah::nn::linear::Precision::Int8] {
             let mut session =
-                Session::new(&model, SessionConfig { context: 32, path, chunk: 5, ..Default::default() }).unwrap();
+                Session::new(&model, SessionConfig { context: 32, precision, chunk: 5, ..Default::default() }).unwrap();
             let plain = session.feed(&tokens).unwrap().to_vec();
             session.attach(ready.clone(), 0.0).unwrap();
             assert!(session.feed(&tokens).unwrap() == plain, "{} with strength 0", kind.name);

@@ -9,12 +9,12 @@ use mynah::adapter::peft;
 use mynah::bytes::{Bytes, Limits, map};
 use mynah::gguf::Gguf;
 use mynah::model::{ARCHES, CacheType, Model, SessionConfig};
-use mynah::nn::linear::Path as Precision;
+use mynah::nn::linear::Precision;
 use mynah::train::Trainer;
 use safetensors::SafeTensors;
 use std::path::Path;
 
-/// What the exact path may differ by from the oracle: the goldens' own tolerance.
+/// What the f32 precision may differ by from the oracle: the goldens' own tolerance.
 const MOST: f64 = 1e-3;
 
 /// Files whose metadata ask for what is refused: a scaling of the rotary table.
@@ -52,9 +52,9 @@ fn logits_are_llama_cpps() {
         seen.push(architecture);
         let (model, tokenizer) = open(&path);
         let golden = dir.join(format!("{name}.f32ref.json"));
-        let exact = SessionConfig { path: Precision::Exact, cache: CacheType::F32, ..SessionConfig::default() };
+        let exact = SessionConfig { precision: Precision::F32, cache: CacheType::F32, ..SessionConfig::default() };
         let [logit, nll, _] = compare(&model, &tokenizer, None, &golden, &exact, true);
-        eprintln!("{name}: exact path, largest logit difference {logit:.2e}, nll {nll:.2e}");
+        eprintln!("{name}: f32 precision, largest logit difference {logit:.2e}, nll {nll:.2e}");
         assert!(logit <= MOST && nll <= MOST, "{name}: {logit} {nll}");
         let [logit, _, mean] = compare(&model, &tokenizer, None, &golden, &SessionConfig::default(), false);
         let [largest, native] = native_distance(&dir, &name);

@@ -5,7 +5,7 @@ use mynah::bytes::{Limits, map};
 use mynah::gguf::Gguf;
 use mynah::kernel::{Compute, Pool, available};
 use mynah::model::{CacheType, Model, Session, SessionConfig};
-use mynah::nn::linear::Path as Precision;
+use mynah::nn::linear::Precision;
 use mynah::text::{Encode, Tokenizer};
 use std::path::Path;
 
@@ -88,14 +88,14 @@ fn eight_bits_take_half_the_memory_and_hardly_change_the_loss() {
         let squares: f64 = a.iter().zip(b).map(|(a, b)| ((a - b) as f64).powi(2)).sum();
         (squares / a.len() as f64).sqrt()
     };
-    // On the fast path any change, however small, changes how activations are rounded; the exact one shows the cache's alone.
-    for (path, most, farthest) in [(Precision::Fast, 0.01, 0.25), (Precision::Exact, 0.003, 0.1)] {
-        let of = |cache| logits(&model, SessionConfig { path, ..config(cache, context) }, &tokens, 64);
+    // At int8 precision any change, however small, changes how activations are rounded; f32 precision shows the cache's alone.
+    for (precision, most, farthest) in [(Precision::Int8, 0.01, 0.25), (Precision::F32, 0.003, 0.1)] {
+        let of = |cache| logits(&model, SessionConfig { precision, ..config(cache, context) }, &tokens, 64);
         let all = [CacheType::F32, CacheType::F16, CacheType::Q8].map(of);
         let losses = all.each_ref().map(|l| loss(l, &tokens, vocab));
         let (f16, q8) = (far(&all[1], &all[0]), far(&all[2], &all[0]));
-        eprintln!("{path:?}: loss with f32 {:.5}, f16 {:.5}, q8_0 {:.5}", losses[0], losses[1], losses[2]);
-        eprintln!("{path:?}: logits beside f32, root mean square: f16 {f16:.5}, q8_0 {q8:.5}");
+        eprintln!("{precision:?}: loss with f32 {:.5}, f16 {:.5}, q8_0 {:.5}", losses[0], losses[1], losses[2]);
+        eprintln!("{precision:?}: logits beside f32, root mean square: f16 {f16:.5}, q8_0 {q8:.5}");
         assert!((losses[2] - losses[1]).abs() < most, "{losses:?}");
         assert!(f16 < farthest && q8 < farthest, "{f16} {q8}");
     }

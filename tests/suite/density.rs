@@ -4,7 +4,7 @@ use crate::survive::Place;
 use crate::tiny;
 use mynah::adapter::{self, Spec};
 use mynah::model::{CacheType, Session, SessionConfig};
-use mynah::nn::linear::Path;
+use mynah::nn::linear::Precision;
 use mynah::train::density::Classifier;
 use mynah::train::{Config, Example, Trainer, objective};
 use std::fs;
@@ -29,7 +29,8 @@ fn an_embedding_is_the_mean_of_the_prompts_hidden_states() {
     }
     // The output matrix makes logits of the hidden state of each position, so of their sum the sum of the logits.
     let model = trainer.model().clone();
-    let config = SessionConfig { path: Path::Exact, context: 8, cache: CacheType::F32, ..SessionConfig::default() };
+    let config =
+        SessionConfig { precision: Precision::F32, context: 8, cache: CacheType::F32, ..SessionConfig::default() };
     let mut session = Session::new(&model, config).unwrap();
     let mut sums = vec![0.0; model.weights.vocab()];
     for token in [1, 9, 4] {

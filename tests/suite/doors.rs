@@ -16,7 +16,7 @@ use mynah::error::{Error, Result};
 use mynah::kernel::{Buffer, Tile, View};
 use mynah::model::{ActType, CacheType, Model, Session, SessionConfig};
 use mynah::nn::attention::Heads;
-use mynah::nn::linear::Path;
+use mynah::nn::linear::Precision;
 use mynah::rng::Stream;
 use mynah::role::Role;
 use mynah::train::data::Order;
@@ -523,7 +523,7 @@ fn threads_change_no_bit_at_any_place() {
         let name = sketch.arch.name;
         let want = run(1, config(Keep::All));
         assert!(run(3, config(Keep::Inputs)) == want && run(2, config(Keep::Blocks(2))) == want, "{name}");
-        let rounded = |keep| Config { path: Path::Fast, act_type: ActType::F16, ..config(keep) };
+        let rounded = |keep| Config { precision: Precision::Int8, act_type: ActType::F16, ..config(keep) };
         let (one, three) = (run(1, rounded(Keep::Blocks(2))), run(3, rounded(Keep::Blocks(2))));
         assert!(one == three && one != want, "{name}, rounded");
         // What is rounded is near: losses, the last of each list.
@@ -550,7 +550,7 @@ fn sessions_wear_what_was_trained() {
         }
         let base = model.base([0; 32]);
         let session = |chunk| {
-            let config = SessionConfig { context: 32, path: Path::Exact, cache: CacheType::F32, chunk };
+            let config = SessionConfig { context: 32, precision: Precision::F32, cache: CacheType::F32, chunk };
             Session::new(&model, config).unwrap()
         };
         let plain = session(4).feed(&tokens).unwrap().to_vec();

@@ -1,4 +1,4 @@
-//! Products of rounded activations: near the exact path, and the same bits everywhere.
+//! Products of rounded activations: near f32 precision, and the same bits everywhere.
 
 use crate::shared::shared;
 use crate::tiny::{self, Rng};
@@ -8,7 +8,7 @@ use mynah::error::Error;
 use mynah::gguf::Gguf;
 use mynah::kernel::{self, Compute, Kernels, Pool, Tile, View};
 use mynah::model::{Model, Session, SessionConfig};
-use mynah::nn::linear::{self, Input, Path, Rounded};
+use mynah::nn::linear::{self, Input, Precision, Rounded};
 use mynah::quant::{Format, Matrix, encode_matrix};
 use mynah::text::{Encode, Tokenizer};
 use mynah::train::{Config, Example, Keep, Trainer};
@@ -39,18 +39,18 @@ fn trainer(model: &Model, config: Config) -> Trainer {
     Trainer::adapter(model, adapter, config).unwrap()
 }
 
-fn config(path: Path) -> Config {
-    Config { path, clip: 0.0, keep: Keep::All, ..Config::default() }
+fn config(precision: Precision) -> Config {
+    Config { precision, clip: 0.0, keep: Keep::All, ..Config::default() }
 }
 
-/// Losses of both paths, and the norm of the difference of their gradients over that of the exact ones.
+/// Losses at both precisions, and the norm of the difference of their gradients over that of the exact ones.
 fn compared(model: &Model, rows: &[Example]) -> ([f64; 2], f64) {
-    let of = |path| {
-        let mut trainer = trainer(model, config(path));
+    let of = |precision| {
+        let mut trainer = trainer(model, config(precision));
         let loss = trainer.step(&[rows]).unwrap().loss;
         (loss, trainer.grads().to_vec())
     };
-    let ((exact, want), (fast, got)) = (of(Path::Exact), of(Path::Fast));
+    let ((exact, want), (fast, got)) = (of(Precision::F32), of(Precision::Int8));
     let norm = |v: &mut dyn Iterator<Item = f64>| v.map(|v| v * v).sum::<f64>().sqrt();
     let off = norm(&mut got.iter().zip(&want).map(|(g, w)| f64::from(g - w)));
     ([exact, fast], off / norm(&mut want.iter().map(|w| f64::from(*w))))
@@ -82,7 +82,7 @@ fn backends_threads_and_kept_activations_change_no_bit() {
     let of = |kernels, threads, keep| {
         let (model, tokenizer) = embedded(kernels, threads);
         let rows = rows(&tokenizer, NOTES, 40);
-        let mut trainer = trainer(&model, Config { keep, ..config(Path::Fast) });
+        let mut trainer = trainer(&model, Config { keep, ..config(Precision::Int8) });
         let losses: Vec<u64> = (0..2)
             .map(|i| trainer.step(&[&rows[3 * i..3 * i + 2], &rows[3 * i + 2..3 * i + 3]]).unwrap().loss.to_bits())
             .collect();
@@ -111,9 +111,9 @@ fn floats_of_16_bits_meet_activations_of_as_many() {
     let tokens: Vec<u32> = (0..24).map(|t| t * 7 % tiny::VOCAB as u32).collect();
     for format in HALVES {
         // Logits after each token, fed so many at a time.
-        let logits = |kernels, threads, path, step: usize| {
+        let logits = |kernels, threads, precision, step: usize| {
             let model = halves(format, kernels, threads);
-            let config = SessionConfig { context: 32, path, ..SessionConfig::default() };
+            let config = SessionConfig { context: 32, precision, ..SessionConfig::default() };
             let mut session = Session::new(&model, config).unwrap();
             let mut all = Vec::new();
             for tokens in tokens.chunks(step) {
@@ -122,14 +122,14 @@ fn floats_of_16_bits_meet_activations_of_as_many() {
             all
         };
         let bits = |all: &[f32]| all.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
-        let want = logits(&kernel::PLAIN, 1, Path::Fast, 1);
+        let want = logits(&kernel::PLAIN, 1, Precision::Int8, 1);
         for kernels in kernel::available() {
             for (threads, step) in [(1, 1), (2, 3), (3, 24)] {
-                let got = logits(kernels, threads, Path::Fast, step);
+                let got = logits(kernels, threads, Precision::Int8, step);
                 assert!(bits(&got) == bits(&want), "{format}, {}, {threads} threads, {step} at a time", kernels.name);
             }
         }
-        let exact = logits(kernel::best(), 1, Path::Exact, 24);
+        let exact = logits(kernel::best(), 1, Precision::F32, 24);
         let off = want.iter().zip(&exact).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
         let most = exact.iter().map(|v| v.abs()).fold(0.0, f32::max);
         eprintln!("{format}: logits up to {most:.3}, {off:.6} off");
@@ -151,7 +151,7 @@ fn floats_of_16_bits_at_odd_addresses_give_the_same() {
             let odd = w.halves().is_none();
             let cx = Compute { kernels: kernel::best(), pool: Pool::new(2) };
             let (mut rounded, mut y) = (Rounded::default(), vec![0.0; n * rows]);
-            let input = Input::new(&cx, Path::Fast, View::new(&x, n, cols), &[&w], false, &mut rounded);
+            let input = Input::new(&cx, Precision::Int8, View::new(&x, n, cols), &[&w], false, &mut rounded);
             linear::forward(&cx, &w, input, &mut Tile::new(&mut y, n, rows));
             (odd, y)
         };
@@ -178,11 +178,11 @@ fn training_on_floats_of_16_bits_is_near_the_exact_path() {
 
 #[test]
 fn as_much_is_learnt() {
-    let of = |path| {
+    let of = |precision| {
         let (model, tokenizer) = embedded(kernel::best(), 2);
         let rows = rows(&tokenizer, NOTES, 64);
         let (held, learnt) = rows.split_at(4);
-        let mut trainer = trainer(&model, Config { steps: 40, lr: 2e-3, ..config(path) });
+        let mut trainer = trainer(&model, Config { steps: 40, lr: 2e-3, ..config(precision) });
         let before = trainer.assess(held).unwrap().loss;
         for i in 0..40 {
             let row = i * 2 % (learnt.len() - 1);
@@ -190,7 +190,7 @@ fn as_much_is_learnt() {
         }
         (before, trainer.assess(held).unwrap().loss)
     };
-    let (exact, fast) = (of(Path::Exact), of(Path::Fast));
+    let (exact, fast) = (of(Precision::F32), of(Precision::Int8));
     eprintln!("held-out losses from {:.4} to {:.4}; in 8 bits from {:.4} to {:.4}", exact.0, exact.1, fast.0, fast.1);
     assert!(exact.1 < 0.7 * exact.0, "{exact:?}");
     assert!((fast.1 - exact.1).abs() < 0.02 * exact.1, "{exact:?} {fast:?}");
@@ -199,6 +199,6 @@ fn as_much_is_learnt() {
 #[test]
 fn all_weights_are_not_trained_so() {
     let (model, _) = embedded(kernel::best(), 1);
-    let refused = Trainer::full(&model, config(Path::Fast)).err().unwrap();
+    let refused = Trainer::full(&model, config(Precision::Int8)).err().unwrap();
     assert!(matches!(refused, Error::Invalid { .. }), "{refused}");
 }

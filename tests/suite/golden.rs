@@ -6,7 +6,7 @@ use mynah::bytes::{Limits, map};
 use mynah::gguf::Gguf;
 use mynah::kernel::{Compute, Pool};
 use mynah::model::{CacheType, Model, Session, SessionConfig};
-use mynah::nn::linear::Path as Precision;
+use mynah::nn::linear::Precision;
 use mynah::text::{Encode, Tokenizer};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -113,15 +113,15 @@ pub fn compare(
     [worst[0], worst[1], f64::sqrt(squares / count)]
 }
 
-/// What the exact path may differ by from the oracle.
+/// What the f32 precision may differ by from the oracle.
 const MOST: f64 = 5e-3;
 
 #[track_caller]
 fn assert_exact(model: &Model, tokenizer: &Tokenizer, adapter: Option<&Arc<Ready>>, shared: &Path, name: &str) {
-    let config = SessionConfig { path: Precision::Exact, cache: CacheType::F32, ..Default::default() };
+    let config = SessionConfig { precision: Precision::F32, cache: CacheType::F32, ..Default::default() };
     let golden = shared.join(format!("golden/llamacpp/model/{name}.f32ref.json"));
     let [logit, nll, _] = compare(model, tokenizer, adapter, &golden, &config, true);
-    eprintln!("{name}: exact path, largest logit difference {logit:.2e}, nll {nll:.2e}");
+    eprintln!("{name}: f32 precision, largest logit difference {logit:.2e}, nll {nll:.2e}");
     assert!(logit <= MOST && nll <= MOST, "{name}: {logit} {nll}");
 }
 

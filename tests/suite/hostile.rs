@@ -382,7 +382,7 @@ mod models {
     use mynah::gguf::{Gguf, Writer};
     use mynah::kernel::{Buffer, Compute, Pool, Tile, View};
     use mynah::model::{Model, Session, SessionConfig};
-    use mynah::nn::linear::Path;
+    use mynah::nn::linear::Precision;
     use mynah::quant::Format;
     use mynah::role::Role;
     use std::sync::Arc;
@@ -407,8 +407,8 @@ mod models {
         bounded(bytes, |_| Model::load(&file, Compute { kernels: mynah::kernel::best(), pool: Pool::new(1) }))
     }
 
-    fn logits(model: &Model, path: Path, adapter: Option<Arc<Ready>>) -> Vec<u32> {
-        let config = SessionConfig { context: 16, path, ..SessionConfig::default() };
+    fn logits(model: &Model, precision: Precision, adapter: Option<Arc<Ready>>) -> Vec<u32> {
+        let config = SessionConfig { context: 16, precision, ..SessionConfig::default() };
         let mut session = Session::new(model, config).unwrap();
         adapter.into_iter().for_each(|a| session.attach(a, 1.0).unwrap());
         session.feed(&[5, 7, 6]).unwrap().iter().map(|v| v.to_bits()).collect()
@@ -472,10 +472,10 @@ mod models {
         assert!(!biases.is_empty() && biases.iter().all(|b| b.1.iter().any(|v| *v != 0.0)));
         let plain = open(&other(&file, |name| !is_bias(name), &[])).unwrap();
         let added = plain.ready(Box::new(Added::new(biases))).unwrap();
-        for path in [Path::Exact, Path::Fast] {
-            let got = logits(&open(bytes).unwrap(), path, None);
-            assert_ne!(got, logits(&plain, path, None), "without them");
-            assert_eq!(got, logits(&plain, path, Some(added.clone())), "added by hand");
+        for precision in [Precision::F32, Precision::Int8] {
+            let got = logits(&open(bytes).unwrap(), precision, None);
+            assert_ne!(got, logits(&plain, precision, None), "without them");
+            assert_eq!(got, logits(&plain, precision, Some(added.clone())), "added by hand");
         }
     }
 
@@ -541,7 +541,7 @@ mod models {
         let (model, most) = largest(|| {
             let compute = Compute { kernels: mynah::kernel::best(), pool: Pool::new(1) };
             let model = Model::load(&file, compute).unwrap();
-            logits(&model, Path::Exact, None);
+            logits(&model, Precision::F32, None);
             model
         });
         let (took, context) = (begin.elapsed(), model.hparams.context);

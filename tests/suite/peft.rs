@@ -10,7 +10,7 @@ use mynah::bytes::{Bytes, Limits, map};
 use mynah::gguf::Gguf;
 use mynah::kernel::{self, Compute, Pool};
 use mynah::model::{CacheType, Model, Session, SessionConfig};
-use mynah::nn::linear::Path as Precision;
+use mynah::nn::linear::Precision;
 use mynah::role::Role;
 use mynah::train::{Config, Example, Schedule, Trainer, optim};
 use safetensors::SafeTensors;
@@ -142,8 +142,12 @@ fn base_model() {
     for name in ["s64", "s256", "text", "rand17"] {
         let ids: Vec<u32> = ints(&t, &format!("{name}.ids")).iter().map(|v| *v as u32).collect();
         let logits = floats(&t, &format!("{name}.logits"));
-        let config =
-            SessionConfig { path: Precision::Exact, cache: CacheType::F32, context: ids.len(), ..Default::default() };
+        let config = SessionConfig {
+            precision: Precision::F32,
+            cache: CacheType::F32,
+            context: ids.len(),
+            ..Default::default()
+        };
         let mut session = Session::new(&model, config).unwrap();
         let mut worst = 0.0f32;
         let mut each = |i: usize, got: &[f32]| {

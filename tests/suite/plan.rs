@@ -9,7 +9,7 @@ use mynah::gguf::Gguf;
 use mynah::kernel::{Buffer, Compute, Pool, Tile, View};
 use mynah::model::{ActType, Model};
 use mynah::nn::attention::{self, Heads, Sees};
-use mynah::nn::linear::Path as Products;
+use mynah::nn::linear::Precision;
 use mynah::train::data::Order;
 use mynah::train::plan::{Change, Refusal, Rows, Run, Subject};
 use mynah::train::{Config, Example, Keep, Trainer, optim};
@@ -41,7 +41,7 @@ struct Case {
     accumulate: usize,
     ctx: usize,
     counted: usize,
-    path: Products,
+    precision: Precision,
     keep: Keep,
     act_type: ActType,
     slice: usize,
@@ -57,7 +57,7 @@ const SIMPLE: Case = Case {
     accumulate: 1,
     ctx: 128,
     counted: 127,
-    path: Products::Exact,
+    precision: Precision::F32,
     keep: Keep::Auto,
     act_type: ActType::F32,
     slice: 1024,
@@ -88,9 +88,9 @@ fn cases() -> Vec<Case> {
         Case { optimizer: "adamw_8bit", ..SIMPLE },
         Case { optimizer: "adafactor", kind: "nola", ..SIMPLE },
         Case { optimizer: "sgd", ..SIMPLE },
-        Case { path: Products::Fast, keep: Keep::Inputs, ..SIMPLE },
-        Case { path: Products::Fast, keep: Keep::All, batch: 4, threads: 1, ..SIMPLE },
-        Case { path: Products::Fast, ctx: 256, counted: 40, threads: 3, ..SIMPLE },
+        Case { precision: Precision::Int8, keep: Keep::Inputs, ..SIMPLE },
+        Case { precision: Precision::Int8, keep: Keep::All, batch: 4, threads: 1, ..SIMPLE },
+        Case { precision: Precision::Int8, ctx: 256, counted: 40, threads: 3, ..SIMPLE },
         Case { checkpoints: true, ..SIMPLE },
         Case { checkpoints: true, kind: "full", ..SIMPLE },
         Case { kind: "full", ..SIMPLE },
@@ -105,8 +105,8 @@ fn measured(case: &Case) -> (usize, usize) {
     let base = model.base([0; 32]);
     let spec = Spec { layers: case.layers.clone(), ..Spec::new(case.kind) };
     let optimizer = optim::Spec::new(case.optimizer);
-    let Case { path, keep, act_type, slice, .. } = *case;
-    let config = Config { path, keep, act_type, slice, steps: 2, optimizer, ..Config::default() };
+    let Case { precision, keep, act_type, slice, .. } = *case;
+    let config = Config { precision, keep, act_type, slice, steps: 2, optimizer, ..Config::default() };
     let data = examples(&model, case.batch * case.accumulate, case.ctx, case.counted);
     let run = Run {
         beneath: &NONE,
@@ -240,17 +240,17 @@ fn slices_of_the_output_matrix_change_no_bit() {
     let model = model(2);
     let base = model.base([0; 32]);
     let data = examples(&model, 2, 64, 40);
-    let after = |path, slice| {
+    let after = |precision, slice| {
         let adapter = adapter::create(&Spec::default(), &base).unwrap();
-        let config = Config { path, slice, steps: 2, ..Config::default() };
+        let config = Config { precision, slice, steps: 2, ..Config::default() };
         let mut trainer = Trainer::adapter(&model, adapter, config).unwrap();
         let reports = [trainer.step(&[&data]).unwrap(), trainer.step(&[&data]).unwrap()];
         (reports.map(|r| (r.loss.to_bits(), r.grad_norm.to_bits())), trainer.grads().to_vec())
     };
-    for path in [Products::Exact, Products::Fast] {
-        let whole = after(path, 1024);
+    for precision in [Precision::F32, Precision::Int8] {
+        let whole = after(precision, 1024);
         for slice in [64, 16] {
-            assert!(after(path, slice) == whole, "slices of {slice}, {path:?}");
+            assert!(after(precision, slice) == whole, "slices of {slice}, {precision:?}");
         }
     }
     let config = Config { slice: 17, ..Config::default() };

@@ -7,7 +7,7 @@ use mynah::bytes::Limits;
 use mynah::container::head::Head;
 use mynah::error::{Error, Result};
 use mynah::model::Model;
-use mynah::nn::linear::Path;
+use mynah::nn::linear::Precision;
 use mynah::train::data::{self, Order};
 use mynah::train::optim::{self, OPTIMIZERS};
 use mynah::train::{Checkpoint, Config, Example, Schedule, Trainer};
@@ -124,7 +124,7 @@ fn what_changed_is_refused_with_a_list_of_all() {
         (|p| p.rank = 8, &["rank was 4, now 8"]),
         (|p| p.kind = "nola", &["kind was lora, now nola", "bases.a was nothing, now 3"]),
         (|p| p.kind = "full", &["kind was lora, now full"]),
-        (|p| p.config.path = Path::Fast, &["products was nothing, now in 8 bits"]),
+        (|p| p.config.precision = Precision::Int8, &["products was nothing, now in 8 bits"]),
         (|p| p.config.lr = 2e-2, &["learning rate was 0.01, now 0.02"]),
         (|p| p.config.steps = 9, &["steps was 6, now 9"]),
         (|p| p.config.optimizer.kind = "lion".into(), &["optimizer was adamw, now lion"]),

@@ -7,7 +7,7 @@ use mynah::bytes::{Bytes, Limits};
 use mynah::gguf::Gguf;
 use mynah::kernel::{Compute, Pool};
 use mynah::model::{CacheType, Model, Session, SessionConfig};
-use mynah::nn::linear::Path as Precision;
+use mynah::nn::linear::Precision;
 use mynah::text::{Encode, Tokenizer};
 use serde_json::Value;
 use std::path::Path;
@@ -29,7 +29,7 @@ fn files_of_version_0_1_load_and_give_the_same_logits() {
         let again = adapter::to_bytes(&*adapter, &base, &info.provenance.unwrap()).unwrap();
         assert!(again == bytes, "{name}: saved again it is the same bytes");
         let config =
-            SessionConfig { path: Precision::Exact, cache: CacheType::F32, context: 64, ..SessionConfig::default() };
+            SessionConfig { precision: Precision::F32, cache: CacheType::F32, context: 64, ..SessionConfig::default() };
         let mut session = Session::new(&model, config).unwrap();
         session.attach(model.ready(adapter).unwrap(), 1.0).unwrap();
         let logits = session.feed(&tokens).unwrap();

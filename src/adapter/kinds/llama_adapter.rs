@@ -13,7 +13,7 @@ use crate::kernel::{Buffer, Compute, Tile, View};
 use crate::knob::{Is, Knob, Usual};
 use crate::math;
 use crate::nn::attention::{self, Memory, Sees, Source};
-use crate::nn::linear::{self, Accumulate, Back, Input, Path};
+use crate::nn::linear::{self, Accumulate, Back, Input, Precision};
 use crate::rng::Stream;
 use crate::role::Role;
 use std::prelude::v1::*;
@@ -187,7 +187,7 @@ impl Rule for Gated {
             let width = prompts.len() / length;
             for (w, at) in matrices.iter().zip([keys, values]) {
                 let (dy, mut dx) = (View::new(&acc[at], length, w.rows), Tile::new(prompts, length, width));
-                linear::backward(cx, Path::Exact, w, dy, Accumulate::Add, &mut dx, &mut Back::default());
+                linear::backward(cx, Precision::F32, w, dy, Accumulate::Add, &mut dx, &mut Back::default());
             }
         }
     }

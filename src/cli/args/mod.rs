@@ -14,7 +14,7 @@ use clap::builder::{PossibleValue, PossibleValuesParser};
 use clap::{Arg, ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use mynah::knob::{Knob, Value};
 use mynah::model::{ActType, CacheType};
-use mynah::nn::linear::Path;
+use mynah::nn::linear::Precision;
 use mynah::train::{Keep, objective};
 use std::path::PathBuf;
 
@@ -175,8 +175,8 @@ pub struct Reading {
 
 impl Reading {
     /// How products are computed.
-    pub fn path(&self) -> Path {
-        if self.exact { Path::Exact } else { Path::Fast }
+    pub fn precision(&self) -> Precision {
+        if self.exact { Precision::F32 } else { Precision::Int8 }
     }
 
     /// The precision of the cache.

@@ -12,7 +12,7 @@ use mynah::kernel::pool::bind;
 use mynah::kernel::{self, Acts8, CODES, Compute, Kernels, PLAIN, Pool, Stored, Tile, View};
 use mynah::model::CacheType;
 use mynah::nn::attention::{self, Heads, Memory, Sees, Source};
-use mynah::nn::linear::{self, Accumulate, Back, Input, Path, Rounded};
+use mynah::nn::linear::{self, Accumulate, Back, Input, Precision, Rounded};
 use mynah::nn::norm::{self, Kind, Norm};
 use mynah::nn::rope::{Pairing, Rope, Turns};
 use mynah::quant::{FORMATS, Format, Matrix};
@@ -103,15 +103,15 @@ fn sample(k: &'static Kernels, w: &Matrix, x: &[f32]) -> Vec<f32> {
     for n in [1, 2, 3, 4, 7, 8, 16, 33] {
         for wide in [false, true] {
             let (mut rounded, mut y) = (Rounded::default(), vec![0.0; n * f]);
-            let input = Input::new(&cx, Path::Fast, View::new(x, n, c), &[w], wide, &mut rounded);
+            let input = Input::new(&cx, Precision::Int8, View::new(x, n, c), &[w], wide, &mut rounded);
             linear::forward(&cx, w, input, &mut Tile::new(&mut y, n, f));
             all.extend(y);
         }
-        for path in [Path::Exact, Path::Fast] {
+        for precision in [Precision::F32, Precision::Int8] {
             let (mut dx, mut back) = (vec![1.0; n * c], Back::default());
             linear::backward(
                 &cx,
-                path,
+                precision,
                 w,
                 View::new(x, n, f),
                 Accumulate::Add,
@@ -143,7 +143,7 @@ fn products(k: &'static Kernels, small: &Matrix, large: &Matrix, x: &[f32]) -> P
     let mut y = vec![0.0; ROWS[ROWS.len() - 1] * small.rows.max(COLS)];
     let mut run = |w: &Matrix, n: usize| {
         let mut rounded = Rounded::default();
-        let input = Input::new(&cx, Path::Fast, View::new(x, n, w.cols), &[w], false, &mut rounded);
+        let input = Input::new(&cx, Precision::Int8, View::new(x, n, w.cols), &[w], false, &mut rounded);
         y.resize(y.len().max(n * w.rows), 0.0);
         time(|| linear::forward(&cx, w, input, &mut Tile::new(black_box(&mut y), n, w.rows)))
     };
@@ -164,7 +164,7 @@ fn products(k: &'static Kernels, small: &Matrix, large: &Matrix, x: &[f32]) -> P
             let dy = View::new(x, BACK, w.rows);
             time(|| {
                 let dx = &mut Tile::new(black_box(&mut dx), BACK, COLS);
-                linear::backward(&cx, Path::Exact, w, dy, Accumulate::Add, dx, &mut back);
+                linear::backward(&cx, Precision::F32, w, dy, Accumulate::Add, dx, &mut back);
             })
         };
         let seconds = run(&few);

@@ -98,7 +98,7 @@ impl Cost {
         };
         let mut cost = Cost { bytes: 0.0, int8: 0.0, float: 0.0, int16: 0.0 };
         let mut add = |m: &Matrix, rows: f64| {
-            let products = match Products::of(config.path, m) {
+            let products = match Products::of(config.precision, m) {
                 Products::Ints => &mut cost.int8,
                 Products::Words => &mut cost.int16,
                 Products::Floats => &mut cost.float,
@@ -190,8 +190,8 @@ fn load(args: &Bench, path: &Path, compute: &Compute, context: usize) -> anyhow:
 }
 
 fn config(args: &Bench, context: usize) -> SessionConfig {
-    let (path, cache) = (args.reading.path(), args.reading.cache());
-    SessionConfig { context, path, cache, chunk: CHUNK }
+    let (precision, cache) = (args.reading.precision(), args.reading.cache());
+    SessionConfig { context, precision, cache, chunk: CHUNK }
 }
 
 /// A test with a number of threads, and its figures: the line of JSON, with llama-bench's names where it has one.

@@ -29,7 +29,7 @@ use mynah::adapter::{self, Adapter, Kind, Spec};
 use mynah::bytes::{Bytes, Limits, map};
 use mynah::container::head::Head;
 use mynah::knob::Value;
-use mynah::nn::linear::Path as LinearPath;
+use mynah::nn::linear::Precision;
 use mynah::train::data::{self, Dataset, Order, Reader};
 use mynah::train::plan::Rows;
 use mynah::train::{Config, Dropout, Example, Keep, Schedule, Trainer, checkpoint, optim};
@@ -317,7 +317,7 @@ fn config(args: &Teach, method: &str, steps: u64) -> Config {
         warmup: args.warmup,
         clip: args.clip,
         optimizer: optim::Spec { kind: args.optimizer.kind().into(), values: args.optimizer.values.clone() },
-        path: if args.fast { LinearPath::Fast } else { LinearPath::Exact },
+        precision: if args.fast { Precision::Int8 } else { Precision::F32 },
         keep: args.keep.unwrap_or(Keep::Auto),
         act_type: args.act_type.into(),
         objective: aim::spec(args),

@@ -9,7 +9,7 @@ use comfy_table::{CellAlignment, Table};
 use mynah::adapter::Stack;
 use mynah::bytes::map;
 use mynah::nn::head;
-use mynah::nn::linear::Path as LinearPath;
+use mynah::nn::linear::Precision;
 use mynah::train::Config;
 use mynah::train::plan::{self, Change, Plan, Refusal, Rows, Run};
 use serde_json::{Value, json};
@@ -177,9 +177,9 @@ fn eyes(p: &Plan, run: &Run) -> String {
         slice if slice == head::SLICES[0] => String::new(),
         slice => format!("; logits of {slice} tokens at a time"),
     };
-    let products = match run.config.path {
-        LinearPath::Exact => "exact products",
-        LinearPath::Fast => "products in 8 bits",
+    let products = match run.config.precision {
+        Precision::F32 => "exact products",
+        Precision::Int8 => "products in 8 bits",
     };
     let blocks = format!("{} of {} blocks are not computed again", p.whole, p.blocks);
     format!("{table}\n\n{rows}; {blocks}; {products}{slice}\n")
