@@ -24,7 +24,7 @@ pub trait Frozen: Send + Sync {
     /// The heads of a block.
     fn heads(&self, layer: usize) -> Option<Heads>;
 
-    /// How queries and keys of a block turn, if they do.
+    /// The rotary embedding of a block, if it has one.
     fn rope(&self, layer: usize) -> Option<&Rope>;
 }
 

@@ -8,7 +8,7 @@
 //! Embedding         nothing                             embedded tokens, [N, width]
 //! Input(site)       nothing                             the input of one frozen product, for it alone, [N, in]
 //! Site(site)        the input of a frozen product       its output, [N, out]; of a norm likewise, [N, width]
-//! Attention(layer)  queries after the rotary turn       what attention gathered, [N, H·D]
+//! Attention(layer)  queries after rotation              what attention gathered, [N, H·D]
 //! Stream(layer, _)  the sub-layer's normed input        its output before it is added to the stream, [N, width]
 //! State(layer)      the block's output, [N, width]      a state that runs along the layers, [N, S]
 //! Join              that state, [N, S]                  the last block's output, [N, width]

@@ -156,7 +156,7 @@ impl Loaded {
 /// The model with weights copied as `--repack` says, which is said.
 pub fn repack(model: &Model, budget: usize) -> anyhow::Result<Model> {
     let start = std::time::Instant::now();
-    let (model, taken) = model.turned(budget)?;
+    let (model, taken) = model.repacked(budget)?;
     out::say(&format!(
         "repacked {} of weights into memory in {:.0} ms",
         out::bytes(taken as u64),

@@ -187,10 +187,10 @@ macro_rules! products {
             assert!(w.c == x.c && x.c <= C && C <= 16, "rows of {} with rows of {}", w.c, x.c);
             for j in (0..w.n).step_by(16) {
                 let rows = (w.n - j).min(16);
-                let mut turned = [[0.0; 16]; C];
+                let mut transposed = [[0.0; 16]; C];
                 for r in 0..rows {
-                    for (turned, w) in turned.iter_mut().zip(w.row(j + r)) {
-                        turned[r] = *w;
+                    for (transposed, w) in transposed.iter_mut().zip(w.row(j + r)) {
+                        transposed[r] = *w;
                     }
                 }
                 for i in 0..x.n {
@@ -198,7 +198,7 @@ macro_rules! products {
                     left[..x.c].copy_from_slice(x.row(i));
                     let mut lanes = [splat(0.0); 16];
                     for l in 0..C {
-                        lanes[l] = fma(splat(left[l]), load_from(&turned[l]), splat(0.0));
+                        lanes[l] = fma(splat(left[l]), load_from(&transposed[l]), splat(0.0));
                     }
                     for half in [8, 4, 2, 1] {
                         for l in 0..half.min(C) {

@@ -417,7 +417,7 @@ macro_rules! integers {
             }
             let of = Sides { x, start, totals: if sub == 16 { totals } else { &x.low } };
             let sixteens = rows.start.is_multiple_of(16) && rows.len().is_multiple_of(16);
-            match (w.format.id, sixteens && w.turned().is_some()) {
+            match (w.format.id, sixteens && w.interleaved().is_some()) {
                 (2, false) => with_format::<2, false>(w, rows, after, of, sums, y),
                 (3, false) => with_format::<3, false>(w, rows, after, of, sums, y),
                 (6, false) => with_format::<6, false>(w, rows, after, of, sums, y),

@@ -3,7 +3,7 @@
 //!
 //! An instruction set gives it `load_from`, `store_to`, `splat`, `fma`, `mul`, `add`, `sub`, `div` and `nearest` (the
 //! integer, ties to even); `size` and `most` (magnitudes, and the larger of two of them, by their bits), `less` (a mask) and
-//! `pick` (by it), `turn` (16 rows of 16 values to columns), `code` (16 integers as bytes), and how many levels it tries at
+//! `pick` (by it), `to_columns` (16 rows of 16 values to columns), `code` (16 integers as bytes), and how many levels it tries at
 //! a time, `LEVELS_TRIED`.
 
 macro_rules! levels {
@@ -53,7 +53,7 @@ macro_rules! levels {
                 rows[..x.len()].copy_from_slice(x);
                 // Lanes without a block round ones.
                 rows[x.len()..].fill([1.0; 16]);
-                let columns = turn(&rows);
+                let columns = to_columns(&rows);
                 let mut largest = size(load_from(&columns[0]));
                 for column in &columns[1..] {
                     largest = most(largest, size(load_from(column)));

@@ -6,7 +6,7 @@
 
 /// A loop, whose index is known in each turn where 4 rows are taken apart, so that shifts and places are the compiler's to
 /// choose. With 16 rows the compiler does better with loops.
-macro_rules! turns {
+macro_rules! unrolled {
     ($i:ident in $n:literal: $($at:literal)+ => $body:block) => {
         if ROWS == 16 {
             for $i in 0..$n $body
@@ -18,7 +18,7 @@ macro_rules! turns {
         }
     };
 }
-pub(super) use turns;
+pub(super) use unrolled;
 
 /// The same place in each of several rows. One step from row to row leaves the registers free that as many pointers would
 /// fill.
@@ -43,8 +43,8 @@ macro_rules! unpacking {
 
         /// Where `ROWS` rows of blocks stand.
         ///
-        /// With `TURNED` the rows stand side by side, as [`crate::quant::turned`] has it.
-        struct Blocks<'a, const TURNED: bool> {
+        /// With `INTERLEAVED` the rows stand side by side, as [`crate::quant::interleaved`] has it.
+        struct Blocks<'a, const INTERLEAVED: bool> {
             data: &'a [u8],
             /// Where the blocks of the first row begin, and those of the next after it.
             start: usize,
@@ -57,7 +57,7 @@ macro_rules! unpacking {
             count: usize,
         }
 
-        impl<'a, const TURNED: bool> Blocks<'a, TURNED> {
+        impl<'a, const INTERLEAVED: bool> Blocks<'a, INTERLEAVED> {
             /// Those of columns `cols` of row `rows.start` and of those `apart` from it, all below `rows.end`, or of that row
             /// alone, in all lanes, if `apart` is 0; as many rows from `next` on will be wanted, up to `end`, and then `after`.
             fn new(
@@ -75,7 +75,7 @@ macro_rules! unpacking {
                 assert!(first + count * format.bytes <= row_bytes, "columns of a matrix");
                 assert!(count > 0 && rows.len() > (ROWS - 1) * apart, "rows of a matrix");
                 let reads_ahead = crate::kernel::peak::reads_ahead();
-                let data = bytes::<TURNED>(w, rows.clone());
+                let data = bytes::<INTERLEAVED>(w, rows.clone());
                 let next = if next < end {
                     Some((next - rows.start) * row_bytes)
                 } else {
@@ -84,16 +84,16 @@ macro_rules! unpacking {
                 };
                 Blocks {
                     data,
-                    start: if TURNED { 16 * first } else { first },
+                    start: if INTERLEAVED { 16 * first } else { first },
                     apart: apart * row_bytes,
                     // Rows side by side are one stream, which some machines follow by themselves.
-                    next: next.filter(|_| !(TURNED && reads_ahead)).map(|next| next.wrapping_add(16 * first)),
+                    next: next.filter(|_| !(INTERLEAVED && reads_ahead)).map(|next| next.wrapping_add(16 * first)),
                     near: !reads_ahead,
                     count,
                 }
             }
 
-            /// The same, known not to be turned.
+            /// The same, known not to be interleaved.
             #[allow(dead_code, reason = "where no rows stand side by side")]
             #[inline(always)]
             fn plain(&self) -> Blocks<'a, false> {
@@ -128,7 +128,7 @@ macro_rules! unpacking {
                 if self.near {
                     return;
                 }
-                if TURNED {
+                if INTERLEAVED {
                     // Vectors here begin in the middle of lines. A machine that reads ahead follows better where each line
                     // is first met by itself, in turn.
                     let at = self.start + 16 * i * bytes;
@@ -151,13 +151,13 @@ macro_rules! unpacking {
         }
 
         /// Rows of a matrix as they are read.
-        fn bytes<const TURNED: bool>(w: &Matrix, rows: Range<usize>) -> &[u8] {
-            if !TURNED {
+        fn bytes<const INTERLEAVED: bool>(w: &Matrix, rows: Range<usize>) -> &[u8] {
+            if !INTERLEAVED {
                 return w.rows_bytes(rows);
             }
-            let turned = w.turned().expect("a turned matrix");
+            let interleaved = w.interleaved().expect("an interleaved matrix");
             assert!(rows.start % 16 == 0 && rows.len() % 16 == 0, "16 rows side by side");
-            &turned[rows.start * w.row_bytes()..rows.end * w.row_bytes()]
+            &interleaved[rows.start * w.row_bytes()..rows.end * w.row_bytes()]
         }
 
         /// The 16 bytes at `at` of a block of each row, as 4 vectors.
@@ -167,7 +167,7 @@ macro_rules! unpacking {
         $(#[target_feature(enable = $feature)])+
         #[inline]
         unsafe fn four<const T: bool>(blocks: &Blocks<T>, at: usize) -> [I; 4] {
-            // SAFETY: the caller's promise; turned, the field at `at` of 16 rows begins at 16 · `at`.
+            // SAFETY: the caller's promise; interleaved, the field at `at` of 16 rows begins at 16 · `at`.
             unsafe {
                 if T {
                     let p = blocks.data.as_ptr().add(blocks.start + 16 * at).cast::<[u8; 64]>();
@@ -197,20 +197,20 @@ macro_rules! unpacking {
 
         /// The halves that blocks begin with, read two blocks before they are needed: a line of each row that has yet to come
         /// to the nearest cache is then on its way while the blocks before it are worked on.
-        struct Early<'a, const TURNED: bool> {
-            blocks: &'a Blocks<'a, TURNED>,
+        struct Early<'a, const INTERLEAVED: bool> {
+            blocks: &'a Blocks<'a, INTERLEAVED>,
             bytes: usize,
             next: [[u16; ROWS]; 2],
         }
 
-        impl<'a, const TURNED: bool> Early<'a, TURNED> {
+        impl<'a, const INTERLEAVED: bool> Early<'a, INTERLEAVED> {
             /// # Safety
             /// Blocks are `bytes` long.
             $(#[target_feature(enable = $feature)])+
             #[inline]
-            unsafe fn new(blocks: &'a Blocks<'a, TURNED>, bytes: usize) -> Self {
+            unsafe fn new(blocks: &'a Blocks<'a, INTERLEAVED>, bytes: usize) -> Self {
                 let mut early = Early { blocks, bytes, next: [[0; ROWS]; 2] };
-                if !TURNED {
+                if !INTERLEAVED {
                     // SAFETY: the caller's promise.
                     early.next = unsafe { [early.read(0), early.read(1)] };
                 }
@@ -237,7 +237,7 @@ macro_rules! unpacking {
             unsafe fn next(&mut self, b: usize) -> F {
                 // SAFETY: the promise; side by side, the halves of 16 rows are where a block begins.
                 unsafe {
-                    if TURNED {
+                    if INTERLEAVED {
                         return halves(self.blocks.data.as_ptr().add(self.blocks.start + 16 * b * self.bytes).cast());
                     }
                     let [now, next] = self.next;
@@ -396,7 +396,7 @@ macro_rules! unpacking {
                 } else {
                     [splat_i(0); 8]
                 };
-                crate::kernel::unpack::turns!(j in 4: 0 1 2 3 => {
+                crate::kernel::unpack::unrolled!(j in 4: 0 1 2 3 => {
                     blocks.fetch(4 * b + j, 4, bytes);
                     // SAFETY: the block ends with 128 bytes of nibbles.
                     let packed = unsafe {
@@ -407,7 +407,7 @@ macro_rules! unpacking {
                         }
                         packed
                     };
-                    crate::kernel::unpack::turns!(high in 2: 0 1 => {
+                    crate::kernel::unpack::unrolled!(high in 2: 0 1 => {
                         let i = 2 * j + high;
                         let codes = array!(splat_i(0); k => {
                             let q = if high == 0 { low_nibbles(packed[k]) } else { high_nibbles(packed[k]) };
@@ -439,7 +439,7 @@ macro_rules! unpacking {
                             bytes32(blocks, at + 128 + 32 * half),
                         )
                     };
-                    crate::kernel::unpack::turns!(i in 4: 0 1 2 3 => {
+                    crate::kernel::unpack::unrolled!(i in 4: 0 1 2 3 => {
                         blocks.fetch(8 * b + 4 * half + i, 8, 210);
                         let packed = &nibbles[i % 2];
                         let codes = array!(splat_i(0); k => {
@@ -485,7 +485,7 @@ macro_rules! unpacking {
                     let high = [shl(heads[2], 4), shl(heads[2], 2), heads[2], shr(heads[2], 2)][i];
                     or(low, and(high, upper))
                 });
-                crate::kernel::unpack::turns!(i in 8: 0 1 2 3 4 5 6 7 => {
+                crate::kernel::unpack::unrolled!(i in 8: 0 1 2 3 4 5 6 7 => {
                     blocks.fetch(8 * b + i, 8, 110);
                     let codes = array!(splat_i(0); k => {
                         or(and(shr(packed[i / 4][k], 2 * (i % 4)), three), bit(bits[k], i, 2))
@@ -515,7 +515,7 @@ macro_rules! unpacking {
                     )
                 };
                 let (d, dmin) = (low_halves(head), mul(high_halves(head), splat(-1.0)));
-                crate::kernel::unpack::turns!(i in 8: 0 1 2 3 4 5 6 7 => {
+                crate::kernel::unpack::unrolled!(i in 8: 0 1 2 3 4 5 6 7 => {
                     blocks.fetch(8 * b + i, 8, 84);
                     let codes = array!(splat_i(0); k => and(shr(packed[i / 4][k], 2 * (i % 4)), splat_i(0x0303_0303)));
                     let scales = array!(d; s => {
@@ -538,7 +538,7 @@ macro_rules! unpacking {
                 // of them lie in each row.
                 let (head, lower) = unsafe { (dwords(blocks.from(at)), dwords(blocks.from(at + 4))) };
                 let d = low_halves(head);
-                crate::kernel::unpack::turns!(i in 8: 0 1 2 3 4 5 6 7 => {
+                crate::kernel::unpack::unrolled!(i in 8: 0 1 2 3 4 5 6 7 => {
                     blocks.fetch(8 * b + i, 8, 136);
                     // SAFETY: as above.
                     let packed = unsafe { four(blocks, at + 8 + 16 * i) };

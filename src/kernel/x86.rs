@@ -414,7 +414,7 @@ pub(super) mod avx2 {
 
     /// 16 rows of 16 values to columns.
     #[target_feature(enable = "avx2,fma,f16c")]
-    fn turn(rows: &[[f32; 16]; 16]) -> [[f32; 16]; 16] {
+    fn to_columns(rows: &[[f32; 16]; 16]) -> [[f32; 16]; 16] {
         let mut out = [[0.0; 16]; 16];
         for (down, along) in [(0, 0), (0, 8), (8, 0), (8, 8)] {
             // Rows r and r + 4 in the halves of a register.

@@ -17,9 +17,9 @@ pub enum Slot {
     RawQ,
     /// Keys before the norm of their heads.
     RawK,
-    /// Queries after the rotary turn.
+    /// Queries after the rotary embedding.
     Q,
-    /// Keys after the rotary turn.
+    /// Keys after the rotary embedding.
     K,
     /// Values.
     V,

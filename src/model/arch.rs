@@ -1,6 +1,6 @@
 //! The table of architectures. A row holds what neither the metadata nor the presence of tensors tells.
 
-use super::hparams::{HParams, Keys, Layer, Turning};
+use super::hparams::{HParams, Keys, Layer, RopeParams};
 use crate::error::{Error, Result};
 use crate::nn::attention::Sees;
 use crate::nn::norm;
@@ -67,11 +67,11 @@ pub static ARCHES: &[Arch] = &[
         act: "gelu_tanh",
         also: &[Role::QNorm, Role::KNorm, Role::PostAttnNorm, Role::PostFfnNorm],
         reads: &["attention.sliding_window"],
-        // Embeddings are scaled, and layers with a window turn at another rate, which no factor stretches.
+        // Embeddings are scaled, and layers with a window have another rotary base, which no factor stretches.
         model: |keys, h| {
             h.embed_scale = libm::sqrtf(h.width as f32);
             let base = keys.number("rope.freq_base_swa", |v| v > 0.0 && v <= 1e12)?.unwrap_or(10_000.0);
-            h.ropes.push(Turning { base, scale: 1.0, factors: false, ..h.ropes[0].clone() });
+            h.ropes.push(RopeParams { base, scale: 1.0, factors: false, ..h.ropes[0].clone() });
             h.finish.cap = keys.number("final_logit_softcapping", |v| v > 0.0 && v.is_finite())?;
             // The largest scales scores by its width for each head; that stands in no file.
             if h.layers == 62 {

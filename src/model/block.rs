@@ -47,7 +47,7 @@ fn hidden(p: &Pass, layer: usize, mut cache: Option<&mut Cache>, x: &[f32], a: &
     let ([n1, q, k, v], extras) = a.parts(slots);
     let outs = [Out { role: Role::Q, y: q }, Out { role: Role::K, y: k }, Out { role: Role::V, y: v }];
     doors::project(p, layer, View::new(n1, n, d), outs, extras, work);
-    turned(p, layer, a, work);
+    rotated(p, layer, a, work);
 
     let ([q, k, v, att], extras) = a.parts([Slot::Q, Slot::K, Slot::V, Slot::Att]);
     let wants_lse = p.stack.needs_at(Place::Attention(layer)).lse;
@@ -128,7 +128,7 @@ pub fn refresh(p: &Pass, layer: usize, x: &[f32], a: &mut Acts, work: &mut Works
     let has = p.model.hparams.blocks[layer].has;
     normed_input(p, layer, x, a, work);
     if has.has(Role::QNorm) || has.has(Role::KNorm) {
-        turned(p, layer, a, work);
+        rotated(p, layer, a, work);
     }
     normed_middle(p, layer, a, work);
     activated(p, layer, a);
@@ -145,8 +145,8 @@ fn normed_middle(p: &Pass, layer: usize, a: &mut Acts, work: &mut Workspace) {
     doors::norm(p, layer, Role::FfnNorm, View::new(mid, n, d), n2, work);
 }
 
-/// Queries and keys as attention meets them: after the norms of their heads, if there are any, and the rotary turn.
-fn turned(p: &Pass, layer: usize, a: &mut Acts, work: &mut Workspace) {
+/// Queries and keys as attention meets them: after the norms of their heads, if there are any, and the rotary embedding.
+fn rotated(p: &Pass, layer: usize, a: &mut Acts, work: &mut Workspace) {
     let l = &p.model.hparams.blocks[layer];
     let n = a.n;
     for (heads, norm, raw, to) in heads(l) {
@@ -154,13 +154,13 @@ fn turned(p: &Pass, layer: usize, a: &mut Acts, work: &mut Workspace) {
         if l.has.has(norm) {
             doors::norm(p, layer, norm, View::new(raw, n * heads, l.heads.dim), to, work);
         }
-        if let Some((rope, turns)) = p.turns(layer) {
-            rope.apply(&p.model.compute, &mut Tile::new(to, n, heads * l.heads.dim), l.heads.dim, turns, false);
+        if let Some((rope, rotations)) = p.rotations(layer) {
+            rope.apply(&p.model.compute, &mut Tile::new(to, n, heads * l.heads.dim), l.heads.dim, rotations, false);
         }
     }
 }
 
-/// Of queries and of keys: heads, the norm of each, where they stand before it and after the turn.
+/// Of queries and of keys: heads, the norm of each, where they stand before it and after the rotary embedding.
 fn heads(l: &Layer) -> [(usize, Role, Slot, Slot); 2] {
     [(l.heads.q, Role::QNorm, Slot::RawQ, Slot::Q), (l.heads.kv, Role::KNorm, Slot::RawK, Slot::K)]
 }
@@ -296,9 +296,9 @@ pub fn backward(
     if adapted {
         crate::nn::add(&spare_q[..n * qw], dq);
     }
-    if let Some((rope, turns)) = p.turns(layer) {
-        rope.apply(cx, &mut Tile::new(dq, n, qw), l.heads.dim, turns, true);
-        rope.apply(cx, &mut Tile::new(dk, n, kw), l.heads.dim, turns, true);
+    if let Some((rope, rotations)) = p.rotations(layer) {
+        rope.apply(cx, &mut Tile::new(dq, n, qw), l.heads.dim, rotations, true);
+        rope.apply(cx, &mut Tile::new(dk, n, kw), l.heads.dim, rotations, true);
     }
     for ((heads, norm, raw, _), dy) in heads(l).into_iter().zip([&mut *dq, &mut *dk]) {
         if l.has.has(norm) {

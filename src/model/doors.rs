@@ -537,7 +537,7 @@ pub fn norm_backward(
     }
 }
 
-/// What adapters make of what attention gathered. q: queries after the turn, `[N, H·D]`, y: `[N, H·D]`.
+/// What adapters make of what attention gathered. q: queries after the rotary embedding, `[N, H·D]`, y: `[N, H·D]`.
 pub fn attend(p: &Pass, layer: usize, q: View, y: &mut [f32], extras: &mut [Buffer], work: &mut Workspace) {
     let place = Place::Attention(layer);
     let members = p.stack.at(place);

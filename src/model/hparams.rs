@@ -28,8 +28,8 @@ pub struct HParams {
     pub norm: Norm,
     /// Positions the model was made for.
     pub context: usize,
-    /// How queries and keys turn: layers name one of these.
-    pub ropes: Vec<Turning>,
+    /// The rotary embeddings of queries and keys: layers name one of these.
+    pub ropes: Vec<RopeParams>,
     /// What embedded tokens are multiplied with.
     pub embed_scale: f32,
     /// What becomes of logits.
@@ -43,7 +43,7 @@ pub struct Layer {
     pub heads: Heads,
     /// Which keys a query sees.
     pub sees: Sees,
-    /// Which of [`HParams::ropes`] turns queries and keys, if one does.
+    /// Which of [`HParams::ropes`] rotates queries and keys, if one does.
     pub rope: Option<usize>,
     /// Width of the feed-forward layer.
     pub ff: usize,
@@ -74,8 +74,8 @@ impl Layer {
 
 /// The angles of a rotary embedding.
 #[derive(Clone, Debug)]
-pub struct Turning {
-    /// Channels of a head that turn.
+pub struct RopeParams {
+    /// Channels of a head that are rotated.
     pub dims: usize,
     /// Base of the rates.
     pub base: f32,
@@ -203,7 +203,7 @@ impl HParams {
             blocks: vec![layer; layers],
             norm: Norm { kind: arch.norm, eps },
             context,
-            ropes: vec![Turning { dims, base, scale: 1.0 / factor.unwrap_or(1.0), factors: true }],
+            ropes: vec![RopeParams { dims, base, scale: 1.0 / factor.unwrap_or(1.0), factors: true }],
             embed_scale: 1.0,
             finish: Finish::NONE,
         };

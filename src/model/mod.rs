@@ -44,7 +44,7 @@ pub struct Model {
     pub hparams: Arc<HParams>,
     /// Its matrices.
     pub weights: Arc<Weights>,
-    /// How queries and keys turn, by [`hparams::Layer::rope`].
+    /// The rotary embeddings of queries and keys, by [`hparams::Layer::rope`].
     pub ropes: Arc<[Rope]>,
     /// What computes.
     pub compute: Compute,
@@ -72,7 +72,7 @@ impl Model {
 
     fn make(gguf: &Gguf, mut hparams: HParams, compute: Compute) -> Result<Model> {
         let weights = Weights::read(gguf, &mut hparams)?;
-        let rope = |t: &hparams::Turning| {
+        let rope = |t: &hparams::RopeParams| {
             let factors = weights.rope_factors.as_deref().filter(|_| t.factors);
             Rope::new(hparams.arch.pairing, t.dims, t.base, t.scale, factors, 1.0)
         };
@@ -99,13 +99,13 @@ impl Model {
     }
 
     /// The same model with copies of its matrices that are read faster, as far as `budget` bytes reach, and the bytes
-    /// taken: see [`Weights::turn`].
+    /// taken: see [`Weights::repack`].
     ///
     /// # Errors
     /// `Memory` if the memory is not there.
-    pub fn turned(&self, budget: usize) -> Result<(Model, usize)> {
+    pub fn repacked(&self, budget: usize) -> Result<(Model, usize)> {
         let mut weights = Weights::clone(&self.weights);
-        let taken = weights.turn(&self.compute, budget)?;
+        let taken = weights.repack(&self.compute, budget)?;
         Ok((self.with_weights(weights), taken))
     }
 

@@ -9,7 +9,7 @@ use super::{Acts, Model, block};
 use crate::adapter::{Member, Place, Stack};
 use crate::kernel::{Buffer, Tile, View};
 use crate::nn::linear::{self, Input, Precision, Rounded};
-use crate::nn::rope::{Rope, Turns};
+use crate::nn::rope::{Rope, Rotations};
 use crate::nn::{embed, norm};
 use crate::rng;
 use core::ops::Range;
@@ -27,7 +27,7 @@ pub struct Rows {
     /// The number of the first row among those of a training step.
     pub first: u64,
     /// Cosines and sines of every row, a table for each of the model's ropes.
-    turns: Vec<Turns>,
+    rotations: Vec<Rotations>,
 }
 
 impl Rows {
@@ -36,17 +36,17 @@ impl Rows {
         Rows { lead, first, ..Rows::default() }
     }
 
-    /// Computes the rotary turns of the positions; they serve all layers.
-    pub fn turn(&mut self, m: &Model) {
-        self.turns.resize_with(m.ropes.len(), Turns::default);
-        for (rope, turns) in m.ropes.iter().zip(&mut self.turns) {
-            rope.turns(&m.compute, &self.positions, turns);
+    /// Computes the rotations of the positions, once for all layers.
+    pub fn rotate(&mut self, m: &Model) {
+        self.rotations.resize_with(m.ropes.len(), Rotations::default);
+        for (rope, rotations) in m.ropes.iter().zip(&mut self.rotations) {
+            rope.rotations(&m.compute, &self.positions, rotations);
         }
     }
 
-    /// Bytes of the turns of `n` rows.
+    /// Bytes of the rotations of `n` rows.
     pub fn bytes(m: &Model, n: usize) -> usize {
-        m.ropes.iter().map(|rope| Turns::bytes(rope.dims(), n)).sum()
+        m.ropes.iter().map(|rope| Rotations::bytes(rope.dims(), n)).sum()
     }
 }
 
@@ -93,10 +93,10 @@ impl<'a> Pass<'a> {
         self.extras.get(layer).map_or(&[], |extras| extras)
     }
 
-    /// How queries and keys of a layer turn, if they do.
-    pub fn turns(&self, layer: usize) -> Option<(&'a Rope, &'a Turns)> {
+    /// The rotary embedding of a layer, if it has one, and the rotations of the rows.
+    pub fn rotations(&self, layer: usize) -> Option<(&'a Rope, &'a Rotations)> {
         let rope = self.model.hparams.blocks[layer].rope?;
-        Some((&self.model.ropes[rope], &self.rows.turns[rope]))
+        Some((&self.model.ropes[rope], &self.rows.rotations[rope]))
     }
 
     /// The dropout of a member at a place.

@@ -218,7 +218,7 @@ impl Session {
         self.rows.positions.extend((at..at + n).map(|p| p as u32));
         self.rows.segments.clear();
         self.rows.segments.push(0..n);
-        self.rows.turn(m);
+        self.rows.rotate(m);
         let p = Pass::new(m, &self.stack, self.config.precision, &self.rows);
         let (x, cache) = (self.x.room(n * h.width), Some(&mut self.cache));
         pass::embed(&p, tokens, x, &mut self.work);

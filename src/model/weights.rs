@@ -184,12 +184,12 @@ impl Weights {
     }
 
     /// Copies matrices to memory of the program's own, from the first block to the output, as far as `budget` bytes reach:
-    /// formats that gain by it with rows side by side ([`crate::quant::turned`]), half floats as they are, since large pages
+    /// formats that gain by it with their rows interleaved ([`crate::quant::interleaved`]), half floats as they are, since large pages
     /// are read faster than a mapped file. Results stay the same; products of few rows come faster. Returns the bytes taken.
     ///
     /// # Errors
     /// `Memory` if the memory is not there.
-    pub fn turn(&mut self, cx: &Compute, budget: usize) -> Result<usize> {
+    pub fn repack(&mut self, cx: &Compute, budget: usize) -> Result<usize> {
         /// Every copy begins at the edge of a cache line.
         const LINE: usize = 64;
         let tensors = self.blocks.iter_mut().flat_map(|block| block.tensors.iter_mut().flatten());
@@ -197,7 +197,7 @@ impl Weights {
         let (mut copies, mut taken, mut len) = (Vec::new(), 0, 0);
         for m in blocks.chain([self.output.as_mut().unwrap_or(&mut self.embed)]) {
             let size = m.data().len();
-            if (m.turns() && m.turned().is_none() || m.halves().is_some()) && size <= budget - taken {
+            if (m.interleaves() && m.interleaved().is_none() || m.halves().is_some()) && size <= budget - taken {
                 copies.push((m, len..len + size));
                 taken += size;
                 len = (len + size).next_multiple_of(LINE);
@@ -210,7 +210,8 @@ impl Weights {
         })?;
         for (m, at) in copies {
             let bytes = memory.slice(at)?;
-            *m = if m.turns() { m.with_turned(bytes) } else { Matrix::new(m.format, m.rows, m.cols, bytes)? };
+            *m =
+                if m.interleaves() { m.with_interleaved(bytes) } else { Matrix::new(m.format, m.rows, m.cols, bytes)? };
         }
         Ok(taken)
     }
@@ -390,7 +391,7 @@ impl Weights {
     }
 }
 
-/// The bytes of a matrix, with its rows side by side if it turns. `out`: as many, at the edge of 4 bytes.
+/// The bytes of a matrix, with its rows interleaved if it can be. `out`: as many, at the edge of 4 bytes.
 fn copy(cx: &Compute, m: &Matrix, out: &mut [u8]) {
     /// Sixteens of rows in a part.
     const PART: usize = 4;
@@ -399,12 +400,12 @@ fn copy(cx: &Compute, m: &Matrix, out: &mut [u8]) {
     let data = m.data();
     let (words, rest) = out.split_at_mut(data.len() / 4 * 4);
     let words: &mut [f32] = bytemuck::cast_slice_mut(words);
-    if m.turns() {
+    if m.interleaves() {
         let tile = Tile::new(words, m.rows / 16, 4 * m.row_bytes());
         cx.pool.rows([tile], [PART], &|part, [mut tile], _| {
             for i in 0..tile.n() {
                 let first = 16 * (PART * part + i);
-                m.turn(first..first + 16, bytemuck::cast_slice_mut(tile.row(i)));
+                m.interleave(first..first + 16, bytemuck::cast_slice_mut(tile.row(i)));
             }
         });
         return;

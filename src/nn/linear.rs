@@ -157,7 +157,7 @@ fn part_rows(n: usize, w: &Matrix, ints: bool, threads: usize) -> usize {
 /// The bytes of part `part` of so many rows, as they are read.
 fn bytes_of(w: &Matrix, part: usize, rows: usize) -> &[u8] {
     let at = |row: usize| row.min(w.rows) * w.row_bytes();
-    &w.turned().unwrap_or(w.data())[at(part * rows)..at(part * rows + rows)]
+    &w.interleaved().unwrap_or(w.data())[at(part * rows)..at(part * rows + rows)]
 }
 
 /// `y = x · Wᵀ`. x: `[N, C]`, W: `[F, C]`, y: `[N, F]`, overwritten.

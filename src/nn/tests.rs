@@ -7,7 +7,7 @@ use super::ffn::{self, ACTS, Act};
 use super::head::{self, Finish, Logits};
 use super::linear::{self, Back, Precision, Rounded};
 use super::norm::{self, Kind, Norm};
-use super::rope::{Pairing, Rope, Turns};
+use super::rope::{Pairing, Rope, Rotations};
 use crate::bytes::Bytes;
 use crate::kernel::{self, Buffer, CODES, Compute, PLAIN, Pool, Stored, Tile, View};
 use crate::math;
@@ -394,10 +394,10 @@ fn heads_turn_by_their_positions() {
         for magnitude in [1.0, 1.25] {
             let rope = Rope::new(pairing, dims, 1e4, 0.5, Some(&factors), magnitude);
             let run = |cx: &Compute, x: &[f32], inverse| {
-                let (mut y, mut turns) = (x.to_vec(), Turns::default());
-                rope.turns(cx, &[9; 40], &mut turns);
-                rope.turns(cx, &positions, &mut turns);
-                rope.apply(cx, &mut Tile::new(&mut y, n, heads * head), head, &turns, inverse);
+                let (mut y, mut rotations) = (x.to_vec(), Rotations::default());
+                rope.rotations(cx, &[9; 40], &mut rotations);
+                rope.rotations(cx, &positions, &mut rotations);
+                rope.apply(cx, &mut Tile::new(&mut y, n, heads * head), head, &rotations, inverse);
                 y
             };
             let mut want = x.clone();
@@ -408,12 +408,12 @@ fn heads_turn_by_their_positions() {
                     let (a, b) = if pairing == Pairing::Halves { (i, i + dims / 2) } else { (2 * i, 2 * i + 1) };
                     for head in row.chunks_exact_mut(head) {
                         let (x0, x1) = (head[a], head[b]);
-                        let mut turn = [cos as f32, sin as f32];
+                        let mut angle = [cos as f32, sin as f32];
                         if magnitude != 1.0 {
-                            turn = turn.map(|v| v * magnitude);
+                            angle = angle.map(|v| v * magnitude);
                         }
-                        head[a] = x0 * turn[0] - x1 * turn[1];
-                        head[b] = x0 * turn[1] + x1 * turn[0];
+                        head[a] = x0 * angle[0] - x1 * angle[1];
+                        head[b] = x0 * angle[1] + x1 * angle[0];
                     }
                 }
             }
@@ -425,7 +425,7 @@ fn heads_turn_by_their_positions() {
             assert!((through - back).abs() < 1e-5, "{pairing:?}: {through}, {back}");
         }
     }
-    assert_eq!(Turns::bytes(dims, n), 4 * n * dims);
+    assert_eq!(Rotations::bytes(dims, n), 4 * n * dims);
 }
 
 /// The norm of each row, `[N, C]`.

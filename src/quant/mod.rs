@@ -12,7 +12,7 @@ mod legacy;
 mod micro;
 mod table;
 mod ternary;
-pub mod turned;
+pub mod interleaved;
 
 pub(crate) use float::{brain, half};
 #[allow(unused_imports, reason = "where no backend works in vectors")]
@@ -114,7 +114,7 @@ pub struct Matrix {
     pub cols: usize,
     data: Bytes,
     /// The rows side by side.
-    turned: Option<Bytes>,
+    interleaved: Option<Bytes>,
     /// As [`Matrix::tops`] has it.
     tops: Arc<[AtomicU8]>,
 }
@@ -138,7 +138,7 @@ impl Matrix {
                 data.len(),
             ));
         }
-        Ok(Matrix { format, rows, cols, data, turned: None, tops: unknown(format, rows) })
+        Ok(Matrix { format, rows, cols, data, interleaved: None, tops: unknown(format, rows) })
     }
 
     /// Bytes of one row.
@@ -165,7 +165,7 @@ impl Matrix {
         let n = self.row_bytes();
         let data = self.data.slice(range.start * n..range.end * n).expect("rows of a matrix");
         let tops = unknown(self.format, range.len());
-        Matrix { format: self.format, rows: range.len(), cols: self.cols, data, turned: None, tops }
+        Matrix { format: self.format, rows: range.len(), cols: self.cols, data, interleaved: None, tops }
     }
 
     /// The values themselves, `[rows, cols]`, where they are stored as aligned native `f32`.

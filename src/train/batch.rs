@@ -136,7 +136,7 @@ impl Batch {
                 b.owners.push(2 * i + usize::from(!e.counts[t]));
             }
         }
-        b.rows.turn(model);
+        b.rows.rotate(model);
         Ok(b)
     }
 

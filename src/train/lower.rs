@@ -115,7 +115,7 @@ impl Lower {
             return;
         }
         let made = self.x.room(tokens.len() * d);
-        layout.turn(m);
+        layout.rotate(m);
         let stack = Stack::new();
         let p = Pass::new(m, &stack, Precision::F32, &layout);
         pass::embed(&p, &tokens, made, work);

@@ -130,8 +130,8 @@ fn training_is_pefts() {
                 };
                 close(&module, &trainer.grads()[slot.a()], &floats(&t, key("A")));
                 let (want, rank, out) = (floats(&t, key("B")), slot.rank, slot.shape[1]);
-                let turned: Vec<f32> = (0..rank * out).map(|i| want[i % out * rank + i / out]).collect();
-                close(&module, &trainer.grads()[slot.b()], &turned);
+                let transposed: Vec<f32> = (0..rank * out).map(|i| want[i % out * rank + i / out]).collect();
+                close(&module, &trainer.grads()[slot.b()], &transposed);
             }
         }
         let worst = trajectory(&model, Box::new(open()), &train, &result["trajectory"], 1e-3, 1.0);

@@ -239,7 +239,7 @@ fn gather(heads: Heads, h: usize, q: &[f64], keys: &[&[f64]], values: &[&[f64]])
     (out, sum)
 }
 
-/// The angle by which each pair of a head's channels turns at position 1, and the pair, for every layer.
+/// The angle by which each pair of a head's channels is rotated at position 1, and the pair, for every layer.
 fn pairs(model: &Model) -> Vec<Vec<(usize, usize, f64)>> {
     let h = &model.hparams;
     let of_layer = |rope: Option<usize>| {
@@ -258,7 +258,7 @@ fn pairs(model: &Model) -> Vec<Vec<(usize, usize, f64)>> {
     h.blocks.iter().map(|block| of_layer(block.rope)).collect()
 }
 
-/// `o = Σ over text and prefix of e^s v / Σ e^s`, with keys of the prefix turned by −offset.
+/// `o = Σ over text and prefix of e^s v / Σ e^s`, with keys of the prefix rotated by −offset.
 fn prefix(spec: &Spec, base: &Base, model: &Model) -> Does {
     let (pairs, offset) = (pairs(model), spec.values().unwrap().whole("offset") as f64);
     acting(spec, base, move |own, seen| {

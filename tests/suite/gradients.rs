@@ -11,7 +11,7 @@ use mynah::gguf::Gguf;
 use mynah::kernel::{Compute, Pool};
 use mynah::knob::Value;
 use mynah::model::arch::{BIASES, DENSE, PLAIN};
-use mynah::model::hparams::Turning;
+use mynah::model::hparams::RopeParams;
 use mynah::model::{ARCHES, Arch, Model};
 use mynah::nn::attention::Sees;
 use mynah::nn::head::Finish;
@@ -20,8 +20,8 @@ use mynah::nn::rope::Pairing;
 use mynah::role::Role;
 use mynah::train::{Config, Example, Keep, Schedule, Trainer};
 
-/// Norms of heads and behind sub-layers, windows, two rotary tables that turn a part of a head, scales and bounds
-/// everywhere; one layer does not turn.
+/// Norms of heads and behind sub-layers, windows, two rotary embeddings of a part of a head, scales and bounds
+/// everywhere; one layer has none.
 static BOUNDED: Arch = Arch {
     name: "test-bounded",
     act: "gelu_tanh",
@@ -30,7 +30,7 @@ static BOUNDED: Arch = Arch {
         h.embed_scale = (h.width as f32).sqrt();
         h.finish = Finish { scale: 0.6, cap: Some(4.0) };
         h.ropes[0].dims = 8;
-        h.ropes.push(Turning { dims: 6, base: 50.0, scale: 0.5, factors: false });
+        h.ropes.push(RopeParams { dims: 6, base: 50.0, scale: 0.5, factors: false });
         Ok(())
     },
     layer: |_, i, layer| {

@@ -365,17 +365,17 @@ fn every_format_decodes_and_multiplies_as_plain() {
 #[test]
 fn rows_side_by_side_give_the_same_products() {
     let mut random = Random(9);
-    let mut turning = 0;
+    let mut interleaving = 0;
     for format in FORMATS.iter().filter(|f| f.codes.is_some()) {
         let (rows, cols) = (80, format.block.max(64) * 9);
         let w = random.matrix(format, rows, cols);
-        if !w.turns() {
+        if !w.interleaves() {
             continue;
         }
-        turning += 1;
+        interleaving += 1;
         let mut bytes = vec![0; w.data().len()];
-        w.turn(0..rows, &mut bytes);
-        let turned = w.with_turned(Bytes::from(bytes));
+        w.interleave(0..rows, &mut bytes);
+        let interleaved = w.with_interleaved(Bytes::from(bytes));
         for (n, wide) in [(1, false), (1, true), (2, false), (2, true), (7, false), (7, true)] {
             let x = random.values(n * cols);
             let mut acts = Acts8::default();
@@ -387,13 +387,20 @@ fn rows_side_by_side_give_the_same_products() {
                 (PLAIN.int_dots)(&w, part.clone(), &[], &acts, &mut Tile::new(&mut want, n, f), &mut scratch);
                 for k in available() {
                     let mut got = vec![1.0; n * f];
-                    (k.int_dots)(&turned, part.clone(), w.data(), &acts, &mut Tile::new(&mut got, n, f), &mut scratch);
+                    (k.int_dots)(
+                        &interleaved,
+                        part.clone(),
+                        w.data(),
+                        &acts,
+                        &mut Tile::new(&mut got, n, f),
+                        &mut scratch,
+                    );
                     assert_same(&got, &want, &format!("{} {}, {n} × {part:?}, wide {wide}", format.name, k.name));
                 }
             }
         }
     }
-    assert_eq!(turning, 6);
+    assert_eq!(interleaving, 6);
 }
 
 /// The integer product against the definition in double precision: the codes and scales that `unpack` gives.

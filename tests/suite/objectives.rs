@@ -258,8 +258,8 @@ fn lora_by_dpo_simpo_and_orpo_is_that_of_the_references() {
                 let gguf = format!("{plain}::gguf");
                 let want = floats(&t, if t.tensor(&gguf).is_ok() { &gguf } else { &plain });
                 let (rank, out) = (slot.rank, slot.shape[1]);
-                let turned: Vec<f32> = (0..rank * out).map(|i| want[i % out * rank + i / out]).collect();
-                close(&plain, &first.grads()[slot.b()], &turned);
+                let transposed: Vec<f32> = (0..rank * out).map(|i| want[i % out * rank + i / out]).collect();
+                close(&plain, &first.grads()[slot.b()], &transposed);
             }
         }
         let mut run = trainer(20, 1.0);

@@ -196,8 +196,8 @@ fn lora() {
                 let want = floats(&t, if t.tensor(&gguf).is_ok() { &gguf } else { &plain });
                 // Ours is stored [rank, out].
                 let (rank, out) = (slot.rank, slot.shape[1]);
-                let turned: Vec<f32> = (0..rank * out).map(|i| want[i % out * rank + i / out]).collect();
-                close(&plain, &trainer.grads()[slot.b()], &turned);
+                let transposed: Vec<f32> = (0..rank * out).map(|i| want[i % out * rank + i / out]).collect();
+                close(&plain, &trainer.grads()[slot.b()], &transposed);
             }
         }
         let worst = trajectory(&model, Box::new(open()), &train, &result["trajectory"], 1e-3, 1.0);

@@ -195,7 +195,7 @@ fn turns_of_rows_are_planned() {
     for n in [1, 100, 1000] {
         let mut rows = mynah::model::Rows::new(0, 0);
         rows.positions = (0..n as u32).collect();
-        let ((), held) = alloc::largest(|| rows.turn(&model));
+        let ((), held) = alloc::largest(|| rows.rotate(&model));
         let planned = mynah::model::Rows::bytes(&model, n);
         assert!((planned..=planned + 256).contains(&held), "{n} rows: {held} bytes held, {planned} planned");
     }

@@ -176,8 +176,8 @@ impl Pass<'_, '_> {
         })
     }
 
-    /// Queries or keys, by heads, normed and turned.
-    fn turned(&self, layer: usize, norm: Role, rows: Vec<Row>) -> Vec<Row> {
+    /// Queries or keys, by heads, normed and rotated.
+    fn rotated(&self, layer: usize, norm: Role, rows: Vec<Row>) -> Vec<Row> {
         let (h, l) = (self.twin.h(), &self.twin.h().blocks[layer]);
         let each = rows[0].len() / l.heads.dim;
         let mut heads: Vec<Row> =
@@ -264,7 +264,7 @@ impl Pass<'_, '_> {
         for (layer, l) in h.blocks.iter().enumerate() {
             let x = self.norms(layer, Role::AttnNorm, &rows);
             let [q, k, v] = self.products(layer, [Role::Q, Role::K, Role::V], &x);
-            let (q, k) = (self.turned(layer, Role::QNorm, q), self.turned(layer, Role::KNorm, k));
+            let (q, k) = (self.rotated(layer, Role::QNorm, q), self.rotated(layer, Role::KNorm, k));
             let (mut att, lse) = self.attention(l, &q, &k, &v);
             self.change_with(Place::Attention(layer), &q, &mut att, &lse);
             let out = self.branch(layer, Spot::Attention, &x, self.product(layer, Role::O, &att));

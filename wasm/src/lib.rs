@@ -44,7 +44,7 @@ impl Mynah {
     /// Copies the weights into memory with 16 rows side by side, which is read faster; results stay the same. The bytes
     /// that this takes.
     pub fn repack(&mut self) -> Result<usize, JsError> {
-        let (model, taken) = self.model.turned(usize::MAX).map_err(error)?;
+        let (model, taken) = self.model.repacked(usize::MAX).map_err(error)?;
         self.model = model;
         Ok(taken)
     }

@@ -3,8 +3,8 @@
 //! ```text
 //! o = Σ over text and prefix of e^{s} v / Σ e^{s}        joined with the base's attention by its log-sum-exp
 //! ```
-//! Keys of the prefix carry no rotary turn, and the text keeps positions from 0. With `offset` n the prefix is where it
-//! would be if the text began at position n: its keys are turned by −n. PEFT's prefixes have their length as offset.
+//! Keys of the prefix are not rotated, and the text keeps positions from 0. With `offset` n the prefix is where it
+//! would be if the text began at position n: its keys are rotated by −n. PEFT's prefixes have their length as offset.
 //! The strength multiplies the prefix's part of both sums: with 0 attention is the base's.
 //! Of several prefixes each is joined by the log-sum-exp of the text alone, one after the other: their order matters.
 
@@ -14,7 +14,7 @@ use crate::error::Result;
 use crate::kernel::{Buffer, Compute, Tile, View};
 use crate::knob::{Is, Knob, Usual};
 use crate::nn::attention::{self, Memory, Sees, Source};
-use crate::nn::rope::Turns;
+use crate::nn::rope::Rotations;
 use crate::rng::Stream;
 use std::prelude::v1::*;
 
@@ -72,7 +72,7 @@ static PLAN: Plan = Plan {
         // Outputs and log-sum-exps of both sources and their gradients.
         (shape.size.row, shape.size.scratch) = (5 * q + 5 * h, shared);
         if values.whole(OFFSET.name) > 0 {
-            // Turned keys, and gradients that are turned back.
+            // Rotated keys, and gradients that are rotated back.
             (shape.size.derived, shape.size.gathered) = (shape.size.params / 2, shape.size.params);
         }
         Ok(shape)
@@ -82,24 +82,24 @@ static PLAN: Plan = Plan {
 /// Keys as attention meets them, where they differ from the parameters: a list for each slot.
 #[derive(Default)]
 struct Prefix {
-    turned: Vec<Buffer>,
+    rotated: Vec<Buffer>,
 }
 
 impl Prefix {
     fn keys<'a>(&'a self, own: &'a Own, slot: usize) -> &'a [f32] {
-        self.turned.get(slot).map_or(own.part(slot, 0), |turned| turned)
+        self.rotated.get(slot).map_or(own.part(slot, 0), |rotated| rotated)
     }
 }
 
-/// Turns keys by −n, or back. keys: `[L, KV·D]`.
-fn turn(own: &Own, cx: &Compute, frozen: &dyn Frozen, slot: usize, keys: &mut [f32], back: bool) {
+/// Rotates keys by −n, or back. keys: `[L, KV·D]`.
+fn rotate(own: &Own, cx: &Compute, frozen: &dyn Frozen, slot: usize, keys: &mut [f32], back: bool) {
     let place = own.shape.slots[slot].place;
     let (length, offset) = (own.values.whole(LENGTH.name) as usize, own.values.whole(OFFSET.name));
     let Some(rope) = place.layer().and_then(|layer| frozen.rope(layer)) else { return };
-    let (mut turns, width) = (Turns::default(), keys.len() / length);
-    rope.turns(cx, &vec![offset as u32; length], &mut turns);
-    let heads = place.layer().and_then(|layer| frozen.heads(layer)).expect("heads of a block that turns");
-    rope.apply(cx, &mut Tile::new(keys, length, width), heads.dim, &turns, !back);
+    let (mut rotations, width) = (Rotations::default(), keys.len() / length);
+    rope.rotations(cx, &vec![offset as u32; length], &mut rotations);
+    let heads = place.layer().and_then(|layer| frozen.heads(layer)).expect("heads of a block with a rotary embedding");
+    rope.apply(cx, &mut Tile::new(keys, length, width), heads.dim, &rotations, !back);
 }
 
 impl Rule for Prefix {
@@ -107,12 +107,12 @@ impl Rule for Prefix {
         if own.values.whole(OFFSET.name) == 0 {
             return Ok(());
         }
-        self.turned.resize_with(own.shape.slots.len(), Buffer::default);
-        for slot in 0..self.turned.len() {
+        self.rotated.resize_with(own.shape.slots.len(), Buffer::default);
+        for slot in 0..self.rotated.len() {
             let keys = own.part(slot, 0);
-            let turned = self.turned[slot].room(keys.len());
-            turned.copy_from_slice(keys);
-            turn(own, cx, frozen, slot, turned, false);
+            let rotated = self.rotated[slot].room(keys.len());
+            rotated.copy_from_slice(keys);
+            rotate(own, cx, frozen, slot, rotated, false);
         }
         Ok(())
     }
@@ -174,7 +174,7 @@ impl Rule for Prefix {
         grads.copy_from_slice(acc);
         if own.values.whole(OFFSET.name) > 0 {
             for slot in 0..own.shape.slots.len() {
-                turn(own, cx, frozen, slot, &mut grads[own.range(slot, 0)], true);
+                rotate(own, cx, frozen, slot, &mut grads[own.range(slot, 0)], true);
             }
         }
     }

@@ -14,7 +14,7 @@ use mynah::model::CacheType;
 use mynah::nn::attention::{self, Heads, Memory, Sees, Source};
 use mynah::nn::linear::{self, Accumulate, Back, Input, Precision, Rounded};
 use mynah::nn::norm::{self, Kind, Norm};
-use mynah::nn::rope::{Pairing, Rope, Turns};
+use mynah::nn::rope::{Pairing, Rope, Rotations};
 use mynah::quant::{FORMATS, Format, Matrix};
 use serde_json::json;
 use std::hint::black_box;
@@ -194,7 +194,7 @@ struct Bed {
     scales: Vec<u16>,
     acts: Acts8,
     rope: Rope,
-    turns: Turns,
+    rotations: Rotations,
     samplers: [Sampler; 3],
 }
 
@@ -204,14 +204,15 @@ impl Bed {
         let half = x.iter().take(T * KV).map(|&v| half_bits(v)).collect();
         let (mut codes, mut scales) = (vec![0; T * KV], vec![0; T * KV / CODES]);
         (PLAIN.code)(&x[..T * KV], &mut codes, &mut scales);
-        let (rope, mut turns) = (Rope::new(Pairing::Neighbours, HEADS.dim, 1e4, 1.0, None, 1.0), Turns::default());
+        let (rope, mut rotations) =
+            (Rope::new(Pairing::Neighbours, HEADS.dim, 1e4, 1.0, None, 1.0), Rotations::default());
         let positions: [u32; 16] = std::array::from_fn(|i| 31 * i as u32);
-        rope.turns(&Compute { kernels: &PLAIN, pool: Pool::new(1) }, &positions, &mut turns);
+        rope.rotations(&Compute { kernels: &PLAIN, pool: Pool::new(1) }, &positions, &mut rotations);
         // The likeliest; as `mynah run` has it; without a bound on the number.
         let usual = Sampling { temperature: 0.8, top_k: 40, top_p: 0.95, min_p: 0.05, ..Sampling::default() };
         let all = [Sampling::default(), usual.clone(), Sampling { top_k: 0, ..usual }];
         let samplers = all.map(|sampling| Sampler::new(sampling).expect("good settings"));
-        Bed { x, y: vec![0.0; 512 * COLS], half, codes, scales, acts: Acts8::default(), rope, turns, samplers }
+        Bed { x, y: vec![0.0; 512 * COLS], half, codes, scales, acts: Acts8::default(), rope, rotations, samplers }
     }
 
     /// Everything that a piece can have written.
@@ -385,7 +386,7 @@ const PIECES: &[Piece] = &[
         amount: (16 * Q) as f64,
         run: |cx, bed| {
             bed.y[..16 * Q].copy_from_slice(&bed.x[..16 * Q]);
-            bed.rope.apply(cx, &mut Tile::new(&mut bed.y, 16, Q), HEADS.dim, &bed.turns, false)
+            bed.rope.apply(cx, &mut Tile::new(&mut bed.y, 16, Q), HEADS.dim, &bed.rotations, false)
         },
     },
     Piece {

@@ -124,7 +124,7 @@ macro_rules! unit {
                 scratch: &mut Scratch,
             ) {
                 let sixteens = rows.start.is_multiple_of(16) && rows.len().is_multiple_of(16);
-                let turned = sixteens && w.turned().is_some();
+                let interleaved = sixteens && w.interleaved().is_some();
                 macro_rules! one_or_two {
                     ($few:ident, $kind:tt) => {
                         match (x.n, x.wide) {
@@ -137,8 +137,8 @@ macro_rules! unit {
                 }
                 // One or two rows of activations: an engine of WebAssembly has too few registers for 16 rows of weights, and
                 // takes 4 as they stand in the file in half the time where there is no function for those side by side.
-                let turned = turned && (matches!(w.format.id, 2 | 8) || x.n > 2 || cfg!(target_arch = "aarch64"));
-                match (w.format.id, x.n, turned) {
+                let interleaved = interleaved && (matches!(w.format.id, 2 | 8) || x.n > 2 || cfg!(target_arch = "aarch64"));
+                match (w.format.id, x.n, interleaved) {
                     (2, 1..=2, true) => one_or_two!(beside, NARROW),
                     (8, 1..=2, true) => one_or_two!(beside, WHOLE),
                     (2, 1..=2, false) => one_or_two!(few, NARROW),
@@ -199,7 +199,7 @@ macro_rules! unit {
             ) {
                 let bytes = if BITS == NARROW { 18 } else { 34 };
                 let (blocks, row_bytes) = (w.cols / 32, w.row_bytes());
-                let data = &w.turned().expect("a turned matrix")[rows.start * row_bytes..rows.end * row_bytes];
+                let data = &w.interleaved().expect("an interleaved matrix")[rows.start * row_bytes..rows.end * row_bytes];
                 assert!(x.n == M && x.wide == WIDE && x.c == w.cols && w.cols == 32 * blocks, "shapes of few rows");
                 assert!(row_bytes == blocks * bytes && rows.len().is_multiple_of(16), "bytes of rows side by side");
                 let of: &mut [i32] = bytemuck::cast_slice_mut(scratch.floats(BLOCK * blocks * M));

@@ -106,7 +106,7 @@ op!(unsafe halves(p: *const u16) -> F {
 op!(unsafe brains(p: *const u16) -> F {
     _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast()))))
 });
-/// The low words of the lanes of two registers, in turn.
+/// The low words of the lanes of two registers, alternating.
 const IN_TURN: [u16; 32] = {
     let mut out = [0; 32];
     let mut i = 0;
@@ -658,7 +658,7 @@ pub(in crate::kernel) fn decode(w: &Matrix, rows: Range<usize>, cols: Range<usiz
 
 /// 16 rows of 16 values to columns.
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-fn turn(rows: &[[f32; 16]; 16]) -> [[f32; 16]; 16] {
+fn to_columns(rows: &[[f32; 16]; 16]) -> [[f32; 16]; 16] {
     let mut out = [[0.0; 16]; 16];
     let mut fours = [[splat(0.0); 4]; 4];
     for (i, fours) in fours.iter_mut().enumerate() {

@@ -1,4 +1,4 @@
-//! Rows side by side: 16 rows of a matrix with their blocks' fields in turn, so that 16 lanes read them at once.
+//! Interleaved rows: the fields of 16 rows of a matrix alternate, so that 16 lanes read them at once.
 //!
 //! For each 16 rows and each block of theirs: the first field of row 0, of row 1, …, then the next field of each. A field
 //! is the half of a block's scale or 4 bytes. The bytes are the same, in another order: field `at` of block `b` begins at
@@ -13,24 +13,27 @@ use std::prelude::v1::*;
 const FORMATS: [u32; 6] = [2, 3, 6, 7, 8, 20];
 
 impl Matrix {
-    /// Whether rows of this matrix may stand side by side.
-    pub fn turns(&self) -> bool {
+    /// Whether the rows of this matrix can be interleaved.
+    pub fn interleaves(&self) -> bool {
         FORMATS.contains(&self.format.id) && self.rows.is_multiple_of(16) && self.rows > 0
     }
 
-    /// The rows side by side, if they were given with [`Matrix::with_turned`].
-    pub fn turned(&self) -> Option<&[u8]> {
-        self.turned.as_deref()
+    /// The interleaved rows, if they were given with [`Matrix::with_interleaved`].
+    pub fn interleaved(&self) -> Option<&[u8]> {
+        self.interleaved.as_deref()
     }
 
-    /// Writes rows `rows`, whole sixteens, side by side.
+    /// Writes rows `rows`, whole groups of 16, interleaved.
     ///
     /// # Panics
-    /// If the matrix does not turn, or `out` has another length than the rows.
-    pub fn turn(&self, rows: Range<usize>, out: &mut [u8]) {
-        assert!(self.turns() && rows.start.is_multiple_of(16) && rows.len().is_multiple_of(16), "sixteen rows each");
+    /// If the matrix does not interleave, or `out` has another length than the rows.
+    pub fn interleave(&self, rows: Range<usize>, out: &mut [u8]) {
+        assert!(
+            self.interleaves() && rows.start.is_multiple_of(16) && rows.len().is_multiple_of(16),
+            "sixteen rows each"
+        );
         let (row_bytes, bytes) = (self.row_bytes(), self.format.bytes);
-        assert!(out.len() == rows.len() * row_bytes, "bytes of turned rows");
+        assert!(out.len() == rows.len() * row_bytes, "bytes of interleaved rows");
         // What is no multiple of 4 is the half in front.
         let head = bytes % 4;
         for (first, out) in rows.step_by(16).zip(out.chunks_exact_mut(16 * row_bytes)) {
@@ -46,12 +49,12 @@ impl Matrix {
         }
     }
 
-    /// The same matrix, with all its rows side by side as well.
+    /// The matrix with its rows interleaved as well.
     ///
     /// # Panics
-    /// If the matrix does not turn or `turned` has another length.
-    pub fn with_turned(&self, turned: Bytes) -> Matrix {
-        assert!(self.turns() && turned.len() == self.data.len(), "bytes of turned rows");
-        Matrix { turned: Some(turned), ..self.clone() }
+    /// If the matrix does not interleave or `interleaved` has another length.
+    pub fn with_interleaved(&self, interleaved: Bytes) -> Matrix {
+        assert!(self.interleaves() && interleaved.len() == self.data.len(), "bytes of interleaved rows");
+        Matrix { interleaved: Some(interleaved), ..self.clone() }
     }
 }
