@@ -3,7 +3,7 @@
 //! `product FORMAT ROWS TIMES`, with the backend that MYNAH_BACKEND names: rows of activations with 64 rows of weights.
 
 use mynah::bytes::Bytes;
-use mynah::kernel::{Acts8, PLAIN, Scratch, Tile, from_env};
+use mynah::kernel::{PLAIN, QActs, Scratch, Tile, from_env};
 use mynah::quant::{Format, Matrix};
 
 /// Rows and columns of the weights.
@@ -16,7 +16,7 @@ fn main() -> mynah::Result<()> {
     let format = Format::by_name(format).expect("a format");
     let [f, c] = SHAPE;
     let w = Matrix::new(format, f, c, Bytes::from(vec![0; f * format.row_bytes(c).expect("whole blocks")]))?;
-    let mut acts = Acts8::default();
+    let mut acts = QActs::default();
     acts.resize(n, c, false);
     (0..n).for_each(|i| (PLAIN.quantize)(&vec![1.0; c], acts.row(i)));
     let (k, mut y, mut scratch) = (from_env()?, vec![0.0; n * f], Scratch::default());

@@ -43,18 +43,18 @@
 #![allow(unsafe_code)]
 
 use super::four::{by_halves, unit};
-use super::{Kernels, Words, body};
+use super::{Int16Layout, Kernels, body};
 use crate::quant::{self, Matrix};
 use core::arch::asm;
 use core::ops::Range;
 
 /// The plain kernels, which are compiled for NEON like all else, and halves by the instructions for them.
-pub(super) const OTHERS: Kernels = Kernels { round_words, decode, widen, narrow, ..body::PLAIN };
+pub(super) const OTHERS: Kernels = Kernels { round_int16, decode, widen, narrow, ..body::PLAIN };
 
-/// As the plain one, with the codes in the order of `words_w`.
-fn round_words(x: &[f32], out: &mut [f32]) {
-    body::round_words(x, out);
-    let codes: &mut [i16] = bytemuck::cast_slice_mut(&mut out[16 * Words::of(x.len()).pieces..]);
+/// As the plain one, with the codes in the order of `low_int16_w`.
+fn round_int16(x: &[f32], out: &mut [f32]) {
+    body::round_int16(x, out);
+    let codes: &mut [i16] = bytemuck::cast_slice_mut(&mut out[16 * Int16Layout::of(x.len()).pieces..]);
     for eight in codes.as_chunks_mut::<8>().0 {
         let [a, b, c, d, e, f, g, h] = *eight;
         *eight = [a, c, e, g, b, d, f, h];
@@ -95,7 +95,7 @@ fn widen(x: &[u16], out: &mut [f32]) {
         }
     }
     for (x, out) in x.iter().zip(out) {
-        *out = quant::half(*x);
+        *out = quant::f16_to_f32(*x);
     }
 }
 
@@ -167,7 +167,7 @@ pub(super) mod lanes {
     op!(unsafe store_v(p: *mut f32, x: F4) { vst1q_f32(p, x) });
     op!(unsafe load_w(p: *const u8) -> I4 { vreinterpretq_s32_u8(vld1q_u8(p)) });
     op!(unsafe store_w(p: *mut u8, x: I4) { vst1q_u8(p, vreinterpretq_u8_s32(x)) });
-    op!(unsafe load_halves(p: *const u16) -> I4 { vreinterpretq_s32_u32(vmovl_u16(vld1_u16(p))) });
+    op!(unsafe load_u16(p: *const u16) -> I4 { vreinterpretq_s32_u32(vmovl_u16(vld1_u16(p))) });
     op!(unsafe load_codes(p: *const i8) -> [I4; 4] {
         let x = vld1q_s8(p);
         let (low, high) = (vmovl_s8(vget_low_s8(x)), vmovl_high_s8(x));
@@ -204,24 +204,24 @@ pub(super) mod lanes {
     );
     op!(
         /// The BF16 in the lower half of each lane.
-        brain_v(a: I4) -> F4 { vreinterpretq_f32_s32(vshlq_n_s32::<16>(a)) }
+        bf16_v(a: I4) -> F4 { vreinterpretq_f32_s32(vshlq_n_s32::<16>(a)) }
     );
     op!(
         /// The low words of the lanes of one register, then those of the other.
-        words_w(a: F4, b: F4) -> I4 {
+        low_int16_w(a: F4, b: F4) -> I4 {
             vreinterpretq_s32_s16(vuzp1q_s16(vreinterpretq_s16_f32(a), vreinterpretq_s16_f32(b)))
         }
     );
     op!(
         /// Adds to each lane the products of two words, one of each half.
-        word_dot_w(acc: I4, a: I4, b: I4) -> I4 {
+        int16_dot_w(acc: I4, a: I4, b: I4) -> I4 {
             let (a, b) = (vreinterpretq_s16_s32(a), vreinterpretq_s16_s32(b));
             vmlal_high_s16(vmlal_s16(acc, vget_low_s16(a), vget_low_s16(b)), a, b)
         }
     );
     op!(
         /// The half in the lower half of each lane.
-        half_v(a: I4) -> F4 {
+        f16_v(a: I4) -> F4 {
             let narrow = vmovn_s32(a);
             let wide: F4;
             // SAFETY: a conversion between registers. The type of halves is unstable, so this line is assembly.
@@ -234,7 +234,7 @@ pub(super) mod lanes {
     );
     op!(
         /// The same.
-        scale_v(a: I4) -> F4 { half_v(a) }
+        scale_v(a: I4) -> F4 { f16_v(a) }
     );
     op!(
         /// Lane `l` with `l + 2`, then with `l + 1`.
@@ -552,7 +552,7 @@ unit!(dotprod ["neon" "dotprod"] super::four_dots);
 
 /// The backend with products of matrices of bytes.
 pub(super) mod i8mm {
-    use crate::kernel::{Acts8, Scratch, Tile};
+    use crate::kernel::{QActs, Scratch, Tile};
     use crate::quant::Matrix;
     use core::ops::Range;
 
@@ -562,7 +562,7 @@ pub(super) mod i8mm {
         w: &Matrix,
         rows: Range<usize>,
         after: &[u8],
-        x: &Acts8,
+        x: &QActs,
         y: &mut Tile,
         scratch: &mut Scratch,
     ) {

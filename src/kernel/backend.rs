@@ -6,10 +6,10 @@
 #![allow(unused, reason = "some targets have the plain backend alone")]
 
 #[cfg(target_arch = "x86_64")]
-use super::Row8;
-use super::{Acts8, Kernels, PLAIN, Scratch, Stored, Tile, View, body};
+use super::QRow;
+use super::{Kernels, PLAIN, QActs, Scratch, Stored, Tile, View, body};
 use crate::error::{Error, Result};
-use crate::quant::{Halves, Matrix};
+use crate::quant::{Floats16, Matrix};
 use core::ops::Range;
 use core::sync::atomic::AtomicU8;
 use std::prelude::v1::*;
@@ -56,8 +56,8 @@ macro_rules! backend {
             pub(super) static KERNELS: Kernels = Kernels {
                 name: $name,
                 dots,
-                half_dots,
-                word_dots,
+                float16_dots,
+                int16_dots,
                 sums,
                 outer,
                 row_dots,
@@ -72,13 +72,13 @@ macro_rules! backend {
             }
 
             compiled!($features dots(x: View, w: View, y: &mut Tile) = floats::dots);
-            compiled!($features half_dots(x: View, w: Halves, y: &mut Tile) = floats::half_dots);
-            compiled!($features word_dots(x: View, w: Halves, c: usize, tops: &[AtomicU8], y: &mut Tile, s: &mut Scratch) = floats::word_dots);
+            compiled!($features float16_dots(x: View, w: Floats16, y: &mut Tile) = floats::float16_dots);
+            compiled!($features int16_dots(x: View, w: Floats16, c: usize, tops: &[AtomicU8], y: &mut Tile, s: &mut Scratch) = floats::int16_dots);
             compiled!($features sums(a: View, w: View, y: &mut Tile) = floats::sums);
             compiled!($features outer(a: View, b: View, y: &mut Tile) = floats::outer);
             compiled!($features row_dots(x: View, w: Stored, y: &mut Tile) = floats::row_dots);
             compiled!($features row_sums(a: View, w: Stored, y: &mut Tile) = floats::row_sums);
-            compiled!($features int_dots(w: &Matrix, rows: Range<usize>, after: &[u8], x: &Acts8, y: &mut Tile, s: &mut Scratch) = ints::int_dots);
+            compiled!($features int_dots(w: &Matrix, rows: Range<usize>, after: &[u8], x: &QActs, y: &mut Tile, s: &mut Scratch) = ints::int_dots);
         }
     };
 }
@@ -92,10 +92,10 @@ macro_rules! others {
             use $by_hand as by_hand;
 
             pub(super) const TABLE: Kernels = Kernels {
-                half_rows: usize::MAX,
+                float16_rows: usize::MAX,
                 decode,
                 quantize,
-                round_words,
+                round_int16,
                 round_columns,
                 exp,
                 softmax,
@@ -109,8 +109,8 @@ macro_rules! others {
             };
 
             compiled!($features decode(w: &Matrix, rows: Range<usize>, cols: Range<usize>, out: &mut [f32]) = by_hand::decode);
-            compiled!($features quantize(x: &[f32], out: Row8) = by_hand::quantize);
-            compiled!($features round_words(x: &[f32], out: &mut [f32]) = body::round_words);
+            compiled!($features quantize(x: &[f32], out: QRow) = by_hand::quantize);
+            compiled!($features round_int16(x: &[f32], out: &mut [f32]) = body::round_int16);
             compiled!($features round_columns(x: View, out: &mut [u8]) = body::round_columns);
             compiled!($features exp(x: &mut [f32]) = body::exp);
             compiled!($features softmax(x: &mut [f32]) -> f32 = body::softmax);

@@ -1,9 +1,9 @@
 //! Every kernel once, in plain Rust. `backend.rs` compiles these bodies again for each instruction set, which is why they
 //! are always inlined.
 
-use super::{Acts8, CODES, Kernels, Row8, Scratch, Stored, Tile, View, Words};
+use super::{CODES, Int16Layout, Kernels, QActs, QRow, Scratch, Stored, Tile, View};
 use crate::math::{self, fma};
-use crate::quant::{self, Codes, Halves, Matrix};
+use crate::quant::{self, Codes, Floats16, Matrix};
 use core::ops::Range;
 use core::sync::atomic::{AtomicU8, Ordering};
 
@@ -13,11 +13,11 @@ pub const LANES: usize = 16;
 pub(super) const PLAIN: Kernels = Kernels {
     name: "plain",
     dots,
-    half_dots,
-    half_rows: 8,
+    float16_dots,
+    float16_rows: 8,
     wide: false,
-    round_words,
-    word_dots,
+    round_int16,
+    int16_dots,
     sums,
     outer,
     row_dots,
@@ -74,8 +74,8 @@ pub(super) fn dots(x: View, w: View, y: &mut Tile) {
 }
 
 #[inline(always)]
-pub(super) fn half_dots(x: View, w: Halves, y: &mut Tile) {
-    let (w, value) = halves_of(w);
+pub(super) fn float16_dots(x: View, w: Floats16, y: &mut Tile) {
+    let (w, value) = bits_and_decoder(w);
     dots_with(x, w, value, y);
 }
 
@@ -97,7 +97,7 @@ fn dots_with(x: View, w: &[u16], value: fn(u16) -> f32, y: &mut Tile) {
 /// a single have it. Rows too small for a code of a usual size are 0, and those with a weight of 2¹¹⁸ or more count as not
 /// finite. A weight plus `MAGIC` times that has its code in the lowest bits.
 #[inline(always)]
-pub(super) fn word_unit(top: u8) -> f32 {
+pub(super) fn int16_unit(top: u8) -> f32 {
     match top as u32 {
         0..=13 => 0.0,
         245.. => f32::NAN,
@@ -107,8 +107,8 @@ pub(super) fn word_unit(top: u8) -> f32 {
 
 /// Finds those of `tops` that are 0.
 #[inline(always)]
-pub(super) fn word_tops(w: Halves, c: usize, tops: &[AtomicU8]) {
-    let (w, value) = halves_of(w);
+pub(super) fn int16_tops(w: Floats16, c: usize, tops: &[AtomicU8]) {
+    let (w, value) = bits_and_decoder(w);
     for (w, top) in w.chunks_exact(c).zip(tops) {
         if top.load(Ordering::Relaxed) == 0 {
             let most = w.iter().fold(0, |most, w| most.max(w & 0x7fff));
@@ -119,16 +119,16 @@ pub(super) fn word_tops(w: Halves, c: usize, tops: &[AtomicU8]) {
 
 /// The bits, and what they mean.
 #[inline(always)]
-fn halves_of(w: Halves<'_>) -> (&[u16], fn(u16) -> f32) {
+fn bits_and_decoder(w: Floats16<'_>) -> (&[u16], fn(u16) -> f32) {
     match w {
-        Halves::F16(w) => (w, quant::half),
-        Halves::Bf16(w) => (w, quant::brain),
+        Floats16::F16(w) => (w, quant::f16_to_f32),
+        Floats16::Bf16(w) => (w, quant::bf16_to_f32),
     }
 }
 
 #[inline(always)]
-pub(super) fn round_words(x: &[f32], out: &mut [f32]) {
-    let shape = Words::of(x.len());
+pub(super) fn round_int16(x: &[f32], out: &mut [f32]) {
+    let shape = Int16Layout::of(x.len());
     let (scales, codes) = out.split_at_mut(16 * shape.pieces);
     let codes = bytemuck::cast_slice_mut::<f32, i16>(codes).as_chunks_mut::<32>().0;
     let level = shape.level();
@@ -167,13 +167,13 @@ pub(super) fn round_words(x: &[f32], out: &mut [f32]) {
 }
 
 #[inline(always)]
-pub(super) fn word_dots(x: View, w: Halves, c: usize, tops: &[AtomicU8], y: &mut Tile, scratch: &mut Scratch) {
-    word_tops(w, c, tops);
-    let (w, value) = halves_of(w);
-    let shape = Words::of(c);
+pub(super) fn int16_dots(x: View, w: Floats16, c: usize, tops: &[AtomicU8], y: &mut Tile, scratch: &mut Scratch) {
+    int16_tops(w, c, tops);
+    let (w, value) = bits_and_decoder(w);
+    let shape = Int16Layout::of(c);
     let codes = bytemuck::cast_slice_mut::<f32, i16>(scratch.floats(16 * shape.count)).as_chunks_mut::<32>().0;
     for (j, (w, top)) in w.chunks_exact(c).zip(tops).enumerate() {
-        let unit = word_unit(top.load(Ordering::Relaxed));
+        let unit = int16_unit(top.load(Ordering::Relaxed));
         codes.fill([0; 32]);
         for (k, &w) in w.iter().enumerate() {
             codes[k / 32][2 * (k % LANES) + k % 32 / LANES] = (value(w) + MAGIC * unit).to_bits() as i16;
@@ -232,9 +232,9 @@ pub(super) fn outer(a: View, b: View, y: &mut Tile) {
 #[inline(always)]
 fn stored(w: Stored, c: usize, j: usize, k: usize) -> f32 {
     match w {
-        Stored::Half(data) => quant::half(data[j * c + k]),
-        Stored::Byte { codes, scales } => {
-            quant::half(scales[j * c.div_ceil(CODES) + k / CODES]) * codes[j * c + k] as f32
+        Stored::F16(data) => quant::f16_to_f32(data[j * c + k]),
+        Stored::Q8 { codes, scales } => {
+            quant::f16_to_f32(scales[j * c.div_ceil(CODES) + k / CODES]) * codes[j * c + k] as f32
         }
     }
 }
@@ -281,7 +281,7 @@ pub(super) fn decode(w: &Matrix, rows: Range<usize>, cols: Range<usize>, out: &m
 pub const LEVELS: [f32; 8] = [127.4, 126.0, 124.6, 123.2, 121.8, 120.4, 119.0, 117.6];
 
 #[inline(always)]
-pub(super) fn quantize(x: &[f32], mut out: Row8) {
+pub(super) fn quantize(x: &[f32], mut out: QRow) {
     assert!(x.len() == out.q.len() && x.len().is_multiple_of(32), "columns in blocks of 32");
     if out.wide() {
         return quantize_wide(x, out);
@@ -293,7 +293,7 @@ pub(super) fn quantize(x: &[f32], mut out: Row8) {
 
 /// Block `b`.
 #[inline(always)]
-pub(super) fn quantize_block(x: &[f32; LANES], b: usize, out: &mut Row8) {
+pub(super) fn quantize_block(x: &[f32; LANES], b: usize, out: &mut QRow) {
     let q = &mut out.q.as_chunks_mut::<LANES>().0[b];
     let d = round_block(x, q);
     let s = q.iter().map(|&q| q as i32).sum();
@@ -302,7 +302,7 @@ pub(super) fn quantize_block(x: &[f32; LANES], b: usize, out: &mut Row8) {
 
 /// Scale and sum of a block; blocks come in order.
 #[inline(always)]
-pub(super) fn store_scale(d: f32, s: i32, b: usize, out: &mut Row8) {
+pub(super) fn store_scale(d: f32, s: i32, b: usize, out: &mut QRow) {
     (out.d[b], out.s[b]) = (d, s);
     let low = &mut out.low[b / 2];
     *low = fma(d, s as f32, if b.is_multiple_of(2) { 0.0 } else { *low });
@@ -314,8 +314,8 @@ pub const WIDE_LEVEL: f32 = 1927.0;
 
 /// A row as wide codes.
 #[inline(always)]
-pub(super) fn quantize_wide(x: &[f32], out: Row8) {
-    let Row8 { q, low_q, d, s, low } = out;
+pub(super) fn quantize_wide(x: &[f32], out: QRow) {
+    let QRow { q, low_q, d, s, low } = out;
     let codes = q.as_chunks_mut::<32>().0.iter_mut().zip(low_q.as_chunks_mut::<32>().0);
     let sums = d.as_chunks_mut::<2>().0.iter_mut().zip(s.as_chunks_mut::<2>().0).zip(low);
     for ((x, (high, low)), ((d, s), sum)) in x.as_chunks::<32>().0.iter().zip(codes).zip(sums) {
@@ -419,7 +419,7 @@ pub(super) fn round_columns(x: View, out: &mut [u8]) {
             }
         }
         for (l, block) in out.chunks_exact_mut(34).enumerate() {
-            block[..2].copy_from_slice(&half_bits(most[l] / 127.0).to_le_bytes());
+            block[..2].copy_from_slice(&f16_bits(most[l] / 127.0).to_le_bytes());
             for (k, codes) in codes.iter().enumerate() {
                 block[2 + 4 * k..6 + 4 * k].copy_from_slice(&codes[l].to_le_bytes());
             }
@@ -428,7 +428,7 @@ pub(super) fn round_columns(x: View, out: &mut [u8]) {
 }
 
 #[inline(always)]
-pub(super) fn int_dots(w: &Matrix, rows: Range<usize>, _after: &[u8], x: &Acts8, y: &mut Tile, scratch: &mut Scratch) {
+pub(super) fn int_dots(w: &Matrix, rows: Range<usize>, _after: &[u8], x: &QActs, y: &mut Tile, scratch: &mut Scratch) {
     let format = w.format;
     let Some(Codes { zero, sub, min, .. }) = format.codes else { panic!("a format with codes") };
     assert!(w.cols == x.c && y.n() == x.n && y.c() == rows.len(), "shapes of integer dots");
@@ -536,14 +536,14 @@ pub(super) fn silu_mul_backward(gate: &mut [f32], up: &mut [f32], d: &[f32]) {
 #[inline(always)]
 pub(super) fn widen(x: &[u16], out: &mut [f32]) {
     for (o, &h) in out.iter_mut().zip(x) {
-        *o = quant::half(h);
+        *o = quant::f16_to_f32(h);
     }
 }
 
 #[inline(always)]
 pub(super) fn narrow(x: &[f32], out: &mut [u16]) {
     for (o, &v) in out.iter_mut().zip(x) {
-        *o = half_bits(v);
+        *o = f16_bits(v);
     }
 }
 
@@ -551,8 +551,8 @@ pub(super) fn narrow(x: &[f32], out: &mut [u16]) {
 pub(super) fn code(x: &[f32], codes: &mut [i8], scales: &mut [u16]) {
     for ((x, codes), scale) in x.chunks(CODES).zip(codes.chunks_mut(CODES)).zip(scales) {
         let most = f32::from_bits(x.iter().fold(0, |most, v| most.max(v.abs().to_bits())));
-        *scale = half_bits(most / 127.0);
-        let d = quant::half(*scale);
+        *scale = f16_bits(most / 127.0);
+        let d = quant::f16_to_f32(*scale);
         // No scale, or none that is a number: then the codes do not count.
         let inverse = if d > 0.0 && d < f32::INFINITY { 1.0 / d } else { 0.0 };
         for (code, &v) in codes.iter_mut().zip(x) {
@@ -564,7 +564,7 @@ pub(super) fn code(x: &[f32], codes: &mut [i8], scales: &mut [u16]) {
 #[inline(always)]
 pub(super) fn decode_codes(codes: &[i8], scales: &[u16], out: &mut [f32]) {
     for ((codes, out), &scale) in codes.chunks(CODES).zip(out.chunks_mut(CODES)).zip(scales) {
-        let d = quant::half(scale);
+        let d = quant::f16_to_f32(scale);
         for (out, &code) in out.iter_mut().zip(codes) {
             *out = d * code as f32;
         }
@@ -573,7 +573,7 @@ pub(super) fn decode_codes(codes: &[i8], scales: &[u16], out: &mut [f32]) {
 
 /// The bits of the nearest half, ties to even, by integer arithmetic and selects so that loops vectorise.
 #[inline(always)]
-fn half_bits(x: f32) -> u16 {
+fn f16_bits(x: f32) -> u16 {
     let bits = x.to_bits() & 0x7fff_ffff;
     let sign = (x.to_bits() >> 16) as u16 & 0x8000;
     // Bias 127 becomes bias 15; the bits cut off round by a carry, which may run into the exponent and to infinity.
@@ -595,7 +595,7 @@ mod tests {
     #[test]
     fn rounded_rows_are_near_and_their_sums_are_theirs() {
         let x: Vec<f32> = (0..128).map(|i| ((i * 37 % 101) as f32 - 50.0) * if i < 64 { 0.01 } else { 3.0 }).collect();
-        let mut acts = Acts8::default();
+        let mut acts = QActs::default();
         acts.resize(2, 64, false);
         quantize(&x[..64], acts.row(0));
         quantize(&x[64..], acts.row(1));
@@ -632,7 +632,7 @@ mod tests {
             }
             let w = Matrix::new(format, rows, cols, Bytes::from(bytes)).unwrap();
             let x: Vec<f32> = (0..2 * cols).map(|i| ((i * 29 % 113) as f32 - 56.0) / 56.0).collect();
-            let mut acts = Acts8::default();
+            let mut acts = QActs::default();
             acts.resize(2, cols, wide);
             (0..2).for_each(|i| quantize(&x[i * cols..][..cols], acts.row(i)));
             let mut y = vec![0.0; 2 * rows];
@@ -652,11 +652,11 @@ mod tests {
     }
 
     #[test]
-    fn halves_are_what_the_crate_half_makes_of_them() {
+    fn f16_bits_equal_those_of_the_crate_half() {
         for high in 0..=u16::MAX {
             for low in [0, 1, 0xfff, 0x1000, 0x1001, 0x2fff, 0x3000, 0x3001, 0x8000, 0xffff] {
                 let x = f32::from_bits((high as u32) << 16 | low);
-                assert_eq!(super::half_bits(x), half::f16::from_f32(x).to_bits(), "{:#010x}", x.to_bits());
+                assert_eq!(super::f16_bits(x), half::f16::from_f32(x).to_bits(), "{:#010x}", x.to_bits());
             }
         }
     }

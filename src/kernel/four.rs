@@ -60,34 +60,34 @@ op!(store_i(p: &mut [u8; 64], x: I) {
         unsafe { store_w(p.as_mut_ptr(), x) }
     }
 });
-op!(unsafe halves(p: *const u16) -> F {
+op!(unsafe load_f16(p: *const u16) -> F {
     [
-        half_v(load_halves(p)),
-        half_v(load_halves(p.add(4))),
-        half_v(load_halves(p.add(8))),
-        half_v(load_halves(p.add(12))),
+        f16_v(load_u16(p)),
+        f16_v(load_u16(p.add(4))),
+        f16_v(load_u16(p.add(8))),
+        f16_v(load_u16(p.add(12))),
     ]
 });
-op!(unsafe brains(p: *const u16) -> F {
+op!(unsafe load_bf16(p: *const u16) -> F {
     [
-        brain_v(load_halves(p)),
-        brain_v(load_halves(p.add(4))),
-        brain_v(load_halves(p.add(8))),
-        brain_v(load_halves(p.add(12))),
+        bf16_v(load_u16(p)),
+        bf16_v(load_u16(p.add(4))),
+        bf16_v(load_u16(p.add(8))),
+        bf16_v(load_u16(p.add(12))),
     ]
 });
-op!(words(low: F, high: F) -> I {
-    [words_w(low[0], high[0]), words_w(low[1], high[1]), words_w(low[2], high[2]), words_w(low[3], high[3])]
+op!(low_int16(low: F, high: F) -> I {
+    [low_int16_w(low[0], high[0]), low_int16_w(low[1], high[1]), low_int16_w(low[2], high[2]), low_int16_w(low[3], high[3])]
 });
-op!(word_dot(acc: I, a: I, b: I) -> I {
+op!(int16_dot(acc: I, a: I, b: I) -> I {
     [
-        word_dot_w(acc[0], a[0], b[0]),
-        word_dot_w(acc[1], a[1], b[1]),
-        word_dot_w(acc[2], a[2], b[2]),
-        word_dot_w(acc[3], a[3], b[3]),
+        int16_dot_w(acc[0], a[0], b[0]),
+        int16_dot_w(acc[1], a[1], b[1]),
+        int16_dot_w(acc[2], a[2], b[2]),
+        int16_dot_w(acc[3], a[3], b[3]),
     ]
 });
-op!(unsafe scale(p: *const u16) -> F { [half_v(splat_w(*p as i32)); 4] });
+op!(unsafe scale(p: *const u16) -> F { [f16_v(splat_w(*p as i32)); 4] });
 op!(unsafe codes(p: *const i8) -> F { to_float(load_codes(p)) });
 op!(splat(x: f32) -> F { [splat_v(x); 4] });
 op!(splat_i(x: i32) -> I { [splat_w(x); 4] });
@@ -118,8 +118,8 @@ op!(signed_byte(a: I, n: usize) -> I {
     let a = shl(a, 24 - 8 * n);
     [top_w(a[0]), top_w(a[1]), top_w(a[2]), top_w(a[3])]
 });
-op!(low_halves(a: I) -> F { [half_v(a[0]), half_v(a[1]), half_v(a[2]), half_v(a[3])] });
-op!(high_halves(a: I) -> F { low_halves(shr(a, 16)) });
+op!(low_f16(a: I) -> F { [f16_v(a[0]), f16_v(a[1]), f16_v(a[2]), f16_v(a[3])] });
+op!(high_f16(a: I) -> F { low_f16(shr(a, 16)) });
 op!(
     /// 16 where bits `4k..4k + 4` of a row's dword are set, in panel order.
     bits_to_16(bits: I, k: usize) -> I {
@@ -180,13 +180,13 @@ pub(super) fn quarters(n: usize) -> impl Iterator<Item = (usize, usize)> {
 pub(super) mod one {
     use super::*;
     pub(in crate::kernel) use super::{
-        F4 as F, I4 as I, add_v as add, add_w as plus, and_w as and, dwords_w as dwords, float_v as to_float,
-        fma_v as fma, half_v as low_halves, load_w, mul_v as mul, or_w as or, prefetch, shl_w as shl, shr_w as shr,
+        F4 as F, I4 as I, add_v as add, add_w as plus, and_w as and, dwords_w as dwords, f16_v as low_f16,
+        float_v as to_float, fma_v as fma, load_w, mul_v as mul, or_w as or, prefetch, shl_w as shl, shr_w as shr,
         splat_v as splat, splat_w as splat_i, store_w, upper_w as high_nibbles,
     };
 
     op!(unsafe load_i(p: *const [u8; 64]) -> I { load_w(p.cast()) });
-    op!(unsafe halves(p: *const u16) -> F { half_v(load_halves(p)) });
+    op!(unsafe load_f16(p: *const u16) -> F { f16_v(load_u16(p)) });
     op!(unsafe heads(rows: Rows) -> [u16; 4] { array!(0; r => rows.at(r).cast::<u16>().read_unaligned()) });
     op!(unsafe transpose(rows: Rows) -> [I; 4] {
         transpose_w([load_w(rows.at(0)), load_w(rows.at(1)), load_w(rows.at(2)), load_w(rows.at(3))])
@@ -200,7 +200,7 @@ pub(super) mod one {
         unsafe { store_v(p.as_mut_ptr(), x) }
     });
     op!(low_nibbles(a: I) -> I { and(a, splat_i(0x0f0f_0f0f)) });
-    op!(high_halves(a: I) -> F { low_halves(shr(a, 16)) });
+    op!(high_f16(a: I) -> F { low_f16(shr(a, 16)) });
     op!(flip(a: I) -> I { xor_w(a, splat_i(0x8080_8080_u32 as i32)) });
     op!(byte(a: I, n: usize) -> I { and(shr(a, 8 * n), splat_i(255)) });
     op!(signed_byte(a: I, n: usize) -> I { top_w(shl(a, 24 - 8 * n)) });
@@ -229,8 +229,8 @@ pub(super) mod floats {
     const DOT_X: usize = 2;
     const DOT_W: usize = 2;
     /// The same of products with words.
-    const WORD_X: usize = 2;
-    const WORD_W: usize = 2;
+    const INT16_X: usize = 2;
+    const INT16_W: usize = 2;
     /// Rows and vectors in a tile of sums.
     const SUM_R: usize = 6;
     const SUM_V: usize = 1;
@@ -241,17 +241,17 @@ pub(super) mod floats {
     #[cfg(target_arch = "aarch64")]
     crate::kernel::floats::products!("neon");
     #[cfg(target_arch = "aarch64")]
-    crate::kernel::halves::halves!("neon");
+    crate::kernel::floats16::floats16!("neon");
     #[cfg(target_arch = "aarch64")]
-    crate::kernel::words::words!("neon");
+    crate::kernel::int16::int16!("neon");
     #[cfg(target_arch = "aarch64")]
     crate::kernel::stored::stored!("neon");
     #[cfg(target_arch = "wasm32")]
     crate::kernel::floats::products!("simd128");
     #[cfg(target_arch = "wasm32")]
-    crate::kernel::halves::halves!("simd128");
+    crate::kernel::floats16::floats16!("simd128");
     #[cfg(target_arch = "wasm32")]
-    crate::kernel::words::words!("simd128");
+    crate::kernel::int16::int16!("simd128");
     #[cfg(target_arch = "wasm32")]
     crate::kernel::stored::stored!("simd128");
 }

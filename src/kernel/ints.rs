@@ -8,7 +8,7 @@
 //! `I` (16 `i32`, or 64 bytes: 4 neighbouring codes a row), `load_i`, `load_from`, `store_to`, `store_i`, `splat`,
 //! `splat_i`, `fma`, `mul`, `to_float`, `plus` (of `I`), `and`, `or`, `shl`, `shr` (of 32 bits), `byte`, `signed_byte`,
 //! `low_nibbles`, `high_nibbles`, `flip` (bytes with their top bit inverted), `look_up` (of codes below 16),
-//! `bits_to_16`, `low_halves` and `high_halves` (of each lane, to float), `halves` (16 from memory, to float),
+//! `bits_to_16`, `low_f16` and `high_f16` (of each lane, to float), `halves` (16 from memory, to float),
 //! `transpose` (16 bytes of 16 rows, to 4 vectors; codes by `arrange`, which is the same), `dwords` (4 bytes of 16
 //! rows), `heads` (a half of each), `prefetch`, `int_four` (adds the products of 16 columns), `int_part` (the same for
 //! a tile), `int_wide` (for wide codes of activations); and the size of its tile, rows of activations `INT_X`, or
@@ -57,7 +57,7 @@ pub(super) use array;
 macro_rules! integers {
     (tile of its own, $($feature:tt)+) => {
         use crate::kernel::ints::{AHEAD, FAR, array, CHUNK, MIDDLE, NARROW, Panel, WHOLE};
-        use crate::kernel::{Acts8, Scratch};
+        use crate::kernel::{QActs, Scratch};
         use crate::quant::{self, Codes, Matrix};
 
         /// Rows of weights in a vector of lanes.
@@ -95,7 +95,7 @@ macro_rules! integers {
         /// What the activations bring to the products of all rows of weights.
         #[derive(Clone, Copy)]
         struct Sides<'a> {
-            x: &'a Acts8,
+            x: &'a QActs,
             /// What the integer sum of each part of 16 columns starts from, so that codes of weights count from their zero:
             /// `[rows, C / 16]`. That of wide codes, where parts share one, stands at the first of them.
             start: &'a [i32],
@@ -395,7 +395,7 @@ macro_rules! integers {
         }
 
         $(#[target_feature(enable = $feature)])+
-        pub(in crate::kernel) fn int_dots(w: &Matrix, rows: Range<usize>, after: &[u8], x: &Acts8, y: &mut Tile, scratch: &mut Scratch) {
+        pub(in crate::kernel) fn int_dots(w: &Matrix, rows: Range<usize>, after: &[u8], x: &QActs, y: &mut Tile, scratch: &mut Scratch) {
             let Codes { zero, sub, min, .. } = *w.format.codes.as_ref().expect("a format with codes");
             assert!(x.c == w.cols && w.cols % 32 == 0, "activations of {} columns for {}", x.c, w.cols);
             assert!(chunk(w) <= CHUNK, "blocks in a panel");

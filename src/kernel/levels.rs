@@ -8,7 +8,7 @@
 
 macro_rules! levels {
     ($($feature:tt)+) => {
-        use crate::kernel::Row8;
+        use crate::kernel::QRow;
         use crate::kernel::body::{self, LEVELS};
 
         /// Blocks that are rounded together, and their values.
@@ -42,7 +42,7 @@ macro_rules! levels {
 
         /// [`Kernels::quantize`](crate::kernel::Kernels::quantize).
         $(#[target_feature(enable = $feature)])+
-        pub(in crate::kernel) fn quantize(x: &[f32], mut out: Row8) {
+        pub(in crate::kernel) fn quantize(x: &[f32], mut out: QRow) {
             assert!(x.len() == out.q.len() && x.len().is_multiple_of(32), "columns in blocks of 32");
             if out.wide() {
                 return body::quantize_wide(x, out);

@@ -16,7 +16,7 @@
 //!   share a scale of activations, each `sum` an exact integer, the first a product and the next by fused multiply-add;
 //!   then `acc = fma(scale, t, acc)` and, for formats with a minimum, `low = fma(min, Σ d · Σ q, low)` with the inner sum
 //!   made likewise; the output is `acc`, or `acc + low` with a minimum.
-//! * [`Kernels::word_dots`]: 16 lanes; lane `l` starts at 0; for each piece of [`Words`] in order `acc = fma(d, sum, acc)` with
+//! * [`Kernels::int16_dots`]: 16 lanes; lane `l` starts at 0; for each piece of [`Int16Layout`] in order `acc = fma(d, sum, acc)` with
 //!   the exact integer sum of the products of columns `l` and `l + 16` of each 32; the lanes are summed as above, and the
 //!   output is that times `u`. A row with a weight that is not finite, or of 2¹¹⁸ or more,
 //!   gives NaN.
@@ -30,7 +30,7 @@ pub mod body;
 #[allow(unused, reason = "some targets have the plain backend alone")]
 mod floats;
 #[allow(unused, reason = "some targets have the plain backend alone")]
-mod halves;
+mod floats16;
 #[cfg(any(
     all(target_arch = "aarch64", target_feature = "neon"),
     all(target_arch = "wasm32", target_feature = "simd128")
@@ -43,7 +43,7 @@ mod levels;
 #[allow(unused, reason = "some targets have the plain backend alone")]
 mod unpack;
 #[allow(unused, reason = "some targets have the plain backend alone")]
-mod words;
+mod int16;
 pub mod peak;
 pub mod pool;
 #[allow(unused, reason = "some targets have the plain backend alone")]
@@ -53,7 +53,7 @@ mod wasm;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-use crate::quant::{Halves, Matrix};
+use crate::quant::{Floats16, Matrix};
 use core::ops::Range;
 use core::sync::atomic::AtomicU8;
 use std::prelude::v1::*;
@@ -115,7 +115,7 @@ impl<'a> View<'a> {
 /// own. Wide ones have 12 bits in blocks of 32, and their error is hardly any; a code is `16 · high + low`, which are kept as
 /// bytes, so that what multiplies bytes can multiply both.
 #[derive(Default, Clone)]
-pub struct Acts8 {
+pub struct QActs {
     /// Rows.
     pub n: usize,
     /// Columns, a multiple of 32.
@@ -132,7 +132,7 @@ pub struct Acts8 {
     pub low: Vec<f32>,
 }
 
-impl Acts8 {
+impl QActs {
     /// Room for `n` rows of `c` values, narrow or wide.
     pub fn resize(&mut self, n: usize, c: usize, wide: bool) {
         assert!(c.is_multiple_of(32), "columns {c} in blocks of 32");
@@ -157,10 +157,10 @@ impl Acts8 {
     }
 
     /// Row `i`, to be written.
-    pub fn row(&mut self, i: usize) -> Row8<'_> {
+    pub fn row(&mut self, i: usize) -> QRow<'_> {
         let (n, c) = (self.n, self.c);
         let (first, second) = self.q.split_at_mut(n * c);
-        Row8 {
+        QRow {
             q: &mut first[i * c..][..c],
             low_q: second.get_mut(i * c..i * c + c).unwrap_or_default(),
             d: &mut self.d[i * c / 16..][..c / 16],
@@ -177,8 +177,8 @@ impl Acts8 {
     }
 }
 
-/// One row of [`Acts8`].
-pub struct Row8<'a> {
+/// One row of [`QActs`].
+pub struct QRow<'a> {
     /// Codes, or their high parts, `[c]`.
     pub q: &'a mut [i8],
     /// Low parts of wide codes, `[c]`, or nothing.
@@ -191,24 +191,24 @@ pub struct Row8<'a> {
     pub low: &'a mut [f32],
 }
 
-impl Row8<'_> {
+impl QRow<'_> {
     /// Whether codes have 12 bits.
     pub fn wide(&self) -> bool {
         !self.low_q.is_empty()
     }
 }
 
-/// Values that each scale of [`Stored::Byte`] is for.
+/// Values that each scale of [`Stored::Q8`] is for.
 pub const CODES: usize = 32;
 
 /// Rows of a cache of keys or values, without gaps.
 #[derive(Clone, Copy)]
 pub enum Stored<'a> {
     /// Half floats (bits).
-    Half(&'a [u16]),
+    F16(&'a [u16]),
     /// Codes −127..127, and a scale, a half float (bits), for each [`CODES`] values of a row or what is left of it: the
     /// value is their product, which is exact.
-    Byte {
+    Q8 {
         /// `[n, c]`.
         codes: &'a [i8],
         /// `[n, ⌈c / 32⌉]`.
@@ -220,8 +220,8 @@ impl<'a> Stored<'a> {
     /// Whether there are `n` rows of `c` values.
     pub fn holds(&self, n: usize, c: usize) -> bool {
         match self {
-            Stored::Half(data) => data.len() >= n * c,
-            Stored::Byte { codes, scales } => codes.len() >= n * c && scales.len() >= n * c.div_ceil(CODES),
+            Stored::F16(data) => data.len() >= n * c,
+            Stored::Q8 { codes, scales } => codes.len() >= n * c && scales.len() >= n * c.div_ceil(CODES),
         }
     }
 
@@ -229,8 +229,8 @@ impl<'a> Stored<'a> {
     pub fn rows(&self, range: Range<usize>, c: usize) -> Self {
         let per = c.div_ceil(CODES);
         match *self {
-            Stored::Half(data) => Stored::Half(&data[range.start * c..range.end * c]),
-            Stored::Byte { codes, scales } => Stored::Byte {
+            Stored::F16(data) => Stored::F16(&data[range.start * c..range.end * c]),
+            Stored::Q8 { codes, scales } => Stored::Q8 {
                 codes: &codes[range.start * c..range.end * c],
                 scales: &scales[range.start * per..range.end * per],
             },
@@ -252,7 +252,7 @@ fn prefetch(p: *const u8, near: bool) {
 /// How a row that meets floats of 16 bits lies: 16 scales for each piece of its columns, then codes of 16 bits, 32 at a time.
 /// Columns take the scales in turn, and of each 32 the two that share one stand together, unless a backend has its own order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Words {
+pub struct Int16Layout {
     /// 32 columns each.
     pub count: usize,
     /// Pieces, as few and as even as sums in 32 bits allow.
@@ -261,14 +261,14 @@ pub struct Words {
     pub each: usize,
 }
 
-impl Words {
+impl Int16Layout {
     /// That of `c` columns.
     pub fn of(c: usize) -> Self {
         /// 32s in a piece at most.
         const MOST: usize = 24;
         let count = c.div_ceil(32);
         let each = count.div_ceil(count.div_ceil(MOST).max(1));
-        Words { count, pieces: count.div_ceil(each.max(1)), each }
+        Int16Layout { count, pieces: count.div_ceil(each.max(1)), each }
     }
 
     /// Floats of a row.
@@ -295,17 +295,17 @@ pub struct Kernels {
     /// `y = x · wᵀ`. x: `[n, c]`, w: `[f, c]`, y: `[n, f]`.
     pub dots: fn(x: View, w: View, y: &mut Tile),
     /// [`Kernels::dots`] with floats of 16 bits. w: `[f, c]`.
-    pub half_dots: fn(x: View, w: Halves, y: &mut Tile),
+    pub float16_dots: fn(x: View, w: Floats16, y: &mut Tile),
     /// Rows of activations up to which it takes less time than decoding first.
-    pub half_rows: usize,
-    /// Rounds a row to integers of up to 16 bits as `word_dots` of the same backend takes it: `q = x / d` to the nearest, ties
+    pub float16_rows: usize,
+    /// Rounds a row to integers of up to 16 bits as `int16_dots` of the same backend takes it: `q = x / d` to the nearest, ties
     /// to even, with `d = max|x| / level`. What is not finite or too small for a scale is as in `quantize`. x: `[c]`, out:
-    /// as [`Words`] of `c` says.
-    pub round_words: fn(x: &[f32], out: &mut [f32]),
+    /// as [`Int16Layout`] of `c` says.
+    pub round_int16: fn(x: &[f32], out: &mut [f32]),
     /// `y = x · wᵀ` with floats of 16 bits that become integers: `w / u` to the nearest, ties to even, with `u = 2^(e − 13)`
     /// where `2^e` is below the largest magnitude of a row. `tops`: a number for each row that says `e`, or 0 where it is yet to
-    /// be found, and stored. x: rows from `round_words`, w: `[f, c]`, y: `[n, f]`.
-    pub word_dots: fn(x: View, w: Halves, c: usize, tops: &[AtomicU8], y: &mut Tile, scratch: &mut Scratch),
+    /// be found, and stored. x: rows from `round_int16`, w: `[f, c]`, y: `[n, f]`.
+    pub int16_dots: fn(x: View, w: Floats16, c: usize, tops: &[AtomicU8], y: &mut Tile, scratch: &mut Scratch),
     /// `y += a · w`. a: `[n, k]`, w: `[k, c]`, y: `[n, c]`.
     pub sums: fn(a: View, w: View, y: &mut Tile),
     /// `y += aᵀ · b`. a: `[t, f]`, b: `[t, c]`, y: `[f, c]`.
@@ -319,7 +319,7 @@ pub struct Kernels {
     /// Rounds a row to integers: `q = x / d` to the nearest, ties to even, with the scale `d = max|x| / level` of those
     /// levels in `body::LEVELS` that leaves the smallest squared error, or `d = max|x| / 1927` for wide codes. A block that is
     /// not finite keeps its size in `d` and has codes 0; one too small for a scale has scale and codes 0. x: `[c]`.
-    pub quantize: fn(x: &[f32], out: Row8),
+    pub quantize: fn(x: &[f32], out: QRow),
     /// Whether activations are always rounded to wide codes, since products with these take no longer.
     pub wide: bool,
     /// Rounds the columns of 32 rows to blocks of Q8_0, one a column: `d = max|x| / 127`, codes to the nearest, ties to
@@ -327,7 +327,7 @@ pub struct Kernels {
     pub round_columns: fn(x: View, out: &mut [u8]),
     /// `y = x · wᵀ` for rows `rows` of a matrix whose format has integer codes. x: `[n, c]`, y: `[n, rows]`. The bytes
     /// `after` are what will be wanted next; they may be asked for and are not read.
-    pub int_dots: fn(w: &Matrix, rows: Range<usize>, after: &[u8], x: &Acts8, y: &mut Tile, scratch: &mut Scratch),
+    pub int_dots: fn(w: &Matrix, rows: Range<usize>, after: &[u8], x: &QActs, y: &mut Tile, scratch: &mut Scratch),
     /// `x = exp(x)`.
     pub exp: fn(x: &mut [f32]),
     /// `x = softmax(x)`; returns `ln Σ exp(x)`.
@@ -341,7 +341,7 @@ pub struct Kernels {
     pub widen: fn(x: &[u16], out: &mut [f32]),
     /// `f32` to the nearest half float (bits), ties to even.
     pub narrow: fn(x: &[f32], out: &mut [u16]),
-    /// A row of [`Stored::Byte`]: for each [`CODES`] values the scale `max|x| / 127` as a half, and codes to the nearest,
+    /// A row of [`Stored::Q8`]: for each [`CODES`] values the scale `max|x| / 127` as a half, and codes to the nearest,
     /// ties to even. What is not finite has such a scale.
     pub code: fn(x: &[f32], codes: &mut [i8], scales: &mut [u16]),
     /// The values of a row that [`Kernels::code`] made.
@@ -352,8 +352,8 @@ impl Kernels {
     /// The values of the first rows of `w`, as many as `out` has. out: `[n, c]` without gaps.
     pub fn decode_stored(&self, w: Stored, c: usize, out: &mut [f32]) {
         match w {
-            Stored::Half(data) => (self.widen)(&data[..out.len()], out),
-            Stored::Byte { codes, scales } => {
+            Stored::F16(data) => (self.widen)(&data[..out.len()], out),
+            Stored::Q8 { codes, scales } => {
                 let rows = codes.chunks_exact(c).zip(scales.chunks_exact(c.div_ceil(CODES)));
                 for ((codes, scales), out) in rows.zip(out.chunks_exact_mut(c)) {
                     (self.decode_codes)(codes, scales, out);
@@ -374,7 +374,7 @@ pub struct Compute {
 
 impl Compute {
     /// Rounds every row of `x` to integers. `out` has room for them.
-    pub fn quantize(&self, x: View, out: &mut Acts8) {
+    pub fn quantize(&self, x: View, out: &mut QActs) {
         assert!(x.n == out.n && x.c == out.c, "shapes of rounded rows");
         self.pool.acts(out, &|i, row| (self.kernels.quantize)(x.row(i), row));
     }

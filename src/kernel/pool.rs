@@ -3,7 +3,7 @@
 //! Work is cut into parts that do not depend on the number of threads, every part writes its own rows or columns, and
 //! no sum is split: so a result has the same bits for any pool.
 
-use super::{Acts8, Row8};
+use super::{QActs, QRow};
 #[cfg(feature = "std")]
 use crate::error::{Error, Result};
 use core::cell::UnsafeCell;
@@ -316,7 +316,7 @@ impl Pool {
 impl Pool {
     /// Calls `f(i, row)` once for each row of rounded activations.
     #[allow(unsafe_code)]
-    pub fn acts(&self, acts: &mut Acts8, f: &(dyn Fn(usize, Row8) + Sync)) {
+    pub fn acts(&self, acts: &mut QActs, f: &(dyn Fn(usize, QRow) + Sync)) {
         /// Rows of a part.
         const ROWS: usize = 8;
         let n = acts.n;
@@ -343,7 +343,7 @@ struct Loose<'a> {
     n: usize,
     c: usize,
     wide: bool,
-    life: PhantomData<&'a mut Acts8>,
+    life: PhantomData<&'a mut QActs>,
 }
 
 // SAFETY: threads get different rows, as `row` demands.
@@ -351,8 +351,8 @@ struct Loose<'a> {
 unsafe impl Sync for Loose<'_> {}
 
 impl<'a> Loose<'a> {
-    fn new(acts: &'a mut Acts8) -> Self {
-        let Acts8 { n, c, wide, .. } = *acts;
+    fn new(acts: &'a mut QActs) -> Self {
+        let QActs { n, c, wide, .. } = *acts;
         let codes = if wide { 2 * n * c } else { n * c };
         assert!(acts.q.len() >= codes && acts.d.len() >= n * c / 16, "room for rounded rows");
         assert!(acts.s.len() >= n * c / 16 && acts.low.len() >= n * c / 32, "room for their sums");
@@ -363,7 +363,7 @@ impl<'a> Loose<'a> {
     /// # Safety
     /// No row is borrowed twice at a time.
     #[allow(unsafe_code)]
-    unsafe fn row(&self, i: usize) -> Row8<'a> {
+    unsafe fn row(&self, i: usize) -> QRow<'a> {
         assert!(i < self.n, "row {i} of {}", self.n);
         /// # Safety
         /// `len` values from `i · len` are borrowed by nobody else.
@@ -374,7 +374,7 @@ impl<'a> Loose<'a> {
         let (n, c) = (self.n, self.c);
         // SAFETY: `new` checked that the vectors hold all rows, and the caller promises the rest.
         unsafe {
-            Row8 {
+            QRow {
                 q: of(self.q, c, i),
                 low_q: if self.wide { of(self.q, c, n + i) } else { &mut [] },
                 d: of(self.d, c / 16, i),

@@ -25,12 +25,12 @@ macro_rules! stored {
         #[inline(always)]
         fn row_at(w: Stored, j: usize, c: usize) -> At {
             match w {
-                Stored::Half(data) => At {
+                Stored::F16(data) => At {
                     half: data[j * c..].as_ptr(),
                     code: core::ptr::null(),
                     scale: core::ptr::null(),
                 },
-                Stored::Byte { codes, scales } => At {
+                Stored::Q8 { codes, scales } => At {
                     half: core::ptr::null(),
                     code: codes[j * c..].as_ptr(),
                     scale: scales[j * c.div_ceil(32)..].as_ptr(),
@@ -66,7 +66,7 @@ macro_rules! stored {
         $(#[target_feature(enable = $feature)])+
         unsafe fn values_at<const BYTES: bool>(row: At, k: usize, scale: F) -> F {
             // SAFETY: the caller's promise.
-            unsafe { if BYTES { mul(scale, codes(row.code.add(k))) } else { halves(row.half.add(k)) } }
+            unsafe { if BYTES { mul(scale, codes(row.code.add(k))) } else { load_f16(row.half.add(k)) } }
         }
 
         /// One value.
@@ -78,9 +78,9 @@ macro_rules! stored {
             // SAFETY: the caller's promise.
             unsafe {
                 if BYTES {
-                    crate::quant::half(*row.scale.add(k / 32)) * *row.code.add(k) as f32
+                    crate::quant::f16_to_f32(*row.scale.add(k / 32)) * *row.code.add(k) as f32
                 } else {
-                    crate::quant::half(*row.half.add(k))
+                    crate::quant::f16_to_f32(*row.half.add(k))
                 }
             }
         }
@@ -169,7 +169,7 @@ macro_rules! stored {
             for j in (0..count).step_by(STORED_ROWS) {
                 let js = j..(j + STORED_ROWS).min(count);
                 for i in (0..x.n).step_by(STORED_M) {
-                    match (x.n - i, matches!(w, Stored::Byte { .. })) {
+                    match (x.n - i, matches!(w, Stored::Q8 { .. })) {
                         (1, false) => stored_dot_rows::<1, false>(x, i, w, js.clone(), y),
                         (2, false) => stored_dot_rows::<2, false>(x, i, w, js.clone(), y),
                         (3, false) => stored_dot_rows::<3, false>(x, i, w, js.clone(), y),
@@ -265,7 +265,7 @@ macro_rules! stored {
             for k in (0..a.c).step_by(STORED_ROWS) {
                 let ks = k..(k + STORED_ROWS).min(a.c);
                 for i in (0..a.n).step_by(STORED_M) {
-                    match (a.n - i, matches!(w, Stored::Byte { .. })) {
+                    match (a.n - i, matches!(w, Stored::Q8 { .. })) {
                         (1, false) => stored_sum_rows::<1, false>(a, i, w, ks.clone(), y),
                         (2, false) => stored_sum_rows::<2, false>(a, i, w, ks.clone(), y),
                         (3, false) => stored_sum_rows::<3, false>(a, i, w, ks.clone(), y),

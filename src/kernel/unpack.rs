@@ -238,11 +238,11 @@ macro_rules! unpacking {
                 // SAFETY: the promise; side by side, the halves of 16 rows are where a block begins.
                 unsafe {
                     if INTERLEAVED {
-                        return halves(self.blocks.data.as_ptr().add(self.blocks.start + 16 * b * self.bytes).cast());
+                        return load_f16(self.blocks.data.as_ptr().add(self.blocks.start + 16 * b * self.bytes).cast());
                     }
                     let [now, next] = self.next;
                     self.next = [next, self.read(b + 2)];
-                    halves(now.as_ptr())
+                    load_f16(now.as_ptr())
                 }
             }
         }
@@ -330,7 +330,7 @@ macro_rules! unpacking {
                     let head = if MIN { dword(blocks, at) } else { splat_i(0) };
                     (
                         packed,
-                        if MIN { low_halves(head) } else { early.next(b) },
+                        if MIN { low_f16(head) } else { early.next(b) },
                         head,
                         if FIVE { dword(blocks, at + bits_at) } else { splat_i(0) },
                     )
@@ -347,7 +347,7 @@ macro_rules! unpacking {
                 });
                 let mut columns = Columns::new(codes, scale);
                 if MIN {
-                    columns.mins[0] = high_halves(head);
+                    columns.mins[0] = high_f16(head);
                 }
                 out(b, columns);
             }
@@ -386,7 +386,7 @@ macro_rules! unpacking {
                 let at = b * bytes;
                 // SAFETY: a block begins with 16 bytes of scales, and `count` of them lie in each row.
                 let [head, s, m, both] = unsafe { transpose(blocks.from(at)) };
-                let (d, dmin) = (low_halves(head), mul(high_halves(head), splat(-1.0)));
+                let (d, dmin) = (low_f16(head), mul(high_f16(head), splat(-1.0)));
                 let (six, two) = (splat_i(0x3f3f_3f3f), splat_i(0x3030_3030));
                 let scales = [and(s, six), or(low_nibbles(both), and(shr(s, 2), two))];
                 let mins = [and(m, six), or(high_nibbles(both), and(shr(m, 2), two))];
@@ -429,7 +429,7 @@ macro_rules! unpacking {
                 // SAFETY: bytes 192..208 of a block of 210 are scales, the last two the half that scales them, and `count`
                 // blocks lie in each row.
                 let (scales, last) = unsafe { (transpose(blocks.from(at + 192)), dwords(blocks.from(at + 206))) };
-                let d = high_halves(last);
+                let d = high_f16(last);
                 let upper = splat_i(0x3030_3030);
                 for half in 0..2 {
                     // SAFETY: 64 bytes of nibbles for each half of the block, then 32 bytes of upper bits for each.
@@ -478,7 +478,7 @@ macro_rules! unpacking {
                         ],
                     )
                 };
-                let d = high_halves(heads[3]);
+                let d = high_f16(heads[3]);
                 let (three, upper) = (splat_i(0x0303_0303), splat_i(0x3030_3030));
                 let scales: [I; 4] = array!(three; i => {
                     let low = if i < 2 { low_nibbles(heads[i]) } else { high_nibbles(heads[i - 2]) };
@@ -514,7 +514,7 @@ macro_rules! unpacking {
                         dwords(blocks.from(at + 80)),
                     )
                 };
-                let (d, dmin) = (low_halves(head), mul(high_halves(head), splat(-1.0)));
+                let (d, dmin) = (low_f16(head), mul(high_f16(head), splat(-1.0)));
                 crate::kernel::unpack::unrolled!(i in 8: 0 1 2 3 4 5 6 7 => {
                     blocks.fetch(8 * b + i, 8, 84);
                     let codes = array!(splat_i(0); k => and(shr(packed[i / 4][k], 2 * (i % 4)), splat_i(0x0303_0303)));
@@ -537,7 +537,7 @@ macro_rules! unpacking {
                 // SAFETY: a block has 136 bytes: a half, the upper and lower bits of 8 scales, 128 bytes of nibbles; `count`
                 // of them lie in each row.
                 let (head, lower) = unsafe { (dwords(blocks.from(at)), dwords(blocks.from(at + 4))) };
-                let d = low_halves(head);
+                let d = low_f16(head);
                 crate::kernel::unpack::unrolled!(i in 8: 0 1 2 3 4 5 6 7 => {
                     blocks.fetch(8 * b + i, 8, 136);
                     // SAFETY: as above.

@@ -10,7 +10,7 @@ mod wide_dots;
 #[cfg(target_feature = "relaxed-simd")]
 use super::four::by_halves;
 use super::four::unit;
-use super::{Kernels, Row8, body};
+use super::{Kernels, QRow, body};
 use core::arch::wasm32::*;
 
 /// Sums of neighbouring lanes but one: of `a` in the even lanes, of `b` in the odd ones.
@@ -39,7 +39,7 @@ fn finish<const N: usize>(sums: [v128; N]) {
 }
 
 /// [`Kernels::quantize`](super::Kernels::quantize) with a lane a level.
-fn quantize(x: &[f32], mut out: Row8) {
+fn quantize(x: &[f32], mut out: QRow) {
     assert!(x.len() == out.q.len() && x.len().is_multiple_of(32), "columns in blocks of 32");
     if out.wide() {
         return body::quantize_wide(x, out);

@@ -8,14 +8,14 @@ pub(super) use avx2::quantize;
 
 use super::body;
 use super::floats::products;
-use super::halves::halves;
+use super::floats16::floats16;
+use super::int16::int16;
 use super::ints::{int_wide, integers};
 use super::levels::levels;
 use super::stored::stored;
 use super::unpack::Rows;
-use super::words::words;
 use crate::quant;
-use crate::quant::{Halves, Matrix};
+use crate::quant::{Floats16, Matrix};
 use core::arch::x86_64::*;
 use core::ops::Range;
 
@@ -28,16 +28,16 @@ pub(super) fn widen(x: &[u16], out: &mut [f32]) {
         unsafe { _mm256_storeu_ps(out.as_mut_ptr(), _mm256_cvtph_ps(_mm_loadu_si128(x.as_ptr().cast()))) };
     }
     for (x, out) in x.iter().zip(out) {
-        *out = quant::half(*x);
+        *out = quant::f16_to_f32(*x);
     }
 }
 
 /// [`Kernels::decode`](super::Kernels::decode): halves by their instruction.
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn decode(w: &Matrix, rows: Range<usize>, cols: Range<usize>, out: &mut [f32]) {
-    let Some(Halves::F16(halves)) = w.halves() else { return body::decode(w, rows, cols, out) };
+    let Some(Floats16::F16(bits)) = w.floats16() else { return body::decode(w, rows, cols, out) };
     for (row, out) in rows.zip(out.chunks_exact_mut(cols.len().max(1))) {
-        widen(&halves[row * w.cols + cols.start..row * w.cols + cols.end], out);
+        widen(&bits[row * w.cols + cols.start..row * w.cols + cols.end], out);
     }
 }
 
@@ -118,8 +118,8 @@ pub(super) mod avx2 {
     const DOT_X: usize = 3;
     const DOT_W: usize = 2;
     /// Rows of activations and of weights in a tile of products with words.
-    const WORD_X: usize = 4;
-    const WORD_W: usize = 1;
+    const INT16_X: usize = 4;
+    const INT16_W: usize = 1;
     /// Rows and vectors in a tile of sums.
     const SUM_R: usize = 6;
     const SUM_V: usize = 1;
@@ -210,27 +210,27 @@ pub(super) mod avx2 {
         let table = _mm256_broadcastsi128_si256(unsafe { _mm_loadu_si128(table.as_ptr().cast()) });
         [_mm256_shuffle_epi8(table, x[0]), _mm256_shuffle_epi8(table, x[1])]
     });
-    op!(low_halves(a: I) -> F {
+    op!(low_f16(a: I) -> F {
         let [low, high] = and(a, splat_i(0xffff));
         // Packing works in the two halves of a register; the permutation puts its quarters in order.
         let packed = _mm256_permute4x64_epi64::<0xd8>(_mm256_packus_epi32(low, high));
         [_mm256_cvtph_ps(_mm256_castsi256_si128(packed)), _mm256_cvtph_ps(_mm256_extracti128_si256::<1>(packed))]
     });
-    op!(high_halves(a: I) -> F { low_halves(shr(a, 16)) });
-    op!(unsafe halves(p: *const u16) -> F {
+    op!(high_f16(a: I) -> F { low_f16(shr(a, 16)) });
+    op!(unsafe load_f16(p: *const u16) -> F {
         [_mm256_cvtph_ps(_mm_loadu_si128(p.cast())), _mm256_cvtph_ps(_mm_loadu_si128(p.add(8).cast()))]
     });
-    op!(unsafe brains(p: *const u16) -> F {
+    op!(unsafe load_bf16(p: *const u16) -> F {
         let eight = |p: *const u16| _mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(_mm_loadu_si128(p.cast())));
         [_mm256_castsi256_ps(eight(p)), _mm256_castsi256_ps(eight(p.add(8)))]
     });
-    op!(words(low: F, high: F) -> I {
+    op!(low_int16(low: F, high: F) -> I {
         array!(_mm256_setzero_si256(); i => {
             let (low, high) = (_mm256_castps_si256(low[i]), _mm256_castps_si256(high[i]));
             _mm256_blend_epi16::<0b1010_1010>(low, _mm256_slli_epi32::<16>(high))
         })
     });
-    op!(word_dot(acc: I, a: I, b: I) -> I {
+    op!(int16_dot(acc: I, a: I, b: I) -> I {
         array!(acc[0]; i => _mm256_add_epi32(acc[i], _mm256_madd_epi16(a[i], b[i])))
     });
     op!(unsafe scale(p: *const u16) -> F { [_mm256_cvtph_ps(_mm_set1_epi16(*p as i16)); 2] });
@@ -448,8 +448,8 @@ pub(super) mod avx2 {
 
     super::levels!("avx2" "fma" "f16c");
     super::products!("avx2" "fma" "f16c");
-    super::halves!("avx2" "fma" "f16c");
-    super::words!("avx2" "fma" "f16c");
+    super::floats16!("avx2" "fma" "f16c");
+    super::int16!("avx2" "fma" "f16c");
     super::stored!("avx2" "fma" "f16c");
     super::int_wide!("avx2" "fma" "f16c");
     super::integers!("avx2" "fma" "f16c");

@@ -87,8 +87,8 @@ impl Store {
     fn memory(&self, heads: Heads, positions: usize, n: usize) -> Memory<'_> {
         let (d, kv) = (heads.dim, heads.kv);
         let data = match self {
-            Store::F16(v) => Stored::Half(v),
-            Store::Q8 { codes, scales } => Stored::Byte { codes, scales },
+            Store::F16(v) => Stored::F16(v),
+            Store::Q8 { codes, scales } => Stored::Q8 { codes, scales },
             Store::F32(v) => {
                 let width = kv * d;
                 return Memory::Rows(View::new(&v[..n * width], n, width));

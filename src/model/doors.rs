@@ -11,7 +11,7 @@ use super::pass::{Pass, Target};
 use super::{HParams, Model};
 use crate::adapter::{At, Into, Member, Needs, Place, Seen, Shape, Site, Spot, Stack};
 use crate::kernel::{Buffer, Tile, View};
-use crate::nn::linear::{self, Accumulate, Back, Input, Precision, Rounded};
+use crate::nn::linear::{self, Accumulate, Back, Input, Precision, Quantized};
 use crate::nn::{head, norm};
 use crate::quant::Matrix;
 use crate::role::{Is, Role};
@@ -21,14 +21,14 @@ use std::prelude::v1::*;
 /// Buffers that the doors share; each grows to the largest use once.
 #[derive(Default)]
 pub struct Workspace {
-    /// Rounded inputs.
-    pub rounded: Rounded,
+    /// Quantized inputs.
+    pub quantized: Quantized,
     /// What the backward pass in 8 bits works in.
     pub back: Back,
     /// What adapters work in.
     pub scratch: Buffer,
     /// The same for rows of one product alone.
-    apart_rounded: Rounded,
+    apart_quantized: Quantized,
     /// The input of one product alone, and its gradient.
     apart: [Buffer; 2],
     /// Products of a tensor that holds several.
@@ -51,7 +51,7 @@ impl Workspace {
         let linears = || m.weights.blocks.iter().flat_map(|block| block.matrices());
         let inputs = linears().map(|(role, w)| (w, n, role.row().wide)).chain([(&slice, counted, false)]);
         let products = linears().map(|(_, w)| (w, n)).chain([(&slice, counted)]);
-        fused + Rounded::bytes(m.compute.kernels, inputs) + Back::bytes(products)
+        fused + Quantized::bytes(m.compute.kernels, inputs) + Back::bytes(products)
     }
 
     /// Bytes that a trained adapter makes the doors hold for `n` rows, beside what is remembered of a block.
@@ -247,8 +247,8 @@ pub fn project<const K: usize>(
     }
     let matrices =
         outs.each_ref().map(|out| block.stored(out.role).expect("one product of a group is stored as all are"));
-    let Workspace { rounded, apart_rounded, apart: [apart, _], dropped: [dropped, _], scratch, .. } = work;
-    let input = Input::new(&m.compute, p.precision, x, &matrices, first.row().wide, rounded);
+    let Workspace { quantized, apart_quantized, apart: [apart, _], dropped: [dropped, _], scratch, .. } = work;
+    let input = Input::new(&m.compute, p.precision, x, &matrices, first.row().wide, quantized);
     for (out, w) in outs.into_iter().zip(matrices) {
         let site = Site { layer, role: out.role };
         let next = m.weights.after(layer, out.role);
@@ -261,7 +261,7 @@ pub fn project<const K: usize>(
         copy(x, own);
         apply(p, Place::Input(site), members, x, None, &mut Tile::new(own, x.n, x.c), dropped, scratch);
         let own = View::new(own, x.n, x.c);
-        let input = Input::new(&m.compute, p.precision, own, &[w], first.row().wide, apart_rounded);
+        let input = Input::new(&m.compute, p.precision, own, &[w], first.row().wide, apart_quantized);
         product(p, site, w, own, input.before(next), out.y, extras, dropped, scratch);
     }
 }
@@ -319,7 +319,7 @@ fn project_fused<const K: usize>(
 ) {
     let (m, role) = (p.model, holder(&outs.each_ref().map(|o| o.role)));
     let w = m.weights.blocks[layer].stored(role).expect("the tensor that holds the others");
-    let Workspace { rounded, fused, apart: [apart, _], dropped: [dropped, _], scratch, .. } = work;
+    let Workspace { quantized, fused, apart: [apart, _], dropped: [dropped, _], scratch, .. } = work;
     let site = Site { layer, role };
     let members = p.stack.at(Place::Input(site));
     let met = match members {
@@ -331,7 +331,7 @@ fn project_fused<const K: usize>(
             View::new(own, x.n, x.c)
         }
     };
-    let input = Input::new(&m.compute, p.precision, met, &[w], role.row().wide, rounded);
+    let input = Input::new(&m.compute, p.precision, met, &[w], role.row().wide, quantized);
     let y = fused.room(x.n * w.rows);
     let next = m.weights.after(layer, role);
     product(p, site, w, met, input.before(next), y, extras, dropped, scratch);

@@ -8,7 +8,7 @@ use super::weights::Places;
 use super::{Acts, Model, block};
 use crate::adapter::{Member, Place, Stack};
 use crate::kernel::{Buffer, Tile, View};
-use crate::nn::linear::{self, Input, Precision, Rounded};
+use crate::nn::linear::{self, Input, Precision, Quantized};
 use crate::nn::rope::{Rope, Rotations};
 use crate::nn::{embed, norm};
 use crate::rng;
@@ -276,9 +276,9 @@ pub fn finish(p: &Pass, x: View, y: &mut [f32], kept: Option<&mut [f32]>, work: 
 
 /// What the head makes of rows that [`finish`] made; [`HParams::finish`](super::HParams) is yet to be applied, since a
 /// bound would hide what is not finite. y: `[N, width]`, z: `[N, V]`, overwritten.
-pub fn logits(p: &Pass, y: View, z: &mut [f32], rounded: &mut Rounded) {
+pub fn logits(p: &Pass, y: View, z: &mut [f32], quantized: &mut Quantized) {
     let (m, head) = (p.model, p.model.weights.head());
-    let input = Input::new(&m.compute, p.precision, y, &[head], false, rounded);
+    let input = Input::new(&m.compute, p.precision, y, &[head], false, quantized);
     // The next token begins with the first block.
     let first = m.weights.blocks.first().and_then(|b| b.matrices().next());
     let input = first.map_or(input, |(_, w)| input.before(w));

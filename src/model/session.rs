@@ -7,7 +7,7 @@ use super::{Acts, CacheType, Model};
 use crate::adapter::{Ready, Stack};
 use crate::error::{Error, Result};
 use crate::kernel::{Buffer, View};
-use crate::nn::linear::{Precision, Rounded};
+use crate::nn::linear::{Precision, Quantized};
 use std::prelude::v1::*;
 use std::sync::Arc;
 
@@ -43,7 +43,7 @@ pub struct Session {
     x: Buffer,
     state: Buffer,
     normed: Buffer,
-    head: Rounded,
+    head: Quantized,
     logits: Vec<f32>,
 }
 
@@ -77,7 +77,7 @@ impl Session {
             x: Buffer::new(chunk * h.width),
             state: Buffer::default(),
             normed: Buffer::new(chunk * h.width),
-            head: Rounded::default(),
+            head: Quantized::default(),
             logits: vec![0.0; model.weights.vocab()],
             model: model.clone(),
             config,

@@ -197,7 +197,7 @@ impl Weights {
         let (mut copies, mut taken, mut len) = (Vec::new(), 0, 0);
         for m in blocks.chain([self.output.as_mut().unwrap_or(&mut self.embed)]) {
             let size = m.data().len();
-            if (m.interleaves() && m.interleaved().is_none() || m.halves().is_some()) && size <= budget - taken {
+            if (m.interleaves() && m.interleaved().is_none() || m.floats16().is_some()) && size <= budget - taken {
                 copies.push((m, len..len + size));
                 taken += size;
                 len = (len + size).next_multiple_of(LINE);

@@ -1,7 +1,7 @@
 //! The output head: logits, and log-probabilities streamed over slices of the vocabulary.
 
 use super::ROWS;
-use super::linear::{self, Accumulate, Back, Input, Precision, Rounded};
+use super::linear::{self, Accumulate, Back, Input, Precision, Quantized};
 use crate::kernel::{Buffer, Compute, Kernels, Scratch, Tile, View};
 use crate::math;
 use crate::quant::Matrix;
@@ -101,7 +101,7 @@ pub fn log_probs(
     mut g: Option<&mut [f32]>,
     slice: usize,
     logits: &mut Logits,
-    rounded: &mut Rounded,
+    quantized: &mut Quantized,
     back: &mut Back,
 ) {
     for first in (0..x.n).step_by(slice) {
@@ -119,7 +119,7 @@ pub fn log_probs(
             norm,
             g,
             logits,
-            rounded,
+            quantized,
             back,
         );
     }
@@ -136,7 +136,7 @@ fn some_log_probs(
     norm: &mut [f32],
     mut g: Option<&mut [f32]>,
     logits: &mut Logits,
-    rounded: &mut Rounded,
+    quantized: &mut Quantized,
     back: &mut Back,
 ) {
     let (n, c, k) = (x.n, w.cols, cx.kernels);
@@ -147,7 +147,7 @@ fn some_log_probs(
     for state in state.as_chunks_mut::<2>().0 {
         *state = [f32::NEG_INFINITY, 0.0];
     }
-    let input = Input::new(cx, precision, x, &[w], false, rounded);
+    let input = Input::new(cx, precision, x, &[w], false, quantized);
     for start in (0..w.rows).step_by(SLICE) {
         let slice = start..(start + SLICE).min(w.rows);
         let (count, part) = (slice.len(), w.part(slice.clone()));

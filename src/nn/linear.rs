@@ -1,7 +1,7 @@
 //! Products with a frozen matrix, `y = x · Wᵀ` and `dx += dy · W`, and biases.
 
-use crate::kernel::{Acts8, Buffer, Compute, Kernels, Tile, View, Words};
-use crate::quant::{Format, Halves, Matrix};
+use crate::kernel::{Buffer, Compute, Int16Layout, Kernels, QActs, Tile, View};
+use crate::quant::{Floats16, Format, Matrix};
 use core::ops::Range;
 use std::prelude::v1::*;
 use std::sync::Arc;
@@ -38,43 +38,43 @@ const STREAM: usize = 1024;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Products {
     /// `f32`.
-    Floats,
+    F32,
     /// Integers of 16 bits that floats of as many become, and activations with them.
-    Words,
+    Int16,
     /// Integers: activations of 8 bits or 12.
-    Ints,
+    Int8,
 }
 
 impl Products {
     /// Those with `w`.
     pub fn of(precision: Precision, w: &Matrix) -> Self {
         match (precision, &w.format.codes, w.format.id) {
-            (Precision::Int8, Some(_), _) => Products::Ints,
-            (Precision::Int8, None, F16 | BF16) => Products::Words,
-            _ => Products::Floats,
+            (Precision::Int8, Some(_), _) => Products::Int8,
+            (Precision::Int8, None, F16 | BF16) => Products::Int16,
+            _ => Products::F32,
         }
     }
 }
 
 /// Inputs rounded for [`Precision::Int8`]: buffers that grow to the largest once.
 #[derive(Default)]
-pub struct Rounded {
-    acts: Acts8,
-    words: Buffer,
+pub struct Quantized {
+    acts: QActs,
+    int16: Buffer,
 }
 
-impl Rounded {
+impl Quantized {
     /// Bytes it holds for such inputs: for each the matrix, its rows and whether they should be wide.
     pub fn bytes<'a>(k: &Kernels, inputs: impl Iterator<Item = (&'a Matrix, usize, bool)>) -> usize {
-        let (mut acts, mut words) = (0, 0);
+        let (mut acts, mut int16) = (0, 0);
         for (w, n, wide) in inputs {
             match Products::of(Precision::Int8, w) {
-                Products::Ints => acts = acts.max(Acts8::bytes(n, w.cols, wide || k.wide)),
-                Products::Words => words = words.max(4 * n * Words::of(w.cols).floats()),
-                Products::Floats => (),
+                Products::Int8 => acts = acts.max(QActs::bytes(n, w.cols, wide || k.wide)),
+                Products::Int16 => int16 = int16.max(4 * n * Int16Layout::of(w.cols).floats()),
+                Products::F32 => (),
             }
         }
-        acts + words
+        acts + int16
     }
 }
 
@@ -87,15 +87,15 @@ const BF16: u32 = 30;
 pub struct Input<'a> {
     /// The values, `[N, C]`.
     pub x: View<'a>,
-    acts: Option<&'a Acts8>,
-    words: Option<View<'a>>,
+    acts: Option<&'a QActs>,
+    int16: Option<View<'a>>,
     after: Option<&'a Matrix>,
 }
 
 impl<'a> Input<'a> {
     /// For [`Precision::F32`].
     pub fn exact(x: View<'a>) -> Self {
-        Input { x, acts: None, words: None, after: None }
+        Input { x, acts: None, int16: None, after: None }
     }
 
     /// Rounds `x` if `precision` and one of `matrices` call for it: to integers, which are wide if they should be or if these take
@@ -106,25 +106,25 @@ impl<'a> Input<'a> {
         x: View<'a>,
         matrices: &[&Matrix],
         wide: bool,
-        rounded: &'a mut Rounded,
+        quantized: &'a mut Quantized,
     ) -> Self {
         let mut input = Input::exact(x);
-        let Rounded { acts, words } = rounded;
+        let Quantized { acts, int16 } = quantized;
         let any = |products| matrices.iter().any(|w| Products::of(precision, w) == products);
-        if any(Products::Ints) {
+        if any(Products::Int8) {
             acts.resize(x.n, x.c, wide || cx.kernels.wide);
             cx.quantize(x, acts);
             input.acts = Some(acts);
         }
-        if any(Products::Words) {
+        if any(Products::Int16) {
             /// Rows of a part.
             const ROWS: usize = 8;
-            let c = Words::of(x.c).floats();
-            let words = words.room(x.n * c);
-            cx.pool.rows([Tile::new(words, x.n, c)], [ROWS], &|part, [mut out], _| {
-                (0..out.n()).for_each(|i| (cx.kernels.round_words)(x.row(part * ROWS + i), out.row(i)));
+            let c = Int16Layout::of(x.c).floats();
+            let int16 = int16.room(x.n * c);
+            cx.pool.rows([Tile::new(int16, x.n, c)], [ROWS], &|part, [mut out], _| {
+                (0..out.n()).for_each(|i| (cx.kernels.round_int16)(x.row(part * ROWS + i), out.row(i)));
             });
-            input.words = Some(View::new(words, x.n, c));
+            input.int16 = Some(View::new(int16, x.n, c));
         }
         input
     }
@@ -148,7 +148,7 @@ fn share(f: usize, threads: usize) -> usize {
 /// Rows of `w` in a part of its product with `n` rows of activations.
 fn part_rows(n: usize, w: &Matrix, ints: bool, threads: usize) -> usize {
     match n {
-        1 if ints || w.halves().is_some() => w.rows.div_ceil(threads).next_multiple_of(16).clamp(TILE, STREAM),
+        1 if ints || w.floats16().is_some() => w.rows.div_ceil(threads).next_multiple_of(16).clamp(TILE, STREAM),
         2.. if ints => share(w.rows, threads),
         _ => even(w.rows, threads, DECODED),
     }
@@ -178,23 +178,23 @@ pub fn forward(cx: &Compute, w: &Matrix, input: Input, y: &mut Tile) {
     }
     cx.pool.columns([y.part(0..n, 0..f)], [tile], &|part, [mut y], scratch| {
         let rows = part * tile..(part * tile + tile).min(f);
-        match (input.acts, input.words) {
+        match (input.acts, input.int16) {
             (Some(acts), _) if w.format.codes.is_some() => (k.int_dots)(w, rows, after(part), acts, &mut y, scratch),
             (_, Some(x)) if matches!(w.format.id, F16 | BF16) => {
                 let (c, tops) = (w.cols, &w.tops()[rows.clone()]);
-                if let Some(halves) = w.halves() {
-                    let halves = halves.part(rows.start * c..rows.end * c);
-                    return (k.word_dots)(x, halves, c, tops, &mut y, scratch);
+                if let Some(w) = w.floats16() {
+                    let part = w.part(rows.start * c..rows.end * c);
+                    return (k.int16_dots)(x, part, c, tops, &mut y, scratch);
                 }
                 // A file may put them at odd addresses, which must not change what they give.
                 let bytes = w.rows_bytes(rows).as_chunks::<2>().0;
                 let bits: Vec<u16> = bytes.iter().map(|&bits| u16::from_le_bytes(bits)).collect();
-                let halves = if w.format.id == F16 { Halves::F16(&bits) } else { Halves::Bf16(&bits) };
-                (k.word_dots)(x, halves, c, tops, &mut y, scratch);
+                let part = if w.format.id == F16 { Floats16::F16(&bits) } else { Floats16::Bf16(&bits) };
+                (k.int16_dots)(x, part, c, tops, &mut y, scratch);
             }
             _ => {
-                if let Some(halves) = w.halves().filter(|_| n <= k.half_rows) {
-                    (k.half_dots)(input.x, halves.part(rows.start * w.cols..rows.end * w.cols), &mut y);
+                if let Some(values) = w.floats16().filter(|_| n <= k.float16_rows) {
+                    (k.float16_dots)(input.x, values.part(rows.start * w.cols..rows.end * w.cols), &mut y);
                 } else if let Some(values) = w.floats() {
                     let w = View::new(&values[rows.start * w.cols..rows.end * w.cols], rows.len(), w.cols);
                     (k.dots)(input.x, w, &mut y);
@@ -222,9 +222,9 @@ pub fn scratch(precision: Precision, w: &Matrix, n: usize, threads: usize) -> us
     // Integer products keep sums of two panels of 16 rows, and a number for each 16 columns.
     let whole = |rows: usize, cols: usize| rows * (64 + cols / 16);
     let ahead = match Products::of(precision, w) {
-        Products::Ints => whole(n, w.cols),
-        Products::Words => TILE * w.cols.next_multiple_of(32) / 2,
-        Products::Floats => exact,
+        Products::Int8 => whole(n, w.cols),
+        Products::Int16 => TILE * w.cols.next_multiple_of(32) / 2,
+        Products::F32 => exact,
     };
     let back = if Back::takes(w) { whole(n, w.rows).max((DEEP + 9) * granule(w, threads)) } else { exact };
     if precision == Precision::Int8 { ahead.max(back) } else { exact }
@@ -286,7 +286,7 @@ fn backward_exact(cx: &Compute, w: &Matrix, dy: View, into: Accumulate, dx: &mut
 #[derive(Default)]
 pub struct Back {
     /// `dy`, rounded.
-    dy: Acts8,
+    dy: QActs,
     /// Columns of W as rows of Q8_0.
     columns: Arc<Vec<f32>>,
     /// Their products with `dy`.
@@ -301,7 +301,7 @@ const DEEP: usize = 32;
 const Q8_0: u32 = 8;
 
 impl Back {
-    /// Whether the columns of a matrix can be rounded: whole words of blocks both ways.
+    /// Whether the columns of a matrix can be rounded: whole blocks both ways.
     fn takes(w: &Matrix) -> bool {
         w.rows > 0 && w.rows.is_multiple_of(2 * DEEP) && w.cols.is_multiple_of(16)
     }
@@ -316,7 +316,7 @@ impl Back {
     pub fn bytes<'a>(products: impl Iterator<Item = (&'a Matrix, usize)>) -> usize {
         let (mut dy, mut columns, mut sums) = (0, 0, 0);
         for (w, n) in products.filter(|(w, _)| Self::takes(w)) {
-            dy = dy.max(Acts8::bytes(n, w.rows, false));
+            dy = dy.max(QActs::bytes(n, w.rows, false));
             columns = columns.max(Self::together(w) * (w.rows / DEEP * 34));
             sums = sums.max(4 * n * Self::together(w));
         }

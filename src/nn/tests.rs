@@ -5,7 +5,7 @@ use super::attention::{self, Heads, Memory, Sees, Source};
 use super::embed;
 use super::ffn::{self, ACTS, Act};
 use super::head::{self, Finish, Logits};
-use super::linear::{self, Back, Precision, Rounded};
+use super::linear::{self, Back, Precision, Quantized};
 use super::norm::{self, Kind, Norm};
 use super::rope::{Pairing, Rope, Rotations};
 use crate::bytes::Bytes;
@@ -114,8 +114,8 @@ impl Kept {
     fn memory(&self, heads: Heads, n: usize) -> Memory<'_> {
         let data = match self {
             Kept::Rows(x) => return Memory::Rows(View::new(x, n, heads.kv * heads.dim)),
-            Kept::Half(x) => Stored::Half(x),
-            Kept::Byte(codes, scales) => Stored::Byte { codes, scales },
+            Kept::Half(x) => Stored::F16(x),
+            Kept::Byte(codes, scales) => Stored::Q8 { codes, scales },
         };
         Memory::Cache { data, positions: n }
     }
@@ -581,7 +581,7 @@ fn logits_are_finished_and_so_are_their_gradients() {
         };
         let all = any_threads(|cx| {
             let (mut got, mut norm, mut g) = (vec![0.0; n], vec![0.0; n], vec![f32::NAN; n * c]);
-            let (mut logits, mut rounded, mut back) = (Logits::default(), Rounded::default(), Back::default());
+            let (mut logits, mut quantized, mut back) = (Logits::default(), Quantized::default(), Back::default());
             head::log_probs(
                 cx,
                 Precision::F32,
@@ -594,7 +594,7 @@ fn logits_are_finished_and_so_are_their_gradients() {
                 Some(&mut g),
                 16,
                 &mut logits,
-                &mut rounded,
+                &mut quantized,
                 &mut back,
             );
             let mut dw = vec![0.0; v * c];

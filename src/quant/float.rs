@@ -7,7 +7,7 @@ use half::{bf16, f16};
 
 /// The value of IEEE half-precision bits; a signalling NaN becomes quiet.
 #[inline(always)]
-pub(crate) fn half(bits: u16) -> f32 {
+pub(crate) fn f16_to_f32(bits: u16) -> f32 {
     let sign = (bits as u32 & 0x8000) << 16;
     let magnitude = (bits as u32 & 0x7fff) << 13;
     // Exponents move from bias 15 to bias 127. A subnormal is its mantissa read as a fraction of 2^-14, less 2^-14.
@@ -20,13 +20,13 @@ pub(crate) fn half(bits: u16) -> f32 {
 
 /// The half at byte `at` of a block.
 #[inline(always)]
-pub(crate) fn half_at(block: &[u8], at: usize) -> f32 {
-    half(u16::from_le_bytes([block[at], block[at + 1]]))
+pub(crate) fn f16_at(block: &[u8], at: usize) -> f32 {
+    f16_to_f32(u16::from_le_bytes([block[at], block[at + 1]]))
 }
 
 /// The bits of the nearest half, ties to even, in file order.
 #[inline(always)]
-pub(crate) fn to_half(x: f32) -> [u8; 2] {
+pub(crate) fn to_f16(x: f32) -> [u8; 2] {
     f16::from_f32(x).to_le_bytes()
 }
 
@@ -39,24 +39,24 @@ pub(crate) fn f32(b: &[u8; 4], y: &mut [f32; 1]) {
 /// F16.
 #[inline(always)]
 pub(crate) fn f16(b: &[u8; 2], y: &mut [f32; 1]) {
-    y[0] = half(u16::from_le_bytes(*b));
+    y[0] = f16_to_f32(u16::from_le_bytes(*b));
 }
 
 /// The value of the bits of a brain float.
 #[inline(always)]
-pub(crate) fn brain(bits: u16) -> f32 {
+pub(crate) fn bf16_to_f32(bits: u16) -> f32 {
     f32::from_bits((bits as u32) << 16)
 }
 
 /// BF16: the upper half of a single.
 #[inline(always)]
 pub(crate) fn bf16(b: &[u8; 2], y: &mut [f32; 1]) {
-    y[0] = brain(u16::from_le_bytes(*b));
+    y[0] = bf16_to_f32(u16::from_le_bytes(*b));
 }
 
 /// The bits of the nearest brain float, ties to even; a NaN stays one.
 #[inline(always)]
-pub(crate) fn to_brain(x: f32) -> u16 {
+pub(crate) fn to_bf16(x: f32) -> u16 {
     let bits = x.to_bits();
     let rounded = (bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16) as u16;
     if x.is_nan() { (bits >> 16) as u16 | 0x40 } else { rounded }
@@ -65,7 +65,7 @@ pub(crate) fn to_brain(x: f32) -> u16 {
 /// The bits of the nearest brain floats.
 pub(crate) fn narrow_bf16(x: &[f32], out: &mut [u16]) {
     for (out, &x) in out.iter_mut().zip(x) {
-        *out = to_brain(x);
+        *out = to_bf16(x);
     }
 }
 
@@ -83,7 +83,7 @@ pub(crate) fn encode_f32(x: &[f32; 1], b: &mut [u8; 4]) {
 
 /// F16, ties to even.
 pub(crate) fn encode_f16(x: &[f32; 1], b: &mut [u8; 2]) {
-    *b = to_half(x[0]);
+    *b = to_f16(x[0]);
 }
 
 /// BF16, ties to even.
@@ -94,9 +94,9 @@ pub(crate) fn encode_bf16(x: &[f32; 1], b: &mut [u8; 2]) {
 #[cfg(test)]
 mod tests {
     #[test]
-    fn every_half_is_what_the_crate_half_makes_of_it() {
+    fn every_f16_has_the_value_that_the_crate_half_gives_it() {
         for bits in 0..=u16::MAX {
-            assert_eq!(super::half(bits).to_bits(), half::f16::from_bits(bits).to_f32().to_bits(), "{bits:#06x}");
+            assert_eq!(super::f16_to_f32(bits).to_bits(), half::f16::from_bits(bits).to_f32().to_bits(), "{bits:#06x}");
         }
     }
 }

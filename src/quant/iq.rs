@@ -7,7 +7,7 @@
 //!
 //! Each 16 bytes hold 32 values, the lower nibbles first.
 
-use super::float::half_at;
+use super::float::f16_at;
 use super::legacy::nibbles;
 
 /// The table, plus 128.
@@ -30,7 +30,7 @@ pub(super) fn look_up(table: &[u8; 16], q: &mut [u8]) {
 /// IQ4_NL; zero is 128.
 #[inline(always)]
 pub(crate) fn iq4_nl(b: &[u8; 18], q: &mut [u8; 32], d: &mut [f32; 1], _: &mut [f32; 0]) {
-    *d = [half_at(b, 0)];
+    *d = [f16_at(b, 0)];
     nibbles::<16>(&b[2..], q);
     look_up(&VALUES, q);
 }
@@ -38,7 +38,7 @@ pub(crate) fn iq4_nl(b: &[u8; 18], q: &mut [u8; 32], d: &mut [f32; 1], _: &mut [
 /// IQ4_XS; zero is 128.
 #[inline(always)]
 pub(crate) fn iq4_xs(b: &[u8; 136], q: &mut [u8; 256], scales: &mut [f32; 8], _: &mut [f32; 0]) {
-    let (d, high) = (half_at(b, 0), u16::from_le_bytes([b[2], b[3]]));
+    let (d, high) = (f16_at(b, 0), u16::from_le_bytes([b[2], b[3]]));
     for i in 0..8 {
         let low = b[4 + i / 2] >> (i % 2 * 4) & 15;
         scales[i] = d * ((low as u16 | (high >> (2 * i) & 3) << 4) as i32 - 32) as f32;

@@ -11,7 +11,7 @@
 //! Codes are packed across the block: the first 32 values take the lowest bits of 32 consecutive bytes, the next 32
 //! the bits above. Every product of d and a scale is exact in f32, so a value is rounded as ggml rounds it.
 
-use super::float::half_at;
+use super::float::f16_at;
 use super::legacy::nibbles;
 
 /// 2-bit codes: each 32 bytes hold 128 values.
@@ -29,7 +29,7 @@ fn pairs(packed: &[u8], q: &mut [u8; 256]) {
 /// Q2_K.
 #[inline(always)]
 pub(crate) fn q2_k(b: &[u8; 84], q: &mut [u8; 256], scales: &mut [f32; 16], mins: &mut [f32; 16]) {
-    let (d, dmin) = (half_at(b, 80), half_at(b, 82));
+    let (d, dmin) = (f16_at(b, 80), f16_at(b, 82));
     for i in 0..16 {
         scales[i] = d * (b[i] & 15) as f32;
         mins[i] = -(dmin * (b[i] >> 4) as f32);
@@ -40,7 +40,7 @@ pub(crate) fn q2_k(b: &[u8; 84], q: &mut [u8; 256], scales: &mut [f32; 16], mins
 /// Q3_K; zero is 4.
 #[inline(always)]
 pub(crate) fn q3_k(b: &[u8; 110], q: &mut [u8; 256], scales: &mut [f32; 16], _: &mut [f32; 0]) {
-    let (d, packed) = (half_at(b, 108), &b[96..108]);
+    let (d, packed) = (f16_at(b, 108), &b[96..108]);
     for i in 0..16 {
         // The lower 4 bits of 16 scales in 8 bytes, their upper 2 bits in 4 bytes.
         let low = packed[i % 8] >> (i / 8 * 4) & 15;
@@ -59,7 +59,7 @@ pub(crate) fn q3_k(b: &[u8; 110], q: &mut [u8; 256], scales: &mut [f32; 16], _: 
 /// last four take nibbles of the last 4 bytes and the upper 2 bits of the first 8.
 #[inline(always)]
 fn scales_and_mins(b: &[u8], scales: &mut [f32; 8], mins: &mut [f32; 8]) {
-    let (d, dmin, packed) = (half_at(b, 0), half_at(b, 2), &b[4..16]);
+    let (d, dmin, packed) = (f16_at(b, 0), f16_at(b, 2), &b[4..16]);
     for i in 0..4 {
         let [s, m, both] = [packed[i], packed[i + 4], packed[i + 8]];
         scales[i] = d * (s & 63) as f32;
@@ -91,7 +91,7 @@ pub(crate) fn q5_k(b: &[u8; 176], q: &mut [u8; 256], scales: &mut [f32; 8], mins
 /// Q6_K; zero is 32.
 #[inline(always)]
 pub(crate) fn q6_k(b: &[u8; 210], q: &mut [u8; 256], scales: &mut [f32; 16], _: &mut [f32; 0]) {
-    let d = half_at(b, 208);
+    let d = f16_at(b, 208);
     for i in 0..16 {
         scales[i] = d * b[192 + i] as i8 as f32;
     }

@@ -10,7 +10,7 @@
 //!
 //! The low nibble of byte j is value j, the high nibble value j + 16; bit j of the fifth bits belongs to value j.
 
-use super::float::{half_at, to_half};
+use super::float::{f16_at, to_f16};
 
 /// Takes 4-bit codes apart: `RUN` bytes hold `RUN` codes in their lower nibbles and the next `RUN` in the upper ones.
 #[inline(always)]
@@ -36,35 +36,35 @@ fn five_bits(packed: &[u8], q: &mut [u8; 32]) {
 /// Q4_0; zero is 8.
 #[inline(always)]
 pub(crate) fn q4_0(b: &[u8; 18], q: &mut [u8; 32], d: &mut [f32; 1], _: &mut [f32; 0]) {
-    *d = [half_at(b, 0)];
+    *d = [f16_at(b, 0)];
     nibbles::<16>(&b[2..], q);
 }
 
 /// Q4_1.
 #[inline(always)]
 pub(crate) fn q4_1(b: &[u8; 20], q: &mut [u8; 32], d: &mut [f32; 1], m: &mut [f32; 1]) {
-    (*d, *m) = ([half_at(b, 0)], [half_at(b, 2)]);
+    (*d, *m) = ([f16_at(b, 0)], [f16_at(b, 2)]);
     nibbles::<16>(&b[4..], q);
 }
 
 /// Q5_0; zero is 16.
 #[inline(always)]
 pub(crate) fn q5_0(b: &[u8; 22], q: &mut [u8; 32], d: &mut [f32; 1], _: &mut [f32; 0]) {
-    *d = [half_at(b, 0)];
+    *d = [f16_at(b, 0)];
     five_bits(&b[2..], q);
 }
 
 /// Q5_1.
 #[inline(always)]
 pub(crate) fn q5_1(b: &[u8; 24], q: &mut [u8; 32], d: &mut [f32; 1], m: &mut [f32; 1]) {
-    (*d, *m) = ([half_at(b, 0)], [half_at(b, 2)]);
+    (*d, *m) = ([f16_at(b, 0)], [f16_at(b, 2)]);
     five_bits(&b[4..], q);
 }
 
 /// Q8_0; zero is 128.
 #[inline(always)]
 pub(crate) fn q8_0(b: &[u8; 34], q: &mut [u8; 32], d: &mut [f32; 1], _: &mut [f32; 0]) {
-    *d = [half_at(b, 0)];
+    *d = [f16_at(b, 0)];
     for j in 0..32 {
         q[j] = b[2 + j] ^ 0x80;
     }
@@ -101,7 +101,7 @@ fn pack_fifth_bits(q: &[u8; 32], b: &mut [u8]) {
 pub(crate) fn encode_q4_0(x: &[f32; 32], b: &mut [u8; 18]) {
     let d = extreme(x) / -8.0;
     let scale = inverse(d);
-    b[..2].copy_from_slice(&to_half(d));
+    b[..2].copy_from_slice(&to_f16(d));
     pack_nibbles(&x.map(|v| ((v * scale + 8.5) as u8).min(15)), &mut b[2..]);
 }
 
@@ -110,8 +110,8 @@ pub(crate) fn encode_q4_1(x: &[f32; 32], b: &mut [u8; 20]) {
     let (low, high) = range(x);
     let d = (high - low) / 15.0;
     let scale = inverse(d);
-    b[..2].copy_from_slice(&to_half(d));
-    b[2..4].copy_from_slice(&to_half(low));
+    b[..2].copy_from_slice(&to_f16(d));
+    b[2..4].copy_from_slice(&to_f16(low));
     pack_nibbles(&x.map(|v| (((v - low) * scale + 0.5) as u8).min(15)), &mut b[4..]);
 }
 
@@ -120,7 +120,7 @@ pub(crate) fn encode_q5_0(x: &[f32; 32], b: &mut [u8; 22]) {
     let d = extreme(x) / -16.0;
     let scale = inverse(d);
     let q = x.map(|v| ((v * scale + 16.5) as u8).min(31));
-    b[..2].copy_from_slice(&to_half(d));
+    b[..2].copy_from_slice(&to_f16(d));
     pack_fifth_bits(&q, &mut b[2..6]);
     pack_nibbles(&q, &mut b[6..]);
 }
@@ -131,8 +131,8 @@ pub(crate) fn encode_q5_1(x: &[f32; 32], b: &mut [u8; 24]) {
     let d = (high - low) / 31.0;
     let scale = inverse(d);
     let q = x.map(|v| (((v - low) * scale + 0.5) as u8).min(31));
-    b[..2].copy_from_slice(&to_half(d));
-    b[2..4].copy_from_slice(&to_half(low));
+    b[..2].copy_from_slice(&to_f16(d));
+    b[2..4].copy_from_slice(&to_f16(low));
     pack_fifth_bits(&q, &mut b[4..8]);
     pack_nibbles(&q, &mut b[8..]);
 }
@@ -141,7 +141,7 @@ pub(crate) fn encode_q5_1(x: &[f32; 32], b: &mut [u8; 24]) {
 pub(crate) fn encode_q8_0(x: &[f32; 32], b: &mut [u8; 34]) {
     let d = extreme(x).abs() / 127.0;
     let scale = inverse(d);
-    b[..2].copy_from_slice(&to_half(d));
+    b[..2].copy_from_slice(&to_f16(d));
     for j in 0..32 {
         b[2 + j] = libm::roundf(x[j] * scale) as i8 as u8;
     }

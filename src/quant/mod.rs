@@ -14,7 +14,7 @@ mod table;
 mod ternary;
 pub mod interleaved;
 
-pub(crate) use float::{brain, half};
+pub(crate) use float::{bf16_to_f32, f16_to_f32};
 #[allow(unused_imports, reason = "where no backend works in vectors")]
 pub(crate) use iq::VALUES as IQ4;
 pub use table::FORMATS;
@@ -86,19 +86,19 @@ impl Format {
 
 /// Floats of 16 bits (their bits).
 #[derive(Clone, Copy)]
-pub enum Halves<'a> {
+pub enum Floats16<'a> {
     /// IEEE half floats.
     F16(&'a [u16]),
     /// The upper halves of singles.
     Bf16(&'a [u16]),
 }
 
-impl<'a> Halves<'a> {
+impl<'a> Floats16<'a> {
     /// Those at `range`.
-    pub fn part(self, range: Range<usize>) -> Halves<'a> {
+    pub fn part(self, range: Range<usize>) -> Floats16<'a> {
         match self {
-            Halves::F16(bits) => Halves::F16(&bits[range]),
-            Halves::Bf16(bits) => Halves::Bf16(&bits[range]),
+            Floats16::F16(bits) => Floats16::F16(&bits[range]),
+            Floats16::Bf16(bits) => Floats16::Bf16(&bits[range]),
         }
     }
 }
@@ -178,10 +178,10 @@ impl Matrix {
     }
 
     /// The values, `[rows, cols]`, where they are stored as aligned floats of 16 bits of this machine's byte order.
-    pub fn halves(&self) -> Option<Halves<'_>> {
+    pub fn floats16(&self) -> Option<Floats16<'_>> {
         let kind = match self.format.id {
-            1 => Halves::F16,
-            30 => Halves::Bf16,
+            1 => Floats16::F16,
+            30 => Floats16::Bf16,
             _ => return None,
         };
         if cfg!(target_endian = "little") { bytemuck::try_cast_slice(&self.data).ok().map(kind) } else { None }

@@ -9,12 +9,12 @@
 //!
 //! A byte of TQ1_0 is a fraction n / 256 of base 3 (rounded up): times 3, what leaves the byte is its first digit.
 
-use super::float::half_at;
+use super::float::f16_at;
 
 /// Q1_0; codes 0 and 2 around zero 1.
 #[inline(always)]
 pub(crate) fn q1_0(b: &[u8; 18], q: &mut [u8; 128], d: &mut [f32; 4], _: &mut [f32; 0]) {
-    *d = [half_at(b, 0); 4];
+    *d = [f16_at(b, 0); 4];
     for j in 0..128 {
         q[j] = if b[2 + j / 8] & 1 << (j % 8) != 0 { 2 } else { 0 };
     }
@@ -23,7 +23,7 @@ pub(crate) fn q1_0(b: &[u8; 18], q: &mut [u8; 128], d: &mut [f32; 4], _: &mut [f
 /// Q2_0; zero is 1.
 #[inline(always)]
 pub(crate) fn q2_0(b: &[u8; 18], q: &mut [u8; 64], d: &mut [f32; 2], _: &mut [f32; 0]) {
-    *d = [half_at(b, 0); 2];
+    *d = [f16_at(b, 0); 2];
     let (words, _) = q.as_chunks_mut();
     for i in 0..8 {
         // Eight codes move apart in three halvings: bytes, nibbles, pairs of bits.
@@ -37,7 +37,7 @@ pub(crate) fn q2_0(b: &[u8; 18], q: &mut [u8; 64], d: &mut [f32; 2], _: &mut [f3
 /// TQ1_0; zero is 1.
 #[inline(always)]
 pub(crate) fn tq1_0(b: &[u8; 54], q: &mut [u8; 256], d: &mut [f32; 8], _: &mut [f32; 0]) {
-    *d = [half_at(b, 52); 8];
+    *d = [f16_at(b, 52); 8];
     digits::<32>(&b[..32], &mut q[..160]);
     digits::<16>(&b[32..48], &mut q[160..240]);
     digits::<4>(&b[48..52], &mut q[240..]);
@@ -58,7 +58,7 @@ fn digits<const RUN: usize>(packed: &[u8], q: &mut [u8]) {
 /// TQ2_0; zero is 1.
 #[inline(always)]
 pub(crate) fn tq2_0(b: &[u8; 66], q: &mut [u8; 256], d: &mut [f32; 8], _: &mut [f32; 0]) {
-    *d = [half_at(b, 64); 8];
+    *d = [f16_at(b, 64); 8];
     for (part, q) in b[..64].chunks_exact(32).zip(q.chunks_exact_mut(128)) {
         for (j, q) in q.chunks_exact_mut(32).enumerate() {
             for l in 0..32 {

@@ -223,7 +223,7 @@ impl Backprop {
         pass::finish(p, View::new(gathered, n, d), normed, last, &mut self.work);
         let (logp, norms) = (self.logp.room(n), self.norms.room(n));
         let g = if grad { Some(self.dnormed.room(n * d)) } else { None };
-        let Workspace { rounded, back, .. } = &mut self.work;
+        let Workspace { quantized, back, .. } = &mut self.work;
         let (x, head, finish) = (View::new(normed, n, d), m.weights.head(), m.hparams.finish);
         let (slice, logits) = (self.slice, &mut self.logits);
         let targets = &batch.targets;
@@ -239,7 +239,7 @@ impl Backprop {
             g,
             slice,
             logits,
-            rounded,
+            quantized,
             back,
         );
         batch.sum(logp)

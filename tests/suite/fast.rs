@@ -8,7 +8,7 @@ use mynah::error::Error;
 use mynah::gguf::Gguf;
 use mynah::kernel::{self, Compute, Kernels, Pool, Tile, View};
 use mynah::model::{Model, Session, SessionConfig};
-use mynah::nn::linear::{self, Input, Precision, Rounded};
+use mynah::nn::linear::{self, Input, Precision, Quantized};
 use mynah::quant::{Format, Matrix, encode_matrix};
 use mynah::text::{Encode, Tokenizer};
 use mynah::train::{Config, Example, Keep, Trainer};
@@ -148,10 +148,10 @@ fn floats_of_16_bits_at_odd_addresses_give_the_same() {
         let x: Vec<f32> = (0..n * cols).map(|_| rng.unit()).collect();
         let product = |data: Bytes| {
             let w = Matrix::new(format, rows, cols, data).unwrap();
-            let odd = w.halves().is_none();
+            let odd = w.floats16().is_none();
             let cx = Compute { kernels: kernel::best(), pool: Pool::new(2) };
-            let (mut rounded, mut y) = (Rounded::default(), vec![0.0; n * rows]);
-            let input = Input::new(&cx, Precision::Int8, View::new(&x, n, cols), &[&w], false, &mut rounded);
+            let (mut quantized, mut y) = (Quantized::default(), vec![0.0; n * rows]);
+            let input = Input::new(&cx, Precision::Int8, View::new(&x, n, cols), &[&w], false, &mut quantized);
             linear::forward(&cx, &w, input, &mut Tile::new(&mut y, n, rows));
             (odd, y)
         };

@@ -1,8 +1,8 @@
 //! Every backend of this machine gives the bits of the plain one, whatever the lengths, strides and threads.
 
 use mynah::bytes::Bytes;
-use mynah::kernel::{Acts8, CODES, Kernels, PLAIN, Pool, Scratch, Stored, Tile, View, Words, available, by_name};
-use mynah::quant::{FORMATS, Format, Halves, Matrix};
+use mynah::kernel::{CODES, Int16Layout, Kernels, PLAIN, Pool, QActs, Scratch, Stored, Tile, View, available, by_name};
+use mynah::quant::{FORMATS, Floats16, Format, Matrix};
 use std::sync::atomic::{AtomicU8, Ordering};
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
@@ -80,21 +80,21 @@ fn products_equal_the_plain_ones() {
                     (PLAIN.narrow)(&random.values(f * c), &mut halves);
                     let (mut got, mut want, mut wide) = (vec![1.0; n * f], vec![0.0; n * f], vec![0.0; f * c]);
                     (PLAIN.widen)(&halves, &mut wide);
-                    let brains: Vec<u16> = random.values(f * c).iter().map(|v| (v.to_bits() >> 16) as u16).collect();
-                    let upper: Vec<f32> = brains.iter().map(|&v| f32::from_bits((v as u32) << 16)).collect();
-                    for (halves, wide) in [(Halves::F16(&halves), &wide), (Halves::Bf16(&brains), &upper)] {
+                    let load_bf16: Vec<u16> = random.values(f * c).iter().map(|v| (v.to_bits() >> 16) as u16).collect();
+                    let upper: Vec<f32> = load_bf16.iter().map(|&v| f32::from_bits((v as u32) << 16)).collect();
+                    for (halves, wide) in [(Floats16::F16(&halves), &wide), (Floats16::Bf16(&load_bf16), &upper)] {
                         (PLAIN.dots)(x, View::new(wide, f, c), &mut Tile::new(&mut want, n, f));
-                        (k.half_dots)(x, halves, &mut Tile::new(&mut got, n, f));
+                        (k.float16_dots)(x, halves, &mut Tile::new(&mut got, n, f));
                         assert_same(&got, &want, &format!("dots with halves {what}"));
-                        (PLAIN.half_dots)(x, halves, &mut Tile::new(&mut got, n, f));
+                        (PLAIN.float16_dots)(x, halves, &mut Tile::new(&mut got, n, f));
                         assert_same(&got, &want, &format!("plain dots with halves {what}"));
                     }
-                    for w in [Halves::F16(&halves), Halves::Bf16(&brains)] {
+                    for w in [Floats16::F16(&halves), Floats16::Bf16(&load_bf16)] {
                         let words = |k: &Kernels| {
-                            let (wide, mut y) = (Words::of(c).floats(), vec![1.0; n * f]);
+                            let (wide, mut y) = (Int16Layout::of(c).floats(), vec![1.0; n * f]);
                             let mut out = vec![1.0; n * wide];
-                            (0..n).for_each(|i| (k.round_words)(x.row(i), &mut out[i * wide..][..wide]));
-                            word_dots(k, View::new(&out, n, wide), w, c, &mut y);
+                            (0..n).for_each(|i| (k.round_int16)(x.row(i), &mut out[i * wide..][..wide]));
+                            int16_dots(k, View::new(&out, n, wide), w, c, &mut y);
                             y
                         };
                         assert_same(&words(k), &words(&PLAIN), &format!("dots with words {what}"));
@@ -121,14 +121,14 @@ fn products_equal_the_plain_ones() {
     }
 }
 
-/// [`Kernels::word_dots`] with rows that were not met before.
-fn word_dots(k: &Kernels, x: View, w: Halves, c: usize, y: &mut [f32]) {
+/// [`Kernels::int16_dots`] with rows that were not met before.
+fn int16_dots(k: &Kernels, x: View, w: Floats16, c: usize, y: &mut [f32]) {
     let f = y.len() / x.n;
     let tops: Vec<AtomicU8> = (0..f).map(|_| AtomicU8::new(0)).collect();
     let mut first = y.to_vec();
-    (k.word_dots)(x, w, c, &tops, &mut Tile::new(&mut first, x.n, f), &mut Scratch::default());
+    (k.int16_dots)(x, w, c, &tops, &mut Tile::new(&mut first, x.n, f), &mut Scratch::default());
     assert!(tops.iter().all(|top| top.load(Ordering::Relaxed) != 0), "{}: what was found is kept", k.name);
-    (k.word_dots)(x, w, c, &tops, &mut Tile::new(y, x.n, f), &mut Scratch::default());
+    (k.int16_dots)(x, w, c, &tops, &mut Tile::new(y, x.n, f), &mut Scratch::default());
     assert_same(&first, y, &format!("{}: the second time", k.name));
 }
 
@@ -173,10 +173,10 @@ fn word_products_are_those_of_codes_in_their_order() {
         let size: f64 = x.iter().zip(&w).map(|(x, w)| (*x as f64 * w).powi(2)).sum::<f64>().sqrt();
         assert!((want as f64 - exact).abs() < 2e-3 * size.max(1e-3), "{c} columns: {want} is near {exact}");
         for k in available() {
-            let wide = Words::of(c).floats();
+            let wide = Int16Layout::of(c).floats();
             let (mut out, mut y) = (vec![1.0; wide], [1.0]);
-            (k.round_words)(&x, &mut out);
-            word_dots(k, View::new(&out, 1, wide), Halves::F16(&bits), c, &mut y);
+            (k.round_int16)(&x, &mut out);
+            int16_dots(k, View::new(&out, 1, wide), Floats16::F16(&bits), c, &mut y);
             assert_same(&y, &[want], &format!("{}, {c} columns", k.name));
         }
     }
@@ -186,11 +186,11 @@ fn word_products_are_those_of_codes_in_their_order() {
 fn word_products_of_the_largest_codes_fit() {
     // The largest F16 below 2, which rounds to 2¹⁴, with columns in one full piece and more.
     for c in [32, 64, 576, 768, 800, 1536] {
-        let (x, w, wide) = (vec![1.0; c], vec![0x3fff; c], Words::of(c).floats());
+        let (x, w, wide) = (vec![1.0; c], vec![0x3fff; c], Int16Layout::of(c).floats());
         for k in available() {
             let (mut out, mut y) = (vec![1.0; wide], [1.0]);
-            (k.round_words)(&x, &mut out);
-            word_dots(k, View::new(&out, 1, wide), Halves::F16(&w), c, &mut y);
+            (k.round_int16)(&x, &mut out);
+            int16_dots(k, View::new(&out, 1, wide), Floats16::F16(&w), c, &mut y);
             let want = 1.9990234 * c as f32;
             assert!((y[0] - want).abs() < 1e-3 * want, "{}, {c} columns: {}, not {want}", k.name, y[0]);
         }
@@ -218,10 +218,10 @@ fn word_products_of_what_is_no_usual_number() {
     ];
     for k in available() {
         for (x, w, want) in cases {
-            let wide = Words::of(1).floats();
+            let wide = Int16Layout::of(1).floats();
             let (mut out, mut y) = (vec![1.0; wide], [1.0]);
-            (k.round_words)(&[x], &mut out);
-            word_dots(k, View::new(&out, 1, wide), Halves::Bf16(&[w]), 1, &mut y);
+            (k.round_int16)(&[x], &mut out);
+            int16_dots(k, View::new(&out, 1, wide), Floats16::Bf16(&[w]), 1, &mut y);
             let near = (y[0] - want).abs() <= want.abs() * 1e-4;
             assert!(near || y[0].is_nan() && want.is_nan(), "{}: {x} by {w:x} is {}, not {want}", k.name, y[0]);
         }
@@ -239,7 +239,7 @@ fn products_with_a_cache_are_those_with_its_values() {
         for (codes, scales) in codes.chunks_exact_mut(c).zip(scales.chunks_exact_mut(per)) {
             (PLAIN.code)(&random.values(c), codes, scales);
         }
-        for w in [Stored::Half(&halves), Stored::Byte { codes: &codes, scales: &scales }] {
+        for w in [Stored::F16(&halves), Stored::Q8 { codes: &codes, scales: &scales }] {
             let mut values = vec![0.0; most * c];
             PLAIN.decode_stored(w, c, &mut values);
             for k in available() {
@@ -344,7 +344,7 @@ fn every_format_decodes_and_multiplies_as_plain() {
                 x[..32].fill(0.0);
                 x[(n - 1) * cols..][..32].iter_mut().for_each(|v| *v = v.signum() * 3.0);
                 let x = View::new(&x, n, cols);
-                let mut acts = Acts8::default();
+                let mut acts = QActs::default();
                 acts.resize(n, cols, wide == 1);
                 (0..n).for_each(|i| (PLAIN.quantize)(x.row(i), acts.row(i)));
                 for rows in [0..37, 0..1, 3..36, 20..36] {
@@ -378,7 +378,7 @@ fn rows_side_by_side_give_the_same_products() {
         let interleaved = w.with_interleaved(Bytes::from(bytes));
         for (n, wide) in [(1, false), (1, true), (2, false), (2, true), (7, false), (7, true)] {
             let x = random.values(n * cols);
-            let mut acts = Acts8::default();
+            let mut acts = QActs::default();
             acts.resize(n, cols, wide);
             (0..n).for_each(|i| (PLAIN.quantize)(&x[i * cols..][..cols], acts.row(i)));
             for part in [0..80, 16..48, 3..36] {
@@ -414,7 +414,7 @@ fn integer_products_are_near_the_exact_ones() {
         let x = View::new(&x, n, cols);
         let mut weights = vec![0.0; cols];
         for (k, wide) in available().into_iter().flat_map(|k| [(k, false), (k, true)]) {
-            let mut acts = Acts8::default();
+            let mut acts = QActs::default();
             acts.resize(n, cols, wide);
             (0..n).for_each(|i| (PLAIN.quantize)(x.row(i), acts.row(i)));
             let mut y = vec![0.0; n * f];
@@ -445,7 +445,7 @@ fn quantised_rows_are_within_half_a_step() {
     x[32] = f32::NAN;
     x[64] = f32::INFINITY;
     for (k, wide) in available().into_iter().flat_map(|k| [(k, false), (k, true)]) {
-        let mut acts = Acts8::default();
+        let mut acts = QActs::default();
         acts.resize(n, c, wide);
         let view = View::new(&x, n, c);
         (0..n).for_each(|i| (k.quantize)(view.row(i), acts.row(i)));
@@ -490,7 +490,7 @@ fn quantised_rows_equal_the_plain_ones() {
     }
     for wide in [false, true] {
         let rounded = |k: &Kernels| {
-            let mut acts = Acts8::default();
+            let mut acts = QActs::default();
             acts.resize(1, c, wide);
             (k.quantize)(&x, acts.row(0));
             acts

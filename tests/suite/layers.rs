@@ -12,7 +12,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("kernel/floats.rs", "loads of 16 lanes inside a tile of floats, unchecked"),
     ("kernel/four.rs", "operations on four registers from pointers"),
     ("kernel/four/units.rs", "loads of integers in the tiles of four registers, unchecked"),
-    ("kernel/halves.rs", "loads of 16 lanes inside a tile of half floats, unchecked"),
+    ("kernel/floats16.rs", "loads of 16 lanes inside a tile of half floats, unchecked"),
     ("kernel/ints.rs", "loads of quantised blocks and rounded rows inside a tile, unchecked"),
     ("kernel/peak.rs", "instructions that are timed, once their features were found"),
     ("kernel/pool.rs", "rectangles of one slice that several threads write"),
@@ -23,7 +23,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("kernel/wasm/lanes.rs", "loads and stores of a register by pointer"),
     ("kernel/wasm/relaxed_dots.rs", "products of integers with relaxed instructions, loads by pointer"),
     ("kernel/wasm/wide_dots.rs", "products of integers with the instructions that all engines have, loads by pointer"),
-    ("kernel/words.rs", "loads of 16 lanes inside a tile of half floats as integers, unchecked"),
+    ("kernel/int16.rs", "loads of 16 lanes inside a tile of half floats as integers, unchecked"),
     ("kernel/x86.rs", "instructions of AVX2, loads by pointer"),
     ("kernel/x86/avx512.rs", "instructions of AVX-512 and of its extensions, loads by pointer"),
 ];

@@ -9,10 +9,10 @@ use anyhow::bail;
 use mynah::bytes::Bytes;
 use mynah::decode::{Sampler, Sampling};
 use mynah::kernel::pool::bind;
-use mynah::kernel::{self, Acts8, CODES, Compute, Kernels, PLAIN, Pool, Stored, Tile, View};
+use mynah::kernel::{self, CODES, Compute, Kernels, PLAIN, Pool, QActs, Stored, Tile, View};
 use mynah::model::CacheType;
 use mynah::nn::attention::{self, Heads, Memory, Sees, Source};
-use mynah::nn::linear::{self, Accumulate, Back, Input, Precision, Rounded};
+use mynah::nn::linear::{self, Accumulate, Back, Input, Precision, Quantized};
 use mynah::nn::norm::{self, Kind, Norm};
 use mynah::nn::rope::{Pairing, Rope, Rotations};
 use mynah::quant::{FORMATS, Format, Matrix};
@@ -102,8 +102,8 @@ fn sample(k: &'static Kernels, w: &Matrix, x: &[f32]) -> Vec<f32> {
     (k.decode)(w, 0..f, 0..c, &mut all);
     for n in [1, 2, 3, 4, 7, 8, 16, 33] {
         for wide in [false, true] {
-            let (mut rounded, mut y) = (Rounded::default(), vec![0.0; n * f]);
-            let input = Input::new(&cx, Precision::Int8, View::new(x, n, c), &[w], wide, &mut rounded);
+            let (mut quantized, mut y) = (Quantized::default(), vec![0.0; n * f]);
+            let input = Input::new(&cx, Precision::Int8, View::new(x, n, c), &[w], wide, &mut quantized);
             linear::forward(&cx, w, input, &mut Tile::new(&mut y, n, f));
             all.extend(y);
         }
@@ -142,8 +142,8 @@ fn products(k: &'static Kernels, small: &Matrix, large: &Matrix, x: &[f32]) -> P
     let cx = alone(k);
     let mut y = vec![0.0; ROWS[ROWS.len() - 1] * small.rows.max(COLS)];
     let mut run = |w: &Matrix, n: usize| {
-        let mut rounded = Rounded::default();
-        let input = Input::new(&cx, Precision::Int8, View::new(x, n, w.cols), &[w], false, &mut rounded);
+        let mut quantized = Quantized::default();
+        let input = Input::new(&cx, Precision::Int8, View::new(x, n, w.cols), &[w], false, &mut quantized);
         y.resize(y.len().max(n * w.rows), 0.0);
         time(|| linear::forward(&cx, w, input, &mut Tile::new(black_box(&mut y), n, w.rows)))
     };
@@ -192,7 +192,7 @@ struct Bed {
     half: Vec<u16>,
     codes: Vec<i8>,
     scales: Vec<u16>,
-    acts: Acts8,
+    acts: QActs,
     rope: Rope,
     rotations: Rotations,
     samplers: [Sampler; 3],
@@ -201,7 +201,7 @@ struct Bed {
 impl Bed {
     fn new(random: &mut Random) -> Bed {
         let x = random.values(512 * COLS);
-        let half = x.iter().take(T * KV).map(|&v| half_bits(v)).collect();
+        let half = x.iter().take(T * KV).map(|&v| f16_bits(v)).collect();
         let (mut codes, mut scales) = (vec![0; T * KV], vec![0; T * KV / CODES]);
         (PLAIN.code)(&x[..T * KV], &mut codes, &mut scales);
         let (rope, mut rotations) =
@@ -212,7 +212,7 @@ impl Bed {
         let usual = Sampling { temperature: 0.8, top_k: 40, top_p: 0.95, min_p: 0.05, ..Sampling::default() };
         let all = [Sampling::default(), usual.clone(), Sampling { top_k: 0, ..usual }];
         let samplers = all.map(|sampling| Sampler::new(sampling).expect("good settings"));
-        Bed { x, y: vec![0.0; 512 * COLS], half, codes, scales, acts: Acts8::default(), rope, rotations, samplers }
+        Bed { x, y: vec![0.0; 512 * COLS], half, codes, scales, acts: QActs::default(), rope, rotations, samplers }
     }
 
     /// Everything that a piece can have written.
@@ -224,7 +224,7 @@ impl Bed {
     }
 }
 
-fn half_bits(x: f32) -> u16 {
+fn f16_bits(x: f32) -> u16 {
     let mut out = [0];
     (PLAIN.narrow)(&[x], &mut out);
     out[0]
@@ -241,8 +241,8 @@ const VOCAB: usize = 150_000;
 fn attend(cx: &Compute, bed: &mut Bed, rows: usize, cache: CacheType) {
     let memory = match cache {
         CacheType::F32 => Memory::Rows(View::new(&bed.x, T, KV)),
-        CacheType::F16 => Memory::Cache { data: Stored::Half(&bed.half), positions: T },
-        CacheType::Q8 => Memory::Cache { data: Stored::Byte { codes: &bed.codes, scales: &bed.scales }, positions: T },
+        CacheType::F16 => Memory::Cache { data: Stored::F16(&bed.half), positions: T },
+        CacheType::Q8 => Memory::Cache { data: Stored::Q8 { codes: &bed.codes, scales: &bed.scales }, positions: T },
     };
     let out = &mut Tile::new(&mut bed.y, rows, Q);
     let source = Source { keys: memory, values: memory, n: T, first: T - rows, sees: Sees::Causal };

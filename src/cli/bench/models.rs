@@ -99,9 +99,9 @@ impl Cost {
         let mut cost = Cost { bytes: 0.0, int8: 0.0, float: 0.0, int16: 0.0 };
         let mut add = |m: &Matrix, rows: f64| {
             let products = match Products::of(config.precision, m) {
-                Products::Ints => &mut cost.int8,
-                Products::Words => &mut cost.int16,
-                Products::Floats => &mut cost.float,
+                Products::Int8 => &mut cost.int8,
+                Products::Int16 => &mut cost.int16,
+                Products::F32 => &mut cost.float,
             };
             *products += m.rows as f64 * m.cols as f64 * rows;
             cost.bytes += m.data().len() as f64 * passes;

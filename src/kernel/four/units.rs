@@ -17,7 +17,7 @@ macro_rules! unit {
             use $dots as dots16;
             use crate::kernel::four::*;
             use crate::kernel::ints::{NARROW, WHOLE};
-            use crate::kernel::{Acts8, Scratch, Tile};
+            use crate::kernel::{QActs, Scratch, Tile};
             use crate::quant::Matrix;
             use core::ops::Range;
             use rows::few as by_rows;
@@ -119,7 +119,7 @@ macro_rules! unit {
                 w: &Matrix,
                 rows: Range<usize>,
                 after: &[u8],
-                x: &Acts8,
+                x: &QActs,
                 y: &mut Tile,
                 scratch: &mut Scratch,
             ) {
@@ -162,7 +162,7 @@ macro_rules! unit {
             const BLOCK: usize = 36;
 
             /// That of all blocks of all rows of activations.
-            fn prepare<const BITS: u8, const WIDE: bool>(x: &Acts8, beside: bool, of: &mut [i32]) {
+            fn prepare<const BITS: u8, const WIDE: bool>(x: &QActs, beside: bool, of: &mut [i32]) {
                 let zero = if BITS == NARROW { 8 } else { 0 };
                 let sum = |q: &[i8; 16]| -> i32 { q.iter().map(|&q| q as i32).sum() };
                 let (high, low) = x.q.as_chunks::<32>().0.split_at(x.n * x.c / 32);
@@ -193,7 +193,7 @@ macro_rules! unit {
             fn beside<const BITS: u8, const M: usize, const WIDE: bool>(
                 w: &Matrix,
                 rows: Range<usize>,
-                x: &Acts8,
+                x: &QActs,
                 y: &mut Tile,
                 scratch: &mut Scratch,
             ) {
@@ -213,7 +213,7 @@ macro_rules! unit {
                         // SAFETY: a block of 16 rows has 16 halves and then 16 rows of codes, and what was prepared has as
                         // many blocks.
                         unsafe {
-                            let scales = halves(block.as_ptr().cast());
+                            let scales = load_f16(block.as_ptr().cast());
                             let codes = block.as_ptr().add(32);
                             for m in 0..M {
                                 let of = of.as_ptr().add(BLOCK * (m * blocks + b));
@@ -250,7 +250,7 @@ macro_rules! unit {
             fn few<const BITS: u8, const M: usize, const WIDE: bool>(
                 w: &Matrix,
                 rows: Range<usize>,
-                x: &Acts8,
+                x: &QActs,
                 y: &mut Tile,
                 scratch: &mut Scratch,
             ) {
@@ -303,7 +303,7 @@ macro_rules! unit {
                 use crate::kernel::four::one::*;
                 use crate::kernel::four::quarters;
                 use crate::kernel::ints::{MIDDLE, NARROW, WHOLE, array};
-                use crate::kernel::{Acts8, Scratch, Tile};
+                use crate::kernel::{QActs, Scratch, Tile};
                 use crate::quant::{self, Matrix};
                 use core::ops::Range;
 
@@ -321,7 +321,7 @@ macro_rules! unit {
                 pub(super) fn few<const ID: u32, const M: usize, const WIDE: bool>(
                     w: &Matrix,
                     rows: Range<usize>,
-                    x: &Acts8,
+                    x: &QActs,
                     y: &mut Tile,
                     scratch: &mut Scratch,
                 ) {

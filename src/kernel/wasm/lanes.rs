@@ -32,7 +32,7 @@ op!(unsafe load_v(p: *const f32) -> F4 { v128_load(p.cast()) });
 op!(unsafe store_v(p: *mut f32, x: F4) { v128_store(p.cast(), x) });
 op!(unsafe load_w(p: *const u8) -> I4 { v128_load(p.cast()) });
 op!(unsafe store_w(p: *mut u8, x: I4) { v128_store(p.cast(), x) });
-op!(unsafe load_halves(p: *const u16) -> I4 { i32x4_load_extend_u16x4(p) });
+op!(unsafe load_u16(p: *const u16) -> I4 { i32x4_load_extend_u16x4(p) });
 op!(unsafe load_codes(p: *const i8) -> [I4; 4] {
     let (low, high) = (i16x8_load_extend_i8x8(p), i16x8_load_extend_i8x8(p.add(8)));
     [
@@ -72,19 +72,19 @@ op!(
 );
 op!(
     /// The BF16 in the lower half of each lane.
-    brain_v(a: I4) -> F4 { i32x4_shl(a, 16) }
+    bf16_v(a: I4) -> F4 { i32x4_shl(a, 16) }
 );
 op!(
     /// The low words of the lanes of two registers, in turn.
-    words_w(a: F4, b: F4) -> I4 { i16x8_shuffle::<0, 8, 2, 10, 4, 12, 6, 14>(a, b) }
+    low_int16_w(a: F4, b: F4) -> I4 { i16x8_shuffle::<0, 8, 2, 10, 4, 12, 6, 14>(a, b) }
 );
 op!(
     /// Adds to each lane the products of two words.
-    word_dot_w(acc: I4, a: I4, b: I4) -> I4 { i32x4_add(acc, i32x4_dot_i16x8(a, b)) }
+    int16_dot_w(acc: I4, a: I4, b: I4) -> I4 { i32x4_add(acc, i32x4_dot_i16x8(a, b)) }
 );
 op!(
     /// The half in the lower half of each lane.
-    half_v(a: I4) -> F4 {
+    f16_v(a: I4) -> F4 {
         // The magnitude, as bits of a single of another bias, below copies of the sign; exact for subnormal halves too.
         // That of an infinity or a NaN lacks some bits of its exponent.
         let bits = v128_and(i32x4_shr(i32x4_shl(a, 16), 3), i32x4_splat(0x8fff_e000_u32 as i32));

@@ -12,8 +12,8 @@ type I = __m512i;
 const DOT_X: usize = 6;
 const DOT_W: usize = 4;
 /// Rows of activations and of weights in a tile of products with words.
-const WORD_X: usize = 6;
-const WORD_W: usize = 4;
+const INT16_X: usize = 6;
+const INT16_W: usize = 4;
 /// Rows and vectors in a tile of sums.
 const SUM_R: usize = 6;
 const SUM_V: usize = 4;
@@ -98,12 +98,12 @@ op!(look_up(table: &[u8; 16], x: I) -> I {
     let table = unsafe { _mm_loadu_si128(table.as_ptr().cast()) };
     _mm512_shuffle_epi8(_mm512_broadcast_i32x4(table), x)
 });
-op!(low_halves(a: I) -> F { _mm512_cvtph_ps(_mm512_cvtepi32_epi16(a)) });
-op!(unsafe halves(p: *const u16) -> F {
+op!(low_f16(a: I) -> F { _mm512_cvtph_ps(_mm512_cvtepi32_epi16(a)) });
+op!(unsafe load_f16(p: *const u16) -> F {
     // Suppressed exceptions, which `_mm512_cvtph_ps` asks for, would keep the load apart.
     _mm512_cvt_roundph_ps::<_MM_FROUND_CUR_DIRECTION>(_mm256_loadu_si256(p.cast()))
 });
-op!(unsafe brains(p: *const u16) -> F {
+op!(unsafe load_bf16(p: *const u16) -> F {
     _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast()))))
 });
 /// The low words of the lanes of two registers, alternating.
@@ -116,12 +116,12 @@ const IN_TURN: [u16; 32] = {
     }
     out
 };
-op!(words(low: F, high: F) -> I {
+op!(low_int16(low: F, high: F) -> I {
     // SAFETY: 64 bytes.
     let at = unsafe { _mm512_loadu_si512(IN_TURN.as_ptr().cast()) };
     _mm512_permutex2var_epi16(_mm512_castps_si512(low), at, _mm512_castps_si512(high))
 });
-op!(word_dot(acc: I, a: I, b: I) -> I {
+op!(int16_dot(acc: I, a: I, b: I) -> I {
     let mut acc = acc;
     // SAFETY: it changes the register named. Assembly: the compiler would make two instructions of it.
     unsafe {
@@ -132,7 +132,7 @@ op!(word_dot(acc: I, a: I, b: I) -> I {
 });
 op!(unsafe scale(p: *const u16) -> F { _mm512_cvtph_ps(_mm256_set1_epi16(*p as i16)) });
 op!(unsafe codes(p: *const i8) -> F { to_float(_mm512_cvtepi8_epi32(_mm_loadu_si128(p.cast()))) });
-op!(high_halves(a: I) -> F { low_halves(shr(a, 16)) });
+op!(high_f16(a: I) -> F { low_f16(shr(a, 16)) });
 
 /// 16 where bits `4k..4k + 4` of a row's dword are set, in panel order.
 #[inline]
@@ -639,10 +639,10 @@ pub(in crate::kernel) fn widen(x: &[u16], out: &mut [f32]) {
     let ((xs, x), (outs, out)) = (x.as_chunks::<16>(), out.as_chunks_mut::<16>());
     for (x, out) in xs.iter().zip(outs) {
         // SAFETY: 16 halves.
-        store_to(out, unsafe { halves(x.as_ptr()) });
+        store_to(out, unsafe { load_f16(x.as_ptr()) });
     }
     for (x, out) in x.iter().zip(out) {
-        *out = quant::half(*x);
+        *out = quant::f16_to_f32(*x);
     }
 }
 
@@ -650,9 +650,9 @@ pub(in crate::kernel) fn widen(x: &[u16], out: &mut [f32]) {
 /// the compiler's vectors of 512 bits.
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 pub(in crate::kernel) fn decode(w: &Matrix, rows: Range<usize>, cols: Range<usize>, out: &mut [f32]) {
-    let Some(Halves::F16(halves)) = w.halves() else { return super::decode(w, rows, cols, out) };
+    let Some(Floats16::F16(bits)) = w.floats16() else { return super::decode(w, rows, cols, out) };
     for (row, out) in rows.zip(out.chunks_exact_mut(cols.len().max(1))) {
-        widen(&halves[row * w.cols + cols.start..row * w.cols + cols.end], out);
+        widen(&bits[row * w.cols + cols.start..row * w.cols + cols.end], out);
     }
 }
 
@@ -692,7 +692,7 @@ const LEVELS_TRIED: usize = 8;
 
 super::levels!("avx2" "fma" "f16c" "avx512f" "avx512bw" "avx512vl" "avx512dq" "avx512vnni");
 super::products!("avx2" "fma" "f16c" "avx512f" "avx512bw" "avx512vl" "avx512dq" "avx512vnni");
-super::halves!("avx2" "fma" "f16c" "avx512f" "avx512bw" "avx512vl" "avx512dq" "avx512vnni");
-super::words!("avx2" "fma" "f16c" "avx512f" "avx512bw" "avx512vl" "avx512dq" "avx512vnni");
+super::floats16!("avx2" "fma" "f16c" "avx512f" "avx512bw" "avx512vl" "avx512dq" "avx512vnni");
+super::int16!("avx2" "fma" "f16c" "avx512f" "avx512bw" "avx512vl" "avx512dq" "avx512vnni");
 super::stored!("avx2" "fma" "f16c" "avx512f" "avx512bw" "avx512vl" "avx512dq" "avx512vnni");
 super::integers!(tile of its own, "avx2" "fma" "f16c" "avx512f" "avx512bw" "avx512vl" "avx512dq" "avx512vnni");

@@ -1,10 +1,10 @@
 //! Products with floats of 16 bits as they stand, in tiles, written once over 16 lanes: `halves!`.
 //!
-//! An instruction set gives it, beside what `floats.rs` names, `halves` and `brains` (16 of F16, of BF16).
+//! An instruction set gives it, beside what `floats.rs` names, `halves` and `load_bf16` (16 of F16, of BF16).
 
-macro_rules! halves {
+macro_rules! floats16 {
     ($($feature:tt)+) => {
-        use crate::quant::Halves;
+        use crate::quant::Floats16;
 
         /// The lanes of `M` rows of `x` with `N` rows of `w`, over columns `0..c`, whole sixteens. Halves `ahead` of those worked
         /// on are asked for, if there are any.
@@ -13,7 +13,7 @@ macro_rules! halves {
         /// The columns are there.
         $(#[target_feature(enable = $feature)])+
         #[inline]
-        unsafe fn half_tile<const M: usize, const N: usize, const BRAIN: bool>(
+        unsafe fn float16_tile<const M: usize, const N: usize, const BF16: bool>(
             x: [*const f32; M],
             w: [*const u16; N],
             c: usize,
@@ -29,7 +29,7 @@ macro_rules! halves {
                 }
                 // SAFETY: the caller's promise.
                 unsafe {
-                    let b: [F; N] = array!(splat(0.0); n => if BRAIN { brains(w[n].add(k)) } else { halves(w[n].add(k)) });
+                    let b: [F; N] = array!(splat(0.0); n => if BF16 { load_bf16(w[n].add(k)) } else { load_f16(w[n].add(k)) });
                     for m in 0..M {
                         let a = load(x[m].add(k));
                         for n in 0..N {
@@ -45,7 +45,7 @@ macro_rules! halves {
         /// values, row `j` and those `apart`: one row's chain of sums would take longer than its values take to come.
         $(#[target_feature(enable = $feature)])+
         #[inline]
-        fn half_rows<const M: usize, const N: usize, const BRAIN: bool>(
+        fn float16_rows<const M: usize, const N: usize, const BF16: bool>(
             x: View,
             i: usize,
             (w, c): (&[u16], usize),
@@ -71,20 +71,20 @@ macro_rules! halves {
             if rest == c {
                 // By itself, so that the lanes never leave their registers.
                 // SAFETY: the slices have `c` values.
-                let acc = unsafe { half_tile::<M, N, BRAIN>(x, w, c, ahead) };
+                let acc = unsafe { float16_tile::<M, N, BF16>(x, w, c, ahead) };
                 for m in 0..M {
                     put(m, acc[m]);
                 }
                 return;
             }
             // SAFETY: the slices have more than `rest` values.
-            let mut acc = unsafe { half_tile::<M, N, BRAIN>(x, w, rest, ahead) };
+            let mut acc = unsafe { float16_tile::<M, N, BF16>(x, w, rest, ahead) };
             for m in 0..M {
                 for n in 0..N {
                     let mut lanes = [0.0; 16];
                     store_to(&mut lanes, acc[m][n]);
                     for (lane, (x, w)) in lanes.iter_mut().zip(left[m][rest..].iter().zip(&right[n][rest..])) {
-                        let w = if BRAIN { crate::quant::brain(*w) } else { crate::quant::half(*w) };
+                        let w = if BF16 { crate::quant::bf16_to_f32(*w) } else { crate::quant::f16_to_f32(*w) };
                         *lane = math::fma(*x, w, *lane);
                     }
                     acc[m][n] = load_from(&lanes);
@@ -93,9 +93,9 @@ macro_rules! halves {
             }
         }
 
-        /// [`half_rows`] for rows `js` of `w`.
+        /// [`float16_rows`] for rows `js` of `w`.
         $(#[target_feature(enable = $feature)])+
-        fn half_block<const M: usize, const BRAIN: bool>(
+        fn float16_block<const M: usize, const BF16: bool>(
             x: View,
             i: usize,
             (w, c): (&[u16], usize),
@@ -108,29 +108,29 @@ macro_rules! halves {
             if M == 1 && crate::kernel::peak::reads_ahead() {
                 // A few long streams, which the machine follows best by itself.
                 for j in js.start..js.start + count {
-                    half_rows::<M, DOT_W, BRAIN>(x, i, (w, c), j, count, None, y);
+                    float16_rows::<M, DOT_W, BF16>(x, i, (w, c), j, count, None, y);
                 }
             } else {
                 for j in (js.start..js.start + count * DOT_W).step_by(DOT_W) {
-                    half_rows::<M, DOT_W, BRAIN>(x, i, (w, c), j, 1, Some(ahead), y);
+                    float16_rows::<M, DOT_W, BF16>(x, i, (w, c), j, 1, Some(ahead), y);
                 }
             }
             for j in js.start + count * DOT_W..js.end {
-                half_rows::<M, 1, BRAIN>(x, i, (w, c), j, 1, Some(ahead), y);
+                float16_rows::<M, 1, BF16>(x, i, (w, c), j, 1, Some(ahead), y);
             }
         }
 
         /// `y = x · wᵀ` with floats of 16 bits. x: `[n, c]`, w: `[f, c]`, y: `[n, f]`.
         $(#[target_feature(enable = $feature)])+
-        pub(in crate::kernel) fn half_dots(x: View, w: Halves, y: &mut Tile) {
+        pub(in crate::kernel) fn float16_dots(x: View, w: Floats16, y: &mut Tile) {
             match w {
-                Halves::F16(w) => half_all::<false>(x, (w, x.c), y),
-                Halves::Bf16(w) => half_all::<true>(x, (w, x.c), y),
+                Floats16::F16(w) => float16_all::<false>(x, (w, x.c), y),
+                Floats16::Bf16(w) => float16_all::<true>(x, (w, x.c), y),
             }
         }
 
         $(#[target_feature(enable = $feature)])+
-        fn half_all<const BRAIN: bool>(x: View, w: (&[u16], usize), y: &mut Tile) {
+        fn float16_all<const BF16: bool>(x: View, w: (&[u16], usize), y: &mut Tile) {
             /// Halves asked for ahead of those worked on.
             const AHEAD: usize = 4096;
             /// Halves that stay in the L2 cache while rows of `x` pass over them.
@@ -142,16 +142,16 @@ macro_rules! halves {
                 for i in (0..x.n).step_by(DOT_X) {
                     let (js, ahead) = (js.clone(), if i == 0 { AHEAD } else { 0 });
                     match (x.n - i).min(DOT_X) {
-                        1 => half_block::<1, BRAIN>(x, i, w, js, ahead, y),
-                        2 => half_block::<2, BRAIN>(x, i, w, js, ahead, y),
-                        3 => half_block::<3, BRAIN>(x, i, w, js, ahead, y),
-                        4 => half_block::<4, BRAIN>(x, i, w, js, ahead, y),
-                        5 => half_block::<5, BRAIN>(x, i, w, js, ahead, y),
-                        _ => half_block::<6, BRAIN>(x, i, w, js, ahead, y),
+                        1 => float16_block::<1, BF16>(x, i, w, js, ahead, y),
+                        2 => float16_block::<2, BF16>(x, i, w, js, ahead, y),
+                        3 => float16_block::<3, BF16>(x, i, w, js, ahead, y),
+                        4 => float16_block::<4, BF16>(x, i, w, js, ahead, y),
+                        5 => float16_block::<5, BF16>(x, i, w, js, ahead, y),
+                        _ => float16_block::<6, BF16>(x, i, w, js, ahead, y),
                     }
                 }
             }
         }
     };
 }
-pub(super) use halves;
+pub(super) use floats16;

@@ -1,13 +1,13 @@
 //! Products with floats of 16 bits as integers of as many, in tiles, written once over 16 lanes: `words!`.
 //!
-//! An instruction set gives it, beside what `floats.rs` and `halves.rs` name: `words` (the low words of 32 lanes of floats),
-//! `word_dot` (adds to each lane the products of two words), `to_float`, `splat_i`, `load_i` and `store_i`; and the rows of both
-//! sides in a tile, `WORD_X` and `WORD_W`; one row of activations meets `DOT_W` rows of weights.
+//! An instruction set gives it, beside what `floats.rs` and `floats16.rs` name: `low_int16` (the low 16 bits of 32 lanes of floats),
+//! `int16_dot` (adds to each lane the products of two words), `to_float`, `splat_i`, `load_i` and `store_i`; and the rows of both
+//! sides in a tile, `INT16_X` and `INT16_W`; one row of activations meets `DOT_W` rows of weights.
 
-macro_rules! words {
+macro_rules! int16 {
     ($($feature:tt)+) => {
-        use crate::kernel::Words;
-        use crate::kernel::body::{MAGIC, word_tops, word_unit};
+        use crate::kernel::Int16Layout;
+        use crate::kernel::body::{MAGIC, int16_tops, int16_unit};
         use core::sync::atomic::{AtomicU8, Ordering};
 
         /// Weights that are codes already; 0 is F16, 1 BF16.
@@ -25,8 +25,8 @@ macro_rules! words {
                 if KIND == CODES {
                     return load_i(p.cast());
                 }
-                let sixteen = |p: *const u16| if KIND == 1 { brains(p) } else { halves(p) };
-                words(add(sixteen(p), magic), add(sixteen(p.add(16)), magic))
+                let sixteen = |p: *const u16| if KIND == 1 { load_bf16(p) } else { load_f16(p) };
+                low_int16(add(sixteen(p), magic), add(sixteen(p.add(16)), magic))
             }
         }
 
@@ -38,10 +38,10 @@ macro_rules! words {
         /// The columns are there.
         $(#[target_feature(enable = $feature)])+
         #[inline]
-        unsafe fn word_piece<const M: usize, const N: usize, const KIND: u8>(
+        unsafe fn int16_piece<const M: usize, const N: usize, const KIND: u8>(
             x: [*const f32; M],
             (w, magic): ([[*const u16; N]; 2], [F; N]),
-            (shape, whole, piece): (Words, usize, usize),
+            (shape, whole, piece): (Int16Layout, usize, usize),
             ahead: Option<usize>,
             mut acc: [[F; N]; M],
         ) -> [[F; N]; M] {
@@ -60,7 +60,7 @@ macro_rules! words {
                         for m in 0..M {
                             let a = load_i(x[m].add(16 * (shape.pieces + unit)).cast());
                             for n in 0..N {
-                                ints[m][n] = word_dot(ints[m][n], a, b[n]);
+                                ints[m][n] = int16_dot(ints[m][n], a, b[n]);
                             }
                         }
                     }
@@ -82,10 +82,10 @@ macro_rules! words {
         /// The columns are there.
         $(#[target_feature(enable = $feature)])+
         #[inline]
-        unsafe fn word_tile<const M: usize, const N: usize, const KIND: u8>(
+        unsafe fn int16_tile<const M: usize, const N: usize, const KIND: u8>(
             x: [*const f32; M],
             w: ([[*const u16; N]; 2], [F; N]),
-            (shape, whole): (Words, usize),
+            (shape, whole): (Int16Layout, usize),
             ahead: Option<usize>,
         ) -> [[F; N]; M] {
             let mut acc = [[splat(0.0); N]; M];
@@ -93,10 +93,10 @@ macro_rules! words {
             unsafe {
                 if shape.pieces == 1 {
                     // By itself, so that the lanes never leave their registers.
-                    return word_piece::<M, N, KIND>(x, w, (shape, whole, 0), ahead, acc);
+                    return int16_piece::<M, N, KIND>(x, w, (shape, whole, 0), ahead, acc);
                 }
                 for piece in 0..shape.pieces {
-                    acc = word_piece::<M, N, KIND>(x, w, (shape, whole, piece), ahead, acc);
+                    acc = int16_piece::<M, N, KIND>(x, w, (shape, whole, piece), ahead, acc);
                 }
             }
             acc
@@ -105,10 +105,10 @@ macro_rules! words {
         /// Rows `i..i + M` of `x` with rows `j`, `j + apart`, … of `w`, `N` of them, each of `c` columns.
         $(#[target_feature(enable = $feature)])+
         #[inline]
-        fn word_rows<const M: usize, const N: usize, const KIND: u8>(
+        fn int16_rows<const M: usize, const N: usize, const KIND: u8>(
             (x, i): (View, usize),
             (w, c, tops): (&[u16], usize, &[AtomicU8]),
-            shape: Words,
+            shape: Int16Layout,
             (j, apart): (usize, usize),
             ahead: Option<usize>,
             y: &mut Tile,
@@ -123,7 +123,7 @@ macro_rules! words {
                 if shape.count > whole {
                     rest[n][..c % 32].copy_from_slice(&right[n][32 * whole..]);
                 }
-                units[n] = word_unit(tops[j + n * apart].load(Ordering::Relaxed));
+                units[n] = int16_unit(tops[j + n * apart].load(Ordering::Relaxed));
                 magic[n] = splat(MAGIC * units[n]);
             }
             let x: [*const f32; M] = array!(core::ptr::null(); m => x.row(i + m).as_ptr());
@@ -132,7 +132,7 @@ macro_rules! words {
                 array!(core::ptr::null(); n => rest[n].as_ptr().wrapping_sub(32 * whole)),
             ];
             // SAFETY: compared above.
-            let acc = unsafe { word_tile::<M, N, KIND>(x, (w, magic), (shape, whole), ahead) };
+            let acc = unsafe { int16_tile::<M, N, KIND>(x, (w, magic), (shape, whole), ahead) };
             for m in 0..M {
                 let (y, sums) = (y.row(i + m), sum::<N>(acc[m]));
                 for n in 0..N {
@@ -143,7 +143,7 @@ macro_rules! words {
 
         /// Rows `i..i + M` of `x` with all of `w`.
         $(#[target_feature(enable = $feature)])+
-        fn word_block<const M: usize, const N: usize, const KIND: u8>(
+        fn int16_block<const M: usize, const N: usize, const KIND: u8>(
             x: (View, usize),
             w: (&[u16], usize, &[AtomicU8]),
             y: &mut Tile,
@@ -152,54 +152,54 @@ macro_rules! words {
             const AHEAD: usize = 4096;
             let (f, ahead) = (w.2.len(), (KIND != CODES).then_some(AHEAD));
             let count = f / N;
-            let shape = Words::of(w.1);
+            let shape = Int16Layout::of(w.1);
             if M == 1 && KIND != CODES && crate::kernel::peak::reads_ahead() {
                 // A few long streams, which the machine follows best by itself.
                 for j in 0..count {
-                    word_rows::<M, N, KIND>(x, w, shape, (j, count), None, y);
+                    int16_rows::<M, N, KIND>(x, w, shape, (j, count), None, y);
                 }
             } else {
                 for j in (0..count * N).step_by(N) {
-                    word_rows::<M, N, KIND>(x, w, shape, (j, 1), ahead, y);
+                    int16_rows::<M, N, KIND>(x, w, shape, (j, 1), ahead, y);
                 }
             }
             for j in count * N..f {
-                word_rows::<M, 1, KIND>(x, w, shape, (j, 1), ahead, y);
+                int16_rows::<M, 1, KIND>(x, w, shape, (j, 1), ahead, y);
             }
         }
 
         $(#[target_feature(enable = $feature)])+
-        fn word_all<const KIND: u8>(x: View, w: (&[u16], usize, &[AtomicU8]), y: &mut Tile) {
-            for i in (0..x.n).step_by(WORD_X) {
-                match (x.n - i).min(WORD_X) {
-                    1 => word_block::<1, DOT_W, KIND>((x, i), w, y),
-                    2 => word_block::<2, WORD_W, KIND>((x, i), w, y),
-                    3 => word_block::<3, WORD_W, KIND>((x, i), w, y),
-                    4 => word_block::<4, WORD_W, KIND>((x, i), w, y),
-                    5 => word_block::<5, WORD_W, KIND>((x, i), w, y),
-                    _ => word_block::<6, WORD_W, KIND>((x, i), w, y),
+        fn int16_all<const KIND: u8>(x: View, w: (&[u16], usize, &[AtomicU8]), y: &mut Tile) {
+            for i in (0..x.n).step_by(INT16_X) {
+                match (x.n - i).min(INT16_X) {
+                    1 => int16_block::<1, DOT_W, KIND>((x, i), w, y),
+                    2 => int16_block::<2, INT16_W, KIND>((x, i), w, y),
+                    3 => int16_block::<3, INT16_W, KIND>((x, i), w, y),
+                    4 => int16_block::<4, INT16_W, KIND>((x, i), w, y),
+                    5 => int16_block::<5, INT16_W, KIND>((x, i), w, y),
+                    _ => int16_block::<6, INT16_W, KIND>((x, i), w, y),
                 }
             }
         }
 
-        /// [`Kernels::word_dots`](crate::kernel::Kernels::word_dots).
+        /// [`Kernels::int16_dots`](crate::kernel::Kernels::int16_dots).
         $(#[target_feature(enable = $feature)])+
-        pub(in crate::kernel) fn word_dots(
+        pub(in crate::kernel) fn int16_dots(
             x: View,
-            w: Halves,
+            w: Floats16,
             c: usize,
             tops: &[AtomicU8],
             y: &mut Tile,
             scratch: &mut crate::kernel::Scratch,
         ) {
             match w {
-                Halves::F16(w) => word_kind::<0>(x, w, c, tops, y, scratch),
-                Halves::Bf16(w) => word_kind::<1>(x, w, c, tops, y, scratch),
+                Floats16::F16(w) => int16_kind::<0>(x, w, c, tops, y, scratch),
+                Floats16::Bf16(w) => int16_kind::<1>(x, w, c, tops, y, scratch),
             }
         }
 
         $(#[target_feature(enable = $feature)])+
-        fn word_kind<const KIND: u8>(
+        fn int16_kind<const KIND: u8>(
             x: View,
             w: &[u16],
             c: usize,
@@ -209,15 +209,15 @@ macro_rules! words {
         ) {
             let f = y.c();
             assert!(w.len() == f * c && tops.len() == f && x.n == y.n() && c > 0, "shapes of words");
-            word_tops(if KIND == 1 { Halves::Bf16(w) } else { Halves::F16(w) }, c, tops);
-            if x.n <= WORD_X {
-                return word_all::<KIND>(x, (w, c, tops), y);
+            int16_tops(if KIND == 1 { Floats16::Bf16(w) } else { Floats16::F16(w) }, c, tops);
+            if x.n <= INT16_X {
+                return int16_all::<KIND>(x, (w, c, tops), y);
             }
             // The second cache holds the codes while the activations pass over them.
             let wide = c.next_multiple_of(32);
             let codes: &mut [u16] = bytemuck::cast_slice_mut(scratch.floats(f * wide / 2));
             for ((w, top), codes) in w.chunks_exact(c).zip(tops).zip(codes.chunks_exact_mut(wide)) {
-                let magic = splat(MAGIC * word_unit(top.load(Ordering::Relaxed)));
+                let magic = splat(MAGIC * int16_unit(top.load(Ordering::Relaxed)));
                 let (ws, rest) = w.as_chunks::<32>();
                 let mut last = [0; 32];
                 last[..rest.len()].copy_from_slice(rest);
@@ -226,8 +226,8 @@ macro_rules! words {
                     store_i(bytemuck::cast_mut(codes), unsafe { coded::<KIND>(w.as_ptr(), magic) });
                 }
             }
-            word_all::<CODES>(x, (codes, wide, tops), y);
+            int16_all::<CODES>(x, (codes, wide, tops), y);
         }
     };
 }
-pub(super) use words;
+pub(super) use int16;
