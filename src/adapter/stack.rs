@@ -109,6 +109,12 @@ impl Stack {
         }
     }
 
+    /// Whether it holds the very same adapters at the same strengths.
+    pub fn same(&self, other: &Stack) -> bool {
+        let same = |(a, b): (&Attached, &Attached)| Arc::ptr_eq(&a.adapter, &b.adapter) && a.strength == b.strength;
+        self.all.len() == other.all.len() && self.all.iter().zip(&other.all).all(same)
+    }
+
     /// All of them.
     pub fn all(&self) -> &[Attached] {
         &self.all

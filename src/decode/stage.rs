@@ -1,119 +1,218 @@
-//! What happens to logits before one token is drawn: each stage is a function over candidates.
+//! What happens to candidates before one of them is drawn: a stage a row of [`STAGES`], which says what can be set.
+//!
+//! The rows stand in llama.cpp's order, in which [`Sampler::new`](super::Sampler::new) chains them.
 
-use crate::kernel::Kernels;
+use super::candidates::{reach, total};
+use super::{Candidate, Candidates};
+use crate::error::{Error, Result};
+use crate::knob::{self, Is, Knob, Usual, Values};
 use std::prelude::v1::*;
 
-/// A token that may come next.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Candidate {
-    /// The token.
-    pub id: u32,
-    /// How much the model wants it.
-    pub logit: f32,
-    /// Its probability relative to the best, once [`weigh`] has been there.
-    pub weight: f32,
+/// Changes candidates before the draw.
+pub trait Stage: Send {
+    /// Changes or removes candidates. `seen` are the tokens so far, those of the prompt among them.
+    fn apply(&mut self, candidates: &mut Candidates, seen: &[u32]);
+
+    /// A copy with its state, for a text that branches.
+    fn copy(&self) -> Box<dyn Stage>;
 }
 
-/// Gives each its weight. `room` is for the work.
-pub fn weigh(k: &Kernels, candidates: &mut [Candidate], room: &mut Vec<f32>) {
-    let best = candidates.iter().map(|c| c.logit).fold(f32::NEG_INFINITY, f32::max);
-    room.clear();
-    room.extend(candidates.iter().map(|c| c.logit - best));
-    (k.exp)(room);
-    for (c, weight) in candidates.iter_mut().zip(room) {
-        c.weight = *weight;
+/// One row of [`STAGES`].
+pub struct Row {
+    /// As people call it.
+    pub name: &'static str,
+    /// What can be set, with the usual values.
+    pub knobs: &'static [Usual],
+    /// Whether it only removes candidates that are not the likeliest: a greedy choice does without it.
+    pub narrows: bool,
+    /// The stage, from all settings of the row; `None` if with these it would do nothing.
+    pub create: fn(&Values) -> Option<Box<dyn Stage>>,
+}
+
+macro_rules! knob {
+    ($id:ident, $name:literal, $metavar:literal, $is:expr, $about:literal) => {
+        #[doc = $about]
+        pub static $id: Knob = Knob { name: $name, about: $about, metavar: $metavar, is: $is };
+    };
+}
+
+knob!(PENALTY, "repeat penalty", "R", Is::Real { low: 0.01, high: 100.0 }, "Make recent tokens less likely; 1: do not");
+knob!(
+    LAST,
+    "repeat last n",
+    "N",
+    Is::Whole { low: 0, high: 1 << 20 },
+    "Tokens back that --repeat-penalty looks; 0: none"
+);
+knob!(TOP_K, "top k", "K", Is::Whole { low: 0, high: u64::MAX }, "Choose among the K likeliest tokens; 0: all");
+knob!(
+    TOP_P,
+    "top p",
+    "P",
+    Is::Real { low: 1e-6, high: 1.0 },
+    "Choose among the likeliest tokens that together have probability P; 1: all"
+);
+knob!(
+    MIN_P,
+    "min p",
+    "P",
+    Is::Real { low: 0.0, high: 1.0 },
+    "Choose among tokens at least P times as likely as the likeliest; 0: all"
+);
+knob!(TEMP, "temp", "T", Is::Real { low: 0.0, high: 100.0 }, "Randomness; 0 always takes the likeliest token");
+
+/// Every stage, in the order in which they are chained.
+pub static STAGES: &[Row] = &[
+    Row {
+        name: "repetition penalty",
+        knobs: &[Usual::real(&PENALTY, 1.0), Usual::whole(&LAST, 64)],
+        narrows: false,
+        create: |v| {
+            let (penalty, last) = (v.real("repeat penalty") as f32, v.whole("repeat last n") as usize);
+            (penalty != 1.0 && last > 0).then(|| Box::new(Repetition { penalty, last }) as Box<dyn Stage>)
+        },
+    },
+    Row {
+        name: "top-k",
+        knobs: &[Usual::whole(&TOP_K, 40)],
+        narrows: true,
+        create: |v| {
+            let k = usize::try_from(v.whole("top k")).unwrap_or(usize::MAX);
+            (k > 0).then(|| Box::new(TopK(k)) as Box<dyn Stage>)
+        },
+    },
+    Row {
+        name: "top-p",
+        knobs: &[Usual::real(&TOP_P, 0.95)],
+        narrows: true,
+        create: |v| {
+            let p = v.real("top p") as f32;
+            (p < 1.0).then(|| Box::new(TopP(p)) as Box<dyn Stage>)
+        },
+    },
+    Row {
+        name: "min-p",
+        knobs: &[Usual::real(&MIN_P, 0.05)],
+        narrows: true,
+        create: |v| {
+            let p = v.real("min p") as f32;
+            (p > 0.0).then(|| Box::new(MinP(p)) as Box<dyn Stage>)
+        },
+    },
+    Row {
+        name: "temperature",
+        knobs: &[Usual::real(&TEMP, 0.8)],
+        narrows: false,
+        create: |v| {
+            let t = v.real("temp") as f32;
+            (t > 0.0 && t != 1.0).then(|| Box::new(Temperature(t)) as Box<dyn Stage>)
+        },
+    },
+];
+
+/// The stages that these settings ask for, and whether the choice after them is greedy.
+///
+/// # Errors
+/// `Invalid` naming a setting that cannot be used, or that no row has.
+pub(super) fn chain(given: &Values) -> Result<(Vec<Box<dyn Stage>>, bool)> {
+    let known = |name: &str| STAGES.iter().any(|row| row.knobs.iter().any(|u| u.knob.name == name));
+    if let Some((name, value)) = given.iter().find(|(name, _)| !known(name)) {
+        return Err(Error::invalid(name, format!("{value}, and no stage of sampling has it")));
     }
-}
-
-/// The sum of the weights.
-pub fn total(candidates: &[Candidate]) -> f64 {
-    candidates.iter().map(|c| f64::from(c.weight)).sum()
-}
-
-/// Higher logits first, lower ids first among equals. Logits are finite, so the order is total.
-fn before(a: &Candidate, b: &Candidate) -> core::cmp::Ordering {
-    b.logit.total_cmp(&a.logit).then(a.id.cmp(&b.id))
-}
-
-/// Divides the positive logits of `recent` tokens by `penalty` and multiplies the others with it: once a token, however
-/// often it came.
-pub fn repetition(logits: &mut [f32], recent: &[u32], penalty: f32) {
-    for (i, &id) in recent.iter().enumerate() {
-        let Some(x) = logits.get_mut(id as usize).filter(|_| !recent[..i].contains(&id)) else { continue };
-        *x = if *x <= 0.0 { *x * penalty } else { *x / penalty };
-    }
-}
-
-/// Makes the `k` best tokens the candidates, best first, or all in the order of ids if there are no more. `k` is not 0.
-pub fn top_k(logits: &[f32], k: usize, candidates: &mut Vec<Candidate>) {
-    candidates.clear();
-    let new = |id: usize| Candidate { id: id as u32, logit: logits[id], weight: 0.0 };
-    if k >= logits.len() {
-        return candidates.extend((0..logits.len()).map(new));
-    }
-    // Twice as many are held, and what is no better than the last of the best so far is passed over: of equals the first
-    // counts.
-    let room = 2 * k.max(64);
-    let mut least = f32::NEG_INFINITY;
-    for (i, part) in logits.chunks(64).enumerate() {
-        // Whole parts are looked at together, which goes in vectors.
-        if !part.iter().fold(false, |any, x| any | (*x > least)) {
-            continue;
+    let mut rows = Vec::new();
+    for row in STAGES {
+        let mut own = Values::new();
+        for (name, value) in given.iter().filter(|(name, _)| row.knobs.iter().any(|u| u.knob.name == *name)) {
+            own.set(name, value.clone());
         }
-        for id in 64 * i..64 * i + part.len() {
-            if logits[id] > least {
-                candidates.push(new(id));
+        rows.push((row, knob::resolve(row.name, row.knobs, &own)?));
+    }
+    let greedy = rows.iter().any(|(_, values)| values.get(TEMP.name).is_some() && values.real(TEMP.name) == 0.0);
+    let wanted = rows.iter().filter(|(row, _)| !(greedy && row.narrows));
+    Ok((wanted.filter_map(|(row, values)| (row.create)(values)).collect(), greedy))
+}
+
+/// Divides positive logits of recent tokens by `penalty` and multiplies the others by it: each token once, however often
+/// it came.
+#[derive(Clone)]
+struct Repetition {
+    penalty: f32,
+    /// Tokens back that it looks.
+    last: usize,
+}
+
+impl Stage for Repetition {
+    fn apply(&mut self, candidates: &mut Candidates, seen: &[u32]) {
+        let recent = &seen[seen.len().saturating_sub(self.last)..];
+        for (i, &id) in recent.iter().enumerate() {
+            if !recent[..i].contains(&id) {
+                candidates.change(id, |x| if x <= 0.0 { x * self.penalty } else { x / self.penalty });
             }
-            if candidates.len() == room {
-                candidates.select_nth_unstable_by(k - 1, before);
-                candidates.truncate(k);
-                least = candidates[k - 1].logit;
-            }
         }
     }
-    candidates.sort_unstable_by(before);
-    candidates.truncate(k);
-}
 
-/// Puts the best candidates first, as many as it takes until the sum of their weights is `enough`, and returns how many they
-/// are: all, if it never is. Not all need be in order for that: the best quarter is put apart, and it or the rest looked at.
-pub fn reach(candidates: &mut [Candidate], enough: impl Fn(f64) -> bool) -> usize {
-    let (mut low, mut high, mut sum) = (0, candidates.len(), 0.0);
-    while high - low > 64 {
-        let quarter = (high - low) / 4;
-        candidates[low..high].select_nth_unstable_by(quarter, before);
-        let with = sum + total(&candidates[low..low + quarter]);
-        if enough(with) {
-            high = low + quarter;
-        } else {
-            (low, sum) = (low + quarter, with);
-        }
+    fn copy(&self) -> Box<dyn Stage> {
+        Box::new(self.clone())
     }
-    candidates[low..high].sort_unstable_by(before);
-    for (i, c) in candidates[..high].iter().enumerate().skip(low) {
-        sum += f64::from(c.weight);
-        if enough(sum) {
-            return i + 1;
-        }
+}
+
+/// Keeps the likeliest tokens, the likeliest first.
+#[derive(Clone)]
+struct TopK(usize);
+
+impl Stage for TopK {
+    fn apply(&mut self, candidates: &mut Candidates, _: &[u32]) {
+        candidates.keep_best(self.0);
     }
-    high
+
+    fn copy(&self) -> Box<dyn Stage> {
+        Box::new(self.clone())
+    }
 }
 
-/// Keeps the fewest best candidates whose probabilities together reach `p`, in whatever order. They have their weights.
-pub fn top_p(candidates: &mut Vec<Candidate>, p: f32) {
-    let goal = f64::from(p) * total(candidates);
-    let count = reach(candidates, |sum| sum >= goal);
-    candidates.truncate(count);
+/// Keeps the fewest best candidates whose probabilities together reach `p`, in any order.
+#[derive(Clone)]
+struct TopP(f32);
+
+impl Stage for TopP {
+    fn apply(&mut self, candidates: &mut Candidates, _: &[u32]) {
+        let list = candidates.weighted();
+        let goal = f64::from(self.0) * total(list);
+        let count = reach(list, |sum| sum >= goal);
+        list.truncate(count);
+    }
+
+    fn copy(&self) -> Box<dyn Stage> {
+        Box::new(self.clone())
+    }
 }
 
-/// Keeps candidates at least `p` times as likely as the best, in whatever order they are. They have their weights.
-pub fn min_p(candidates: &mut Vec<Candidate>, p: f32) {
-    candidates.retain(|c| c.weight >= p);
+/// Keeps candidates at least `p` times as likely as the best, in the order they have.
+#[derive(Clone)]
+struct MinP(f32);
+
+impl Stage for MinP {
+    fn apply(&mut self, candidates: &mut Candidates, _: &[u32]) {
+        let p = self.0;
+        candidates.weighted().retain(|c: &Candidate| c.weight >= p);
+    }
+
+    fn copy(&self) -> Box<dyn Stage> {
+        Box::new(self.clone())
+    }
 }
 
 /// Divides logits by the temperature.
-pub fn temperature(candidates: &mut [Candidate], t: f32) {
-    for c in candidates {
-        c.logit /= t;
+#[derive(Clone)]
+struct Temperature(f32);
+
+impl Stage for Temperature {
+    fn apply(&mut self, candidates: &mut Candidates, _: &[u32]) {
+        let t = self.0;
+        candidates.change_all(|logit| logit / t);
+    }
+
+    fn copy(&self) -> Box<dyn Stage> {
+        Box::new(self.clone())
     }
 }

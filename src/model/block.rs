@@ -1,10 +1,9 @@
 //! One transformer block. [`backward`] mirrors [`forward`] from bottom to top.
 
 use super::acts::{LSE, Slot};
-use super::cache::Cache;
 use super::doors::{self, Out, Workspace};
 use super::hparams::Layer;
-use super::pass::{Pass, Target};
+use super::pass::{Caches, Pass, Target};
 use super::{Acts, HParams};
 use crate::adapter::{Place, Shape, Site, Spot};
 use crate::kernel::{Buffer, Tile, View};
@@ -12,12 +11,20 @@ use crate::nn::attention::{self, Memory, Source};
 use crate::nn::linear::Accumulate;
 use crate::nn::{ffn, sum};
 use crate::role::Role;
+use core::ops::Range;
 use std::prelude::v1::*;
 
-/// Runs a block over `x`, `[N, width]`, in place. With a cache, keys and values are written to it and attention reads
-/// all earlier positions from it; without one, every segment starts at position 0 and reads its own rows.
-pub fn forward(p: &Pass, layer: usize, cache: Option<&mut Cache>, x: &mut [f32], a: &mut Acts, work: &mut Workspace) {
-    hidden(p, layer, cache, x, a, work);
+/// Runs a block over `x`, `[N, width]`, in place. With caches, keys and values of every sequence are written to its own and
+/// attention reads all earlier positions from there; without, every sequence starts at position 0 and reads its own rows.
+pub fn forward(
+    p: &Pass,
+    layer: usize,
+    caches: Option<&mut (dyn Caches + '_)>,
+    x: &mut [f32],
+    a: &mut Acts,
+    work: &mut Workspace,
+) {
+    hidden(p, layer, caches, x, a, work);
     down(p, layer, a, work);
     let n = p.rows.positions.len() * p.model.hparams.width;
     let ([mid, out], _) = a.parts([Slot::Mid, Slot::Out]);
@@ -33,7 +40,14 @@ pub fn again(p: &Pass, layer: usize, x: &[f32], a: &mut Acts, work: &mut Workspa
 }
 
 /// [`forward`] up to the input of the last projection.
-fn hidden(p: &Pass, layer: usize, mut cache: Option<&mut Cache>, x: &[f32], a: &mut Acts, work: &mut Workspace) {
+fn hidden(
+    p: &Pass,
+    layer: usize,
+    caches: Option<&mut (dyn Caches + '_)>,
+    x: &[f32],
+    a: &mut Acts,
+    work: &mut Workspace,
+) {
     let (h, cx) = (&p.model.hparams, &p.model.compute);
     let l = &h.blocks[layer];
     let n = p.rows.positions.len();
@@ -50,18 +64,24 @@ fn hidden(p: &Pass, layer: usize, mut cache: Option<&mut Cache>, x: &[f32], a: &
     rotated(p, layer, a, work);
 
     let ([q, k, v, att], extras) = a.parts([Slot::Q, Slot::K, Slot::V, Slot::Att]);
-    let wants_lse = p.stack.needs_at(Place::Attention(layer)).lse;
+    let wants_lse = p.needs_at(Place::Attention(layer)).lse;
     if wants_lse {
         extras[LSE].room(n * l.heads.q);
     }
     let (q, mut tile) = (View::new(q, n, qw), Tile::new(att, n, qw));
     let mut lse = wants_lse.then(|| Tile::new(&mut extras[LSE], n, l.heads.q));
-    if let Some(cache) = &mut cache {
-        let first = p.rows.positions[0] as usize;
-        cache.write(cx.kernels, layer, first, &k[..n * kw], &v[..n * kw]);
-        let (keys, values) = cache.memory(layer, first + n);
-        let source = Source { keys, values, n: first + n, first, sees: l.sees };
-        attention::forward(cx, l.heads, q, &source, &mut tile, lse.as_mut());
+    if let Some(caches) = caches {
+        let first = |s: &Range<usize>| p.rows.positions[s.start] as usize;
+        for (i, s) in p.rows.segments.iter().enumerate() {
+            let (k, v) = (&k[s.start * kw..s.end * kw], &v[s.start * kw..s.end * kw]);
+            caches.cache_mut(i).write(cx.kernels, layer, first(s), k, v);
+        }
+        let source = |i: usize| {
+            let s = &p.rows.segments[i];
+            let (keys, values) = caches.cache(i).memory(layer);
+            Source { keys, values, n: first(s) + s.len(), first: first(s), sees: l.sees }
+        };
+        attention::sequences(cx, l.heads, q, &p.rows.segments, &source, &mut tile, lse.as_mut());
     } else {
         for s in &p.rows.segments {
             let keys = Memory::Rows(View::new(k, n, kw).rows(s.clone()));

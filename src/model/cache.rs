@@ -1,19 +1,28 @@
-//! Keys and values of the positions so far.
+//! Keys and values of the positions so far, in pages that sessions may share.
+//!
+//! A page is written by the one session that owns it. A fork shares the pages of its prefix; whoever writes to a shared
+//! page first takes a copy of it.
 
 use super::HParams;
 use crate::error::{Error, Result};
 use crate::kernel::{CODES, Kernels, Stored, View};
-use crate::nn::attention::{Heads, Memory};
+use crate::nn::attention::{Head, Heads, Memory, Pages, Side};
+use core::ops::Range;
 use std::prelude::v1::*;
+use std::sync::Arc;
+
+/// Positions of a page: few enough that the copy of one costs little, and enough that a head's rows in it are read in one
+/// go.
+pub const PAGE: usize = 256;
 
 /// Precision of the cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CacheType {
-    /// Half floats.
+    /// f16.
     F16,
-    /// Full precision.
+    /// f32.
     F32,
-    /// 8 bits, with a scale of 16 for each 32 values of a head's row, or for what is left of it.
+    /// 8 bits, with an f16 scale for each 32 values of a head's row, or for what is left of it.
     Q8,
 }
 
@@ -38,8 +47,9 @@ impl CacheType {
     }
 }
 
-/// One layer's. Those of halves and codes stand head by head, so that what a head reads has no gaps: `[KV, positions, D]`.
-/// The others stand as they are computed: `[positions, KV·D]`.
+/// The values of a page: of every layer the keys and then the values. Those of f16 and codes stand head by head, so that
+/// what a head reads has no gaps: `[KV, rows, D]`. Those of f32 stand as they are computed: `[rows, KV·D]`.
+#[derive(Clone)]
 enum Store {
     F16(Vec<u16>),
     F32(Vec<f32>),
@@ -47,68 +57,96 @@ enum Store {
 }
 
 /// What does not fit is refused; systems that can give the memory when it is first written to.
-fn zeros<T: bytemuck::Zeroable>(len: usize) -> Result<Vec<T>> {
+fn zeros<T: bytemuck::Zeroable>(len: Option<usize>) -> Result<Vec<T>> {
+    let Some(len) = len.filter(|n| *n < isize::MAX as usize / 8) else {
+        return Err(Error::limit("values of the cache", u64::MAX, isize::MAX as u64 / 8));
+    };
     let bytes = (len * size_of::<T>()) as u64;
     bytemuck::allocation::try_zeroed_vec(len).map_err(|()| Error::memory("the key/value cache", bytes))
 }
 
-impl Store {
-    fn new(kind: CacheType, rows: usize, dim: usize) -> Result<Self> {
-        Ok(match kind {
-            CacheType::F16 => Store::F16(zeros(rows * dim)?),
-            CacheType::F32 => Store::F32(zeros(rows * dim)?),
-            CacheType::Q8 => Store::Q8 { codes: zeros(rows * dim)?, scales: zeros(rows * dim.div_ceil(CODES))? },
-        })
+/// Where a layer stands in a page, for each row of the page.
+#[derive(Clone, Copy)]
+struct Layer {
+    heads: Heads,
+    /// Values before it, and scales.
+    values: usize,
+    scales: usize,
+}
+
+impl Layer {
+    /// Values of its keys in a row, and scales.
+    fn widths(&self) -> (usize, usize) {
+        (self.heads.kv * self.heads.dim, self.heads.kv * self.heads.dim.div_ceil(CODES))
     }
 
-    /// x: `[n, KV·D]`, for positions from `at` on.
-    fn write(&mut self, k: &Kernels, heads: Heads, positions: usize, at: usize, x: &[f32]) {
-        let (d, kv) = (heads.dim, heads.kv);
-        if let Store::F32(v) = self {
-            v[at * kv * d..][..x.len()].copy_from_slice(x);
+    /// Where keys or values begin in a page of `rows`, and their scales.
+    fn start(&self, side: Side, rows: usize) -> (usize, usize) {
+        let (values, scales) = self.widths();
+        let skip = usize::from(side == Side::Values);
+        ((self.values + skip * values) * rows, (self.scales + skip * scales) * rows)
+    }
+}
+
+/// Some positions of all layers.
+#[derive(Clone)]
+struct Page {
+    store: Store,
+    rows: usize,
+}
+
+impl Page {
+    fn new(kind: CacheType, layers: &[Layer], rows: usize) -> Result<Page> {
+        let last = layers.last().map_or((0, 0), |l| (l.values + 2 * l.widths().0, l.scales + 2 * l.widths().1));
+        let (values, scales) = (last.0.checked_mul(rows), last.1.checked_mul(rows));
+        let store = match kind {
+            CacheType::F16 => Store::F16(zeros(values)?),
+            CacheType::F32 => Store::F32(zeros(values)?),
+            CacheType::Q8 => Store::Q8 { codes: zeros(values)?, scales: zeros(scales)? },
+        };
+        Ok(Page { store, rows })
+    }
+
+    fn bytes(&self) -> usize {
+        match &self.store {
+            Store::F16(v) => size_of_val(&v[..]),
+            Store::F32(v) => size_of_val(&v[..]),
+            Store::Q8 { codes, scales } => size_of_val(&codes[..]) + size_of_val(&scales[..]),
+        }
+    }
+
+    /// x: `[n, KV·D]`, for rows from `at` on.
+    fn write(&mut self, k: &Kernels, layer: &Layer, side: Side, at: usize, x: &[f32]) {
+        let ((start, scale_start), rows) = (layer.start(side, self.rows), self.rows);
+        let (d, kv) = (layer.heads.dim, layer.heads.kv);
+        if let Store::F32(v) = &mut self.store {
+            v[start + at * kv * d..][..x.len()].copy_from_slice(x);
             return;
         }
         for (i, x) in x.chunks_exact(kv * d).enumerate() {
             for (h, x) in x.chunks_exact(d).enumerate() {
-                let row = h * positions + at + i;
-                match self {
-                    Store::F16(v) => (k.narrow)(x, &mut v[row * d..][..d]),
+                let row = h * rows + at + i;
+                match &mut self.store {
+                    Store::F16(v) => (k.narrow)(x, &mut v[start + row * d..][..d]),
                     Store::Q8 { codes, scales } => {
                         let per = d.div_ceil(CODES);
-                        (k.code)(x, &mut codes[row * d..][..d], &mut scales[row * per..][..per]);
+                        let scales = &mut scales[scale_start + row * per..][..per];
+                        (k.code)(x, &mut codes[start + row * d..][..d], scales);
                     }
                     Store::F32(_) => unreachable!("written above"),
                 }
             }
         }
     }
-
-    /// The first `n` positions.
-    fn memory(&self, heads: Heads, positions: usize, n: usize) -> Memory<'_> {
-        let (d, kv) = (heads.dim, heads.kv);
-        let data = match self {
-            Store::F16(v) => Stored::F16(v),
-            Store::Q8 { codes, scales } => Stored::Q8 { codes, scales },
-            Store::F32(v) => {
-                let width = kv * d;
-                return Memory::Rows(View::new(&v[..n * width], n, width));
-            }
-        };
-        Memory::Cache { data, positions }
-    }
 }
 
 /// Keys and values of all layers.
 pub struct Cache {
-    layers: Vec<Layer>,
+    layers: Arc<[Layer]>,
     kind: CacheType,
     positions: usize,
-}
-
-struct Layer {
-    keys: Store,
-    values: Store,
-    heads: Heads,
+    /// Those that are not there yet are made before they are written to.
+    pages: Vec<Option<Arc<Page>>>,
 }
 
 impl Cache {
@@ -117,17 +155,50 @@ impl Cache {
     /// # Errors
     /// `Memory` if the memory is not there.
     pub fn new(h: &HParams, kind: CacheType, positions: usize) -> Result<Cache> {
-        let layer = |l: &super::hparams::Layer| {
-            let heads = l.heads;
-            let rows = positions.checked_mul(heads.kv);
-            let len = rows.and_then(|n| n.checked_mul(heads.dim)).filter(|n| *n < isize::MAX as usize / 8);
-            let (Some(rows), Some(_)) = (rows, len) else {
-                return Err(Error::limit("positions of the cache", positions as u64, u32::MAX as u64));
-            };
-            let store = || Store::new(kind, rows, heads.dim);
-            Ok(Layer { keys: store()?, values: store()?, heads })
-        };
-        Ok(Cache { layers: h.blocks.iter().map(layer).collect::<Result<_>>()?, kind, positions })
+        let mut layers: Vec<Layer> = Vec::new();
+        for l in &h.blocks {
+            let (values, scales) =
+                layers.last().map_or((0, 0), |l| (l.values + 2 * l.widths().0, l.scales + 2 * l.widths().1));
+            layers.push(Layer { heads: l.heads, values, scales });
+        }
+        if positions > u32::MAX as usize {
+            return Err(Error::limit("positions of the cache", positions as u64, u32::MAX as u64));
+        }
+        let mut cache = Cache { layers: layers.into(), kind, positions, pages: vec![None; positions.div_ceil(PAGE)] };
+        cache.own(0..positions)?;
+        Ok(cache)
+    }
+
+    /// A cache that shares the first `n` positions with this one. The memory of others is taken when they are written to.
+    pub fn fork(&self, n: usize) -> Cache {
+        let mut pages = self.pages.clone();
+        pages.iter_mut().skip(n.div_ceil(PAGE)).for_each(|page| *page = None);
+        Cache { layers: self.layers.clone(), kind: self.kind, positions: self.positions, pages }
+    }
+
+    /// Makes this cache the only owner of the pages of positions `range`, which are written to next: what it shares is
+    /// copied.
+    ///
+    /// # Errors
+    /// `Memory` if the memory is not there; no page has changed then.
+    pub fn own(&mut self, range: Range<usize>) -> Result<()> {
+        let (layers, kind, positions) = (self.layers.clone(), self.kind, self.positions);
+        for p in range.start / PAGE..range.end.div_ceil(PAGE) {
+            let page = &mut self.pages[p];
+            if page.as_mut().is_some_and(|page| Arc::get_mut(page).is_some()) {
+                continue;
+            }
+            match page {
+                // There is something in it that stays.
+                Some(page) if range.start > p * PAGE => {
+                    let mut copy = Page::new(kind, &layers, page.rows)?;
+                    copy.store.clone_from(&page.store);
+                    *page = Arc::new(copy);
+                }
+                _ => *page = Some(Arc::new(Page::new(kind, &layers, PAGE.min(positions - p * PAGE))?)),
+            }
+        }
+        Ok(())
     }
 
     /// Its precision.
@@ -140,26 +211,70 @@ impl Cache {
         self.positions
     }
 
-    /// Bytes of it.
+    /// Bytes of its pages.
     pub fn bytes(&self) -> usize {
-        let of = |store: &Store| match store {
-            Store::F16(v) => size_of_val(&v[..]),
-            Store::F32(v) => size_of_val(&v[..]),
-            Store::Q8 { codes, scales } => size_of_val(&codes[..]) + size_of_val(&scales[..]),
-        };
-        self.layers.iter().map(|l| of(&l.keys) + of(&l.values)).sum()
+        self.pages.iter().flatten().map(|page| page.bytes()).sum()
     }
 
-    /// Writes rows `x` of keys and values of `layer` from position `at` on.
+    /// Bytes of the pages that no other cache shares.
+    pub fn own_bytes(&self) -> usize {
+        let own = self.pages.iter().flatten().filter(|page| Arc::strong_count(page) == 1);
+        own.map(|page| page.bytes()).sum()
+    }
+
+    /// Writes rows `x` of keys and values of `layer` from position `at` on. The cache owns these positions.
     pub(super) fn write(&mut self, k: &Kernels, layer: usize, at: usize, keys: &[f32], values: &[f32]) {
-        let l = &mut self.layers[layer];
-        l.keys.write(k, l.heads, self.positions, at, keys);
-        l.values.write(k, l.heads, self.positions, at, values);
+        let l = self.layers[layer];
+        let (width, mut done) = (l.widths().0, 0);
+        let n = keys.len() / width.max(1);
+        while done < n {
+            let (page, row) = ((at + done) / PAGE, (at + done) % PAGE);
+            let rows = (PAGE - row).min(n - done);
+            let Some(page) = self.pages[page].as_mut().and_then(Arc::get_mut) else {
+                unreachable!("pages are owned before a pass writes to them")
+            };
+            for (side, x) in [(Side::Keys, keys), (Side::Values, values)] {
+                page.write(k, &l, side, row, &x[done * width..(done + rows) * width]);
+            }
+            done += rows;
+        }
     }
 
-    /// The first `n` positions of `layer`.
-    pub(super) fn memory(&self, layer: usize, n: usize) -> (Memory<'_>, Memory<'_>) {
+    /// Keys and values of `layer`.
+    pub(super) fn memory(&self, layer: usize) -> (Memory<'_>, Memory<'_>) {
+        let side = |side| Memory::Cache { pages: self, layer, side };
+        (side(Side::Keys), side(Side::Values))
+    }
+}
+
+impl Pages for Cache {
+    fn len(&self) -> usize {
+        PAGE
+    }
+
+    fn rows(&self, layer: usize, side: Side, kv: usize, page: usize, range: Range<usize>) -> Head<'_> {
         let l = &self.layers[layer];
-        (l.keys.memory(l.heads, self.positions, n), l.values.memory(l.heads, self.positions, n))
+        let Some(page) = &self.pages[page] else { unreachable!("positions that were read are in the cache") };
+        let (d, rows) = (l.heads.dim, page.rows);
+        let (start, scale_start) = l.start(side, rows);
+        match &page.store {
+            Store::F32(v) => {
+                let width = l.widths().0;
+                let rows = &v[start + range.start * width..start + range.end * width];
+                Head::Rows(View::new(rows, range.len(), width).cols(kv * d..kv * d + d))
+            }
+            Store::F16(v) => {
+                let first = start + kv * rows * d;
+                Head::Stored(Stored::F16(&v[first + range.start * d..first + range.end * d]))
+            }
+            Store::Q8 { codes, scales } => {
+                let (per, first) = (d.div_ceil(CODES), start + kv * rows * d);
+                let scale_first = scale_start + kv * rows * d.div_ceil(CODES);
+                Head::Stored(Stored::Q8 {
+                    codes: &codes[first + range.start * d..first + range.end * d],
+                    scales: &scales[scale_first + range.start * per..scale_first + range.end * per],
+                })
+            }
+        }
     }
 }

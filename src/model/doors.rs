@@ -111,16 +111,31 @@ pub fn needs_down(p: &Pass, layer: usize) -> bool {
         || wants(Place::Stream(layer, Spot::FeedForward))
 }
 
-fn at<'a>(p: &'a Pass, place: Place, member: &Member, lse: Option<View<'a>>) -> At<'a> {
+fn at<'a>(p: &'a Pass, place: Place, stack: &Stack, member: &Member, lse: Option<View<'a>>) -> At<'a> {
     let heads = p.model.hparams.blocks[place.layer().unwrap_or(0)].heads;
-    let strength = p.stack.adapter(member).strength;
+    let strength = stack.adapter(member).strength;
     At { cx: &p.model.compute, place, slot: member.slot, strength, heads, lse }
 }
 
-/// Lets the adapters of a place change `y`. The shapes are those of the place.
-fn apply(
+/// Lets the adapters of a place change `y`: those of every row's own session. The shapes are those of the place.
+fn apply(p: &Pass, place: Place, x: View, lse: Option<View>, y: &mut Tile, dropped: &mut Buffer, scratch: &mut Buffer) {
+    let (n, c) = (y.n(), y.c());
+    for (rows, stack) in p.stacks(n) {
+        let members = stack.at(place);
+        if !members.is_empty() {
+            // There is no input where a place makes its rows of nothing.
+            let x = if x.c > 0 { x.rows(rows.clone()) } else { x };
+            let lse = lse.map(|lse| lse.rows(rows.clone()));
+            apply_members(p, place, stack, members, x, lse, &mut y.part(rows, 0..c), dropped, scratch);
+        }
+    }
+}
+
+/// Lets some adapters of a place change `y`.
+fn apply_members(
     p: &Pass,
     place: Place,
+    stack: &Stack,
     members: &[Member],
     x: View,
     lse: Option<View>,
@@ -135,7 +150,7 @@ fn apply(
             None => x,
         };
         let mut y = y.part(own_rows(p, place, member, n), 0..c);
-        p.stack.adapter(member).adapter.forward(&at(p, place, member, lse), x, &mut y, scratch);
+        stack.adapter(member).adapter.forward(&at(p, place, stack, member, lse), x, &mut y, scratch);
     }
 }
 
@@ -175,11 +190,11 @@ fn unapply(
                 let y0 = before.room(product.n * product.c);
                 copy(product, y0);
                 let mut tile = Tile::new(y0, product.n, product.c);
-                apply(p, place, &members[..i], x, lse, &mut tile, dropped, scratch);
+                apply_members(p, place, p.stack, &members[..i], x, lse, &mut tile, dropped, scratch);
                 Some(View::new(y0, product.n, product.c))
             }
         };
-        let at = at(p, place, member, lse);
+        let at = at(p, place, p.stack, member, lse);
         let dropout = p.dropout_of(place, member);
         let x = match &dropout {
             Some(dropout) => dropout.apply(p, place, x, dropped),
@@ -252,14 +267,13 @@ pub fn project<const K: usize>(
     for (out, w) in outs.into_iter().zip(matrices) {
         let site = Site { layer, role: out.role };
         let next = m.weights.after(layer, out.role);
-        let members = p.stack.at(Place::Input(site));
-        if members.is_empty() {
+        if !p.any_at(Place::Input(site)) {
             product(p, site, w, x, input.before(next), out.y, extras, dropped, scratch);
             continue;
         }
         let own = apart.room(x.n * x.c);
         copy(x, own);
-        apply(p, Place::Input(site), members, x, None, &mut Tile::new(own, x.n, x.c), dropped, scratch);
+        apply(p, Place::Input(site), x, None, &mut Tile::new(own, x.n, x.c), dropped, scratch);
         let own = View::new(own, x.n, x.c);
         let input = Input::new(&m.compute, p.precision, own, &[w], first.row().wide, apart_quantized);
         product(p, site, w, own, input.before(next), out.y, extras, dropped, scratch);
@@ -298,14 +312,13 @@ fn changed(
     dropped: &mut Buffer,
     scratch: &mut Buffer,
 ) {
-    let members = p.stack.at(place);
-    if members.is_empty() {
+    if !p.any_at(place) {
         return;
     }
     if p.keep && p.stack.needs_at(place).output {
         keep(y, &mut extras[place.door()]);
     }
-    apply(p, place, members, x, None, y, dropped, scratch);
+    apply(p, place, x, None, y, dropped, scratch);
 }
 
 /// [`project`] where one tensor holds the rows of all: adapters may stand on it, or on the roles it holds.
@@ -321,13 +334,12 @@ fn project_fused<const K: usize>(
     let w = m.weights.blocks[layer].stored(role).expect("the tensor that holds the others");
     let Workspace { quantized, fused, apart: [apart, _], dropped: [dropped, _], scratch, .. } = work;
     let site = Site { layer, role };
-    let members = p.stack.at(Place::Input(site));
-    let met = match members {
-        [] => x,
-        _ => {
+    let met = match p.any_at(Place::Input(site)) {
+        false => x,
+        true => {
             let own = apart.room(x.n * x.c);
             copy(x, own);
-            apply(p, Place::Input(site), members, x, None, &mut Tile::new(own, x.n, x.c), dropped, scratch);
+            apply(p, Place::Input(site), x, None, &mut Tile::new(own, x.n, x.c), dropped, scratch);
             View::new(own, x.n, x.c)
         }
     };
@@ -433,7 +445,7 @@ fn product_backward(
     copy(x, rows);
     {
         let Workspace { scratch, dropped: [dropped, _], .. } = work;
-        apply(p, Place::Input(site), inputs, x, None, &mut Tile::new(rows, n, x.c), dropped, scratch);
+        apply(p, Place::Input(site), x, None, &mut Tile::new(rows, n, x.c), dropped, scratch);
     }
     let drows = down.room(n * x.c);
     let mut tile = Tile::new(drows, n, x.c);
@@ -497,7 +509,7 @@ pub fn norm(p: &Pass, layer: usize, role: Role, x: View, y: &mut [f32], work: &m
     let mut y = Tile::new(y, x.n, x.c);
     norm::forward(&m.compute, m.hparams.norm, x, block.gain(role), bias, &mut y);
     let Workspace { scratch, dropped: [dropped, _], .. } = work;
-    apply(p, place, p.stack.at(place), x, None, &mut y, dropped, scratch);
+    apply(p, place, x, None, &mut y, dropped, scratch);
 }
 
 /// The backward pass: `dx += …`, and gradients. `dy`, `[N, C]`, may be overwritten where an adapter rescales.
@@ -540,18 +552,17 @@ pub fn norm_backward(
 /// What adapters make of what attention gathered. q: queries after the rotary embedding, `[N, H·D]`, y: `[N, H·D]`.
 pub fn attend(p: &Pass, layer: usize, q: View, y: &mut [f32], extras: &mut [Buffer], work: &mut Workspace) {
     let place = Place::Attention(layer);
-    let members = p.stack.at(place);
-    if members.is_empty() {
+    if !p.any_at(place) {
         return;
     }
-    let needs = p.stack.needs_at(place);
+    let needs = p.needs_at(place);
     if p.keep && needs.output {
         extras[place.door()][..q.n * q.c].copy_from_slice(&y[..q.n * q.c]);
     }
     let lse = Some(&extras[LSE]).filter(|_| needs.lse);
     let lse = lse.map(|lse| View::new(lse, q.n, p.model.hparams.blocks[layer].heads.q));
     let Workspace { scratch, dropped: [dropped, _], .. } = work;
-    apply(p, place, members, q, lse, &mut Tile::new(y, q.n, q.c), dropped, scratch);
+    apply(p, place, q, lse, &mut Tile::new(y, q.n, q.c), dropped, scratch);
 }
 
 /// The backward pass: `dy` becomes the gradient of what attention itself gathered; dq and dlse are added to.
@@ -602,15 +613,14 @@ pub fn stream_backward(
 /// What adapters make of rows at a place that is not inside a sub-layer: the embedding, a state, its end, the last rows.
 /// x: `[N, in]`, y: `[N, out]`. `kept` remembers y as it was, where it is wanted.
 pub fn pass_through(p: &Pass, place: Place, x: View, y: &mut Tile, kept: Option<&mut [f32]>, work: &mut Workspace) {
-    let members = p.stack.at(place);
-    if members.is_empty() {
+    if !p.any_at(place) {
         return;
     }
     if let Some(kept) = kept.filter(|_| p.stack.needs_at(place).output) {
         keep(y, kept);
     }
     let Workspace { scratch, dropped: [dropped, _], .. } = work;
-    apply(p, place, members, x, None, y, dropped, scratch);
+    apply(p, place, x, None, y, dropped, scratch);
 }
 
 /// The backward pass through such a place.

@@ -6,7 +6,7 @@ use super::cache::Cache;
 use super::doors::{self, Workspace};
 use super::weights::Places;
 use super::{Acts, Model, block};
-use crate::adapter::{Member, Place, Stack};
+use crate::adapter::{Member, Needs, Place, Stack};
 use crate::kernel::{Buffer, Tile, View};
 use crate::nn::linear::{self, Input, Precision, Quantized};
 use crate::nn::rope::{Rope, Rotations};
@@ -14,13 +14,14 @@ use crate::nn::{embed, norm};
 use crate::rng;
 use core::ops::Range;
 use std::prelude::v1::*;
+use std::sync::Arc;
 
 /// The rows of a pass: which sequence and which position each stands at.
 #[derive(Default)]
 pub struct Rows {
     /// Position of every row, `[N]`.
     pub positions: Vec<u32>,
-    /// Ranges of rows that are one sequence each; attention sees only its own. With a cache there is one.
+    /// Ranges of rows that are one sequence each; attention sees only its own.
     pub segments: Vec<Range<usize>>,
     /// Rows before the text at the start of each sequence, which adapters write.
     pub lead: usize,
@@ -34,6 +35,19 @@ impl Rows {
     /// No rows yet; `lead` of them will come before each sequence, and the first has the number `first` in its step.
     pub fn new(lead: usize, first: u64) -> Rows {
         Rows { lead, first, ..Rows::default() }
+    }
+
+    /// Removes all rows.
+    pub fn clear(&mut self) {
+        self.positions.clear();
+        self.segments.clear();
+    }
+
+    /// Adds a sequence, whose rows stand at these positions.
+    pub fn push(&mut self, positions: Range<usize>) {
+        let first = self.positions.len();
+        self.segments.push(first..first + positions.len());
+        self.positions.extend(positions.map(|p| p as u32));
     }
 
     /// Computes the rotations of the positions, once for all layers.
@@ -50,12 +64,26 @@ impl Rows {
     }
 }
 
+/// Rows of a pass, and the adapters that change them.
+pub type RowStack = (Range<usize>, Arc<Stack>);
+
+/// The caches of a pass, one for each of its sequences.
+pub trait Caches: Sync {
+    /// That of sequence `i`.
+    fn cache(&self, i: usize) -> &Cache;
+
+    /// The same, to write to.
+    fn cache_mut(&mut self, i: usize) -> &mut Cache;
+}
+
 /// What a pass goes through, and how.
 pub struct Pass<'a> {
     /// The model.
     pub model: &'a Model,
     /// The adapters.
     pub stack: &'a Stack,
+    /// Where several sessions go through together: the adapters of their rows, instead of `stack`.
+    pub each: &'a [RowStack],
     /// How products are computed.
     pub precision: Precision,
     /// The rows.
@@ -70,7 +98,36 @@ pub struct Pass<'a> {
 impl<'a> Pass<'a> {
     /// A forward pass.
     pub fn new(model: &'a Model, stack: &'a Stack, precision: Precision, rows: &'a Rows) -> Pass<'a> {
-        Pass { model, stack, precision, rows, keep: false, dropout: None, extras: Vec::new() }
+        Pass { model, stack, each: &[], precision, rows, keep: false, dropout: None, extras: Vec::new() }
+    }
+
+    /// A forward pass of rows of several sessions, each with its own adapters.
+    pub fn together(model: &'a Model, each: &'a [RowStack], precision: Precision, rows: &'a Rows) -> Pass<'a> {
+        static NONE: Stack = Stack::new();
+        Pass { each, ..Pass::new(model, &NONE, precision, rows) }
+    }
+
+    /// The adapters, and the rows of `n` that they change: all rows, or those of each session. A row of the pass may be
+    /// several of them, one a head.
+    pub fn stacks(&self, n: usize) -> impl Iterator<Item = (Range<usize>, &'a Stack)> {
+        let (one, per) = (self.each.is_empty().then_some((0..n, self.stack)), n / self.rows.positions.len().max(1));
+        let each = self.each.iter().map(move |(rows, stack)| (rows.start * per..rows.end * per, &**stack));
+        one.into_iter().chain(each)
+    }
+
+    /// Whether any adapter stands at a place.
+    pub fn any_at(&self, place: Place) -> bool {
+        self.stacks(0).any(|(_, stack)| !stack.at(place).is_empty())
+    }
+
+    /// What all adapters together want.
+    pub fn needs(&self) -> Needs {
+        self.stacks(0).fold(Needs::NONE, |all, (_, stack)| all.and(stack.needs()))
+    }
+
+    /// What those at a place want.
+    pub fn needs_at(&self, place: Place) -> Needs {
+        self.stacks(0).fold(Needs::NONE, |all, (_, stack)| all.and(stack.needs_at(place)))
     }
 
     /// The same, with a backward pass to follow.
@@ -233,14 +290,14 @@ pub type Each<'a> = dyn FnMut(Moment, usize, &[f32], &mut Acts) + 'a;
 pub fn blocks(
     p: &Pass,
     layers: Range<usize>,
-    mut cache: Option<&mut Cache>,
+    mut caches: Option<&mut (dyn Caches + '_)>,
     x: &mut [f32],
     a: &mut Acts,
     state: &mut Buffer,
     work: &mut Workspace,
     each: &mut Each,
 ) {
-    let (n, d, width) = (p.rows.positions.len(), p.model.hparams.width, p.stack.needs().state);
+    let (n, d, width) = (p.rows.positions.len(), p.model.hparams.width, p.needs().state);
     let all = p.model.hparams.layers;
     let (last, size) = (layers.end == all, n * width);
     let state = state.room(if p.keep { (all + 1) * size } else { size });
@@ -248,7 +305,7 @@ pub fn blocks(
     let mut now = 0;
     for layer in layers {
         each(Moment::Before, layer, x, a);
-        block::forward(p, layer, cache.as_deref_mut(), x, a, work);
+        block::forward(p, layer, caches.as_deref_mut(), x, a, work);
         if width > 0 {
             if p.keep {
                 state.copy_within(layer * size..(layer + 1) * size, (layer + 1) * size);

@@ -94,66 +94,104 @@ impl Source<'_> {
 pub enum Memory<'a> {
     /// Full precision, `[T, KV · D]`.
     Rows(View<'a>),
-    /// A cache, `[KV, positions, D]`.
+    /// Keys or values of one layer of a cache.
     Cache {
-        /// All rows.
-        data: Stored<'a>,
-        /// Rows of a head.
-        positions: usize,
+        /// All of it.
+        pages: &'a dyn Pages,
+        /// The layer.
+        layer: usize,
+        /// Keys or values.
+        side: Side,
     },
 }
 
+/// Keys or values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// Keys.
+    Keys,
+    /// Values.
+    Values,
+}
+
+/// A cache whose positions lie in pages, one after the other.
+pub trait Pages: Sync {
+    /// Positions of a page.
+    fn len(&self) -> usize;
+
+    /// Rows of key/value head `kv` at positions `range` of page `page`.
+    fn rows(&self, layer: usize, side: Side, kv: usize, page: usize, range: Range<usize>) -> Head<'_>;
+}
+
+/// Rows of one head, `[n, D]`.
+#[derive(Clone, Copy)]
+pub enum Head<'a> {
+    /// Full precision.
+    Rows(View<'a>),
+    /// As a cache stores them.
+    Stored(Stored<'a>),
+}
+
 impl<'a> Memory<'a> {
-    /// Rows `range` of head `kv`.
-    fn head(&self, heads: Heads, kv: usize, range: Range<usize>) -> Head<'a> {
+    /// Calls `f(first, rows)` for the rows `range` of head `kv`, which lie in pieces: `first` counts from the range's start.
+    /// Products of single rows and chains of sums do not depend on where they are cut.
+    fn pieces(&self, heads: Heads, kv: usize, range: Range<usize>, mut f: impl FnMut(Range<usize>, Head<'a>)) {
         let d = heads.dim;
         match *self {
-            Memory::Rows(view) => Head::Rows(view.rows(range).cols(kv * d..kv * d + d)),
-            Memory::Cache { data, positions } => {
-                let at = kv * positions;
-                Head::Cache(data.rows(at + range.start..at + range.end, d))
-            }
-        }
-    }
-}
-
-/// The rows of one head, `[n, D]`.
-#[derive(Clone, Copy)]
-enum Head<'a> {
-    Rows(View<'a>),
-    Cache(Stored<'a>),
-}
-
-impl Head<'_> {
-    /// Calls `f(first row, rows)` for blocks of the `n` rows.
-    fn blocks(&self, k: &Kernels, n: usize, dim: usize, tmp: &mut [f32], mut f: impl FnMut(usize, View)) {
-        match *self {
-            Head::Rows(view) => f(0, view),
-            Head::Cache(data) => {
-                for first in (0..n).step_by(KEYS) {
-                    let rows = KEYS.min(n - first);
-                    let tmp = &mut tmp[..rows * dim];
-                    k.decode_stored(data.rows(first..first + rows, dim), dim, tmp);
-                    f(first, View::new(tmp, rows, dim));
+            Memory::Rows(view) => f(0..range.len(), Head::Rows(view.rows(range).cols(kv * d..kv * d + d))),
+            Memory::Cache { pages, layer, side } => {
+                let (len, mut at) = (pages.len(), range.start);
+                while at < range.end {
+                    let (page, first) = (at / len, at % len);
+                    let n = (len - first).min(range.end - at);
+                    f(at - range.start..at - range.start + n, pages.rows(layer, side, kv, page, first..first + n));
+                    at += n;
                 }
             }
         }
     }
 
-    /// `y = x · wᵀ`.
-    fn dots(&self, k: &Kernels, x: View, y: &mut Tile) {
-        match *self {
-            Head::Rows(view) => (k.dots)(x, view, y),
-            Head::Cache(data) => (k.row_dots)(x, data, y),
-        }
+    /// Calls `f(first row, rows)` for decoded blocks of the rows `range` of head `kv`.
+    fn blocks(
+        &self,
+        k: &Kernels,
+        heads: Heads,
+        kv: usize,
+        range: Range<usize>,
+        tmp: &mut [f32],
+        mut f: impl FnMut(usize, View),
+    ) {
+        let d = heads.dim;
+        self.pieces(heads, kv, range, |piece, rows| match rows {
+            Head::Rows(view) => f(piece.start, view),
+            Head::Stored(data) => {
+                for first in (0..piece.len()).step_by(KEYS) {
+                    let rows = KEYS.min(piece.len() - first);
+                    let tmp = &mut tmp[..rows * d];
+                    k.decode_stored(data.rows(first..first + rows, d), d, tmp);
+                    f(piece.start + first, View::new(tmp, rows, d));
+                }
+            }
+        });
     }
 
-    /// `y += a · w`.
-    fn sums(&self, k: &Kernels, a: View, y: &mut Tile) {
-        match *self {
-            Head::Rows(view) => (k.sums)(a, view, y),
-            Head::Cache(data) => (k.row_sums)(a, data, y),
-        }
+    /// `y = x · wᵀ` with the rows `range` of head `kv`. x: `[m, D]`, y: `[m, range]`.
+    fn dots(&self, k: &Kernels, heads: Heads, kv: usize, range: Range<usize>, x: View, y: &mut Tile) {
+        self.pieces(heads, kv, range, |piece, rows| {
+            let mut y = y.part(0..x.n, piece);
+            match rows {
+                Head::Rows(view) => (k.dots)(x, view, &mut y),
+                Head::Stored(data) => (k.row_dots)(x, data, &mut y),
+            }
+        });
+    }
+
+    /// `y += a · w` with the rows `range` of head `kv`. a: `[m, range]`, y: `[m, D]`.
+    fn sums(&self, k: &Kernels, heads: Heads, kv: usize, range: Range<usize>, a: View, y: &mut Tile) {
+        self.pieces(heads, kv, range, |piece, rows| match rows {
+            Head::Rows(view) => (k.sums)(a.cols(piece), view, y),
+            Head::Stored(data) => (k.row_sums)(a.cols(piece), data, y),
+        });
     }
 }
 
@@ -175,7 +213,7 @@ fn weights(
 ) {
     let (n, kv, count) = (rows.len(), h / (heads.q / heads.kv), span.len());
     let mut scores = Tile::new(p, n, count);
-    source.keys.head(heads, kv, span.clone()).blocks(k, count, heads.dim, tmp, |at, block| {
+    source.keys.blocks(k, heads, kv, span.clone(), tmp, |at, block| {
         (k.dots)(q, block, &mut scores.part(0..n, at..at + block.n));
     });
     for i in 0..n {
@@ -214,7 +252,7 @@ pub fn forward(cx: &Compute, heads: Heads, q: View, source: &Source, out: &mut T
     let (k, d) = (cx.kernels, heads.dim);
     let (n, c) = (out.n(), out.c());
     if n <= FEW {
-        return few(cx, heads, q, source, out, lse);
+        return few(cx, heads, q, &|i| (*source, i), out, lse);
     }
     let (lse, granule) = lse.map_or_else(no_lse, |lse| (lse.part(0..n, 0..heads.q), (QUERIES, 1)));
     // A part is one tile of query rows of one head; the later, longer tiles first, so threads finish together.
@@ -233,15 +271,56 @@ pub fn forward(cx: &Compute, heads: Heads, q: View, source: &Source, out: &mut T
         let q = q.rows(rows.clone()).cols(h * d..h * d + d);
         weights(k, heads, q, source, rows, span.clone(), h, p, &mut [], &mut lse, tmp);
         let kv = h / (heads.q / heads.kv);
-        source.values.head(heads, kv, span).blocks(k, count, d, tmp, |at, block| {
+        source.values.blocks(k, heads, kv, span, tmp, |at, block| {
             let p = View::strided(p, out.n(), count, count).cols(at..at + block.n);
             (k.sums)(p, block, &mut out);
         });
     });
 }
 
-/// [`forward`] row by row: the query heads that share keys together.
-fn few(cx: &Compute, heads: Heads, q: View, source: &Source, out: &mut Tile, lse: Option<&mut Tile>) {
+/// [`forward`] of several sequences: `segments` are the rows of each, in order, and `source(i)` is what those of sequence `i`
+/// read. Short ones next to each other are computed together.
+pub fn sequences<'a>(
+    cx: &Compute,
+    heads: Heads,
+    q: View,
+    segments: &[Range<usize>],
+    source: &(dyn Fn(usize) -> Source<'a> + Sync),
+    out: &mut Tile,
+    mut lse: Option<&mut Tile>,
+) {
+    let (c, mut i) = (out.c(), 0);
+    while i < segments.len() {
+        let short = segments[i..].iter().take_while(|s| s.len() <= FEW).count();
+        let last = i + short.max(1);
+        let rows = segments[i].start..segments[last - 1].end;
+        let (q, mut out) = (q.rows(rows.clone()), out.part(rows.clone(), 0..c));
+        let mut lse = lse.as_mut().map(|lse| lse.part(rows.clone(), 0..heads.q));
+        if short < 2 {
+            forward(cx, heads, q, &source(i), &mut out, lse.as_mut());
+        } else {
+            let here = &segments[i..last];
+            let of = |row: usize| {
+                let row = rows.start + row;
+                let j = here.partition_point(|s| s.end <= row);
+                (source(i + j), row - here[j].start)
+            };
+            few(cx, heads, q, &of, &mut out, lse.as_mut());
+        }
+        i = last;
+    }
+}
+
+/// [`forward`] row by row: the query heads that share keys together. `source(i)`: what row `i` reads, and its number among
+/// the rows of that source.
+fn few<'a>(
+    cx: &Compute,
+    heads: Heads,
+    q: View,
+    source: &(dyn Fn(usize) -> (Source<'a>, usize) + Sync),
+    out: &mut Tile,
+    lse: Option<&mut Tile>,
+) {
     let (k, d, group) = (cx.kernels, heads.dim, heads.q / heads.kv);
     let (n, c) = (out.n(), out.c());
     // As many heads for each thread, even where a group is then read by two.
@@ -249,7 +328,8 @@ fn few(cx: &Compute, heads: Heads, q: View, source: &Source, out: &mut Tile, lse
     let (lse, granule) = lse.map_or_else(no_lse, |lse| (lse.part(0..n, 0..heads.q), (1, each)));
     let (tiles, granules) = ([out.part(0..n, 0..c), lse], [(1, each * d), granule]);
     cx.pool.grid(tiles, granules, &|i, part, [mut out, mut lse], scratch| {
-        let (out, seen) = (out.row(0), source.seen(i));
+        let (out, (source, row)) = (out.row(0), source(i));
+        let seen = source.seen(row);
         let lse = if lse.n() > 0 { lse.row(0) } else { &mut [] };
         if seen.is_empty() {
             out.fill(0.0);
@@ -264,7 +344,7 @@ fn few(cx: &Compute, heads: Heads, q: View, source: &Source, out: &mut Tile, lse
             let out = &mut out[first * d..(first + heads_here) * d];
             let q = View::strided(&q.row(i)[h * d..(h + heads_here) * d], heads_here, d, d);
             let p = &mut scratch.floats(heads_here * count.next_multiple_of(STEP))[..heads_here * count];
-            source.keys.head(heads, kv, seen.clone()).dots(k, q, &mut Tile::new(p, heads_here, count));
+            source.keys.dots(k, heads, kv, seen.clone(), q, &mut Tile::new(p, heads_here, count));
             for (j, p) in p.chunks_exact_mut(count).enumerate() {
                 finish(k, heads, p);
                 let sum = (k.softmax)(p);
@@ -274,7 +354,7 @@ fn few(cx: &Compute, heads: Heads, q: View, source: &Source, out: &mut Tile, lse
             }
             out.fill(0.0);
             let p = View::new(p, heads_here, count);
-            source.values.head(heads, kv, seen.clone()).sums(k, p, &mut Tile::new(out, heads_here, d));
+            source.values.sums(k, heads, kv, seen.clone(), p, &mut Tile::new(out, heads_here, d));
             h += heads_here;
         }
     });

@@ -319,23 +319,20 @@ impl Divergence {
     /// # Errors
     /// Those of [`Session::feed`].
     pub fn of(&mut self, example: &Example) -> Result<(f64, u64)> {
-        self.base.rewind(0);
-        self.adapted.rewind(0);
+        self.base.truncate(0);
+        self.adapted.truncate(0);
         let vocab = self.base.model().weights.vocab();
         let (mut sum, mut n) = (0.0, 0);
         let inputs = &example.tokens[..example.tokens.len().saturating_sub(1)];
         for (c, tokens) in inputs.chunks(ROWS).enumerate() {
             let mut before = vec![0.0; tokens.len() * vocab];
-            self.base.feed_each(tokens, Some(&mut |i, logits| before[i * vocab..][..vocab].copy_from_slice(logits)))?;
-            self.adapted.feed_each(
-                tokens,
-                Some(&mut |i, logits| {
-                    if example.counts[c * ROWS + i + 1] {
-                        sum += divergence(logits, &before[i * vocab..][..vocab]);
-                        n += 1;
-                    }
-                }),
-            )?;
+            self.base.feed_each(tokens, &mut |i, logits| before[i * vocab..][..vocab].copy_from_slice(logits))?;
+            self.adapted.feed_each(tokens, &mut |i, logits| {
+                if example.counts[c * ROWS + i + 1] {
+                    sum += divergence(logits, &before[i * vocab..][..vocab]);
+                    n += 1;
+                }
+            })?;
         }
         Ok((sum, n))
     }
