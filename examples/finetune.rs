@@ -4,11 +4,11 @@
 
 use mynah::adapter::{self, Provenance, Spec, file};
 use mynah::bytes::{Bytes, Limits, map};
-use mynah::decode::{Generator, Sampler, Sampling};
+use mynah::decode::{Generator, Sampler, Sampling, Stop};
 use mynah::gguf::Gguf;
 use mynah::kernel::{Compute, Pool, from_env};
 use mynah::model::{Model, Session, SessionConfig};
-use mynah::text::{Encode, TextStream, Tokenizer};
+use mynah::text::{Encode, Tokenizer};
 use mynah::train::{Config, Example, Trainer};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -44,13 +44,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let adapter = file::from_bytes(bytes.into(), &base, &limits)?;
     let mut session = Session::new(&model, SessionConfig { context: 128, ..SessionConfig::default() })?;
     session.attach(model.ready(adapter)?, 1.0)?;
-    let mut text = TextStream::new(&tokenizer, false);
-    let (prompt, sampler) = (&tokens[..8.min(tokens.len())], Sampler::new(Sampling::default())?);
-    let mut generator = Generator::new(&mut session, sampler, prompt, tokenizer.ends());
-    for _ in 0..32 {
-        let Some(id) = generator.next()? else { break };
-        print!("{}", text.push(id));
+    let (prompt, sampler) = (&tokens[..8.min(tokens.len())], Sampler::new(&Sampling::greedy())?);
+    for piece in Generator::new(session, sampler, prompt, &tokenizer, Stop::new()).limit(32) {
+        print!("{}", piece?);
     }
-    println!("{}", text.finish());
+    println!();
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use mynah::adapter::{self, Ready, Spec};
 use mynah::bytes::{Bytes, Limits};
-use mynah::decode::{Generator, Sampler, Sampling};
+use mynah::decode::{Generator, Sampler, Sampling, Stop};
 use mynah::gguf::Gguf;
 use mynah::kernel::{Compute, Pool, from_env};
 use mynah::model::{Model, Session, SessionConfig};
@@ -91,14 +91,12 @@ impl Speaker {
 
     /// An answer, with the token that ends it if it came to an end.
     fn answer(&self, session: &mut Session, prompt: &[u32], seed: u64) -> Fallible<Vec<u32>> {
-        session.rewind(0);
-        let sampler = Sampler::new(Sampling { temperature: 1.0, seed, ..Sampling::default() })?;
+        session.truncate(0);
+        let sampler = Sampler::new(&Sampling::plain().seed(seed))?;
         let ends = self.tokenizer.ends();
-        let mut generator = Generator::new(session, sampler, prompt, ends);
+        let mut generator = Generator::new(session, sampler, prompt, &self.tokenizer, Stop::new()).limit(MOST);
         let mut said = Vec::new();
-        while said.len() < MOST
-            && let Some(id) = generator.next()?
-        {
+        while let Some(id) = generator.next_token()? {
             said.push(id);
         }
         if said.len() < MOST {

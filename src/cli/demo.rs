@@ -149,9 +149,9 @@ fn speak(loaded: &Loaded, session: &mut Session, prompts: &[String]) -> anyhow::
     let options = Encode { add_special: true, parse_special: false };
     let mut said = Vec::new();
     for prompt in prompts {
-        session.rewind(0);
+        session.truncate(0);
         let tokens = loaded.tokenizer.encode(prompt, &options)?;
-        let sampler = Sampler::new(Sampling::default())?;
+        let sampler = Sampler::new(&Sampling::greedy())?;
         let ends = loaded.tokenizer.ends();
         said.push(generate(loaded, session, sampler, &tokens, SAYS, ends, |_, _| Ok(None))?.text);
     }

@@ -49,20 +49,17 @@ pub fn eval(args: &Eval, json: bool) -> anyhow::Result<Outcome> {
     let (mut sum, mut counted, mut read) = (0.0, 0u64, 0u64);
     for (i, row) in rows.iter().enumerate() {
         let Some(first) = (1..row.tokens.len()).find(|t| row.counts[*t]) else { continue };
-        session.rewind(0);
+        session.truncate(0);
         if first > 1 {
             session.feed(&row.tokens[..first - 1]).with_context(|| format!("row {}", i + 1))?;
         }
         let inputs = &row.tokens[first - 1..row.tokens.len() - 1];
-        session.feed_each(
-            inputs,
-            Some(&mut |j, logits: &[f32]| {
-                if row.counts[first + j] {
-                    sum += loss(logits, row.tokens[first + j]);
-                    counted += 1;
-                }
-            }),
-        )?;
+        session.feed_each(inputs, &mut |j, logits: &[f32]| {
+            if row.counts[first + j] {
+                sum += loss(logits, row.tokens[first + j]);
+                counted += 1;
+            }
+        })?;
         read += row.tokens.len() as u64 - 1;
         meter.show(i as u64 + 1, || {
             let so_far = (sum / counted.max(1) as f64).exp();

@@ -29,13 +29,10 @@ pub fn logits(args: &Logits, json: bool) -> anyhow::Result<Outcome> {
     }
     let mut session = loaded.session(&args.model, tokens.len())?;
     let (mut nll, mut last) = (Vec::new(), Vec::new());
-    session.feed_each(
-        &tokens,
-        Some(&mut |i, logits: &[f32]| match tokens.get(i + 1) {
-            Some(&next) => nll.push(loss(logits, next)),
-            None => last = logits.to_vec(),
-        }),
-    )?;
+    session.feed_each(&tokens, &mut |i, logits: &[f32]| match tokens.get(i + 1) {
+        Some(&next) => nll.push(loss(logits, next)),
+        None => last = logits.to_vec(),
+    })?;
     if last.iter().any(|x| !x.is_finite()) || nll.iter().any(|x| !x.is_finite()) {
         anyhow::bail!("{}: the model computes numbers that are not finite", args.model.name());
     }

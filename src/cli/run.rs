@@ -3,9 +3,9 @@
 use crate::args::{Run, SamplingArgs, Usage, setting};
 use crate::load::Loaded;
 use crate::{Outcome, out};
-use mynah::decode::{Generator, Sampler, Sampling, Stop};
+use mynah::decode::{Finish, Generator, Sample, Sampler, Stop};
 use mynah::model::Session;
-use mynah::text::{Encode, TextStream};
+use mynah::text::Encode;
 use serde::Serialize;
 use std::io::{IsTerminal, Read};
 use std::time::Instant;
@@ -74,17 +74,17 @@ pub fn generate(
         seconds: 0.0,
         stop: "length",
     };
-    let mut stream = TextStream::new(&loaded.tokenizer, false);
     let mut start = Instant::now();
-    let mut generator = Generator::new(session, sampler, prompt, ends);
-    for i in 0..n {
-        let id = generator.next()?;
-        if i == 0 {
+    let sample = Sample::new(session, sampler, prompt, ends, Stop::new());
+    let mut generator = Generator::over(sample, &loaded.tokenizer).limit(n);
+    loop {
+        let id = generator.next_token()?;
+        if said.ids.is_empty() {
             said.prompt_seconds = start.elapsed().as_secs_f64();
             start = Instant::now();
         }
         let Some(id) = id else { break };
-        let text = stream.push(id);
+        let text = generator.text(id);
         said.ids.push(id);
         said.text += &text;
         if let Some(why) = each(id, &text)? {
@@ -92,13 +92,13 @@ pub fn generate(
             break;
         }
     }
-    let rest = stream.finish();
+    let rest = generator.rest();
     said.text += &rest;
     said.seconds = start.elapsed().as_secs_f64();
-    match generator.stopped() {
-        Some(Stop::End(_)) => said.stop = "end",
-        Some(Stop::Context) => said.stop = "context",
-        None => {}
+    match generator.finish() {
+        Some(Finish::Eos(_)) => said.stop = "end",
+        Some(Finish::Context) => said.stop = "context",
+        Some(Finish::Length | Finish::Stopped) | None => {}
     }
     Ok(said)
 }
@@ -106,15 +106,7 @@ pub fn generate(
 impl SamplingArgs {
     /// What picks tokens.
     pub fn sampler(&self) -> anyhow::Result<Sampler> {
-        setting(Sampler::new(Sampling {
-            temperature: self.temp,
-            top_k: self.top_k,
-            top_p: self.top_p,
-            min_p: self.min_p,
-            repeat_penalty: self.repeat_penalty,
-            seed: self.seed,
-            ..Sampling::default()
-        }))
+        setting(Sampler::new(&self.0))
     }
 }
 

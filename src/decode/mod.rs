@@ -84,6 +84,32 @@ impl Predictor for Session {
     }
 }
 
+impl<P: Predictor + ?Sized> Predictor for &mut P {
+    fn read(&mut self, tokens: &[u32], stop: &Stop) -> Result<usize> {
+        (**self).read(tokens, stop)
+    }
+
+    fn logits(&self) -> &[f32] {
+        (**self).logits()
+    }
+
+    fn position(&self) -> usize {
+        (**self).position()
+    }
+
+    fn context(&self) -> usize {
+        (**self).context()
+    }
+
+    fn truncate(&mut self, position: usize) {
+        (**self).truncate(position);
+    }
+
+    fn kernels(&self) -> &'static Kernels {
+        (**self).kernels()
+    }
+}
+
 /// Why a text ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Finish {

@@ -123,6 +123,26 @@ pub trait Pages: Sync {
     fn rows(&self, layer: usize, side: Side, kv: usize, page: usize, range: Range<usize>) -> Head<'_>;
 }
 
+/// Keys or values of one layer that lie in one piece, `[KV, positions, D]`, as if in pages of `len`: for tests and benchmarks.
+#[doc(hidden)]
+pub struct OnePiece<'a> {
+    pub data: Stored<'a>,
+    pub positions: usize,
+    pub dim: usize,
+    pub len: usize,
+}
+
+impl Pages for OnePiece<'_> {
+    fn len(&self) -> usize {
+        self.len
+    }
+
+    fn rows(&self, _: usize, _: Side, kv: usize, page: usize, range: Range<usize>) -> Head<'_> {
+        let at = kv * self.positions + page * self.len;
+        Head::Stored(self.data.rows(at + range.start..at + range.end, self.dim))
+    }
+}
+
 /// Rows of one head, `[n, D]`.
 #[derive(Clone, Copy)]
 pub enum Head<'a> {

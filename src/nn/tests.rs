@@ -1,7 +1,7 @@
 //! Every layer against its definition in double precision, written plainly here, and every backward pass against
 //! differences of that. Where bits are promised, against the plain kernels row by row.
 
-use super::attention::{self, Heads, Memory, Sees, Source};
+use super::attention::{self, Heads, Memory, OnePiece, Sees, Side, Source};
 use super::embed;
 use super::ffn::{self, ACTS, Act};
 use super::head::{self, Finish, Logits};
@@ -111,23 +111,33 @@ impl Kept {
         [Kept::Rows(x.to_vec()), Kept::Half(half), Kept::Byte(codes, scales)]
     }
 
-    fn memory(&self, heads: Heads, n: usize) -> Memory<'_> {
+    /// In pages of `len`, if it is no matrix of rows.
+    fn pages(&self, heads: Heads, n: usize, len: usize) -> Option<OnePiece<'_>> {
         let data = match self {
-            Kept::Rows(x) => return Memory::Rows(View::new(x, n, heads.kv * heads.dim)),
+            Kept::Rows(_) => return None,
             Kept::Half(x) => Stored::F16(x),
             Kept::Byte(codes, scales) => Stored::Q8 { codes, scales },
         };
-        Memory::Cache { data, positions: n }
+        Some(OnePiece { data, positions: n, dim: heads.dim, len })
+    }
+
+    fn memory<'a>(&'a self, heads: Heads, n: usize, pages: &'a Option<OnePiece<'a>>) -> Memory<'a> {
+        match (self, pages) {
+            (Kept::Rows(x), _) => Memory::Rows(View::new(x, n, heads.kv * heads.dim)),
+            (_, Some(pages)) => Memory::Cache { pages, layer: 0, side: Side::Keys },
+            _ => unreachable!("only rows have no pages"),
+        }
     }
 
     /// The rows of head `h`, decoded, `[n, D]`.
     fn head(&self, heads: Heads, n: usize, h: usize) -> Vec<f32> {
         let (d, mut out) = (heads.dim, vec![0.0; n * heads.dim]);
-        match self.memory(heads, n) {
-            Memory::Rows(x) => {
+        match (self, self.pages(heads, n, n)) {
+            (Kept::Rows(x), _) => {
+                let x = View::new(x, n, heads.kv * d);
                 (0..n).for_each(|i| out[i * d..i * d + d].copy_from_slice(&x.row(i)[h * d..h * d + d]));
             }
-            Memory::Cache { data, .. } => PLAIN.decode_stored(data.rows(h * n..h * n + n, d), d, &mut out),
+            (_, pages) => PLAIN.decode_stored(pages.unwrap().data.rows(h * n..h * n + n, d), d, &mut out),
         }
         out
     }
@@ -167,8 +177,11 @@ fn rows_of_attention_have_their_bits_in_any_company() {
             let keys = Kept::all(heads, &values(2, n * heads.kv * heads.dim));
             let all_values = Kept::all(heads, &values(3, n * heads.kv * heads.dim));
             for ((keys, values), sees) in keys.iter().zip(&all_values).flat_map(|m| SEES.map(|sees| (m, sees))) {
-                let source =
-                    Source { keys: keys.memory(heads, n), values: values.memory(heads, n), n, first: FIRST, sees };
+                // Cut into pages wherever.
+                let len = [n, 7, 64, 1][(rows + heads.kv) % 4];
+                let (key_pages, value_pages) = (keys.pages(heads, n, len), values.pages(heads, n, len));
+                let (k, v) = (keys.memory(heads, n, &key_pages), values.memory(heads, n, &value_pages));
+                let source = Source { keys: k, values: v, n, first: FIRST, sees };
                 let got = any_threads(|cx| {
                     let (mut out, mut lse) = (vec![f32::NAN; rows * width], vec![f32::NAN; rows * heads.q]);
                     let q = View::new(&q, rows, width);

@@ -23,7 +23,7 @@ fn logits(model: &Model, config: SessionConfig, tokens: &[u32], step: usize) -> 
     let mut session = Session::new(model, config).unwrap();
     let mut all = Vec::new();
     for tokens in tokens.chunks(step) {
-        session.feed_each(tokens, Some(&mut |_, logits| all.extend_from_slice(logits))).unwrap();
+        session.feed_each(tokens, &mut |_, logits| all.extend_from_slice(logits)).unwrap();
     }
     all
 }

@@ -117,7 +117,7 @@ fn floats_of_16_bits_meet_activations_of_as_many() {
             let mut session = Session::new(&model, config).unwrap();
             let mut all = Vec::new();
             for tokens in tokens.chunks(step) {
-                session.feed_each(tokens, Some(&mut |_, logits| all.extend_from_slice(logits))).unwrap();
+                session.feed_each(tokens, &mut |_, logits| all.extend_from_slice(logits)).unwrap();
             }
             all
         };

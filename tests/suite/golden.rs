@@ -78,19 +78,16 @@ pub fn compare(
         let nll = p["nll"].as_array().unwrap();
         let mut last = Vec::new();
         session
-            .feed_each(
-                &tokens,
-                Some(&mut |i, logits| {
-                    if i + 1 < tokens.len() {
-                        let max = logits.iter().copied().fold(f32::MIN, f32::max) as f64;
-                        let sum: f64 = logits.iter().map(|v| (*v as f64 - max).exp()).sum();
-                        let got = max + sum.ln() - logits[tokens[i + 1] as usize] as f64;
-                        worst[1] = worst[1].max((got - nll[i].as_f64().unwrap()).abs());
-                    } else {
-                        last = logits.to_vec();
-                    }
-                }),
-            )
+            .feed_each(&tokens, &mut |i, logits| {
+                if i + 1 < tokens.len() {
+                    let max = logits.iter().copied().fold(f32::MIN, f32::max) as f64;
+                    let sum: f64 = logits.iter().map(|v| (*v as f64 - max).exp()).sum();
+                    let got = max + sum.ln() - logits[tokens[i + 1] as usize] as f64;
+                    worst[1] = worst[1].max((got - nll[i].as_f64().unwrap()).abs());
+                } else {
+                    last = logits.to_vec();
+                }
+            })
             .unwrap();
         for pair in ["top10", "probe32"].iter().flat_map(|k| p[k].as_array().unwrap()) {
             let got = last[pair[0].as_u64().unwrap() as usize] as f64;

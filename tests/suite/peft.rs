@@ -155,7 +155,7 @@ fn base_model() {
                 worst = worst.max((g - w).abs());
             }
         };
-        session.feed_each(&ids, Some(&mut each)).unwrap();
+        session.feed_each(&ids, &mut each).unwrap();
         assert!(worst < 1e-3, "{name}: logits differ by {worst}");
         // The same loss through the trainer's streamed head.
         let places = Config { lr: 1e-3, steps: 1, ..Config::default() };

@@ -2,11 +2,11 @@
 
 use mynah::adapter::{self, Provenance, Ready, Spec, file};
 use mynah::bytes::{Bytes, Limits};
-use mynah::decode::{Generator, Sampler, Sampling};
+use mynah::decode::{Generator, Sample, Sampler, Sampling, Stop};
 use mynah::gguf::Gguf;
 use mynah::kernel::{self, Compute, Pool};
 use mynah::model::{Model, Session, SessionConfig};
-use mynah::text::{Encode, TextStream, Tokenizer};
+use mynah::text::{Encode, Tokenizer};
 use mynah::train::{Config, Example, Trainer};
 use std::sync::Arc;
 use wasm_bindgen::prelude::*;
@@ -94,15 +94,15 @@ impl Mynah {
         if let Some(adapter) = &self.adapter {
             session.attach(adapter.clone(), 1.0)?;
         }
-        let (mut ids, mut text, mut stream) = (Vec::new(), String::new(), TextStream::new(&self.tokenizer, false));
-        let greedy = Sampler::new(Sampling::default())?;
-        let mut generator = Generator::new(&mut session, greedy, &tokens, ends);
-        for _ in 0..count {
-            let Some(id) = generator.next()? else { break };
+        let (mut ids, mut text) = (Vec::new(), String::new());
+        let greedy = Sampler::new(&Sampling::greedy())?;
+        let sample = Sample::new(session, greedy, &tokens, ends, Stop::new());
+        let mut generator = Generator::over(sample, &self.tokenizer).limit(count);
+        while let Some(id) = generator.next_token()? {
             ids.push(id);
-            text.push_str(&stream.push(id));
+            text.push_str(&generator.text(id));
         }
-        text.push_str(&stream.finish());
+        text.push_str(&generator.rest());
         Ok((ids, text))
     }
 

@@ -206,12 +206,25 @@ fn help<T: Table>(knob: &Knob) -> String {
     text + &format!(" [default: {most}{others}]")
 }
 
+/// What a knob does, and what it usually is.
+pub fn usual_help(usual: &Usual) -> String {
+    match usual.knob.is {
+        Is::Switch => usual.knob.about.into(),
+        _ => format!("{} [default: {}]", usual.knob.about, usual.value),
+    }
+}
+
 fn arg<T: Table>(knob: &'static Knob) -> Arg {
-    let arg = Arg::new(knob.name).long(flag(knob)).help(help::<T>(knob)).help_heading(heading::<T>(knob.name));
-    let arg = match T::NEEDS {
+    let arg = setting_arg(knob, help::<T>(knob), heading::<T>(knob.name));
+    match T::NEEDS {
         Some(needed) => arg.requires(needed),
         None => arg,
-    };
+    }
+}
+
+/// The option that sets a knob.
+pub fn setting_arg(knob: &'static Knob, help: String, heading: &'static str) -> Arg {
+    let arg = Arg::new(knob.name).long(flag(knob)).help(help).help_heading(heading);
     match knob.is {
         Is::Switch => arg.action(ArgAction::SetTrue),
         Is::Word(names) => arg
@@ -222,6 +235,21 @@ fn arg<T: Table>(knob: &'static Knob) -> Arg {
         }
         Is::Whole { .. } => arg.value_name(knob.metavar).value_parser(parse(knob, "not a whole number")),
     }
+}
+
+/// What a command line sets of some knobs.
+pub fn given(knobs: impl IntoIterator<Item = &'static Knob>, matches: &ArgMatches) -> Values {
+    let mut values = Values::new();
+    for knob in knobs {
+        if matches.value_source(knob.name) != Some(ValueSource::CommandLine) {
+            continue;
+        }
+        match knob.is {
+            Is::Switch => _ = values.set(knob.name, matches.get_flag(knob.name)),
+            _ => matches.get_one::<Value>(knob.name).into_iter().for_each(|v| _ = values.set(knob.name, v.clone())),
+        }
+    }
+    values
 }
 
 /// Bounds are the library's to check, with a message that names the setting.
@@ -253,16 +281,7 @@ impl<T: Table> Args for Choice<T> {
 
 impl<T: Table> FromArgMatches for Choice<T> {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
-        let mut values = Values::new();
-        for knob in knobs::<T>() {
-            if matches.value_source(knob.name) != Some(ValueSource::CommandLine) {
-                continue;
-            }
-            match knob.is {
-                Is::Switch => _ = values.set(knob.name, matches.get_flag(knob.name)),
-                _ => matches.get_one::<Value>(knob.name).into_iter().for_each(|v| _ = values.set(knob.name, v.clone())),
-            }
-        }
+        let values = given(knobs::<T>(), matches);
         Ok(Choice { kind: matches.get_one::<String>(T::FLAG).cloned(), values, table: PhantomData })
     }
 

@@ -28,6 +28,7 @@ const MEMORY: &str = "Memory and speed";
 const PROGRESS: &str = "Evaluation, checkpoints";
 const ENGINE: &str = "Engine";
 const LEARNING: &str = "Learning";
+const SAMPLING: &str = "Sampling";
 const OTHER: &str = "Other options";
 
 /// The command was used wrongly.

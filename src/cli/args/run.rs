@@ -1,28 +1,40 @@
 //! Options of the commands that let a model speak.
 
 use super::*;
+use clap::{ArgMatches, FromArgMatches};
+use mynah::decode::{STAGES, Sampling};
+use mynah::knob::Usual;
 
-/// How tokens are picked.
-#[derive(Args, Clone)]
-pub struct SamplingArgs {
-    /// Randomness; 0 always takes the likeliest token
-    #[arg(long, value_name = "T", default_value_t = 0.8, value_parser = between(0.0, 100.0))]
-    pub temp: f32,
-    /// Choose among the K likeliest tokens; 0: all
-    #[arg(long, value_name = "K", default_value_t = 40)]
-    pub top_k: usize,
-    /// Choose among the likeliest tokens that make up probability P together; 1: all
-    #[arg(long, value_name = "P", default_value_t = 0.95, value_parser = between(1e-6, 1.0))]
-    pub top_p: f32,
-    /// Choose among tokens at least P times as likely as the likeliest; 0: all
-    #[arg(long, value_name = "P", default_value_t = 0.05, value_parser = between(0.0, 1.0))]
-    pub min_p: f32,
-    /// Make the last 64 tokens less likely; 1: do not
-    #[arg(long, value_name = "R", default_value_t = 1.0, value_parser = between(0.01, 100.0))]
-    pub repeat_penalty: f32,
-    /// The same seed gives the same text
-    #[arg(long, value_name = "S", default_value_t = 0)]
-    pub seed: u64,
+/// How tokens are drawn: the settings of all stages of sampling, and a seed.
+#[derive(Clone)]
+pub struct SamplingArgs(pub Sampling);
+
+/// The option of the seed.
+const SEED: &str = "seed";
+
+impl Args for SamplingArgs {
+    fn augment_args(command: clap::Command) -> clap::Command {
+        let seed = Arg::new(SEED).long(SEED).value_name("S").value_parser(clap::value_parser!(u64));
+        let seed = seed.help("The same seed gives the same text [default: 0]").help_heading(SAMPLING);
+        let of = |usual: &Usual| setting_arg(usual.knob, usual_help(usual), SAMPLING);
+        command.args(STAGES.iter().flat_map(|row| row.knobs).map(of)).arg(seed)
+    }
+
+    fn augment_args_for_update(command: clap::Command) -> clap::Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for SamplingArgs {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let knobs = STAGES.iter().flat_map(|row| row.knobs).map(|usual| usual.knob);
+        Ok(SamplingArgs(Sampling { values: given(knobs, matches), seed: matches.get_one(SEED).copied().unwrap_or(0) }))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
 }
 
 #[cfg(feature = "base")]

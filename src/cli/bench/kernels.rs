@@ -11,7 +11,8 @@ use mynah::decode::{Sampler, Sampling};
 use mynah::kernel::pool::bind;
 use mynah::kernel::{self, CODES, Compute, Kernels, PLAIN, Pool, QActs, Stored, Tile, View};
 use mynah::model::CacheType;
-use mynah::nn::attention::{self, Heads, Memory, Sees, Source};
+use mynah::model::cache::PAGE;
+use mynah::nn::attention::{self, Heads, Memory, OnePiece, Sees, Side, Source};
 use mynah::nn::linear::{self, Accumulate, Back, Input, Precision, Quantized};
 use mynah::nn::norm::{self, Kind, Norm};
 use mynah::nn::rope::{Pairing, Rope, Rotations};
@@ -209,9 +210,8 @@ impl Bed {
         let positions: [u32; 16] = std::array::from_fn(|i| 31 * i as u32);
         rope.rotations(&Compute { kernels: &PLAIN, pool: Pool::new(1) }, &positions, &mut rotations);
         // The likeliest; as `mynah run` has it; without a bound on the number.
-        let usual = Sampling { temperature: 0.8, top_k: 40, top_p: 0.95, min_p: 0.05, ..Sampling::default() };
-        let all = [Sampling::default(), usual.clone(), Sampling { top_k: 0, ..usual }];
-        let samplers = all.map(|sampling| Sampler::new(sampling).expect("good settings"));
+        let all = [Sampling::greedy(), Sampling::default(), Sampling::default().with("top k", 0)];
+        let samplers = all.map(|sampling| Sampler::new(&sampling).expect("good settings"));
         Bed { x, y: vec![0.0; 512 * COLS], half, codes, scales, acts: QActs::default(), rope, rotations, samplers }
     }
 
@@ -239,10 +239,14 @@ const T: usize = 512;
 const VOCAB: usize = 150_000;
 
 fn attend(cx: &Compute, bed: &mut Bed, rows: usize, cache: CacheType) {
+    let data = match cache {
+        CacheType::Q8 => Stored::Q8 { codes: &bed.codes, scales: &bed.scales },
+        _ => Stored::F16(&bed.half),
+    };
+    let pages = OnePiece { data, positions: T, dim: HEADS.dim, len: PAGE };
     let memory = match cache {
         CacheType::F32 => Memory::Rows(View::new(&bed.x, T, KV)),
-        CacheType::F16 => Memory::Cache { data: Stored::F16(&bed.half), positions: T },
-        CacheType::Q8 => Memory::Cache { data: Stored::Q8 { codes: &bed.codes, scales: &bed.scales }, positions: T },
+        _ => Memory::Cache { pages: &pages, layer: 0, side: Side::Keys },
     };
     let out = &mut Tile::new(&mut bed.y, rows, Q);
     let source = Source { keys: memory, values: memory, n: T, first: T - rows, sees: Sees::Causal };

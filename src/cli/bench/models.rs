@@ -54,7 +54,7 @@ impl Test {
 
     /// `tokens` are the same for all tests. How long it took.
     fn run(self, session: &mut Session, tokens: &[u32]) -> mynah::Result<Duration> {
-        session.rewind(self.depth);
+        session.truncate(self.depth);
         let before = session.position();
         if before < self.depth {
             session.feed(&tokens[before..self.depth])?;

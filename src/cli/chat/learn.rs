@@ -178,7 +178,7 @@ impl<'a> Learner<'a> {
             }
             _ => options.replay,
         };
-        let rows = marks.lesson(replay, self.args.sampling.seed);
+        let rows = marks.lesson(replay, self.args.sampling.0.seed);
         let probe = self.journal.lines().last().and_then(prompt);
         let before = probe.as_ref().map(|p| talk.aside(p, SHOWN)).transpose()?;
         meter::forget_interrupt();
@@ -256,7 +256,7 @@ impl<'a> Learner<'a> {
             passes: options.passes,
             enough: f64::from(options.enough),
             beta: options.beta,
-            seed: self.args.sampling.seed,
+            seed: self.args.sampling.0.seed,
         }
     }
 

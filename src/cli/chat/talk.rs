@@ -130,7 +130,7 @@ impl<'a> Talk<'a> {
 
     /// The answer to `messages`, which become the conversation with it.
     fn answer(&mut self, messages: Vec<Message>, show: Show) -> anyhow::Result<Said> {
-        let seed = self.sampling.seed.wrapping_add(self.asked.wrapping_sub(1)).wrapping_add(self.answered << 32);
+        let seed = self.sampling.0.seed.wrapping_add(self.asked.wrapping_sub(1)).wrapping_add(self.answered << 32);
         let said = self.draw(&messages, seed, self.most, show)?;
         self.ended = said.stop == "end";
         self.messages = messages;
@@ -142,16 +142,16 @@ impl<'a> Talk<'a> {
     pub fn aside(&mut self, messages: &[Message], most: usize) -> anyhow::Result<Said> {
         let mut messages = messages.to_vec();
         self.fit(&mut messages)?;
-        self.draw(&messages, self.sampling.seed, most.min(self.most), &mut |_, _| Ok(()))
+        self.draw(&messages, self.sampling.0.seed, most.min(self.most), &mut |_, _| Ok(()))
     }
 
     fn draw(&mut self, messages: &[Message], seed: u64, most: usize, show: Show) -> anyhow::Result<Said> {
         let tokens = self.template.tokens(&self.loaded.tokenizer, messages, true)?;
         // The last token is always read again: its logits are wanted.
         let same = self.read.iter().zip(&tokens).take_while(|(a, b)| a == b).count().min(tokens.len() - 1);
-        self.session.rewind(same);
+        self.session.truncate(same);
         self.read.truncate(same);
-        let sampler = SamplingArgs { seed, ..self.sampling.clone() }.sampler()?;
+        let sampler = SamplingArgs(self.sampling.0.clone().seed(seed)).sampler()?;
         let mut speech = Speech::new(self.template.stop());
         let ends = self.loaded.tokenizer.ends();
         let mut each = |id: u32, text: &str| {
