@@ -150,7 +150,7 @@ pub(super) mod lanes {
         };
     }
 
-    /// Asks for a line of memory, into the nearest cache or the next.
+    /// Prefetches a line of memory into the nearest cache or the next one.
     #[inline]
     pub(in crate::kernel) fn prefetch(p: *const u8, near: bool) {
         // SAFETY: a hint, whatever the address.
@@ -561,15 +561,15 @@ pub(super) mod i8mm {
     pub(in crate::kernel) fn int_dots(
         w: &Matrix,
         rows: Range<usize>,
-        after: &[u8],
+        next: &[u8],
         x: &QActs,
         y: &mut Tile,
         scratch: &mut Scratch,
     ) {
         if x.n > 2 {
-            super::matrices::int_dots(w, rows, after, x, y, scratch)
+            super::matrices::int_dots(w, rows, next, x, y, scratch)
         } else {
-            super::dotprod::int_dots(w, rows, after, x, y, scratch)
+            super::dotprod::int_dots(w, rows, next, x, y, scratch)
         }
     }
 }
@@ -592,7 +592,7 @@ mod matrices {
     /// Bytes are multiplied as signed ones.
     const SIGNED_CODES: bool = true;
     /// Codes are loaded when they are used.
-    const SOON: bool = false;
+    const PRELOAD: bool = false;
 
     /// Adds the dot products of the two halves of `a` with the two halves of `b`.
     #[inline]

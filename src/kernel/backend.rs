@@ -78,7 +78,7 @@ macro_rules! backend {
             compiled!($features outer(a: View, b: View, y: &mut Tile) = floats::outer);
             compiled!($features row_dots(x: View, w: Stored, y: &mut Tile) = floats::row_dots);
             compiled!($features row_sums(a: View, w: Stored, y: &mut Tile) = floats::row_sums);
-            compiled!($features int_dots(w: &Matrix, rows: Range<usize>, after: &[u8], x: &QActs, y: &mut Tile, s: &mut Scratch) = ints::int_dots);
+            compiled!($features int_dots(w: &Matrix, rows: Range<usize>, next: &[u8], x: &QActs, y: &mut Tile, s: &mut Scratch) = ints::int_dots);
         }
     };
 }

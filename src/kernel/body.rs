@@ -428,7 +428,7 @@ pub(super) fn round_columns(x: View, out: &mut [u8]) {
 }
 
 #[inline(always)]
-pub(super) fn int_dots(w: &Matrix, rows: Range<usize>, _after: &[u8], x: &QActs, y: &mut Tile, scratch: &mut Scratch) {
+pub(super) fn int_dots(w: &Matrix, rows: Range<usize>, _next: &[u8], x: &QActs, y: &mut Tile, scratch: &mut Scratch) {
     let format = w.format;
     let Some(Codes { zero, sub, min, .. }) = format.codes else { panic!("a format with codes") };
     assert!(w.cols == x.c && y.n() == x.n && y.c() == rows.len(), "shapes of integer dots");

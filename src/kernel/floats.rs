@@ -25,7 +25,7 @@ macro_rules! products {
         struct Aligned<T>(T);
 
         /// The lanes of `M` rows of `x` with `N` rows of `w`, over columns `0..c`, whole sixteens. The rows of `w` that
-        /// begin `next` values on are asked for.
+        /// begin `next` values on are prefetched.
         ///
         /// # Safety
         /// The columns are there.

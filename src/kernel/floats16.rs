@@ -7,7 +7,7 @@ macro_rules! floats16 {
         use crate::quant::Floats16;
 
         /// The lanes of `M` rows of `x` with `N` rows of `w`, over columns `0..c`, whole sixteens. Halves `ahead` of those worked
-        /// on are asked for, if there are any.
+        /// on are prefetched, if there are any.
         ///
         /// # Safety
         /// The columns are there.
@@ -22,9 +22,9 @@ macro_rules! floats16 {
             let mut acc = [[splat(0.0); N]; M];
             for k in (0..c).step_by(16) {
                 if let Some(ahead) = ahead {
-                    let soon = w[0].wrapping_add(N * k + ahead);
+                    let line_ahead = w[0].wrapping_add(N * k + ahead);
                     for line in 0..N.div_ceil(2) {
-                        prefetch(soon.wrapping_add(32 * line).cast(), true);
+                        prefetch(line_ahead.wrapping_add(32 * line).cast(), true);
                     }
                 }
                 // SAFETY: the caller's promise.
@@ -131,7 +131,7 @@ macro_rules! floats16 {
 
         $(#[target_feature(enable = $feature)])+
         fn float16_all<const BF16: bool>(x: View, w: (&[u16], usize), y: &mut Tile) {
-            /// Halves asked for ahead of those worked on.
+            /// Values between those that are worked on and those that are prefetched.
             const AHEAD: usize = 4096;
             /// Halves that stay in the L2 cache while rows of `x` pass over them.
             const KEPT: usize = 1 << 16;

@@ -31,7 +31,7 @@ macro_rules! int16 {
         }
 
         /// Adds a piece of the columns to the lanes of `M` rows of activations with `N` rows of weights, which stand at the first
-        /// of `w` up to column `32 · whole`, and at the second after it. Weights `ahead` of those worked on are asked for, if
+        /// of `w` up to column `32 · whole`, and at the second after it. Weights `ahead` of those worked on are prefetched, if
         /// there are any.
         ///
         /// # Safety
@@ -148,7 +148,7 @@ macro_rules! int16 {
             w: (&[u16], usize, &[AtomicU8]),
             y: &mut Tile,
         ) {
-            /// Halves asked for ahead of those worked on.
+            /// Values between those that are worked on and those that are prefetched.
             const AHEAD: usize = 4096;
             let (f, ahead) = (w.2.len(), (KIND != CODES).then_some(AHEAD));
             let count = f / N;

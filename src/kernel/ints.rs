@@ -23,7 +23,7 @@ pub(super) const WHOLE: u8 = 8;
 /// Columns that are unpacked at a time at most: their codes, scales and mins stay in the L1 cache.
 pub(super) const CHUNK: usize = 576;
 
-/// Bytes between what is worked on and what is asked for, with few rows of activations.
+/// Bytes between those that are worked on and those that are prefetched, with few rows of activations.
 pub(super) const AHEAD: usize = 12 << 10;
 /// Rows of weights between these with many: two parts of a linear layer, since another thread may have the next one.
 pub(super) const FAR: usize = 128;
@@ -65,7 +65,7 @@ macro_rules! integers {
         use self::transpose as arrange;
         crate::kernel::unpack::unpacking!($($feature)+);
 
-        /// Rows ahead of those worked on that are asked for: what comes while a memory answers.
+        /// Rows ahead of those worked on that are prefetched: what arrives in the latency of the memory.
         fn ahead(w: &Matrix) -> usize {
             (AHEAD / w.row_bytes().max(1)).next_multiple_of(16).max(16)
         }
@@ -127,7 +127,7 @@ macro_rules! integers {
         fn few<const ID: u32, const M: usize, const WIDE: bool, const T: bool>(
             w: &Matrix,
             rows: Range<usize>,
-            after: &[u8],
+            next: &[u8],
             of: Sides,
             y: &mut Tile,
         ) {
@@ -142,7 +142,7 @@ macro_rules! integers {
             fetch(data, 0, data.len().min(ahead * w.row_bytes()), true);
             let mut first = rows.start;
             while let Some((group, apart)) = group(first, rows.end) {
-                let blocks = Blocks::<T>::new(w, group.clone(), apart, 0..w.cols, first + ahead, rows.end, after);
+                let blocks = Blocks::<T>::new(w, group.clone(), apart, 0..w.cols, first + ahead, rows.end, next);
                 first = group.end;
                 let (mut acc, mut low) = ([splat(0.0); M], [splat(0.0); M]);
                 let mut take = |b: usize, columns: Columns| {
@@ -188,9 +188,9 @@ macro_rules! integers {
                     }
                 };
                 if T {
-                    unpack_simple::<ID, T, SOON>(&blocks, &mut take);
+                    unpack_simple::<ID, T, PRELOAD>(&blocks, &mut take);
                 } else {
-                    unpack::<ID, SOON>(w, &blocks.plain(), &mut take);
+                    unpack::<ID, PRELOAD>(w, &blocks.plain(), &mut take);
                 }
                 for m in 0..M {
                     finish(m, acc[m], low[m], y, group.start - rows.start..group.end - rows.start);
@@ -367,11 +367,11 @@ macro_rules! integers {
         }
 
         $(#[target_feature(enable = $feature)])+
-        fn with_format<const ID: u32, const T: bool>(w: &Matrix, rows: Range<usize>, after: &[u8], of: Sides, sums: &mut [f32], y: &mut Tile) {
+        fn with_format<const ID: u32, const T: bool>(w: &Matrix, rows: Range<usize>, next: &[u8], of: Sides, sums: &mut [f32], y: &mut Tile) {
             match (of.x.n, of.x.wide) {
-                (1, false) => return few::<ID, 1, false, T>(w, rows, after, of, y),
-                (1, true) => return few::<ID, 1, true, T>(w, rows, after, of, y),
-                (2, false) => return few::<ID, 2, false, T>(w, rows, after, of, y),
+                (1, false) => return few::<ID, 1, false, T>(w, rows, next, of, y),
+                (1, true) => return few::<ID, 1, true, T>(w, rows, next, of, y),
+                (2, false) => return few::<ID, 2, false, T>(w, rows, next, of, y),
                 _ => (),
             }
             let data = bytes::<T>(w, rows.clone());
@@ -395,7 +395,7 @@ macro_rules! integers {
         }
 
         $(#[target_feature(enable = $feature)])+
-        pub(in crate::kernel) fn int_dots(w: &Matrix, rows: Range<usize>, after: &[u8], x: &QActs, y: &mut Tile, scratch: &mut Scratch) {
+        pub(in crate::kernel) fn int_dots(w: &Matrix, rows: Range<usize>, next: &[u8], x: &QActs, y: &mut Tile, scratch: &mut Scratch) {
             let Codes { zero, sub, min, .. } = *w.format.codes.as_ref().expect("a format with codes");
             assert!(x.c == w.cols && w.cols % 32 == 0, "activations of {} columns for {}", x.c, w.cols);
             assert!(chunk(w) <= CHUNK, "blocks in a panel");
@@ -418,25 +418,25 @@ macro_rules! integers {
             let of = Sides { x, start, totals: if sub == 16 { totals } else { &x.low } };
             let sixteens = rows.start.is_multiple_of(16) && rows.len().is_multiple_of(16);
             match (w.format.id, sixteens && w.interleaved().is_some()) {
-                (2, false) => with_format::<2, false>(w, rows, after, of, sums, y),
-                (3, false) => with_format::<3, false>(w, rows, after, of, sums, y),
-                (6, false) => with_format::<6, false>(w, rows, after, of, sums, y),
-                (7, false) => with_format::<7, false>(w, rows, after, of, sums, y),
-                (8, false) => with_format::<8, false>(w, rows, after, of, sums, y),
-                (20, false) => with_format::<20, false>(w, rows, after, of, sums, y),
-                (2, true) => with_format::<2, true>(w, rows, after, of, sums, y),
-                (3, true) => with_format::<3, true>(w, rows, after, of, sums, y),
-                (6, true) => with_format::<6, true>(w, rows, after, of, sums, y),
-                (7, true) => with_format::<7, true>(w, rows, after, of, sums, y),
-                (8, true) => with_format::<8, true>(w, rows, after, of, sums, y),
-                (20, true) => with_format::<20, true>(w, rows, after, of, sums, y),
-                (10, _) => with_format::<10, false>(w, rows, after, of, sums, y),
-                (11, _) => with_format::<11, false>(w, rows, after, of, sums, y),
-                (12, _) => with_format::<12, false>(w, rows, after, of, sums, y),
-                (13, _) => with_format::<13, false>(w, rows, after, of, sums, y),
-                (14, _) => with_format::<14, false>(w, rows, after, of, sums, y),
-                (23, _) => with_format::<23, false>(w, rows, after, of, sums, y),
-                _ => with_format::<ANY, false>(w, rows, after, of, sums, y),
+                (2, false) => with_format::<2, false>(w, rows, next, of, sums, y),
+                (3, false) => with_format::<3, false>(w, rows, next, of, sums, y),
+                (6, false) => with_format::<6, false>(w, rows, next, of, sums, y),
+                (7, false) => with_format::<7, false>(w, rows, next, of, sums, y),
+                (8, false) => with_format::<8, false>(w, rows, next, of, sums, y),
+                (20, false) => with_format::<20, false>(w, rows, next, of, sums, y),
+                (2, true) => with_format::<2, true>(w, rows, next, of, sums, y),
+                (3, true) => with_format::<3, true>(w, rows, next, of, sums, y),
+                (6, true) => with_format::<6, true>(w, rows, next, of, sums, y),
+                (7, true) => with_format::<7, true>(w, rows, next, of, sums, y),
+                (8, true) => with_format::<8, true>(w, rows, next, of, sums, y),
+                (20, true) => with_format::<20, true>(w, rows, next, of, sums, y),
+                (10, _) => with_format::<10, false>(w, rows, next, of, sums, y),
+                (11, _) => with_format::<11, false>(w, rows, next, of, sums, y),
+                (12, _) => with_format::<12, false>(w, rows, next, of, sums, y),
+                (13, _) => with_format::<13, false>(w, rows, next, of, sums, y),
+                (14, _) => with_format::<14, false>(w, rows, next, of, sums, y),
+                (23, _) => with_format::<23, false>(w, rows, next, of, sums, y),
+                _ => with_format::<ANY, false>(w, rows, next, of, sums, y),
             }
         }
     };

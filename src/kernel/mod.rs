@@ -238,7 +238,7 @@ impl<'a> Stored<'a> {
     }
 }
 
-/// Asks for the cache line at `p`, which need not be valid, into the nearest cache or the next. Nothing where no instruction
+/// Prefetches the cache line at `p`, which need not be valid, into the nearest cache or the next one. Nothing where no instruction
 /// does it.
 #[inline(always)]
 #[allow(unused, reason = "some targets have the plain backend alone")]
@@ -326,8 +326,8 @@ pub struct Kernels {
     /// even. x: `[32, c]`, `c` a multiple of 16, out: `[c, 34]`.
     pub round_columns: fn(x: View, out: &mut [u8]),
     /// `y = x · wᵀ` for rows `rows` of a matrix whose format has integer codes. x: `[n, c]`, y: `[n, rows]`. The bytes
-    /// `after` are what will be wanted next; they may be asked for and are not read.
-    pub int_dots: fn(w: &Matrix, rows: Range<usize>, after: &[u8], x: &QActs, y: &mut Tile, scratch: &mut Scratch),
+    /// `next` are those that will probably be multiplied next; they may be prefetched and are not read.
+    pub int_dots: fn(w: &Matrix, rows: Range<usize>, next: &[u8], x: &QActs, y: &mut Tile, scratch: &mut Scratch),
     /// `x = exp(x)`.
     pub exp: fn(x: &mut [f32]),
     /// `x = softmax(x)`; returns `ln Σ exp(x)`.

@@ -53,9 +53,8 @@ pub fn read(data: &[u64]) -> u64 {
     read_body(data, |p| super::prefetch(p.cast(), true))
 }
 
-/// Whether this machine reads ahead by itself where one stream follows another, so that asking for it only takes room
-/// from what it does; sixteen streams are then asked for into the second cache, since the first waits for few lines at a
-/// time. Measured once in a process, on x86-64 with the standard library; elsewhere taken to be false. It
+/// Whether this machine prefetches by itself where one stream follows another. Explicit prefetching then only competes with
+/// that. Sixteen streams are then prefetched into the second-level cache, since the first waits for few lines at a time. Measured once in a process, on x86-64 with the standard library; elsewhere taken to be false. It
 /// changes the speed of products alone.
 #[allow(dead_code, reason = "where no backend works in vectors")]
 pub(super) fn reads_ahead() -> bool {
@@ -68,9 +67,9 @@ pub(super) fn reads_ahead() -> bool {
     false
 }
 
-/// `soon` gets what will be read in a while.
+/// `prefetch` gets the addresses that will be read in a while.
 #[inline(always)]
-fn read_body(data: &[u64], soon: impl Fn(*const u64)) -> u64 {
+fn read_body(data: &[u64], prefetch: impl Fn(*const u64)) -> u64 {
     /// Far enough for memory to answer.
     const AHEAD: usize = 128 * 8;
     let (groups, rest) = data.as_chunks::<{ 8 * LINES }>();
@@ -78,7 +77,7 @@ fn read_body(data: &[u64], soon: impl Fn(*const u64)) -> u64 {
     let mut acc = [0; 8 * LINES];
     for group in groups {
         for line in 0..LINES {
-            soon(group.as_ptr().wrapping_add(AHEAD + 8 * line));
+            prefetch(group.as_ptr().wrapping_add(AHEAD + 8 * line));
         }
         for (acc, word) in acc.iter_mut().zip(group) {
             *acc ^= word;
@@ -141,29 +140,29 @@ mod x86 {
         read_wide::<true>(data)
     }
 
-    fn read_wide<const SOON: bool>(data: &[u64]) -> Option<u64> {
+    fn read_wide<const PREFETCH: bool>(data: &[u64]) -> Option<u64> {
         #[inline(always)]
-        fn body<const SOON: bool>(data: &[u64]) -> u64 {
+        fn body<const PREFETCH: bool>(data: &[u64]) -> u64 {
             read_body(data, |p| {
-                if SOON {
+                if PREFETCH {
                     crate::kernel::prefetch(p.cast(), true);
                 }
             })
         }
         #[target_feature(enable = "avx512f")]
-        fn wide<const SOON: bool>(data: &[u64]) -> u64 {
-            body::<SOON>(data)
+        fn wide<const PREFETCH: bool>(data: &[u64]) -> u64 {
+            body::<PREFETCH>(data)
         }
         #[target_feature(enable = "avx2")]
-        fn half<const SOON: bool>(data: &[u64]) -> u64 {
-            body::<SOON>(data)
+        fn half<const PREFETCH: bool>(data: &[u64]) -> u64 {
+            body::<PREFETCH>(data)
         }
         if features!("avx512f") {
             // SAFETY: the feature is there.
-            return Some(unsafe { wide::<SOON>(data) });
+            return Some(unsafe { wide::<PREFETCH>(data) });
         }
         // SAFETY: the feature is there.
-        features!("avx2").then(|| unsafe { half::<SOON>(data) })
+        features!("avx2").then(|| unsafe { half::<PREFETCH>(data) })
     }
 
     /// [`reads_ahead`](super::reads_ahead), measured: a piece of memory that no cache holds is read with prefetches and

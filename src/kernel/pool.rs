@@ -244,12 +244,12 @@ impl Pool {
         self.crew.workers.limit(threads.saturating_sub(1));
     }
 
-    /// Says what the next products will read, in parts of `part` bytes: a worker that has nothing to do asks the memory for
-    /// the beginning of its own part, the caller's being the first.
-    pub fn soon(&self, data: &[u8], part: usize) {
+    /// The bytes that the next products will read, in parts of `part` bytes. An idle worker prefetches the beginning of its
+    /// own part; the first part is the caller's.
+    pub fn prefetch(&self, data: &[u8], part: usize) {
         let _ = (data, part);
         #[cfg(feature = "std")]
-        self.crew.workers.soon(data, part);
+        self.crew.workers.prefetch(data, part);
     }
 
     /// Calls `f(part, scratch)` once for each part `0..parts`, in any order, on any worker; returns when all are done.

@@ -10,7 +10,7 @@ macro_rules! stored {
         const STORED_M: usize = 4;
         /// Rows of a cache that stay in the L1 cache while all rows of the other side meet them.
         const STORED_ROWS: usize = 96;
-        /// Bytes that are asked for ahead of those worked on.
+        /// Bytes between those that are worked on and those that are prefetched.
         const STORED_AHEAD: usize = 3072;
 
         /// One row: halves, or codes and a scale for every 32.
@@ -38,7 +38,7 @@ macro_rules! stored {
             }
         }
 
-        /// Asks for what lies ahead of a row.
+        /// Prefetches the bytes ahead of a row.
         #[inline(always)]
         fn row_ahead<const BYTES: bool>(row: At, c: usize) {
             let (start, bytes) = if BYTES { (row.code.cast::<u8>(), c) } else { (row.half.cast(), 2 * c) };

@@ -49,25 +49,25 @@ macro_rules! unpacking {
             /// Where the blocks of the first row begin, and those of the next after it.
             start: usize,
             apart: usize,
-            /// Where the bytes begin that will be wanted, from `data` on and around the end of all addresses, if there are any
-            /// to ask for.
-            next: Option<usize>,
-            /// Whether they are asked for into the nearest cache, or into the next.
+            /// Where the bytes to prefetch begin, from `data` on and around the end of all addresses, if there are any.
+            ahead: Option<usize>,
+            /// Whether they are prefetched into the nearest cache, or into the next one.
             near: bool,
             count: usize,
         }
 
         impl<'a, const INTERLEAVED: bool> Blocks<'a, INTERLEAVED> {
-            /// Those of columns `cols` of row `rows.start` and of those `apart` from it, all below `rows.end`, or of that row
-            /// alone, in all lanes, if `apart` is 0; as many rows from `next` on will be wanted, up to `end`, and then `after`.
+            /// Columns `cols` of row `rows.start` and of the rows `apart` from it, all below `rows.end`; or of that row alone, in
+            /// all lanes, if `apart` is 0. An equal number of rows is prefetched: those from `ahead` to `end`, and then the bytes
+            /// `next`.
             fn new(
                 w: &'a Matrix,
                 rows: Range<usize>,
                 apart: usize,
                 cols: Range<usize>,
-                next: usize,
+                ahead: usize,
                 end: usize,
-                after: &[u8],
+                next: &[u8],
             ) -> Self {
                 let (format, row_bytes) = (w.format, w.row_bytes());
                 let first = cols.start / format.block * format.bytes;
@@ -76,18 +76,18 @@ macro_rules! unpacking {
                 assert!(count > 0 && rows.len() > (ROWS - 1) * apart, "rows of a matrix");
                 let reads_ahead = crate::kernel::peak::reads_ahead();
                 let data = bytes::<INTERLEAVED>(w, rows.clone());
-                let next = if next < end {
-                    Some((next - rows.start) * row_bytes)
+                let ahead = if ahead < end {
+                    Some((ahead - rows.start) * row_bytes)
                 } else {
-                    let from = (next - end) * row_bytes;
-                    (from < after.len()).then(|| after[from..].as_ptr().addr().wrapping_sub(data.as_ptr().addr()))
+                    let from = (ahead - end) * row_bytes;
+                    (from < next.len()).then(|| next[from..].as_ptr().addr().wrapping_sub(data.as_ptr().addr()))
                 };
                 Blocks {
                     data,
                     start: if INTERLEAVED { 16 * first } else { first },
                     apart: apart * row_bytes,
                     // Rows side by side are one stream, which some machines follow by themselves.
-                    next: next.filter(|_| !(INTERLEAVED && reads_ahead)).map(|next| next.wrapping_add(16 * first)),
+                    ahead: ahead.filter(|_| !(INTERLEAVED && reads_ahead)).map(|ahead| ahead.wrapping_add(16 * first)),
                     near: !reads_ahead,
                     count,
                 }
@@ -97,13 +97,13 @@ macro_rules! unpacking {
             #[allow(dead_code, reason = "where no rows stand side by side")]
             #[inline(always)]
             fn plain(&self) -> Blocks<'a, false> {
-                let Blocks { data, start, apart, next, near, count } = *self;
-                Blocks { data, start, apart, next, near, count }
+                let Blocks { data, start, apart, ahead, near, count } = *self;
+                Blocks { data, start, apart, ahead, near, count }
             }
 
             /// The block after `b`, or the last one.
             #[inline(always)]
-            fn soon(&self, b: usize) -> usize {
+            fn next_block(&self, b: usize) -> usize {
                 (b + 1).min(self.count - 1)
             }
 
@@ -117,13 +117,13 @@ macro_rules! unpacking {
                 Rows { first: unsafe { self.data.as_ptr().add(self.start + at) }, apart: self.apart }
             }
 
-            /// Asks for as much of what will be wanted as is worked on now, piece `i` of `parts` of a block `bytes` long of
+            /// Prefetches as many bytes as are worked on now: piece `i` of `parts` of a block `bytes` long of
             /// 16 rows. Left to itself the machine does not follow 16 rows at once. Rows side by side have one part.
             #[inline(always)]
             fn fetch(&self, i: usize, parts: usize, bytes: usize) {
-                if let Some(next) = self.next {
+                if let Some(ahead) = self.ahead {
                     let piece = 16 * bytes / parts;
-                    fetch(self.data, next.wrapping_add(i * piece), piece, self.near);
+                    fetch(self.data, ahead.wrapping_add(i * piece), piece, self.near);
                 }
                 if self.near {
                     return;
@@ -247,7 +247,7 @@ macro_rules! unpacking {
             }
         }
 
-        /// Asks for `count` bytes from `at` on, which need not lie inside: into the nearest cache, or into the next.
+        /// Prefetches `count` bytes from `at` on, which need not lie inside, into the nearest cache or into the next one.
         #[inline(always)]
         fn fetch(data: &[u8], at: usize, count: usize, near: bool) {
             for line in (0..count).step_by(64) {
@@ -301,12 +301,12 @@ macro_rules! unpacking {
             table
         };
 
-        /// Q4_0, Q4_1, Q5_0, Q5_1, IQ4_NL. With `SOON` codes are loaded a block before they are used: otherwise a machine is
+        /// Q4_0, Q4_1, Q5_0, Q5_1, IQ4_NL. With `PRELOAD` codes are loaded a block before they are used: otherwise a machine is
         /// full of operations that wait for one block's before it comes to load those of the next. Rows side by side are one
         /// stream, which is followed better in turn.
         $(#[target_feature(enable = $feature)])+
         #[inline]
-        fn unpack_nibbles<const MIN: bool, const FIVE: bool, const TABLE: bool, const T: bool, const SOON: bool>(
+        fn unpack_nibbles<const MIN: bool, const FIVE: bool, const TABLE: bool, const T: bool, const PRELOAD: bool>(
             blocks: &Blocks<T>,
             out: &mut impl FnMut(usize, Columns),
         ) {
@@ -316,16 +316,16 @@ macro_rules! unpacking {
             // SAFETY: a block of these formats has so many bytes.
             let mut early = unsafe { Early::new(blocks, bytes) };
             // SAFETY: a block has 16 bytes of nibbles, and there is one.
-            let mut soon = if SOON && !T { unsafe { four(blocks, packed_at) } } else { [splat_i(0); 4] };
+            let mut loaded = if PRELOAD && !T { unsafe { four(blocks, packed_at) } } else { [splat_i(0); 4] };
             for b in 0..blocks.count {
                 blocks.fetch(b, 1, bytes);
                 let at = b * bytes;
                 // SAFETY: these formats have a dword with the scale, one with the bits, and 16 bytes of nibbles inside a
                 // block, and `count` blocks lie in each row.
                 let (packed, scale, head, bits) = unsafe {
-                    let packed = if SOON && !T { soon } else { four(blocks, at + packed_at) };
-                    if SOON && !T {
-                        soon = four(blocks, blocks.soon(b) * bytes + packed_at);
+                    let packed = if PRELOAD && !T { loaded } else { four(blocks, at + packed_at) };
+                    if PRELOAD && !T {
+                        loaded = four(blocks, blocks.next_block(b) * bytes + packed_at);
                     }
                     let head = if MIN { dword(blocks, at) } else { splat_i(0) };
                     (
@@ -355,18 +355,18 @@ macro_rules! unpacking {
 
         $(#[target_feature(enable = $feature)])+
         #[inline]
-        fn unpack_q8_0<const T: bool, const SOON: bool>(blocks: &Blocks<T>, out: &mut impl FnMut(usize, Columns)) {
+        fn unpack_q8_0<const T: bool, const PRELOAD: bool>(blocks: &Blocks<T>, out: &mut impl FnMut(usize, Columns)) {
             // SAFETY: a block has 34 bytes.
             let mut early = unsafe { Early::new(blocks, 34) };
             // SAFETY: likewise, and there is one.
-            let mut soon = if SOON && !T { unsafe { bytes32(blocks, 2) } } else { [splat_i(0); 8] };
+            let mut loaded = if PRELOAD && !T { unsafe { bytes32(blocks, 2) } } else { [splat_i(0); 8] };
             for b in 0..blocks.count {
                 blocks.fetch(b, 1, 34);
                 // SAFETY: a block has 34 bytes, and `count` of them lie in each row.
                 let (scale, q) = unsafe {
-                    let q = if SOON && !T { soon } else { bytes32(blocks, b * 34 + 2) };
-                    if SOON && !T {
-                        soon = bytes32(blocks, blocks.soon(b) * 34 + 2);
+                    let q = if PRELOAD && !T { loaded } else { bytes32(blocks, b * 34 + 2) };
+                    if PRELOAD && !T {
+                        loaded = bytes32(blocks, blocks.next_block(b) * 34 + 2);
                     }
                     (early.next(b), q)
                 };
@@ -378,10 +378,10 @@ macro_rules! unpacking {
         /// Q4_K, Q5_K.
         $(#[target_feature(enable = $feature)])+
         #[inline]
-        fn unpack_k<const FIVE: bool, const SOON: bool>(blocks: &Blocks<false>, out: &mut impl FnMut(usize, Columns)) {
+        fn unpack_k<const FIVE: bool, const PRELOAD: bool>(blocks: &Blocks<false>, out: &mut impl FnMut(usize, Columns)) {
             let (bytes, packed_at) = if FIVE { (176, 48) } else { (144, 16) };
             // SAFETY: a block ends with 128 bytes of nibbles, and there is one.
-            let mut soon = if SOON { unsafe { bytes32(blocks, packed_at) } } else { [splat_i(0); 8] };
+            let mut loaded = if PRELOAD { unsafe { bytes32(blocks, packed_at) } } else { [splat_i(0); 8] };
             for b in 0..blocks.count {
                 let at = b * bytes;
                 // SAFETY: a block begins with 16 bytes of scales, and `count` of them lie in each row.
@@ -400,10 +400,10 @@ macro_rules! unpacking {
                     blocks.fetch(4 * b + j, 4, bytes);
                     // SAFETY: the block ends with 128 bytes of nibbles.
                     let packed = unsafe {
-                        let packed = if SOON { soon } else { bytes32(blocks, at + packed_at + 32 * j) };
-                        if SOON {
-                            let next = if j < 3 { at } else { blocks.soon(b) * bytes };
-                            soon = bytes32(blocks, next + packed_at + 32 * ((j + 1) % 4));
+                        let packed = if PRELOAD { loaded } else { bytes32(blocks, at + packed_at + 32 * j) };
+                        if PRELOAD {
+                            let next = if j < 3 { at } else { blocks.next_block(b) * bytes };
+                            loaded = bytes32(blocks, next + packed_at + 32 * ((j + 1) % 4));
                         }
                         packed
                     };
@@ -592,31 +592,31 @@ macro_rules! unpacking {
         /// All blocks of format `ID`, 32 columns at a time; `ANY` is a format without a function of its own.
         $(#[target_feature(enable = $feature)])+
         #[inline]
-        fn unpack<const ID: u32, const SOON: bool>(w: &Matrix, blocks: &Blocks<false>, out: &mut impl FnMut(usize, Columns)) {
+        fn unpack<const ID: u32, const PRELOAD: bool>(w: &Matrix, blocks: &Blocks<false>, out: &mut impl FnMut(usize, Columns)) {
             match ID {
                 10 => unpack_q2_k(blocks, out),
                 11 => unpack_q3_k(blocks, out),
-                12 => unpack_k::<false, SOON>(blocks, out),
+                12 => unpack_k::<false, PRELOAD>(blocks, out),
                 // The registers hold its fifth bits.
                 13 => unpack_k::<true, false>(blocks, out),
                 14 => unpack_q6_k(blocks, out),
                 23 => unpack_iq4_xs(blocks, out),
                 ANY => unpack_any(w, blocks, out),
-                _ => unpack_simple::<ID, false, SOON>(blocks, out),
+                _ => unpack_simple::<ID, false, PRELOAD>(blocks, out),
             }
         }
 
         /// The formats whose rows may stand side by side.
         $(#[target_feature(enable = $feature)])+
         #[inline]
-        fn unpack_simple<const ID: u32, const T: bool, const SOON: bool>(blocks: &Blocks<T>, out: &mut impl FnMut(usize, Columns)) {
+        fn unpack_simple<const ID: u32, const T: bool, const PRELOAD: bool>(blocks: &Blocks<T>, out: &mut impl FnMut(usize, Columns)) {
             match ID {
-                2 => unpack_nibbles::<false, false, false, T, SOON>(blocks, out),
-                3 => unpack_nibbles::<true, false, false, T, SOON>(blocks, out),
-                6 => unpack_nibbles::<false, true, false, T, SOON>(blocks, out),
-                7 => unpack_nibbles::<true, true, false, T, SOON>(blocks, out),
-                8 => unpack_q8_0::<T, SOON>(blocks, out),
-                20 => unpack_nibbles::<false, false, true, T, SOON>(blocks, out),
+                2 => unpack_nibbles::<false, false, false, T, PRELOAD>(blocks, out),
+                3 => unpack_nibbles::<true, false, false, T, PRELOAD>(blocks, out),
+                6 => unpack_nibbles::<false, true, false, T, PRELOAD>(blocks, out),
+                7 => unpack_nibbles::<true, true, false, T, PRELOAD>(blocks, out),
+                8 => unpack_q8_0::<T, PRELOAD>(blocks, out),
+                20 => unpack_nibbles::<false, false, true, T, PRELOAD>(blocks, out),
                 _ => unreachable!("a format of its own"),
             }
         }

@@ -41,7 +41,7 @@ pub(super) fn decode(w: &Matrix, rows: Range<usize>, cols: Range<usize>, out: &m
     }
 }
 
-/// Asks for the cache line at `p`, which need not be valid, into the nearest cache or the next.
+/// Prefetches the cache line at `p`, which need not be valid, into the nearest cache or the next one.
 #[inline(always)]
 pub(in crate::kernel) fn prefetch(p: *const u8, near: bool) {
     // SAFETY: every x86-64 machine has SSE, and a prefetch touches no memory.
@@ -133,7 +133,7 @@ pub(super) mod avx2 {
     /// Two products of a full unsigned byte do not fit 16 bits, so such codes are taken as signed.
     const SIGNED_CODES: bool = true;
     /// There are no registers for the codes of two blocks.
-    const SOON: bool = false;
+    const PRELOAD: bool = false;
 
     macro_rules! op {
         ($name:ident($($arg:ident: $type:ty),*) -> $result:ty $body:block) => {
@@ -471,7 +471,7 @@ pub(super) mod avxvnni {
     /// The instruction takes unsigned codes of 8 bits as they are.
     const SIGNED_CODES: bool = false;
     /// There are no registers for the codes of two blocks.
-    const SOON: bool = false;
+    const PRELOAD: bool = false;
 
     /// Adds to each lane the dot product of 16 codes with 16 activations.
     ///

@@ -266,9 +266,9 @@ pub fn project<const K: usize>(
     let input = Input::new(&m.compute, p.precision, x, &matrices, first.row().wide, quantized);
     for (out, w) in outs.into_iter().zip(matrices) {
         let site = Site { layer, role: out.role };
-        let next = m.weights.after(layer, out.role);
+        let next = m.weights.next(layer, out.role);
         if !p.any_at(Place::Input(site)) {
-            product(p, site, w, x, input.before(next), out.y, extras, dropped, scratch);
+            product(p, site, w, x, input.prefetch(next), out.y, extras, dropped, scratch);
             continue;
         }
         let own = apart.room(x.n * x.c);
@@ -276,7 +276,7 @@ pub fn project<const K: usize>(
         apply(p, Place::Input(site), x, None, &mut Tile::new(own, x.n, x.c), dropped, scratch);
         let own = View::new(own, x.n, x.c);
         let input = Input::new(&m.compute, p.precision, own, &[w], first.row().wide, apart_quantized);
-        product(p, site, w, own, input.before(next), out.y, extras, dropped, scratch);
+        product(p, site, w, own, input.prefetch(next), out.y, extras, dropped, scratch);
     }
 }
 
@@ -345,8 +345,8 @@ fn project_fused<const K: usize>(
     };
     let input = Input::new(&m.compute, p.precision, met, &[w], role.row().wide, quantized);
     let y = fused.room(x.n * w.rows);
-    let next = m.weights.after(layer, role);
-    product(p, site, w, met, input.before(next), y, extras, dropped, scratch);
+    let next = m.weights.next(layer, role);
+    product(p, site, w, met, input.prefetch(next), y, extras, dropped, scratch);
     let mut first = 0;
     for out in outs {
         let width = width(m, layer, out.role);

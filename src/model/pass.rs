@@ -338,6 +338,6 @@ pub fn logits(p: &Pass, y: View, z: &mut [f32], quantized: &mut Quantized) {
     let input = Input::new(&m.compute, p.precision, y, &[head], false, quantized);
     // The next token begins with the first block.
     let first = m.weights.blocks.first().and_then(|b| b.matrices().next());
-    let input = first.map_or(input, |(_, w)| input.before(w));
+    let input = first.map_or(input, |(_, w)| input.prefetch(w));
     linear::forward(&m.compute, head, input, &mut Tile::new(z, y.n, head.rows));
 }

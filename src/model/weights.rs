@@ -322,8 +322,8 @@ impl Weights {
         Ok(Weights { embed, blocks, norm: vector("output_norm.weight", width)?, norm_bias, output, rope_factors })
     }
 
-    /// The matrix that a forward pass takes after this one.
-    pub fn after(&self, layer: usize, role: Role) -> &Matrix {
+    /// The matrix that a forward pass multiplies with after this one.
+    pub fn next(&self, layer: usize, role: Role) -> &Matrix {
         let here = crate::role::ROLES[role as usize + 1..].iter().find_map(|row| self.blocks[layer].stored(row.role));
         here.or_else(|| self.blocks.get(layer + 1)?.matrices().next().map(|(_, m)| m)).unwrap_or(self.head())
     }

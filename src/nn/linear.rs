@@ -89,13 +89,13 @@ pub struct Input<'a> {
     pub x: View<'a>,
     acts: Option<&'a QActs>,
     int16: Option<View<'a>>,
-    after: Option<&'a Matrix>,
+    next: Option<&'a Matrix>,
 }
 
 impl<'a> Input<'a> {
     /// For [`Precision::F32`].
     pub fn exact(x: View<'a>) -> Self {
-        Input { x, acts: None, int16: None, after: None }
+        Input { x, acts: None, int16: None, next: None }
     }
 
     /// Rounds `x` if `precision` and one of `matrices` call for it: to integers, which are wide if they should be or if these take
@@ -129,9 +129,9 @@ impl<'a> Input<'a> {
         input
     }
 
-    /// The same where `w` will be wanted next, so that it can be on its way.
-    pub fn before(self, w: &'a Matrix) -> Self {
-        Input { after: Some(w), ..self }
+    /// The input, with the matrix of the next product, which is prefetched during this one.
+    pub fn prefetch(self, w: &'a Matrix) -> Self {
+        Input { next: Some(w), ..self }
     }
 }
 
@@ -167,19 +167,19 @@ pub fn forward(cx: &Compute, w: &Matrix, input: Input, y: &mut Tile) {
     let (n, f) = (y.n(), y.c());
     let (ints, threads) = (input.acts.is_some() && w.format.codes.is_some(), cx.pool.threads());
     let tile = part_rows(n, w, ints, threads);
-    // What the same thread is likely to come to next: a later part, or one of the next matrix.
+    // The bytes that this thread will probably read next: a later part, or one of the next matrix.
     let parts = f.div_ceil(tile);
-    let after = |part: usize| match (part + threads).checked_sub(parts) {
+    let next = |part: usize| match (part + threads).checked_sub(parts) {
         None => bytes_of(w, part + threads, tile),
-        Some(part) => input.after.map_or(&[][..], |w| bytes_of(w, part, part_rows(n, w, ints, threads))),
+        Some(part) => input.next.map_or(&[][..], |w| bytes_of(w, part, part_rows(n, w, ints, threads))),
     };
-    if let Some(w) = input.after {
-        cx.pool.soon(bytes_of(w, 0, w.rows), part_rows(n, w, ints, threads) * w.row_bytes());
+    if let Some(w) = input.next {
+        cx.pool.prefetch(bytes_of(w, 0, w.rows), part_rows(n, w, ints, threads) * w.row_bytes());
     }
     cx.pool.columns([y.part(0..n, 0..f)], [tile], &|part, [mut y], scratch| {
         let rows = part * tile..(part * tile + tile).min(f);
         match (input.acts, input.int16) {
-            (Some(acts), _) if w.format.codes.is_some() => (k.int_dots)(w, rows, after(part), acts, &mut y, scratch),
+            (Some(acts), _) if w.format.codes.is_some() => (k.int_dots)(w, rows, next(part), acts, &mut y, scratch),
             (_, Some(x)) if matches!(w.format.id, F16 | BF16) => {
                 let (c, tops) = (w.cols, &w.tops()[rows.clone()]);
                 if let Some(w) = w.floats16() {

@@ -39,7 +39,7 @@ macro_rules! unit {
                 /// Bytes are multiplied as signed ones.
                 const SIGNED_CODES: bool = true;
                 /// Codes are loaded when they are used.
-                const SOON: bool = false;
+                const PRELOAD: bool = false;
 
                 /// Adds to each lane the dot product of 16 codes with 16 activations.
                 ///
@@ -118,7 +118,7 @@ macro_rules! unit {
             pub(in crate::kernel) fn int_dots(
                 w: &Matrix,
                 rows: Range<usize>,
-                after: &[u8],
+                next: &[u8],
                 x: &QActs,
                 y: &mut Tile,
                 scratch: &mut Scratch,
@@ -153,7 +153,7 @@ macro_rules! unit {
                     (13, 1..=2, _) => one_or_two!(by_rows, 13),
                     (14, 1..=2, _) => one_or_two!(by_rows, 14),
                     (23, 1..=2, _) => one_or_two!(by_rows, 23),
-                    _ => all::int_dots(w, rows, after, x, y, scratch),
+                    _ => all::int_dots(w, rows, next, x, y, scratch),
                 }
             }
 

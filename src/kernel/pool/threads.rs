@@ -22,9 +22,9 @@ const INSIDE: usize = OPEN - 1;
 const OPEN: usize = 1 << 10;
 const NUMBER: usize = 1 << 11;
 const MOST: usize = 512;
-/// Bytes that an idle worker asks for at most: what leaves room in a second cache.
-const SOON: usize = 256 << 10;
-/// Bytes that it asks for between two looks at the gate.
+/// Bytes that an idle worker prefetches at most, so that its second-level cache has room left.
+const PREFETCH: usize = 256 << 10;
+/// Bytes that it prefetches between two looks at the gate.
 const STEP: usize = 512;
 
 pub(super) struct Workers {
@@ -40,8 +40,8 @@ struct Shared {
     next: AtomicUsize,
     /// Changed only while the gate is closed and nobody is inside.
     job: UnsafeCell<Option<Job>>,
-    /// Where what will be read next begins, and the bytes of a worker's part of it.
-    soon: [AtomicUsize; 2],
+    /// Where the bytes to be read next begin, and the size of a worker's part of them.
+    ahead: [AtomicUsize; 2],
     /// Workers with this number or a higher one do not enter.
     most: AtomicUsize,
     panicked: AtomicBool,
@@ -85,15 +85,15 @@ impl Shared {
         let mut scratch = Scratch::default();
         let mut seen = 0;
         let mut idle = 0;
-        // Addresses still to ask for, and where they began.
-        let (mut soon, mut first) = (0..0, 0);
+        // Addresses still to be prefetched, and where they began.
+        let (mut ahead, mut first) = (0..0, 0);
         while !self.quit.load(Ordering::Acquire) {
             let gate = self.gate.load(Ordering::Relaxed);
             let fresh = gate & OPEN != 0 && gate / NUMBER != seen && i < self.most.load(Ordering::Relaxed);
             if !fresh || self.gate.compare_exchange(gate, gate + 1, Ordering::Acquire, Ordering::Relaxed).is_err() {
-                if !fresh && !soon.is_empty() {
-                    (0..STEP).step_by(64).for_each(|line| prefetch(ptr::without_provenance(soon.start + line), false));
-                    soon.start += STEP;
+                if !fresh && !ahead.is_empty() {
+                    (0..STEP).step_by(64).for_each(|line| prefetch(ptr::without_provenance(ahead.start + line), false));
+                    ahead.start += STEP;
                     continue;
                 }
                 idle += 1;
@@ -110,10 +110,10 @@ impl Shared {
             let job = unsafe { &*self.job.get() };
             let Job { parts, work, caller } = job.as_ref().expect("an open gate has a job");
             let caller = caller.clone();
-            let [start, part] = [0, 1].map(|k| self.soon[k].load(Ordering::Relaxed));
+            let [start, part] = [0, 1].map(|k| self.ahead[k].load(Ordering::Relaxed));
             let start = start + (i + 1) * part;
             if start != first {
-                (soon, first) = (start..start + part.min(SOON), start);
+                (ahead, first) = (start..start + part.min(PREFETCH), start);
             }
             // SAFETY: the caller does not return from `run` before this worker leaves the gate.
             self.work(*parts, unsafe { &**work }, &mut scratch);
@@ -130,7 +130,7 @@ impl Default for Shared {
             gate: AtomicUsize::new(0),
             next: AtomicUsize::new(0),
             job: UnsafeCell::new(None),
-            soon: Default::default(),
+            ahead: Default::default(),
             most: AtomicUsize::new(MOST),
             panicked: AtomicBool::new(false),
             panic: Mutex::new(None),
@@ -185,9 +185,9 @@ impl Workers {
         self.shared.most.store(most, Ordering::Relaxed);
     }
 
-    pub(super) fn soon(&self, data: &[u8], part: usize) {
-        self.shared.soon[0].store(data.as_ptr().addr(), Ordering::Relaxed);
-        self.shared.soon[1].store(part, Ordering::Relaxed);
+    pub(super) fn prefetch(&self, data: &[u8], part: usize) {
+        self.shared.ahead[0].store(data.as_ptr().addr(), Ordering::Relaxed);
+        self.shared.ahead[1].store(part, Ordering::Relaxed);
     }
 
     /// # Safety

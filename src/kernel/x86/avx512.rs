@@ -27,7 +27,7 @@ const PANELS: usize = 2;
 /// The instruction takes unsigned codes of 8 bits as they are.
 const SIGNED_CODES: bool = false;
 /// There are registers for the codes of two blocks.
-const SOON: bool = true;
+const PRELOAD: bool = true;
 
 macro_rules! op {
     ($(#[doc = $doc:literal])* $name:ident($($arg:ident: $type:ty),*) -> $result:ty $body:block) => {
