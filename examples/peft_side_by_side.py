@@ -71,7 +71,7 @@ def main():
     if args.dtype:
         return peft(args)
 
-    options = args.options or ["", "--keep all", "--fast", "--fast --keep all"]
+    options = args.options or ["", "--recompute none", "--fast", "--fast --recompute none"]
     found = {}
     for _ in range(args.rounds):
         for batch, ctx in zip(args.batch, args.ctx):

@@ -1,4 +1,4 @@
-//! What a block remembers of its forward pass, every activation once, and how that is kept until the backward pass.
+//! The activations of a block, each once, and how they are saved until the backward pass.
 
 use super::HParams;
 use super::hparams::Layer;
@@ -49,8 +49,8 @@ pub struct SlotRow {
     pub slot: Slot,
     /// Its width; 0 where a layer has no such activation.
     pub width: fn(&HParams, &Layer) -> usize,
-    /// Whether it took matrix products to make and is kept; what is not follows from the kept ones and the block's input by
-    /// a few operations a value.
+    /// Whether it takes matrix products to compute, so that it is saved. The cheap ones follow from the saved ones and the
+    /// block's input by a few operations a value.
     pub costly: fn(&Layer) -> bool,
 }
 
@@ -87,20 +87,20 @@ impl Slot {
     pub const COUNT: usize = Slot::Out as usize + 1;
 }
 
-/// What adapters want remembered beside [`SLOTS`]: rows as they were before a place was passed, by the place's number in
-/// its block, and the log-sum-exp of attention as the last.
+/// Number of the extra that holds the log-sum-exp of attention. Extras are activations that adapters need beside [`SLOTS`];
+/// the others hold the output of a place before its adapters, under the place's number in its block.
 pub const LSE: usize = Place::DOORS;
 
-/// One of those, with its width.
+/// One extra: its number and its width.
 pub type Extra = (usize, usize);
 
-/// The buffers of one block for `n` rows. Generation and training work in one of these; what training keeps of a block
-/// is a [`Kept`].
+/// The buffers of one block for `n` rows. Generation and training work in one of these; training saves the activations of
+/// a block in a [`SavedActs`].
 pub struct Acts {
     /// Rows.
     pub n: usize,
     slots: [Buffer; Slot::COUNT],
-    /// What adapters want remembered.
+    /// Activations that adapters need saved.
     pub extras: [Buffer; LSE + 1],
 }
 
@@ -122,7 +122,7 @@ impl Acts {
         }
     }
 
-    /// Bytes of the buffers for `n` rows of every layer; `extras` are the widths that adapters want, the most of a layer.
+    /// Bytes of the buffers for `n` rows of any layer; `extras` is the largest sum of widths that adapters need in a layer.
     pub fn bytes(h: &HParams, extras: usize, n: usize) -> usize {
         let slots: usize = SLOTS.iter().map(|row| h.most(|l| (row.width)(h, l))).sum();
         4 * n * (slots + extras)
@@ -133,13 +133,13 @@ impl Acts {
         View::new(&self.slots[slot as usize], self.n, width)
     }
 
-    /// The values of some activations, to be written, with what adapters want remembered.
+    /// The values of some activations, to be written, with the extras of adapters.
     pub fn parts<const K: usize>(&mut self, slots: [Slot; K]) -> ([&mut [f32]; K], &mut [Buffer; LSE + 1]) {
         let slots = self.slots.get_disjoint_mut(slots.map(|s| s as usize)).expect("different activations");
         (slots.map(|buffer| &mut buffer[..]), &mut self.extras)
     }
 
-    /// What stays of a layer, buffers and widths.
+    /// The costly activations of a layer: buffers and widths.
     fn costly<'a>(
         &'a mut self,
         h: &'a HParams,
@@ -153,7 +153,7 @@ impl Acts {
     }
 }
 
-/// How kept activations are stored.
+/// The number type of saved activations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ActType {
     /// As they were.
@@ -181,70 +181,71 @@ impl ActType {
 /// Values a worker rounds or widens at a time.
 const PART: usize = 4096;
 
-/// Values out of the way, in the type they were stored with.
+/// Saved values, in the type they were saved with.
 #[derive(Default)]
-pub struct Stored {
-    /// Singles; or two halves in each, low one first.
+pub struct SavedValues {
+    /// `f32` values, or two 16-bit ones in each, low bits first.
     words: Buffer,
 }
 
-impl Stored {
-    /// Stores `x`.
+impl SavedValues {
+    /// Saves `x`.
     pub fn put(&mut self, cx: &Compute, act_type: ActType, x: &[f32]) {
         let words = self.words.room(act_type.bytes(x.len()) / 4);
         match act_type {
             ActType::F32 => words.copy_from_slice(x),
-            ActType::F16 => halves(cx, words, x, cx.kernels.narrow),
-            ActType::Bf16 => halves(cx, words, x, float::narrow_bf16),
+            ActType::F16 => narrow(cx, words, x, cx.kernels.narrow),
+            ActType::Bf16 => narrow(cx, words, x, float::narrow_bf16),
         }
     }
 
-    /// What was stored, into `x`.
+    /// Copies the saved values to `x`.
     pub fn get(&self, cx: &Compute, act_type: ActType, x: &mut [f32]) {
         let words = &self.words[..act_type.bytes(x.len()) / 4];
         match act_type {
             ActType::F32 => x.copy_from_slice(words),
-            ActType::F16 => singles(cx, words, x, cx.kernels.widen),
-            ActType::Bf16 => singles(cx, words, x, float::widen_bf16),
+            ActType::F16 => widen(cx, words, x, cx.kernels.widen),
+            ActType::Bf16 => widen(cx, words, x, float::widen_bf16),
         }
     }
 }
 
-fn halves(cx: &Compute, words: &mut [f32], x: &[f32], narrow: fn(&[f32], &mut [u16])) {
+fn narrow(cx: &Compute, words: &mut [f32], x: &[f32], convert: fn(&[f32], &mut [u16])) {
     let n = words.len();
     cx.pool.columns([Tile::new(words, 1, n)], [PART / 2], &|part, [mut words], _| {
         let x = &x[part * PART..(part * PART + PART).min(x.len())];
-        narrow(x, &mut bytemuck::cast_slice_mut(words.row(0))[..x.len()]);
+        convert(x, &mut bytemuck::cast_slice_mut(words.row(0))[..x.len()]);
     });
 }
 
-fn singles(cx: &Compute, words: &[f32], x: &mut [f32], widen: fn(&[u16], &mut [f32])) {
+fn widen(cx: &Compute, words: &[f32], x: &mut [f32], convert: fn(&[u16], &mut [f32])) {
     let (n, all) = (x.len(), bytemuck::cast_slice::<f32, u16>(words));
     cx.pool.columns([Tile::new(x, 1, n)], [PART], &|part, [mut x], _| {
         let x = x.row(0);
-        widen(&all[part * PART..][..x.len()], x);
+        convert(&all[part * PART..][..x.len()], x);
     });
 }
 
-/// What stays of a block between the passes beside its input.
+/// Saved activations of one block: all costly ones, kept between the forward and the backward pass beside its input.
 #[derive(Default)]
-pub struct Kept {
-    parts: Vec<Stored>,
+pub struct SavedActs {
+    parts: Vec<SavedValues>,
 }
 
-impl Kept {
-    /// Bytes for `n` rows of a layer, with extras of so many widths.
+impl SavedActs {
+    /// Bytes for `n` rows of a layer; `extras` is the sum of the widths that adapters need.
     pub fn bytes(h: &HParams, layer: &Layer, extras: usize, n: usize, act_type: ActType) -> usize {
         let widths = SLOTS.iter().filter(|row| (row.costly)(layer)).map(|row| (row.width)(h, layer));
         widths.map(|width| act_type.bytes(n * width)).sum::<usize>() + act_type.bytes(n * extras)
     }
 
-    /// Keeps what is costly of `a`. Singles are not copied: the buffers change places, so `a` then holds other values.
+    /// Saves the costly activations of `a`. `f32` values are not copied: the buffers are swapped, so `a` then holds other
+    /// values.
     pub fn put(&mut self, cx: &Compute, h: &HParams, layer: &Layer, extras: &[Extra], act_type: ActType, a: &mut Acts) {
         let n = a.n;
         for (i, (buffer, width)) in a.costly(h, layer, extras).enumerate() {
             if self.parts.len() == i {
-                self.parts.push(Stored::default());
+                self.parts.push(SavedValues::default());
             }
             let part = &mut self.parts[i];
             match act_type {
@@ -254,7 +255,7 @@ impl Kept {
         }
     }
 
-    /// Brings it back into `a`, which has room for it.
+    /// Moves the saved activations back into `a`, which has room for them.
     pub fn get(&mut self, cx: &Compute, h: &HParams, layer: &Layer, extras: &[Extra], act_type: ActType, a: &mut Acts) {
         let n = a.n;
         for (part, (buffer, width)) in self.parts.iter_mut().zip(a.costly(h, layer, extras)) {
@@ -283,7 +284,7 @@ mod tests {
         let cx = Compute { kernels: &PLAIN, pool: Pool::new(2) };
         let x: Vec<f32> = (0..2 * PART + 7).map(|i| (i as f32 - 5000.0) * 0.37).collect();
         for (name, act_type) in ActType::ALL {
-            let mut stored = Stored::default();
+            let mut stored = SavedValues::default();
             stored.put(&cx, act_type, &x);
             let mut back = vec![0.0; x.len()];
             stored.get(&cx, act_type, &mut back);

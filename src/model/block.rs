@@ -31,8 +31,8 @@ pub fn forward(
     sum(&p.model.compute, &mid[..n], &out[..n], p.model.hparams.width, &mut x[..n]);
 }
 
-/// All that [`backward`] needs of a block, made again from its input. `x` is read only.
-pub fn again(p: &Pass, layer: usize, x: &[f32], a: &mut Acts, work: &mut Workspace) {
+/// Recomputes the activations that [`backward`] needs, from the block's input `x`, which stays as it is.
+pub fn recompute(p: &Pass, layer: usize, x: &[f32], a: &mut Acts, work: &mut Workspace) {
     hidden(p, layer, None, x, a, work);
     if doors::needs_down(p, layer) {
         down(p, layer, a, work);
@@ -143,8 +143,9 @@ fn of(spot: Spot) -> (Slot, Role, Slot) {
     }
 }
 
-/// What [`again`] leaves, from `x` and what a [`super::Kept`] brought back into `a`: no matrix product is done again.
-pub fn refresh(p: &Pass, layer: usize, x: &[f32], a: &mut Acts, work: &mut Workspace) {
+/// Recomputes the cheap activations from `x` and the saved ones in `a`; the result equals that of [`recompute`]. No matrix
+/// product is computed twice.
+pub fn recompute_cheap(p: &Pass, layer: usize, x: &[f32], a: &mut Acts, work: &mut Workspace) {
     let has = p.model.hparams.blocks[layer].has;
     normed_input(p, layer, x, a, work);
     if has.has(Role::QNorm) || has.has(Role::KNorm) {

@@ -315,7 +315,7 @@ fn changed(
     if !p.any_at(place) {
         return;
     }
-    if p.keep && p.stack.needs_at(place).output {
+    if p.save && p.stack.needs_at(place).output {
         keep(y, &mut extras[place.door()]);
     }
     apply(p, place, x, None, y, dropped, scratch);
@@ -556,7 +556,7 @@ pub fn attend(p: &Pass, layer: usize, q: View, y: &mut [f32], extras: &mut [Buff
         return;
     }
     let needs = p.needs_at(place);
-    if p.keep && needs.output {
+    if p.save && needs.output {
         extras[place.door()][..q.n * q.c].copy_from_slice(&y[..q.n * q.c]);
     }
     let lse = Some(&extras[LSE]).filter(|_| needs.lse);

@@ -17,7 +17,7 @@ pub mod pass;
 pub mod session;
 pub mod weights;
 
-pub use acts::{ActType, Acts, Kept, Stored};
+pub use acts::{ActType, Acts, SavedActs, SavedValues};
 pub use arch::{ARCHES, Arch};
 pub use cache::CacheType;
 pub use hparams::HParams;

@@ -88,8 +88,8 @@ pub struct Pass<'a> {
     pub precision: Precision,
     /// The rows.
     pub rows: &'a Rows,
-    /// Whether what adapters want remembered is, for a backward pass.
-    pub keep: bool,
+    /// Whether the activations that adapters need are saved for a backward pass.
+    pub save: bool,
     /// Dropout, if there is any.
     pub dropout: Option<Dropout>,
     extras: Vec<Vec<Extra>>,
@@ -98,7 +98,7 @@ pub struct Pass<'a> {
 impl<'a> Pass<'a> {
     /// A forward pass.
     pub fn new(model: &'a Model, stack: &'a Stack, precision: Precision, rows: &'a Rows) -> Pass<'a> {
-        Pass { model, stack, each: &[], precision, rows, keep: false, dropout: None, extras: Vec::new() }
+        Pass { model, stack, each: &[], precision, rows, save: false, dropout: None, extras: Vec::new() }
     }
 
     /// A forward pass of rows of several sessions, each with its own adapters.
@@ -130,14 +130,14 @@ impl<'a> Pass<'a> {
         self.stacks(0).fold(Needs::NONE, |all, (_, stack)| all.and(stack.needs_at(place)))
     }
 
-    /// The same, with a backward pass to follow.
-    pub fn kept(self) -> Pass<'a> {
+    /// A pass that saves what its backward pass needs.
+    pub fn saving(self) -> Pass<'a> {
         let h = &self.model.hparams;
         let needs = self.stack.needs();
         let any = needs.output || needs.lse;
         let layers = if any { h.layers } else { 0 };
         let extras = (0..layers).map(|layer| doors::extras(self.stack, h, layer)).collect();
-        Pass { keep: true, extras, ..self }
+        Pass { save: true, extras, ..self }
     }
 
     /// The same, with dropout.
@@ -145,7 +145,7 @@ impl<'a> Pass<'a> {
         Pass { dropout, ..self }
     }
 
-    /// What adapters want remembered of a layer.
+    /// Activations that adapters need saved in a layer.
     pub fn extras(&self, layer: usize) -> &[Extra] {
         self.extras.get(layer).map_or(&[], |extras| extras)
     }
@@ -300,14 +300,14 @@ pub fn blocks(
     let (n, d, width) = (p.rows.positions.len(), p.model.hparams.width, p.needs().state);
     let all = p.model.hparams.layers;
     let (last, size) = (layers.end == all, n * width);
-    let state = state.room(if p.keep { (all + 1) * size } else { size });
+    let state = state.room(if p.save { (all + 1) * size } else { size });
     state.fill(0.0);
     let mut now = 0;
     for layer in layers {
         each(Moment::Before, layer, x, a);
         block::forward(p, layer, caches.as_deref_mut(), x, a, work);
         if width > 0 {
-            if p.keep {
+            if p.save {
                 state.copy_within(layer * size..(layer + 1) * size, (layer + 1) * size);
                 now = (layer + 1) * size;
             }

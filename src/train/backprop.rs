@@ -1,42 +1,43 @@
 //! One pass forward and one back over a batch: from examples to a loss and gradients.
 
 use super::Config;
+use super::activation_cache::ActivationCache;
 use super::batch::Batch;
-use super::lower::Lower;
 use crate::adapter::{Place, Shape, Stack};
 use crate::kernel::{Buffer, Tile, View};
 use crate::model::block::{self, Grads};
 use crate::model::doors::{self, Workspace};
 use crate::model::pass::{self, Moment, Pass};
 use crate::model::weights::Key;
-use crate::model::{ActType, Acts, Dropout, HParams, Kept, Model, Stored, Target};
+use crate::model::{ActType, Acts, Dropout, HParams, Model, SavedActs, SavedValues, Target};
 use crate::nn::linear::Precision;
 use crate::nn::{embed, head, norm};
 use std::prelude::v1::*;
 
-/// Which activations stay in memory between the passes. Every block's input does; the bits are the same either way.
+/// Activation checkpointing: which blocks recompute their activations in the backward pass. The input of every block is
+/// saved. The bits of the result do not depend on this choice, unless saved activations are rounded ([`ActType`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Keep {
-    /// What every block remembers: most memory, no product twice.
+pub enum Recompute {
+    /// No block: the activations of all blocks are saved. Most memory, no product is computed twice.
+    None,
+    /// All blocks: their inputs alone are saved. The last block is free, since its activations are still there.
     All,
-    /// Inputs alone; the products of a block's forward pass are done again.
-    Inputs,
-    /// What the upper so many blocks remember, and inputs below. The last block's costs nothing: it is still there.
-    Blocks(usize),
-    /// As many blocks as [`AUTO_BYTES`] have room for.
+    /// All but this number of the upper blocks, the last one included.
+    AllBut(usize),
+    /// As few blocks as saved activations of [`AUTO_BYTES`] allow.
     Auto,
 }
 
-/// Activations that [`Keep::Auto`] keeps beside the inputs.
+/// Bytes of activations that [`Recompute::Auto`] saves beside the inputs.
 pub const AUTO_BYTES: usize = 48 << 20;
 
 /// Buffers of a row whose prediction counts, each as wide as the model.
 pub(super) const HEAD_ROWS: usize = 4;
 
-impl Keep {
-    /// How many blocks from `lowest` on, the last not counted, are kept for `n` rows, where adapters want so many values of a
-    /// row remembered of each layer.
-    pub(super) fn blocks(
+impl Recompute {
+    /// Blocks from `lowest` on, without the last one, whose activations are saved in a pass over `n` rows. `wants`: the values
+    /// of a row that adapters need saved in a layer.
+    pub(super) fn saved_blocks(
         self,
         h: &HParams,
         wants: &dyn Fn(usize) -> usize,
@@ -46,20 +47,26 @@ impl Keep {
     ) -> usize {
         let most = (h.layers - lowest).saturating_sub(1);
         match self {
-            Keep::All => most,
-            Keep::Inputs => 0,
-            Keep::Blocks(blocks) => blocks.saturating_sub(1).min(most),
-            Keep::Auto => {
-                let largest = (0..h.layers).map(|layer| kept(h, wants, layer, n, act_type)).max().unwrap_or(0);
+            Recompute::None => most,
+            Recompute::All => 0,
+            Recompute::AllBut(blocks) => blocks.saturating_sub(1).min(most),
+            Recompute::Auto => {
+                let largest = (0..h.layers).map(|layer| saved_bytes(h, wants, layer, n, act_type)).max().unwrap_or(0);
                 most.min(AUTO_BYTES / largest.max(1))
             }
         }
     }
 }
 
-/// Bytes of what stays of a block.
-pub(super) fn kept(h: &HParams, wants: &dyn Fn(usize) -> usize, layer: usize, n: usize, act_type: ActType) -> usize {
-    Kept::bytes(h, &h.blocks[layer], wants(layer), n, act_type)
+/// Bytes of the saved activations of a block.
+pub(super) fn saved_bytes(
+    h: &HParams,
+    wants: &dyn Fn(usize) -> usize,
+    layer: usize,
+    n: usize,
+    act_type: ActType,
+) -> usize {
+    SavedActs::bytes(h, &h.blocks[layer], wants(layer), n, act_type)
 }
 
 /// Values of a row that an adapter of that shape, and those beneath it, want remembered of a layer.
@@ -73,13 +80,13 @@ pub(super) type Grading<'a> = dyn FnMut(&[f64], &mut [f32]) -> f64 + 'a;
 /// The buffers of a pass; they grow to the largest batch once.
 pub(super) struct Backprop {
     precision: Precision,
-    keep: Keep,
+    recompute: Recompute,
     act_type: ActType,
     slice: usize,
-    /// Where outputs of frozen blocks are kept.
-    pub(super) lower: Option<Lower>,
-    inputs: Vec<Stored>,
-    kept: Vec<Kept>,
+    /// The outputs of frozen blocks, if they are cached.
+    pub(super) cache: Option<ActivationCache>,
+    inputs: Vec<SavedValues>,
+    saved: Vec<SavedActs>,
     x: Buffer,
     dx: Buffer,
     gathered: Buffer,
@@ -115,12 +122,12 @@ impl Backprop {
     pub(super) fn new(config: &Config) -> Self {
         Backprop {
             precision: config.precision,
-            keep: config.keep,
+            recompute: config.recompute,
             act_type: config.act_type,
             slice: config.slice,
-            lower: None,
+            cache: None,
             inputs: Vec::new(),
-            kept: Vec::new(),
+            saved: Vec::new(),
             x: Buffer::default(),
             dx: Buffer::default(),
             gathered: Buffer::default(),
@@ -139,10 +146,10 @@ impl Backprop {
         }
     }
 
-    /// How many blocks below the last keep what they remember in a pass over `n` rows.
-    pub(super) fn kept_blocks(&self, h: &HParams, stack: &Stack, n: usize, lowest: usize) -> usize {
+    /// Blocks below the last one whose activations are saved in a pass over `n` rows.
+    pub(super) fn saved_blocks(&self, h: &HParams, stack: &Stack, n: usize, lowest: usize) -> usize {
         let wants = |layer| extras(h, None, stack, layer);
-        self.keep.blocks(h, &wants, n, lowest, self.act_type)
+        self.recompute.saved_blocks(h, &wants, n, lowest, self.act_type)
     }
 
     /// The sums of log-probabilities, without gradients.
@@ -168,24 +175,25 @@ impl Backprop {
         sums.iter().map(|v| (v / length) as f32).collect()
     }
 
-    /// Through all blocks, `self.x` the last one's output. With `keep`, the backward pass can follow: inputs are kept from
-    /// block `lowest` on, the first that learns, and what so many blocks below the last remember. No adapter changes the
-    /// first `frozen` blocks.
-    fn forward(&mut self, p: &Pass, batch: &Batch, frozen: usize, lowest: usize, keep: Option<usize>) {
+    /// Through all blocks; `self.x` becomes the output of the last one. With `save`, a backward pass can follow: the inputs
+    /// of all blocks from `lowest` on are saved, and the activations of `save` blocks below the last one. `lowest` is the
+    /// first block that is trained. No adapter changes the first `frozen` blocks.
+    fn forward(&mut self, p: &Pass, batch: &Batch, frozen: usize, lowest: usize, save: Option<usize>) {
         let (h, cx) = (&p.model.hparams, &p.model.compute);
         let (n, d, layers) = (batch.tokens.len(), h.width, h.layers);
-        if let Some(kept) = keep {
-            self.inputs.resize_with(layers - lowest, Stored::default);
-            if self.kept.len() != kept {
-                // Other numbers of blocks come with other numbers of rows: both together could pass what was allowed.
-                self.kept.clear();
-                self.kept.resize_with(kept, Kept::default);
+        if let Some(saved) = save {
+            self.inputs.resize_with(layers - lowest, SavedValues::default);
+            if self.saved.len() != saved {
+                // Another number of blocks comes with another number of rows: the old buffers and the new ones together could exceed
+                // the memory limit.
+                self.saved.clear();
+                self.saved.resize_with(saved, SavedActs::default);
             }
         }
         let x = self.x.room(n * d);
-        let first = match &mut self.lower {
-            Some(lower) if frozen > 0 => {
-                lower.forward(p.model, batch, frozen, x, &mut self.acts, &mut self.work);
+        let first = match &mut self.cache {
+            Some(cache) if frozen > 0 => {
+                cache.forward(p.model, batch, frozen, x, &mut self.acts, &mut self.work);
                 frozen
             }
             _ => {
@@ -193,18 +201,18 @@ impl Backprop {
                 0
             }
         };
-        let (inputs, stays, act_type) = (&mut self.inputs, &mut self.kept, self.act_type);
+        let (inputs, acts, act_type) = (&mut self.inputs, &mut self.saved, self.act_type);
         let (joined, states) = (&mut self.joined, p.stack.needs().state > 0);
         let mut each = |moment: Moment, layer: usize, x: &[f32], a: &mut Acts| {
-            let Some(kept) = keep else { return };
+            let Some(saved) = save else { return };
             if moment == Moment::Before && layer >= lowest {
                 inputs[layer - lowest].put(cx, act_type, &x[..n * d]);
             }
             if moment == Moment::After && layer + 1 == layers && states {
                 joined.room(n * d).copy_from_slice(&x[..n * d]);
             }
-            if moment == Moment::After && layer + 1 < layers && layer + 1 + kept >= layers {
-                stays[layer + 1 + kept - layers].put(cx, h, &h.blocks[layer], p.extras(layer), act_type, a);
+            if moment == Moment::After && layer + 1 < layers && layer + 1 + saved >= layers {
+                acts[layer + 1 + saved - layers].put(cx, h, &h.blocks[layer], p.extras(layer), act_type, a);
             }
         };
         let (a, state, work) = (&mut self.acts, &mut self.state[0], &mut self.work);
@@ -254,13 +262,13 @@ impl Backprop {
         batch: &Batch,
         grading: &mut Grading,
         (lowest, embeds): (usize, bool),
-        kept: usize,
+        saved: usize,
         target: &mut Target,
     ) -> f64 {
         let (h, cx) = (&m.hparams, &m.compute);
         let (n, d, layers) = (batch.tokens.len(), h.width, h.layers);
-        let p = Pass::new(m, wear.stack, self.precision, &batch.rows).kept().dropping(wear.dropout);
-        self.forward(&p, batch, wear.frozen, lowest, Some(kept));
+        let p = Pass::new(m, wear.stack, self.precision, &batch.rows).saving().dropping(wear.dropout);
+        self.forward(&p, batch, wear.frozen, lowest, Some(saved));
         let sums = self.score(&p, batch, true);
         let mut slopes = vec![0.0; sums.len()];
         let loss = grading(&sums, &mut slopes);
@@ -323,12 +331,12 @@ impl Backprop {
             }
             self.inputs[layer - lowest].get(cx, self.act_type, x);
             // The last block's are still there.
-            if layer + 1 + kept < layers {
-                block::again(&p, layer, x, a, &mut self.work);
+            if layer + 1 + saved < layers {
+                block::recompute(&p, layer, x, a, &mut self.work);
             } else if layer + 1 < layers {
-                let stays = &mut self.kept[layer + 1 + kept - layers];
-                stays.get(cx, h, &h.blocks[layer], p.extras(layer), self.act_type, a);
-                block::refresh(&p, layer, x, a, &mut self.work);
+                let acts = &mut self.saved[layer + 1 + saved - layers];
+                acts.get(cx, h, &h.blocks[layer], p.extras(layer), self.act_type, a);
+                block::recompute_cheap(&p, layer, x, a, &mut self.work);
             }
             let below = layer > lowest || embeds;
             block::backward(&p, layer, x, a, dx, target, below, &mut self.grads, &mut self.work);

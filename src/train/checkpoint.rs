@@ -16,7 +16,7 @@
 
 use super::data::Order;
 use super::state::State;
-use super::{Config, Dropout, Gradient, Keep, Trained, Trainer, Zeroth};
+use super::{Config, Dropout, Gradient, Recompute, Trained, Trainer, Zeroth};
 use crate::adapter::{self, Adapter, Base, Provenance, Stack};
 use crate::bytes::{Bytes, Cursor, Limits};
 use crate::container::head::{Field, Head};
@@ -30,8 +30,8 @@ use std::sync::Arc;
 
 const KIND: &str = "train";
 
-/// The fact that says how many blocks keep their activations, where these are rounded.
-pub const KEPT: &str = "blocks that keep activations";
+/// The fact that says how many blocks save their activations, where these are rounded.
+pub const SAVED_BLOCKS: &str = "blocks that keep activations";
 
 /// Facts about `config`: all that decides the result, and nothing else.
 fn describe(config: &Config, facts: &mut Head) {
@@ -46,7 +46,7 @@ fn describe(config: &Config, facts: &mut Head) {
         gradient,
         optimizer,
         precision,
-        keep,
+        recompute,
         act_type,
         slice: _,
         dropout,
@@ -66,12 +66,15 @@ fn describe(config: &Config, facts: &mut Head) {
         facts.set("products", "in 8 bits");
     }
     if *act_type != ActType::F32 {
-        // What is computed again comes from rounded inputs, what is kept was rounded itself.
-        let blocks = match keep {
-            Keep::Blocks(n) => n.to_string(),
-            other => format!("{other:?}").to_lowercase(),
+        // A recomputed block starts from a rounded input; saved activations are rounded themselves. So the choice decides
+        // bits.
+        let blocks = match recompute {
+            Recompute::None => "all".into(),
+            Recompute::All => "inputs".into(),
+            Recompute::AllBut(n) => n.to_string(),
+            Recompute::Auto => "auto".into(),
         };
-        facts.set(KEPT, blocks);
+        facts.set(SAVED_BLOCKS, blocks);
     }
     // The shortest texts that read back as the same numbers.
     facts.set("learning rate", lr.to_string()).set("gradient clip", clip.to_string());
@@ -246,8 +249,8 @@ impl Trainer {
             }
         };
         describe(&self.config, &mut facts);
-        let lower = self.backprop.lower.is_some();
-        facts.set("outputs of frozen blocks as", if lower { "f16" } else { "f32" });
+        let cached = self.backprop.cache.is_some();
+        facts.set("outputs of frozen blocks as", if cached { "f16" } else { "f32" });
         order.facts(&mut facts);
         for (key, value) in more.fields() {
             facts.set(key, value.clone());

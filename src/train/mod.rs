@@ -31,7 +31,7 @@ pub mod feedback;
 pub mod folder;
 #[cfg(feature = "std")]
 pub mod journal;
-pub mod lower;
+pub mod activation_cache;
 pub mod objective;
 pub mod optim;
 pub mod plan;
@@ -40,7 +40,7 @@ pub mod schedule;
 mod state;
 mod zeroth;
 
-pub use backprop::Keep;
+pub use backprop::Recompute;
 pub use batch::Example;
 pub use checkpoint::Checkpoint;
 pub use schedule::Schedule;
@@ -52,6 +52,7 @@ use crate::model::weights::Places;
 use crate::model::{self, ActType, Model};
 use crate::nn::head;
 use crate::nn::linear::Precision;
+use activation_cache::ActivationCache;
 use backprop::{Backprop, Wear};
 use batch::Batch;
 use objective::{Objective, Rewards, Shape as Rows, Tally, Totals};
@@ -81,9 +82,10 @@ pub struct Config {
     /// How products with the base are computed. Int8 precision is for adapters: its losses are those of a running model,
     /// its gradients are a few percent off.
     pub precision: Precision,
-    /// Which activations stay in memory.
-    pub keep: Keep,
-    /// How they are stored. Halves round what the way back reads, so gradients are rounded; losses are not.
+    /// Activation checkpointing: which blocks recompute their activations in the backward pass.
+    pub recompute: Recompute,
+    /// The type of saved activations. 16-bit types round what the backward pass reads, so gradients are rounded; losses are
+    /// not.
     pub act_type: ActType,
     /// Rows that meet the output matrix together, one of [`head::SLICES`]: fewer take less memory and more time.
     pub slice: usize,
@@ -122,7 +124,7 @@ impl Default for Config {
             gradient: Gradient::Backward,
             optimizer: optim::Spec::default(),
             precision: Precision::F32,
-            keep: Keep::Auto,
+            recompute: Recompute::Auto,
             act_type: ActType::F32,
             slice: head::SLICES[0],
             dropout: None,
@@ -500,7 +502,7 @@ impl Trainer {
             }
             Trained::Weights { places, .. } => (model::Target::Weights(places, acc), (0, true)),
         };
-        let kept = self.backprop.kept_blocks(&m.hparams, stack, batch.tokens.len(), from.0);
+        let kept = self.backprop.saved_blocks(&m.hparams, stack, batch.tokens.len(), from.0);
         self.backprop.pass(m, wear, &batch, &mut grading, from, kept, &mut target);
         self.rows += batch.tokens.len() as u64;
         Ok(())
@@ -606,14 +608,13 @@ impl Trainer {
         Ok(self.backprop.embed(&self.model, &batch, frozen))
     }
 
-    /// From now on the outputs of the frozen blocks below the lowest adapted one are kept in `store` and taken from there.
-    /// They are rounded to half floats, so losses differ a little from those without a store; where all blocks learn, or
-    /// the first does, a store is never asked.
-    pub fn keep_lower(&mut self, store: Box<dyn lower::Store>) {
-        self.backprop.lower = Some(lower::Lower::new(store));
+    /// From now on the outputs of the frozen blocks below the lowest adapted one are cached in `store`. They are rounded to
+    /// f16, so losses differ a little from those without a cache. The cache has no effect if the first block is trained.
+    pub fn cache_activations(&mut self, store: Box<dyn activation_cache::Store>) {
+        self.backprop.cache = Some(ActivationCache::new(store));
     }
 
-    /// Blocks below the lowest adapted one: what their outputs are kept under, with the base and the data.
+    /// Blocks below the lowest adapted one, whose outputs can be cached.
     pub fn frozen_blocks(&self) -> usize {
         self.trained.wear(&self.model, self.trained.stack(), None).0
     }

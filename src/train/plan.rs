@@ -4,10 +4,10 @@
 //! the same sizes by which they reserve it. [`Run::fit`] chooses what changes no bit of the result: how many blocks keep
 //! what they remember, how many rows go through the model together, and how many of them meet the output matrix together. Where that is not enough it says what would be.
 
+use super::activation_cache::ActivationCache;
 use super::backprop;
-use super::backprop::Keep;
+use super::backprop::Recompute;
 use super::batch::Example;
-use super::lower::Lower;
 use super::objective::Shape;
 use super::{Config, Gradient};
 use crate::adapter::spec::RANK;
@@ -98,7 +98,7 @@ pub struct Run<'a> {
     /// Whether checkpoints are written, which hold the optimiser's state too.
     pub checkpoints: bool,
     /// Whether outputs of frozen blocks are kept in a store; what that holds is not counted.
-    pub lower: bool,
+    pub activation_cache: bool,
     /// Bytes the process holds already: the program, the tokenizer, the data.
     pub held: usize,
 }
@@ -120,8 +120,8 @@ pub struct Plan {
     pub moments: usize,
     /// What the passes hold: rows between blocks, one block's activations and gradients, inputs and kept blocks.
     pub activations: usize,
-    /// Of these, what stays between the passes.
-    pub kept: usize,
+    /// Of these, what is saved between the passes.
+    pub saved: usize,
     /// A slice of the logits of all rows.
     pub logits: usize,
     /// Rounded rows and columns, at int8 precision.
@@ -140,8 +140,8 @@ pub struct Plan {
     pub micro: usize,
     /// Rows that meet the output matrix together.
     pub slice: usize,
-    /// Upper blocks whose products are not done twice, the last one included.
-    pub whole: usize,
+    /// Upper blocks that are not recomputed, the last one included.
+    pub saved_blocks: usize,
     /// Blocks the way back goes through.
     pub blocks: usize,
 }
@@ -168,8 +168,8 @@ pub enum Change {
     Rank(usize),
     /// An adapter in the blocks from this one on.
     Layers(usize),
-    /// Kept activations as halves.
-    Halves,
+    /// Saved activations of this type.
+    ActType(ActType),
     /// Moments of 8 bits: the optimiser of this name.
     Moments(&'static str),
 }
@@ -222,11 +222,11 @@ impl Run<'_> {
         let act_type = self.config.act_type;
         // Without a way back nothing stays for it; instead a copy of the parameters and a direction.
         let wants = |layer| backprop::extras(h, shape, self.beneath, layer);
-        let stores = if zeroth { 0 } else { self.config.keep.blocks(h, &wants, n, lowest, act_type) };
-        let stays = |layer| backprop::kept(h, &wants, layer, n, act_type);
+        let stores = if zeroth { 0 } else { self.config.recompute.saved_blocks(h, &wants, n, lowest, act_type) };
+        let stays = |layer| backprop::saved_bytes(h, &wants, layer, n, act_type);
         let stays: usize = (h.layers - 1 - stores..h.layers - 1).map(stays).sum();
-        let kept = blocks * act_type.bytes(n * h.width) + stays;
-        let kept = if zeroth { 0 } else { kept };
+        let saved = blocks * act_type.bytes(n * h.width) + stays;
+        let saved = if zeroth { 0 } else { saved };
         let back = if zeroth { 2 * f * size.params } else { f * n * h.width + Grads::bytes(h, shape, n, longest) };
         let head_rows = if zeroth { backprop::HEAD_ROWS / 2 } else { backprop::HEAD_ROWS };
         let adapted = shape.map_or(0, |shape| Workspace::adapter_bytes(h, shape, self.config.dropout.is_some(), n));
@@ -236,7 +236,7 @@ impl Run<'_> {
             f * (n * h.width + counted * (head_rows * h.width + 2) + states) + adapted + model::Rows::bytes(m, n);
 
         let remembered = if zeroth { 0 } else { (0..h.layers).map(wants).max().unwrap_or(0) };
-        let store = if self.lower && lowest > 0 { Lower::bytes(h.width, n) } else { 0 };
+        let store = if self.activation_cache && lowest > 0 { ActivationCache::bytes(h.width, n) } else { 0 };
 
         let (precision, meeting) = (self.config.precision, counted.min(self.config.slice));
         let attention = f * h.most(|l| attention::scratch(l.heads, longest));
@@ -252,8 +252,8 @@ impl Run<'_> {
             adapter: if full { 0 } else { f * (size.params + size.derived) },
             gradients: f * (size.params + if zeroth { 0 } else { size.gathered }),
             moments,
-            activations: kept + Acts::bytes(h, remembered, n) + ends + back + store,
-            kept,
+            activations: saved + Acts::bytes(h, remembered, n) + ends + back + store,
+            saved,
             logits: head::Logits::bytes(meeting),
             rounded: Workspace::bytes(m, precision, n, meeting),
             scratch: threads * attention.max(decoded),
@@ -271,7 +271,7 @@ impl Run<'_> {
             },
             micro: self.batch.min(self.step),
             slice: self.config.slice,
-            whole: (stores + 1).min(blocks),
+            saved_blocks: (stores + 1).min(blocks),
             blocks,
         })
     }
@@ -309,10 +309,10 @@ impl Run<'_> {
         Ok(if together { self.batch.min(self.step) } else { 1 })
     }
 
-    fn with(&self, batch: usize, whole: usize) -> Self {
+    fn with(&self, batch: usize, saved_blocks: usize) -> Self {
         let mut run = self.clone();
         run.batch = batch;
-        run.config.keep = Keep::Blocks(whole);
+        run.config.recompute = Recompute::AllBut(saved_blocks);
         run
     }
 
@@ -322,7 +322,7 @@ impl Run<'_> {
         let mut batch = self.batch.min(self.step).max(1);
         let least = self.least_batch()?;
         loop {
-            // What fits with `whole` blocks fits with fewer.
+            // What fits with some saved blocks fits with fewer.
             let blocks = self.with(batch, 0).plan()?.blocks;
             let (mut low, mut high) = (0, blocks);
             while low < high {
@@ -335,8 +335,8 @@ impl Run<'_> {
                 let rows = self.rows.worst(batch, 0).0.max(1);
                 // A block's passes cost one product forward and one back, another if it is computed again; and each
                 // micro-batch decodes every matrix once a pass, which costs as much as some rows.
-                let again = plan.blocks.saturating_sub(plan.whole) as f64 / plan.blocks.max(1) as f64;
-                let work = (2.0 + again) * (1.0 + DECODE_ROWS / rows as f64);
+                let recomputed = plan.blocks.saturating_sub(plan.saved_blocks) as f64 / plan.blocks.max(1) as f64;
+                let work = (2.0 + recomputed) * (1.0 + DECODE_ROWS / rows as f64);
                 if best.as_ref().is_none_or(|b| work < b.0) {
                     best = Some((work, run, plan));
                 }
@@ -405,11 +405,11 @@ fn changes<'a>(run: &Run<'a>, specs: &'a [Spec]) -> Vec<Vec<(Change, Run<'a>)>> 
             }
         }
     }
-    let mut halves = Vec::new();
+    let mut act_types = Vec::new();
     if run.config.act_type == ActType::F32 {
         let mut next = run.clone();
         next.config.act_type = ActType::Bf16;
-        halves.push((Change::Halves, next));
+        act_types.push((Change::ActType(ActType::Bf16), next));
     }
     let mut moments = Vec::new();
     if run.config.optimizer.kind == "adamw" {
@@ -418,7 +418,7 @@ fn changes<'a>(run: &Run<'a>, specs: &'a [Spec]) -> Vec<Vec<(Change, Run<'a>)>> 
         next.config.optimizer.kind = name.into();
         moments.push((Change::Moments(name), next));
     }
-    vec![contexts, layers, ranks, moments, halves]
+    vec![contexts, layers, ranks, moments, act_types]
 }
 
 /// Rows whose products cost about what decoding a matrix does.

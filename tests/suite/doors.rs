@@ -19,12 +19,12 @@ use mynah::nn::attention::Heads;
 use mynah::nn::linear::Precision;
 use mynah::rng::Stream;
 use mynah::role::Role;
+use mynah::train::activation_cache::Memory;
 use mynah::train::data::Order;
-use mynah::train::lower::Memory;
 use mynah::train::objective;
 use mynah::train::optim::{self, OPTIMIZERS};
 use mynah::train::plan::{self, Run, Subject};
-use mynah::train::{Checkpoint, Config, Dropout, Example, Gradient, Keep, Trainer, Zeroth};
+use mynah::train::{Checkpoint, Config, Dropout, Example, Gradient, Recompute, Trainer, Zeroth};
 
 /// What an adapter of the test does to one row; `s` is the strength.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -433,12 +433,12 @@ fn every_place_has_its_gradients() {
                 params[i] += by;
                 twin.loss(&w, &examples, &*toy.double(1.0, params))
             };
-            for keep in [Keep::All, Keep::Inputs] {
-                let mut trainer = Trainer::adapter(&model, toy.copy(), config(keep)).unwrap();
+            for recompute in [Recompute::None, Recompute::All] {
+                let mut trainer = Trainer::adapter(&model, toy.copy(), config(recompute)).unwrap();
                 let report = trainer.step(&[&examples]).unwrap();
                 let want = loss(0, 0.0);
                 assert!((report.loss - want).abs() < 2e-5, "{what}: loss {} for {want}", report.loss);
-                if keep == Keep::All || i % 2 == 0 {
+                if recompute == Recompute::None || i % 2 == 0 {
                     agree(&what, &trainer, 3, &loss);
                 }
             }
@@ -482,7 +482,7 @@ fn a_stack_of_all_teaches_the_one_on_top() {
                 let strength = if i < toys.len() { 0.5 } else { 1.0 };
                 beneath.push(model.ready(make(i)).unwrap(), strength).unwrap();
             }
-            let mut trainer = Trainer::on(&model, beneath, make(top), config(Keep::Blocks(2))).unwrap();
+            let mut trainer = Trainer::on(&model, beneath, make(top), config(Recompute::AllBut(2))).unwrap();
             let report = trainer.step(&[examples]).unwrap();
             let loss = |moved: usize, by: f64| {
                 let change = |&i: &usize| {
@@ -521,10 +521,10 @@ fn threads_change_no_bit_at_any_place() {
             toys(&model, &base).iter().map(|(_, toy)| bits(toy)).collect()
         };
         let name = sketch.arch.name;
-        let want = run(1, config(Keep::All));
-        assert!(run(3, config(Keep::Inputs)) == want && run(2, config(Keep::Blocks(2))) == want, "{name}");
-        let rounded = |keep| Config { precision: Precision::Int8, act_type: ActType::F16, ..config(keep) };
-        let (one, three) = (run(1, rounded(Keep::Blocks(2))), run(3, rounded(Keep::Blocks(2))));
+        let want = run(1, config(Recompute::None));
+        assert!(run(3, config(Recompute::All)) == want && run(2, config(Recompute::AllBut(2))) == want, "{name}");
+        let rounded = |recompute| Config { precision: Precision::Int8, act_type: ActType::F16, ..config(recompute) };
+        let (one, three) = (run(1, rounded(Recompute::AllBut(2))), run(3, rounded(Recompute::AllBut(2))));
         assert!(one == three && one != want, "{name}, rounded");
         // What is rounded is near: losses, the last of each list.
         for (rounded, want) in one.iter().zip(&want) {
@@ -794,7 +794,7 @@ fn rows_of_several_stand_one_behind_the_other() {
     let mut beneath = Stack::new();
     beneath.push(model.ready(Box::new(rows(1))).unwrap(), 0.5).unwrap();
     beneath.push(model.ready(Box::new(rows(2))).unwrap(), 1.0).unwrap();
-    let mut trainer = Trainer::on(&model, beneath, Box::new(rows(3)), config(Keep::All)).unwrap();
+    let mut trainer = Trainer::on(&model, beneath, Box::new(rows(3)), config(Recompute::None)).unwrap();
     let report = trainer.step(&[&examples]).unwrap();
     let twin = Twin { lead: 3 * LEAD, ..Twin::new(&model) };
     let w = twin.weights();
@@ -848,9 +848,9 @@ fn blocks_below_every_place_may_be_kept() {
         let base = model.base([0; 32]);
         for (name, toy) in toys(&model, &base) {
             let what = format!("{name} of {}", sketch.arch.name);
-            let make = || Trainer::adapter(&model, toy.copy(), Config { steps: 2, ..config(Keep::All) }).unwrap();
+            let make = || Trainer::adapter(&model, toy.copy(), Config { steps: 2, ..config(Recompute::None) }).unwrap();
             let (mut plain, mut stored) = (make(), make());
-            stored.keep_lower(Box::new(Memory::new(1 << 20)));
+            stored.cache_activations(Box::new(Memory::new(1 << 20)));
             for _ in 0..2 {
                 let [plain, stored] = [&mut plain, &mut stored].map(|t| t.step(&[&examples]).unwrap().loss);
                 assert!((stored / plain - 1.0).abs() < 1e-2, "{what}: {stored} for {plain}");
@@ -875,7 +875,7 @@ fn the_reference_is_what_is_beneath() {
     let pair = |a: usize, b: usize| all[a].clone().over(all[b].clone());
     let mut pairs = [pair(0, 1), pair(2, 0)];
     let lora = || adapter::create(&Spec::new("lora").with("rank", 2), &base).unwrap();
-    let config = || Config { objective: objective::Spec::new("dpo"), ..config(Keep::All) };
+    let config = || Config { objective: objective::Spec::new("dpo"), ..config(Recompute::None) };
     let mut on = Trainer::on(&model, beneath, lora(), config()).unwrap();
     on.refer(&mut pairs).unwrap();
     let known: Vec<f64> = pairs.iter().flat_map(Example::sequences).map(|e| e.reference.unwrap()).collect();
@@ -898,7 +898,7 @@ fn the_reference_is_what_is_beneath() {
 fn a_run_goes_on_above_the_same_stack_alone() {
     let model = tiny::model("llama", 7, true, 1);
     let base = model.base([9; 32]);
-    let config = || Config { steps: 2, ..config(Keep::All) };
+    let config = || Config { steps: 2, ..config(Recompute::None) };
     let order = || Order::new(7, 2, 1, Some(5)).unwrap();
     let above = |toy: Toy, strength: f32| {
         let mut beneath = Stack::new();
@@ -936,7 +936,7 @@ fn reserved_is_planned_alone() {
         for (name, toy) in toys(&model, &base) {
             let input = toy.shape.drops();
             for dropout in [None, Some(Dropout { rate: 0.1, seed: 1 })].into_iter().filter(|d| d.is_none() || input) {
-                let config = Config { dropout, ..config(Keep::All) };
+                let config = Config { dropout, ..config(Recompute::None) };
                 let run = Run {
                     beneath: &NONE,
                     model: &model,
@@ -946,7 +946,7 @@ fn reserved_is_planned_alone() {
                     batch: 1,
                     step: 1,
                     checkpoints: false,
-                    lower: false,
+                    activation_cache: false,
                     held: 0,
                 };
                 let plan = run.plan().unwrap();
@@ -1012,7 +1012,7 @@ fn what_grows_is_planned_at_its_largest() {
             batch: 2,
             step: 2,
             checkpoints: true,
-            lower: false,
+            activation_cache: false,
             held: 0,
         };
         let plan = plan.plan().unwrap();
@@ -1025,8 +1025,8 @@ fn what_grows_is_planned_at_its_largest() {
     }
 }
 
-fn dropping(rate: f32, keep: Keep) -> Config {
-    Config { dropout: Some(Dropout { rate, seed: 21 }), ..config(keep) }
+fn dropping(rate: f32, recompute: Recompute) -> Config {
+    Config { dropout: Some(Dropout { rate, seed: 21 }), ..config(recompute) }
 }
 
 /// The draws as the page of dropout says them: a stream a place and step, a word a value.
@@ -1077,13 +1077,14 @@ fn dropout_has_the_gradients_of_the_dropped_pass() {
                 a
             };
             if !fresh().shape().drops() {
-                let refused = Trainer::adapter(&model, fresh(), dropping(rate, Keep::All)).err().unwrap().to_string();
+                let refused =
+                    Trainer::adapter(&model, fresh(), dropping(rate, Recompute::None)).err().unwrap().to_string();
                 assert!(refused.contains(kind.name) && refused.contains("no input"), "{refused}");
                 continue;
             }
             let (params, does) = (wide(fresh().params()), double(kind.name)(&spec, &base, &model));
-            for keep in [Keep::All, Keep::Inputs] {
-                let mut trainer = Trainer::adapter(&model, fresh(), dropping(rate, keep)).unwrap();
+            for recompute in [Recompute::None, Recompute::All] {
+                let mut trainer = Trainer::adapter(&model, fresh(), dropping(rate, recompute)).unwrap();
                 // What micro-batches there are changes no draw.
                 let report = trainer.step(&[&examples[..1], &examples[1..]]).unwrap();
                 let loss = |i: usize, by: f64| {
@@ -1097,14 +1098,14 @@ fn dropout_has_the_gradients_of_the_dropped_pass() {
                 assert!((twin.loss(&w, &examples, &*does(&params)) - want).abs() > 1e-3, "{what} drops nothing");
                 agree(&what, &trainer, 1, &loss);
                 // What is measured has none.
-                let plain = Trainer::adapter(&model, fresh(), config(keep)).unwrap().assess(&examples).unwrap();
+                let plain = Trainer::adapter(&model, fresh(), config(recompute)).unwrap().assess(&examples).unwrap();
                 let measured =
-                    Trainer::adapter(&model, fresh(), dropping(rate, keep)).unwrap().assess(&examples).unwrap();
+                    Trainer::adapter(&model, fresh(), dropping(rate, recompute)).unwrap().assess(&examples).unwrap();
                 assert_eq!(plain, measured);
             }
         }
         for (name, toy) in toys(&model, &base).iter().filter(|(_, toy)| toy.shape.drops()) {
-            let mut trainer = Trainer::adapter(&model, toy.copy(), dropping(rate, Keep::All)).unwrap();
+            let mut trainer = Trainer::adapter(&model, toy.copy(), dropping(rate, Recompute::None)).unwrap();
             trainer.step(&[&examples[..1], &examples[1..]]).unwrap();
             let loss = |i: usize, by: f64| {
                 let mut params = wide(&toy.params);
@@ -1125,7 +1126,8 @@ fn dropout_is_the_same_for_threads_micro_batches_and_resumed_runs() {
         let mut adapter = adapter::create(&Spec::new("lora"), &base).unwrap();
         let mut rng = Rng(7);
         adapter.params_mut().iter_mut().for_each(|v| *v += rng.unit() * 0.1);
-        let mut trainer = Trainer::adapter(&model, adapter, Config { steps: 2, ..dropping(0.3, Keep::Auto) }).unwrap();
+        let mut trainer =
+            Trainer::adapter(&model, adapter, Config { steps: 2, ..dropping(0.3, Recompute::Auto) }).unwrap();
         (0..2).for_each(|_| _ = trainer.step(micro).unwrap());
         trainer.adapter_ref().unwrap().params().iter().map(|v| v.to_bits()).collect()
     };
@@ -1135,7 +1137,7 @@ fn dropout_is_the_same_for_threads_micro_batches_and_resumed_runs() {
     assert!(run(3, &[&examples[..1], &examples[1..]]) == split);
     assert!(split == want, "micro-batches draw as the whole does");
     for rate in [0.2, 0.5] {
-        let config = || Config { lr: 1e-2, ..dropping(rate, Keep::Auto) };
+        let config = || Config { lr: 1e-2, ..dropping(rate, Recompute::Auto) };
         let lora = |base: &Base| adapter::create(&Spec::new("lora"), base).unwrap();
         goes_on("dropout", &|threads| Whole::new(lora, config(), threads));
     }
@@ -1151,11 +1153,11 @@ fn dropout_that_cannot_be_is_refused() {
     };
     let lora = || adapter::create(&Spec::new("lora"), &base).unwrap();
     for rate in [0.0, 1.0, -0.1, f32::NAN] {
-        refused(lora(), dropping(rate, Keep::Auto));
+        refused(lora(), dropping(rate, Recompute::Auto));
     }
     let zeroth = Gradient::Zeroth(Zeroth::default());
-    refused(lora(), Config { gradient: zeroth, ..dropping(0.1, Keep::Auto) });
-    refused(toys(&model, &base)[0].1.copy(), Config { ..dropping(0.1, Keep::Auto) });
-    let e = Trainer::full(&model, dropping(0.1, Keep::Auto)).err().unwrap().to_string();
+    refused(lora(), Config { gradient: zeroth, ..dropping(0.1, Recompute::Auto) });
+    refused(toys(&model, &base)[0].1.copy(), Config { ..dropping(0.1, Recompute::Auto) });
+    let e = Trainer::full(&model, dropping(0.1, Recompute::Auto)).err().unwrap().to_string();
     assert!(e.contains("dropout"), "{e}");
 }

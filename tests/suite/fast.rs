@@ -11,7 +11,7 @@ use mynah::model::{Model, Session, SessionConfig};
 use mynah::nn::linear::{self, Input, Precision, Quantized};
 use mynah::quant::{Format, Matrix, encode_matrix};
 use mynah::text::{Encode, Tokenizer};
-use mynah::train::{Config, Example, Keep, Trainer};
+use mynah::train::{Config, Example, Recompute, Trainer};
 
 const NOTES: &str = include_str!("../../src/base/notes.txt");
 
@@ -40,7 +40,7 @@ fn trainer(model: &Model, config: Config) -> Trainer {
 }
 
 fn config(precision: Precision) -> Config {
-    Config { precision, clip: 0.0, keep: Keep::All, ..Config::default() }
+    Config { precision, clip: 0.0, recompute: Recompute::None, ..Config::default() }
 }
 
 /// Losses at both precisions, and the norm of the difference of their gradients over that of the exact ones.
@@ -79,21 +79,21 @@ fn gradients_of_a_larger_model_are_within_a_few_percent() {
 
 #[test]
 fn backends_threads_and_kept_activations_change_no_bit() {
-    let of = |kernels, threads, keep| {
+    let of = |kernels, threads, recompute| {
         let (model, tokenizer) = embedded(kernels, threads);
         let rows = rows(&tokenizer, NOTES, 40);
-        let mut trainer = trainer(&model, Config { keep, ..config(Precision::Int8) });
+        let mut trainer = trainer(&model, Config { recompute, ..config(Precision::Int8) });
         let losses: Vec<u64> = (0..2)
             .map(|i| trainer.step(&[&rows[3 * i..3 * i + 2], &rows[3 * i + 2..3 * i + 3]]).unwrap().loss.to_bits())
             .collect();
         (losses, trainer.grads().iter().map(|g| g.to_bits()).collect::<Vec<_>>())
     };
-    let want = of(kernel::best(), 1, Keep::All);
-    for (threads, keep) in [(2, Keep::Inputs), (4, Keep::Blocks(3))] {
-        assert!(of(kernel::best(), threads, keep) == want, "{threads} threads, {keep:?}");
+    let want = of(kernel::best(), 1, Recompute::None);
+    for (threads, recompute) in [(2, Recompute::All), (4, Recompute::AllBut(3))] {
+        assert!(of(kernel::best(), threads, recompute) == want, "{threads} threads, {recompute:?}");
     }
     for kernels in kernel::available() {
-        assert!(of(kernels, 2, Keep::All) == want, "{}", kernels.name);
+        assert!(of(kernels, 2, Recompute::None) == want, "{}", kernels.name);
     }
 }
 

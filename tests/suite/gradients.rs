@@ -18,7 +18,7 @@ use mynah::nn::head::Finish;
 use mynah::nn::norm;
 use mynah::nn::rope::Pairing;
 use mynah::role::Role;
-use mynah::train::{Config, Example, Keep, Schedule, Trainer};
+use mynah::train::{Config, Example, Recompute, Schedule, Trainer};
 
 /// Norms of heads and behind sub-layers, windows, two rotary embeddings of a part of a head, scales and bounds
 /// everywhere; one layer has none.
@@ -116,8 +116,8 @@ pub fn examples() -> Vec<Example> {
         .into()
 }
 
-pub fn config(keep: Keep) -> Config {
-    Config { lr: 1e-3, steps: 1, schedule: Schedule::Constant, clip: 0.0, keep, ..Config::default() }
+pub fn config(recompute: Recompute) -> Config {
+    Config { lr: 1e-3, steps: 1, schedule: Schedule::Constant, clip: 0.0, recompute, ..Config::default() }
 }
 
 /// Together they have every tensor, every activation function and every way to see that there is.
@@ -156,11 +156,11 @@ fn a_bias_that_nothing_would_add_is_refused() {
 fn every_weight_of_the_model() {
     let examples = examples();
     for (i, sketch) in sketches().iter().enumerate() {
-        let (name, keep) = (sketch.arch.name, [Keep::All, Keep::Inputs][i % 2]);
+        let (name, recompute) = (sketch.arch.name, [Recompute::None, Recompute::All][i % 2]);
         let model = sketch.model(2);
         let twin = Twin::new(&model);
         let w = twin.weights();
-        let mut trainer = Trainer::full(&model, config(keep)).unwrap();
+        let mut trainer = Trainer::full(&model, config(recompute)).unwrap();
         let report = trainer.step(&[&examples[..1], &examples[1..]]).unwrap();
         let want = twin.base_loss(&w, &examples);
         assert!((report.loss - want).abs() < 1e-5, "{name}: loss {} for {want}", report.loss);
@@ -243,8 +243,9 @@ fn every_kind_of_adapter() {
                 // A step so small that no rectifier turns on or off within it.
                 let (want, slopes): (f64, Vec<f64>) =
                     (loss(0, 0.0), checked.iter().map(|i| slope(|by| loss(*i, by), 1e-6)).collect());
-                for keep in [Keep::All, Keep::Inputs] {
-                    let mut trainer = Trainer::adapter(&model, moved(&spec, &base, &mut Rng(7)), config(keep)).unwrap();
+                for recompute in [Recompute::None, Recompute::All] {
+                    let mut trainer =
+                        Trainer::adapter(&model, moved(&spec, &base, &mut Rng(7)), config(recompute)).unwrap();
                     let report = trainer.step(&[&examples]).unwrap();
                     assert!((report.loss - want).abs() < 1e-5, "{what}: loss {} for {want}", report.loss);
                     let largest = trainer.grads().iter().fold(0.0f32, |m, g| m.max(g.abs()));
@@ -263,9 +264,9 @@ fn every_kind_of_adapter() {
 fn threads_and_kept_activations_change_no_bit() {
     let examples = examples();
     assert_eq!((FF % 16, WIDTH % 16), (0, 0));
-    let run = |threads: usize, keep: Keep, full: bool| -> Vec<u32> {
+    let run = |threads: usize, recompute: Recompute, full: bool| -> Vec<u32> {
         let model = tiny::model("llama", 13, true, threads);
-        let config = Config { steps: 3, ..config(keep) };
+        let config = Config { steps: 3, ..config(recompute) };
         let mut trainer = if full {
             Trainer::full(&model, config).unwrap()
         } else {
@@ -278,9 +279,11 @@ fn threads_and_kept_activations_change_no_bit() {
         bits
     };
     for full in [false, true] {
-        let want = run(1, Keep::All, full);
-        for (threads, keep) in [(1, Keep::Inputs), (2, Keep::All), (3, Keep::Blocks(1)), (4, Keep::Auto)] {
-            assert!(run(threads, keep, full) == want, "{threads} threads, {keep:?}");
+        let want = run(1, Recompute::None, full);
+        for (threads, recompute) in
+            [(1, Recompute::All), (2, Recompute::None), (3, Recompute::AllBut(1)), (4, Recompute::Auto)]
+        {
+            assert!(run(threads, recompute, full) == want, "{threads} threads, {recompute:?}");
         }
     }
 }

@@ -53,7 +53,7 @@ const INSIDE: &[(&str, &[&[&str]])] = &[
         &[
             &["schedule", "state", "batch", "data"],
             &["optim", "objective"],
-            &["density", "reference", "lower"],
+            &["density", "reference", "activation_cache"],
             &["backprop"],
             &["zeroth", "checkpoint", "plan"],
             &["folder", "journal", "feedback"],

@@ -12,7 +12,7 @@ use mynah::nn::attention::{self, Heads, Sees};
 use mynah::nn::linear::Precision;
 use mynah::train::data::Order;
 use mynah::train::plan::{Change, Refusal, Rows, Run, Subject};
-use mynah::train::{Config, Example, Keep, Trainer, optim};
+use mynah::train::{Config, Example, Recompute, Trainer, optim};
 
 /// The embedded model, its pool fresh.
 /// Nothing beneath.
@@ -42,7 +42,7 @@ struct Case {
     ctx: usize,
     counted: usize,
     precision: Precision,
-    keep: Keep,
+    recompute: Recompute,
     act_type: ActType,
     slice: usize,
     layers: Option<Vec<usize>>,
@@ -58,7 +58,7 @@ const SIMPLE: Case = Case {
     ctx: 128,
     counted: 127,
     precision: Precision::F32,
-    keep: Keep::Auto,
+    recompute: Recompute::Auto,
     act_type: ActType::F32,
     slice: 1024,
     layers: None,
@@ -69,27 +69,27 @@ const SIMPLE: Case = Case {
 fn cases() -> Vec<Case> {
     let kinds = adapter::KINDS.iter().flat_map(|kind| {
         [
-            Case { kind: kind.name, keep: Keep::All, ..SIMPLE },
-            Case { kind: kind.name, keep: Keep::Inputs, ctx: 256, counted: 40, ..SIMPLE },
+            Case { kind: kind.name, recompute: Recompute::None, ..SIMPLE },
+            Case { kind: kind.name, recompute: Recompute::All, ctx: 256, counted: 40, ..SIMPLE },
         ]
     });
     let mut all = vec![
-        Case { keep: Keep::All, ..SIMPLE },
-        Case { keep: Keep::Inputs, ..SIMPLE },
-        Case { keep: Keep::Blocks(2), batch: 2, ..SIMPLE },
-        Case { keep: Keep::All, act_type: ActType::F16, batch: 4, threads: 1, ..SIMPLE },
-        Case { keep: Keep::All, act_type: ActType::Bf16, ctx: 256, counted: 40, ..SIMPLE },
-        Case { keep: Keep::Inputs, slice: 16, ctx: 256, counted: 255, ..SIMPLE },
+        Case { recompute: Recompute::None, ..SIMPLE },
+        Case { recompute: Recompute::All, ..SIMPLE },
+        Case { recompute: Recompute::AllBut(2), batch: 2, ..SIMPLE },
+        Case { recompute: Recompute::None, act_type: ActType::F16, batch: 4, threads: 1, ..SIMPLE },
+        Case { recompute: Recompute::None, act_type: ActType::Bf16, ctx: 256, counted: 40, ..SIMPLE },
+        Case { recompute: Recompute::All, slice: 16, ctx: 256, counted: 255, ..SIMPLE },
         Case { kind: "nola", ..SIMPLE },
         Case { kind: "nola", ctx: 32, counted: 31, threads: 3, ..SIMPLE },
-        Case { keep: Keep::Inputs, ctx: 256, counted: 255, batch: 4, accumulate: 3, ..SIMPLE },
+        Case { recompute: Recompute::All, ctx: 256, counted: 255, batch: 4, accumulate: 3, ..SIMPLE },
         Case { counted: 10, batch: 8, accumulate: 2, ..SIMPLE },
-        Case { layers: Some(vec![3]), keep: Keep::All, batch: 4, ..SIMPLE },
+        Case { layers: Some(vec![3]), recompute: Recompute::None, batch: 4, ..SIMPLE },
         Case { optimizer: "adamw_8bit", ..SIMPLE },
         Case { optimizer: "adafactor", kind: "nola", ..SIMPLE },
         Case { optimizer: "sgd", ..SIMPLE },
-        Case { precision: Precision::Int8, keep: Keep::Inputs, ..SIMPLE },
-        Case { precision: Precision::Int8, keep: Keep::All, batch: 4, threads: 1, ..SIMPLE },
+        Case { precision: Precision::Int8, recompute: Recompute::All, ..SIMPLE },
+        Case { precision: Precision::Int8, recompute: Recompute::None, batch: 4, threads: 1, ..SIMPLE },
         Case { precision: Precision::Int8, ctx: 256, counted: 40, threads: 3, ..SIMPLE },
         Case { checkpoints: true, ..SIMPLE },
         Case { checkpoints: true, kind: "full", ..SIMPLE },
@@ -105,8 +105,8 @@ fn measured(case: &Case) -> (usize, usize) {
     let base = model.base([0; 32]);
     let spec = Spec { layers: case.layers.clone(), ..Spec::new(case.kind) };
     let optimizer = optim::Spec::new(case.optimizer);
-    let Case { precision, keep, act_type, slice, .. } = *case;
-    let config = Config { precision, keep, act_type, slice, steps: 2, optimizer, ..Config::default() };
+    let Case { precision, recompute, act_type, slice, .. } = *case;
+    let config = Config { precision, recompute, act_type, slice, steps: 2, optimizer, ..Config::default() };
     let data = examples(&model, case.batch * case.accumulate, case.ctx, case.counted);
     let run = Run {
         beneath: &NONE,
@@ -117,7 +117,7 @@ fn measured(case: &Case) -> (usize, usize) {
         batch: case.batch,
         step: case.batch * case.accumulate,
         checkpoints: case.checkpoints,
-        lower: false,
+        activation_cache: false,
         held: 0,
     };
     let plan = run.plan().unwrap();
@@ -223,7 +223,7 @@ fn run<'a>(model: &'a Model, subject: Subject<'a>, rows: Rows, batch: usize) -> 
         batch,
         step: batch,
         checkpoints: false,
-        lower: false,
+        activation_cache: false,
         held: 0,
     }
 }
@@ -276,7 +276,7 @@ fn a_bound_is_kept_or_refused_with_ways_out() {
     let spec = Spec::default();
     let run = run(&model, Subject::Fresh(&spec, &base), Rows::full(256, 64), 16);
     let most = run.fit(usize::MAX).unwrap().ok().unwrap().1;
-    assert_eq!((most.micro, most.whole), (16, most.blocks));
+    assert_eq!((most.micro, most.saved_blocks), (16, most.blocks));
     let mut refused = 0;
     for bytes in (1..=40).rev().map(|i| most.total() * i / 40) {
         match run.fit(bytes).unwrap() {
@@ -315,7 +315,7 @@ fn what_a_refusal_names_does_fit() {
                 Change::Context(ctx) => run.rows = Rows::full(*ctx, 8),
                 Change::Rank(rank) => _ = spec.values.set("rank", *rank),
                 Change::Layers(first) => spec.layers = Some((*first..base.layers()).collect()),
-                Change::Halves => run.config.act_type = ActType::Bf16,
+                Change::ActType(act_type) => run.config.act_type = *act_type,
                 Change::Moments(name) => run.config.optimizer.kind = (*name).into(),
             }
         }
@@ -423,7 +423,7 @@ fn nothing_below_the_lowest_adapted_block_is_differentiated_or_computed_twice() 
     // Inputs: the last token of an example, and those behind the last that counts, are not read.
     let rows: usize = data.iter().map(|e| (1..e.tokens.len()).rev().find(|t| e.counts[*t]).unwrap()).sum();
     let spec = |layers: &[usize]| Spec { layers: Some(layers.to_vec()), ..Spec::default().with("rank", 2) };
-    let config = Config { keep: Keep::Inputs, steps: 9, ..Config::default() };
+    let config = Config { recompute: Recompute::All, steps: 9, ..Config::default() };
 
     // A forward pass through both blocks; the lower one's hidden part is computed again on the way back.
     let mut all = trainer(&model, &spec(&[0, 1]), config.clone());
@@ -436,7 +436,7 @@ fn nothing_below_the_lowest_adapted_block_is_differentiated_or_computed_twice() 
     // With a store the lower block runs once for each example.
     let mut stored = trainer(&model, &spec(&[1]), config.clone());
     assert_eq!(stored.frozen_blocks(), 1);
-    stored.keep_lower(Box::new(mynah::train::lower::Memory::new(1 << 20)));
+    stored.cache_activations(Box::new(mynah::train::activation_cache::Memory::new(1 << 20)));
     let first = stored.step(&[&data[..5], &data[5..]]).unwrap().loss;
     assert_eq!(counted::take(), (2 * rows, rows));
     assert!((first / plain - 1.0).abs() < 1e-3, "{first} for {plain}");
@@ -447,7 +447,7 @@ fn nothing_below_the_lowest_adapted_block_is_differentiated_or_computed_twice() 
 
     // What was stored changes no bit.
     let mut empty = trainer(&model, &spec(&[1]), config);
-    empty.keep_lower(Box::new(mynah::train::lower::Memory::new(0)));
+    empty.cache_activations(Box::new(mynah::train::activation_cache::Memory::new(0)));
     assert_eq!(empty.step(&[&data[..5], &data[5..]]).unwrap().loss.to_bits(), first.to_bits());
     let again = empty.step(&[&data]).unwrap();
     assert_eq!(again.loss.to_bits(), second.loss.to_bits());
@@ -459,21 +459,21 @@ fn halves_round_gradients_and_nothing_else() {
     let data = mixed(6);
     let model = tiny::model("llama", 6, false, 2);
     let spec = Spec::default().with("rank", 4);
-    let step = |keep: Keep, act_type: ActType| {
-        let mut trainer = trainer(&model, &spec, Config { keep, act_type, clip: 0.0, ..Config::default() });
+    let step = |recompute: Recompute, act_type: ActType| {
+        let mut trainer = trainer(&model, &spec, Config { recompute, act_type, clip: 0.0, ..Config::default() });
         let loss = trainer.step(&[&data]).unwrap().loss;
         (loss, trainer.grads().to_vec())
     };
-    let (loss, exact) = step(Keep::All, ActType::F32);
+    let (loss, exact) = step(Recompute::None, ActType::F32);
     let norm = |g: &[f32]| g.iter().map(|v| (*v as f64).powi(2)).sum::<f64>().sqrt();
     for (act_type, most) in [(ActType::F16, 1e-3), (ActType::Bf16, 1e-2)] {
-        for keep in [Keep::All, Keep::Inputs] {
-            let (rounded_loss, rounded) = step(keep, act_type);
+        for recompute in [Recompute::None, Recompute::All] {
+            let (rounded_loss, rounded) = step(recompute, act_type);
             assert_eq!(loss.to_bits(), rounded_loss.to_bits());
             let off: Vec<f32> = rounded.iter().zip(&exact).map(|(a, b)| a - b).collect();
             let off = norm(&off) / norm(&exact);
-            eprintln!("{act_type:?} {keep:?}: gradients {off:.2e} off");
-            assert!(off > 0.0 && off < most, "{act_type:?} {keep:?}: {off}");
+            eprintln!("{act_type:?} {recompute:?}: gradients {off:.2e} off");
+            assert!(off > 0.0 && off < most, "{act_type:?} {recompute:?}: {off}");
         }
     }
 }
@@ -513,14 +513,14 @@ mod command {
         let common =
             ["-m", model.to_str().unwrap(), "-d", &data, "-o", out.to_str().unwrap(), "--steps", "2", "--json"];
         for options in [
-            &["--keep", "inputs"] as &[&str],
+            &["--recompute", "all"] as &[&str],
             &["--ctx", "128", "--batch", "2"],
-            &["--keep", "all", "--keep-act_type", "f16", "--ctx", "128"],
+            &["--recompute", "none", "--act-type", "f16", "--ctx", "128"],
             &["--method", "nola", "--ctx", "64"],
             &["--memory", "190M", "--batch", "8", "--ctx", "64"],
-            &["--layers", "26-", "--keep", "all"],
+            &["--layers", "26-", "--recompute", "none"],
             &["--fast"],
-            &["--fast", "--keep", "inputs", "--batch", "2"],
+            &["--fast", "--recompute", "all", "--batch", "2"],
         ] {
             let planned = json(&[&["plan"], &common[..], options].concat());
             let total = planned["total"].as_u64().unwrap();
@@ -570,7 +570,7 @@ mod command {
         assert!(packed == want, "whole rows cannot be packed closer");
 
         let cache = name("lower");
-        let options = ["--layers", "3-", "--lower-cache", &cache];
+        let options = ["--layers", "3-", "--activation-cache", &cache];
         let (first, made) = adapter("first", &options);
         let size = std::fs::metadata(&cache).unwrap().len();
         assert!(size > 64 * 64 * 2 * 8);
@@ -585,16 +585,17 @@ mod command {
         bytes.truncate(size as usize - 3);
         std::fs::write(&cache, &bytes).unwrap();
         assert!(first == adapter("damaged", &options).0);
-        assert!(first == adapter("small", &[&options[..], &["--lower-cache-size", "20K"]].concat()).0);
+        assert!(first == adapter("small", &[&options[..], &["--activation-cache-size", "20K"]].concat()).0);
         // Other blocks: begun anew.
-        adapter("other", &["--layers", "4-", "--lower-cache", &cache]);
+        adapter("other", &["--layers", "4-", "--activation-cache", &cache]);
         // A file of something else stays as it is.
         let other = name("other.txt");
         std::fs::copy(&data, &other).unwrap();
-        let foreign = mynah(&[&common[..], &["-o", &name("x"), "--layers", "3-", "--lower-cache", &other]].concat());
+        let foreign =
+            mynah(&[&common[..], &["-o", &name("x"), "--layers", "3-", "--activation-cache", &other]].concat());
         assert_eq!(foreign.status.code(), Some(1));
         assert!(std::fs::read(&other).unwrap() == std::fs::read(&data).unwrap());
-        let idle = mynah(&[&common[..], &["-o", &name("x"), "--lower-cache", &cache]].concat());
+        let idle = mynah(&[&common[..], &["-o", &name("x"), "--activation-cache", &cache]].concat());
         assert_eq!(idle.status.code(), Some(2));
     }
 }

@@ -155,7 +155,7 @@ fn what_changed_is_refused_with_a_list_of_all() {
     // Neither threads nor what stays in memory decide the result.
     let mut plan = Plan::new("lora", "adamw");
     plan.model = tiny::model("llama", 7, true, 3);
-    plan.config.keep = mynah::train::Keep::Inputs;
+    plan.config.recompute = mynah::train::Recompute::All;
     let mut other = plan.start();
     other.go_on(saved).unwrap();
     run.step();

@@ -15,7 +15,7 @@ use clap::{Arg, ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use mynah::knob::{Knob, Value};
 use mynah::model::{ActType, CacheType};
 use mynah::nn::linear::Precision;
-use mynah::train::{Keep, objective};
+use mynah::train::{Recompute, objective};
 use std::path::PathBuf;
 
 // Headings of the help texts.
@@ -251,14 +251,37 @@ fn size(text: &str) -> Result<usize, String> {
     }
 }
 
-/// Which activations stay.
-fn keep(text: &str) -> Result<Keep, String> {
+/// Options of `train` that version 0.1 called otherwise, with their names of today.
+const RENAMED: [[&str; 2]; 3] = [
+    ["keep-precision", "act-type"],
+    ["lower-cache", "activation-cache"],
+    ["lower-cache-size", "activation-cache-size"],
+];
+
+/// The name of today of an option in a checkpoint.
+pub fn renamed(name: &str) -> &str {
+    RENAMED.iter().find(|[old, _]| *old == name).map_or(name, |[_, new]| new)
+}
+
+/// Which blocks recompute their activations.
+fn recompute(text: &str) -> Result<Recompute, String> {
+    match (text, text.strip_prefix("all-but-").map(str::parse)) {
+        ("none", _) => Ok(Recompute::None),
+        ("all", _) => Ok(Recompute::All),
+        ("auto", _) => Ok(Recompute::Auto),
+        (_, Some(Ok(blocks))) => Ok(Recompute::AllBut(blocks)),
+        _ => Err("it must be none, all, all-but-N for a number N of blocks, or auto".into()),
+    }
+}
+
+/// The same as version 0.1 had it: which blocks keep their activations.
+fn keep(text: &str) -> Result<Recompute, String> {
     match (text, text.parse()) {
-        ("auto", _) => Ok(Keep::Auto),
-        ("all", _) => Ok(Keep::All),
-        ("inputs", _) => Ok(Keep::Inputs),
-        (_, Ok(blocks)) => Ok(Keep::Blocks(blocks)),
-        _ => Err("it must be all, inputs, auto or a number of blocks".into()),
+        ("auto", _) => Ok(Recompute::Auto),
+        ("all", _) => Ok(Recompute::None),
+        ("inputs", _) => Ok(Recompute::All),
+        (_, Ok(blocks)) => Ok(Recompute::AllBut(blocks)),
+        _ => Err("it must be all, inputs, auto or a number of blocks; --recompute is the newer option".into()),
     }
 }
 
@@ -269,6 +292,32 @@ mod tests {
     #[test]
     fn options_are_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn names_of_earlier_versions_are_understood() {
+        let command = Cli::command();
+        let train = command.find_subcommand("train").unwrap();
+        for [old, new] in RENAMED {
+            let arg = train.get_arguments().find(|arg| arg.get_long() == Some(new)).unwrap();
+            assert!(arg.get_all_aliases().unwrap().contains(&old) && renamed(old) == new, "{old}");
+        }
+        let parse = |given: &[&str]| {
+            let line = [&["mynah", "train", "-m", "m", "-d", "d", "-o", "o"], given].concat();
+            match Cli::try_parse_from(line).unwrap().command {
+                Command::Train(train) => train.teach.recompute(),
+                _ => unreachable!(),
+            }
+        };
+        for (old, new, want) in [
+            ("all", "none", Recompute::None),
+            ("inputs", "all", Recompute::All),
+            ("auto", "auto", Recompute::Auto),
+            ("3", "all-but-3", Recompute::AllBut(3)),
+        ] {
+            assert_eq!([parse(&["--keep", old]), parse(&["--recompute", new])], [want; 2]);
+        }
+        assert_eq!(parse(&[]), Recompute::Auto);
     }
 
     #[test]

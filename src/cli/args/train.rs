@@ -51,7 +51,7 @@ pub struct Train {
 #[derive(Args)]
 #[command(after_help = "\
 Takes the options of `mynah train`. Without data, rows are taken to fill the context, and everything in them to count.
-With --json: bytes by what they are for, total, micro (rows that go through the model together), whole (blocks that keep
+With --json: bytes by what they are for, total, micro (rows that go through the model together), whole (blocks that save
 what they remember) of blocks.
 
 Examples:
@@ -154,20 +154,24 @@ pub struct Teach {
     /// percent off. For adapters
     #[arg(help_heading = MEMORY, long)]
     pub fast: bool,
-    /// Blocks whose activations stay in memory instead of being computed again: all, inputs (none), a number, or auto (48
-    /// MiB of them) [default: auto]
-    #[arg(help_heading = MEMORY, long, value_name = "WHAT", value_parser = keep, conflicts_with = "memory")]
-    pub keep: Option<Keep>,
-    /// How activations that stay are stored: f16 and bf16 halve them and round gradients a little
+    /// Blocks that recompute their activations in the backward pass instead of saving them (gradient checkpointing): none,
+    /// all, all-but-N (all but the upper N), or auto (as few as 48 MiB of saved activations allow) [default: auto]
+    #[arg(help_heading = MEMORY, long, value_name = "WHAT", value_parser = recompute, conflicts_with = "memory")]
+    pub recompute: Option<Recompute>,
+    #[arg(long, hide = true, value_parser = keep, conflicts_with_all = ["memory", "recompute"])]
+    keep: Option<Recompute>,
+    /// Number type of saved activations: f16 and bf16 take half the memory and round gradients a little
     #[arg(help_heading = MEMORY, long, alias = "keep-precision", value_enum, default_value_t = Stored::F32)]
     pub act_type: Stored,
-    /// Keep the outputs of the blocks below the lowest that --layers changes in this file, as halves: later epochs and runs
-    /// on the same data skip those blocks
-    #[arg(help_heading = MEMORY, long, value_name = "FILE")]
-    pub lower_cache: Option<PathBuf>,
-    /// Most bytes of that file
-    #[arg(help_heading = MEMORY, long, value_name = "BYTES", default_value = "2G", value_parser = size)]
-    pub lower_cache_size: usize,
+    /// Cache the outputs of the frozen blocks below those that --layers chooses in this file, as f16: later epochs and runs
+    /// on the same data skip these blocks
+    #[arg(help_heading = MEMORY, long, alias = "lower-cache", value_name = "FILE")]
+    pub activation_cache: Option<PathBuf>,
+    /// Largest size of that file
+    #[arg(
+        help_heading = MEMORY, long, alias = "lower-cache-size", value_name = "BYTES", default_value = "2G", value_parser = size
+    )]
+    pub activation_cache_size: usize,
     /// Part of the rows that is put aside to measure on, for example 0.1
     #[arg(help_heading = PROGRESS, long, value_name = "F", default_value_t = 0.0, value_parser = between(0.0, 0.99))]
     pub eval_fraction: f32,
@@ -201,6 +205,11 @@ pub struct Teach {
 }
 
 impl Teach {
+    /// Which blocks recompute their activations.
+    pub fn recompute(&self) -> Recompute {
+        self.recompute.or(self.keep).unwrap_or(Recompute::Auto)
+    }
+
     /// # Errors
     /// Those of [`Choice::check`].
     pub fn check(&self) -> anyhow::Result<()> {

@@ -2,7 +2,7 @@
 
 use super::course::Ended;
 use super::past::Past;
-use crate::args::{Cli, Methods, Table, Train, Usage, lacks, loose};
+use crate::args::{Cli, Methods, Table, Train, Usage, lacks, loose, renamed};
 use crate::paths::same;
 use crate::{meter, out};
 use anyhow::Context;
@@ -24,7 +24,7 @@ const EVERY: Duration = Duration::from_secs(60);
 /// Options of this part of a run alone: a checkpoint does not keep them.
 const PASSING: [&str; 5] = ["resume", "checkpoints", "threads", "max-minutes", "max-steps"];
 /// Options of which one takes the place of the other.
-const EITHER: [[&str; 2]; 2] = [["steps", "epochs"], ["epochs", "steps"]];
+const EITHER: [[&str; 2]; 4] = [["steps", "epochs"], ["epochs", "steps"], ["recompute", "keep"], ["keep", "recompute"]];
 
 /// The command line; of a training run, what was asked for in this part or before, and where it goes on.
 pub struct Line {
@@ -94,6 +94,7 @@ impl Line {
         };
         let mut all = Head::new();
         for (name, value) in before.fields() {
+            let name = renamed(name);
             let displaced = EITHER.iter().any(|[one, other]| name == *other && given_options.get(one).is_some());
             // Checkpoints of version 0.1 may hold settings of other methods, which meant nothing.
             let stray = lacks::<Methods>(method.unwrap_or(Methods::USUAL), name);

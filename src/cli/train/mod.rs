@@ -1,13 +1,13 @@
 //! `mynah train`: an adapter, or all weights, from a person's data.
 //!
 //! This page turns options into a trainer; `plan.rs` says what memory it will take, `course.rs` is the loop around it,
-//! `past.rs` what it has done so far, `keep.rs` its checkpoints and the way back from them, `lower.rs` the file of what
+//! `past.rs` what it has done so far, `keep.rs` its checkpoints and the way back from them, `activation_cache.rs` the file of what
 //! frozen blocks put out, `output.rs` the file at the end.
 
 mod aim;
 mod course;
 mod keep;
-mod lower;
+mod activation_cache;
 pub mod output;
 mod past;
 mod plan;
@@ -32,7 +32,7 @@ use mynah::knob::Value;
 use mynah::nn::linear::Precision;
 use mynah::train::data::{self, Dataset, Order, Reader};
 use mynah::train::plan::Rows;
-use mynah::train::{Config, Dropout, Example, Keep, Schedule, Trainer, checkpoint, optim};
+use mynah::train::{Config, Dropout, Example, Recompute, Schedule, Trainer, checkpoint, optim};
 use std::fs::File;
 use std::path::Path;
 use std::time::Duration;
@@ -145,10 +145,10 @@ pub fn train(options: &Train, kept: Head, resumed: Option<Resumed>, json: bool) 
     }
     let run = plan::run(args, &loaded, &subject, &beneath, Rows::of(&rows, &train), config(args, &method, steps))?;
     let (mut run, planned) = plan::chosen(args, &run)?;
-    // Where activations are rounded, their number decides bits: it stays what it was.
-    let blocks = resumed.as_ref().and_then(|r| r.checkpoint.facts().text(checkpoint::KEPT).ok()?.parse().ok());
+    // Where saved activations are rounded, the number of such blocks decides bits: it stays as it was.
+    let blocks = resumed.as_ref().and_then(|r| r.checkpoint.facts().text(checkpoint::SAVED_BLOCKS).ok()?.parse().ok());
     if let Some(blocks) = blocks {
-        run.config.keep = Keep::Blocks(blocks);
+        run.config.recompute = Recompute::AllBut(blocks);
     }
     let (config, micro) = (run.config, run.batch);
     let adapter = subject.adapter(&loaded)?;
@@ -162,14 +162,16 @@ pub fn train(options: &Train, kept: Head, resumed: Option<Resumed>, json: bool) 
         Some(adapter) => Trainer::on(&loaded.model, beneath.clone(), adapter, config),
         None => Trainer::full(&loaded.model, config),
     })?;
-    if let Some(path) = &args.lower_cache {
+    if let Some(path) = &args.activation_cache {
         let blocks = trainer.frozen_blocks();
         if blocks == 0 {
-            return Err(Usage::error("--lower-cache: the first block learns too; --layers says which should"));
+            return Err(Usage::error(
+                "--activation-cache: the first block is trained too; --layers chooses the blocks",
+            ));
         }
-        let file = lower::File::open(path, args.lower_cache_size as u64, &loaded, blocks, &bytes)?;
+        let file = activation_cache::File::open(path, args.activation_cache_size as u64, &loaded, blocks, &bytes)?;
         out::say(&file.says());
-        trainer.keep_lower(Box::new(file));
+        trainer.cache_activations(Box::new(file));
     }
 
     meter::catch_interrupt("stopping after this step")?;
@@ -318,7 +320,7 @@ fn config(args: &Teach, method: &str, steps: u64) -> Config {
         clip: args.clip,
         optimizer: optim::Spec { kind: args.optimizer.kind().into(), values: args.optimizer.values.clone() },
         precision: if args.fast { Precision::Int8 } else { Precision::F32 },
-        keep: args.keep.unwrap_or(Keep::Auto),
+        recompute: args.recompute(),
         act_type: args.act_type.into(),
         objective: aim::spec(args),
         gradient: aim::gradient(args),

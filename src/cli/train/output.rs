@@ -21,7 +21,7 @@ pub fn check(args: &Train, folder: Named) -> anyhow::Result<()> {
     let teach = &args.teach;
     let mut written = vec![folder];
     written.extend(teach.log.as_ref().map(|path| Named::new("--log", path)));
-    written.extend(teach.lower_cache.as_ref().map(|path| Named::new("--lower-cache", path)));
+    written.extend(teach.activation_cache.as_ref().map(|path| Named::new("--activation-cache", path)));
     if Kind::by_name(teach.objective.kind()).is_ok_and(|kind| kind.reference) {
         written.push(Named::new("what is kept beside -d", aim::beside(&args.data)));
     }

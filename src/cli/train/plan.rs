@@ -8,6 +8,7 @@ use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
 use mynah::adapter::Stack;
 use mynah::bytes::map;
+use mynah::model::ActType;
 use mynah::nn::head;
 use mynah::nn::linear::Precision;
 use mynah::train::Config;
@@ -41,7 +42,7 @@ pub fn run<'a>(
         batch: args.batch,
         step,
         checkpoints: true,
-        lower: args.lower_cache.is_some(),
+        activation_cache: args.activation_cache.is_some(),
         held: held(loaded),
     })
 }
@@ -57,7 +58,7 @@ pub fn chosen<'a>(args: &Teach, run: &Run<'a>) -> anyhow::Result<(Run<'a>, Plan)
     let Some(bytes) = args.memory else {
         let (mut run, plan) = (run.clone(), setting(run.plan())?);
         // For the largest batch, so that smaller ones do not settle it anew.
-        run.config.keep = mynah::train::Keep::Blocks(plan.whole);
+        run.config.recompute = mynah::train::Recompute::AllBut(plan.saved_blocks);
         return Ok((run, plan));
     };
     match setting(run.fit(bytes))? {
@@ -87,7 +88,9 @@ fn option(change: &Change) -> String {
         Change::Context(ctx) => format!("--ctx {ctx}"),
         Change::Rank(rank) => format!("--rank {rank}"),
         Change::Layers(first) => format!("--layers {first}-"),
-        Change::Halves => "--act-type bf16".into(),
+        Change::ActType(ActType::F32) => "--act-type f32".into(),
+        Change::ActType(ActType::F16) => "--act-type f16".into(),
+        Change::ActType(ActType::Bf16) => "--act-type bf16".into(),
         Change::Moments(name) => format!("--optimizer {name}"),
     }
 }
@@ -130,7 +133,7 @@ fn parts(p: &Plan) -> [(&'static str, String, usize); 12] {
         ("adapter", "parameters and what follows from them".into(), p.adapter),
         ("gradients", String::new(), p.gradients),
         ("moments", "the optimiser's state".into(), p.moments),
-        ("activations", format!("{} of them kept between the passes", size(p.kept)), p.activations),
+        ("activations", format!("{} of them saved between the passes", size(p.saved)), p.activations),
         ("logits", "those of a slice of the vocabulary".into(), p.logits),
         ("rounded", "rows and columns in 8 bits (--fast)".into(), p.rounded),
         ("scratch", thread, p.scratch),
@@ -143,13 +146,13 @@ fn machine(p: &Plan) -> Value {
     let mut object: serde_json::Map<String, Value> =
         parts(p).into_iter().map(|(name, _, bytes)| (name.into(), json!(bytes))).collect();
     for (name, value) in [
-        ("kept", p.kept),
+        ("kept", p.saved),
         ("attention", p.attention),
         ("decoded", p.decoded),
         ("total", p.total()),
         ("micro", p.micro),
         ("slice", p.slice),
-        ("whole", p.whole),
+        ("whole", p.saved_blocks),
         ("blocks", p.blocks),
     ] {
         object.insert(name.into(), json!(value));
@@ -181,6 +184,6 @@ fn eyes(p: &Plan, run: &Run) -> String {
         Precision::F32 => "exact products",
         Precision::Int8 => "products in 8 bits",
     };
-    let blocks = format!("{} of {} blocks are not computed again", p.whole, p.blocks);
+    let blocks = format!("{} of {} blocks are not recomputed", p.saved_blocks, p.blocks);
     format!("{table}\n\n{rows}; {blocks}; {products}{slice}\n")
 }

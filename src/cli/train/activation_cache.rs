@@ -1,4 +1,4 @@
-//! The file of what frozen blocks put out (`--lower-cache`): outputs one after the other behind a head that says what they
+//! The file of what frozen blocks put out (`--activation-cache`): outputs one after the other behind a head that says what they
 //! are of. It is only ever appended to, and every output carries a checksum: what a crash cut off or a disk damaged is
 //! computed again. A file of another base, other blocks or other data is begun anew.
 //!
@@ -11,7 +11,7 @@ use crate::load::Loaded;
 use crate::out;
 use anyhow::{Context, bail};
 use mynah::bytes::Bytes;
-use mynah::train::lower::{Key, Store};
+use mynah::train::activation_cache::{Key, Store};
 use std::collections::HashMap;
 use std::fs;
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
@@ -47,7 +47,7 @@ impl File {
         let mut found = Vec::new();
         Read::by_ref(&mut file).take(HEAD as u64).read_to_end(&mut found).with_context(named)?;
         if !found.is_empty() && !found.starts_with(&MAGIC) && !MAGIC.starts_with(&found) {
-            bail!("{}: not a file that --lower-cache wrote; it is left alone", path.display());
+            bail!("{}: not a file that --activation-cache wrote; it is left alone", path.display());
         }
         if found != head {
             file.set_len(0).with_context(named)?;

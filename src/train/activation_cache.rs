@@ -1,8 +1,8 @@
-//! Outputs of the frozen blocks below the lowest adapted one, kept example by example: where adapters sit in the upper
-//! blocks only, these never change, and later epochs need not compute them again.
+//! The activation cache: outputs of the frozen blocks below the lowest adapted one, one entry an example. Where adapters
+//! sit in the upper blocks only, these outputs never change, and later epochs need not compute them again.
 //!
-//! They are rounded to half floats whether they come from the store or were just computed, so what was stored changes no
-//! bit of a run. An output with a value that no half can hold is not stored, and not rounded either.
+//! Outputs are rounded to f16 whether they come from the cache or were just computed, so the cache changes no bit of a
+//! run. Outputs that overflow f16 are neither cached nor rounded.
 
 use super::batch::Batch;
 use crate::adapter::Stack;
@@ -17,17 +17,17 @@ use std::prelude::v1::*;
 /// The first bytes of the BLAKE3 hash of an example's tokens, each in four little-endian bytes.
 pub type Key = [u8; 16];
 
-/// Where outputs are kept. Base, number of frozen blocks and data are the owner's to tell apart.
+/// Where outputs are stored. The owner must use one store for each base, number of frozen blocks and data set.
 pub trait Store: Send {
-    /// Whether it holds the output for `key`, which then is in `out`: bits of half floats, `[rows, width]`. What is damaged
-    /// or has another length it does not hold.
+    /// Copies the output for `key` to `out`, as bits of f16, `[rows, width]`, and returns whether it was there. An entry that
+    /// is damaged or has another length counts as absent.
     fn load(&mut self, key: &Key, out: &mut [u16]) -> bool;
 
-    /// Keeps an output, or does not: it may be bounded.
+    /// Stores an output. A bounded store may drop it.
     fn save(&mut self, key: &Key, values: &[u16]);
 }
 
-/// A store in memory, of at most so many bytes.
+/// A store in memory of at most `bytes` bytes.
 #[derive(Default)]
 pub struct Memory {
     /// The bound.
@@ -57,11 +57,11 @@ impl Store for Memory {
     }
 }
 
-/// A store in use, with what it needs to make what is missing.
-pub(super) struct Lower {
+/// A store with the buffers that compute missing outputs.
+pub(super) struct ActivationCache {
     store: Box<dyn Store>,
     x: Buffer,
-    halves: Vec<u16>,
+    bits: Vec<u16>,
 }
 
 fn key(tokens: &[u32]) -> Key {
@@ -72,9 +72,9 @@ fn key(tokens: &[u32]) -> Key {
     key
 }
 
-impl Lower {
-    pub(super) fn new(store: Box<dyn Store>) -> Lower {
-        Lower { store, x: Buffer::default(), halves: Vec::new() }
+impl ActivationCache {
+    pub(super) fn new(store: Box<dyn Store>) -> ActivationCache {
+        ActivationCache { store, x: Buffer::default(), bits: Vec::new() }
     }
 
     /// Bytes it holds for `n` rows.
@@ -93,16 +93,16 @@ impl Lower {
         work: &mut Workspace,
     ) {
         let (k, d) = (m.compute.kernels, m.hparams.width);
-        if self.halves.len() < batch.tokens.len() * d {
-            self.halves = Vec::new();
-            self.halves = vec![0; batch.tokens.len() * d];
+        if self.bits.len() < batch.tokens.len() * d {
+            self.bits = Vec::new();
+            self.bits = vec![0; batch.tokens.len() * d];
         }
         let (mut tokens, mut layout, mut places) = (Vec::new(), Rows::default(), Vec::new());
         for rows in &batch.rows.segments {
             let values = rows.start * d..rows.end * d;
-            let halves = &mut self.halves[..values.len()];
-            if self.store.load(&key(&batch.tokens[rows.clone()]), halves) {
-                (k.widen)(halves, &mut x[values]);
+            let bits = &mut self.bits[..values.len()];
+            if self.store.load(&key(&batch.tokens[rows.clone()]), bits) {
+                (k.widen)(bits, &mut x[values]);
                 continue;
             }
             let first = tokens.len();
@@ -122,11 +122,11 @@ impl Lower {
         pass::blocks(&p, 0..blocks, None, made, acts, &mut Buffer::default(), work, &mut |_, _, _, _| ());
         for (rows, place) in layout.segments.iter().zip(places) {
             let made = &made[rows.start * d..rows.end * d];
-            let halves = &mut self.halves[..made.len()];
-            (k.narrow)(made, halves);
-            (k.widen)(halves, &mut x[place.clone()]);
+            let bits = &mut self.bits[..made.len()];
+            (k.narrow)(made, bits);
+            (k.widen)(bits, &mut x[place.clone()]);
             if x[place.clone()].iter().all(|v| v.is_finite()) {
-                self.store.save(&key(&tokens[rows.clone()]), halves);
+                self.store.save(&key(&tokens[rows.clone()]), bits);
             } else {
                 x[place].copy_from_slice(made);
             }
