@@ -7,7 +7,7 @@ use crate::model::{self, SIZE_LIMIT};
 use mynah::bytes::map::replace;
 use mynah::gguf::Gguf;
 use mynah::kernel::{Compute, best, pool::Pool};
-use mynah::model::{Model, weights::Places};
+use mynah::model::{Model, weights::Offsets};
 use mynah::text::{Encode, Tokenizer};
 use mynah::train::{Config, Example, Schedule, Trainer, optim};
 use std::time::{Duration, Instant};
@@ -82,7 +82,7 @@ pub fn run(start: Vec<u8>, plan: &Plan, out: &str) -> Fallible<()> {
     let left = plan.steps.checked_sub(done).ok_or("the file has more steps than asked for")?;
     let compute = Compute { kernels: best(), pool: Pool::new(plan.threads) };
     let base = Model::load(&gguf, compute.clone())?;
-    let names = Places::of(&base.weights).names(&base.hparams);
+    let names = Offsets::of(&base.weights).names(&base.hparams);
 
     let mut held_out = Rows::new(&gguf, plan.seed ^ 0x5eed, Split::HeldOut)?;
     let held_out: Vec<Example> = (0..HELD_OUT_ROWS).map(|_| held_out.row(ROW)).collect::<Fallible<_>>()?;
@@ -107,7 +107,7 @@ pub fn run(start: Vec<u8>, plan: &Plan, out: &str) -> Fallible<()> {
     while let Some(trainer) = trainer.as_mut().filter(|t| t.steps() < left) {
         let groups = rows.step()?;
         let report = trainer.step(&groups.iter().map(Vec::as_slice).collect::<Vec<_>>())?;
-        tokens += report.counted;
+        tokens += report.targets;
         recent = if recent == 0.0 { report.loss } else { 0.95 * recent + 0.05 * report.loss };
         let step = done + report.step;
         let last = report.step == left;
@@ -120,7 +120,7 @@ pub fn run(start: Vec<u8>, plan: &Plan, out: &str) -> Fallible<()> {
         }
         if saved.elapsed() >= SAVE_EVERY || last {
             let weights = &trainer.model().weights;
-            let values = weights.flatten(&Places::of(weights));
+            let values = weights.flatten(&Offsets::of(weights));
             replace(state.as_ref(), &model::checkpoint(&gguf, step as u32, &names, &values)?)?;
             saved = Instant::now();
         }

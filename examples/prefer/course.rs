@@ -93,7 +93,7 @@ impl Speaker {
     fn answer(&self, session: &mut Session, prompt: &[u32], seed: u64) -> Fallible<Vec<u32>> {
         session.truncate(0);
         let sampler = Sampler::new(&Sampling::plain().seed(seed))?;
-        let ends = self.tokenizer.ends();
+        let ends = self.tokenizer.eos_ids();
         let mut generator = Generator::new(session, sampler, prompt, &self.tokenizer, Stop::new()).limit(MOST);
         let mut said = Vec::new();
         while let Some(id) = generator.next_token()? {
@@ -145,7 +145,7 @@ impl Speaker {
                 let ends = |n: &usize| self.text(&short[..*n]).ends_with('.');
                 if let Some(sentence) = (1..short.len()).find(ends) {
                     short.truncate(sentence);
-                    short.push(self.tokenizer.ends()[0]);
+                    short.push(self.tokenizer.eos_ids()[0]);
                 }
                 rows.push(Example::completion(&prompt, &short).over(Example::completion(&prompt, &long)));
             }
@@ -172,7 +172,7 @@ impl Speaker {
         if trainer.kind().mismatched {
             objective::mismatch(&mut train, self.model.hparams.context)?;
         }
-        trainer.refer(&mut train)?;
+        trainer.fill_reference_logps(&mut train)?;
         // Whatever the objective learns from, the implicit reward is judged on pairs: ln p against that of the base.
         let mut course = Course { losses: Vec::new(), accuracy: Vec::new(), length: 0.0, says: String::new() };
         let before = trainer.log_probs(&data.held_out)?;

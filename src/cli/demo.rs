@@ -152,7 +152,7 @@ fn speak(loaded: &Loaded, session: &mut Session, prompts: &[String]) -> anyhow::
         session.truncate(0);
         let tokens = loaded.tokenizer.encode(prompt, &options)?;
         let sampler = Sampler::new(&Sampling::greedy())?;
-        let ends = loaded.tokenizer.ends();
+        let ends = loaded.tokenizer.eos_ids();
         said.push(generate(loaded, session, sampler, &tokens, SAYS, ends, |_, _| Ok(None))?.text);
     }
     Ok(said)

@@ -46,35 +46,35 @@ pub fn eval(args: &Eval, json: bool) -> anyhow::Result<Outcome> {
     let mut session = loaded.session(&args.model, ctx)?;
     let meter = Meter::new(rows.len() as u64);
     let start = Instant::now();
-    let (mut sum, mut counted, mut read) = (0.0, 0u64, 0u64);
+    let (mut sum, mut targets, mut read) = (0.0, 0u64, 0u64);
     for (i, row) in rows.iter().enumerate() {
-        let Some(first) = (1..row.tokens.len()).find(|t| row.counts[*t]) else { continue };
+        let Some(first) = (1..row.tokens.len()).find(|t| row.mask[*t]) else { continue };
         session.truncate(0);
         if first > 1 {
             session.feed(&row.tokens[..first - 1]).with_context(|| format!("row {}", i + 1))?;
         }
         let inputs = &row.tokens[first - 1..row.tokens.len() - 1];
         session.feed_each(inputs, &mut |j, logits: &[f32]| {
-            if row.counts[first + j] {
+            if row.mask[first + j] {
                 sum += loss(logits, row.tokens[first + j]);
-                counted += 1;
+                targets += 1;
             }
         })?;
         read += row.tokens.len() as u64 - 1;
         meter.show(i as u64 + 1, || {
-            let so_far = (sum / counted.max(1) as f64).exp();
+            let so_far = (sum / targets.max(1) as f64).exp();
             format!("perplexity {so_far:.3}  {:.0} tokens/s", read as f64 / start.elapsed().as_secs_f64())
         });
     }
     meter.done();
-    let mean = sum / counted as f64;
+    let mean = sum / targets as f64;
     if !mean.is_finite() {
-        anyhow::bail!("{}: the mean loss over {counted} tokens is {mean}", args.model.name());
+        anyhow::bail!("{}: the mean loss over {targets} tokens is {mean}", args.model.name());
     }
     let result = Result {
         loss: mean,
         perplexity: mean.exp(),
-        tokens: counted,
+        tokens: targets,
         tokens_per_second: read as f64 / start.elapsed().as_secs_f64(),
     };
     if json {

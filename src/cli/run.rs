@@ -132,7 +132,7 @@ pub fn run(args: &Run, json: bool) -> anyhow::Result<Outcome> {
         return Err(Usage::error(format!("the prompt has {} tokens, and there is room for {most}", tokens.len())));
     }
     let mut session = loaded.session(&args.model, most.min(tokens.len() + n))?;
-    let ends = if args.ignore_end { &[] } else { loaded.tokenizer.ends() };
+    let ends = if args.ignore_end { &[] } else { loaded.tokenizer.eos_ids() };
     let mut show = show(json);
     let said = generate(&loaded, &mut session, args.sampling.sampler()?, &tokens, n, ends, |id, text| {
         show(id, text).map(|()| None)

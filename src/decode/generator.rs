@@ -20,7 +20,7 @@ pub struct Generator<D> {
 impl<P: Predictor> Generator<Sample<P>> {
     /// Samples what comes after `prompt`; the tokenizer's end tokens end it, and so does `stop`.
     pub fn new(predictor: P, sampler: Sampler, prompt: &[u32], tokenizer: &Tokenizer, stop: Stop) -> Self {
-        Generator::over(Sample::new(predictor, sampler, prompt, tokenizer.ends(), stop), tokenizer)
+        Generator::over(Sample::new(predictor, sampler, prompt, tokenizer.eos_ids(), stop), tokenizer)
     }
 }
 

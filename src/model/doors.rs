@@ -40,8 +40,8 @@ pub struct Workspace {
 }
 
 impl Workspace {
-    /// Bytes of the passes over `n` rows, of which `counted` meet the output matrix, but for what adapters need.
-    pub fn bytes(m: &Model, precision: Precision, n: usize, counted: usize) -> usize {
+    /// Bytes of the passes over `n` rows, of which `targets` are multiplied with the output matrix, without what adapters need.
+    pub fn bytes(m: &Model, precision: Precision, n: usize, targets: usize) -> usize {
         let fused = m.weights.blocks.iter().flat_map(|b| b.matrices()).filter(|(r, _)| !r.row().holds.is_empty());
         let fused = 4 * n * fused.map(|(_, w)| w.rows).max().unwrap_or(0);
         if precision == Precision::F32 {
@@ -49,8 +49,8 @@ impl Workspace {
         }
         let slice = head::slice(m.weights.head());
         let linears = || m.weights.blocks.iter().flat_map(|block| block.matrices());
-        let inputs = linears().map(|(role, w)| (w, n, role.row().wide)).chain([(&slice, counted, false)]);
-        let products = linears().map(|(_, w)| (w, n)).chain([(&slice, counted)]);
+        let inputs = linears().map(|(role, w)| (w, n, role.row().wide)).chain([(&slice, targets, false)]);
+        let products = linears().map(|(_, w)| (w, n)).chain([(&slice, targets)]);
         fused + Quantized::bytes(m.compute.kernels, inputs) + Back::bytes(products)
     }
 
@@ -491,11 +491,11 @@ fn matrix_backward(
         }
         unapply(p, place, x, None, product, dy, dx, None, target, work);
     }
-    if let Target::Weights(places, grads) = target {
+    if let Target::Weights(offsets, grads) = target {
         let dy = View::new(dy, n, w.rows);
-        let at = places.block(site.layer, site.role).expect("a place for every matrix");
+        let at = offsets.block(site.layer, site.role).expect("a place for every matrix");
         linear::backward_weights(cx, x, dy, &mut Tile::new(&mut grads[at], w.rows, w.cols));
-        if let Some(at) = site.role.bias().and_then(|role| places.block(site.layer, role)) {
+        if let Some(at) = site.role.bias().and_then(|role| offsets.block(site.layer, role)) {
             linear::backward_bias(cx, dy, &mut grads[at]);
         }
     }
@@ -539,9 +539,9 @@ pub fn norm_backward(
     }
     let dy = View::new(dy, n, c);
     norm::backward(cx, of, x, block.gain(role), dy, &mut dx);
-    if let Target::Weights(places, grads) = target {
-        let gain = places.block(layer, role).expect("a place for every norm");
-        let bias = role.bias().and_then(|role| places.block(layer, role));
+    if let Target::Weights(offsets, grads) = target {
+        let gain = offsets.block(layer, role).expect("a place for every norm");
+        let bias = role.bias().and_then(|role| offsets.block(layer, role));
         // The bias lies behind the gain.
         let (before, after) = grads.split_at_mut(gain.end);
         let bias = bias.map(|at| &mut after[at.start - gain.end..at.end - gain.end]);

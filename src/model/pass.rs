@@ -4,7 +4,7 @@
 use super::acts::Extra;
 use super::cache::Cache;
 use super::doors::{self, Workspace};
-use super::weights::Places;
+use super::weights::Offsets;
 use super::{Acts, Model, block};
 use crate::adapter::{Member, Needs, Place, Stack};
 use crate::kernel::{Buffer, Tile, View};
@@ -168,7 +168,7 @@ pub enum Target<'a> {
     /// One of the attached adapters, by its number; the base is frozen.
     Adapter(usize, &'a mut [f32]),
     /// The weights themselves, flat.
-    Weights(&'a Places, &'a mut [f32]),
+    Weights(&'a Offsets, &'a mut [f32]),
 }
 
 impl Target<'_> {

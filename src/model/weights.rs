@@ -339,9 +339,9 @@ impl Weights {
     }
 
     /// All weights as `f32` in one piece: what full-parameter training starts from.
-    pub fn flatten(&self, places: &Places) -> Vec<f32> {
-        let mut out = vec![0.0; places.len];
-        for ((_, tensor), (_, at)) in self.each().into_iter().zip(&places.tensors) {
+    pub fn flatten(&self, offsets: &Offsets) -> Vec<f32> {
+        let mut out = vec![0.0; offsets.len];
+        for ((_, tensor), (_, at)) in self.each().into_iter().zip(&offsets.tensors) {
             let out = &mut out[at.clone()];
             match tensor {
                 Tensor::Vector(v) => out.copy_from_slice(&v),
@@ -359,9 +359,9 @@ impl Weights {
     ///
     /// # Errors
     /// `Mismatch` if `flat` has another length.
-    pub fn from_flat(&self, places: &Places, flat: Arc<Vec<f32>>) -> Result<Weights> {
-        if flat.len() != places.len {
-            return Err(Error::mismatch("number of weights", places.len, flat.len()));
+    pub fn from_flat(&self, offsets: &Offsets, flat: Arc<Vec<f32>>) -> Result<Weights> {
+        if flat.len() != offsets.len {
+            return Err(Error::mismatch("number of weights", offsets.len, flat.len()));
         }
         let format = Format::by_id(0).ok_or_else(|| Error::unsupported("tensor format", "F32"))?;
         let bytes = Bytes::from_floats(flat.clone());
@@ -370,7 +370,7 @@ impl Weights {
             Ok(())
         };
         let mut out = self.clone();
-        for (key, at) in &places.tensors {
+        for (key, at) in &offsets.tensors {
             match *key {
                 Key::Embed => matrix(&mut out.embed, at)?,
                 Key::Block(layer, role) => match &mut out.blocks[layer].tensors[role as usize] {
@@ -420,7 +420,7 @@ fn copy(cx: &Compute, m: &Matrix, out: &mut [u8]) {
 
 /// Where each tensor stands in the flat weights.
 #[derive(Clone, Debug)]
-pub struct Places {
+pub struct Offsets {
     tensors: Vec<(Key, Range<usize>)>,
     columns: Vec<usize>,
     /// Where the tensors of each block stand, by role.
@@ -429,10 +429,10 @@ pub struct Places {
     pub len: usize,
 }
 
-impl Places {
+impl Offsets {
     /// For the tensors of `weights`.
-    pub fn of(weights: &Weights) -> Places {
-        let mut places = Places {
+    pub fn of(weights: &Weights) -> Offsets {
+        let mut offsets = Offsets {
             tensors: Vec::new(),
             columns: Vec::new(),
             blocks: vec![[const { None }; Role::COUNT]; weights.blocks.len()],
@@ -440,15 +440,15 @@ impl Places {
         };
         for (key, tensor) in weights.each() {
             let (n, cols) = tensor.dims();
-            let range = places.len..places.len + n;
-            places.len = range.end;
+            let range = offsets.len..offsets.len + n;
+            offsets.len = range.end;
             if let Key::Block(layer, role) = key {
-                places.blocks[layer][role as usize] = Some(range.clone());
+                offsets.blocks[layer][role as usize] = Some(range.clone());
             }
-            places.tensors.push((key, range));
-            places.columns.push(cols);
+            offsets.tensors.push((key, range));
+            offsets.columns.push(cols);
         }
-        places
+        offsets
     }
 
     /// Where a tensor of a block stands, if there is one.

@@ -189,7 +189,7 @@ impl Tokenizer {
                 padding,
                 add_bos,
                 add_eos,
-                ends,
+                eos_ids: ends,
                 fingerprint,
             }),
         })

@@ -74,7 +74,7 @@ struct Inner {
     add_bos: bool,
     add_eos: bool,
     /// Sorted.
-    ends: Vec<u32>,
+    eos_ids: Vec<u32>,
     fingerprint: [u8; 32],
 }
 
@@ -232,13 +232,13 @@ impl Tokenizer {
     }
 
     /// Whether the token ends a generation: ends of text, turn or message, by role or by a well-known spelling.
-    pub fn is_end(&self, id: u32) -> bool {
-        self.inner.ends.binary_search(&id).is_ok()
+    pub fn is_eos(&self, id: u32) -> bool {
+        self.inner.eos_ids.binary_search(&id).is_ok()
     }
 
-    /// All tokens for which [`Tokenizer::is_end`] holds, in order.
-    pub fn ends(&self) -> &[u32] {
-        &self.inner.ends
+    /// All tokens for which [`Tokenizer::is_eos`] holds, in order.
+    pub fn eos_ids(&self) -> &[u32] {
+        &self.inner.eos_ids
     }
 
     /// BLAKE3 of what decides which text becomes which tokens: the method and pre-tokenizer by name, tokens, kinds,

@@ -1,4 +1,4 @@
-//! One pass forward and one back over a batch: from examples to a loss and gradients.
+//! One forward and one backward pass over a batch: from examples to a loss and gradients.
 
 use super::Config;
 use super::activation_cache::ActivationCache;
@@ -31,7 +31,7 @@ pub enum Recompute {
 /// Bytes of activations that [`Recompute::Auto`] saves beside the inputs.
 pub const AUTO_BYTES: usize = 48 << 20;
 
-/// Buffers of a row whose prediction counts, each as wide as the model.
+/// Buffers of a row that predicts a target, each as wide as the model.
 pub(super) const HEAD_ROWS: usize = 4;
 
 impl Recompute {
@@ -74,8 +74,8 @@ pub(super) fn extras(h: &HParams, shape: Option<&Shape>, beneath: &Stack, layer:
     doors::extras_of(shape, beneath, h, layer).iter().map(|e| e.1).sum()
 }
 
-/// From the sums of log-probabilities of a batch, [`Batch::sums`] of them, to a loss and its derivatives by the sums.
-pub(super) type Grading<'a> = dyn FnMut(&[f64], &mut [f32]) -> f64 + 'a;
+/// Computes a loss and its derivatives by the sums of log-probabilities of a batch, [`Batch::sums`] of them.
+pub(super) type LossFn<'a> = dyn FnMut(&[f64], &mut [f32]) -> f64 + 'a;
 
 /// The buffers of a pass; they grow to the largest batch once.
 pub(super) struct Backprop {
@@ -107,9 +107,9 @@ pub(super) struct Backprop {
     work: Workspace,
 }
 
-/// The adapters of a pass.
+/// The adapters of a pass, with what follows from them.
 #[derive(Clone, Copy)]
-pub(super) struct Wear<'a> {
+pub(super) struct Attached<'a> {
     /// All of them.
     pub stack: &'a Stack,
     /// The lowest block that any of them changes.
@@ -153,14 +153,14 @@ impl Backprop {
     }
 
     /// The sums of log-probabilities, without gradients.
-    pub(super) fn sums(&mut self, m: &Model, wear: Wear, batch: &Batch) -> Vec<f64> {
-        let p = Pass::new(m, wear.stack, self.precision, &batch.rows);
-        self.forward(&p, batch, wear.frozen, wear.frozen, None);
+    pub(super) fn sums(&mut self, m: &Model, attached: Attached, batch: &Batch) -> Vec<f64> {
+        let p = Pass::new(m, attached.stack, self.precision, &batch.rows);
+        self.forward(&p, batch, attached.frozen, attached.frozen, None);
         self.score(&p, batch, false)
     }
 
-    /// The mean over the rows of a batch of what the base makes of them, after the last norm; scaled to length 1. No
-    /// adapter is worn; the first `frozen` blocks may come from a store.
+    /// The mean over the rows of a batch of the base's last hidden states, after the last norm, scaled to length 1. No
+    /// adapter is attached; the outputs of the first `frozen` blocks may come from the cache.
     pub(super) fn embed(&mut self, m: &Model, batch: &Batch, frozen: usize) -> Vec<f32> {
         let (stack, d) = (Stack::new(), m.hparams.width);
         let p = Pass::new(m, &stack, self.precision, &batch.rows);
@@ -221,9 +221,9 @@ impl Backprop {
 
     /// Sums of the targets' log-probabilities and, if wanted, each one's gradient by its normed row, in `self.dnormed`.
     fn score(&mut self, p: &Pass, batch: &Batch, grad: bool) -> Vec<f64> {
-        let (m, n, d) = (p.model, batch.counted.len(), p.model.hparams.width);
+        let (m, n, d) = (p.model, batch.target_rows.len(), p.model.hparams.width);
         let gathered = self.gathered.room(n * d);
-        for (out, &row) in gathered.chunks_exact_mut(d).zip(&batch.counted) {
+        for (out, &row) in gathered.chunks_exact_mut(d).zip(&batch.target_rows) {
             out.copy_from_slice(&self.x[row * d..][..d]);
         }
         let normed = self.normed.room(n * d);
@@ -253,50 +253,50 @@ impl Backprop {
         batch.sum(logp)
     }
 
-    /// A pass forward and one back: adds what `target` wants of the gradient of a loss; returns the loss. `lowest` is the
-    /// first block that learns, and with `embeds` what is embedded learns too.
+    /// A forward and a backward pass: adds the gradient of a loss to `target` and returns the loss. `lowest` is the first
+    /// block that is trained; with `embeds` the embeddings are trained too.
     pub(super) fn pass(
         &mut self,
         m: &Model,
-        wear: Wear,
+        attached: Attached,
         batch: &Batch,
-        grading: &mut Grading,
+        loss_fn: &mut LossFn,
         (lowest, embeds): (usize, bool),
         saved: usize,
         target: &mut Target,
     ) -> f64 {
         let (h, cx) = (&m.hparams, &m.compute);
         let (n, d, layers) = (batch.tokens.len(), h.width, h.layers);
-        let p = Pass::new(m, wear.stack, self.precision, &batch.rows).saving().dropping(wear.dropout);
-        self.forward(&p, batch, wear.frozen, lowest, Some(saved));
+        let p = Pass::new(m, attached.stack, self.precision, &batch.rows).saving().dropping(attached.dropout);
+        self.forward(&p, batch, attached.frozen, lowest, Some(saved));
         let sums = self.score(&p, batch, true);
         let mut slopes = vec![0.0; sums.len()];
-        let loss = grading(&sums, &mut slopes);
+        let loss = loss_fn(&sums, &mut slopes);
         // What is not finite is discarded, and what has no slope changes nothing.
         if !loss.is_finite() || slopes.iter().all(|c| *c == 0.0) {
             return loss;
         }
 
-        let counted = batch.counted.len();
-        let dnormed = &mut self.dnormed[..counted * d];
+        let targets = batch.target_rows.len();
+        let dnormed = &mut self.dnormed[..targets * d];
         for (row, owner) in dnormed.chunks_exact_mut(d).zip(&batch.owners) {
             row.iter_mut().for_each(|v| *v *= slopes[*owner]);
         }
-        let gathered = View::new(&self.gathered, counted, d);
-        let dgathered = self.dgathered.room(counted * d);
+        let gathered = View::new(&self.gathered, targets, d);
+        let dgathered = self.dgathered.room(targets * d);
         dgathered.fill(0.0);
         let last = Some(&self.last).filter(|_| p.stack.needs_at(Place::Final).output);
-        let last = last.map(|last| View::new(last, counted, d));
-        let mut tile = Tile::new(dgathered, counted, d);
+        let last = last.map(|last| View::new(last, targets, d));
+        let mut tile = Tile::new(dgathered, targets, d);
         doors::pass_back(&p, Place::Final, gathered, last, &mut *dnormed, Some(&mut tile), target, &mut self.work);
-        let dnormed = View::new(dnormed, counted, d);
-        if let Target::Weights(places, grads) = target {
-            let at = places.find(Key::Output).or_else(|| places.find(Key::Embed)).unwrap_or_default();
-            let x = View::new(&self.normed, counted, d);
+        let dnormed = View::new(dnormed, targets, d);
+        if let Target::Weights(offsets, grads) = target {
+            let at = offsets.find(Key::Output).or_else(|| offsets.find(Key::Embed)).unwrap_or_default();
+            let x = View::new(&self.normed, targets, d);
             let weights: Vec<f32> = batch.owners.iter().map(|owner| slopes[*owner]).collect();
-            let (head, norms) = (m.weights.head(), &self.norms[..counted]);
+            let (head, norms) = (m.weights.head(), &self.norms[..targets]);
             head::backward_weights(cx, head, h.finish, x, &batch.targets, &weights, norms, &mut grads[at]);
-            let [gain, bias] = [Key::Norm, Key::NormBias].map(|key| places.find(key));
+            let [gain, bias] = [Key::Norm, Key::NormBias].map(|key| offsets.find(key));
             let gain = gain.unwrap_or_default();
             // The bias lies behind the gain.
             let (before, after) = grads.split_at_mut(gain.end);
@@ -306,7 +306,7 @@ impl Backprop {
         norm::backward(cx, h.norm, gathered, &m.weights.norm, dnormed, &mut tile);
         let dx = self.dx.room(n * d);
         dx.fill(0.0);
-        for (row, g) in batch.counted.iter().zip(dgathered.chunks_exact(d)) {
+        for (row, g) in batch.target_rows.iter().zip(dgathered.chunks_exact(d)) {
             dx[row * d..][..d].copy_from_slice(g);
         }
 
@@ -344,8 +344,8 @@ impl Backprop {
         if embeds {
             pass::embed_backward(&p, dx, target, &mut self.work);
         }
-        if let Target::Weights(places, grads) = target {
-            let at = places.find(Key::Embed).unwrap_or_default();
+        if let Target::Weights(offsets, grads) = target {
+            let at = offsets.find(Key::Embed).unwrap_or_default();
             embed::backward_weights(&batch.tokens, View::new(dx, n, d), h.embed_scale, &mut grads[at]);
         }
         loss

@@ -4,13 +4,14 @@ use crate::error::{Error, Result};
 use crate::model::{Model, Rows};
 use std::prelude::v1::*;
 
-/// A sequence of tokens, which of them are to be learnt, and what the data say about them.
+/// A sequence of tokens, the loss mask that says which of them are targets, and what the data set says about them.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Example {
     /// The tokens.
     pub tokens: Vec<u32>,
-    /// Whether the prediction of each counts: those of the completion. The first has none, so its entry is ignored.
-    pub counts: Vec<bool>,
+    /// The loss mask: whether each token is a target, one whose prediction enters the loss. Those of the completion are.
+    /// The first token is not predicted, so its entry is ignored.
+    pub mask: Vec<bool>,
     /// Factor of its loss; `None` is 1.
     pub weight: Option<f32>,
     /// Whether the completion was liked, where somebody said so.
@@ -25,45 +26,45 @@ pub struct Example {
 }
 
 impl Example {
-    /// These tokens, of which some count.
-    pub fn new(tokens: Vec<u32>, counts: Vec<bool>) -> Self {
-        Example { tokens, counts, ..Example::default() }
+    /// These tokens under this loss mask.
+    pub fn new(tokens: Vec<u32>, mask: Vec<bool>) -> Self {
+        Example { tokens, mask, ..Example::default() }
     }
 
-    /// Every token counts.
+    /// Every token is a target.
     pub fn all(tokens: Vec<u32>) -> Self {
         Example::new(tokens.clone(), vec![true; tokens.len()])
     }
 
-    /// A prompt and a completion, which counts.
+    /// A prompt and a completion; the tokens of the completion are the targets.
     pub fn completion(prompt: &[u32], completion: &[u32]) -> Self {
-        let counts = (0..prompt.len() + completion.len()).map(|i| i >= prompt.len()).collect();
-        Example::new([prompt, completion].concat(), counts)
+        let mask = (0..prompt.len() + completion.len()).map(|i| i >= prompt.len()).collect();
+        Example::new([prompt, completion].concat(), mask)
     }
 
-    /// The same, liked or not.
+    /// The example with a verdict: liked or not.
     pub fn judged(self, good: bool) -> Self {
         Example { good: Some(good), ..self }
     }
 
-    /// The same, better than `worse`.
+    /// The example as the better one of a pair.
     pub fn over(self, worse: Example) -> Self {
         Example { other: Some(Box::new(worse)), ..self }
     }
 
-    /// The same, its loss times `weight`.
+    /// The example with a factor of its loss.
     pub fn weighted(self, weight: f32) -> Self {
         Example { weight: Some(weight), ..self }
     }
 
-    /// Tokens whose prediction counts.
-    pub fn counted(&self) -> usize {
-        self.counts.iter().skip(1).filter(|c| **c).count()
+    /// Number of target tokens.
+    pub fn targets(&self) -> usize {
+        self.mask.iter().skip(1).filter(|c| **c).count()
     }
 
-    /// Tokens before the last that counts whose prediction does not: those of the prompt.
+    /// Number of tokens before the last target that are predicted and are no targets: those of the prompt.
     pub fn prompt(&self) -> usize {
-        (1..self.counts.len()).rev().find(|t| self.counts[*t]).map_or(0, |last| last - self.counted())
+        (1..self.mask.len()).rev().find(|t| self.mask[*t]).map_or(0, |last| last - self.targets())
     }
 
     /// Itself and, if there is one, the other.
@@ -78,9 +79,9 @@ pub struct Batch {
     pub tokens: Vec<u32>,
     /// Where each row stands.
     pub rows: Rows,
-    /// Rows whose prediction counts, ascending.
-    pub counted: Vec<usize>,
-    /// What they should predict.
+    /// Rows that predict a target, ascending.
+    pub target_rows: Vec<usize>,
+    /// The tokens that they should predict.
     pub targets: Vec<u32>,
     /// Which sum each of their log-probabilities belongs to: `2i` is the completion of sequence `i`, `2i + 1` its prompt.
     pub owners: Vec<usize>,
@@ -89,10 +90,10 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// Lays sequences end to end; of those marked with `true` the predictions of prompts are wanted too. A sequence of
-    /// `T` tokens gives at most `T − 1` rows: its last token is only predicted, and rows behind the last one that
-    /// counts change nothing and are left out. Before each come `lead` rows that adapters write. `first` is the number of
-    /// the first row among those of a step.
+    /// Lays sequences end to end; of those marked with `true` the prompt tokens are targets too. A sequence of `T` tokens gives
+    /// at most `T − 1` rows: its last token is only predicted, and rows behind the last target are left out, since they
+    /// change nothing. Before each come `lead` rows that adapters write. `first` is the number of the first row among those
+    /// of a step.
     ///
     /// # Errors
     /// `Invalid` for a sequence that does not fit the model.
@@ -106,15 +107,15 @@ impl Batch {
         let mut b = Batch {
             tokens: Vec::new(),
             rows: Rows::new(lead, first),
-            counted: Vec::new(),
+            target_rows: Vec::new(),
             targets: Vec::new(),
             owners: Vec::new(),
             sums: 0,
         };
         for (i, (e, prompts)) in sequences.into_iter().enumerate() {
             b.sums = 2 * (i + 1);
-            if e.counts.len() != e.tokens.len() {
-                let why = format!("{} tokens but {} marks", e.tokens.len(), e.counts.len());
+            if e.mask.len() != e.tokens.len() {
+                let why = format!("{} tokens but {} marks", e.tokens.len(), e.mask.len());
                 return Err(Error::invalid(format!("example {i}"), why));
             }
             if let Some(t) = e.tokens.iter().find(|t| **t as usize >= vocab) {
@@ -125,15 +126,15 @@ impl Batch {
                 let why = format!("{} tokens, the model's context is {context}", e.tokens.len());
                 return Err(Error::invalid(format!("example {i}"), why));
             }
-            let Some(last) = (1..e.tokens.len()).rev().find(|t| e.counts[*t]) else { continue };
+            let Some(last) = (1..e.tokens.len()).rev().find(|t| e.mask[*t]) else { continue };
             let start = b.tokens.len();
             b.tokens.extend(core::iter::repeat_n(0, lead).chain(e.tokens[..last].iter().copied()));
             b.rows.positions.extend((0..lead + last).map(|p| p as u32));
             b.rows.segments.push(start..start + lead + last);
-            for t in (1..=last).filter(|t| e.counts[*t] || prompts) {
-                b.counted.push(start + lead + t - 1);
+            for t in (1..=last).filter(|t| e.mask[*t] || prompts) {
+                b.target_rows.push(start + lead + t - 1);
                 b.targets.push(e.tokens[t]);
-                b.owners.push(2 * i + usize::from(!e.counts[t]));
+                b.owners.push(2 * i + usize::from(!e.mask[t]));
             }
         }
         b.rows.rotate(model);

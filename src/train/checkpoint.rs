@@ -314,9 +314,9 @@ impl Trainer {
             return Err(Error::Changed(changes));
         }
         let names = |state: Vec<(&'static str, State)>| state.iter().map(|(name, _)| *name).collect::<Vec<_>>();
-        let (wanted, aims) = (names(self.optimizer.state()), names(self.objective.state()));
-        let moves = wanted.iter().map(|name| format!("o.{name}"));
-        let sections: Vec<String> = moves.chain(aims.iter().map(|name| format!("g.{name}"))).collect();
+        let (wanted, objective) = (names(self.optimizer.state()), names(self.objective.state()));
+        let sections = wanted.iter().map(|name| format!("o.{name}"));
+        let sections: Vec<String> = sections.chain(objective.iter().map(|name| format!("g.{name}"))).collect();
         let target = match &self.trained {
             Trained::Adapter { .. } => "adapter",
             Trained::Weights { .. } => "weights",
@@ -326,9 +326,11 @@ impl Trainer {
         saved.container.refuse_unknown(&known)?;
         let read = |name: &String| Piece::read(name, &saved.container.require(name)?);
         let pieces = sections.iter().map(read).collect::<Result<Vec<_>>>()?;
-        let (moves, goals) = pieces.split_at(wanted.len());
-        let moves: Vec<(&str, State)> = wanted.iter().copied().zip(moves.iter().map(Piece::state)).collect();
-        let goals: Vec<(&str, State)> = aims.iter().copied().zip(goals.iter().map(Piece::state)).collect();
+        let (optimizer_pieces, objective_pieces) = pieces.split_at(wanted.len());
+        let optimizer_state: Vec<(&str, State)> =
+            wanted.iter().copied().zip(optimizer_pieces.iter().map(Piece::state)).collect();
+        let objective_state: Vec<(&str, State)> =
+            objective.iter().copied().zip(objective_pieces.iter().map(Piece::state)).collect();
         let mut grown = None;
         let params = match &self.trained {
             Trained::Adapter { stack, .. } => {
@@ -343,7 +345,7 @@ impl Trainer {
                     // It had grown since it was made: so did what the optimiser remembers.
                     let (kind, settings) = self.config.optimizer.row()?;
                     let mut optimizer = (kind.create)(&settings, held.shape().parts.clone());
-                    optimizer.restore(&moves)?;
+                    optimizer.restore(&optimizer_state)?;
                     grown = Some((self.model.ready(held)?, optimizer));
                     Vec::new()
                 } else {
@@ -363,11 +365,12 @@ impl Trainer {
             let why = format!("{} steps done of {}", saved.step, self.config.steps);
             return Err(Error::corrupt(why, 0));
         }
-        let (before, aim) = (order.position(), self.objective.copy());
+        let (before, old_objective) = (order.position(), self.objective.copy());
         order.seek(saved.position)?;
-        let moved = |trainer: &mut Trainer| if grown.is_some() { Ok(()) } else { trainer.optimizer.restore(&moves) };
-        if let Err(e) = self.objective.restore(&goals).and_then(|()| moved(self)) {
-            self.objective = aim;
+        let moved =
+            |trainer: &mut Trainer| if grown.is_some() { Ok(()) } else { trainer.optimizer.restore(&optimizer_state) };
+        if let Err(e) = self.objective.restore(&objective_state).and_then(|()| moved(self)) {
+            self.objective = old_objective;
             order.seek(before)?;
             return Err(e);
         }
@@ -388,9 +391,9 @@ impl Trainer {
                 adapter.params_mut().copy_from_slice(&params);
                 adapter.prepare(&self.model.compute, &self.model)?;
             }
-            Trained::Weights { places, flat, .. } => {
+            Trained::Weights { offsets, flat, .. } => {
                 *flat = Arc::new(params);
-                self.model = self.model.with_weights(self.model.weights.from_flat(places, flat.clone())?);
+                self.model = self.model.with_weights(self.model.weights.from_flat(offsets, flat.clone())?);
             }
         }
         self.step = saved.step;

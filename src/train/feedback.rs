@@ -160,7 +160,7 @@ pub struct Rows {
 
 /// Without the verdicts that a later one on the same overrules.
 fn latest(parts: [Vec<Example>; 2]) -> [Vec<Example>; 2] {
-    let key = |e: &Example| (e.tokens.clone(), e.counts.clone());
+    let key = |e: &Example| (e.tokens.clone(), e.mask.clone());
     let last: BTreeMap<_, usize> = parts.iter().flatten().enumerate().map(|(i, e)| (key(e), i)).collect();
     let mut i = 0..;
     parts.map(|rows| rows.into_iter().filter(|e| i.next() == last.get(&key(e)).copied()).collect())
@@ -259,7 +259,7 @@ impl Lesson {
     pub fn assess(&mut self, batch: usize) -> Result<Assessment> {
         let end = self.rows.len().min((batch + 1) * BATCH);
         let rows = &mut self.rows[batch * BATCH..end];
-        self.trainer.refer(rows)?;
+        self.trainer.fill_reference_logps(rows)?;
         self.trainer.assess(rows)
     }
 
@@ -273,7 +273,7 @@ impl Lesson {
             batch.extend(old.next_step().concat().into_iter().map(|i| self.fresh + i));
         }
         for &i in &batch {
-            self.trainer.refer(&mut self.rows[i..=i])?;
+            self.trainer.fill_reference_logps(&mut self.rows[i..=i])?;
         }
         let rows: Vec<Example> = batch.into_iter().map(|i| self.rows[i].clone()).collect();
         let report = self.trainer.step(&[&rows])?;
@@ -328,7 +328,7 @@ impl Divergence {
             let mut before = vec![0.0; tokens.len() * vocab];
             self.base.feed_each(tokens, &mut |i, logits| before[i * vocab..][..vocab].copy_from_slice(logits))?;
             self.adapted.feed_each(tokens, &mut |i, logits| {
-                if example.counts[c * ROWS + i + 1] {
+                if example.mask[c * ROWS + i + 1] {
                     sum += divergence(logits, &before[i * vocab..][..vocab]);
                     n += 1;
                 }

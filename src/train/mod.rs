@@ -15,7 +15,7 @@
 //! let config = Config { objective: objective::Spec::new("bco"), ..Config::default() };
 //! let mut trainer = Trainer::adapter(model, adapter, config)?;
 //! let mut rows = [liked.clone().judged(true), not.clone().judged(false)];
-//! trainer.refer(&mut rows)?; // once for each row: what the base alone makes of it
+//! trainer.fill_reference_logps(&mut rows)?; // once for each row, under the base alone
 //! let report = trainer.step(&[&rows])?;
 //! # let _ = report; Ok(()) }
 //! ```
@@ -48,14 +48,14 @@ pub use zeroth::Zeroth;
 
 use crate::adapter::{Adapter, Ready, Shape, Stack};
 use crate::error::{Error, Result};
-use crate::model::weights::Places;
+use crate::model::weights::Offsets;
 use crate::model::{self, ActType, Model};
 use crate::nn::head;
 use crate::nn::linear::Precision;
 use activation_cache::ActivationCache;
-use backprop::{Backprop, Wear};
+use backprop::{Attached, Backprop};
 use batch::Batch;
-use objective::{Objective, Rewards, Shape as Rows, Tally, Totals};
+use objective::{Metrics, Objective, Rewards, Shape as Rows, Totals};
 use optim::{Optimizer, Part};
 use std::prelude::v1::*;
 use std::sync::Arc;
@@ -77,7 +77,7 @@ pub struct Config {
     pub objective: objective::Spec,
     /// Where gradients come from.
     pub gradient: Gradient,
-    /// What moves the parameters.
+    /// The optimizer.
     pub optimizer: optim::Spec,
     /// How products with the base are computed. Int8 precision is for adapters: its losses are those of a running model,
     /// its gradients are a few percent off.
@@ -167,7 +167,7 @@ enum Trained {
     /// The last adapter of a stack; `beneath` are the others.
     Adapter { stack: Stack, beneath: Stack },
     /// All weights, flat.
-    Weights { places: Places, flat: Arc<Vec<f32>>, none: Stack },
+    Weights { offsets: Offsets, flat: Arc<Vec<f32>>, none: Stack },
 }
 
 impl Trained {
@@ -204,16 +204,16 @@ impl Trained {
         Some(adapter.adapter_mut())
     }
 
-    /// What passes go through for all that is attached, or for what is beneath.
-    fn wear(&self, m: &Model, stack: &Stack, dropout: Option<(Dropout, u64)>) -> (usize, Option<model::Dropout>) {
+    /// The adapters of a pass: all that are attached, or those beneath the trained one.
+    fn attached<'a>(&'a self, m: &Model, stack: &'a Stack, dropout: Option<(Dropout, u64)>) -> Attached<'a> {
         let frozen = match self {
-            // Outputs of frozen blocks are kept of all that is attached.
+            // Cached outputs of frozen blocks belong to the whole stack.
             Trained::Adapter { .. } => self.stack().lowest(m.hparams.layers),
             Trained::Weights { .. } => 0,
         };
         let which = stack.all().len().wrapping_sub(1);
         let dropout = dropout.map(|(d, step)| model::Dropout { rate: d.rate, seed: d.seed, step, which });
-        (frozen, dropout)
+        Attached { stack, frozen, dropout }
     }
 }
 
@@ -222,7 +222,7 @@ impl Trained {
 pub struct Report {
     /// Steps done, this one included.
     pub step: u64,
-    /// The objective's loss before the update; of plain text the mean over counted tokens, in nats.
+    /// The objective's loss before the update; of plain text the mean over the target tokens, in nats.
     pub loss: f64,
     /// Norm of all gradients before clipping.
     pub grad_norm: f64,
@@ -231,7 +231,7 @@ pub struct Report {
     /// Tokens read.
     pub tokens: u64,
     /// Tokens of completions.
-    pub counted: u64,
+    pub targets: u64,
     /// How rewards stood, if the objective knows any.
     pub rewards: Option<Rewards>,
 }
@@ -302,7 +302,7 @@ impl Trainer {
         if config.gradient != Gradient::Backward {
             return Err(Error::invalid(
                 "gradient",
-                "estimates without a way back are for adapters, not for all weights",
+                "estimates without a backward pass are for adapters, not for all weights",
             ));
         }
         if config.precision == Precision::Int8 {
@@ -314,22 +314,22 @@ impl Trainer {
         if config.dropout.is_some() {
             return Err(Error::invalid("dropout", "it is for adapters, not for all weights"));
         }
-        let places = Places::of(&model.weights);
-        let flat = Arc::new(model.weights.flatten(&places));
-        let model = model.with_weights(model.weights.from_flat(&places, flat.clone())?);
-        let parts = places.parts();
-        Self::new(model, Trained::Weights { places, flat, none: Stack::new() }, config, parts, 0)
+        let offsets = Offsets::of(&model.weights);
+        let flat = Arc::new(model.weights.flatten(&offsets));
+        let model = model.with_weights(model.weights.from_flat(&offsets, flat.clone())?);
+        let parts = offsets.parts();
+        Self::new(model, Trained::Weights { offsets, flat, none: Stack::new() }, config, parts, 0)
     }
 
     fn new(model: Model, trained: Trained, config: Config, parts: Vec<Part>, acc: usize) -> Result<Trainer> {
-        let (optimizer, moves) = config.optimizer.row()?;
-        let (kind, aims) = config.objective.row()?;
+        let (optimizer, optimizer_values) = config.optimizer.row()?;
+        let (kind, objective_values) = config.objective.row()?;
         let acc = if config.gradient == Gradient::Backward { acc } else { 0 };
         let params = parts.last().map_or(0, |p| p.range.end);
         Ok(Trainer {
             kind,
-            objective: (kind.create)(&aims),
-            optimizer: (optimizer.create)(&moves, parts),
+            objective: (kind.create)(&objective_values),
+            optimizer: (optimizer.create)(&optimizer_values, parts),
             backprop: Backprop::new(&config),
             grads: vec![0.0; params],
             acc: vec![0.0; acc],
@@ -342,11 +342,11 @@ impl Trainer {
     }
 
     /// One optimiser step over micro-batches, whose gradients are accumulated. The loss is one over all of them, for
-    /// plain text the mean over all counted tokens; what an objective estimates from other examples it estimates from
+    /// plain text the mean over all target tokens; what an objective estimates from other examples it estimates from
     /// those of a micro-batch.
     ///
     /// # Errors
-    /// `Invalid` if nothing counts, a token is outside the vocabulary, an example is longer than the model's context or
+    /// `Invalid` if there is no target token, a token is outside the vocabulary, an example is longer than the model's context or
     /// lacks what the objective needs, and if the loss or a gradient is not finite, or all gradients are zero though the
     /// loss has a slope; neither a parameter nor the objective's state has moved then.
     pub fn step(&mut self, micro: &[&[Example]]) -> Result<Report> {
@@ -365,17 +365,17 @@ impl Trainer {
         self.acc.fill(0.0);
         self.grads.fill(0.0);
         self.rows = 0;
-        let (mut tally, mut flat) = (Tally::default(), true);
+        let (mut metrics, mut flat) = (Metrics::default(), true);
         let loss = match self.config.gradient {
             Gradient::Backward => {
                 for examples in micro {
-                    self.descend(examples, &totals, &mut tally, &mut flat)?;
+                    self.descend(examples, &totals, &mut metrics, &mut flat)?;
                 }
-                tally.loss
+                metrics.loss
             }
             Gradient::Zeroth(zeroth) => {
                 flat = false;
-                self.estimate(zeroth, micro, &totals, &mut tally)?
+                self.estimate(zeroth, micro, &totals, &mut metrics)?
             }
         };
         if !loss.is_finite() {
@@ -395,21 +395,21 @@ impl Trainer {
         let lr = self.config.lr * self.config.schedule.factor(self.step, self.config.warmup, self.config.steps);
         match &mut self.trained {
             Trained::Adapter { .. } => self.move_adapter(lr)?,
-            Trained::Weights { places, flat, .. } => {
-                // The model's matrices are slices of `flat`; a model of the old values keeps shapes and places.
+            Trained::Weights { offsets, flat, .. } => {
+                // The model's matrices are slices of `flat`; a model of the old values keeps shapes and offsets.
                 let mut values = Vec::clone(flat);
                 self.optimizer.step(&mut values, &self.grads, lr);
                 *flat = Arc::new(values);
-                self.model = self.model.with_weights(self.model.weights.from_flat(places, flat.clone())?);
+                self.model = self.model.with_weights(self.model.weights.from_flat(offsets, flat.clone())?);
             }
         }
         self.step += 1;
         let tokens = examples().flat_map(Example::sequences).map(|e| e.tokens.len() as u64).sum();
-        let counted = match self.kind.shape {
-            Rows::Pair => examples().flat_map(Example::sequences).map(|e| e.counted() as u64).sum(),
+        let targets = match self.kind.shape {
+            Rows::Pair => examples().flat_map(Example::sequences).map(|e| e.targets() as u64).sum(),
             _ => totals.tokens as u64,
         };
-        Ok(Report { step: self.step, loss, grad_norm: norm, lr, tokens, counted, rewards: self.rewards(&tally) })
+        Ok(Report { step: self.step, loss, grad_norm: norm, lr, tokens, targets, rewards: self.rewards(&metrics) })
     }
 
     /// Moves the adapter's parameters, and lets it change its shape.
@@ -437,18 +437,18 @@ impl Trainer {
         }
     }
 
-    fn rewards(&self, tally: &Tally) -> Option<Rewards> {
-        (self.kind.shape != Rows::Completion || self.kind.reference).then(|| tally.rewards())
+    fn rewards(&self, metrics: &Metrics) -> Option<Rewards> {
+        (self.kind.shape != Rows::Completion || self.kind.reference).then(|| metrics.rewards())
     }
 
     fn check<'a>(&self, examples: impl Iterator<Item = &'a Example>) -> Result<()> {
-        let mut counted = 0;
+        let mut targets = 0;
         for (i, example) in examples.enumerate() {
             self.kind.check(i, example)?;
-            counted += example.counted();
+            targets += example.targets();
         }
-        match counted {
-            0 => Err(Error::invalid("batch", "no token's prediction counts")),
+        match targets {
+            0 => Err(Error::invalid("batch", "it has no target token")),
             _ => Ok(()),
         }
     }
@@ -466,8 +466,7 @@ impl Trainer {
     /// The sums of log-probabilities of a batch under all that is attached.
     fn sums(&mut self, batch: &Batch) -> Vec<f64> {
         let stack = self.trained.stack();
-        let (frozen, dropout) = self.trained.wear(&self.model, stack, None);
-        self.backprop.sums(&self.model, Wear { stack, frozen, dropout }, batch)
+        self.backprop.sums(&self.model, self.trained.attached(&self.model, stack, None), batch)
     }
 
     /// Log-probabilities of completions that belong to other prompts, if the objective wants them.
@@ -480,19 +479,18 @@ impl Trainer {
         Ok(self.sums(&batch))
     }
 
-    /// A pass forward and one back, which adds gradients. `flat` stays true if no log-probability changes the loss.
-    fn descend(&mut self, examples: &[Example], totals: &Totals, tally: &mut Tally, flat: &mut bool) -> Result<()> {
+    /// A forward and a backward pass, which adds gradients. `flat` stays true if no log-probability changes the loss.
+    fn descend(&mut self, examples: &[Example], totals: &Totals, metrics: &mut Metrics, flat: &mut bool) -> Result<()> {
         let (batch, others) = (self.pack(examples)?, self.mismatched(examples)?);
         let (kind, objective) = (self.kind, self.objective.as_mut());
-        let mut grading = |sums: &[f64], slopes: &mut [f32]| {
-            let loss = objective::apply(objective, kind, totals, examples, [sums, &others], slopes, tally);
+        let mut loss_fn = |sums: &[f64], slopes: &mut [f32]| {
+            let loss = objective::apply(objective, kind, totals, examples, [sums, &others], slopes, metrics);
             *flat &= slopes.iter().all(|c| *c == 0.0);
             loss
         };
         let (m, stack) = (&self.model, self.trained.stack());
         let dropout = self.config.dropout.map(|d| (d, self.step));
-        let (frozen, dropout) = self.trained.wear(m, stack, dropout);
-        let wear = Wear { stack, frozen, dropout };
+        let attached = self.trained.attached(m, stack, dropout);
         let acc = if self.acc.is_empty() { &mut self.grads } else { &mut self.acc };
         let (mut target, from) = match &self.trained {
             Trained::Adapter { stack, .. } => {
@@ -500,21 +498,26 @@ impl Trainer {
                 let shape = stack.all()[which].adapter.shape();
                 (model::Target::Adapter(which, acc), (shape.lowest(m.hparams.layers), shape.embeds()))
             }
-            Trained::Weights { places, .. } => (model::Target::Weights(places, acc), (0, true)),
+            Trained::Weights { offsets, .. } => (model::Target::Weights(offsets, acc), (0, true)),
         };
-        let kept = self.backprop.saved_blocks(&m.hparams, stack, batch.tokens.len(), from.0);
-        self.backprop.pass(m, wear, &batch, &mut grading, from, kept, &mut target);
+        let saved = self.backprop.saved_blocks(&m.hparams, stack, batch.tokens.len(), from.0);
+        self.backprop.pass(m, attached, &batch, &mut loss_fn, from, saved, &mut target);
         self.rows += batch.tokens.len() as u64;
         Ok(())
     }
 
-    /// A pass forward: the sums, and the derivatives by them.
-    fn graded(&mut self, examples: &[Example], totals: &Totals, tally: &mut Tally) -> Result<(Vec<f64>, Vec<f32>)> {
+    /// A forward pass: the sums, and the derivatives of the loss by them.
+    fn evaluate_batch(
+        &mut self,
+        examples: &[Example],
+        totals: &Totals,
+        metrics: &mut Metrics,
+    ) -> Result<(Vec<f64>, Vec<f32>)> {
         let (batch, others) = (self.pack(examples)?, self.mismatched(examples)?);
         let sums = self.sums(&batch);
         let mut slopes = vec![0.0; sums.len()];
         let (kind, objective) = (self.kind, self.objective.as_mut());
-        objective::apply(objective, kind, totals, examples, [&sums, &others], &mut slopes, tally);
+        objective::apply(objective, kind, totals, examples, [&sums, &others], &mut slopes, metrics);
         Ok((sums, slopes))
     }
 
@@ -524,14 +527,14 @@ impl Trainer {
     /// Those of [`Trainer::step`] about examples.
     pub fn assess(&mut self, examples: &[Example]) -> Result<Assessment> {
         self.check(examples.iter())?;
-        let (totals, mut tally) = (Totals::of(examples), Tally::default());
+        let (totals, mut metrics) = (Totals::of(examples), Metrics::default());
         let before = self.objective.copy();
-        let graded = self.graded(examples, &totals, &mut tally);
+        let evaluated = self.evaluate_batch(examples, &totals, &mut metrics);
         self.objective = before;
         let plain = self.kind.shape == Rows::Completion && !self.kind.reference;
         let n = if plain { totals.tokens as u64 } else { examples.len() as u64 };
-        graded?;
-        Ok(Assessment { loss: tally.loss, n, rewards: self.rewards(&tally) })
+        evaluated?;
+        Ok(Assessment { loss: metrics.loss, n, rewards: self.rewards(&metrics) })
     }
 
     /// The sum of the losses of `examples` with the parameters as they are, and their number: tokens and nats of plain
@@ -561,7 +564,7 @@ impl Trainer {
     /// # Errors
     /// Those of [`Trainer::step`] about the fit of examples; `Invalid` if all weights are trained and have moved, since
     /// then the reference is gone.
-    pub fn refer(&mut self, examples: &mut [Example]) -> Result<()> {
+    pub fn fill_reference_logps(&mut self, examples: &mut [Example]) -> Result<()> {
         if !self.kind.reference {
             return Ok(());
         }
@@ -574,8 +577,7 @@ impl Trainer {
         if batch.sums == 0 {
             return Ok(());
         }
-        let (frozen, dropout) = self.trained.wear(&self.model, beneath, None);
-        let sums = self.backprop.sums(&self.model, Wear { stack: beneath, frozen, dropout }, &batch);
+        let sums = self.backprop.sums(&self.model, self.trained.attached(&self.model, beneath, None), &batch);
         let mut known = sums.iter().step_by(2);
         for example in examples {
             let Example { reference, other, .. } = example;
@@ -588,8 +590,8 @@ impl Trainer {
         Ok(())
     }
 
-    /// What the model without the adapter makes of the prompt of an example: the mean of its last hidden states, after the
-    /// norm, scaled to length 1. `[C]`
+    /// The embedding of the prompt of an example under the model without the adapter: the mean of the last hidden states
+    /// after the norm, scaled to length 1. `[C]`
     ///
     /// # Errors
     /// `Invalid` if there is no prompt, or it does not fit the model, or all weights are trained and have moved.
@@ -597,10 +599,10 @@ impl Trainer {
         if matches!(self.trained, Trained::Weights { .. }) && self.step > 0 {
             return Err(Error::invalid("embedding", "all weights are trained, and those of the base are gone"));
         }
-        let start = example.counts.iter().skip(1).position(|c| *c).map_or(example.tokens.len(), |i| i + 1);
-        // What comes before the first token that counts goes through the model to predict it.
+        let start = example.mask.iter().skip(1).position(|c| *c).map_or(example.tokens.len(), |i| i + 1);
+        // The tokens before the first target go through the model to predict it.
         let Some(upto) = example.tokens.get(..=start) else {
-            return Err(Error::invalid("embedding", "nothing in the example counts, so it has no prompt"));
+            return Err(Error::invalid("embedding", "the example has no target token, so it has no prompt"));
         };
         let prompt = Example::completion(&upto[..start], &upto[start..]);
         let batch = Batch::pack([(&prompt, false)], &self.model, 0, 0)?;
@@ -616,7 +618,7 @@ impl Trainer {
 
     /// Blocks below the lowest adapted one, whose outputs can be cached.
     pub fn frozen_blocks(&self) -> usize {
-        self.trained.wear(&self.model, self.trained.stack(), None).0
+        self.trained.attached(&self.model, self.trained.stack(), None).frozen
     }
 
     /// The adapter as it is, if one is trained.
@@ -657,22 +659,22 @@ impl Trainer {
         self.kind
     }
 
-    /// What is to become of log-probabilities, with its state.
+    /// The objective, with its state.
     pub fn objective(&self) -> &dyn Objective {
         self.objective.as_ref()
     }
 
-    /// The same, to restore its state.
+    /// The same for changes, to restore its state.
     pub fn objective_mut(&mut self) -> &mut dyn Objective {
         self.objective.as_mut()
     }
 
-    /// What moves the parameters, with its state.
+    /// The optimizer, with its state.
     pub fn optimizer(&self) -> &dyn Optimizer {
         self.optimizer.as_ref()
     }
 
-    /// The same, to restore its state.
+    /// The same for changes, to restore its state.
     pub fn optimizer_mut(&mut self) -> &mut dyn Optimizer {
         self.optimizer.as_mut()
     }

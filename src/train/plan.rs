@@ -16,7 +16,7 @@ use crate::error::Result;
 use crate::knob::Value;
 use crate::model::block::Grads;
 use crate::model::doors::Workspace;
-use crate::model::weights::Places;
+use crate::model::weights::Offsets;
 use crate::model::{self, ActType, Acts, Model};
 use crate::nn::{attention, head, linear};
 use std::prelude::v1::*;
@@ -35,7 +35,7 @@ pub enum Subject<'a> {
 /// Tokens of the rows a run reads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rows {
-    /// Of each row: tokens that go through the model, those whose prediction counts, and sequences.
+    /// Of each row: tokens that go through the model, targets, and sequences.
     pub rows: Vec<(usize, usize, usize)>,
     /// Tokens of the longest example; shorter than a row where rows are packed.
     pub longest: usize,
@@ -54,7 +54,7 @@ impl Rows {
         for row in rows {
             // Of a pair both completions go through together.
             let sequences = || row.iter().flat_map(|&i| examples[i].sequences());
-            let sizes = || sequences().map(|e| (e.tokens.len().saturating_sub(1), e.counted()));
+            let sizes = || sequences().map(|e| (e.tokens.len().saturating_sub(1), e.targets()));
             out.longest = sizes().map(|s| s.0).fold(out.longest, usize::max);
             out.rows.push(sizes().fold((0, 0, 0), |sum, s| (sum.0 + s.0, sum.1 + s.1, sum.2 + 1)));
         }
@@ -67,7 +67,7 @@ impl Rows {
         Rows { rows: self.rows.iter().map(|r| (r.0.min(n), r.1.min(n), r.2)).collect(), longest: self.longest.min(n) }
     }
 
-    /// The most that `count` rows can come to, with `lead` rows before each sequence: tokens and counted ones.
+    /// The most that `count` rows can come to, with `lead` rows before each sequence: tokens and targets.
     fn worst(&self, count: usize, lead: usize) -> (usize, usize) {
         let most = |of: &dyn Fn(&(usize, usize, usize)) -> usize| {
             let mut sizes: Vec<usize> = self.rows.iter().map(of).collect();
@@ -97,7 +97,7 @@ pub struct Run<'a> {
     pub step: usize,
     /// Whether checkpoints are written, which hold the optimiser's state too.
     pub checkpoints: bool,
-    /// Whether outputs of frozen blocks are kept in a store; what that holds is not counted.
+    /// Whether outputs of frozen blocks are cached; its contents are not part of the plan.
     pub activation_cache: bool,
     /// Bytes the process holds already: the program, the tokenizer, the data.
     pub held: usize,
@@ -203,8 +203,8 @@ impl Run<'_> {
         let (size, parts) = match shape {
             Some(shape) => (shape.size, shape.parts.clone()),
             None => {
-                let places = Places::of(&m.weights);
-                (Size { params: places.len, ..Size::default() }, places.parts())
+                let offsets = Offsets::of(&m.weights);
+                (Size { params: offsets.len, ..Size::default() }, offsets.parts())
             }
         };
         let lowest = shape.map_or(0, |shape| shape.lowest(h.layers));
@@ -216,7 +216,7 @@ impl Run<'_> {
         let zeroth = self.config.gradient != Gradient::Backward;
         let lead = shape.map_or(0, |shape| shape.needs.rows) + self.beneath.needs().rows;
         let (n, completions) = self.rows.worst(self.batch, lead);
-        let counted = if self.config.objective.row()?.0.prompts { n } else { completions };
+        let targets = if self.config.objective.row()?.0.prompts { n } else { completions };
         let (all, _) = self.rows.worst(self.step, lead);
         let longest = self.rows.longest + lead;
         let act_type = self.config.act_type;
@@ -233,12 +233,12 @@ impl Run<'_> {
         let state = shape.map_or(0, |shape| shape.needs.state);
         let states = if state == 0 { 0 } else { n * ((h.layers + 2) * state + h.width) };
         let ends =
-            f * (n * h.width + counted * (head_rows * h.width + 2) + states) + adapted + model::Rows::bytes(m, n);
+            f * (n * h.width + targets * (head_rows * h.width + 2) + states) + adapted + model::Rows::bytes(m, n);
 
         let remembered = if zeroth { 0 } else { (0..h.layers).map(wants).max().unwrap_or(0) };
         let store = if self.activation_cache && lowest > 0 { ActivationCache::bytes(h.width, n) } else { 0 };
 
-        let (precision, meeting) = (self.config.precision, counted.min(self.config.slice));
+        let (precision, meeting) = (self.config.precision, targets.min(self.config.slice));
         let attention = f * h.most(|l| attention::scratch(l.heads, longest));
         let block = &m.weights.blocks[lowest.min(h.layers - 1)];
         let of = |(_, w)| linear::scratch(precision, w, n, threads);

@@ -313,9 +313,9 @@ fn marks_are_rows_that_training_reads() {
     let tokenizer = mynah::text::Tokenizer::from_gguf(&gguf).unwrap();
     let template = mynah::text::chat::Template::from_gguf(&gguf, &tokenizer).unwrap();
     let reader = Reader { tokenizer: &tokenizer, template: template.as_ref(), ctx: 256, limits: Limits::default() };
-    let counted = |text: &str| reader.lines(text.as_bytes()).unwrap().examples[0].counted();
-    assert_eq!(counted(&marks.lines().next().unwrap().replace(",\"ended\":false", "")), 6);
-    assert_eq!(counted(marks.lines().next().unwrap()), 5);
+    let targets = |text: &str| reader.lines(text.as_bytes()).unwrap().examples[0].targets();
+    assert_eq!(targets(&marks.lines().next().unwrap().replace(",\"ended\":false", "")), 6);
+    assert_eq!(targets(marks.lines().next().unwrap()), 5);
     let train = "train -m base.gguf -d mine.mynah.feedback.jsonl -o out --steps 2 --objective";
     let (status, errors) = place.mynah(&format!("{train} bco"));
     assert_eq!(status, Some(0), "{errors}");

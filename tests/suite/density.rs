@@ -46,7 +46,7 @@ fn an_embedding_is_the_mean_of_the_prompts_hidden_states() {
     assert!(cosine > 0.99999, "{cosine}");
 
     let none = trainer.embed(&Example::new(vec![1, 2], vec![false; 2])).unwrap_err().to_string();
-    assert!(none.contains("nothing in the example counts"), "{none}");
+    assert!(none.contains("the example has no target token"), "{none}");
 }
 
 #[test]

@@ -877,7 +877,7 @@ fn the_reference_is_what_is_beneath() {
     let lora = || adapter::create(&Spec::new("lora").with("rank", 2), &base).unwrap();
     let config = || Config { objective: objective::Spec::new("dpo"), ..config(Recompute::None) };
     let mut on = Trainer::on(&model, beneath, lora(), config()).unwrap();
-    on.refer(&mut pairs).unwrap();
+    on.fill_reference_logps(&mut pairs).unwrap();
     let known: Vec<f64> = pairs.iter().flat_map(Example::sequences).map(|e| e.reference.unwrap()).collect();
     // A fresh one adds nothing yet.
     assert_eq!(on.log_probs(&pairs).unwrap(), known);
@@ -888,7 +888,7 @@ fn the_reference_is_what_is_beneath() {
     // It moves: what is beneath does not.
     let mut again = pairs.clone();
     again.iter_mut().for_each(|e| (e.reference, e.other.as_mut().unwrap().reference) = (None, None));
-    on.refer(&mut again).unwrap();
+    on.fill_reference_logps(&mut again).unwrap();
     assert_eq!(again, pairs);
     assert!(on.log_probs(&pairs).unwrap() != known);
 }

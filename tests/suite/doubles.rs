@@ -127,7 +127,7 @@ fn bias(base: &Base, model: &Model, Site { layer, role }: Site) -> Vec<f64> {
         _ => (role, 0),
     };
     let twin = Twin::new(model);
-    match stored.bias().and_then(|bias| twin.places.block(layer, bias)) {
+    match stored.bias().and_then(|bias| twin.offsets.block(layer, bias)) {
         Some(at) => twin.weights()[at][first..first + width(role)].to_vec(),
         None => vec![0.0; width(role)],
     }

@@ -110,8 +110,8 @@ pub fn examples() -> Vec<Example> {
         .map(|len| {
             let tokens: Vec<u32> = (0..len).map(|_| rng.below(VOCAB) as u32).collect();
             // The second's first half and its last token do not count.
-            let counts = (0..len).map(|t| len != 14 || (t >= 7 && t != 13)).collect();
-            Example::new(tokens, counts)
+            let mask = (0..len).map(|t| len != 14 || (t >= 7 && t != 13)).collect();
+            Example::new(tokens, mask)
         })
         .into()
 }
@@ -165,7 +165,7 @@ fn every_weight_of_the_model() {
         let want = twin.base_loss(&w, &examples);
         assert!((report.loss - want).abs() < 1e-5, "{name}: loss {} for {want}", report.loss);
         let mut rng = Rng(3);
-        for (tensor, at) in twin.places.names(&model.hparams) {
+        for (tensor, at) in twin.offsets.names(&model.hparams) {
             let largest = trainer.grads()[at.clone()].iter().fold(0.0f32, |m, g| m.max(g.abs()));
             assert!(largest > 0.0, "{name}: {tensor} has no gradient");
             for _ in 0..if sketch.layers > 2 { 5 } else { 12 } {

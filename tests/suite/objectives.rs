@@ -5,7 +5,7 @@ use crate::shared::shared;
 use crate::tiny::{self, Rng, VOCAB};
 use mynah::adapter;
 use mynah::knob::Values;
-use mynah::train::objective::{self, Case, Grade, OBJECTIVES, Score, Shape, Spec, Totals};
+use mynah::train::objective::{self, Case, LossTerm, OBJECTIVES, Score, Shape, Spec, Totals};
 use mynah::train::{Config, Example, Gradient, Schedule, Trainer, Zeroth};
 use safetensors::SafeTensors;
 use serde_json::Value;
@@ -95,13 +95,13 @@ fn cases(inputs: &Value, shape: Shape) -> (Vec<Case>, Totals) {
 }
 
 /// The gradients of the mean by chosen and by rejected completions.
-fn gradients(grades: &[Grade], shape: Shape) -> [Vec<f64>; 2] {
+fn gradients(terms: &[LossTerm], shape: Shape) -> [Vec<f64>; 2] {
     match shape {
         Shape::Verdict => {
-            let (chosen, rejected) = grades.split_at(grades.len() / 2);
+            let (chosen, rejected) = terms.split_at(terms.len() / 2);
             [chosen, rejected].map(|half| half.iter().map(|g| g.answer).collect())
         }
-        _ => [grades.iter().map(|g| g.answer).collect(), grades.iter().map(|g| g.other).collect()],
+        _ => [terms.iter().map(|g| g.answer).collect(), terms.iter().map(|g| g.other).collect()],
     }
 }
 
@@ -121,16 +121,16 @@ fn values_and_gradients_are_those_of_the_references() {
             let spec = spec(name, &want["hyper_parameters"]);
             let (kind, settings) = spec.row().unwrap();
             let (cases, totals) = cases(inputs, kind.shape);
-            let grades = (kind.create)(&settings).grade(&totals, &cases);
-            let mean: f64 = grades.iter().map(|g| g.loss).sum();
+            let terms = (kind.create)(&settings).evaluate(&totals, &cases);
+            let mean: f64 = terms.iter().map(|g| g.loss).sum();
             near(&format!("{which} {name} mean"), mean, want["mean"].as_f64().unwrap(), 1e-9);
             // Likelihood terms are one for the batch, and sorted losses belong to no pair.
             if !["cpo", "orpo", "aot", "aot_pair"].contains(&name.as_str()) {
-                for (i, (g, l)) in grades.iter().zip(losses).enumerate() {
+                for (i, (g, l)) in terms.iter().zip(losses).enumerate() {
                     near(&format!("{which} {name} {i}"), g.loss * totals.cases, l.as_f64().unwrap(), 1e-9);
                 }
             }
-            let [chosen, rejected] = gradients(&grades, kind.shape);
+            let [chosen, rejected] = gradients(&terms, kind.shape);
             for (key, got) in [("grad_policy_chosen", chosen), ("grad_policy_rejected", rejected)] {
                 for (i, (g, w)) in got.iter().zip(numbers(&want[key])).enumerate() {
                     near(&format!("{which} {name} {key} {i}"), *g, w, 1e-9);
@@ -155,20 +155,20 @@ fn the_shift_of_bco_follows_its_batches_and_can_be_restored() {
             // What goes on from saved state goes on in every bit.
             let mut other = (kind.create)(&settings);
             other.restore(&objective.state()).unwrap();
-            let grades = objective.grade(&totals, &cases);
-            assert_eq!(other.grade(&totals, &cases), grades);
-            near("mean", grades.iter().map(|g| g.loss).sum(), want["mean"].as_f64().unwrap(), 1e-9);
-            for (g, l) in grades.iter().zip(numbers(&want["losses"])) {
+            let terms = objective.evaluate(&totals, &cases);
+            assert_eq!(other.evaluate(&totals, &cases), terms);
+            near("mean", terms.iter().map(|g| g.loss).sum(), want["mean"].as_f64().unwrap(), 1e-9);
+            for (g, l) in terms.iter().zip(numbers(&want["losses"])) {
                 near("loss", g.loss * totals.cases, l, 1e-9);
             }
-            let [chosen, rejected] = gradients(&grades, kind.shape);
+            let [chosen, rejected] = gradients(&terms, kind.shape);
             for (key, got) in [("grad_policy_chosen", chosen), ("grad_policy_rejected", rejected)] {
                 for (g, w) in got.iter().zip(numbers(&want[key])) {
                     near(&format!("{} batch {i} {key}", kind.name), *g, w, 1e-9);
                 }
             }
             if kind.shape == Shape::Verdict {
-                near("shift", grades[0].against, want["delta_after_update"].as_f64().unwrap(), 1e-9);
+                near("shift", terms[0].against, want["delta_after_update"].as_f64().unwrap(), 1e-9);
             }
         }
         assert!((kind.create)(&settings).restore(&[]).is_err());
@@ -196,12 +196,13 @@ fn derivatives_agree_with_differences() {
             })
             .collect();
         let totals = Totals { cases: 4.0, tokens: 20.0, prompt_tokens: 12.0 };
-        let grades = (kind.create)(&settings).grade(&totals, &cases);
+        let terms = (kind.create)(&settings).evaluate(&totals, &cases);
         // The shift of BCO and the divergence of KTO have no gradient; they are held by moving all of one kind at once.
         if ["kto", "bco", "bco_balanced", "bco_pair"].contains(&kind.name) {
             continue;
         }
-        let loss = |cases: &[Case]| (kind.create)(&settings).grade(&totals, cases).iter().map(|g| g.loss).sum::<f64>();
+        let loss =
+            |cases: &[Case]| (kind.create)(&settings).evaluate(&totals, cases).iter().map(|g| g.loss).sum::<f64>();
         for i in 0..cases.len() {
             let moved = |change: &dyn Fn(&mut Case, f64)| {
                 let at = |by: f64| {
@@ -212,11 +213,11 @@ fn derivatives_agree_with_differences() {
                 (at(1e-5) - at(-1e-5)) / 2e-5
             };
             let answer = moved(&|c, by| c.answer.logp += by);
-            near(&format!("{} answer", kind.name), grades[i].answer, answer, 1e-7);
+            near(&format!("{} answer", kind.name), terms[i].answer, answer, 1e-7);
             let other = moved(&|c, by| c.other.iter_mut().for_each(|o| o.logp += by));
-            near(&format!("{} other", kind.name), grades[i].other, other, 1e-7);
+            near(&format!("{} other", kind.name), terms[i].other, other, 1e-7);
             let prompt = moved(&|c, by| c.prompt.logp += by);
-            near(&format!("{} prompt", kind.name), grades[i].prompt, if kind.prompts { prompt } else { 0.0 }, 1e-7);
+            near(&format!("{} prompt", kind.name), terms[i].prompt, if kind.prompts { prompt } else { 0.0 }, 1e-7);
         }
     }
 }
@@ -239,7 +240,7 @@ fn lora_by_dpo_simpo_and_orpo_is_that_of_the_references() {
             Trainer::adapter(&model, Box::new(open_lora(&dir, &model)), config).unwrap()
         };
         let mut first = trainer(1, 0.0);
-        first.refer(&mut pairs).unwrap();
+        first.fill_reference_logps(&mut pairs).unwrap();
         if kind == "dpo" {
             let sums = numbers(&result["sums"]["reference"]);
             for (i, pair) in pairs.iter().enumerate() {
@@ -315,7 +316,7 @@ fn every_objective_teaches_and_says_what_it_lacks() {
             let why = t.step(&[&rows]).unwrap_err().to_string();
             assert!(why.contains("reference"), "{}: {why}", kind.name);
         }
-        t.refer(&mut rows).unwrap();
+        t.fill_reference_logps(&mut rows).unwrap();
         let first = t.assess(&rows).unwrap();
         let reports: Vec<_> = (0..30).map(|_| t.step(&[&rows[..2], &rows[2..]]).unwrap()).collect();
         let last = t.assess(&rows).unwrap();
@@ -339,7 +340,7 @@ fn every_objective_teaches_and_says_what_it_lacks() {
 fn a_discarded_step_leaves_the_objective_as_it_was() {
     let mut t = trainer("bco", Config { steps: 10, ..Config::default() });
     let mut rows = rows(t_kind("bco"));
-    t.refer(&mut rows).unwrap();
+    t.fill_reference_logps(&mut rows).unwrap();
     t.step(&[&rows]).unwrap();
     let owned = |t: &Trainer| format!("{:?}", t.objective().state());
     let before = owned(&t);
@@ -363,7 +364,7 @@ fn weights_scale_the_part_of_an_example() {
             let mut t = trainer(kind, config.clone());
             let mut rows: Vec<Example> = rows(t_kind(kind))[..2].to_vec();
             rows.iter_mut().zip(weights).for_each(|(r, w)| r.weight = Some(w));
-            t.refer(&mut rows).unwrap();
+            t.fill_reference_logps(&mut rows).unwrap();
             t.step(&[&rows]).unwrap();
             t.grads().to_vec()
         };
@@ -379,7 +380,7 @@ fn estimated_gradients_point_the_way_of_true_ones() {
         let config = Config { clip: 0.0, steps: 40, ..Config::default() };
         let mut exact = trainer(kind, config.clone());
         let mut rows = rows(t_kind(kind));
-        exact.refer(&mut rows).unwrap();
+        exact.fill_reference_logps(&mut rows).unwrap();
         let want = exact.step(&[&rows]).unwrap();
         let zeroth = Zeroth { directions: 400, eps: 2e-3, seed: 1 };
         let estimate = |zeroth: Zeroth| {

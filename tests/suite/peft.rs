@@ -51,7 +51,7 @@ pub fn json(path: &Path) -> Value {
     serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
 }
 
-/// Rows of `ids` without their padding; a token counts where its label is not −100.
+/// Rows of `ids` without their padding; a token is a target where its label is not −100.
 pub fn examples(ids: &[i32], mask: &[i32], labels: &[i32], width: usize) -> Vec<Example> {
     ids.chunks_exact(width)
         .zip(mask.chunks_exact(width))

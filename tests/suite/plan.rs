@@ -23,13 +23,13 @@ fn model(threads: usize) -> Model {
     Model::load(&gguf, Compute { kernels: mynah::kernel::best(), pool: Pool::new(threads) }).unwrap()
 }
 
-/// `count` examples of `len` tokens, of which `counted` count.
-fn examples(model: &Model, count: usize, len: usize, counted: usize) -> Vec<Example> {
+/// `count` examples of `len` tokens, of which the last `targets` are targets.
+fn examples(model: &Model, count: usize, len: usize, targets: usize) -> Vec<Example> {
     let mut rng = Rng(1);
     let vocab = model.weights.vocab();
     let tokens = |_| {
         let tokens = (0..len).map(|_| rng.below(vocab) as u32).collect();
-        Example::new(tokens, (0..len).map(|t| t >= len - counted).collect())
+        Example::new(tokens, (0..len).map(|t| t >= len - targets).collect())
     };
     (0..count).map(tokens).collect()
 }
@@ -40,7 +40,7 @@ struct Case {
     batch: usize,
     accumulate: usize,
     ctx: usize,
-    counted: usize,
+    targets: usize,
     precision: Precision,
     recompute: Recompute,
     act_type: ActType,
@@ -56,7 +56,7 @@ const SIMPLE: Case = Case {
     batch: 1,
     accumulate: 1,
     ctx: 128,
-    counted: 127,
+    targets: 127,
     precision: Precision::F32,
     recompute: Recompute::Auto,
     act_type: ActType::F32,
@@ -70,7 +70,7 @@ fn cases() -> Vec<Case> {
     let kinds = adapter::KINDS.iter().flat_map(|kind| {
         [
             Case { kind: kind.name, recompute: Recompute::None, ..SIMPLE },
-            Case { kind: kind.name, recompute: Recompute::All, ctx: 256, counted: 40, ..SIMPLE },
+            Case { kind: kind.name, recompute: Recompute::All, ctx: 256, targets: 40, ..SIMPLE },
         ]
     });
     let mut all = vec![
@@ -78,19 +78,19 @@ fn cases() -> Vec<Case> {
         Case { recompute: Recompute::All, ..SIMPLE },
         Case { recompute: Recompute::AllBut(2), batch: 2, ..SIMPLE },
         Case { recompute: Recompute::None, act_type: ActType::F16, batch: 4, threads: 1, ..SIMPLE },
-        Case { recompute: Recompute::None, act_type: ActType::Bf16, ctx: 256, counted: 40, ..SIMPLE },
-        Case { recompute: Recompute::All, slice: 16, ctx: 256, counted: 255, ..SIMPLE },
+        Case { recompute: Recompute::None, act_type: ActType::Bf16, ctx: 256, targets: 40, ..SIMPLE },
+        Case { recompute: Recompute::All, slice: 16, ctx: 256, targets: 255, ..SIMPLE },
         Case { kind: "nola", ..SIMPLE },
-        Case { kind: "nola", ctx: 32, counted: 31, threads: 3, ..SIMPLE },
-        Case { recompute: Recompute::All, ctx: 256, counted: 255, batch: 4, accumulate: 3, ..SIMPLE },
-        Case { counted: 10, batch: 8, accumulate: 2, ..SIMPLE },
+        Case { kind: "nola", ctx: 32, targets: 31, threads: 3, ..SIMPLE },
+        Case { recompute: Recompute::All, ctx: 256, targets: 255, batch: 4, accumulate: 3, ..SIMPLE },
+        Case { targets: 10, batch: 8, accumulate: 2, ..SIMPLE },
         Case { layers: Some(vec![3]), recompute: Recompute::None, batch: 4, ..SIMPLE },
         Case { optimizer: "adamw_8bit", ..SIMPLE },
         Case { optimizer: "adafactor", kind: "nola", ..SIMPLE },
         Case { optimizer: "sgd", ..SIMPLE },
         Case { precision: Precision::Int8, recompute: Recompute::All, ..SIMPLE },
         Case { precision: Precision::Int8, recompute: Recompute::None, batch: 4, threads: 1, ..SIMPLE },
-        Case { precision: Precision::Int8, ctx: 256, counted: 40, threads: 3, ..SIMPLE },
+        Case { precision: Precision::Int8, ctx: 256, targets: 40, threads: 3, ..SIMPLE },
         Case { checkpoints: true, ..SIMPLE },
         Case { checkpoints: true, kind: "full", ..SIMPLE },
         Case { kind: "full", ..SIMPLE },
@@ -107,7 +107,7 @@ fn measured(case: &Case) -> (usize, usize) {
     let optimizer = optim::Spec::new(case.optimizer);
     let Case { precision, recompute, act_type, slice, .. } = *case;
     let config = Config { precision, recompute, act_type, slice, steps: 2, optimizer, ..Config::default() };
-    let data = examples(&model, case.batch * case.accumulate, case.ctx, case.counted);
+    let data = examples(&model, case.batch * case.accumulate, case.ctx, case.targets);
     let run = Run {
         beneath: &NONE,
         model: &model,
@@ -383,7 +383,7 @@ fn packed_rows_teach_what_their_examples_teach() {
         let micro: Vec<&[Example]> = packed.iter().map(Vec::as_slice).collect();
         let got = together.step(&micro).unwrap();
         assert!((got.loss - want.loss).abs() < 1e-12, "{} {}", got.loss, want.loss);
-        assert_eq!((got.tokens, got.counted), (want.tokens, want.counted));
+        assert_eq!((got.tokens, got.targets), (want.tokens, want.targets));
         assert!(one_by_one.grads() == together.grads(), "{}: gradients of packed rows", kind.name);
     }
 }
@@ -420,8 +420,8 @@ fn nothing_below_the_lowest_adapted_block_is_differentiated_or_computed_twice() 
     let gguf = Gguf::parse(Bytes::from(tiny::file("llama", 5, true)), &Limits::default()).unwrap();
     let model = Model::load(&gguf, Compute { kernels: &counted::KERNELS, pool: Pool::new(2) }).unwrap();
     let data = mixed(8);
-    // Inputs: the last token of an example, and those behind the last that counts, are not read.
-    let rows: usize = data.iter().map(|e| (1..e.tokens.len()).rev().find(|t| e.counts[*t]).unwrap()).sum();
+    // Inputs: the last token of an example, and those behind the last target, are not read.
+    let rows: usize = data.iter().map(|e| (1..e.tokens.len()).rev().find(|t| e.mask[*t]).unwrap()).sum();
     let spec = |layers: &[usize]| Spec { layers: Some(layers.to_vec()), ..Spec::default().with("rank", 2) };
     let config = Config { recompute: Recompute::All, steps: 9, ..Config::default() };
 

@@ -93,11 +93,11 @@ fn roles_and_ends_are_known() {
     assert_eq!((smol.bos(), smol.eos(), smol.eot(), smol.eom()), (Some(1), Some(2), Some(2), None));
     assert_eq!((smol.vocab_len(), smol.adds_bos(), smol.adds_eos()), (49152, false, false));
     // <|endoftext|>, <|im_end|>, <reponame>: the last as llama.cpp does, for code models.
-    assert_eq!(smol.ends(), [0, 2, 4]);
-    assert!(smol.is_end(2) && !smol.is_end(1) && !smol.is_end(99_999_999));
+    assert_eq!(smol.eos_ids(), [0, 2, 4]);
+    assert!(smol.is_eos(2) && !smol.is_eos(1) && !smol.is_eos(99_999_999));
     let stories = tokenizer(&root, MODELS[1].1);
     assert_eq!((stories.bos(), stories.eos(), stories.unknown()), (Some(1), Some(2), Some(0)));
-    assert_eq!(stories.ends(), [2]);
+    assert_eq!(stories.eos_ids(), [2]);
     let same = tokenizer(&root, "models/stories260K-q4_0.gguf");
     assert_eq!(stories.fingerprint(), same.fingerprint());
     assert_ne!(stories.fingerprint(), smol.fingerprint());

@@ -3,7 +3,7 @@
 
 use mynah::adapter::{Place, Site, Spot};
 use mynah::model::hparams::Layer;
-use mynah::model::weights::{Key, Places};
+use mynah::model::weights::{Key, Offsets};
 use mynah::model::{HParams, Model};
 use mynah::nn::attention::{Heads, Sees};
 use mynah::nn::norm::Kind;
@@ -34,7 +34,7 @@ pub type Change<'a> = dyn Fn(Seen) + 'a;
 /// What a loss is a function of, beside examples.
 pub struct Twin<'a> {
     pub model: &'a Model,
-    pub places: Places,
+    pub offsets: Offsets,
     /// Rows that adapters put before the text.
     pub lead: usize,
     /// Width of the state along the layers.
@@ -65,7 +65,7 @@ struct Pass<'a, 'b> {
 impl<'a> Twin<'a> {
     /// Without adapters that need more than rows.
     pub fn new(model: &'a Model) -> Twin<'a> {
-        Twin { model, places: Places::of(&model.weights), lead: 0, state: 0 }
+        Twin { model, offsets: Offsets::of(&model.weights), lead: 0, state: 0 }
     }
 
     fn h(&self) -> &HParams {
@@ -74,7 +74,7 @@ impl<'a> Twin<'a> {
 
     /// The weights as they are.
     pub fn weights(&self) -> Vec<f64> {
-        self.model.weights.flatten(&self.places).iter().map(|v| f64::from(*v)).collect()
+        self.model.weights.flatten(&self.offsets).iter().map(|v| f64::from(*v)).collect()
     }
 
     /// The logits after the last of `tokens`.
@@ -90,29 +90,29 @@ impl<'a> Twin<'a> {
 
     /// The mean loss of `examples` under the flat weights `w` with what `change` does.
     pub fn loss(&self, w: &[f64], examples: &[Example], change: &Change) -> f64 {
-        let (mut total, mut counted, mut first) = (0.0, 0, 0);
+        let (mut total, mut targets, mut first) = (0.0, 0, 0);
         for e in examples {
-            let Some(last) = (1..e.tokens.len()).rev().find(|t| e.counts[*t]) else { continue };
+            let Some(last) = (1..e.tokens.len()).rev().find(|t| e.mask[*t]) else { continue };
             let pass = Pass { twin: self, w, change, first };
             let rows = pass.rows(&e.tokens[..last]);
             first += rows.len();
-            for t in (1..=last).filter(|t| e.counts[*t]) {
+            for t in (1..=last).filter(|t| e.mask[*t]) {
                 let logits = pass.logits(&rows[self.lead + t - 1]);
                 total += logits.iter().map(|z| z.exp()).sum::<f64>().ln() - logits[e.tokens[t] as usize];
-                counted += 1;
+                targets += 1;
             }
         }
-        total / f64::from(counted)
+        total / f64::from(targets)
     }
 }
 
 impl Pass<'_, '_> {
     fn at(&self, key: Key) -> Option<&[f64]> {
-        Some(&self.w[self.twin.places.find(key)?])
+        Some(&self.w[self.twin.offsets.find(key)?])
     }
 
     fn vector(&self, layer: usize, role: Role) -> Option<&[f64]> {
-        Some(&self.w[self.twin.places.block(layer, role)?])
+        Some(&self.w[self.twin.offsets.block(layer, role)?])
     }
 
     fn change(&self, place: Place, x: &[Row], y: &mut [Row]) {

@@ -51,7 +51,7 @@ impl Mynah {
 
     /// Continues `prompt` by up to `count` tokens, the likeliest each time.
     pub fn generate(&self, prompt: &str, count: usize) -> Result<String, JsError> {
-        self.continued(prompt, count, self.tokenizer.ends()).map(|(_, text)| text).map_err(error)
+        self.continued(prompt, count, self.tokenizer.eos_ids()).map(|(_, text)| text).map_err(error)
     }
 
     /// The `count` tokens that continue `prompt`, the likeliest each time, whatever they are.

@@ -153,7 +153,7 @@ impl<'a> Talk<'a> {
         self.read.truncate(same);
         let sampler = SamplingArgs(self.sampling.0.clone().seed(seed)).sampler()?;
         let mut speech = Speech::new(self.template.stop());
-        let ends = self.loaded.tokenizer.ends();
+        let ends = self.loaded.tokenizer.eos_ids();
         let mut each = |id: u32, text: &str| {
             show(id, speech.hear(text))?;
             Ok(if speech.over {

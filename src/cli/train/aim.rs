@@ -89,7 +89,7 @@ pub fn refer(data: &Path, loaded: &Loaded, trainer: &mut Trainer, rows: &mut [Ex
         if meter::interrupted() {
             break;
         }
-        setting(trainer.refer(&mut rows[i..=i]))?;
+        setting(trainer.fill_reference_logps(&mut rows[i..=i]))?;
         meter.show(done, || "what the base makes of the data".into());
     }
     meter.done();

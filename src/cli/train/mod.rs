@@ -68,7 +68,7 @@ fn read(path: &Path, bytes: &Bytes, ctx: usize, loaded: &Loaded, clock: i64) -> 
     let template = loaded.template_at(clock)?;
     let reader = Reader { tokenizer: &loaded.tokenizer, template: template.as_ref(), ctx, limits: Limits::default() };
     let data = reader.file(&name, bytes).with_context(|| name.to_string())?;
-    for (n, what) in [(data.cut, "cut at the context"), (data.skipped, "left out: nothing in them counts")] {
+    for (n, what) in [(data.cut, "cut at the context"), (data.skipped, "left out: they have no target token")] {
         if n > 0 {
             out::say(&format!("{n} rows {what}"));
         }

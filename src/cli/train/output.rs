@@ -9,7 +9,7 @@ use mynah::adapter;
 use mynah::bytes::Bytes;
 use mynah::gguf::{Gguf, Writer};
 use mynah::model::Model;
-use mynah::model::weights::Places;
+use mynah::model::weights::Offsets;
 use mynah::quant::Format;
 use mynah::train::Trainer;
 use mynah::train::objective::Kind;
@@ -48,8 +48,8 @@ pub fn encode(loaded: &Loaded, data: &[u8], trainer: &Trainer, past: &Past) -> a
 
 /// The file of a model in F32: metadata and the tensors that are not trained as they were.
 fn model_file(before: &Gguf, model: &Model) -> anyhow::Result<Vec<u8>> {
-    let places = Places::of(&model.weights);
-    let flat = Bytes::from_floats(Arc::new(model.weights.flatten(&places)));
+    let offsets = Offsets::of(&model.weights);
+    let flat = Bytes::from_floats(Arc::new(model.weights.flatten(&offsets)));
     let f32s = Format::by_name("F32").context("the table of formats has no F32")?;
     let mut writer = Writer::new();
     for (key, value) in before.pairs() {
@@ -59,7 +59,7 @@ fn model_file(before: &Gguf, model: &Model) -> anyhow::Result<Vec<u8>> {
             _ => writer.set(key, value.clone()),
         };
     }
-    let names = places.names(&model.hparams);
+    let names = offsets.names(&model.hparams);
     let trained: BTreeSet<&str> = names.iter().map(|(name, _)| name.as_str()).collect();
     for (name, place) in &names {
         let tensor = before.tensor(name).with_context(|| format!("the model file has no tensor {name}"))?;

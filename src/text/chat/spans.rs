@@ -66,7 +66,7 @@ impl Template {
             writer.write(start..end)?;
             // The turn ends with the first token that ends one: control tokens are the template's.
             let turn = &writer.ids[begin..];
-            let len = turn.iter().position(|&id| tokenizer.is_end(id)).map_or(turn.len(), |at| at + 1);
+            let len = turn.iter().position(|&id| tokenizer.is_eos(id)).map_or(turn.len(), |at| at + 1);
             learned.push(begin..begin + len);
             done = end;
         }

@@ -1,6 +1,6 @@
 //! Training data: plain text, or JSON Lines of several shapes, as token rows with marks.
 //!
-//! | line | what counts |
+//! | line | target tokens |
 //! | --- | --- |
 //! | `{"text": "…"}` | every token |
 //! | `{"prompt": "…", "completion": "…"}` | the completion and the end token |
@@ -49,10 +49,10 @@ pub struct Reader<'a> {
 /// Identity of rows: BLAKE3 of all that the data say of them, so not of what a reference says, nor of where they stand.
 pub fn digest(rows: &[Example]) -> [u8; 32] {
     fn add(hash: &mut blake3::Hasher, row: &Example) {
-        let Example { tokens, counts, weight, good, other, reference: _, line: _ } = row;
+        let Example { tokens, mask, weight, good, other, reference: _, line: _ } = row;
         hash.update(&(tokens.len() as u64).to_le_bytes());
         tokens.iter().for_each(|t| _ = hash.update(&t.to_le_bytes()));
-        counts.iter().for_each(|c| _ = hash.update(&[u8::from(*c)]));
+        mask.iter().for_each(|c| _ = hash.update(&[u8::from(*c)]));
         hash.update(&weight.unwrap_or(1.0).to_le_bytes());
         hash.update(&[good.map_or(2, u8::from), u8::from(other.is_some())]);
         if let Some(other) = other {
@@ -67,11 +67,11 @@ pub fn digest(rows: &[Example]) -> [u8; 32] {
 /// Rows ready to train on.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Dataset {
-    /// The rows; each has a token whose prediction counts.
+    /// The rows; each has a target token.
     pub examples: Vec<Example>,
     /// Rows that lost their end because they were longer than the context.
     pub cut: usize,
-    /// Rows in which nothing counts, after cutting too: left out.
+    /// Rows without a target token, perhaps because they were cut: left out.
     pub skipped: usize,
 }
 
@@ -159,13 +159,13 @@ impl Reader<'_> {
             let mut example = example;
             let other = example.other.take().map(|o| Box::new(self.cut(*o)));
             let example = Example { other, line: Some(number), ..self.cut(example) };
-            let counts = example.sequences().all(|e| e.counted() > 0);
-            if counts { out.examples.push(example) } else { out.skipped += 1 }
+            let usable = example.sequences().all(|e| e.targets() > 0);
+            if usable { out.examples.push(example) } else { out.skipped += 1 }
         }
         match (out.examples.len(), out.skipped) {
             (0, 0) => Err(Error::invalid("data", "no rows")),
             (0, n) => {
-                let why = format!("in none of {n} rows anything counts within {} tokens", self.ctx);
+                let why = format!("none of {n} rows has a target token within {} tokens", self.ctx);
                 Err(Error::invalid("data", why))
             }
             _ => Ok(out),
@@ -174,7 +174,7 @@ impl Reader<'_> {
 
     fn cut(&self, mut example: Example) -> Example {
         example.tokens.truncate(self.ctx);
-        example.counts.truncate(self.ctx);
+        example.mask.truncate(self.ctx);
         example
     }
 
@@ -229,8 +229,8 @@ impl Reader<'_> {
             if means.is_empty() || sum > 0.0 {
                 return Err(Error::invalid("aligned", "a list of mean log-probabilities is needed, none above 0"));
             }
-            let counted = self.cut(example.clone()).counted();
-            example.reference = Some(sum / means.len() as f64 * counted as f64);
+            let targets = self.cut(example.clone()).targets();
+            example.reference = Some(sum / means.len() as f64 * targets as f64);
         }
         Ok(example)
     }
@@ -274,14 +274,14 @@ impl Reader<'_> {
             list.iter().map(number).collect::<Result<_>>().map(Some)
         };
         let tokens = numbers("tokens", self.tokenizer.vocab_len())?.unwrap_or_default();
-        let counts = match numbers("mask", 2)? {
+        let mask = match numbers("mask", 2)? {
             Some(mask) if mask.len() != tokens.len() => {
                 return Err(Error::invalid("mask", format!("{} marks for {} tokens", mask.len(), tokens.len())));
             }
             Some(mask) => mask.iter().map(|m| *m == 1).collect(),
             None => vec![true; tokens.len()],
         };
-        Ok(Example::new(tokens, counts))
+        Ok(Example::new(tokens, mask))
     }
 
     /// Parts of a conversation, of which what assistants say from message `first` on is learnt.
@@ -299,7 +299,7 @@ impl Reader<'_> {
         let ended = ended.map(|e| e.as_bool().ok_or_else(|| Error::invalid("ended", "neither true nor false")));
         if ended.transpose()? == Some(false)
             && let Some(last) = spans.mask.iter().rposition(|m| *m == 1)
-            && self.tokenizer.is_end(spans.ids[last])
+            && self.tokenizer.is_eos(spans.ids[last])
         {
             spans.mask[last] = 0;
         }
@@ -392,9 +392,9 @@ mod tests {
         let text = "\u{feff}{\"text\": \"ab\", \"id\": 7}\r\n\r\n{\"prompt\": \"a\", \"completion\": \"b\"}\n\
             {\"tokens\": [5, 6, 7], \"mask\": [1, 0, 1]}\n{\"tokens\": [5, 6]}";
         let got = lines(64, text).unwrap();
-        let row = |line: usize, tokens: &[u32], counts: &[u8]| Example {
+        let row = |line: usize, tokens: &[u32], mask: &[u8]| Example {
             line: Some(line),
-            ..Example::new(tokens.to_vec(), counts.iter().map(|c| *c == 1).collect())
+            ..Example::new(tokens.to_vec(), mask.iter().map(|m| *m == 1).collect())
         };
         assert_eq!(
             got.examples,

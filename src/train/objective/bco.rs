@@ -1,6 +1,6 @@
 //! BCO: completions that were liked or not, against a shift that follows the rewards.
 
-use super::{Case, Grade, Objective, State, StateMut, Totals, log_sigmoid, sigmoid};
+use super::{Case, LossTerm, Objective, State, StateMut, Totals, log_sigmoid, sigmoid};
 use std::prelude::v1::*;
 
 /// How much of a mean is kept from one batch to the next, where means decay.
@@ -63,7 +63,7 @@ impl Bco {
 }
 
 impl Objective for Bco {
-    fn grade(&mut self, totals: &Totals, cases: &[Case]) -> Vec<Grade> {
+    fn evaluate(&mut self, totals: &Totals, cases: &[Case]) -> Vec<LossTerm> {
         self.update(cases);
         let shift = self.shift();
         // Above the shift or below: loss, slope by ℓ.
@@ -72,19 +72,19 @@ impl Objective for Bco {
             let z = sign * (reward - shift);
             (-log_sigmoid(z), -sign * self.beta * sigmoid(-z))
         };
-        let grade = |case: &Case| {
+        let term = |case: &Case| {
             let reward = self.beta * case.answer.ratio();
             let (loss, slope) = side(reward, case.good);
             match case.other {
                 Some(other) => {
                     let worse = self.beta * other.ratio();
                     let (more, other) = side(worse, false);
-                    Grade::mean(totals, case, loss + more, slope, other).rewards(reward, worse)
+                    LossTerm::mean(totals, case, loss + more, slope, other).rewards(reward, worse)
                 }
-                None => Grade::mean(totals, case, loss, slope, 0.0).rewards(reward, shift),
+                None => LossTerm::mean(totals, case, loss, slope, 0.0).rewards(reward, shift),
             }
         };
-        cases.iter().map(grade).collect()
+        cases.iter().map(term).collect()
     }
 
     fn copy(&self) -> Box<dyn Objective> {

@@ -236,7 +236,7 @@ impl Kind {
         let fails = |why: String| Err(Error::invalid(format!("example {place}"), why));
         let lacks =
             |what: &str| fails(format!("{what}; {} learns from rows like {}", self.name, self.shape.describe()));
-        if self.shape == Shape::Pair && example.other.as_ref().is_none_or(|o| o.counted() == 0) {
+        if self.shape == Shape::Pair && example.other.as_ref().is_none_or(|o| o.targets() == 0) {
             return lacks("it has no rejected completion");
         }
         if self.shape == Shape::Verdict && example.good.is_none() {
@@ -245,10 +245,10 @@ impl Kind {
         if self.shape == Shape::Completion && (example.other.is_some() || example.good == Some(false)) {
             return lacks("it has a completion that is not to be learnt");
         }
-        if self.mismatched && example.other.as_ref().is_none_or(|o| o.counted() == 0) {
+        if self.mismatched && example.other.as_ref().is_none_or(|o| o.targets() == 0) {
             return fails("it has no completion of another prompt, see `objective::mismatch`".into());
         }
-        if example.counted() == 0 && self.shape != Shape::Completion {
+        if example.targets() == 0 && self.shape != Shape::Completion {
             return fails("its completion has no token".into());
         }
         if self.reference && !example.sequences().all(|e| e.reference.is_some_and(f64::is_finite)) {

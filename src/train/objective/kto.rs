@@ -1,6 +1,6 @@
 //! KTO: completions that were liked or not, against an estimate of the divergence from the reference.
 
-use super::{Case, Grade, Objective, Totals, Values, sigmoid};
+use super::{Case, LossTerm, Objective, Totals, Values, sigmoid};
 use std::prelude::v1::*;
 
 /// With `z₀ = max(0, mean h)` of completions that belong to other prompts, over what went through the model together and
@@ -11,19 +11,19 @@ pub(super) struct Kto {
 }
 
 impl Objective for Kto {
-    fn grade(&mut self, totals: &Totals, cases: &[Case]) -> Vec<Grade> {
+    fn evaluate(&mut self, totals: &Totals, cases: &[Case]) -> Vec<LossTerm> {
         let others: Vec<f64> = cases.iter().filter_map(|c| c.other).map(|o| o.ratio()).collect();
         let zero = (others.iter().sum::<f64>() / others.len().max(1) as f64).max(0.0);
         let s = &self.values;
-        let grade = |case: &Case| {
+        let term = |case: &Case| {
             let (factor, sign) =
                 if case.good { (s.real("desirable weight"), 1.0) } else { (s.real("undesirable weight"), -1.0) };
             let z = sign * s.real("beta") * (case.answer.ratio() - zero);
             let slope = -sign * s.real("beta") * factor * sigmoid(z) * sigmoid(-z);
-            Grade::mean(totals, case, factor * sigmoid(-z), slope, 0.0)
+            LossTerm::mean(totals, case, factor * sigmoid(-z), slope, 0.0)
                 .rewards(s.real("beta") * case.answer.ratio(), s.real("beta") * zero)
         };
-        cases.iter().map(grade).collect()
+        cases.iter().map(term).collect()
     }
 
     fn copy(&self) -> Box<dyn Objective> {

@@ -1,10 +1,10 @@
-//! Objectives: what is to become of the log-probabilities of completions. [`OBJECTIVES`] lists them; a [`Spec`] names one
+//! Training objectives: losses of the log-probabilities of completions. [`OBJECTIVES`] lists them; a [`Spec`] names one
 //! with its settings.
 //!
 //! A trainer turns examples into [`Case`]s, sums of log-probabilities in nats, and an objective turns these into
-//! [`Grade`]s: the loss and its derivatives by the sums. Nothing more is needed: the gradient at the logits of a row is
-//! its sum's derivative times `onehot − softmax`. `ℓ` is the sum over a completion, `ℓ̄ = ℓ / |y|`, `h = ℓ − ℓ_ref`; the
-//! reference is the base without the adapter. All of it is in double precision.
+//! [`LossTerm`]s: the loss and its derivatives by the sums. The rest follows: the gradient at the logits of a row is its
+//! sum's derivative times `onehot − softmax`. `ℓ` is the sum over a completion, `ℓ̄ = ℓ / |y|`, `h = ℓ − ℓ_ref`; the
+//! reference is the base without the adapter. Everything is computed in double precision.
 
 mod bco;
 mod dpo;
@@ -13,13 +13,13 @@ mod kto;
 mod odds;
 mod rows;
 mod sft;
-mod tally;
+mod metrics;
 
 pub use super::state::{State, StateMut};
 pub use kinds::{BETA, DESIRABLE, GAMMA, Kind, LAMBDA, NLL, OBJECTIVES, SMOOTHING, Spec, UNDESIRABLE};
+pub use metrics::Rewards;
+pub(super) use metrics::{Metrics, apply};
 pub use rows::{mismatch, unpair};
-pub use tally::Rewards;
-pub(super) use tally::{Tally, apply};
 
 use super::Example;
 use super::state;
@@ -27,7 +27,7 @@ use crate::error::Result;
 use crate::knob::Values;
 use std::prelude::v1::*;
 
-/// What an objective learns from.
+/// The kind of data that an objective learns from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shape {
     /// Completions.
@@ -39,7 +39,7 @@ pub enum Shape {
 }
 
 impl Shape {
-    /// As it is in a file.
+    /// The fields of such rows in a data file.
     pub fn describe(self) -> &'static str {
         match self {
             Shape::Completion => r#"{"prompt", "completion"}, {"messages"} or {"text"}"#,
@@ -77,7 +77,7 @@ impl Score {
     }
 }
 
-/// What an objective sees of an example.
+/// One example as an objective sees it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Case {
     /// Factor of its loss.
@@ -92,7 +92,7 @@ pub struct Case {
     pub prompt: Score,
 }
 
-/// Over all examples of a step.
+/// Counts over all examples of a step.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Totals {
     /// Examples.
@@ -104,73 +104,73 @@ pub struct Totals {
 }
 
 impl Totals {
-    /// Of these examples.
+    /// The counts of these examples.
     pub fn of<'a>(examples: impl IntoIterator<Item = &'a Example>) -> Totals {
         examples.into_iter().fold(Totals::default(), |t, e| Totals {
             cases: t.cases + 1.0,
-            tokens: t.tokens + e.counted() as f64,
+            tokens: t.tokens + e.targets() as f64,
             prompt_tokens: t.prompt_tokens + e.prompt() as f64,
         })
     }
 }
 
-/// What an example adds to the loss of its step, and the derivatives of that.
+/// The term of one example in the loss of its step, and the derivatives of this term.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Grade {
-    /// To the loss; the sum over a step's examples is the step's loss.
+pub struct LossTerm {
+    /// The term; the sum over a step's examples is the step's loss.
     pub loss: f64,
-    /// By `ℓ` of the completion.
+    /// The derivative by `ℓ` of the completion.
     pub answer: f64,
-    /// By `ℓ` of the other.
+    /// The derivative by `ℓ` of the other completion.
     pub other: f64,
-    /// By `ℓ` of the prompt.
+    /// The derivative by `ℓ` of the prompt.
     pub prompt: f64,
     /// The implicit reward of the completion.
     pub reward: f64,
-    /// What it should be above or, if the completion was not liked, below: the reward of the worse one of a pair, or the
-    /// objective's threshold.
+    /// The baseline that the reward should be above, or below if the completion was not liked: the reward of the worse one
+    /// of a pair, or the objective's threshold.
     pub against: f64,
 }
 
-impl Grade {
-    /// A mean over examples: `loss` and its derivatives, weighed and divided by their number.
-    fn mean(totals: &Totals, case: &Case, loss: f64, answer: f64, other: f64) -> Grade {
+impl LossTerm {
+    /// A term of a mean over examples: `loss` and its derivatives, weighted and divided by the number of examples.
+    fn mean(totals: &Totals, case: &Case, loss: f64, answer: f64, other: f64) -> LossTerm {
         let share = case.weight / totals.cases;
-        Grade { loss: share * loss, answer: share * answer, other: share * other, ..Grade::default() }
+        LossTerm { loss: share * loss, answer: share * answer, other: share * other, ..LossTerm::default() }
     }
 
     /// Adds `factor` times the negative log-likelihood of the completions, a mean over the tokens of the step.
-    fn likelihood(mut self, totals: &Totals, case: &Case, factor: f64) -> Grade {
+    fn likelihood(mut self, totals: &Totals, case: &Case, factor: f64) -> LossTerm {
         let share = factor * case.weight / totals.tokens;
         self.loss -= share * case.answer.logp;
         self.answer -= share;
         self
     }
 
-    fn rewards(self, reward: f64, against: f64) -> Grade {
-        Grade { reward, against, ..self }
+    fn rewards(self, reward: f64, against: f64) -> LossTerm {
+        LossTerm { reward, against, ..self }
     }
 }
 
 /// Turns log-probabilities into a loss and its derivatives.
 pub trait Objective: Send {
-    /// Grades what went through the model together, which may be a part of what `totals` tell of. May move its state.
-    fn grade(&mut self, totals: &Totals, cases: &[Case]) -> Vec<Grade>;
+    /// The loss terms of one micro-batch; `totals` covers the whole step. May change the objective's state.
+    fn evaluate(&mut self, totals: &Totals, cases: &[Case]) -> Vec<LossTerm>;
 
-    /// The same with the same state.
+    /// A copy with the same state.
     fn copy(&self) -> Box<dyn Objective>;
 
-    /// What it remembers from step to step: with these pieces back, the next steps are the same in every bit.
+    /// Its state between steps: after [`Objective::restore`], the next steps are the same in every bit.
     fn state(&self) -> Vec<(&'static str, State<'_>)> {
         Vec::new()
     }
 
-    /// The same pieces in the same order, to write.
+    /// The state to be written, the same pieces in the same order.
     fn state_mut(&mut self) -> Vec<(&'static str, StateMut<'_>)> {
         Vec::new()
     }
 
-    /// Takes back what [`Objective::state`] gave; nothing changes on an error.
+    /// Restores what [`Objective::state`] returned; nothing changes on an error.
     ///
     /// # Errors
     /// `Mismatch` if it is the state of another objective.
@@ -179,15 +179,15 @@ pub trait Objective: Send {
     }
 }
 
-/// One that grades each example by itself and remembers nothing.
+/// An objective without state whose terms depend on one example each.
 #[derive(Clone)]
 struct Each {
     values: Values,
-    rule: fn(&Values, &Totals, &Case) -> Grade,
+    rule: fn(&Values, &Totals, &Case) -> LossTerm,
 }
 
 impl Objective for Each {
-    fn grade(&mut self, totals: &Totals, cases: &[Case]) -> Vec<Grade> {
+    fn evaluate(&mut self, totals: &Totals, cases: &[Case]) -> Vec<LossTerm> {
         cases.iter().map(|case| (self.rule)(&self.values, totals, case)).collect()
     }
 

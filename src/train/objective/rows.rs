@@ -32,8 +32,8 @@ pub fn mismatch(examples: &mut [Example], context: usize) -> Result<()> {
     let parts: Vec<(usize, Vec<u32>)> = examples
         .iter()
         .map(|e| {
-            let start = e.counts.iter().position(|c| *c).unwrap_or(e.tokens.len());
-            let said = e.tokens.iter().zip(&e.counts).skip(start);
+            let start = e.mask.iter().position(|c| *c).unwrap_or(e.tokens.len());
+            let said = e.tokens.iter().zip(&e.mask).skip(start);
             (start, said.filter(|(_, c)| **c).map(|(t, _)| *t).collect())
         })
         .collect();
@@ -42,8 +42,8 @@ pub fn mismatch(examples: &mut [Example], context: usize) -> Result<()> {
         let prompt = &e.tokens[..parts[i].0];
         let mut other = Example::completion(prompt, &parts[(i + 1) % n].1);
         other.tokens.truncate(context);
-        other.counts.truncate(context);
-        if other.counted() == 0 {
+        other.mask.truncate(context);
+        if other.targets() == 0 {
             return Err(Error::invalid(format!("example {i}"), "its prompt leaves no room for a completion"));
         }
         e.other = Some(Box::new(other));

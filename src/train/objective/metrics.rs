@@ -1,10 +1,11 @@
-//! From the sums of a batch to its loss, and how rewards stand.
+//! From the log-probabilities of a batch to its loss and its metrics.
 
-use super::{Case, Grade, Kind, Objective, Score, Shape, Totals};
+use super::{Case, Kind, LossTerm, Objective, Score, Shape, Totals};
 use crate::train::Example;
 use std::prelude::v1::*;
 
-/// How rewards stand to what they should be above or below, over the examples of a step or of a test.
+/// Statistics of the rewards of the examples of a step or an evaluation. A reward should be above its baseline, or below
+/// it if the completion was not liked.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Rewards {
     /// Examples.
@@ -13,15 +14,15 @@ pub struct Rewards {
     pub good: f64,
     /// Of worse or disliked ones.
     pub bad: f64,
-    /// The part of the examples whose reward is on the right side.
+    /// The fraction of examples whose reward is on the right side of its baseline.
     pub accuracy: f64,
-    /// By how much it is, on average.
+    /// The mean distance to the baseline, positive on the right side.
     pub margin: f64,
 }
 
-/// Collects the loss and [`Rewards`], example by example, so that how they were split changes no bit.
+/// Sums of the loss and of the [`Rewards`], example by example, so that the split into micro-batches changes no bit.
 #[derive(Clone, Copy, Default)]
-pub(in crate::train) struct Tally {
+pub(in crate::train) struct Metrics {
     pub loss: f64,
     sums: [f64; 2],
     counts: [u64; 2],
@@ -30,11 +31,11 @@ pub(in crate::train) struct Tally {
     margin: f64,
 }
 
-impl Tally {
-    fn add(&mut self, shape: Shape, case: &Case, grade: &Grade) {
+impl Metrics {
+    fn add(&mut self, shape: Shape, case: &Case, term: &LossTerm) {
         let sign = if shape == Shape::Verdict && !case.good { -1.0 } else { 1.0 };
-        let margin = sign * (grade.reward - grade.against);
-        self.loss += grade.loss;
+        let margin = sign * (term.reward - term.against);
+        self.loss += term.loss;
         self.cases += 1;
         self.margin += margin;
         self.right += if margin > 0.0 {
@@ -48,9 +49,9 @@ impl Tally {
             self.sums[bad] += reward;
             self.counts[bad] += 1;
         };
-        reward(usize::from(sign < 0.0), grade.reward);
+        reward(usize::from(sign < 0.0), term.reward);
         if shape == Shape::Pair {
-            reward(1, grade.against);
+            reward(1, term.against);
         }
     }
 
@@ -66,8 +67,8 @@ impl Tally {
     }
 }
 
-/// From the sums of a batch to the loss so far; `slopes` are the derivatives by the sums. The batch's sequences are
-/// the examples and, of pairs, each one's other behind it; `others` are the sums of mismatched ones.
+/// From the sums of a batch to the loss so far; `slopes` receives the derivatives by the sums. The batch's sequences are
+/// the examples and, of pairs, each one's other behind it; `others` are the sums of the mismatched completions.
 pub(in crate::train) fn apply(
     objective: &mut dyn Objective,
     kind: &Kind,
@@ -75,12 +76,12 @@ pub(in crate::train) fn apply(
     examples: &[Example],
     [sums, others]: [&[f64]; 2],
     slopes: &mut [f32],
-    tally: &mut Tally,
+    metrics: &mut Metrics,
 ) -> f64 {
     let width = if kind.shape == Shape::Pair { 4 } else { 2 };
     let score = |e: &Example, logp: f64| Score {
         logp,
-        len: e.counted() as f64,
+        len: e.targets() as f64,
         reference: if kind.reference { e.reference.unwrap_or(0.0) } else { 0.0 },
     };
     let case = |(i, e): (usize, &Example)| {
@@ -94,13 +95,13 @@ pub(in crate::train) fn apply(
         }
     };
     let cases: Vec<Case> = examples.iter().enumerate().map(case).collect();
-    for (i, (case, grade)) in cases.iter().zip(objective.grade(totals, &cases)).enumerate() {
-        tally.add(kind.shape, case, &grade);
+    for (i, (case, term)) in cases.iter().zip(objective.evaluate(totals, &cases)).enumerate() {
+        metrics.add(kind.shape, case, &term);
         let slopes = &mut slopes[width * i..][..width];
-        (slopes[0], slopes[1]) = (grade.answer as f32, grade.prompt as f32);
+        (slopes[0], slopes[1]) = (term.answer as f32, term.prompt as f32);
         if width == 4 {
-            (slopes[2], slopes[3]) = (grade.other as f32, 0.0);
+            (slopes[2], slopes[3]) = (term.other as f32, 0.0);
         }
     }
-    tally.loss
+    metrics.loss
 }
