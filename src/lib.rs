@@ -37,5 +37,5 @@ pub mod train;
 pub mod base;
 pub mod app;
 
-pub use app::{Mynah, Source};
+pub use app::{Event, Lesson, Mynah};
 pub use error::{Error, Result};

@@ -14,6 +14,23 @@
 //! The rooms above have all the parts; this one has the order in which a program usually needs them, and the defaults.
 //! It prints nothing, has no clock, and leaves every loop to its caller.
 
+#[cfg(feature = "std")]
+mod checkpoints;
+mod data;
+mod history;
+mod lesson;
+mod output;
+mod prepare;
+mod setup;
+
+#[cfg(feature = "std")]
+pub use checkpoints::Checkpoints;
+pub use data::{Data, RowNames};
+pub use history::History;
+pub use lesson::{DISCARDS, Ended, Event, Lesson, Work};
+pub use prepare::Ratios;
+pub use setup::{Draft, Method, Settings, Setup};
+
 use crate::adapter::{self, Adapter, Base, Fit, Ready};
 use crate::bytes::{Bytes, Limits};
 use crate::error::Result;
@@ -131,7 +148,7 @@ impl Mynah {
         &self.model
     }
 
-    /// The same with another form of the same model: weights repacked by [`Model::turned`], for example.
+    /// The same with another form of the same model: weights repacked by [`Model::repacked`], for example.
     pub fn with_model(&self, model: Model) -> Mynah {
         Mynah { model, ..self.clone() }
     }

@@ -55,7 +55,7 @@ impl Folder {
 
     /// The file of a step.
     pub fn file(&self, step: u64) -> PathBuf {
-        self.path.join(format!("{PREFIX}{step}{SUFFIX}"))
+        file(&self.path, step)
     }
 
     /// Steps of which there is a file, the newest first.
@@ -71,20 +71,8 @@ impl Folder {
     ///
     /// # Errors
     /// `Io` from the system; `Invalid` if there are files and none is whole.
-    pub fn newest(&self, limits: &Limits, mut skipped: impl FnMut(&Error)) -> Result<Option<Checkpoint>> {
-        let steps = self.steps()?;
-        for step in &steps {
-            let path = self.file(*step);
-            let read = map::open(&path).and_then(|bytes: Bytes| Checkpoint::read(bytes, limits));
-            match read.map_err(|e| e.in_file(path.to_string_lossy())) {
-                Ok(checkpoint) => return Ok(Some(checkpoint)),
-                Err(e) => skipped(&e),
-            }
-        }
-        match steps.len() {
-            0 => Ok(None),
-            n => Err(Error::invalid(self.path.to_string_lossy(), format!("none of {n} checkpoints can be read"))),
-        }
+    pub fn newest(&self, limits: &Limits, skipped: impl FnMut(&Error)) -> Result<Option<Checkpoint>> {
+        newest(&self.path, limits, skipped)
     }
 
     /// Writes the checkpoint of a step. Then those are removed that are neither it, nor the one before it, nor that of
@@ -122,6 +110,31 @@ impl Folder {
         fs::remove_dir(&self.path).ok();
         Ok(())
     }
+}
+
+/// The newest checkpoint of a folder, as [`Folder::newest`] has it, without opening it for a run.
+///
+/// # Errors
+/// Those of [`Folder::newest`].
+pub fn newest(folder: &Path, limits: &Limits, mut skipped: impl FnMut(&Error)) -> Result<Option<Checkpoint>> {
+    let steps = steps(folder)?;
+    for step in &steps {
+        let path = file(folder, *step);
+        let read = map::open(&path).and_then(|bytes: Bytes| Checkpoint::read(bytes, limits));
+        match read.map_err(|e| e.in_file(path.to_string_lossy())) {
+            Ok(checkpoint) => return Ok(Some(checkpoint)),
+            Err(e) => skipped(&e),
+        }
+    }
+    match steps.len() {
+        0 => Ok(None),
+        n => Err(Error::invalid(folder.to_string_lossy(), format!("none of {n} checkpoints can be read"))),
+    }
+}
+
+/// The file of a step.
+fn file(folder: &Path, step: u64) -> PathBuf {
+    folder.join(format!("{PREFIX}{step}{SUFFIX}"))
 }
 
 /// Steps of which a folder holds a file, the newest first, without opening it for a run.

@@ -2,6 +2,8 @@
 
 mod adapters;
 mod alloc;
+#[cfg(feature = "base")]
+mod app;
 mod arches;
 mod cache;
 mod chat;

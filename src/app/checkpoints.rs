@@ -1,0 +1,76 @@
+//! When checkpoints are written, and where.
+
+use super::Lesson;
+use crate::error::Result;
+use crate::train::folder::Folder;
+use std::path::Path;
+use std::prelude::v1::*;
+
+/// A folder in which a lesson is saved every so many steps: the newest two checkpoints and the best are kept.
+///
+/// ```no_run
+/// # use mynah::app::Checkpoints;
+/// # let mynah = mynah::Mynah::open("smollm2.gguf")?;
+/// let mut lesson = mynah.lesson("lora").steps(500).file("notes.txt")?;
+/// // After a crash: mynah.resume("notes.saved")?.steps(500).file("notes.txt")?
+/// let mut saved = Checkpoints::open("notes.saved", 50)?;
+/// while let Some(event) = lesson.next() {
+///     event?;
+///     saved.keep(&lesson)?;
+/// }
+/// lesson.save("notes.mynah")?;
+/// saved.remove()?;
+/// # Ok::<(), mynah::Error>(())
+/// ```
+pub struct Checkpoints {
+    folder: Folder,
+    every: u64,
+    saved: Option<u64>,
+}
+
+impl Checkpoints {
+    /// Opens a folder, or makes it, for a checkpoint every so many steps.
+    ///
+    /// # Errors
+    /// Those of [`Folder::open`].
+    pub fn open(path: impl AsRef<Path>, every: u64) -> Result<Checkpoints> {
+        Ok(Checkpoints { folder: Folder::open(path.as_ref())?, every: every.max(1), saved: None })
+    }
+
+    /// Saves a lesson if it is time to: to be called after each event. Whether it was.
+    ///
+    /// # Errors
+    /// Those of [`Checkpoints::save`].
+    pub fn keep(&mut self, lesson: &Lesson) -> Result<bool> {
+        let step = lesson.history().steps();
+        let due = step > 0 && step.is_multiple_of(self.every) && self.saved != Some(step);
+        if due {
+            self.save(lesson)?;
+        }
+        Ok(due)
+    }
+
+    /// Saves a lesson now.
+    ///
+    /// # Errors
+    /// Those of [`Lesson::checkpoint`] and [`Folder::save`]; what was saved before is as it was then.
+    pub fn save(&mut self, lesson: &Lesson) -> Result<()> {
+        let step = lesson.history().steps();
+        self.folder.save(step, &lesson.checkpoint()?, lesson.history().best().map(|best| best.0))?;
+        self.saved = Some(step);
+        Ok(())
+    }
+
+    /// The folder.
+    pub fn folder(&self) -> &Folder {
+        &self.folder
+    }
+
+    /// Removes all checkpoints: for when what was learnt is saved.
+    ///
+    /// # Errors
+    /// Those of [`Folder::remove`].
+    pub fn remove(self) -> Result<()> {
+        self.folder.remove()
+    }
+}

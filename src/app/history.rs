@@ -1,0 +1,153 @@
+//! What a lesson has done so far; a checkpoint holds all of it.
+
+use crate::adapter::Provenance;
+use crate::bytes::Limits;
+use crate::container::head::Head;
+use crate::error::{Error, Result};
+use crate::train::{Checkpoint, Report, objective};
+use std::prelude::v1::*;
+
+/// Sums, losses and the log of all steps so far, those before a checkpoint included.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct History {
+    /// The loss of every step, before its update.
+    pub losses: Vec<f64>,
+    /// Steps done and the loss on the held-out rows then; the first is from before all steps.
+    pub held_out: Vec<(u64, f64)>,
+    /// Tokens read in all steps.
+    pub tokens: u64,
+    /// Seconds that steps took, as far as the caller said so.
+    pub seconds: f64,
+    /// Steps discarded one after the other, up to now.
+    pub discarded: u64,
+    /// A line of JSON for every step: `step`, `loss`, `grad_norm`, `lr`, `tokens`.
+    pub log: String,
+    /// The file of the best step so far, if a lesson may end with that.
+    pub best_file: Option<Vec<u8>>,
+}
+
+impl History {
+    /// Steps done.
+    pub fn steps(&self) -> u64 {
+        self.losses.len() as u64
+    }
+
+    /// Step and held-out loss of the best evaluation after the first step; the earliest of equals.
+    pub fn best(&self) -> Option<(u64, f64)> {
+        let after = self.held_out.iter().filter(|(step, loss)| *step > 0 && loss.is_finite());
+        after.copied().min_by(|a, b| a.1.total_cmp(&b.1))
+    }
+
+    /// Evaluations since the best one.
+    pub fn waited(&self) -> u64 {
+        let best = self.best().map_or(0, |best| best.0);
+        self.held_out.iter().filter(|(step, _)| *step > best).count() as u64
+    }
+
+    /// Of all steps; 0 where nobody said how long they took.
+    pub fn tokens_per_second(&self) -> f64 {
+        if self.seconds > 0.0 { self.tokens as f64 / self.seconds } else { 0.0 }
+    }
+
+    /// Where what was learnt comes from, for its file. `data` is the digest of the data.
+    pub(super) fn provenance(&self, objective: &objective::Kind, data: &[u8; 32]) -> Provenance {
+        Provenance {
+            objective: match objective.name {
+                "sft" => "next token".into(),
+                name => name.into(),
+            },
+            data: blake3::Hash::from(*data).to_hex().as_str().into(),
+            steps: self.steps(),
+            first_loss: self.losses.first().copied(),
+            last_loss: self.losses.last().copied(),
+        }
+    }
+
+    /// Adds a step that was done.
+    pub(super) fn step(&mut self, report: &Report) -> Result<()> {
+        self.log += &line(report)?;
+        self.losses.push(report.loss);
+        self.tokens += report.tokens;
+        self.discarded = 0;
+        Ok(())
+    }
+
+    /// As sections of a checkpoint.
+    pub(super) fn notes(&self) -> Vec<(&'static str, Vec<u8>)> {
+        let mut sums = Head::new();
+        sums.set("tokens", self.tokens).set("seconds", self.seconds).set("discarded", self.discarded);
+        let held_out = self.held_out.iter().flat_map(|(step, loss)| [step.to_le_bytes(), loss.to_le_bytes()]);
+        let mut notes = vec![
+            ("sums", sums.encode()),
+            ("losses", self.losses.iter().flat_map(|loss| loss.to_le_bytes()).collect()),
+            ("held-out", held_out.flatten().collect()),
+            ("log", self.log.clone().into_bytes()),
+        ];
+        notes.extend(self.best_file.clone().map(|file| ("best", file)));
+        notes
+    }
+
+    /// From the sections of a checkpoint.
+    ///
+    /// # Errors
+    /// `Corrupt` if it holds none, or one of other steps.
+    pub fn read(saved: &Checkpoint) -> Result<History> {
+        let words = |name: &str| -> Result<Vec<[u8; 8]>> {
+            let bytes = saved.note(name)?;
+            let (words, rest) = bytes.as_chunks::<8>();
+            if rest.is_empty() { Ok(words.to_vec()) } else { Err(Error::corrupt(format!("section n.{name}"), 0)) }
+        };
+        let sums = Head::decode(&saved.note("sums")?, &Limits::default())?;
+        let held_out = words("held-out")?;
+        let (pairs, rest) = held_out.as_chunks::<2>();
+        let losses: Vec<f64> = words("losses")?.into_iter().map(f64::from_le_bytes).collect();
+        if !rest.is_empty() || losses.len() as u64 != saved.step() {
+            return Err(Error::corrupt(format!("{} losses of {} steps", losses.len(), saved.step()), 0));
+        }
+        Ok(History {
+            held_out: pairs.iter().map(|[step, loss]| (u64::from_le_bytes(*step), f64::from_le_bytes(*loss))).collect(),
+            losses,
+            tokens: sums.integer("tokens")?,
+            seconds: sums.real("seconds")?,
+            discarded: sums.integer("discarded")?,
+            log: String::from_utf8(saved.note("log")?.to_vec()).map_err(|_| Error::corrupt("section n.log", 0))?,
+            best_file: saved.note("best").ok().map(|bytes| bytes.to_vec()),
+        })
+    }
+}
+
+/// A line of the log. By hand, so that keys come in the order in which people read them.
+fn line(report: &Report) -> Result<String> {
+    let number = |v: serde_json::Result<String>| v.map_err(|e| Error::invalid("log", e.to_string()));
+    let Report { step, loss, grad_norm, lr, tokens, .. } = report;
+    Ok(format!(
+        "{{\"step\":{step},\"loss\":{},\"grad_norm\":{},\"lr\":{},\"tokens\":{tokens}}}\n",
+        number(serde_json::to_string(loss))?,
+        number(serde_json::to_string(grad_norm))?,
+        number(serde_json::to_string(lr))?,
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_best_evaluation_and_those_since() {
+        let history =
+            |losses: &[f64]| History { held_out: (0..).zip(losses.iter().copied()).collect(), ..History::default() };
+        assert_eq!((history(&[]).best(), history(&[]).waited()), (None, 0));
+        assert_eq!((history(&[1.0]).best(), history(&[1.0]).waited()), (None, 0));
+        let h = history(&[1.0, 3.0, 2.0, 2.0, f64::NAN]);
+        assert_eq!((h.best(), h.waited()), (Some((2, 2.0)), 2));
+    }
+
+    #[test]
+    fn lines_of_the_log_are_json_in_order() {
+        let report = Report { step: 3, loss: 2.5, grad_norm: 1e-7, lr: 5e-4, tokens: 64, targets: 60, rewards: None };
+        assert_eq!(
+            line(&report).unwrap(),
+            "{\"step\":3,\"loss\":2.5,\"grad_norm\":1e-7,\"lr\":0.0005,\"tokens\":64}\n"
+        );
+    }
+}
