@@ -32,6 +32,7 @@ mod readme;
 mod resume;
 mod samples;
 mod save;
+mod sessions;
 mod shared;
 mod survive;
 mod tiny;

@@ -50,6 +50,8 @@ pub struct Sketch {
     /// The format of matrices.
     pub format: String,
     pub layers: usize,
+    /// Positions it is made for.
+    pub context: usize,
     /// Tensors of every block beside those that the row needs.
     pub more: Vec<Role>,
     /// Tensors that stand in the place of several.
@@ -65,7 +67,7 @@ impl Sketch {
     pub fn new(arch: &'static Arch, seed: u64, tied: bool) -> Sketch {
         let format = String::from("F32");
         let (more, keys) = (Vec::new(), Vec::new());
-        Sketch { arch, seed, tied, format, layers: LAYERS, more, fused: &[], factors: false, keys }
+        Sketch { arch, seed, tied, format, layers: LAYERS, context: 64, more, fused: &[], factors: false, keys }
     }
 
     /// With every tensor that the row allows.
@@ -79,7 +81,7 @@ impl Sketch {
         w.set("general.architecture", self.arch.name);
         for (name, value) in [
             ("block_count", self.layers),
-            ("context_length", 64),
+            ("context_length", self.context),
             ("embedding_length", WIDTH),
             ("feed_forward_length", FF),
             ("attention.head_count", HEADS),
@@ -162,8 +164,12 @@ impl Sketch {
 
     /// The model over that file.
     pub fn model(&self, threads: usize) -> Model {
+        self.model_on(Compute { kernels: mynah::kernel::best(), pool: Pool::new(threads) })
+    }
+
+    /// The same on a backend of the caller's.
+    pub fn model_on(&self, compute: Compute) -> Model {
         let gguf = Gguf::parse(Bytes::from(self.file()), &Limits::default()).unwrap();
-        let compute = Compute { kernels: mynah::kernel::best(), pool: Pool::new(threads) };
         Model::load_as(&gguf, self.arch, compute).unwrap()
     }
 }

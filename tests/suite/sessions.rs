@@ -1,0 +1,295 @@
+//! Sessions that fork, go back, and go through the model together: every bit is what it would be alone.
+
+use crate::alloc;
+use crate::tiny::{self, Sketch};
+use mynah::adapter::{self, KINDS, Ready, Spec};
+use mynah::kernel::{Compute, Pool, available};
+use mynah::model::cache::PAGE;
+use mynah::model::{ARCHES, CacheType, Model, Session, SessionConfig};
+use mynah::nn::linear::Precision;
+use mynah::rng::Random;
+use std::sync::Arc;
+
+const CACHES: [CacheType; 3] = [CacheType::F16, CacheType::F32, CacheType::Q8];
+
+fn config(cache: CacheType, context: usize) -> SessionConfig {
+    SessionConfig { context, cache, chunk: 7, ..Default::default() }
+}
+
+fn tokens(seed: u64, n: usize) -> Vec<u32> {
+    let mut rng = tiny::Rng(seed);
+    (0..n).map(|_| rng.below(tiny::VOCAB) as u32).collect()
+}
+
+fn bits(logits: &[f32]) -> Vec<u32> {
+    logits.iter().map(|v| v.to_bits()).collect()
+}
+
+/// A trained-looking adapter of every kind.
+fn adapters(model: &Model) -> Vec<Arc<Ready>> {
+    let base = model.base([0; 32]);
+    let of = |kind: &&adapter::Kind| {
+        let mut a = adapter::create(&Spec::new(kind.name), &base).unwrap();
+        let mut random = Random::new(5, kind.name, "trained");
+        a.params_mut().iter_mut().for_each(|p| *p += 0.3 * (random.next_f32() - 0.5));
+        model.ready(a).unwrap()
+    };
+    KINDS.iter().map(|k| of(&k)).collect()
+}
+
+/// A model whose context is longer than a page of the cache.
+fn long(arch: &str, threads: usize) -> Model {
+    let row = ARCHES.iter().find(|a| a.name == arch).unwrap();
+    let mut sketch = Sketch::new(row, 3, true);
+    sketch.context = 4 * PAGE;
+    sketch.model(threads)
+}
+
+#[test]
+fn a_fork_has_read_what_its_parent_has() {
+    let model = long("llama", 2);
+    let base = adapters(&model);
+    for cache in CACHES {
+        // Forks inside a page, at its end and behind it.
+        for (i, at) in [1, 5, PAGE - 1, PAGE, PAGE + 1, 2 * PAGE + 9].into_iter().enumerate() {
+            let (prefix, one, other) = (tokens(1, at), tokens(2, 12), tokens(3, PAGE));
+            let fresh = || {
+                let mut s = Session::new(&model, config(cache, 4 * PAGE)).unwrap();
+                s.attach(base[i % base.len()].clone(), 0.7).unwrap();
+                s
+            };
+            let alone = |rest: &[u32]| {
+                let mut s = fresh();
+                s.feed(&prefix).unwrap();
+                bits(s.feed(rest).unwrap())
+            };
+            let mut session = fresh();
+            session.feed(&prefix).unwrap();
+            let mut fork = session.fork();
+            assert_eq!((fork.position(), bits(fork.logits())), (at, bits(session.logits())));
+            let mut second = fork.fork();
+            // In turns: neither sees what the other writes.
+            for (a, b) in one.iter().zip(&other) {
+                session.feed(&[*a]).unwrap();
+                fork.feed(&[*b]).unwrap();
+            }
+            fork.feed(&other[one.len()..]).unwrap();
+            assert_eq!(bits(session.logits()), alone(&one), "{cache:?} parent, fork at {at}");
+            assert_eq!(bits(fork.logits()), alone(&other), "{cache:?} fork at {at}");
+            drop(session);
+            assert_eq!(bits(second.feed(&one).unwrap()), alone(&one), "{cache:?} fork of a fork at {at}");
+        }
+    }
+}
+
+#[test]
+fn a_shared_prefix_is_stored_once() {
+    let model = long("llama", 1);
+    let mut session = Session::new(&model, config(CacheType::F16, 4 * PAGE)).unwrap();
+    session.feed(&tokens(1, 2 * PAGE + 3)).unwrap();
+    let page = PAGE * CacheType::F16.bytes(&model.hparams);
+    assert_eq!((session.cache_bytes(), session.own_cache_bytes()), (4 * page, 4 * page));
+    let mut forks: Vec<Session> = (0..8).map(|_| session.fork()).collect();
+    for fork in &mut forks {
+        assert_eq!((fork.cache_bytes(), fork.own_cache_bytes()), (3 * page, 0));
+        fork.feed(&[1]).unwrap();
+        // The page that was begun, and no more.
+        assert_eq!((fork.cache_bytes(), fork.own_cache_bytes()), (3 * page, page));
+    }
+    let ((), most) = alloc::largest(|| drop(session.fork()));
+    assert!(most < page / 2, "a fork reserves {most} bytes at once");
+}
+
+#[test]
+fn a_snapshot_brings_everything_back() {
+    let model = long("gemma3", 2);
+    let mut session = Session::new(&model, config(CacheType::Q8, 3 * PAGE)).unwrap();
+    let (prefix, one, other) = (tokens(1, PAGE + 40), tokens(2, 30), tokens(3, 30));
+    session.feed(&prefix).unwrap();
+    let (before, logits) = (session.snapshot(), bits(session.logits()));
+    assert_eq!(before.position(), prefix.len());
+    let first = bits(session.feed(&one).unwrap());
+    session.feed(&other).unwrap();
+    session.restore(&before).unwrap();
+    assert_eq!((session.position(), bits(session.logits())), (prefix.len(), logits.clone()));
+    assert_eq!(bits(session.feed(&one).unwrap()), first);
+    // Back and forth, and after the text was cut.
+    session.truncate(3);
+    session.feed(&other).unwrap();
+    session.restore(&before).unwrap();
+    assert_eq!(bits(session.feed(&one).unwrap()), first);
+    // Another session of the same settings takes it, too.
+    let mut another = Session::new(&model, config(CacheType::Q8, 3 * PAGE)).unwrap();
+    another.restore(&before).unwrap();
+    assert_eq!(bits(another.feed(&one).unwrap()), first);
+
+    let why = |session: &mut Session| session.restore(&before).unwrap_err().to_string();
+    assert!(why(&mut Session::new(&model, config(CacheType::F16, 3 * PAGE)).unwrap()).contains("settings"));
+    assert!(why(&mut Session::new(&long("gemma3", 1), config(CacheType::Q8, 3 * PAGE)).unwrap()).contains("model"));
+    session.attach(adapters(&model)[0].clone(), 1.0).unwrap();
+    assert!(why(&mut session).contains("adapters"));
+    // What failed has changed nothing.
+    assert_eq!(session.position(), 0);
+    session.feed(&one).unwrap();
+}
+
+#[test]
+fn what_was_cut_is_not_answered_from() {
+    for arch in ["llama", "gemma3"] {
+        let model = long(arch, 2);
+        for cache in CACHES {
+            let all = tokens(1, 2 * PAGE);
+            let mut session = Session::new(&model, config(cache, 3 * PAGE)).unwrap();
+            session.feed(&all).unwrap();
+            for at in [2 * PAGE - 1, PAGE + 3, PAGE, 40, 1, 0] {
+                session.truncate(at);
+                assert_eq!((session.position(), session.logits()), (at, &[][..]));
+                session.truncate(at + 5); // is no way back
+                assert_eq!(session.position(), at);
+                let mut fresh = Session::new(&model, config(cache, 3 * PAGE)).unwrap();
+                let rest = tokens(2, 20);
+                if at > 0 {
+                    fresh.feed(&all[..at]).unwrap();
+                }
+                let want = bits(fresh.feed(&rest).unwrap());
+                assert_eq!(bits(session.feed(&rest).unwrap()), want, "{arch} {cache:?} at {at}");
+                session.truncate(at);
+            }
+        }
+    }
+}
+
+/// Sessions of all kinds of adapters, some with none, some with two, read and decode side by side.
+fn in_company(model: &Model, cache: CacheType, precision: Precision, kinds: &[Arc<Ready>], vocab: u32, what: &str) {
+    let config = SessionConfig { precision, ..config(cache, 40) };
+    // Two of each kind and two with none, so that some neighbours have the same adapters and others not.
+    let session = |i: usize| {
+        let mut s = Session::new(model, config.clone()).unwrap();
+        if let Some(adapter) = kinds.get(i / 2) {
+            s.attach(adapter.clone(), 0.5 + i as f32 / 10.0).unwrap();
+        }
+        if i == 5 {
+            s.attach(kinds[0].clone(), -0.5).unwrap();
+        }
+        s
+    };
+    let count = 2 * kinds.len() + 2;
+    let some = |seed: usize, n| tokens(seed as u64, n).into_iter().map(|t| t * 31 % vocab).collect::<Vec<u32>>();
+    let texts: Vec<Vec<u32>> = (0..count).map(|i| some(i, 1 + (5 * i) % 13)).collect();
+    let after: Vec<Vec<u32>> = (0..count).map(|i| some(99 + i, [1, 1, 1, 0, 2, 6][i % 6])).collect();
+    let mut together: Vec<Session> = (0..count).map(session).collect();
+    for pieces in [&texts, &after, &after] {
+        let mut all: Vec<&mut Session> = together.iter_mut().collect();
+        let pieces: Vec<&[u32]> = pieces.iter().map(|p| &p[..]).collect();
+        Session::feed_together(&mut all, &pieces).unwrap();
+    }
+    for (i, got) in together.iter().enumerate() {
+        let mut alone = session(i);
+        for piece in [&texts[i], &after[i], &after[i]].into_iter().filter(|piece| !piece.is_empty()) {
+            alone.feed(piece).unwrap();
+        }
+        assert_eq!(got.position(), alone.position(), "{what}, session {i}");
+        assert_eq!(bits(got.logits()), bits(alone.logits()), "{what}, session {i}");
+    }
+}
+
+#[test]
+fn company_changes_no_bit() {
+    for arch in ["llama", "qwen3", "gemma3"] {
+        let row = ARCHES.iter().find(|a| a.name == arch).unwrap();
+        let mut sketch = Sketch::new(row, 3, true).full();
+        for (format, cache, precision) in
+            [("F16", CacheType::F16, Precision::Int8), ("F32", CacheType::Q8, Precision::F32)]
+        {
+            sketch.format = format.into();
+            for (kernels, threads) in available().into_iter().flat_map(|k| [(k, 1), (k, 3)]) {
+                let model = sketch.model_on(Compute { kernels, pool: Pool::new(threads) });
+                let what = format!("{arch} {format} {cache:?} {} {threads} threads", kernels.name);
+                in_company(&model, cache, precision, &adapters(&model), tiny::VOCAB as u32, &what);
+            }
+        }
+    }
+}
+
+#[cfg(feature = "base")]
+#[test]
+fn nor_of_a_quantised_model() {
+    use mynah::{bytes::Bytes, bytes::Limits, gguf::Gguf};
+    let gguf = Gguf::parse(Bytes::from_static(mynah::base::MODEL), &Limits::default()).unwrap();
+    for kernels in available() {
+        let model = Model::load(&gguf, Compute { kernels, pool: Pool::new(2) }).unwrap();
+        let vocab = model.weights.vocab() as u32;
+        in_company(&model, CacheType::F16, Precision::Int8, &adapters(&model)[..3], vocab, kernels.name);
+    }
+}
+
+#[test]
+fn forks_decode_together() {
+    let model = long("llama", 2);
+    let mut root = Session::new(&model, config(CacheType::F16, 2 * PAGE)).unwrap();
+    root.feed(&tokens(1, PAGE + 1)).unwrap();
+    let mut forks: Vec<Session> = (0..6).map(|_| root.fork()).collect();
+    let texts: Vec<Vec<u32>> = (0..6).map(|i| tokens(10 + i, 9)).collect();
+    for step in 0..9 {
+        let mut all: Vec<&mut Session> = forks.iter_mut().collect();
+        let next: Vec<&[u32]> = texts.iter().map(|t| &t[step..=step]).collect();
+        Session::feed_together(&mut all, &next).unwrap();
+    }
+    for (fork, text) in forks.iter().zip(&texts) {
+        let mut alone = root.fork();
+        alone.feed(text).unwrap();
+        assert_eq!(bits(fork.logits()), bits(alone.logits()));
+    }
+}
+
+#[test]
+fn one_bad_session_stops_all_where_they_stood() {
+    let model = tiny::model("llama", 3, true, 1);
+    let new = || Session::new(&model, config(CacheType::F16, 20)).unwrap();
+    let (mut a, mut b) = (new(), new());
+    a.feed(&[1, 2]).unwrap();
+    let logits = bits(a.logits());
+    for (first, second, word) in [(&[3][..], &[tiny::VOCAB as u32][..], "vocabulary"), (&[3], &[1; 21], "context")] {
+        let why = Session::feed_together(&mut [&mut a, &mut b], &[first, second]).unwrap_err().to_string();
+        assert!(why.contains(word), "{why}");
+        assert_eq!((a.position(), b.position(), bits(a.logits())), (2, 0, logits.clone()));
+    }
+    assert!(Session::feed_together(&mut [&mut a], &[]).is_err());
+    let other = tiny::model("llama", 4, true, 1);
+    let mut c = Session::new(&other, config(CacheType::F16, 20)).unwrap();
+    assert!(Session::feed_together(&mut [&mut a, &mut c], &[&[1], &[1]]).is_err());
+    let f32 = SessionConfig { precision: Precision::F32, ..config(CacheType::F16, 20) };
+    let mut d = Session::new(&model, f32).unwrap();
+    assert!(Session::feed_together(&mut [&mut a, &mut d], &[&[1], &[1]]).is_err());
+    Session::feed_together(&mut [&mut a, &mut b], &[&[], &[]]).unwrap();
+    assert_eq!((a.position(), b.position()), (2, 0));
+}
+
+#[test]
+fn a_prompt_stops_between_chunks() {
+    let model = tiny::model("llama", 3, true, 1);
+    let mut session = Session::new(&model, config(CacheType::F16, 40)).unwrap();
+    let prompt = tokens(1, 30);
+    let asked = std::cell::Cell::new(0);
+    let stop = || {
+        asked.set(asked.get() + 1);
+        asked.get() > 2
+    };
+    assert_eq!(session.feed_until(&prompt, &stop).unwrap(), 14);
+    assert_eq!((session.position(), session.logits()), (14, &[][..]));
+    assert_eq!(session.feed_until(&prompt[14..], &|| false).unwrap(), 16);
+    let mut whole = Session::new(&model, config(CacheType::F16, 40)).unwrap();
+    assert_eq!(bits(session.logits()), bits(whole.feed(&prompt).unwrap()));
+}
+
+#[test]
+fn a_token_takes_no_memory() {
+    let model = long("llama", 2);
+    let mut session = Session::new(&model, config(CacheType::F16, 2 * PAGE)).unwrap();
+    session.attach(adapters(&model)[0].clone(), 1.0).unwrap();
+    let all = tokens(1, PAGE + 50);
+    session.feed(&all[..40]).unwrap();
+    session.feed(&all[40..41]).unwrap();
+    let ((), most) = alloc::largest(|| all[41..].iter().for_each(|t| _ = session.feed(&[*t]).unwrap()));
+    assert_eq!(most, 0, "bytes reserved at once while decoding");
+}
