@@ -1,4 +1,4 @@
-//! The one error type: a variant for each party that can be at fault.
+//! The one error type: a variant for each kind of fault.
 //!
 //! Messages are one lower-case line with the numbers in it. Text that comes from a file (keys, names) is
 //! escaped before it enters a message, so a hostile file cannot write to the terminal.
@@ -6,14 +6,14 @@
 use core::fmt;
 use std::prelude::v1::*;
 
-/// What the library returns.
+/// The result of everything here that can fail.
 pub type Result<T> = core::result::Result<T, Error>;
 
-/// Everything that can go wrong outside a bug of our own.
+/// Everything that can go wrong except for bugs of this library.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Error {
-    /// The system refused: the call, and its own error.
+    /// A system call failed.
     #[cfg(feature = "std")]
     Io {
         /// What was being done, for example `open`.
@@ -32,26 +32,26 @@ pub enum Error {
     Limit {
         /// The name of the limit.
         what: String,
-        /// What was asked for.
+        /// What was requested.
         asked: u64,
         /// What is allowed.
         allowed: u64,
     },
-    /// The system did not give the memory.
+    /// The system did not provide the memory.
     Memory {
         /// What it was for.
         what: String,
-        /// How much was asked for.
+        /// Bytes that were requested.
         bytes: u64,
     },
-    /// This build does not know the thing.
+    /// The file or the caller names something that this build does not support.
     Unsupported {
         /// The kind of thing, for example `architecture`.
         what: &'static str,
         /// The name found.
         name: String,
     },
-    /// Two good things do not fit each other.
+    /// Two valid things do not fit each other.
     Mismatch {
         /// What was compared.
         what: String,
@@ -60,13 +60,13 @@ pub enum Error {
         /// What was found.
         found: String,
     },
-    /// A run cannot go on as it began: everything that changed.
+    /// A run cannot be resumed because it has changed: all changes.
     Changed(Vec<Change>),
     /// A setting or an input of the caller cannot be used.
     Invalid {
         /// Which.
         what: String,
-        /// Why, and what would do.
+        /// Why, and what can be used instead.
         why: String,
     },
     /// An error inside a named file.
@@ -78,14 +78,14 @@ pub enum Error {
     },
 }
 
-/// What was one thing when a run began and is another now.
+/// A property of a run that has changed since it began.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
-    /// Which.
+    /// The property.
     pub what: String,
-    /// What it was.
+    /// Its value when the run began.
     pub was: String,
-    /// What it is.
+    /// Its value now.
     pub now: String,
 }
 
@@ -96,7 +96,7 @@ impl fmt::Display for Change {
 }
 
 impl Error {
-    /// The file lies: `what`, at byte `offset`.
+    /// The file is corrupt: `what`, at byte `offset`.
     pub fn corrupt(what: impl Into<String>, offset: usize) -> Self {
         Error::Corrupt { what: what.into(), offset: offset as u64 }
     }
@@ -106,17 +106,17 @@ impl Error {
         Error::Limit { what: what.into(), asked, allowed }
     }
 
-    /// The system did not give `bytes` for `what`.
+    /// The system did not provide `bytes` for `what`.
     pub fn memory(what: impl Into<String>, bytes: u64) -> Self {
         Error::Memory { what: what.into(), bytes }
     }
 
-    /// This build does not know `name`.
+    /// This build does not support `name`.
     pub fn unsupported(what: &'static str, name: impl AsRef<str>) -> Self {
         Error::Unsupported { what, name: printable(name.as_ref()) }
     }
 
-    /// Two good things do not fit.
+    /// Two valid things do not fit.
     pub fn mismatch(what: impl Into<String>, wanted: impl fmt::Display, found: impl fmt::Display) -> Self {
         Error::Mismatch { what: what.into(), wanted: wanted.to_string(), found: found.to_string() }
     }
@@ -126,7 +126,7 @@ impl Error {
         Error::Invalid { what: what.into(), why: why.into() }
     }
 
-    /// Names the file the error happened in; the innermost name wins.
+    /// Adds the name of the file in which the error happened. An error that already has one keeps it.
     pub fn in_file(self, path: impl AsRef<str>) -> Self {
         match self {
             Error::File { .. } => self,
@@ -143,7 +143,7 @@ impl Error {
     }
 }
 
-/// `text` with control characters escaped and cut at 200 characters: fit for a message or a terminal.
+/// `text` cut at 200 characters, with control characters escaped, so that a message or a terminal can show it.
 pub fn printable(text: &str) -> String {
     let mut out = String::new();
     for (i, c) in text.chars().enumerate() {
@@ -172,7 +172,7 @@ impl fmt::Display for Error {
             Error::Mismatch { what, wanted, found } => write!(f, "{what} does not fit: wanted {wanted}, found {found}"),
             Error::Changed(changes) => {
                 let list: Vec<String> = changes.iter().map(Change::to_string).collect();
-                write!(f, "another run than the one that was saved: {}", list.join("; "))
+                write!(f, "this is not the run that was saved: {}", list.join("; "))
             }
             Error::Invalid { what, why } => write!(f, "{what}: {why}"),
             Error::File { path, source } => write!(f, "{path}: {source}"),

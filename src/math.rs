@@ -30,8 +30,8 @@ pub fn sqrt(x: f32) -> f32 {
 
 /// `eˣ` within 2 units of the last place; 0 below −87.3, infinite above 88.7, NaN for NaN.
 ///
-/// `x = n·ln 2 + r` with `|r| ≤ ln 2 / 2`, a polynomial of degree 7 (coefficients of Cephes `expf`) for `eʳ`, and `2ⁿ` put into the exponent bits: no
-/// branch and no table, so loops over it vectorise.
+/// `x = n·ln 2 + r` with `|r| ≤ ln 2 / 2`; a polynomial of degree 7 (coefficients of Cephes `expf`) gives `eʳ`, and `2ⁿ` goes
+/// into the exponent bits. There is no branch and no table, so loops over it vectorise.
 #[inline(always)]
 pub fn exp(x: f32) -> f32 {
     // Adding 1.5·2²³ leaves the nearest integer in the low mantissa bits.
@@ -49,7 +49,7 @@ pub fn exp(x: f32) -> f32 {
     p = fma(p, r, 0.5);
     p = fma(p * r, r, r) + 1.0;
     // 2ⁿ in two factors, so that n = 128 and subnormal results need no special case.
-    // Wrapping, though nothing wraps: a check for it would keep loops from vectorising.
+    // Wrapping operations, though nothing wraps: overflow checks would keep loops from vectorising.
     let n = (shifted.to_bits() as i32).wrapping_sub(MAGIC.to_bits() as i32);
     let half = n >> 1;
     let pow = |n: i32| f32::from_bits((n.wrapping_add(127) << 23) as u32);
@@ -57,9 +57,9 @@ pub fn exp(x: f32) -> f32 {
     if x < -87.4 { 0.0 } else { y }
 }
 
-/// `tanh x`, from `e = exp(−2|x|)`, which whoever has many takes from the kernels: `(1 − e) / (1 + e)` with the sign of
-/// `x`, and near 0, where that cancels, a polynomial (coefficients of Cephes `tanhf`). Within 4 units of the last
-/// place.
+/// `tanh x`, from `e = exp(−2|x|)`, which the kernels compute for many values at once: `(1 − e) / (1 + e)` with the sign of
+/// `x`. Near 0, where this cancels, a polynomial (coefficients of Cephes `tanhf`) is used. The result is within 4 units of
+/// the last place.
 #[inline(always)]
 pub fn tanh(x: f32, e: f32) -> f32 {
     let z = x * x;

@@ -1,10 +1,10 @@
-//! Random streams that are part of file formats: the same name gives the same bits on every target, for ever.
+//! Random streams that are part of file formats: a name gives the same bits on every target and in every version.
 //!
-//! A [`Stream`] is ChaCha8 keyed by `BLAKE3(tag · seed · name · role)`, read by position, so that any part can be made
-//! in any order by any thread. [`Random`] reads one from front to back, for sampling and shuffling. [`Mt19937`] is the
-//! generator behind `torch.manual_seed` on a CPU, for bases that were drawn by other programs.
+//! A [`Stream`] is ChaCha8 keyed by `BLAKE3(tag · seed · name · role)`, read by position, so any thread can
+//! generate any part in any order. [`Random`] reads one from front to back, for sampling and shuffling. [`Mt19937`] is the
+//! generator behind `torch.manual_seed` on a CPU, for random bases of other programs.
 //!
-//! Words become numbers by integer operations and exact conversions alone; no stored format uses anything else.
+//! Words become numbers by integer operations and exact conversions only; stored formats use nothing else.
 
 use core::fmt;
 use rand_chacha::ChaCha8Rng;
@@ -14,7 +14,7 @@ use std::prelude::v1::*;
 /// Name and version of [`Stream`], as files record it. Changes whenever a bit of any stream does.
 pub const GENERATOR: &str = "blake3-chacha8/1";
 
-/// Words made at a time: enough to make seeking cheap, few enough to stay in the nearest cache.
+/// Words generated at a time: enough to make seeking cheap, few enough to stay in the nearest cache.
 const CHUNK: usize = 1024;
 
 /// An endless random sequence of 32-bit words with random access.
@@ -24,11 +24,11 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// The stream of a seed for one purpose: `name` is what it belongs to, a canonical tensor name for example, and
-    /// `role` what it is there for.
+    /// The stream of a seed for one purpose: `name` says to what it belongs, for example a canonical
+    /// tensor name, and `role` what it is used for.
     pub fn new(seed: u64, name: &str, role: &str) -> Self {
         let mut hash = blake3::Hasher::new();
-        // Lengths before texts, so that no two pairs of texts run together.
+        // A length comes before each text, so that different pairs of texts hash differently.
         hash.update(b"mynah stream 1");
         hash.update(&seed.to_le_bytes());
         for text in [name, role] {
@@ -83,7 +83,7 @@ impl Stream {
                 if skip == 0
                     && let Some(out) = out[first..].first_chunk_mut::<32>()
                 {
-                    // A mask a lane instead of a shift, which not every vector unit has.
+                    // One mask per lane instead of a shift: not every vector unit can shift lanes by different counts.
                     for (bit, o) in out.iter_mut().enumerate() {
                         *o = if w & 1 << bit == 0 { -1.0 } else { 1.0 };
                     }
@@ -157,8 +157,8 @@ impl Random {
     /// If `n` is 0.
     pub fn below(&mut self, n: u64) -> u64 {
         assert!(n > 0, "a number below 0");
-        // The upper half of x·n is uniform once the few lowest products, of which there are 2⁶⁴ mod n too many, are
-        // drawn again (Lemire, arXiv:1805.10941).
+        // There are 2⁶⁴ mod n low products too many. Once these are rejected and drawn again, the upper half of x·n is
+        // uniform (Lemire, arXiv:1805.10941).
         let reject = n.wrapping_neg() % n;
         loop {
             let product = u128::from(self.next_u64()) * u128::from(n);

@@ -1,6 +1,6 @@
-//! What a file may ask of us.
+//! Limits on what a file may make us allocate or compute.
 
-/// Bounds on files, checked before anything is reserved. Every error names the field that was passed.
+/// Bounds on files, checked before anything is reserved. Every error names the limit that was exceeded.
 ///
 /// The defaults fit every published model; a program that knows its files may set them lower or higher.
 #[derive(Clone, Debug, PartialEq, Eq)]

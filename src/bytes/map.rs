@@ -1,10 +1,10 @@
 //! Files: mapped read-only, read whole, replaced atomically. Every error carries the path.
 //!
-//! **A mapped file must not change.** Whoever shortens a file that is mapped makes the next access to the missing part
-//! end the process with a signal, and no library can turn that into an error. So models belong in storage of the
-//! program's own; files are replaced by [`replace`] (which leaves the mapped one alone), never written in place; and
-//! for files that others may write or that lie on a network, [`read`] takes a copy instead. [`open`] never reads a copy
-//! behind the caller's back: where a file system cannot map, it says so.
+//! **A mapped file must not change.** If a mapped file is shortened, the next access to the missing part ends the process
+//! with a signal, and no library can turn that into an error. Models therefore belong in storage that only the program
+//! writes to. Replace files with [`replace`], which leaves a mapped file alone, and never write them in place. Use [`read`],
+//! which makes a copy, for files that others may write or that lie on a network. [`open`] never makes a copy: where a file
+//! system cannot map, it returns an error.
 #![allow(unsafe_code)] // mapping a file, and asking whether a process lives
 
 use super::{Bytes, Limits};
@@ -14,7 +14,7 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::prelude::v1::*;
 
-/// Maps a regular file read-only, exactly as long as it is now. Never waits, whatever the path names.
+/// Maps a regular file read-only, at its present length. Never blocks, whatever the path names.
 ///
 /// # Errors
 /// `Io` from the system; `Invalid` for a directory, a pipe, a socket or a device; `Limit` if the address space cannot
@@ -30,25 +30,25 @@ pub(super) fn filled(len: usize, fill: impl FnOnce(&mut [u8])) -> Result<Bytes> 
     }
     let refused = |_: io::Error| Error::memory("a copy of weights", len as u64);
     let mut map = memmap2::MmapMut::map_anon(len).map_err(refused)?;
-    // A wish: small pages hold the same bytes.
+    // A hint that may fail: small pages hold the same bytes.
     #[cfg(target_os = "linux")]
     let _ = map.advise(memmap2::Advice::HugePage);
     fill(&mut map);
     Ok(Bytes::from_map(map.make_read_only().map_err(refused)?))
 }
 
-/// Reads a regular file of at most `limit` bytes. Never waits, whatever the path names.
+/// Reads a regular file of at most `limit` bytes. Never blocks, whatever the path names.
 ///
 /// # Errors
-/// As [`open`], `Limit` if the file is longer than `limit`, and `Memory` if the memory is not there.
+/// As [`open`], `Limit` if the file is longer than `limit`, and `Memory` if there is not enough memory.
 pub fn read(path: &Path, limit: u64) -> Result<Vec<u8>> {
     read_inner(path, limit).map_err(|e| e.in_file(path.to_string_lossy()))
 }
 
-/// Makes `bytes` the content of the file at `path`: a new file beside it is written, forced to the disk and renamed
-/// over it. After a crash at any moment the path names the whole old file or the whole new one. On an error the old
-/// file is as it was and the new one is removed; only if forcing the rename itself to the disk failed the new one may be
-/// in place, whole. What a dead process left behind from the same target is removed.
+/// Replaces the content of the file at `path` by `bytes`: writes a new file beside it, syncs that to the disk and renames it
+/// over the old one. After a crash at any moment the path names the whole old file or the whole new one. On an error the
+/// old file is unchanged and the new one is removed. If only the sync of the rename failed, the new file may be in place,
+/// whole. Temporary files that a dead process left for this target are removed.
 ///
 /// An existing file keeps its permissions. A symbolic link is replaced, not followed.
 ///
@@ -58,7 +58,7 @@ pub fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
     replace_on(&mut System, path, bytes)
 }
 
-/// [`replace`] on a disk of the caller's.
+/// [`replace`] on the given disk.
 ///
 /// # Errors
 /// As [`replace`].
@@ -67,47 +67,47 @@ pub fn replace_on(disk: &mut dyn Disk, path: &Path, bytes: &[u8]) -> Result<()> 
     replace_inner(disk, path, bytes).map_err(|e| e.in_file(path.to_string_lossy()))
 }
 
-/// The calls that change a disk, one each, so that a test can let any of them fail. What a method does unless it is
-/// overridden is what the system does.
+/// The calls that change a disk, a method each, so that a test can make any of them fail. The default methods call the
+/// system.
 #[doc(hidden)]
 pub trait Disk: Send {
-    /// A new file; an error if there is one of that name.
+    /// Creates a file. It is an error if the name exists.
     fn create(&mut self, path: &Path) -> io::Result<File> {
         OpenOptions::new().write(true).create_new(true).open(path)
     }
 
-    /// Writes a part, and says how long it was.
+    /// Writes some of the bytes and returns their number.
     fn write(&mut self, file: &mut File, bytes: &[u8]) -> io::Result<usize> {
         file.write(bytes)
     }
 
-    /// Of a file that was created.
+    /// Sets the permissions of a created file.
     fn set_permissions(&mut self, file: &File, permissions: fs::Permissions) -> io::Result<()> {
         file.set_permissions(permissions)
     }
 
-    /// Forces what was written to the disk. On Apple systems this is `F_FULLFSYNC`.
+    /// Syncs the file to the disk. On Apple systems this is `F_FULLFSYNC`.
     fn sync(&mut self, file: &File) -> io::Result<()> {
         file.sync_all()
     }
 
-    /// Over whatever was called `to`.
+    /// Renames a file over `to`, which may exist.
     fn rename(&mut self, from: &Path, to: &Path) -> io::Result<()> {
         fs::rename(from, to)
     }
 
-    /// Forces the names in a folder to the disk, where the system has a call for that.
+    /// Syncs the names in a folder to the disk, where the system has a call for this.
     fn sync_folder(&mut self, folder: &Path) -> io::Result<()> {
         if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) }
     }
 
-    /// A file's name, and the file with it if nobody has it open.
+    /// Removes a file.
     fn remove(&mut self, path: &Path) -> io::Result<()> {
         fs::remove_file(path)
     }
 }
 
-/// The system's own.
+/// The disk of the system.
 #[doc(hidden)]
 pub struct System;
 
@@ -117,7 +117,7 @@ fn io(doing: &'static str) -> impl FnOnce(io::Error) -> Error {
     move |source| Error::Io { doing, source }
 }
 
-/// Refuses what is no regular file, by its name.
+/// Refuses everything but a regular file; the error names the kind.
 fn regular(meta: &Metadata) -> Result<()> {
     let kind = meta.file_type();
     if kind.is_file() {
@@ -138,9 +138,9 @@ fn regular(meta: &Metadata) -> Result<()> {
     Err(Error::invalid("file", format!("a regular file is needed and this is {found}")))
 }
 
-/// Opens a regular file for reading. The kind is looked at before, so that no device or pipe is touched, and again
-/// after, on the open file, since the name may have come to mean another file between the two; `O_NONBLOCK` keeps a
-/// pipe that slips in from holding us. It has no effect on regular files.
+/// Opens a regular file for reading. The kind is checked before, so that no device or pipe is opened, and again on the
+/// open file, since the name may mean another file by then. `O_NONBLOCK` keeps such a file, if it is a pipe, from blocking;
+/// it has no effect on regular files.
 fn open_regular(path: &Path) -> Result<(File, u64)> {
     regular(&fs::metadata(path).map_err(io("look at"))?)?;
     let mut options = OpenOptions::new();
@@ -167,8 +167,8 @@ fn open_inner(path: &Path) -> Result<Bytes> {
     // looked at above. That nobody shortens the file while it is mapped cannot be established here; the front page
     // of this file makes it the caller's duty.
     let map = unsafe { memmap2::MmapOptions::new().len(len).map(&file) }.map_err(io("map"))?;
-    // A wish, as above, for what the system has yet to read from the disk: weights pass once a token, too many for small
-    // pages to stay known to the processor.
+    // A hint as above, for pages that the system has yet to read from the disk. All weights are read once a token, and with
+    // small pages they would miss the processor's TLB.
     #[cfg(target_os = "linux")]
     let _ = map.advise(memmap2::Advice::HugePage);
     Ok(Bytes::from_map(map))
@@ -218,12 +218,12 @@ fn replace_inner(disk: &mut dyn Disk, path: &Path, bytes: &[u8]) -> Result<()> {
     disk.sync_folder(folder).map_err(io("force the folder to disk"))
 }
 
-/// A new file in the target's folder, of a name that nobody has.
+/// A new file with an unused name in the target's folder.
 fn create_beside(disk: &mut dyn Disk, folder: &Path, name: &std::ffi::OsStr) -> Result<(File, PathBuf)> {
     use std::hash::{BuildHasher, Hasher};
     let mut tries = 0u32;
     loop {
-        // The standard library's hash keys are its one source of randomness.
+        // Hash keys are the only source of randomness in the standard library.
         let random = std::collections::hash_map::RandomState::new().build_hasher().finish();
         let mut own = name.to_os_string();
         own.push(format!(".tmp-{}-{:08x}", std::process::id(), random as u32));
@@ -255,14 +255,14 @@ fn write_and_rename(
     if let Some(permissions) = permissions {
         disk.set_permissions(&file, permissions).map_err(io("set permissions"))?;
     }
-    // After an error the data counts as lost: trying again could succeed without having written it.
+    // After an error the data may be lost: a second sync could succeed without having written it.
     disk.sync(&file).map_err(io("force to disk"))?;
     drop(file);
     disk.rename(temporary, path).map_err(io("rename"))
 }
 
-/// Removes `name.tmp-<pid>-<random>` files of processes that no longer run. What cannot be removed stays: it harms
-/// nobody.
+/// Removes `name.tmp-<pid>-<random>` files of processes that no longer run. Failures are ignored: such
+/// a file does no harm.
 fn remove_stale(disk: &mut dyn Disk, folder: &Path, name: &std::ffi::OsStr) {
     let (Some(name), Ok(entries)) = (name.to_str(), fs::read_dir(folder)) else { return };
     for entry in entries.flatten() {
@@ -278,7 +278,7 @@ fn remove_stale(disk: &mut dyn Disk, folder: &Path, name: &std::ffi::OsStr) {
     }
 }
 
-/// Whether no process has this number. When in doubt, it lives.
+/// Whether no process has this number; `false` if that cannot be determined.
 fn dead(pid: u32) -> bool {
     #[cfg(unix)]
     if let Ok(pid) = libc::pid_t::try_from(pid).map(|p| p.max(1)) {

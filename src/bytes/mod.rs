@@ -1,6 +1,5 @@
-//! Bytes and the checked ways to read them. Where they live (a mapped file, a browser buffer, flash) is the
-//! caller's business: everything above this room sees one slice.
-
+//! Bytes and the checked ways to read them. The caller decides where they live (a mapped file, a browser buffer, flash):
+//! the modules above see one slice.
 //!
 //! Input is hostile here and in the parsers above ([`crate::gguf`], [`crate::container`]): counts and lengths are
 //! checked against what remains and against [`Limits`] before anything is reserved.
@@ -20,15 +19,15 @@ use core::ops::{Deref, Range};
 use std::prelude::v1::*;
 use std::sync::Arc;
 
-/// A slice and whatever keeps it alive. Cloning and slicing copy no byte.
+/// A slice together with its owner. Cloning and slicing copy no bytes.
 #[derive(Clone)]
 pub struct Bytes {
-    keep: Keep,
+    owner: Owner,
     range: Range<usize>,
 }
 
 #[derive(Clone)]
-enum Keep {
+enum Owner {
     Static(&'static [u8]),
     Owned(Arc<Vec<u8>>),
     Floats(Arc<Vec<f32>>),
@@ -39,19 +38,19 @@ enum Keep {
 impl Bytes {
     /// Bytes that live as long as the program, for example from `include_bytes!`.
     pub fn from_static(slice: &'static [u8]) -> Self {
-        Bytes { range: 0..slice.len(), keep: Keep::Static(slice) }
+        Bytes { range: 0..slice.len(), owner: Owner::Static(slice) }
     }
 
-    /// The bytes of native `f32` values, shared with whoever else holds the `Arc`.
+    /// The bytes of native `f32` values, shared with other owners of the `Arc`.
     pub fn from_floats(values: Arc<Vec<f32>>) -> Self {
-        Bytes { range: 0..size_of_val(values.as_slice()), keep: Keep::Floats(values) }
+        Bytes { range: 0..size_of_val(values.as_slice()), owner: Owner::Floats(values) }
     }
 
-    /// `len` bytes as `fill` leaves them, in memory of their own: at the edge of 64 bytes with the standard library, and in
-    /// large pages where the system gives them; else at that of 4.
+    /// `len` bytes in newly allocated memory, written by `fill`. With the standard library they are aligned to 64 bytes and
+    /// lie in large pages where the system provides them; otherwise they are aligned to 4 bytes.
     ///
     /// # Errors
-    /// `Memory` if the memory is not there.
+    /// `Memory` if there is not enough memory.
     pub fn filled(len: usize, fill: impl FnOnce(&mut [u8])) -> Result<Self> {
         #[cfg(feature = "std")]
         return map::filled(len, fill);
@@ -68,7 +67,7 @@ impl Bytes {
 
     #[cfg(feature = "std")]
     pub(crate) fn from_map(map: memmap2::Mmap) -> Self {
-        Bytes { range: 0..map.len(), keep: Keep::Mapped(Arc::new(map)) }
+        Bytes { range: 0..map.len(), owner: Owner::Mapped(Arc::new(map)) }
     }
 
     /// A part of these bytes. `range` is relative to them.
@@ -80,7 +79,7 @@ impl Bytes {
         let start = self.range.start.checked_add(range.start).filter(|_| inside);
         let end = self.range.start.checked_add(range.end);
         match (start, end) {
-            (Some(start), Some(end)) => Ok(Bytes { keep: self.keep.clone(), range: start..end }),
+            (Some(start), Some(end)) => Ok(Bytes { owner: self.owner.clone(), range: start..end }),
             _ => Err(Error::corrupt(
                 format!("range {}..{} leaves the {} bytes there are", range.start, range.end, self.len()),
                 range.start,
@@ -93,12 +92,12 @@ impl Deref for Bytes {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        let all: &[u8] = match &self.keep {
-            Keep::Static(s) => s,
-            Keep::Owned(v) => v,
-            Keep::Floats(v) => bytemuck::cast_slice(v),
+        let all: &[u8] = match &self.owner {
+            Owner::Static(s) => s,
+            Owner::Owned(v) => v,
+            Owner::Floats(v) => bytemuck::cast_slice(v),
             #[cfg(feature = "std")]
-            Keep::Mapped(m) => m,
+            Owner::Mapped(m) => m,
         };
         // Every constructor keeps the range inside.
         all.get(self.range.clone()).unwrap_or_default()
@@ -107,7 +106,7 @@ impl Deref for Bytes {
 
 impl From<Vec<u8>> for Bytes {
     fn from(v: Vec<u8>) -> Self {
-        Bytes { range: 0..v.len(), keep: Keep::Owned(Arc::new(v)) }
+        Bytes { range: 0..v.len(), owner: Owner::Owned(Arc::new(v)) }
     }
 }
 
@@ -117,8 +116,8 @@ impl core::fmt::Debug for Bytes {
     }
 }
 
-/// A place in a slice, moving forward. Numbers are little-endian. Every read is checked, and an error carries the
-/// offset in the file at which the value that did not fit begins.
+/// A position in a slice that moves forward. Numbers are little-endian. Every read is checked; an error carries the file
+/// offset at which the value begins that did not fit.
 #[derive(Clone, Debug)]
 pub struct Cursor<'a> {
     rest: &'a [u8],
@@ -131,7 +130,7 @@ impl<'a> Cursor<'a> {
         Cursor { rest: bytes, offset: 0 }
     }
 
-    /// At the first byte of `bytes`, a part that begins at `offset` of its file. Offsets count from the file's start.
+    /// At the first byte of `bytes`, which begins at `offset` of its file. Offsets are counted from the start of the file.
     pub fn at(bytes: &'a [u8], offset: usize) -> Self {
         Cursor { rest: bytes, offset }
     }
@@ -149,14 +148,14 @@ impl<'a> Cursor<'a> {
     /// The next `n` bytes.
     ///
     /// # Errors
-    /// `Corrupt` if fewer remain. So for every read below.
+    /// `Corrupt` if fewer remain. All reads below have this error.
     pub fn take(&mut self, n: usize) -> Result<&'a [u8]> {
         let Some((head, rest)) = self.rest.split_at_checked(n) else {
             let what = format!("ends early: {n} bytes wanted, {} remain", self.rest.len());
             return Err(Error::corrupt(what, self.offset));
         };
         self.rest = rest;
-        // Cannot pass the end of a slice, whose length fits.
+        // This cannot exceed the length of the slice.
         self.offset = self.offset.saturating_add(n);
         Ok(head)
     }
@@ -218,8 +217,8 @@ impl<'a> Cursor<'a> {
         self.array().map(f64::from_le_bytes)
     }
 
-    /// Eight bytes that count things of at least `each` bytes, all of which must still follow. The result may be
-    /// reserved: it is bounded by the file.
+    /// Reads a number of things as eight bytes. Each thing takes at least `each` bytes, and all must still follow, so the
+    /// caller may reserve room for them: the result is bounded by the file.
     ///
     /// # Errors
     /// `Corrupt` naming `what` if that many cannot follow.
