@@ -1,34 +1,34 @@
-//! How parameters are spelt in a section: a whole part at a time, with its shape and with what it held before it was
-//! trained. The number of values is known from elsewhere (the shapes), so a stream can neither promise nor unpack to more.
+//! How parameters are encoded in a section: a whole part at a time, given its shape and its values before training. The
+//! number of values is known from the shapes, so a stream can neither promise more values nor unpack to more.
 
 use crate::error::{Error, Result};
 use half::{bf16, f16};
 use std::prelude::v1::*;
 
-/// A part of parameters but for its values.
+/// A part of the parameters, without its values.
 #[derive(Clone, Copy, Debug)]
 pub struct Whole<'a> {
-    /// What it is.
+    /// Its name.
     pub name: &'a str,
     /// Values of a row.
     pub cols: usize,
     /// Values in all.
     pub len: usize,
-    /// What it held before the first step; empty for codecs that do not ask ([`Codec::from_start`]).
+    /// Its values before the first step; empty for codecs that do not need them ([`Codec::from_start`]).
     pub start: &'a [f32],
 }
 
 /// One row of [`CODECS`].
 pub struct Codec {
-    /// As files name it.
+    /// Its name in files.
     pub name: &'static str,
-    /// Whether it spells the difference from the start.
+    /// Whether it encodes the difference to the values before training.
     pub from_start: bool,
-    /// Fewest bytes that so many values take.
+    /// Minimum number of bytes for a number of values.
     pub least: fn(usize) -> usize,
     /// Appends the bytes of the values.
     write: fn(&[f32], &Whole, &mut Vec<u8>),
-    /// Takes the bytes of a part off the front of what is left. Reserves nothing before the bytes are seen to hold it.
+    /// Decodes a part from the front of the remaining bytes. Checks the length before it reserves memory.
     read: fn(&mut &[u8], &Whole) -> Result<Vec<f32>>,
 }
 
@@ -76,12 +76,15 @@ impl Codec {
         (self.write)(values, whole, out);
         if self.decode(&mut out.get(from..).unwrap_or_default(), whole).is_err() {
             out.truncate(from);
-            return Err(Error::invalid("parameters", format!("a value is too large for {}; f32 would do", self.name)));
+            return Err(Error::invalid(
+                "parameters",
+                format!("a value is too large for {}; f32 can hold it", self.name),
+            ));
         }
         Ok(())
     }
 
-    /// The values of a part, all finite, from the front of `rest`, which moves on.
+    /// The values of a part, all finite, from the front of `rest`, which is advanced.
     ///
     /// # Errors
     /// `Corrupt` if there are fewer bytes than its values take, or a value is not finite.
@@ -131,7 +134,7 @@ mod tests {
             }
             assert_eq!(encode(&back).unwrap(), bytes, "{}: settles at once", codec.name);
             assert!(decode(&[], 0).unwrap().0.is_empty());
-            // Parts stand end to end.
+            // Parts follow each other without gaps.
             assert_eq!(decode(&[&bytes[..], &bytes[..]].concat(), values.len()).unwrap(), (back, bytes.len()));
             for wrong in [values.len() + 1, usize::MAX] {
                 assert!(decode(&bytes, wrong).is_err(), "{}: {wrong}", codec.name);

@@ -1,4 +1,4 @@
-//! Small typed facts: hyper-parameters, fingerprints, where an adapter comes from.
+//! Small typed facts: hyper-parameters, fingerprints, the origin of an adapter.
 //!
 //! ```text
 //! fields u32, then for each, strictly ascending by key:
@@ -8,14 +8,14 @@
 //!        3 real     f64, finite
 //!        4 list     u32 count (at most 32768), then that many texts
 //! ```
-//! Nothing nests and nothing follows, so the same facts have one spelling.
+//! Nothing nests and nothing follows, so a set of facts has exactly one encoding.
 
 use crate::bytes::{Cursor, Limits};
 use crate::error::{Error, Result, printable};
 use std::collections::BTreeMap;
 use std::prelude::v1::*;
 
-/// Texts of a list. Bounds what a list of empty texts, four bytes each, makes a reader reserve.
+/// Most texts of a list. This bounds the memory that a list of empty texts, four bytes each, makes a reader reserve.
 const MAX_LIST: usize = 32_768;
 
 /// A value.
@@ -38,7 +38,7 @@ pub struct Head {
 }
 
 impl Head {
-    /// Without facts.
+    /// An empty head.
     pub fn new() -> Self {
         Head::default()
     }
@@ -66,25 +66,25 @@ impl Head {
         self.fields.get(key)
     }
 
-    /// A text that must be there.
+    /// A text that is required.
     ///
     /// # Errors
-    /// `Mismatch` naming the key if it is missing or of another type. So for every getter below.
+    /// `Mismatch` naming the key if it is missing or has another type. All getters below have this error.
     pub fn text(&self, key: &str) -> Result<&str> {
         self.typed(key, "text", |f| if let Field::Text(v) = f { Some(v.as_str()) } else { None })
     }
 
-    /// An integer that must be there.
+    /// An integer that is required.
     pub fn integer(&self, key: &str) -> Result<u64> {
         self.typed(key, "integer", |f| if let Field::Integer(v) = f { Some(*v) } else { None })
     }
 
-    /// A real that must be there.
+    /// A real that is required.
     pub fn real(&self, key: &str) -> Result<f64> {
         self.typed(key, "real", |f| if let Field::Real(v) = f { Some(*v) } else { None })
     }
 
-    /// A list that must be there.
+    /// A list that is required.
     pub fn list(&self, key: &str) -> Result<&[String]> {
         self.typed(key, "list", |f| if let Field::List(v) = f { Some(v.as_slice()) } else { None })
     }
@@ -127,10 +127,10 @@ impl Head {
         out
     }
 
-    /// Offsets in errors count from the start of the section.
+    /// Decodes a section. Offsets in errors are relative to its start.
     ///
     /// # Errors
-    /// `Corrupt` for what is not as specified; `Limit` for more bytes than `limits.head`.
+    /// `Corrupt` for bytes that violate the specification; `Limit` for more bytes than `limits.head`.
     pub fn decode(bytes: &[u8], limits: &Limits) -> Result<Head> {
         Limits::check("bytes of a head", bytes.len() as u64, limits.head)?;
         let mut cursor = Cursor::new(bytes);

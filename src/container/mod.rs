@@ -1,5 +1,5 @@
-//! Our own file, for adapters and checkpoints: named sections, each byte covered by a checksum. This page is its
-//! specification. Numbers are little-endian.
+//! mynah's own file format, for adapters and checkpoints: named sections, every byte covered by a checksum. This page is
+//! its specification. Numbers are little-endian.
 //!
 //! ```text
 //! at  0  magic           8 bytes  8D 4D 59 4E 0D 0A 1A 0A
@@ -22,11 +22,11 @@
 //!
 //! Kinds and names are one or more of `a-z`, `0-9`, `.`, `_` and `-`, padded with zeros. The first section begins where
 //! the table ends, each next one where the padding of the one before ends, and the hash after the last: there are no
-//! holes, nothing overlaps, and nothing follows the end. So the same content has one spelling only, and the same
+//! holes, nothing overlaps, and nothing follows the end. So a content has exactly one encoding, and an
 //! adapter always gives the same bytes. The magic holds a byte above 127, both kinds of line end and the end-of-text
-//! mark: a transfer that takes the file for text damages the first eight bytes and is named in the error.
+//! mark: a transfer that treats the file as text damages the first eight bytes, and the error says so.
 //!
-//! [`head`] spells small typed facts for a section, [`codec`] long runs of parameters.
+//! [`head`] encodes small typed facts as a section, [`codec`] long runs of parameters.
 #![cfg_attr(
     not(test),
     deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used, clippy::arithmetic_side_effects)
@@ -71,7 +71,7 @@ struct Section {
 
 impl Container {
     /// # Errors
-    /// `Corrupt` for whatever is not as the specification says, naming the damaged section where one is;
+    /// `Corrupt` for everything that violates the specification, naming the damaged section if there is one;
     /// `Unsupported` for another file format or major version; `Limit` for too many sections or bytes.
     pub fn read(bytes: Bytes, limits: &Limits) -> Result<Container> {
         Limits::check("bytes of a file", bytes.len() as u64, limits.file)?;
@@ -93,13 +93,16 @@ impl Container {
             return Err(Error::corrupt(what, bytes.len()));
         }
         let kind = cursor.array()?;
-        word(&kind).ok_or_else(|| Error::corrupt("kind is no word", at))?;
+        word(&kind).ok_or_else(|| Error::corrupt("kind is not a valid name", at))?;
 
         Limits::check("sections", count.into(), limits.sections)?;
         let room = cursor.remaining().saturating_sub(TRAILER);
         let count = usize::try_from(count).ok().filter(|n| n.checked_mul(ROW).is_some_and(|need| need <= room));
         let Some(count) = count else {
-            return Err(Error::corrupt(format!("the table of sections is longer than the {room} bytes there are"), at));
+            return Err(Error::corrupt(
+                format!("the table of sections is longer than the {room} bytes that follow"),
+                at,
+            ));
         };
         let sections = read_table(&mut cursor, count, &bytes)?;
         check_trailer(&bytes, cursor.offset(), &sections)?;
@@ -189,7 +192,7 @@ impl<'a> Builder<'a> {
         self.pieces(name, required, vec![bytes.into()])
     }
 
-    /// The same for bytes that lie in several places.
+    /// Adds a section whose bytes lie in several slices.
     ///
     /// # Panics
     /// As [`Builder::section`].
@@ -200,9 +203,9 @@ impl<'a> Builder<'a> {
         self
     }
 
-    /// The bytes of the file. The same content gives the same bytes, whatever the order it was added in.
+    /// The bytes of the file. The same content gives the same bytes, in whatever order it was added.
     pub fn finish(&self) -> Vec<u8> {
-        // Sizes of vectors that exist: their sums fit.
+        // Sums of sizes of existing vectors do not overflow.
         let table_end = HEADER.saturating_add(ROW.saturating_mul(self.sections.len()));
         let data: usize = self.sections.values().fold(0, |n, (_, pieces)| n.saturating_add(padded(len(pieces))));
         let length = table_end.saturating_add(data).saturating_add(TRAILER);
@@ -250,14 +253,14 @@ fn checksum<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> [u8; 8] {
     out
 }
 
-/// A kind or name, padded with zeros; `None` if it is no word or too long.
+/// A kind or name, padded with zeros; `None` if it is not a valid name or too long.
 fn spell<const N: usize>(text: &str) -> Option<[u8; N]> {
     let mut out = [0; N];
     out.get_mut(..text.len())?.copy_from_slice(text.as_bytes());
     word(&out).filter(|w| *w == text).map(|_| out)
 }
 
-/// A word that was padded with zeros; `None` if it is empty, has other characters, or zeros inside.
+/// A name that was padded with zeros; `None` if it is empty, has other characters, or zeros inside.
 fn word(padded: &[u8]) -> Option<&str> {
     let len = padded.iter().position(|&b| b == 0).unwrap_or(padded.len());
     let (text, rest) = padded.split_at_checked(len)?;
@@ -276,7 +279,7 @@ fn read_magic(cursor: &mut Cursor<'_>) -> Result<()> {
         return Ok(());
     }
     if magic.starts_with(b"GGUF") {
-        return Err(Error::unsupported("file format", "GGUF, where a file of mynah's own is wanted"));
+        return Err(Error::unsupported("file format", "GGUF, but a file of mynah's own format is needed"));
     }
     if magic.starts_with(b"PK\x03\x04") || magic.starts_with(&[0x80, 2]) {
         return Err(Error::unsupported("file format", "a pickle or zip archive; convert it to safetensors"));
@@ -290,13 +293,13 @@ fn read_magic(cursor: &mut Cursor<'_>) -> Result<()> {
 
 fn read_table(cursor: &mut Cursor<'_>, count: usize, bytes: &[u8]) -> Result<Vec<Section>> {
     let mut sections: Vec<Section> = Vec::with_capacity(count);
-    // Fits: the caller saw that the table does.
+    // This does not overflow: the caller has checked the table.
     let mut next = HEADER.saturating_add(ROW.saturating_mul(count));
     let last = bytes.len().saturating_sub(TRAILER);
     for _ in 0..count {
         let at = cursor.offset();
         let name: [u8; NAME] = cursor.array()?;
-        let text = word(&name).ok_or_else(|| Error::corrupt("section name is no word", at))?;
+        let text = word(&name).ok_or_else(|| Error::corrupt("section name is not a valid name", at))?;
         let bad = |what: String| Err(Error::corrupt(format!("section `{text}`: {what}"), at));
         if sections.last().is_some_and(|before| before.name() >= text) {
             return bad("out of order or twice".into());
@@ -315,7 +318,7 @@ fn read_table(cursor: &mut Cursor<'_>, count: usize, bytes: &[u8]) -> Result<Vec
             .and_then(|n| Some((next.checked_add(n)?, next.checked_add(n.checked_next_multiple_of(8)?)?)))
             .filter(|(_, after)| *after <= last);
         let Some((end, after)) = range else {
-            return bad(format!("{length} bytes at {offset} leave the {last} there are"));
+            return bad(format!("{length} bytes at {offset} exceed the end of the data at {last}"));
         };
         if bytes.get(next..end).map(|bytes| checksum([bytes].into_iter())) != Some(sum) {
             return bad("its checksum differs, the file is damaged".into());
@@ -329,7 +332,7 @@ fn read_table(cursor: &mut Cursor<'_>, count: usize, bytes: &[u8]) -> Result<Vec
     Ok(sections)
 }
 
-/// The sections must reach the trailer, and the trailer agree with everything before it.
+/// The sections must reach the trailer, and the trailer must agree with everything before it.
 fn check_trailer(bytes: &[u8], table_end: usize, sections: &[Section]) -> Result<()> {
     let data_end = sections.last().map_or(table_end, |s| padded(s.end));
     let body = bytes.get(..data_end).unwrap_or_default();

@@ -1,7 +1,7 @@
 //! GGUF, the file format of llama.cpp's models: metadata, then a table of tensors, then their bytes.
 //!
-//! [`Gguf::parse`] walks the first two once and checks every count, length and range; no byte of a tensor and no
-//! array is copied. This room knows nothing of models: it yields keys, names, shapes and slices.
+//! [`Gguf::parse`] reads the first two once and checks every count, length and range. It copies no tensor and no array.
+//! This module knows nothing about models: it gives keys, names, shapes and slices.
 //!
 //! ```text
 //! "GGUF" · version u32 · tensors u64 · pairs u64
@@ -10,8 +10,8 @@
 //! padding to general.alignment (32 if absent) · data, each tensor padded to the alignment
 //! ```
 //!
-//! As llama.cpp does, this parser wants tensor data in the order of the table, one after the other. Trailing bytes
-//! are accepted and reported by [`Gguf::trailing`].
+//! Like llama.cpp, this parser requires tensor data in the order of the table, without gaps. Trailing bytes are accepted
+//! and reported by [`Gguf::trailing`].
 #![cfg_attr(
     not(test),
     deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used, clippy::arithmetic_side_effects)
@@ -40,27 +40,27 @@ const MAX_RANK: usize = 4;
 /// One row of the tensor table.
 #[derive(Clone)]
 pub struct Tensor {
-    /// As the file spells it. Never a path.
+    /// Its name in the file.
     pub name: Box<str>,
     /// How the values are stored.
     pub format: &'static Format,
-    /// Where its bytes begin in the file.
+    /// Offset of its bytes in the file.
     pub offset: u64,
-    /// How many bytes it has.
+    /// Number of its bytes.
     pub bytes: u64,
     dims: [u64; MAX_RANK],
     rank: u8,
 }
 
 impl Tensor {
-    /// One to four dimensions, the length of a row first.
+    /// One to four dimensions; the first is the length of a row.
     pub fn dims(&self) -> &[u64] {
         self.dims.get(..usize::from(self.rank)).unwrap_or_default()
     }
 
     /// The number of values.
     pub fn elements(&self) -> u64 {
-        // Bounded when the table was read.
+        // The product was checked when the table was read.
         self.dims().iter().fold(1, |n: u64, &d| n.saturating_mul(d))
     }
 }
@@ -78,7 +78,7 @@ pub struct Gguf {
     version: u32,
     pairs: BTreeMap<Box<str>, Value>,
     tensors: Vec<Tensor>,
-    /// Places in `tensors`, sorted by name.
+    /// Indices into `tensors`, sorted by name.
     by_name: Vec<u32>,
     trailing: usize,
 }
@@ -150,7 +150,7 @@ impl Gguf {
     /// A string.
     ///
     /// # Errors
-    /// `Mismatch` naming the key if the value is of another type. So for every getter below.
+    /// `Mismatch` naming the key if the value has another type. All getters below have this error.
     pub fn string(&self, key: &str) -> Result<Option<&str>> {
         self.typed(key, "string", |v| match v {
             Value::String(s) => Some(s.as_str()),
@@ -216,40 +216,40 @@ impl Gguf {
         self.elements(key, Array::u32s)
     }
 
-    /// As [`Self::string`], for a key that must be there.
+    /// As [`Self::string`], for a required key.
     ///
     /// # Errors
-    /// Also [`Self::missing`]. So for every getter below.
+    /// Also [`Self::missing`]. All getters below have this error.
     pub fn require_string(&self, key: &str) -> Result<&str> {
         self.string(key)?.ok_or_else(|| self.missing(key))
     }
 
-    /// As [`Self::u32`], for a key that must be there.
+    /// As [`Self::u32`], for a required key.
     pub fn require_u32(&self, key: &str) -> Result<u32> {
         self.u32(key)?.ok_or_else(|| self.missing(key))
     }
 
-    /// As [`Self::u64`], for a key that must be there.
+    /// As [`Self::u64`], for a required key.
     pub fn require_u64(&self, key: &str) -> Result<u64> {
         self.u64(key)?.ok_or_else(|| self.missing(key))
     }
 
-    /// As [`Self::f32`], for a key that must be there.
+    /// As [`Self::f32`], for a required key.
     pub fn require_f32(&self, key: &str) -> Result<f32> {
         self.f32(key)?.ok_or_else(|| self.missing(key))
     }
 
-    /// As [`Self::array`], for a key that must be there.
+    /// As [`Self::array`], for a required key.
     pub fn require_array(&self, key: &str) -> Result<&Array> {
         self.array(key)?.ok_or_else(|| self.missing(key))
     }
 
-    /// The error for a key that must be there and is not. Says what the file looks like instead.
+    /// The error for a required key that is missing. It says what the file looks like.
     pub fn missing(&self, key: &str) -> Error {
         Error::mismatch("metadata", format!("key {}", printable(key)), format!("none; this is {}", self.looks_like()))
     }
 
-    /// What the file seems to be, in words.
+    /// A description of what the file seems to be.
     pub fn looks_like(&self) -> String {
         let text = |key| match self.get(key) {
             Some(Value::String(s)) => s.as_str(),
@@ -318,7 +318,7 @@ impl Gguf {
     /// The values of a tensor of one dimension, stored as floats of any width.
     ///
     /// # Errors
-    /// As [`Self::matrix`], and `Unsupported` for a block format: no file stores a bias or a norm in one.
+    /// As [`Self::matrix`], and `Unsupported` for a block format: no file stores a bias or a norm in such a format.
     pub fn vector(&self, name: &str) -> Result<Vec<f32>> {
         let matrix = self.matrix(name)?;
         if matrix.rows != 1 {

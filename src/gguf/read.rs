@@ -8,12 +8,12 @@ use crate::quant::{FORMATS, Format};
 use std::collections::BTreeMap;
 use std::prelude::v1::*;
 
-/// Fewest bytes of a pair: a key of one byte, its type, a value of one byte.
+/// Minimum size of a pair: a key of one byte, its type, a value of one byte.
 pub(super) const PAIR_BYTES: u64 = 8 + 1 + 4 + 1;
-/// Fewest bytes of a row of the tensor table: a name of one byte, one dimension.
+/// Minimum size of a row of the tensor table: a name of one byte, one dimension.
 pub(super) const ROW_BYTES: u64 = 8 + 1 + 4 + 8 + 4 + 8;
 
-/// Files that are often taken for a model: first bytes, and what to say.
+/// Files that are often mistaken for a model: their first bytes, and the message.
 const NOT_GGUF: &[(&[u8], &str)] = &[
     (b"FUGG", "GGUF of a big-endian machine; convert it to little-endian"),
     (b"ggml", "GGML, older than GGUF; convert the original model again"),
@@ -114,7 +114,7 @@ pub(super) fn alignment(pairs: &BTreeMap<Box<str>, Value>, limits: &Limits) -> R
     Ok(found)
 }
 
-/// Refuses one part of several. A count of 0 or 1 is how tools mark a file that was put together again.
+/// Refuses one part of a split model. Tools mark a merged file by a count of 0 or 1.
 pub(super) fn refuse_parts(pairs: &BTreeMap<Box<str>, Value>) -> Result<()> {
     let number = |key: &str| match pairs.get(key) {
         None => Ok(None),
@@ -127,7 +127,7 @@ pub(super) fn refuse_parts(pairs: &BTreeMap<Box<str>, Value>) -> Result<()> {
     match count {
         Some(count) if count > 1 => {
             let part = part.map_or_else(|| "one part".into(), |n| format!("part {}", n.saturating_add(1)));
-            let what = format!("{part} of {count}; put the parts together with llama-gguf-split --merge");
+            let what = format!("{part} of {count}; merge the parts with llama-gguf-split --merge");
             Err(Error::unsupported("split model file", what))
         }
         Some(count) if count < 0 => Err(Error::mismatch("key split.count", "a count", count)),
@@ -135,7 +135,7 @@ pub(super) fn refuse_parts(pairs: &BTreeMap<Box<str>, Value>) -> Result<()> {
     }
 }
 
-/// Bytes of a tensor, or why it cannot be.
+/// Bytes of a tensor, or what is wrong with its dimensions.
 pub(super) fn tensor_bytes(format: &Format, dims: &[u64]) -> core::result::Result<u64, String> {
     let Some((&cols, rest)) = dims.split_first() else { return Err("no dimensions".into()) };
     let blocks = cols.checked_div(format.block as u64).filter(|n| n.checked_mul(format.block as u64) == Some(cols));
@@ -168,7 +168,7 @@ pub(super) fn read_tensors(
             .ok_or_else(|| Error::corrupt(format!("tensor `{}` ends past 2^64", printable(name)), cursor.offset()))?;
         tensors.push(tensor);
     }
-    // Offsets so far count from the start of the data, which the end of the table decides.
+    // Offsets so far are relative to the data, whose start is only known at the end of the table.
     let start = (cursor.offset() as u64).checked_next_multiple_of(alignment);
     let len = file.len() as u64;
     for tensor in &mut tensors {

@@ -1,10 +1,10 @@
-//! Metadata values, as a file holds them.
+//! Metadata values.
 
 use crate::bytes::{Bytes, Cursor, Limits};
 use crate::error::{Error, Result, printable};
 use std::prelude::v1::*;
 
-/// The type of a value or of an array's elements. Its number is the file's.
+/// The type of a value or of an array's elements. The discriminant is its number in a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)] // the names say it all
 pub enum Kind {
@@ -23,7 +23,7 @@ pub enum Kind {
     F64 = 12,
 }
 
-/// Kind, name, and the fewest bytes an element takes.
+/// Kind, name, and the minimum size of an element in bytes.
 const KINDS: &[(Kind, &str, usize)] = &[
     (Kind::U8, "u8", 1),
     (Kind::I8, "i8", 1),
@@ -101,7 +101,7 @@ impl Value {
         }
     }
 
-    /// The value as a whole number, if it is one of any width and sign.
+    /// The value as a whole number, if it is an integer of any width and sign.
     pub fn integer(&self) -> Option<i128> {
         Some(match *self {
             Value::U8(v) => v.into(),
@@ -116,7 +116,7 @@ impl Value {
         })
     }
 
-    /// Reads a value of type `kind`. `file` is what `cursor` walks over: arrays become slices of it.
+    /// Reads a value of type `kind`. `file` holds the bytes that `cursor` reads: arrays become slices of it.
     pub(super) fn read(kind: Kind, cursor: &mut Cursor<'_>, file: &Bytes, limits: &Limits) -> Result<Value> {
         Ok(match kind {
             Kind::String => Value::String(read_string(cursor, limits.string)?.into()),
@@ -164,7 +164,7 @@ impl core::fmt::Display for Value {
     }
 }
 
-/// Numbers, bools and nothing else.
+/// Reads a number or a bool.
 fn read_scalar(kind: Kind, cursor: &mut Cursor<'_>) -> Result<Value> {
     let offset = cursor.offset();
     Ok(match kind {
@@ -187,7 +187,7 @@ fn read_scalar(kind: Kind, cursor: &mut Cursor<'_>) -> Result<Value> {
     })
 }
 
-/// A length of eight bytes and that much UTF-8.
+/// A length of eight bytes, then UTF-8 of this length.
 pub(super) fn read_string<'a>(cursor: &mut Cursor<'a>, limit: u64) -> Result<&'a str> {
     let offset = cursor.offset();
     let len = cursor.count("string", 1)?;
@@ -201,7 +201,7 @@ pub(super) fn write_string(text: &str, out: &mut Vec<u8>) {
     out.extend_from_slice(text.as_bytes());
 }
 
-/// An array of a file, checked once and left where it is; the iterators decode as they go.
+/// An array in a file. It was checked once and is not copied; the iterators decode its elements.
 #[derive(Clone, Debug)]
 pub struct Array {
     kind: Kind,
@@ -254,7 +254,7 @@ impl Array {
                 }
             }
             _ => {
-                // `count` made sure that many follow.
+                // `count` has checked that so many bytes follow.
                 cursor.take(len.saturating_mul(each))?;
             }
         }
@@ -264,7 +264,7 @@ impl Array {
     /// The elements of an array of strings.
     ///
     /// # Errors
-    /// `Mismatch` if they are of another type. So for the other iterators.
+    /// `Mismatch` if they have another type. The other iterators have this error too.
     pub fn strings(&self) -> Result<Strings<'_>> {
         if self.kind != Kind::String {
             return Err(self.not("string"));
@@ -272,7 +272,7 @@ impl Array {
         Ok(Strings { pieces: Pieces { rest: &self.data, left: self.len } })
     }
 
-    /// The bytes of the elements of an array of strings, which were found to be UTF-8 when the file was parsed.
+    /// The bytes of the elements of an array of strings, which were checked to be UTF-8 when the file was parsed.
     pub fn pieces(&self) -> Result<Pieces<'_>> {
         Ok(self.strings()?.pieces)
     }
@@ -303,7 +303,7 @@ impl Array {
         Ok(self.data.iter().map(|&b| b == 1))
     }
 
-    /// The elements one by one, whatever they are; strings are copied.
+    /// The elements one by one, of any type; strings are copied.
     pub fn values(&self) -> impl Iterator<Item = Value> + '_ {
         let mut cursor = Cursor::new(&self.data);
         (0..self.len).map_while(move |_| match self.kind {
@@ -340,7 +340,7 @@ impl<'a> Iterator for Pieces<'a> {
 
     fn next(&mut self) -> Option<&'a [u8]> {
         self.left = self.left.checked_sub(1)?;
-        // Checked when the file was parsed; a mapped file that changed since gives empty ones.
+        // This was checked when the file was parsed. A mapped file that has changed since gives empty strings.
         let split = self.rest.split_first_chunk().and_then(|(len, rest)| {
             let len = usize::try_from(u64::from_le_bytes(*len)).ok()?;
             rest.split_at_checked(len)
@@ -377,7 +377,7 @@ impl<'a> Iterator for Strings<'a> {
 
 impl ExactSizeIterator for Strings<'_> {}
 
-/// Puts the name of the thing being read in front of what is wrong with it.
+/// Puts the name of what was read in front of an error's message.
 pub(super) fn inside(error: Error, name: impl core::fmt::Display) -> Error {
     match error {
         Error::Corrupt { what, offset } => Error::Corrupt { what: format!("{name}: {what}"), offset },

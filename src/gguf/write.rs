@@ -8,7 +8,7 @@ use crate::quant::Format;
 use std::collections::BTreeSet;
 use std::prelude::v1::*;
 
-/// Collects metadata and tensors, then writes them in the order they came.
+/// Collects metadata and tensors, then writes them in the order in which they were added.
 #[derive(Default)]
 pub struct Writer {
     pairs: Vec<(String, Value)>,
@@ -23,7 +23,7 @@ struct Entry {
 }
 
 impl Writer {
-    /// With nothing in it.
+    /// An empty one.
     pub fn new() -> Self {
         Writer::default()
     }
@@ -52,8 +52,8 @@ impl Writer {
     /// The bytes of the file. The same input gives the same bytes.
     ///
     /// # Errors
-    /// `Invalid` for an empty or repeated key or name, no or more than four dimensions, or bytes that are not what the
-    /// dimensions say.
+    /// `Invalid` for an empty or repeated key or name, no or more than four dimensions, or bytes that do not fit
+    /// the dimensions.
     pub fn finish(&self) -> Result<Vec<u8>> {
         let mut keys = BTreeSet::new();
         for (key, _) in &self.pairs {

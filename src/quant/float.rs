@@ -1,11 +1,11 @@
 //! Plain floats: one value a block.
 //!
-//! Halves become singles by integer arithmetic and selects, which a compiler turns into vector code; the results
-//! equal those of the crate `half` on every input.
+//! F16 is converted to f32 by integer arithmetic and selects, which compilers vectorise. The results equal those of the
+//! crate `half` on every input.
 
 use half::{bf16, f16};
 
-/// The value of IEEE half-precision bits; a signalling NaN becomes quiet.
+/// The value of f16 bits; a signalling NaN becomes quiet.
 #[inline(always)]
 pub(crate) fn f16_to_f32(bits: u16) -> f32 {
     let sign = (bits as u32 & 0x8000) << 16;
@@ -18,13 +18,13 @@ pub(crate) fn f16_to_f32(bits: u16) -> f32 {
     f32::from_bits(sign | if magnitude < 0x7c00 << 13 { finite } else { special })
 }
 
-/// The half at byte `at` of a block.
+/// The f16 value at byte `at` of a block.
 #[inline(always)]
 pub(crate) fn f16_at(block: &[u8], at: usize) -> f32 {
     f16_to_f32(u16::from_le_bytes([block[at], block[at + 1]]))
 }
 
-/// The bits of the nearest half, ties to even, in file order.
+/// The nearest f16, ties to even, as bytes in file order.
 #[inline(always)]
 pub(crate) fn to_f16(x: f32) -> [u8; 2] {
     f16::from_f32(x).to_le_bytes()
@@ -42,19 +42,19 @@ pub(crate) fn f16(b: &[u8; 2], y: &mut [f32; 1]) {
     y[0] = f16_to_f32(u16::from_le_bytes(*b));
 }
 
-/// The value of the bits of a brain float.
+/// The value of bf16 bits.
 #[inline(always)]
 pub(crate) fn bf16_to_f32(bits: u16) -> f32 {
     f32::from_bits((bits as u32) << 16)
 }
 
-/// BF16: the upper half of a single.
+/// BF16: the upper half of an f32.
 #[inline(always)]
 pub(crate) fn bf16(b: &[u8; 2], y: &mut [f32; 1]) {
     y[0] = bf16_to_f32(u16::from_le_bytes(*b));
 }
 
-/// The bits of the nearest brain float, ties to even; a NaN stays one.
+/// The bits of the nearest bf16, ties to even; a NaN stays a NaN.
 #[inline(always)]
 pub(crate) fn to_bf16(x: f32) -> u16 {
     let bits = x.to_bits();
@@ -62,14 +62,14 @@ pub(crate) fn to_bf16(x: f32) -> u16 {
     if x.is_nan() { (bits >> 16) as u16 | 0x40 } else { rounded }
 }
 
-/// The bits of the nearest brain floats.
+/// The bits of the nearest bf16 values.
 pub(crate) fn narrow_bf16(x: &[f32], out: &mut [u16]) {
     for (out, &x) in out.iter_mut().zip(x) {
         *out = to_bf16(x);
     }
 }
 
-/// Brain floats (bits) to singles.
+/// Bf16 bits to f32.
 pub(crate) fn widen_bf16(x: &[u16], out: &mut [f32]) {
     for (out, &x) in out.iter_mut().zip(x) {
         *out = f32::from_bits((x as u32) << 16);

@@ -1,7 +1,7 @@
 //! Interleaved rows: the fields of 16 rows of a matrix alternate, so that 16 lanes read them at once.
 //!
-//! For each 16 rows and each block of theirs: the first field of row 0, of row 1, …, then the next field of each. A field
-//! is the half of a block's scale or 4 bytes. The bytes are the same, in another order: field `at` of block `b` begins at
+//! For each 16 rows and each block: the first field of row 0, of row 1, …, then the next field of each. A field is the f16
+//! scale of a block or 4 bytes. The bytes are the same in another order: field `at` of block `b` begins at
 //! `16 · (b · block bytes + at)`.
 
 use super::Matrix;
@@ -9,7 +9,7 @@ use crate::bytes::Bytes;
 use core::ops::Range;
 use std::prelude::v1::*;
 
-/// Formats that are worth it: the others are unpacked as fast as a memory gives them.
+/// Formats that gain by it. The others are unpacked as fast as memory delivers them.
 const FORMATS: [u32; 6] = [2, 3, 6, 7, 8, 20];
 
 impl Matrix {
@@ -30,11 +30,11 @@ impl Matrix {
     pub fn interleave(&self, rows: Range<usize>, out: &mut [u8]) {
         assert!(
             self.interleaves() && rows.start.is_multiple_of(16) && rows.len().is_multiple_of(16),
-            "sixteen rows each"
+            "groups of 16 rows"
         );
         let (row_bytes, bytes) = (self.row_bytes(), self.format.bytes);
         assert!(out.len() == rows.len() * row_bytes, "bytes of interleaved rows");
-        // What is no multiple of 4 is the half in front.
+        // The rest beyond a multiple of 4 is the f16 scale in front.
         let head = bytes % 4;
         for (first, out) in rows.step_by(16).zip(out.chunks_exact_mut(16 * row_bytes)) {
             let data = self.rows_bytes(first..first + 16);

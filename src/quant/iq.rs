@@ -13,8 +13,8 @@ use super::legacy::nibbles;
 /// The table, plus 128.
 pub(crate) const VALUES: [u8; 16] = [1, 24, 45, 63, 79, 93, 106, 118, 129, 141, 153, 166, 181, 197, 217, 241];
 
-/// Replaces each 4-bit code by its value in `table`. Adds the table's steps one after another up to the code, since
-/// compilers turn that into vector code and a look-up not.
+/// Replaces each 4-bit code by its value in `table`. Adds up the steps of the table to the code, since
+/// compilers vectorise this and not a look-up.
 #[inline(always)]
 pub(super) fn look_up(table: &[u8; 16], q: &mut [u8]) {
     for q in q {

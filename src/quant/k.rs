@@ -55,7 +55,7 @@ pub(crate) fn q3_k(b: &[u8; 110], q: &mut [u8; 256], scales: &mut [f32; 16], _: 
     }
 }
 
-/// The scales and mins of Q4_K and Q5_K: 6 bits each in 12 bytes. Four of each stand in the lower bits of 4 bytes; the
+/// The scales and mins of Q4_K and Q5_K: 6 bits each in 12 bytes. The first four of each lie in the lower bits of 4 bytes; the
 /// last four take nibbles of the last 4 bytes and the upper 2 bits of the first 8.
 #[inline(always)]
 fn scales_and_mins(b: &[u8], scales: &mut [f32; 8], mins: &mut [f32; 8]) {

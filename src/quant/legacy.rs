@@ -12,7 +12,7 @@
 
 use super::float::{f16_at, to_f16};
 
-/// Takes 4-bit codes apart: `RUN` bytes hold `RUN` codes in their lower nibbles and the next `RUN` in the upper ones.
+/// Unpacks 4-bit codes: `RUN` bytes hold `RUN` codes in their lower nibbles and the next `RUN` in the upper ones.
 #[inline(always)]
 pub(super) fn nibbles<const RUN: usize>(packed: &[u8], q: &mut [u8]) {
     for (part, q) in packed.chunks_exact(RUN).zip(q.chunks_exact_mut(2 * RUN)) {
@@ -23,12 +23,12 @@ pub(super) fn nibbles<const RUN: usize>(packed: &[u8], q: &mut [u8]) {
     }
 }
 
-/// Takes 5-bit codes apart: 32 fifth bits, then 16 bytes of nibbles.
+/// Unpacks 5-bit codes: 32 fifth bits, then 16 bytes of nibbles.
 #[inline(always)]
 fn five_bits(packed: &[u8], q: &mut [u8; 32]) {
     nibbles::<16>(&packed[4..], q);
     for j in 0..32 {
-        // A mask instead of a shift by j: vector units have no shift of bytes by different counts.
+        // A mask instead of a shift by j: vector units cannot shift bytes by different counts.
         q[j] |= if packed[j / 8] & 1 << (j % 8) != 0 { 16 } else { 0 };
     }
 }
@@ -70,7 +70,7 @@ pub(crate) fn q8_0(b: &[u8; 34], q: &mut [u8; 32], d: &mut [f32; 1], _: &mut [f3
     }
 }
 
-/// The value of largest magnitude, the first of equals, with its sign.
+/// The value of largest magnitude with its sign; the first one among equals.
 fn extreme(x: &[f32; 32]) -> f32 {
     x.iter().fold(0.0, |most: f32, &v| if v.abs() > most.abs() { v } else { most })
 }

@@ -1,9 +1,9 @@
 //! Block formats of matrices, as ggml defines them, and the frozen matrix that uses them.
 //!
-//! A format is a row of [`FORMATS`], and its functions for one block stand in the file of its family. A float
-//! format has a decoder. A quantised one has a function that takes a block apart into unsigned codes, scales and mins:
-//! integer dots use these as they are, and its decoder is scale · (code − zero) + min, which is ggml's value bit for
-//! bit. `encode` gives ggml's reference bytes.
+//! A format is a row of [`FORMATS`]; its functions for one block are in the file of its family. A float format has a
+//! decoder. A quantised one has a function that unpacks a block into unsigned codes, scales and mins. Integer dot products
+//! use these directly, and the decoder computes scale · (code − zero) + min, which equals ggml's value bit for bit.
+//! `encode` gives the bytes of ggml's reference.
 
 pub(crate) mod float;
 mod iq;
@@ -50,7 +50,7 @@ pub struct Format {
     pub decode: Option<Decode>,
     /// Values to whole blocks, byte for byte as ggml's reference.
     pub encode: Option<Encode>,
-    /// One block as small integers with scales, where that is natural.
+    /// How a block is read as small integers with scales, for quantised formats.
     pub codes: Option<Codes>,
 }
 
@@ -63,7 +63,7 @@ pub struct Codes {
     pub sub: usize,
     /// Whether there are mins.
     pub min: bool,
-    /// Takes one block to its codes `[block]`, scales `[block / sub]` and mins (as many as scales, or none).
+    /// Unpacks one block to its codes `[block]`, scales `[block / sub]` and mins (as many as scales, or none).
     pub unpack: Unpack,
 }
 
@@ -84,17 +84,17 @@ impl Format {
     }
 }
 
-/// Floats of 16 bits (their bits).
+/// Bits of 16-bit floats.
 #[derive(Clone, Copy)]
 pub enum Floats16<'a> {
-    /// IEEE half floats.
+    /// IEEE half precision.
     F16(&'a [u16]),
-    /// The upper halves of singles.
+    /// The upper 16 bits of an f32.
     Bf16(&'a [u16]),
 }
 
 impl<'a> Floats16<'a> {
-    /// Those at `range`.
+    /// The values at `range`.
     pub fn part(self, range: Range<usize>) -> Floats16<'a> {
         match self {
             Floats16::F16(bits) => Floats16::F16(&bits[range]),
@@ -113,9 +113,9 @@ pub struct Matrix {
     /// Inputs.
     pub cols: usize,
     data: Bytes,
-    /// The rows side by side.
+    /// The rows interleaved, as well.
     interleaved: Option<Bytes>,
-    /// As [`Matrix::tops`] has it.
+    /// See [`Matrix::tops`].
     tops: Arc<[AtomicU8]>,
 }
 
@@ -160,7 +160,7 @@ impl Matrix {
     /// Rows `range` as a matrix of its own.
     ///
     /// # Panics
-    /// If they leave this one.
+    /// If the range leaves this matrix.
     pub fn part(&self, range: Range<usize>) -> Matrix {
         let n = self.row_bytes();
         let data = self.data.slice(range.start * n..range.end * n).expect("rows of a matrix");
@@ -177,7 +177,7 @@ impl Matrix {
         }
     }
 
-    /// The values, `[rows, cols]`, where they are stored as aligned floats of 16 bits of this machine's byte order.
+    /// The values, `[rows, cols]`, where they are stored as aligned 16-bit floats in this machine's byte order.
     pub fn floats16(&self) -> Option<Floats16<'_>> {
         let kind = match self.format.id {
             1 => Floats16::F16,
@@ -187,7 +187,7 @@ impl Matrix {
         if cfg!(target_endian = "little") { bytemuck::try_cast_slice(&self.data).ok().map(kind) } else { None }
     }
 
-    /// For each row of floats of 16 bits what kernels have found out of it, at first 0.
+    /// For each row of 16-bit floats a number in which kernels remember its largest exponent; 0 at first.
     pub(crate) fn tops(&self) -> &[AtomicU8] {
         &self.tops
     }

@@ -1,4 +1,4 @@
-//! The table of formats, and the loops that carry a function for one block over many.
+//! The table of formats, and the loops that apply a function for one block to many.
 
 use super::{Codes, Format, float, iq, k, legacy, micro, ternary};
 
@@ -45,10 +45,10 @@ pub(crate) fn unpack<const B: usize, const N: usize, const S: usize, const M: us
     one(block, codes, scales, mins);
 }
 
-/// Decodes block after block by way of the codes: scale · (code − zero) + min.
+/// Decodes block after block through the codes: scale · (code − zero) + min.
 ///
-/// Codes of 256 values are unpacked before they become floats: with a buffer in between that it cannot see through, the
-/// compiler makes both halves vector code, and with one block of 32 at a time neither.
+/// The codes of 256 values are unpacked to a buffer before they become floats. The compiler vectorises both steps then, and
+/// neither of them with one block of 32 at a time.
 #[inline(always)]
 fn each_code<const B: usize, const N: usize, const S: usize, const M: usize>(
     data: &[u8],
@@ -73,7 +73,7 @@ fn each_code<const B: usize, const N: usize, const S: usize, const M: usize>(
     }
 }
 
-/// Rows of the table, and beside it the same functions as ones to inline.
+/// The rows of the table, and inlined versions of the same functions.
 macro_rules! formats {
     ($($id:literal $name:literal $block:literal $bytes:literal
         $(, decode $decode:path)? $(, codes $zero:literal $sub:literal $min:literal $codes:path)? $(, encode $encode:path)?;)*) => {
@@ -95,8 +95,8 @@ macro_rules! formats {
             })?),
         }),*];
 
-        /// The zero of the codes of format `id`, values that share a scale, and whether there are mins: for what is made
-        /// for one format.
+        /// The zero of the codes of format `id`, values that share a scale, and whether there are mins: for functions that
+        /// are compiled for one format.
         ///
         /// # Panics
         /// If that format has no codes.
@@ -262,8 +262,8 @@ mod tests {
 
     #[test]
     fn encoding_errs_by_half_a_step_and_the_rounding_of_its_scale() {
-        // Steps to the largest magnitude, or from the smallest to the largest value. The side of the codes that
-        // lacks the extreme itself (7 of 8 steps) can be a whole step off.
+        // Steps to the largest magnitude, or from the smallest to the largest value. On the side where the codes
+        // do not reach the extreme (7 of 8 steps), the error can be a whole step.
         let steps =
             [("Q4_0", 8.0, 1.0), ("Q4_1", 15.0, 0.5), ("Q5_0", 16.0, 1.0), ("Q5_1", 31.0, 0.5), ("Q8_0", 127.0, 0.5)];
         let x = values(64 * 32);

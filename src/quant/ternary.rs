@@ -7,7 +7,7 @@
 //! | TQ1_0 | 256 | 54 | 48 bytes of 5 ternary digits, 4 bytes of 4, d: f16 | (q − 1) · d |
 //! | TQ2_0 | 256 | 66 | 64 bytes of 2 bits, d: f16 | (q − 1) · d |
 //!
-//! A byte of TQ1_0 is a fraction n / 256 of base 3 (rounded up): times 3, what leaves the byte is its first digit.
+//! A byte of TQ1_0 is a fraction n / 256 in base 3, rounded up: multiplied by 3, its integer part is the first digit.
 
 use super::float::f16_at;
 
@@ -24,13 +24,13 @@ pub(crate) fn q1_0(b: &[u8; 18], q: &mut [u8; 128], d: &mut [f32; 4], _: &mut [f
 #[inline(always)]
 pub(crate) fn q2_0(b: &[u8; 18], q: &mut [u8; 64], d: &mut [f32; 2], _: &mut [f32; 0]) {
     *d = [f16_at(b, 0); 2];
-    let (words, _) = q.as_chunks_mut();
+    let (groups, _) = q.as_chunks_mut();
     for i in 0..8 {
-        // Eight codes move apart in three halvings: bytes, nibbles, pairs of bits.
+        // Eight codes are spread in three steps: bytes, nibbles, pairs of bits.
         let packed = u16::from_le_bytes([b[2 + 2 * i], b[3 + 2 * i]]) as u64;
         let bytes = (packed | packed << 24) & 0x0000_00ff_0000_00ff;
         let nibbles = (bytes | bytes << 12) & 0x000f_000f_000f_000f;
-        words[i] = ((nibbles | nibbles << 6) & 0x0303_0303_0303_0303).to_le_bytes();
+        groups[i] = ((nibbles | nibbles << 6) & 0x0303_0303_0303_0303).to_le_bytes();
     }
 }
 
