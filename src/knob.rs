@@ -1,9 +1,8 @@
-//! Settings of what a table lists: adapter kinds, objectives, optimisers.
+//! Settings of the rows of tables: adapter kinds, objectives, optimisers, stages of sampling.
 //!
-//! A [`Knob`] says what can be set and within what bounds; the rows of a table that have it share it. A row's [`Usual`]
-//! says what it is where nobody says otherwise. [`Values`] is what somebody said, by name, and [`resolve`] makes of it
-//! what a row computes with: whatever the row has, and nothing else. A command's options, its help and the facts in
-//! files all follow from these.
+//! A [`Knob`] defines a setting: its name and its [`Domain`]. Rows share the definition. A [`Setting`] is a knob that a row
+//! has, with the row's default. [`Values`] are the values that a user gave, by name; [`resolve`] checks them and fills in
+//! the defaults. The options of a command, its help and the facts in files are generated from these.
 
 use crate::container::head::{Field, Head};
 use crate::error::{Error, Result, printable};
@@ -11,7 +10,7 @@ use core::fmt;
 use std::borrow::Cow;
 use std::prelude::v1::*;
 
-/// What a knob is set to.
+/// The value of a knob.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value {
     /// A number.
@@ -24,7 +23,7 @@ pub enum Value {
     Word(Cow<'static, str>),
 }
 
-/// For eyes, the shorter of the ways to write a number.
+/// For people: numbers in the shorter notation.
 impl fmt::Display for Value {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -43,7 +42,7 @@ impl From<f64> for Value {
     }
 }
 
-/// The number of the shortest text that reads back as `v`: 0.1 stays 0.1, and cast back it is `v` again.
+/// The number with the shortest decimal text that reads back as `v`: 0.1 stays 0.1, and a cast back gives `v`.
 impl From<f32> for Value {
     fn from(v: f32) -> Self {
         Value::Real(v.to_string().parse().unwrap_or(f64::NAN))
@@ -80,20 +79,20 @@ impl From<&str> for Value {
     }
 }
 
-/// What can be set.
+/// The definition of a setting.
 pub struct Knob {
-    /// Its name, words with spaces between: `label smoothing` is `--label-smoothing` on a command line.
+    /// Its name, words separated by spaces: `label smoothing` is `--label-smoothing` on a command line.
     pub name: &'static str,
     /// What it does, in a sentence without a full stop.
     pub about: &'static str,
-    /// What stands for its value in a help text.
+    /// The placeholder of its value in help texts.
     pub metavar: &'static str,
-    /// What it can be.
-    pub is: Is,
+    /// Its possible values.
+    pub domain: Domain,
 }
 
-/// What a knob can be; bounds are included.
-pub enum Is {
+/// The possible values of a knob; bounds are included.
+pub enum Domain {
     /// A number.
     Real {
         /// The least.
@@ -114,74 +113,74 @@ pub enum Is {
     Word(fn() -> Vec<&'static str>),
 }
 
-impl Is {
-    /// The value that a text spells, within bounds or not.
+impl Domain {
+    /// Parses a value, without checking the bounds.
     pub fn parse(&self, text: &str) -> Option<Value> {
         match self {
-            Is::Real { .. } => text.parse().ok().map(Value::Real),
-            Is::Whole { .. } => text.parse().ok().map(Value::Whole),
-            Is::Switch => match text {
+            Domain::Real { .. } => text.parse().ok().map(Value::Real),
+            Domain::Whole { .. } => text.parse().ok().map(Value::Whole),
+            Domain::Switch => match text {
                 "on" => Some(Value::Switch(true)),
                 "off" => Some(Value::Switch(false)),
                 _ => None,
             },
-            Is::Word(_) => Some(text.into()),
+            Domain::Word(_) => Some(text.into()),
         }
     }
 
-    /// `value` as what this is, if it can be: a whole number is a number too.
+    /// `value` converted to this domain, if it lies in it. A whole number can be used as a number.
     pub fn take(&self, value: &Value) -> Option<Value> {
         let fits = match (self, value) {
-            (Is::Real { .. }, Value::Whole(v)) => return self.take(&Value::Real(*v as f64)),
-            (Is::Real { low, high }, Value::Real(v)) => (low..=high).contains(&v),
-            (Is::Whole { low, high }, Value::Whole(v)) => (low..=high).contains(&v),
-            (Is::Switch, Value::Switch(_)) => true,
-            (Is::Word(names), Value::Word(v)) => names().iter().any(|name| name == v),
+            (Domain::Real { .. }, Value::Whole(v)) => return self.take(&Value::Real(*v as f64)),
+            (Domain::Real { low, high }, Value::Real(v)) => (low..=high).contains(&v),
+            (Domain::Whole { low, high }, Value::Whole(v)) => (low..=high).contains(&v),
+            (Domain::Switch, Value::Switch(_)) => true,
+            (Domain::Word(names), Value::Word(v)) => names().iter().any(|name| name == v),
             _ => false,
         };
         fits.then(|| value.clone())
     }
 }
 
-/// What can be used, for messages: `1e-6 to 1000`.
-impl fmt::Display for Is {
+/// The possible values, for messages: `1e-6 to 1000`.
+impl fmt::Display for Domain {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Is::Real { low, high } => write!(f, "{} to {}", Value::Real(*low), Value::Real(*high)),
-            Is::Whole { low, high } => write!(f, "{low} to {high}"),
-            Is::Switch => f.write_str("on or off"),
-            Is::Word(names) => f.write_str(&names().join(", ")),
+            Domain::Real { low, high } => write!(f, "{} to {}", Value::Real(*low), Value::Real(*high)),
+            Domain::Whole { low, high } => write!(f, "{low} to {high}"),
+            Domain::Switch => f.write_str("on or off"),
+            Domain::Word(names) => f.write_str(&names().join(", ")),
         }
     }
 }
 
-/// A knob that a row has, and what it is there where nothing is said.
-pub struct Usual {
-    /// Which.
+/// A knob of a row, with its default.
+pub struct Setting {
+    /// The knob.
     pub knob: &'static Knob,
-    /// Its usual value.
+    /// Its default.
     pub value: Value,
 }
 
-impl Usual {
-    /// A number that is usually `value`.
-    pub const fn real(knob: &'static Knob, value: f64) -> Usual {
-        Usual { knob, value: Value::Real(value) }
+impl Setting {
+    /// A number with a default.
+    pub const fn real(knob: &'static Knob, value: f64) -> Setting {
+        Setting { knob, value: Value::Real(value) }
     }
 
-    /// A whole number that is usually `value`.
-    pub const fn whole(knob: &'static Knob, value: u64) -> Usual {
-        Usual { knob, value: Value::Whole(value) }
+    /// A whole number with a default.
+    pub const fn whole(knob: &'static Knob, value: u64) -> Setting {
+        Setting { knob, value: Value::Whole(value) }
     }
 
-    /// What is usually off.
-    pub const fn off(knob: &'static Knob) -> Usual {
-        Usual { knob, value: Value::Switch(false) }
+    /// A switch that is off by default.
+    pub const fn off(knob: &'static Knob) -> Setting {
+        Setting { knob, value: Value::Switch(false) }
     }
 
-    /// A name that is usually `value`.
-    pub const fn word(knob: &'static Knob, value: &'static str) -> Usual {
-        Usual { knob, value: Value::Word(Cow::Borrowed(value)) }
+    /// A name with a default.
+    pub const fn word(knob: &'static Knob, value: &'static str) -> Setting {
+        Setting { knob, value: Value::Word(Cow::Borrowed(value)) }
     }
 }
 
@@ -190,18 +189,18 @@ impl Usual {
 pub struct Values(Vec<(&'static str, Value)>);
 
 impl Values {
-    /// Nothing said.
+    /// No values.
     pub fn new() -> Values {
         Values::default()
     }
 
-    /// The same with one more, or with another value.
+    /// These values with `name` set.
     pub fn with(mut self, name: &'static str, value: impl Into<Value>) -> Values {
         self.set(name, value);
         self
     }
 
-    /// Sets one.
+    /// Sets a value.
     pub fn set(&mut self, name: &'static str, value: impl Into<Value>) -> &mut Self {
         let value = value.into();
         match self.0.iter_mut().find(|(n, _)| *n == name) {
@@ -211,12 +210,12 @@ impl Values {
         self
     }
 
-    /// One of them, if it was said.
+    /// The value of that name, if it is set.
     pub fn get(&self, name: &str) -> Option<&Value> {
         self.0.iter().find(|(n, _)| *n == name).map(|(_, value)| value)
     }
 
-    /// All of them, in the order they were said.
+    /// All values, in the order in which they were set.
     pub fn iter(&self) -> impl Iterator<Item = (&'static str, &Value)> {
         self.0.iter().map(|(name, value)| (*name, value))
     }
@@ -224,7 +223,8 @@ impl Values {
     /// A number.
     ///
     /// # Panics
-    /// If there is none of that name: what [`resolve`] returned has all that its row has. So for every getter below.
+    /// If there is no number of that name. The result of [`resolve`] has all settings of its row. All getters below panic
+    /// likewise.
     pub fn real(&self, name: &str) -> f64 {
         match self.get(name) {
             Some(Value::Real(v)) => *v,
@@ -256,11 +256,11 @@ impl Values {
         }
     }
 
-    /// Writes what was said as facts of a checkpoint: texts, under their names with `prefix` before them.
+    /// Writes the values as facts of a checkpoint: texts, under their names with `prefix` in front.
     pub fn facts(&self, prefix: &str, facts: &mut Head) {
         for (name, value) in self.iter() {
             let text = match value {
-                // Digits alone, the shortest that read back as the same number.
+                // Without an exponent: the shortest digits that read back as the same number.
                 Value::Real(v) => v.to_string(),
                 other => other.to_string(),
             };
@@ -268,10 +268,10 @@ impl Values {
         }
     }
 
-    /// Writes them into the head of a file, under their names.
+    /// Writes the values into the head of a file, under their names.
     ///
     /// # Panics
-    /// If a number is not finite, which [`resolve`] lets none be.
+    /// If a number is not finite, which [`resolve`] does not allow.
     pub fn write(&self, head: &mut Head) {
         for (name, value) in self.iter() {
             let field: Field = match value {
@@ -284,18 +284,18 @@ impl Values {
         }
     }
 
-    /// Reads what [`Values::write`] wrote for a row with these knobs.
+    /// Reads the values that [`Values::write`] wrote for a row with these settings.
     ///
     /// # Errors
-    /// `Mismatch` for a value that is missing or of another type; those of [`resolve`].
-    pub fn read(row: &str, knobs: &[Usual], head: &Head) -> Result<Values> {
+    /// `Mismatch` for a value that is missing or has another type; those of [`resolve`].
+    pub fn read(row: &str, knobs: &[Setting], head: &Head) -> Result<Values> {
         let mut values = Values::new();
-        for Usual { knob, .. } in knobs {
-            let value = match knob.is {
-                Is::Real { .. } => Value::Real(head.real(knob.name)?),
-                Is::Whole { .. } => Value::Whole(head.integer(knob.name)?),
-                Is::Switch => Value::Switch(head.integer(knob.name)? != 0),
-                Is::Word(_) => head.text(knob.name)?.into(),
+        for Setting { knob, .. } in knobs {
+            let value = match knob.domain {
+                Domain::Real { .. } => Value::Real(head.real(knob.name)?),
+                Domain::Whole { .. } => Value::Whole(head.integer(knob.name)?),
+                Domain::Switch => Value::Switch(head.integer(knob.name)? != 0),
+                Domain::Word(_) => head.text(knob.name)?.into(),
             };
             values.set(knob.name, value);
         }
@@ -303,19 +303,21 @@ impl Values {
     }
 }
 
-/// All that a row with these knobs computes with, in their order: what was given, and the usual for the rest.
+/// The values of all settings of a row, in their order: the given ones, and the defaults for the rest.
 ///
 /// # Errors
-/// `Invalid` for a value that its knob cannot be, or of a knob that the row lacks.
-pub fn resolve(row: &str, knobs: &[Usual], given: &Values) -> Result<Values> {
+/// `Invalid` for a value outside its domain, or of a setting that the row does not have.
+pub fn resolve(row: &str, knobs: &[Setting], given: &Values) -> Result<Values> {
     if let Some((name, value)) = given.iter().find(|(name, _)| !knobs.iter().any(|u| u.knob.name == *name)) {
         return Err(Error::invalid(name, format!("{value}, and {} has none", printable(row))));
     }
-    let pick = |usual: &Usual| {
-        let Knob { name, is, .. } = usual.knob;
+    let pick = |setting: &Setting| {
+        let Knob { name, domain, .. } = setting.knob;
         let value = match given.get(name) {
-            None => usual.value.clone(),
-            Some(value) => is.take(value).ok_or_else(|| Error::invalid(*name, format!("{value}; {is} can be used")))?,
+            None => setting.value.clone(),
+            Some(value) => {
+                domain.take(value).ok_or_else(|| Error::invalid(*name, format!("{value}; {domain} can be used")))?
+            }
         };
         Ok((*name, value))
     };
@@ -326,15 +328,16 @@ pub fn resolve(row: &str, knobs: &[Usual], given: &Values) -> Result<Values> {
 mod tests {
     use super::*;
 
-    static STRENGTH: Knob = Knob { name: "strength", about: "", metavar: "S", is: Is::Real { low: 1e-6, high: 1e3 } };
-    static TIMES: Knob = Knob { name: "how often", about: "", metavar: "N", is: Is::Whole { low: 1, high: 9 } };
-    static LOUD: Knob = Knob { name: "loud", about: "", metavar: "", is: Is::Switch };
-    static TONE: Knob = Knob { name: "tone", about: "", metavar: "T", is: Is::Word(|| vec!["low", "high"]) };
-    static ROW: &[Usual] =
-        &[Usual::real(&STRENGTH, 0.1), Usual::whole(&TIMES, 3), Usual::off(&LOUD), Usual::word(&TONE, "low")];
+    static STRENGTH: Knob =
+        Knob { name: "strength", about: "", metavar: "S", domain: Domain::Real { low: 1e-6, high: 1e3 } };
+    static TIMES: Knob = Knob { name: "how often", about: "", metavar: "N", domain: Domain::Whole { low: 1, high: 9 } };
+    static LOUD: Knob = Knob { name: "loud", about: "", metavar: "", domain: Domain::Switch };
+    static TONE: Knob = Knob { name: "tone", about: "", metavar: "T", domain: Domain::Word(|| vec!["low", "high"]) };
+    static ROW: &[Setting] =
+        &[Setting::real(&STRENGTH, 0.1), Setting::whole(&TIMES, 3), Setting::off(&LOUD), Setting::word(&TONE, "low")];
 
     #[test]
-    fn the_usual_stands_where_nothing_is_said() {
+    fn defaults_stand_where_no_value_is_given() {
         let values = resolve("song", ROW, &Values::new().with("how often", 4).with("loud", true)).unwrap();
         assert_eq!((values.real("strength"), values.whole("how often")), (0.1, 4));
         assert_eq!((values.switch("loud"), values.word("tone")), (true, "low"));

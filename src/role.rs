@@ -63,7 +63,7 @@ pub enum Role {
 
 /// What a tensor is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Is {
+pub enum TensorKind {
     /// A matrix, `y = x · Wᵀ`.
     Matrix,
     /// The gain of a norm.
@@ -97,8 +97,8 @@ pub struct Row {
     pub gguf: &'static str,
     /// Its path in a Hugging Face block.
     pub hf: &'static str,
-    /// What it is.
-    pub is: Is,
+    /// The kind of tensor.
+    pub kind: TensorKind,
     /// Widths of its input and of its output.
     pub shape: fn(&Sizes) -> [usize; 2],
     /// Roles whose rows it has, one after the other.
@@ -115,7 +115,7 @@ const fn matrix(
     hf: &'static str,
     shape: fn(&Sizes) -> [usize; 2],
 ) -> Row {
-    Row { role, short, gguf, hf, is: Is::Matrix, shape, holds: &[], wide: false }
+    Row { role, short, gguf, hf, kind: TensorKind::Matrix, shape, holds: &[], wide: false }
 }
 
 const fn wide(row: Row) -> Row {
@@ -133,12 +133,12 @@ const fn gain(
     hf: &'static str,
     shape: fn(&Sizes) -> [usize; 2],
 ) -> Row {
-    Row { role, short, gguf, hf, is: Is::Gain, shape, holds: &[], wide: false }
+    Row { role, short, gguf, hf, kind: TensorKind::Gain, shape, holds: &[], wide: false }
 }
 
 /// The bias of `of`, which has its name with another suffix.
 const fn bias(role: Role, of: Role, short: &'static str, gguf: &'static str, shape: fn(&Sizes) -> [usize; 2]) -> Row {
-    Row { role, short, gguf, hf: "", is: Is::Bias(of), shape, holds: &[], wide: false }
+    Row { role, short, gguf, hf: "", kind: TensorKind::Bias(of), shape, holds: &[], wide: false }
 }
 
 /// Every tensor that a block may have, in the order of [`Role`].
@@ -200,12 +200,12 @@ impl Role {
 
     /// What follows its name in GGUF files.
     pub fn suffix(self) -> &'static str {
-        if let Is::Bias(_) = self.row().is { "bias" } else { "weight" }
+        if let TensorKind::Bias(_) = self.row().kind { "bias" } else { "weight" }
     }
 
     /// The role of the bias that is added to its output, if the table has one.
     pub fn bias(self) -> Option<Role> {
-        ROLES.iter().find(|row| row.is == Is::Bias(self)).map(|row| row.role)
+        ROLES.iter().find(|row| row.kind == TensorKind::Bias(self)).map(|row| row.role)
     }
 
     /// The tensor that may hold its rows together with others, and which of those it is.
@@ -220,14 +220,14 @@ impl Role {
 
     /// The matrices, in the order of the table.
     pub fn matrices() -> impl Iterator<Item = Role> {
-        ROLES.iter().filter(|row| row.is == Is::Matrix).map(|row| row.role)
+        ROLES.iter().filter(|row| row.kind == TensorKind::Matrix).map(|row| row.role)
     }
 
     /// From one exact name of any spelling of a matrix: `q`, `attn_q`, `q_proj` or `self_attn.q_proj`.
     pub fn by_name(name: &str) -> Option<Role> {
         let last = |path: &'static str| path.rsplit('.').next();
         let fits = |row: &&Row| [row.short, row.gguf, row.hf].contains(&name) || last(row.hf) == Some(name);
-        ROLES.iter().filter(|row| row.is == Is::Matrix).find(fits).map(|row| row.role)
+        ROLES.iter().filter(|row| row.kind == TensorKind::Matrix).find(fits).map(|row| row.role)
     }
 }
 
@@ -261,7 +261,7 @@ mod tests {
     fn rows_stand_where_their_roles_say() {
         for (i, row) in ROLES.iter().enumerate() {
             assert_eq!(row.role as usize, i, "{}", row.short);
-            if let Is::Bias(of) = row.is {
+            if let TensorKind::Bias(of) = row.kind {
                 assert_eq!((row.gguf, of.bias()), (of.gguf(), Some(row.role)));
             }
             for (at, role) in row.holds.iter().enumerate() {

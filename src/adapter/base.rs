@@ -5,7 +5,7 @@ use crate::error::{Error, Result, printable};
 use crate::nn::attention::Heads;
 use crate::nn::rope::Rope;
 use crate::quant::Matrix;
-use crate::role::{Is, Role};
+use crate::role::{Role, TensorKind};
 use core::fmt;
 use core::ops::{Index, IndexMut};
 use std::prelude::v1::*;
@@ -119,7 +119,7 @@ impl Base {
         Ok(match place {
             Place::Site(site) => self.shape(site)?,
             Place::Input(site) => {
-                if site.role.row().is != Is::Matrix {
+                if site.role.row().kind != TensorKind::Matrix {
                     return Err(Error::unsupported("adapter target", place.to_string()));
                 }
                 let [n_in, _] = self.shape(site)?;
@@ -169,7 +169,8 @@ impl Base {
 
     /// All norms there are, block by block.
     pub fn norms(&self) -> impl Iterator<Item = Site> + '_ {
-        let block = |layer| Role::all().filter(|r| r.row().is == Is::Gain).map(move |role| Site { layer, role });
+        let block =
+            |layer| Role::all().filter(|r| r.row().kind == TensorKind::Gain).map(move |role| Site { layer, role });
         (0..self.layers()).flat_map(block).filter(|s| self.shapes[s.layer][s.role].is_some())
     }
 }

@@ -11,7 +11,7 @@ use crate::container::head::Head;
 use crate::error::{Error, Result};
 use crate::kernel::{Buffer, Compute, Tile, View};
 use crate::nn::linear::even;
-use crate::role::Is;
+use crate::role::TensorKind;
 use core::ops::Range;
 use std::prelude::v1::*;
 
@@ -237,7 +237,7 @@ pub(super) const SECTIONS: [&str; 2] = ["ranks", "alphas"];
 /// The matrix at a place.
 fn site(place: Place) -> Result<Site> {
     match place {
-        Place::Site(site) if site.role.row().is == Is::Matrix => Ok(site),
+        Place::Site(site) if site.role.row().kind == TensorKind::Matrix => Ok(site),
         other => Err(Error::unsupported("target of a low-rank change", other.to_string())),
     }
 }

@@ -40,7 +40,7 @@ pub use stack::{Attached, Member, Ready, Stack};
 use crate::container::head::Head;
 use crate::error::{Error, Result};
 use crate::kernel::{Buffer, Compute, Tile, View};
-use crate::knob::Usual;
+use crate::knob::Setting;
 use crate::nn::attention::Heads;
 use crate::role::Role;
 use std::prelude::v1::*;
@@ -167,8 +167,8 @@ pub struct Kind {
     pub about: &'static str,
     /// The highest learning rate that suits it, where nothing is said.
     pub rate: f32,
-    /// What can be set, with the usual values.
-    pub knobs: &'static [Usual],
+    /// Its settings, with their defaults.
+    pub knobs: &'static [Setting],
     /// The linear layers that it usually changes; empty for one that stands elsewhere.
     pub targets: &'static [Role],
     /// What a fresh one would be.

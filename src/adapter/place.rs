@@ -17,7 +17,7 @@
 
 use super::Base;
 use crate::error::{Error, Result, printable};
-use crate::role::{Is, Role};
+use crate::role::{Role, TensorKind};
 use core::fmt;
 use std::prelude::v1::*;
 
@@ -109,7 +109,7 @@ impl Place {
     /// The place of that name in a block, or outside.
     fn by_name(name: &str, layer: usize) -> Option<Place> {
         let site = |name: &str| {
-            let role = Role::all().find(|r| r.gguf() == name && !matches!(r.row().is, Is::Bias(_)))?;
+            let role = Role::all().find(|r| r.gguf() == name && !matches!(r.row().kind, TensorKind::Bias(_)))?;
             Some(Site { layer, role })
         };
         match name {
@@ -351,7 +351,8 @@ mod tests {
 
     #[test]
     fn every_place_has_a_number_and_a_name() {
-        let sites = Role::all().filter(|r| !matches!(r.row().is, Is::Bias(_))).map(|role| Site { layer: 3, role });
+        let sites =
+            Role::all().filter(|r| !matches!(r.row().kind, TensorKind::Bias(_))).map(|role| Site { layer: 3, role });
         let spots = [Spot::Attention, Spot::FeedForward].map(|s| Place::Stream(3, s));
         let inside: Vec<Place> = sites.flat_map(|s| [Place::Site(s), Place::Input(s)]).collect();
         let inside = [inside, spots.to_vec(), vec![Place::Attention(3), Place::State(3)]].concat();

@@ -11,18 +11,26 @@ use super::place::Shaped;
 use super::{At, Base, Needs, NewPart, Place, Shape, Site, Spec, Spot, Start};
 use crate::error::{Error, Result};
 use crate::kernel::{Tile, View};
-use crate::knob::{Is, Knob, Values};
+use crate::knob::{Domain, Knob, Values};
 use crate::rng::Stream;
 use crate::role::Role;
 use std::prelude::v1::*;
 
 /// Width of the small layer.
-pub static SIZE: Knob =
-    Knob { name: "size", about: "Width of the layer between", metavar: "B", is: Is::Whole { low: 1, high: 65_536 } };
+pub static SIZE: Knob = Knob {
+    name: "size",
+    about: "Width of the layer between",
+    metavar: "B",
+    domain: Domain::Whole { low: 1, high: 65_536 },
+};
 
 /// Factor of what is added.
-pub static FACTOR: Knob =
-    Knob { name: "factor", about: "Factor of what is added", metavar: "S", is: Is::Real { low: 1e-6, high: 1e6 } };
+pub static FACTOR: Knob = Knob {
+    name: "factor",
+    about: "Factor of what is added",
+    metavar: "S",
+    domain: Domain::Real { low: 1e-6, high: 1e6 },
+};
 
 /// The outputs of sub-layers whose last products are named.
 pub fn places(spec: &Spec, base: &Base) -> Result<Vec<Place>> {

@@ -3,32 +3,36 @@
 use super::lowrank::{Layout, Slot};
 use super::{Base, Kind, MAX_RANK, Site};
 use crate::error::{Error, Result};
-use crate::knob::{Is, Knob, Usual, Value, Values, resolve};
+use crate::knob::{Domain, Knob, Setting, Value, Values, resolve};
 use crate::role::Role;
 use std::prelude::v1::*;
 
 /// Rank of the change; also at most the smaller side of every layer.
-pub static RANK: Knob =
-    Knob { name: "rank", about: "Rank of the change", metavar: "R", is: Is::Whole { low: 1, high: MAX_RANK as u64 } };
+pub static RANK: Knob = Knob {
+    name: "rank",
+    about: "Rank of the change",
+    metavar: "R",
+    domain: Domain::Whole { low: 1, high: MAX_RANK as u64 },
+};
 
 /// Numerator of the factor `s`.
 pub static ALPHA: Knob = Knob {
     name: "alpha",
     about: "Strength of the change: it is multiplied by A / R",
     metavar: "A",
-    is: Is::Real { low: 1e-6, high: 1e6 },
+    domain: Domain::Real { low: 1e-6, high: 1e6 },
 };
 
 /// `s = alpha / √rank` instead of `alpha / rank` (arXiv:2312.03732).
 pub static STABILISED: Knob =
-    Knob { name: "rank stabilised", about: "Multiply by A / √R instead", metavar: "", is: Is::Switch };
+    Knob { name: "rank stabilised", about: "Multiply by A / √R instead", metavar: "", domain: Domain::Switch };
 
-pub(super) const USUAL_RANK: Usual = Usual::whole(&RANK, 8);
-pub(super) const USUAL_ALPHA: Usual = Usual::real(&ALPHA, 16.0);
-pub(super) const UNSTABILISED: Usual = Usual::off(&STABILISED);
+pub(super) const USUAL_RANK: Setting = Setting::whole(&RANK, 8);
+pub(super) const USUAL_ALPHA: Setting = Setting::real(&ALPHA, 16.0);
+pub(super) const UNSTABILISED: Setting = Setting::off(&STABILISED);
 
 /// What every low-rank kind has.
-pub(super) static LOW_RANK: [Usual; 3] = [USUAL_RANK, USUAL_ALPHA, UNSTABILISED];
+pub(super) static LOW_RANK: [Setting; 3] = [USUAL_RANK, USUAL_ALPHA, UNSTABILISED];
 
 /// What to create.
 #[derive(Clone, Debug, PartialEq)]
@@ -39,7 +43,7 @@ pub struct Spec {
     pub targets: Vec<Role>,
     /// Of which blocks; all if `None`.
     pub layers: Option<Vec<usize>>,
-    /// What differs from the usual of its kind, [`Kind::knobs`].
+    /// Values that differ from the defaults of its kind, [`Kind::knobs`].
     pub values: Values,
     /// Everything random follows from it.
     pub seed: u64,
@@ -52,7 +56,7 @@ impl Default for Spec {
 }
 
 impl Spec {
-    /// One of that kind where it usually stands, with its usual settings.
+    /// An adapter of that kind with its default targets and settings.
     pub fn new(kind: &str) -> Spec {
         let targets = Kind::by_name(kind).map_or(&[][..], |row| row.targets).to_vec();
         Spec { kind: kind.into(), targets, layers: None, values: Values::new(), seed: 0 }
@@ -111,7 +115,7 @@ impl Spec {
         if targets.is_empty() {
             return Err(Error::invalid("targets", "none named"));
         }
-        if let Some(role) = targets.iter().find(|role| role.row().is != crate::role::Is::Matrix) {
+        if let Some(role) = targets.iter().find(|role| role.row().kind != crate::role::TensorKind::Matrix) {
             return Err(Error::invalid("targets", format!("{} is no linear layer", role.row().short)));
         }
         let targets = &targets;

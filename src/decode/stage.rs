@@ -5,7 +5,7 @@
 use super::candidates::{reach, total};
 use super::{Candidate, Candidates};
 use crate::error::{Error, Result};
-use crate::knob::{self, Is, Knob, Usual, Values};
+use crate::knob::{self, Domain, Knob, Setting, Values};
 use std::prelude::v1::*;
 
 /// Changes candidates before the draw.
@@ -21,8 +21,8 @@ pub trait Stage: Send {
 pub struct Row {
     /// As people call it.
     pub name: &'static str,
-    /// What can be set, with the usual values.
-    pub knobs: &'static [Usual],
+    /// Its settings, with their defaults.
+    pub knobs: &'static [Setting],
     /// Whether it only removes candidates that are not the likeliest: a greedy choice does without it.
     pub narrows: bool,
     /// The stage, from all settings of the row; `None` if with these it would do nothing.
@@ -30,42 +30,48 @@ pub struct Row {
 }
 
 macro_rules! knob {
-    ($id:ident, $name:literal, $metavar:literal, $is:expr, $about:literal) => {
+    ($id:ident, $name:literal, $metavar:literal, $domain:expr, $about:literal) => {
         #[doc = $about]
-        pub static $id: Knob = Knob { name: $name, about: $about, metavar: $metavar, is: $is };
+        pub static $id: Knob = Knob { name: $name, about: $about, metavar: $metavar, domain: $domain };
     };
 }
 
-knob!(PENALTY, "repeat penalty", "R", Is::Real { low: 0.01, high: 100.0 }, "Make recent tokens less likely; 1: do not");
+knob!(
+    PENALTY,
+    "repeat penalty",
+    "R",
+    Domain::Real { low: 0.01, high: 100.0 },
+    "Make recent tokens less likely; 1: do not"
+);
 knob!(
     LAST,
     "repeat last n",
     "N",
-    Is::Whole { low: 0, high: 1 << 20 },
+    Domain::Whole { low: 0, high: 1 << 20 },
     "Tokens back that --repeat-penalty looks; 0: none"
 );
-knob!(TOP_K, "top k", "K", Is::Whole { low: 0, high: u64::MAX }, "Choose among the K likeliest tokens; 0: all");
+knob!(TOP_K, "top k", "K", Domain::Whole { low: 0, high: u64::MAX }, "Choose among the K likeliest tokens; 0: all");
 knob!(
     TOP_P,
     "top p",
     "P",
-    Is::Real { low: 1e-6, high: 1.0 },
+    Domain::Real { low: 1e-6, high: 1.0 },
     "Choose among the likeliest tokens that together have probability P; 1: all"
 );
 knob!(
     MIN_P,
     "min p",
     "P",
-    Is::Real { low: 0.0, high: 1.0 },
+    Domain::Real { low: 0.0, high: 1.0 },
     "Choose among tokens at least P times as likely as the likeliest; 0: all"
 );
-knob!(TEMP, "temp", "T", Is::Real { low: 0.0, high: 100.0 }, "Randomness; 0 always takes the likeliest token");
+knob!(TEMP, "temp", "T", Domain::Real { low: 0.0, high: 100.0 }, "Randomness; 0 always takes the likeliest token");
 
 /// Every stage, in the order in which they are chained.
 pub static STAGES: &[Row] = &[
     Row {
         name: "repetition penalty",
-        knobs: &[Usual::real(&PENALTY, 1.0), Usual::whole(&LAST, 64)],
+        knobs: &[Setting::real(&PENALTY, 1.0), Setting::whole(&LAST, 64)],
         narrows: false,
         create: |v| {
             let (penalty, last) = (v.real("repeat penalty") as f32, v.whole("repeat last n") as usize);
@@ -74,7 +80,7 @@ pub static STAGES: &[Row] = &[
     },
     Row {
         name: "top-k",
-        knobs: &[Usual::whole(&TOP_K, 40)],
+        knobs: &[Setting::whole(&TOP_K, 40)],
         narrows: true,
         create: |v| {
             let k = usize::try_from(v.whole("top k")).unwrap_or(usize::MAX);
@@ -83,7 +89,7 @@ pub static STAGES: &[Row] = &[
     },
     Row {
         name: "top-p",
-        knobs: &[Usual::real(&TOP_P, 0.95)],
+        knobs: &[Setting::real(&TOP_P, 0.95)],
         narrows: true,
         create: |v| {
             let p = v.real("top p") as f32;
@@ -92,7 +98,7 @@ pub static STAGES: &[Row] = &[
     },
     Row {
         name: "min-p",
-        knobs: &[Usual::real(&MIN_P, 0.05)],
+        knobs: &[Setting::real(&MIN_P, 0.05)],
         narrows: true,
         create: |v| {
             let p = v.real("min p") as f32;
@@ -101,7 +107,7 @@ pub static STAGES: &[Row] = &[
     },
     Row {
         name: "temperature",
-        knobs: &[Usual::real(&TEMP, 0.8)],
+        knobs: &[Setting::real(&TEMP, 0.8)],
         narrows: false,
         create: |v| {
             let t = v.real("temp") as f32;

@@ -14,7 +14,7 @@ use crate::kernel::{Buffer, Tile, View};
 use crate::nn::linear::{self, Accumulate, Back, Input, Precision, Quantized};
 use crate::nn::{head, norm};
 use crate::quant::Matrix;
-use crate::role::{Is, Role};
+use crate::role::{Role, TensorKind};
 use core::ops::Range;
 use std::prelude::v1::*;
 
@@ -61,7 +61,7 @@ impl Workspace {
         };
         let apart = 2 * widest(|p| matches!(p, Place::Input(_)), 0);
         let dropped = if dropout { 2 * widest(|p| matches!(p, Place::Site(_) | Place::Stream(..)), 0) } else { 0 };
-        let norms = |p: &Place| matches!(p, Place::Site(site) if site.role.row().is == Is::Gain);
+        let norms = |p: &Place| matches!(p, Place::Site(site) if site.role.row().kind == TensorKind::Gain);
         let before = if shape.needs.output { widest(norms, 1).min(h.width) } else { 0 };
         4 * n * (apart + dropped + before + shape.size.row)
     }

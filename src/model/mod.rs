@@ -33,7 +33,7 @@ use crate::kernel::Compute;
 use crate::nn::attention::Heads;
 use crate::nn::rope::{self, Rope};
 use crate::quant::Matrix;
-use crate::role::Is;
+use crate::role::TensorKind;
 use std::prelude::v1::*;
 use std::sync::Arc;
 
@@ -127,7 +127,7 @@ impl Model {
             let mut shapes = Shapes::new(layer.heads);
             for row in &crate::role::ROLES {
                 let held = row.role.fused().is_some_and(|(whole, _)| layer.has.has(whole));
-                if !matches!(row.is, Is::Bias(_)) && (held || layer.has.has(row.role)) {
+                if !matches!(row.kind, TensorKind::Bias(_)) && (held || layer.has.has(row.role)) {
                     shapes[row.role] = Some((row.shape)(&sizes));
                 }
             }

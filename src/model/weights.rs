@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::gguf::Gguf;
 use crate::kernel::{Compute, Tile};
 use crate::quant::{Format, Matrix};
-use crate::role::{Is, Role};
+use crate::role::{Role, TensorKind};
 use core::ops::Range;
 use std::prelude::v1::*;
 use std::sync::Arc;
@@ -281,7 +281,7 @@ impl Weights {
                 let name = format!("blk.{layer}.{}", arch.gguf(role));
                 return Err(Error::mismatch(name, "one tensor or its parts", "both"));
             }
-            let alone = |r: &Role| matches!(r.row().is, Is::Bias(of) if !there(&of));
+            let alone = |r: &Role| matches!(r.row().kind, TensorKind::Bias(of) if !there(&of));
             if let Some(role) = Role::all().filter(there).find(alone) {
                 let name = format!("tensor blk.{layer}.{}", arch.gguf(role));
                 return Err(Error::mismatch(name, "none without the tensor that it is added to", "one"));
@@ -289,16 +289,16 @@ impl Weights {
             let missing = |role: &&Role| !there(role) && role.fused().is_none_or(|(whole, _)| !there(&whole));
             if let Some(role) = arch.needs.iter().chain(arch.also).find(missing) {
                 let name = format!("tensor blk.{layer}.{}", arch.gguf(*role));
-                let what = if role.row().is == Is::Matrix { "a matrix" } else { "a vector" };
+                let what = if role.row().kind == TensorKind::Matrix { "a matrix" } else { "a vector" };
                 return Err(Error::mismatch(name, what, "nothing of that name"));
             }
             let mut block = Block::default();
             for role in Role::all().filter(there) {
                 let name = format!("blk.{layer}.{}", arch.gguf(role));
                 let [cols, rows] = (role.row().shape)(&sizes);
-                block.tensors[role as usize] = Some(match role.row().is {
-                    Is::Matrix => Tensor::Matrix(matrix(&name, Some(rows), cols)?),
-                    Is::Gain | Is::Bias(_) => Tensor::Vector(vector(&name, rows)?),
+                block.tensors[role as usize] = Some(match role.row().kind {
+                    TensorKind::Matrix => Tensor::Matrix(matrix(&name, Some(rows), cols)?),
+                    TensorKind::Gain | TensorKind::Bias(_) => Tensor::Vector(vector(&name, rows)?),
                 });
             }
             blocks.push(block);

@@ -6,7 +6,7 @@ use mynah::adapter::{
 };
 use mynah::bytes::{Bytes, Limits};
 use mynah::kernel::{self, Buffer, Compute, Pool, Tile, View};
-use mynah::knob::Is;
+use mynah::knob::Domain;
 use mynah::model::{Session, SessionConfig};
 use mynah::nn::attention::Heads;
 use mynah::nn::rope::Rope;
@@ -81,13 +81,13 @@ fn specs() -> Vec<Spec> {
         }
         all.push(spec.clone());
         for usual in kind.knobs {
-            match usual.knob.is {
-                Is::Word(names) => {
+            match usual.knob.domain {
+                Domain::Word(names) => {
                     let others = names().into_iter().filter(|name| usual.value != (*name).into());
                     all.extend(others.map(|name| spec.clone().with(usual.knob.name, name)));
                 }
-                Is::Switch => all.push(spec.clone().with(usual.knob.name, true)),
-                Is::Real { .. } | Is::Whole { .. } => {}
+                Domain::Switch => all.push(spec.clone().with(usual.knob.name, true)),
+                Domain::Real { .. } | Domain::Whole { .. } => {}
             }
         }
     }
@@ -643,11 +643,13 @@ fn settings_out_of_bounds_are_named() {
         let spec = Spec { targets: parse_targets("q,up").unwrap(), ..Spec::new(kind.name) };
         for usual in kind.knobs {
             let name = usual.knob.name;
-            let bad: Vec<mynah::knob::Value> = match usual.knob.is {
-                Is::Real { low, high } => vec![f64::NAN.into(), (low - 1.0).into(), (high * 2.0).into(), true.into()],
-                Is::Whole { high, .. } => vec![(high + 1).into(), 1.5.into(), "many".into()],
-                Is::Switch => vec![1.into(), "on".into()],
-                Is::Word(_) => vec!["no such name".into(), 1.into()],
+            let bad: Vec<mynah::knob::Value> = match usual.knob.domain {
+                Domain::Real { low, high } => {
+                    vec![f64::NAN.into(), (low - 1.0).into(), (high * 2.0).into(), true.into()]
+                }
+                Domain::Whole { high, .. } => vec![(high + 1).into(), 1.5.into(), "many".into()],
+                Domain::Switch => vec![1.into(), "on".into()],
+                Domain::Word(_) => vec!["no such name".into(), 1.into()],
             };
             for value in bad {
                 let e = why(spec.clone().with(name, value.clone()));

@@ -6,7 +6,7 @@ use mynah::adapter::{self, Adapter, Base, Kind, Place, Shape, Site, Spec, nola};
 use mynah::model::Model;
 use mynah::nn::attention::Heads;
 use mynah::nn::rope::Pairing;
-use mynah::role::{Is, Role};
+use mynah::role::{Role, TensorKind};
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -315,7 +315,7 @@ fn llama_adapter(spec: &Spec, base: &Base, _: &Model) -> Does {
 /// `W·(x ∘ γ) + β`, and γ of what a norm puts out.
 fn unlock(spec: &Spec, base: &Base, _: &Model) -> Does {
     acting(spec, base, |own, seen| {
-        let adds = matches!(seen.place, Place::Site(site) if site.role.row().is == Is::Matrix);
+        let adds = matches!(seen.place, Place::Site(site) if site.role.row().kind == TensorKind::Matrix);
         for y in seen.y {
             y.iter_mut().zip(own[0]).for_each(|(y, v)| *y = if adds { *y + v } else { *y * v });
         }

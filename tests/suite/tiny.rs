@@ -8,7 +8,7 @@ use mynah::kernel::{Compute, Pool};
 use mynah::model::{Arch, HParams, Model};
 use mynah::nn::norm;
 use mynah::quant::Format;
-use mynah::role::{Is, Role};
+use mynah::role::{Role, TensorKind};
 
 /// Whole numbers from a seed (SplitMix64).
 pub struct Rng(pub u64);
@@ -110,7 +110,7 @@ impl Sketch {
         }
         let all = roles.clone();
         // A bias stands beside its matrix or norm.
-        roles.retain(|r| if let Is::Bias(of) = r.row().is { all.contains(&of) } else { true });
+        roles.retain(|r| if let TensorKind::Bias(of) = r.row().kind { all.contains(&of) } else { true });
         let mut once: Vec<Role> = Vec::new();
         roles.into_iter().for_each(|r| {
             if !once.contains(&r) {
@@ -139,10 +139,10 @@ impl Sketch {
             let sizes = layer.sizes(WIDTH);
             for role in self.roles() {
                 let (name, [cols, rows]) = (format!("blk.{l}.{}", self.arch.gguf(role)), (role.row().shape)(&sizes));
-                match role.row().is {
-                    Is::Gain => tensor(name, &[rows], 1.0, 0.3),
-                    Is::Bias(_) => tensor(name, &[rows], 0.0, 0.3),
-                    Is::Matrix => {
+                match role.row().kind {
+                    TensorKind::Gain => tensor(name, &[rows], 1.0, 0.3),
+                    TensorKind::Bias(_) => tensor(name, &[rows], 0.0, 0.3),
+                    TensorKind::Matrix => {
                         let spread = if [Role::Q, Role::K].contains(&role) { 0.4 } else { 0.3 };
                         tensor(name, &[cols, rows], 0.0, spread);
                     }

@@ -8,7 +8,7 @@
 use crate::adapter::direct::{self, Direct, Own, Plan, Rule, scale, scale_backward};
 use crate::adapter::{At, Into, Kind, Needs, NewPart, Place, Seen, Shape, Start};
 use crate::kernel::{Buffer, Tile, View};
-use crate::role::{Is, Role};
+use crate::role::{Role, TensorKind};
 use std::prelude::v1::*;
 
 /// Its row.
@@ -36,7 +36,7 @@ static PLAN: Plan = Plan {
         Ok(spec.sites(base)?.into_iter().map(place).collect())
     },
     stands: |place| match place {
-        Place::Site(site) => site.role.row().is == Is::Matrix,
+        Place::Site(site) => site.role.row().kind == TensorKind::Matrix,
         place => matches!(place, Place::Input(_)),
     },
     shape: |places, _, _| {

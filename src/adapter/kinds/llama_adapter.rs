@@ -10,7 +10,7 @@ use crate::adapter::direct::{self, Direct, Own, Plan, Rule};
 use crate::adapter::{At, Frozen, Into, Kind, Needs, NewPart, Place, Seen, Shape, Site, Start};
 use crate::error::{Error, Result};
 use crate::kernel::{Buffer, Compute, Tile, View};
-use crate::knob::{Is, Knob, Usual};
+use crate::knob::{Domain, Knob, Setting};
 use crate::math;
 use crate::nn::attention::{self, Memory, Sees, Source};
 use crate::nn::linear::{self, Accumulate, Back, Input, Precision};
@@ -20,7 +20,7 @@ use std::prelude::v1::*;
 
 /// How many prompts a block has.
 static LENGTH: Knob =
-    Knob { name: "length", about: "Rows before the text", metavar: "L", is: Is::Whole { low: 1, high: 4096 } };
+    Knob { name: "length", about: "Rows before the text", metavar: "L", domain: Domain::Whole { low: 1, high: 4096 } };
 
 /// Blocks from below that have none where nothing is said, if there are more.
 const WITHOUT: usize = 2;
@@ -30,7 +30,7 @@ pub static KIND: Kind = Kind {
     name: "llama-adapter",
     about: "prompts of the upper blocks, attended under gates that begin closed",
     rate: 2e-2,
-    knobs: &[Usual::whole(&LENGTH, 10)],
+    knobs: &[Setting::whole(&LENGTH, 10)],
     targets: &[],
     shape: |spec, base| direct::shape(spec, base, &PLAN),
     create: |spec, base| Direct::create(spec, base, &PLAN, Gated::default()),

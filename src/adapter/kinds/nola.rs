@@ -22,7 +22,7 @@ use crate::container::codec::{Codec, Whole};
 use crate::container::head::Head;
 use crate::error::{Error, Result, printable};
 use crate::kernel::{Buffer, Compute, Tile};
-use crate::knob::{Is, Knob, Usual, Values};
+use crate::knob::{Domain, Knob, Setting, Values};
 use crate::rng::{GENERATOR, Random, Stream};
 use crate::role::Role;
 use core::ops::Range;
@@ -36,7 +36,7 @@ pub static BASES: Knob = Knob {
     name: "basis",
     about: "Random bases for each of the two factors",
     metavar: "K",
-    is: Is::Whole { low: 1, high: MAX_BASES as u64 },
+    domain: Domain::Whole { low: 1, high: MAX_BASES as u64 },
 };
 
 /// Bases of B, where they are not as many as those of A.
@@ -44,7 +44,7 @@ pub static BASES_OF_B: Knob = Knob {
     name: "basis b",
     about: "Random bases for the second factor; 0: as many as for the first",
     metavar: "L",
-    is: Is::Whole { low: 0, high: MAX_BASES as u64 },
+    domain: Domain::Whole { low: 0, high: MAX_BASES as u64 },
 };
 
 /// How bases are drawn, a name of [`basis::BASES`].
@@ -52,17 +52,17 @@ pub static BASIS_KIND: Knob = Knob {
     name: "basis kind",
     about: "How random bases are drawn",
     metavar: "NAME",
-    is: Is::Word(|| basis::BASES.iter().map(|b| b.name).collect()),
+    domain: Domain::Word(|| basis::BASES.iter().map(|b| b.name).collect()),
 };
 
 /// What can be set.
-pub(super) static KNOBS: [Usual; 6] = [
+pub(super) static KNOBS: [Setting; 6] = [
     USUAL_RANK,
     USUAL_ALPHA,
     UNSTABILISED,
-    Usual::whole(&BASES, 64),
-    Usual::whole(&BASES_OF_B, 0),
-    Usual::word(&BASIS_KIND, "uniform"),
+    Setting::whole(&BASES, 64),
+    Setting::whole(&BASES_OF_B, 0),
+    Setting::word(&BASIS_KIND, "uniform"),
 ];
 
 /// How many bases A and B have.

@@ -10,7 +10,7 @@ use crate::adapter::direct::{self, Direct, Own, Plan, Rule};
 use crate::adapter::small::{FACTOR, SIZE, add, add_backward, changes_something, places, shape, start, width};
 use crate::adapter::{At, Into, Kind, Needs, Place, Seen};
 use crate::kernel::{Buffer, Tile, View};
-use crate::knob::Usual;
+use crate::knob::Setting;
 use crate::role::Role;
 use std::prelude::v1::*;
 
@@ -19,7 +19,7 @@ pub static KIND: Kind = Kind {
     name: "parallel",
     about: "small layers beside the feed-forward layer, added with a factor",
     rate: 1e-3,
-    knobs: &[Usual::whole(&SIZE, 16), Usual::real(&FACTOR, 4.0)],
+    knobs: &[Setting::whole(&SIZE, 16), Setting::real(&FACTOR, 4.0)],
     targets: &[Role::Down],
     shape: |spec, base| direct::shape(spec, base, &PLAN),
     create: |spec, base| Direct::create(spec, base, &PLAN, Parallel),

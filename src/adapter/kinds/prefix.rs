@@ -12,7 +12,7 @@ use crate::adapter::direct::{self, Direct, Own, Plan, Rule};
 use crate::adapter::{At, Frozen, Into, Kind, Needs, NewPart, Place, Seen, Shape, Start};
 use crate::error::Result;
 use crate::kernel::{Buffer, Compute, Tile, View};
-use crate::knob::{Is, Knob, Usual};
+use crate::knob::{Domain, Knob, Setting};
 use crate::nn::attention::{self, Memory, Sees, Source};
 use crate::nn::rope::Rotations;
 use crate::rng::Stream;
@@ -20,14 +20,14 @@ use std::prelude::v1::*;
 
 /// How many keys and values.
 static LENGTH: Knob =
-    Knob { name: "length", about: "Rows before the text", metavar: "L", is: Is::Whole { low: 1, high: 4096 } };
+    Knob { name: "length", about: "Rows before the text", metavar: "L", domain: Domain::Whole { low: 1, high: 4096 } };
 
 /// Where the text begins, for the prefix.
 static OFFSET: Knob = Knob {
     name: "offset",
     about: "Position at which the prefix takes the text to begin; PEFT has the prefix's length",
     metavar: "N",
-    is: Is::Whole { low: 0, high: 65_536 },
+    domain: Domain::Whole { low: 0, high: 65_536 },
 };
 
 /// How large values are at first.
@@ -38,7 +38,7 @@ pub static KIND: Kind = Kind {
     name: "prefix",
     about: "trained keys and values before the text, in every block",
     rate: 3e-2,
-    knobs: &[Usual::whole(&LENGTH, 16), Usual::whole(&OFFSET, 0)],
+    knobs: &[Setting::whole(&LENGTH, 16), Setting::whole(&OFFSET, 0)],
     targets: &[],
     shape: |spec, base| direct::shape(spec, base, &PLAN),
     create: |spec, base| Direct::create(spec, base, &PLAN, Prefix::default()),

@@ -5,13 +5,13 @@
 use crate::adapter::direct::{self, Direct, Own, Plan, Rule};
 use crate::adapter::{At, Into, Kind, Needs, NewPart, Place, Seen, Shape, Start};
 use crate::kernel::{Buffer, Tile, View};
-use crate::knob::{Is, Knob, Usual};
+use crate::knob::{Domain, Knob, Setting};
 use crate::rng::Stream;
 use std::prelude::v1::*;
 
 /// How many.
 static LENGTH: Knob =
-    Knob { name: "length", about: "Rows before the text", metavar: "L", is: Is::Whole { low: 1, high: 4096 } };
+    Knob { name: "length", about: "Rows before the text", metavar: "L", domain: Domain::Whole { low: 1, high: 4096 } };
 
 /// How large they are at first: about as token embeddings are.
 const SPREAD: f32 = 0.05;
@@ -21,7 +21,7 @@ pub static KIND: Kind = Kind {
     name: "prompt",
     about: "trained rows before the text",
     rate: 3e-2,
-    knobs: &[Usual::whole(&LENGTH, 16)],
+    knobs: &[Setting::whole(&LENGTH, 16)],
     targets: &[],
     shape: |spec, base| direct::shape(spec, base, &PLAN),
     create: |spec, base| Direct::create(spec, base, &PLAN, Prompt),

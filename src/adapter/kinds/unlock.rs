@@ -10,8 +10,8 @@
 use crate::adapter::direct::{self, Direct, Own, Plan, Rule, scale, scale_backward};
 use crate::adapter::{At, Into, Kind, Needs, NewPart, Place, Seen, Shape, Start};
 use crate::kernel::{Buffer, Tile, View};
-use crate::knob::{Is, Knob, Usual};
-use crate::role::{Is as Tensor, Role};
+use crate::knob::{Domain, Knob, Setting};
+use crate::role::{Role, TensorKind as Tensor};
 use std::prelude::v1::*;
 
 /// What of it is trained.
@@ -19,7 +19,7 @@ static PART: Knob = Knob {
     name: "part",
     about: "What is trained",
     metavar: "WHAT",
-    is: Is::Word(|| vec!["all", "norms", "biases", "scales"]),
+    domain: Domain::Word(|| vec!["all", "norms", "biases", "scales"]),
 };
 
 /// Its row.
@@ -27,7 +27,7 @@ pub static KIND: Kind = Kind {
     name: "unlock",
     about: "gains of norms, and biases and scales of linear layers",
     rate: 1e-2,
-    knobs: &[Usual::word(&PART, "all")],
+    knobs: &[Setting::word(&PART, "all")],
     targets: &Role::LINEAR,
     shape: |spec, base| direct::shape(spec, base, &PLAN),
     create: |spec, base| Direct::create(spec, base, &PLAN, Unlocked),
@@ -64,7 +64,7 @@ static PLAN: Plan = Plan {
 };
 
 fn is_bias(place: Place) -> bool {
-    matches!(place, Place::Site(site) if site.role.row().is == Tensor::Matrix)
+    matches!(place, Place::Site(site) if site.role.row().kind == Tensor::Matrix)
 }
 
 struct Unlocked;

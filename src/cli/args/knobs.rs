@@ -6,7 +6,7 @@ use clap::builder::TypedValueParser;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, FromArgMatches};
 use mynah::adapter::KINDS;
-use mynah::knob::{self, Is, Usual, Values};
+use mynah::knob::{self, Domain, Setting, Values};
 use mynah::train::objective::OBJECTIVES;
 use mynah::train::optim::OPTIMIZERS;
 use std::marker::PhantomData;
@@ -19,7 +19,7 @@ pub const FULL: &str = "full";
 pub struct Row {
     pub name: &'static str,
     pub about: &'static str,
-    pub knobs: &'static [Usual],
+    pub knobs: &'static [Setting],
 }
 
 /// A table whose rows are values of an option.
@@ -157,9 +157,9 @@ pub fn flag(knob: &Knob) -> String {
 /// The knobs of all rows, each once.
 pub fn knobs<T: Table>() -> Vec<&'static Knob> {
     let mut all: Vec<&'static Knob> = Vec::new();
-    for usual in T::rows().iter().flat_map(|row| row.knobs) {
-        if !all.iter().any(|k| k.name == usual.knob.name) {
-            all.push(usual.knob);
+    for setting in T::rows().iter().flat_map(|row| row.knobs) {
+        if !all.iter().any(|k| k.name == setting.knob.name) {
+            all.push(setting.knob);
         }
     }
     all
@@ -167,7 +167,7 @@ pub fn knobs<T: Table>() -> Vec<&'static Knob> {
 
 /// Whether an option is one of the table's that its row `kind` lacks.
 pub fn lacks<T: Table>(kind: &str, option: &str) -> bool {
-    let has = |knobs: &[Usual]| knobs.iter().any(|u| flag(u.knob) == option);
+    let has = |knobs: &[Setting]| knobs.iter().any(|u| flag(u.knob) == option);
     let (mut known, mut here) = (false, false);
     for row in T::rows() {
         known |= has(row.knobs);
@@ -176,13 +176,13 @@ pub fn lacks<T: Table>(kind: &str, option: &str) -> bool {
     known && !here
 }
 
-/// Rows that have a knob, and what it usually is there.
+/// Rows that have a knob, with its defaults there.
 fn owners<T: Table>(name: &str) -> Vec<(&'static str, &'static Value)> {
     let usual = |row: &Row| row.knobs.iter().find(|u| u.knob.name == name).map(|u| (row.name, &u.value));
     T::rows().iter().filter_map(usual).collect()
 }
 
-/// What a knob does, which rows have it if few or all but few have, and what it usually is.
+/// The help of a knob: what it does, which rows have it if few or all but few do, and its default.
 fn help<T: Table>(knob: &Knob) -> String {
     let (owners, rows) = (owners::<T>(knob.name), T::rows());
     let mut text = knob.about.to_string();
@@ -195,7 +195,7 @@ fn help<T: Table>(knob: &Knob) -> String {
         (_, 1 | 2) => text += &format!(" (all but {})", lacking.join(", ")),
         _ => {}
     }
-    if let Is::Switch = knob.is {
+    if let Domain::Switch = knob.domain {
         return text;
     }
     // What most have, then those that have something else.
@@ -206,11 +206,11 @@ fn help<T: Table>(knob: &Knob) -> String {
     text + &format!(" [default: {most}{others}]")
 }
 
-/// What a knob does, and what it usually is.
-pub fn usual_help(usual: &Usual) -> String {
-    match usual.knob.is {
-        Is::Switch => usual.knob.about.into(),
-        _ => format!("{} [default: {}]", usual.knob.about, usual.value),
+/// The help of a setting: what it does, and its default.
+pub fn setting_help(setting: &Setting) -> String {
+    match setting.knob.domain {
+        Domain::Switch => setting.knob.about.into(),
+        _ => format!("{} [default: {}]", setting.knob.about, setting.value),
     }
 }
 
@@ -225,15 +225,15 @@ fn arg<T: Table>(knob: &'static Knob) -> Arg {
 /// The option that sets a knob.
 pub fn setting_arg(knob: &'static Knob, help: String, heading: &'static str) -> Arg {
     let arg = Arg::new(knob.name).long(flag(knob)).help(help).help_heading(heading);
-    match knob.is {
-        Is::Switch => arg.action(ArgAction::SetTrue),
-        Is::Word(names) => arg
+    match knob.domain {
+        Domain::Switch => arg.action(ArgAction::SetTrue),
+        Domain::Word(names) => arg
             .value_name(knob.metavar)
             .value_parser(PossibleValuesParser::new(names()).map(|name| Value::from(&*name))),
-        Is::Real { low, .. } => {
+        Domain::Real { low, .. } => {
             arg.value_name(knob.metavar).allow_negative_numbers(low < 0.0).value_parser(parse(knob, "not a number"))
         }
-        Is::Whole { .. } => arg.value_name(knob.metavar).value_parser(parse(knob, "not a whole number")),
+        Domain::Whole { .. } => arg.value_name(knob.metavar).value_parser(parse(knob, "not a whole number")),
     }
 }
 
@@ -244,8 +244,8 @@ pub fn given(knobs: impl IntoIterator<Item = &'static Knob>, matches: &ArgMatche
         if matches.value_source(knob.name) != Some(ValueSource::CommandLine) {
             continue;
         }
-        match knob.is {
-            Is::Switch => _ = values.set(knob.name, matches.get_flag(knob.name)),
+        match knob.domain {
+            Domain::Switch => _ = values.set(knob.name, matches.get_flag(knob.name)),
             _ => matches.get_one::<Value>(knob.name).into_iter().for_each(|v| _ = values.set(knob.name, v.clone())),
         }
     }
@@ -257,7 +257,7 @@ fn parse(
     knob: &'static Knob,
     otherwise: &'static str,
 ) -> impl Fn(&str) -> Result<Value, &'static str> + Clone + Send + Sync + 'static {
-    move |text| knob.is.parse(text).ok_or(otherwise)
+    move |text| knob.domain.parse(text).ok_or(otherwise)
 }
 
 fn heading<T: Table>(name: &str) -> &'static str {

@@ -220,9 +220,9 @@ fn between(low: f32, high: f32) -> impl Fn(&str) -> Result<f32, String> + Clone 
 
 /// A number that a knob can be.
 fn real(knob: &'static Knob) -> impl Fn(&str) -> Result<f64, String> + Clone + Send + Sync + 'static {
-    move |text| match knob.is.parse(text).and_then(|value| knob.is.take(&value)) {
+    move |text| match knob.domain.parse(text).and_then(|value| knob.domain.take(&value)) {
         Some(Value::Real(value)) => Ok(value),
-        _ => Err(format!("it must be {}", knob.is)),
+        _ => Err(format!("it must be {}", knob.domain)),
     }
 }
 

@@ -3,7 +3,7 @@
 use super::*;
 use clap::{ArgMatches, FromArgMatches};
 use mynah::decode::{STAGES, Sampling};
-use mynah::knob::Usual;
+use mynah::knob::Setting;
 
 /// How tokens are drawn: the settings of all stages of sampling, and a seed.
 #[derive(Clone)]
@@ -16,7 +16,7 @@ impl Args for SamplingArgs {
     fn augment_args(command: clap::Command) -> clap::Command {
         let seed = Arg::new(SEED).long(SEED).value_name("S").value_parser(clap::value_parser!(u64));
         let seed = seed.help("The same seed gives the same text [default: 0]").help_heading(SAMPLING);
-        let of = |usual: &Usual| setting_arg(usual.knob, usual_help(usual), SAMPLING);
+        let of = |setting: &Setting| setting_arg(setting.knob, setting_help(setting), SAMPLING);
         command.args(STAGES.iter().flat_map(|row| row.knobs).map(of)).arg(seed)
     }
 
@@ -27,7 +27,7 @@ impl Args for SamplingArgs {
 
 impl FromArgMatches for SamplingArgs {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
-        let knobs = STAGES.iter().flat_map(|row| row.knobs).map(|usual| usual.knob);
+        let knobs = STAGES.iter().flat_map(|row| row.knobs).map(|setting| setting.knob);
         Ok(SamplingArgs(Sampling { values: given(knobs, matches), seed: matches.get_one(SEED).copied().unwrap_or(0) }))
     }
 

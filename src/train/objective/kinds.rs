@@ -3,7 +3,7 @@
 use super::{Each, Objective, Shape, bco, dpo, kto, odds, sft};
 use crate::container::head::Head;
 use crate::error::{Error, Result};
-use crate::knob::{Is, Knob, Usual, Value, Values, resolve};
+use crate::knob::{Domain, Knob, Setting, Value, Values, resolve};
 use crate::train::Example;
 use std::prelude::v1::*;
 
@@ -11,7 +11,7 @@ macro_rules! knob {
     ($id:ident, $name:literal, $metavar:literal, $low:literal to $high:literal, $about:literal) => {
         #[doc = $about]
         pub static $id: Knob =
-            Knob { name: $name, about: $about, metavar: $metavar, is: Is::Real { low: $low, high: $high } };
+            Knob { name: $name, about: $about, metavar: $metavar, domain: Domain::Real { low: $low, high: $high } };
     };
 }
 
@@ -24,18 +24,18 @@ knob!(DESIRABLE, "desirable weight", "W", 0.0 to 1e3, "Factor of what was liked"
 knob!(UNDESIRABLE, "undesirable weight", "W", 0.0 to 1e3, "Factor of what was not liked");
 
 /// β alone.
-const fn beta(beta: f64) -> [Usual; 1] {
-    [Usual::real(&BETA, beta)]
+const fn beta(beta: f64) -> [Setting; 1] {
+    [Setting::real(&BETA, beta)]
 }
 
 /// β, and a likelihood term that is off unless it is wanted.
-const fn pair(beta: f64) -> [Usual; 2] {
-    [Usual::real(&BETA, beta), Usual::real(&NLL, 0.0)]
+const fn pair(beta: f64) -> [Setting; 2] {
+    [Setting::real(&BETA, beta), Setting::real(&NLL, 0.0)]
 }
 
 /// The same, and another.
-const fn pair_and(beta: f64, more: Usual) -> [Usual; 3] {
-    [Usual::real(&BETA, beta), Usual::real(&NLL, 0.0), more]
+const fn pair_and(beta: f64, more: Setting) -> [Setting; 3] {
+    [Setting::real(&BETA, beta), Setting::real(&NLL, 0.0), more]
 }
 
 /// One row of [`OBJECTIVES`].
@@ -52,8 +52,8 @@ pub struct Kind {
     pub prompts: bool,
     /// Whether it estimates a divergence from completions that belong to other prompts.
     pub mismatched: bool,
-    /// What can be set, with the usual values.
-    pub knobs: &'static [Usual],
+    /// Its settings, with their defaults.
+    pub knobs: &'static [Setting],
     /// A fresh one, with all settings of the row.
     pub create: fn(&Values) -> Box<dyn Objective>,
 }
@@ -81,7 +81,7 @@ pub static OBJECTIVES: &[Kind] = &[
         "likelier than under aligned models (arXiv:2412.12865)",
         Completion,
         true,
-        [Usual::real(&BETA, 1.0), Usual::real(&GAMMA, 0.0)],
+        [Setting::real(&BETA, 1.0), Setting::real(&GAMMA, 0.0)],
         sft::poft
     ),
     each!("dpo", "pairs, against the reference (arXiv:2305.18290)", Pair, true, pair(0.1), dpo::dpo),
@@ -90,7 +90,7 @@ pub static OBJECTIVES: &[Kind] = &[
         "dpo where some pairs are the wrong way round",
         Pair,
         true,
-        pair_and(0.1, Usual::real(&SMOOTHING, 0.1)),
+        pair_and(0.1, Setting::real(&SMOOTHING, 0.1)),
         dpo::cdpo
     ),
     each!(
@@ -98,7 +98,7 @@ pub static OBJECTIVES: &[Kind] = &[
         "the same without bias (arXiv:2403.00409)",
         Pair,
         true,
-        pair_and(0.1, Usual::real(&SMOOTHING, 0.1)),
+        pair_and(0.1, Setting::real(&SMOOTHING, 0.1)),
         dpo::robust
     ),
     each!("hinge", "pairs, until the margin is 1 (arXiv:2305.10425)", Pair, true, pair(0.1), dpo::hinge),
@@ -114,7 +114,7 @@ pub static OBJECTIVES: &[Kind] = &[
         "pairs, by a reverse divergence (arXiv:2402.00856)",
         Pair,
         true,
-        pair_and(0.1, Usual::real(&SMOOTHING, 1e-3)),
+        pair_and(0.1, Setting::real(&SMOOTHING, 1e-3)),
         dpo::exo_pair
     ),
     each!(
@@ -122,7 +122,7 @@ pub static OBJECTIVES: &[Kind] = &[
         "pairs, logistic and exponential (arXiv:2406.08414)",
         Pair,
         true,
-        pair_and(0.1, Usual::real(&GAMMA, 0.05)),
+        pair_and(0.1, Setting::real(&GAMMA, 0.05)),
         dpo::discopop
     ),
     Kind {
@@ -150,7 +150,7 @@ pub static OBJECTIVES: &[Kind] = &[
         "pairs by the token, no reference (arXiv:2405.14734)",
         Pair,
         false,
-        pair_and(2.0, Usual::real(&GAMMA, 0.5)),
+        pair_and(2.0, Setting::real(&GAMMA, 0.5)),
         odds::simpo
     ),
     each!(
@@ -158,7 +158,7 @@ pub static OBJECTIVES: &[Kind] = &[
         "pairs and likelihood, no reference (arXiv:2401.08417)",
         Pair,
         false,
-        [Usual::real(&BETA, 0.1), Usual::real(&NLL, 1.0)],
+        [Setting::real(&BETA, 0.1), Setting::real(&NLL, 1.0)],
         odds::cpo
     ),
     Kind {
@@ -168,7 +168,7 @@ pub static OBJECTIVES: &[Kind] = &[
         reference: false,
         prompts: true,
         mismatched: false,
-        knobs: &[Usual::real(&BETA, 0.1), Usual::real(&NLL, 1.0)],
+        knobs: &[Setting::real(&BETA, 0.1), Setting::real(&NLL, 1.0)],
         create: |values| Box::new(Each { values: values.clone(), rule: odds::orpo }),
     },
     each!(
@@ -176,7 +176,7 @@ pub static OBJECTIVES: &[Kind] = &[
         "likelihood and absolute odds, no reference (arXiv:2409.10571)",
         Pair,
         false,
-        [Usual::real(&BETA, 1.0), Usual::real(&NLL, 1.0), Usual::real(&LAMBDA, 1.0)],
+        [Setting::real(&BETA, 1.0), Setting::real(&NLL, 1.0), Setting::real(&LAMBDA, 1.0)],
         odds::asft
     ),
     Kind {
@@ -186,7 +186,7 @@ pub static OBJECTIVES: &[Kind] = &[
         reference: true,
         prompts: false,
         mismatched: true,
-        knobs: &[Usual::real(&BETA, 0.1), Usual::real(&DESIRABLE, 1.0), Usual::real(&UNDESIRABLE, 1.0)],
+        knobs: &[Setting::real(&BETA, 0.1), Setting::real(&DESIRABLE, 1.0), Setting::real(&UNDESIRABLE, 1.0)],
         create: |values| Box::new(kto::Kto { values: values.clone() }),
     },
     Kind {
@@ -268,7 +268,7 @@ impl Kind {
 pub struct Spec {
     /// A name of [`OBJECTIVES`].
     pub kind: String,
-    /// What differs from the usual of its row, [`Kind::knobs`].
+    /// Values that differ from the defaults of its row, [`Kind::knobs`].
     pub values: Values,
 }
 
@@ -279,7 +279,7 @@ impl Default for Spec {
 }
 
 impl Spec {
-    /// One with its usual settings.
+    /// The row with its default settings.
     pub fn new(kind: &str) -> Spec {
         Spec { kind: kind.into(), values: Values::new() }
     }

@@ -17,7 +17,7 @@ pub use crate::adapter::Part;
 use super::state;
 use crate::container::head::Head;
 use crate::error::{Error, Result};
-use crate::knob::{Is, Knob, Usual, Value, Values, resolve};
+use crate::knob::{Domain, Knob, Setting, Value, Values, resolve};
 use std::prelude::v1::*;
 
 /// Moves parameters against their gradients.
@@ -49,7 +49,7 @@ pub static BETA1: Knob = Knob {
     name: "beta1",
     about: "Decay of the first moment; of sgd its momentum",
     metavar: "B",
-    is: Is::Real { low: 0.0, high: 0.999_999_9 },
+    domain: Domain::Real { low: 0.0, high: 0.999_999_9 },
 };
 
 /// Decay of the second moment.
@@ -57,7 +57,7 @@ pub static BETA2: Knob = Knob {
     name: "beta2",
     about: "Decay of the second moment; of lion that of the momentum it keeps",
     metavar: "B",
-    is: Is::Real { low: 0.0, high: 0.999_999_9 },
+    domain: Domain::Real { low: 0.0, high: 0.999_999_9 },
 };
 
 /// ε.
@@ -65,25 +65,29 @@ pub static EPS: Knob = Knob {
     name: "eps",
     about: "What keeps the optimiser from dividing by 0",
     metavar: "E",
-    is: Is::Real { low: 1e-37, high: 1.0 },
+    domain: Domain::Real { low: 1e-37, high: 1.0 },
 };
 
 /// λ.
-pub static DECAY: Knob =
-    Knob { name: "weight decay", about: "Decoupled weight decay", metavar: "D", is: Is::Real { low: 0.0, high: 1e3 } };
+pub static DECAY: Knob = Knob {
+    name: "weight decay",
+    about: "Decoupled weight decay",
+    metavar: "D",
+    domain: Domain::Real { low: 0.0, high: 1e3 },
+};
 
 /// The rate of B over that of A.
 pub static RATIO: Knob = Knob {
     name: "loraplus ratio",
     about: "LoRA+: the factor of the learning rate for the B of a low-rank change",
     metavar: "R",
-    is: Is::Real { low: 1e-3, high: 1e3 },
+    domain: Domain::Real { low: 1e-3, high: 1e3 },
 };
 
 /// What every row has.
-static COMMON: [Usual; 2] = [DECAY_OFF, ALIKE];
-const DECAY_OFF: Usual = Usual::real(&DECAY, 0.0);
-const ALIKE: Usual = Usual::real(&RATIO, 1.0);
+static COMMON: [Setting; 2] = [DECAY_OFF, ALIKE];
+const DECAY_OFF: Setting = Setting::real(&DECAY, 0.0);
+const ALIKE: Setting = Setting::real(&RATIO, 1.0);
 
 /// One row of [`OPTIMIZERS`].
 pub struct Kind {
@@ -91,8 +95,8 @@ pub struct Kind {
     pub name: &'static str,
     /// What it is, in a few words.
     pub about: &'static str,
-    /// What can be set, with the usual values.
-    pub knobs: &'static [Usual],
+    /// Its settings, with their defaults.
+    pub knobs: &'static [Setting],
     /// A fresh one with all settings of the row, for parts that lie end to end.
     pub create: fn(&Values, Vec<Part>) -> Box<dyn Optimizer>,
     /// Bytes of its state for such parts.
@@ -104,35 +108,35 @@ pub static OPTIMIZERS: &[Kind] = &[
     Kind {
         name: "adamw",
         about: "Adam with decoupled weight decay",
-        knobs: &[Usual::real(&BETA1, 0.9), Usual::real(&BETA2, 0.999), Usual::real(&EPS, 1e-8), DECAY_OFF, ALIKE],
+        knobs: &[Setting::real(&BETA1, 0.9), Setting::real(&BETA2, 0.999), Setting::real(&EPS, 1e-8), DECAY_OFF, ALIKE],
         create: |values, parts| Box::new(adamw::AdamW::new(values, parts)),
         bytes: |parts| 8 * values(parts) + 8,
     },
     Kind {
         name: "adamw_8bit",
         about: "the same with moments of 8 bits",
-        knobs: &[Usual::real(&BETA1, 0.9), Usual::real(&BETA2, 0.999), Usual::real(&EPS, 1e-8), DECAY_OFF, ALIKE],
+        knobs: &[Setting::real(&BETA1, 0.9), Setting::real(&BETA2, 0.999), Setting::real(&EPS, 1e-8), DECAY_OFF, ALIKE],
         create: |values, parts| Box::new(adamw8::AdamW8::new(values, parts)),
         bytes: |parts| 2 * values(parts) + 8 * adamw8::blocks(parts) + 8,
     },
     Kind {
         name: "lion",
         about: "the sign of a momentum; rates are 3 to 10 times smaller than AdamW's",
-        knobs: &[Usual::real(&BETA1, 0.9), Usual::real(&BETA2, 0.99), DECAY_OFF, ALIKE],
+        knobs: &[Setting::real(&BETA1, 0.9), Setting::real(&BETA2, 0.99), DECAY_OFF, ALIKE],
         create: |values, parts| Box::new(lion::Lion::new(values, parts)),
         bytes: |parts| 4 * values(parts),
     },
     Kind {
         name: "sgd",
         about: "gradient descent with momentum, beta1",
-        knobs: &[Usual::real(&BETA1, 0.9), DECAY_OFF, ALIKE],
+        knobs: &[Setting::real(&BETA1, 0.9), DECAY_OFF, ALIKE],
         create: |values, parts| Box::new(sgd::Sgd::new(values, parts)),
         bytes: |parts| 4 * values(parts),
     },
     Kind {
         name: "adafactor",
         about: "second moments as sums of rows and columns, no first: the smallest state",
-        knobs: &[Usual::real(&EPS, 1e-30), DECAY_OFF, ALIKE],
+        knobs: &[Setting::real(&EPS, 1e-30), DECAY_OFF, ALIKE],
         create: |values, parts| Box::new(adafactor::Adafactor::new(values, parts)),
         bytes: |parts| 4 * parts.iter().map(adafactor::values).sum::<usize>() + 8,
     },
@@ -151,7 +155,7 @@ impl Kind {
 pub struct Spec {
     /// A name of [`OPTIMIZERS`].
     pub kind: String,
-    /// What differs from the usual of its row, [`Kind::knobs`].
+    /// Values that differ from the defaults of its row, [`Kind::knobs`].
     pub values: Values,
 }
 
@@ -162,7 +166,7 @@ impl Default for Spec {
 }
 
 impl Spec {
-    /// One with its usual settings.
+    /// The row with its default settings.
     pub fn new(kind: &str) -> Spec {
         Spec { kind: kind.into(), values: Values::new() }
     }
@@ -176,7 +180,7 @@ impl Spec {
     /// All that decides what it computes, for checkpoints: what every row has, and of the rest what was said.
     pub fn facts(&self, facts: &mut Head) {
         facts.set("optimizer", self.kind.as_str());
-        let common = COMMON.iter().map(|usual| (usual.knob.name, &usual.value));
+        let common = COMMON.iter().map(|setting| (setting.knob.name, &setting.value));
         for (name, value) in common.chain(self.values.iter()) {
             let key = match name {
                 "eps" => "epsilon",
