@@ -16,20 +16,30 @@
 
 #[cfg(feature = "std")]
 mod checkpoints;
+mod complete;
 mod data;
+#[cfg(all(feature = "chat", feature = "std"))]
+mod feedback;
 mod history;
 mod lesson;
 mod output;
 mod prepare;
 mod setup;
+#[cfg(feature = "chat")]
+mod talk;
 
 #[cfg(feature = "std")]
 pub use checkpoints::Checkpoints;
+pub use complete::{Completion, Generation, Piece, Said};
 pub use data::{Data, RowNames};
+#[cfg(all(feature = "chat", feature = "std"))]
+pub use feedback::{Feedback, LearnEvent, LearnSettings, Learning, Learnt, Mark};
 pub use history::History;
 pub use lesson::{DISCARDS, Ended, Event, Lesson, Work};
 pub use prepare::Ratios;
 pub use setup::{Draft, Method, Settings, Setup};
+#[cfg(feature = "chat")]
+pub use talk::{Reply, Talk};
 
 use crate::adapter::{self, Adapter, Base, Fit, Ready};
 use crate::bytes::{Bytes, Limits};
@@ -256,6 +266,48 @@ impl Source {
         }
     }
 }
+
+/// What can be attached: an adapter that is ready, or where one comes from, as for [`Mynah::ready`].
+pub trait IntoReady {
+    /// The adapter, ready for the model.
+    ///
+    /// # Errors
+    /// Those of [`Mynah::ready`].
+    fn into_ready(self, mynah: &Mynah) -> Result<Arc<Ready>>;
+}
+
+impl IntoReady for Arc<Ready> {
+    fn into_ready(self, _: &Mynah) -> Result<Arc<Ready>> {
+        Ok(self)
+    }
+}
+
+macro_rules! sources {
+    ($($(#[$($of:tt)*])? $from:ty),*) => {
+        $($(#[$($of)*])?
+        impl IntoReady for $from {
+            fn into_ready(self, mynah: &Mynah) -> Result<Arc<Ready>> {
+                mynah.ready(self)
+            }
+        })*
+    };
+}
+
+sources!(
+    Source,
+    Bytes,
+    Vec<u8>,
+    #[cfg(feature = "std")]
+    PathBuf,
+    #[cfg(feature = "std")]
+    &Path,
+    #[cfg(feature = "std")]
+    &PathBuf,
+    #[cfg(feature = "std")]
+    &str,
+    #[cfg(feature = "std")]
+    &String
+);
 
 impl From<Bytes> for Source {
     fn from(bytes: Bytes) -> Source {

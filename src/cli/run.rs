@@ -96,7 +96,7 @@ pub fn generate(
     said.text += &rest;
     said.seconds = start.elapsed().as_secs_f64();
     match generator.finish() {
-        Some(Finish::Eos(_)) => said.stop = "end",
+        Some(Finish::Eos(_) | Finish::StopText) => said.stop = "end",
         Some(Finish::Context) => said.stop = "context",
         Some(Finish::Length | Finish::Stopped) | None => {}
     }

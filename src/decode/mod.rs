@@ -115,6 +115,8 @@ impl<P: Predictor + ?Sized> Predictor for &mut P {
 pub enum Finish {
     /// The model gave one of its end tokens.
     Eos(u32),
+    /// The text came with which the template of a conversation ends an answer.
+    StopText,
     /// As many tokens as were asked for.
     Length,
     /// The context is full.

@@ -1,0 +1,606 @@
+//! What somebody thinks of answers, and what an adapter learns from it.
+
+use super::{Mynah, Talk};
+use crate::adapter::{self, Adapter, Fit, Provenance, Ready, Spec, Stack};
+use crate::bytes::{Bytes, Limits, map};
+use crate::decode::Stop;
+use crate::error::{Error, Result};
+use crate::text::chat::Message;
+use crate::train::data::Reader;
+use crate::train::feedback::{self, Answer, Divergence, Marks, Plan, Verdict};
+use crate::train::journal::Journal;
+use crate::train::{Checkpoint, Example, Report};
+use serde_json::Value;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::prelude::v1::*;
+use std::sync::Arc;
+
+/// The marks, and the adapter before the one that was kept last: what their files are called behind the adapter's name.
+const MARKS: &str = ".feedback.jsonl";
+const BEFORE: &str = ".before";
+
+/// Most rows on which the divergence from the base is measured.
+const MEASURED: usize = 32;
+
+/// An adapter that learns from what somebody thinks of answers.
+///
+/// Beside the adapter's file are the marks, in `ADAPTER.feedback.jsonl`, a row of data each, and in `ADAPTER.before` the adapter
+/// before the one that was kept last. Files are replaced whole or not at all, and a mark is on the disk once it is noted.
+/// Nothing is decided here: what was learnt speaks in a conversation when the caller attaches it, and is in the file when the
+/// caller keeps it.
+///
+/// ```
+/// # fn main() -> mynah::Result<()> {
+/// # #[cfg(feature = "base")] {
+/// # let folder = tempfile::tempdir().unwrap();
+/// # let path = folder.path().join("mine.mynah");
+/// # use mynah::{Mynah, adapter::Spec, app::{Feedback, LearnSettings}};
+/// let mut talk = Mynah::embedded()?.talk()?;
+/// let mut feedback = Feedback::open(&mut talk, &path, &Spec::new("lora"))?; // "mine.mynah"
+/// talk.say("Tell me a story about a bear.")?.finish()?;
+/// feedback.better(&mut talk, "A bear slept.")?; // or good, or bad
+///
+/// let settings = LearnSettings { passes: 2, ..LearnSettings::default() };
+/// let mut learning = feedback.learn(&talk, &settings)?;
+/// for event in &mut learning {
+///     event?; // progress, a step or a part of a measurement each
+/// }
+/// if let Some(learnt) = learning.finish() {
+///     learnt.attach(&mut talk)?; // to look at it
+///     println!("the loss was {} and is {}", learnt.loss[0], learnt.loss[1]);
+///     feedback.keep(&learnt)?; // or feedback.attach(&mut talk) to go back
+/// }
+/// # }
+/// # Ok(()) }
+/// ```
+pub struct Feedback {
+    mynah: Mynah,
+    path: PathBuf,
+    /// The adapter's file as it is.
+    bytes: Vec<u8>,
+    created: bool,
+    journal: Journal,
+    /// What is attached below.
+    beneath: Stack,
+}
+
+/// What somebody thinks of the last answer of a conversation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mark<'a> {
+    /// It was good; better than those before it, if it was regenerated.
+    Good,
+    /// It was not.
+    Bad,
+    /// This would have been better.
+    Better(&'a str),
+}
+
+/// How to learn from marks.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LearnSettings {
+    /// Learning rate; none is usual for the kind of adapter.
+    pub lr: Option<f32>,
+    /// How often every new mark is seen, at most.
+    pub passes: u64,
+    /// It is over when the loss, at first 0.69, is no more than this. Lower values move the model further from its base.
+    pub enough: f64,
+    /// How strongly rewards follow log-probabilities; none is usual for the objective.
+    pub beta: Option<f64>,
+    /// Most marks that were learnt before and are taken again.
+    pub replay: usize,
+    /// The order of rows follows from it.
+    pub seed: u64,
+}
+
+impl Default for LearnSettings {
+    fn default() -> Self {
+        let Plan { passes, enough, beta, seed, .. } = Plan::default();
+        LearnSettings { lr: None, passes, enough, beta, replay: 16, seed }
+    }
+}
+
+/// A file beside the adapter's.
+fn beside(path: &Path, end: &str) -> PathBuf {
+    let mut name = OsString::from(path);
+    name.push(end);
+    name.into()
+}
+
+impl Feedback {
+    /// The files beside an adapter's: of the marks, and of the adapter before.
+    pub fn files(path: impl AsRef<Path>) -> [PathBuf; 2] {
+        [MARKS, BEFORE].map(|end| beside(path.as_ref(), end))
+    }
+
+    /// Opens an adapter with its marks, on top of what is attached to the conversation, and attaches it there. An adapter that
+    /// does not exist is made as `spec` says, which else is not looked at.
+    ///
+    /// # Errors
+    /// `Io` from the system; `Invalid` for a spec that cannot be used, for a folder, and if another process has the marks open;
+    /// those of [`adapter::restore`].
+    pub fn open(talk: &mut Talk, path: impl AsRef<Path>, spec: &Spec) -> Result<Feedback> {
+        let (mynah, path) = (talk.mynah().clone(), path.as_ref());
+        let named = |e: Error| e.in_file(path.to_string_lossy());
+        let exists = path.try_exists().map_err(|source| named(Error::Io { doing: "look at", source }))?;
+        let bytes = if exists {
+            if !path.is_file() {
+                return Err(named(Error::invalid("adapter", "no file; what is learnt is written into one")));
+            }
+            map::read(path, Limits::default().file)?
+        } else {
+            let fresh = adapter::create(spec, mynah.base())?;
+            let bytes = adapter::to_bytes(fresh.as_ref(), mynah.base(), &Provenance::default())?;
+            map::replace(path, &bytes)?;
+            bytes
+        };
+        let journal = Journal::open(&beside(path, MARKS))?;
+        let beneath = talk.stack().clone();
+        let feedback = Feedback { mynah, path: path.into(), bytes, created: !exists, journal, beneath };
+        feedback.attach(talk)?;
+        Ok(feedback)
+    }
+
+    /// The adapter's file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Its bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Whether the adapter was made when this was opened.
+    pub fn created(&self) -> bool {
+        self.created
+    }
+
+    /// The file of the marks.
+    pub fn journal(&self) -> &Journal {
+        &self.journal
+    }
+
+    /// What the adapter stands on.
+    pub fn beneath(&self) -> &Stack {
+        &self.beneath
+    }
+
+    fn read(&self, bytes: &[u8]) -> Result<Box<dyn Adapter>> {
+        read(&self.mynah, bytes).map_err(|e| e.in_file(self.path.to_string_lossy()))
+    }
+
+    fn ready(&self, bytes: &[u8]) -> Result<Arc<Ready>> {
+        self.mynah.model().ready(self.read(bytes)?)
+    }
+
+    /// From now on the adapter of the file speaks.
+    ///
+    /// # Errors
+    /// Those of [`adapter::restore`] and [`Talk::replace`].
+    pub fn attach(&self, talk: &mut Talk) -> Result<()> {
+        attach(talk, &self.beneath, self.ready(&self.bytes)?)
+    }
+
+    fn provenance(&self) -> Provenance {
+        let bytes = adapter_of(&self.bytes);
+        adapter::info(bytes, &Limits::default()).ok().and_then(|info| info.provenance).unwrap_or_default()
+    }
+
+    /// Marks that this adapter has learnt: its file says how much of the journal it has seen.
+    fn learnt(&self) -> usize {
+        self.journal.lines_until(&self.provenance().data)
+    }
+
+    /// Marks there are.
+    pub fn marks(&self) -> usize {
+        self.journal.lines().count()
+    }
+
+    /// Marks that are not learnt yet.
+    pub fn new_marks(&self) -> usize {
+        self.marks() - self.learnt()
+    }
+
+    /// The conversation that the last mark is about, up to the answer; to see what changes.
+    pub fn last_prompt(&self) -> Option<Vec<Message>> {
+        self.journal.lines().last().and_then(prompt)
+    }
+
+    /// The last answer was good: better than those before it, if it was regenerated.
+    ///
+    /// # Errors
+    /// Those of [`Feedback::mark`].
+    pub fn good(&mut self, talk: &mut Talk) -> Result<()> {
+        self.mark(talk, Mark::Good)
+    }
+
+    /// The last answer was not good.
+    ///
+    /// # Errors
+    /// Those of [`Feedback::mark`].
+    pub fn bad(&mut self, talk: &mut Talk) -> Result<()> {
+        self.mark(talk, Mark::Bad)
+    }
+
+    /// `text` would have been better than the last answer, and stands in its place in the conversation.
+    ///
+    /// # Errors
+    /// Those of [`Feedback::mark`].
+    pub fn better(&mut self, talk: &mut Talk, text: &str) -> Result<()> {
+        self.mark(talk, Mark::Better(text))
+    }
+
+    /// Notes what somebody thinks of the last answer.
+    ///
+    /// # Errors
+    /// `Invalid` if there is no answer; those of [`Journal::append`].
+    pub fn mark(&mut self, talk: &mut Talk, mark: Mark) -> Result<()> {
+        talk.end();
+        let Some(answer) = talk.last() else { return Err(Error::invalid("mark", "there is no answer yet")) };
+        let best = if let Mark::Better(text) = mark { Answer::new(text) } else { answer };
+        // Whatever gave way to what is good now was worse than it.
+        let mut worse: Vec<Answer> = talk.others().chain([answer]).filter(|a| a.text != best.text).collect();
+        worse.dedup();
+        let verdicts: Vec<Verdict> = match (mark, &worse[..]) {
+            (Mark::Bad, _) => vec![Verdict::Judged { answer, good: false }],
+            (_, []) => vec![Verdict::Judged { answer: best, good: true }],
+            (_, worse) => worse.iter().map(|&rejected| Verdict::Preferred { chosen: best, rejected }).collect(),
+        };
+        for verdict in &verdicts {
+            self.journal.append(&verdict.line(talk.before()))?;
+        }
+        if let Mark::Better(text) = mark {
+            talk.correct(text);
+        }
+        if mark != Mark::Bad {
+            talk.forget_others();
+        }
+        Ok(())
+    }
+
+    /// The marks as rows of data. [`Marks::left_out`] are lines that are of no use.
+    pub fn rows(&self, talk: &Talk) -> Marks {
+        let reader = Reader {
+            tokenizer: self.mynah.tokenizer(),
+            template: Some(talk.template()),
+            ctx: self.mynah.model().hparams.context,
+            limits: Limits::default(),
+        };
+        Marks::read(&reader, self.journal.lines(), self.learnt())
+    }
+
+    /// Learns from all that is new, and from some of what was learnt before. If nothing is new, that is learnt as if it were.
+    /// Neither the conversation nor the file changes.
+    ///
+    /// # Errors
+    /// `Invalid` if there is nothing to learn from and for settings that cannot be used; those of [`feedback::Lesson::new`].
+    pub fn learn(&self, talk: &Talk, settings: &LearnSettings) -> Result<Learning> {
+        Learning::new(self, &self.rows(talk), settings)
+    }
+
+    /// Makes what was learnt the adapter's file; what it was is in the file beside it. After an error both hold what they held,
+    /// or the file beside holds what the adapter's holds.
+    ///
+    /// # Errors
+    /// `Io` from the system.
+    pub fn keep(&mut self, learnt: &Learnt) -> Result<()> {
+        map::replace(&beside(&self.path, BEFORE), &self.bytes)?;
+        map::replace(&self.path, &learnt.bytes)?;
+        self.bytes = learnt.bytes.clone();
+        Ok(())
+    }
+
+    /// Back to the adapter before the one that was kept last, in the file and in the conversation; once more takes that back.
+    /// Whether there was one.
+    ///
+    /// # Errors
+    /// `Io` from the system; those of [`adapter::restore`], which name the file beside.
+    pub fn undo(&mut self, talk: &mut Talk) -> Result<bool> {
+        let before = beside(&self.path, BEFORE);
+        let named = |e: Error| e.in_file(before.to_string_lossy());
+        if !before.try_exists().map_err(|source| named(Error::Io { doing: "look at", source }))? {
+            return Ok(false);
+        }
+        let bytes = map::read(&before, Limits::default().file)?;
+        if bytes == self.bytes {
+            return Ok(false);
+        }
+        let adapter = read(&self.mynah, &bytes).and_then(|adapter| self.mynah.model().ready(adapter)).map_err(named)?;
+        map::replace(&self.path, &bytes)?;
+        attach(talk, &self.beneath, adapter)?;
+        let now = core::mem::replace(&mut self.bytes, bytes);
+        map::replace(&before, &now)?;
+        Ok(true)
+    }
+}
+
+/// An adapter of our own form: what is learnt is written in that.
+fn read(mynah: &Mynah, bytes: &[u8]) -> Result<Box<dyn Adapter>> {
+    adapter::restore(adapter_of(bytes), mynah.base(), &Limits::default(), Fit::Same)
+}
+
+/// A checkpoint stands for the adapter in it.
+fn adapter_of(bytes: &[u8]) -> Bytes {
+    let bytes: Bytes = bytes.to_vec().into();
+    Checkpoint::read(bytes.clone(), &Limits::default()).and_then(|saved| saved.adapter()).unwrap_or(bytes)
+}
+
+/// Lets `adapter` speak on top of what is beneath.
+fn attach(talk: &mut Talk, beneath: &Stack, adapter: Arc<Ready>) -> Result<()> {
+    let mut stack = beneath.clone();
+    stack.push(adapter, 1.0)?;
+    talk.replace(stack)
+}
+
+/// The conversation that a line of the journal is about.
+fn prompt(line: &[u8]) -> Option<Vec<Message>> {
+    let row: Value = serde_json::from_slice(line).ok()?;
+    let text = |turn: &Value, key: &str| Some(turn.get(key)?.as_str()?.to_string());
+    let turns = row.get("prompt")?.as_array()?.iter();
+    turns.map(|turn| Some(Message::new(text(turn, "role")?, text(turn, "content")?))).collect()
+}
+
+/// What one call of [`Learning::next`] did.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum LearnEvent {
+    /// Some rows were assessed, before the first step or behind the last.
+    Assessed,
+    /// A step was done.
+    Step(Report),
+    /// The divergence from the base was measured on a row.
+    Measured,
+}
+
+/// Where it stands.
+#[derive(Clone, Copy)]
+enum Phase {
+    /// Batches that were assessed before the first step.
+    Before(usize),
+    Steps,
+    /// Batches that were assessed behind the last step.
+    After(usize),
+    /// Rows of which the divergence was measured: of the old adapter first, then of the new one.
+    Divergence(usize),
+    Over,
+}
+
+/// A lesson from marks: an iterator that does one unit of work a call and says what it did. Rows are assessed, steps are done,
+/// rows are assessed once more, and the divergence from the base is measured before and after.
+pub struct Learning {
+    mynah: Mynah,
+    beneath: Stack,
+    /// Gone once the adapter is in safety.
+    lesson: Option<feedback::Lesson>,
+    /// What the new file says of itself.
+    provenance: Provenance,
+    measured: Vec<Example>,
+    longest: usize,
+    divergence: Option<Divergence>,
+    old: Arc<Ready>,
+    batches: usize,
+    phase: Phase,
+    stop: Stop,
+    /// Sums over rows, and their number.
+    sums: Sums,
+    learnt: Learnt,
+}
+
+#[derive(Default)]
+struct Sums {
+    loss: f64,
+    right: f64,
+    n: f64,
+    nats: f64,
+    tokens: u64,
+}
+
+/// What was learnt; pairs are before and after.
+#[derive(Clone)]
+pub struct Learnt {
+    /// The name of the objective.
+    pub objective: &'static str,
+    /// Rows that were learnt.
+    pub marks: usize,
+    /// Steps that were done.
+    pub steps: u64,
+    /// The objective's mean loss.
+    pub loss: [f64; 2],
+    /// The part of the marks that the implicit reward agrees with.
+    pub agreement: [f64; 2],
+    /// From the base, in nats a token.
+    pub divergence: [f64; 2],
+    beneath: Stack,
+    adapter: Option<Arc<Ready>>,
+    bytes: Vec<u8>,
+}
+
+impl Learnt {
+    /// The bytes of the adapter's file.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// From now on what was learnt speaks: what the file would hold.
+    ///
+    /// # Errors
+    /// Those of [`Talk::replace`].
+    pub fn attach(&self, talk: &mut Talk) -> Result<()> {
+        let Some(adapter) = &self.adapter else { return Err(Error::invalid("adapter", "nothing was learnt")) };
+        attach(talk, &self.beneath, adapter.clone())
+    }
+}
+
+impl Learning {
+    fn new(feedback: &Feedback, marks: &Marks, settings: &LearnSettings) -> Result<Learning> {
+        if marks.examples.is_empty() {
+            return Err(Error::invalid("marks", "there are none to learn from"));
+        }
+        let replay = if marks.fresh() == 0 { settings.replay.max(1) } else { settings.replay };
+        let rows = marks.lesson(replay, settings.seed);
+        let measured: Vec<Example> = rows.new.iter().chain(&rows.old).take(MEASURED).cloned().collect();
+        let (objective, count) = (rows.objective, rows.new.len() + rows.old.len());
+        let (old, mynah) = (feedback.read(&feedback.bytes)?, feedback.mynah.clone());
+        let &LearnSettings { lr, passes, enough, beta, seed, .. } = settings;
+        let plan = Plan { lr: lr.unwrap_or(old.kind().rate), passes, enough, beta, seed };
+        let lesson = feedback::Lesson::new(mynah.model(), feedback.beneath.clone(), old, rows, &plan)?;
+        let steps = feedback.provenance().steps;
+        let learnt = Learnt {
+            objective,
+            marks: count,
+            steps: 0,
+            loss: [0.0; 2],
+            agreement: [0.0; 2],
+            divergence: [0.0; 2],
+            beneath: feedback.beneath.clone(),
+            adapter: None,
+            bytes: Vec::new(),
+        };
+        Ok(Learning {
+            provenance: Provenance {
+                objective: objective.into(),
+                data: feedback.journal.digest(),
+                steps,
+                ..Provenance::default()
+            },
+            beneath: feedback.beneath.clone(),
+            old: feedback.ready(&feedback.bytes)?,
+            longest: measured.iter().map(|e| e.tokens.len()).max().unwrap_or(1),
+            batches: lesson.batches(),
+            lesson: Some(lesson),
+            divergence: None,
+            phase: Phase::Before(0),
+            stop: Stop::new(),
+            sums: Sums::default(),
+            learnt,
+            measured,
+            mynah,
+        })
+    }
+
+    /// Steps, at most.
+    pub fn steps(&self) -> u64 {
+        self.lesson.as_ref().map_or(self.learnt.steps, feedback::Lesson::steps)
+    }
+
+    /// Calls of [`Learning::next`], at most.
+    pub fn calls(&self) -> u64 {
+        2 * self.batches as u64 + self.steps() + 2 * self.measured.len() as u64
+    }
+
+    /// A handle that ends the steps, from any thread. What was learnt until then is assessed and measured all the same.
+    pub fn stopper(&self) -> Stop {
+        self.stop.clone()
+    }
+
+    /// What was learnt; none if no step was done, or if it is not over.
+    pub fn finish(self) -> Option<Learnt> {
+        match self.phase {
+            Phase::Over if self.learnt.adapter.is_some() => Some(self.learnt),
+            _ => None,
+        }
+    }
+
+    /// Assesses a batch; with the last one the loss, and the part of the rows that rewards agree with, are there.
+    fn assess(&mut self, batch: usize, which: usize) -> Result<()> {
+        let Some(lesson) = &mut self.lesson else { return Ok(()) };
+        let a = lesson.assess(batch)?;
+        let (rows, sums) = (a.n as f64, &mut self.sums);
+        (sums.loss, sums.n) = (sums.loss + a.loss * rows, sums.n + rows);
+        sums.right += a.rewards.map_or(0.0, |r| r.accuracy) * rows;
+        if batch + 1 == self.batches {
+            let Sums { loss, right, n, .. } = core::mem::take(sums);
+            (self.learnt.loss[which], self.learnt.agreement[which]) = (loss / n, right / n);
+        }
+        Ok(())
+    }
+
+    /// Spells the adapter's file, and reads it: what speaks and is measured is what that holds.
+    fn spell(&mut self) -> Result<()> {
+        let Some(lesson) = self.lesson.take() else { return Ok(()) };
+        let [first, last] = self.learnt.loss.map(Some);
+        self.provenance = Provenance {
+            steps: self.provenance.steps + self.learnt.steps,
+            first_loss: first,
+            last_loss: last,
+            ..core::mem::take(&mut self.provenance)
+        };
+        self.learnt.bytes = adapter::to_bytes(lesson.adapter(), self.mynah.base(), &self.provenance)?;
+        drop(lesson);
+        let adapter = read(&self.mynah, &self.learnt.bytes)?;
+        self.learnt.adapter = Some(self.mynah.model().ready(adapter)?);
+        Ok(())
+    }
+
+    /// Measures the divergence on a row: of the old adapter on all, then of the new one.
+    fn measure(&mut self, i: usize) -> Result<()> {
+        let (which, row) = (i / self.measured.len(), i % self.measured.len());
+        let divergence = match self.divergence.take().filter(|_| row > 0) {
+            Some(divergence) => self.divergence.insert(divergence),
+            None => {
+                let new = self.learnt.adapter.as_ref().filter(|_| which > 0);
+                let adapter = new.unwrap_or(&self.old).clone();
+                let fresh = Divergence::new(self.mynah.model(), &self.beneath, adapter, self.longest)?;
+                self.divergence.insert(fresh)
+            }
+        };
+        let (nats, tokens) = divergence.of(&self.measured[row])?;
+        (self.sums.nats, self.sums.tokens) = (self.sums.nats + nats, self.sums.tokens + tokens);
+        if row + 1 == self.measured.len() {
+            let Sums { nats, tokens, .. } = core::mem::take(&mut self.sums);
+            self.learnt.divergence[which] = nats / tokens.max(1) as f64;
+            self.divergence = None;
+        }
+        Ok(())
+    }
+
+    /// The next unit of work; none at the end.
+    fn work(&mut self) -> Result<Option<LearnEvent>> {
+        if let Phase::Steps = self.phase
+            && let Some(lesson) = &mut self.lesson
+        {
+            if !lesson.over() && !self.stop.pulled() {
+                let report = lesson.step()?;
+                self.learnt.steps = report.step;
+                return Ok(Some(LearnEvent::Step(report)));
+            }
+            self.phase = if self.learnt.steps == 0 { Phase::Over } else { Phase::After(0) };
+        }
+        let event = match self.phase {
+            Phase::Before(batch) => {
+                self.assess(batch, 0)?;
+                self.phase = if batch + 1 < self.batches { Phase::Before(batch + 1) } else { Phase::Steps };
+                LearnEvent::Assessed
+            }
+            Phase::After(batch) => {
+                self.assess(batch, 1)?;
+                self.phase = Phase::After(batch + 1);
+                if batch + 1 == self.batches {
+                    self.spell()?;
+                    self.phase = Phase::Divergence(0);
+                }
+                LearnEvent::Assessed
+            }
+            Phase::Divergence(row) => {
+                self.measure(row)?;
+                self.phase = if row + 1 < 2 * self.measured.len() { Phase::Divergence(row + 1) } else { Phase::Over };
+                LearnEvent::Measured
+            }
+            Phase::Steps | Phase::Over => return Ok(None),
+        };
+        Ok(Some(event))
+    }
+}
+
+impl Iterator for Learning {
+    type Item = Result<LearnEvent>;
+
+    /// Does one unit of work. After an error it is over, and nothing was learnt.
+    fn next(&mut self) -> Option<Result<LearnEvent>> {
+        let event = self.work();
+        if event.is_err() {
+            (self.phase, self.lesson, self.learnt.adapter) = (Phase::Over, None, None);
+        }
+        event.transpose()
+    }
+}
