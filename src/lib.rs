@@ -37,5 +37,7 @@ pub mod train;
 pub mod base;
 pub mod app;
 
-pub use app::{Event, Lesson, Mynah};
+pub use app::{Completion, Event, Lesson, Mynah};
+#[cfg(feature = "chat")]
+pub use app::{Reply, Talk};
 pub use error::{Error, Result};

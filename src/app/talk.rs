@@ -290,6 +290,7 @@ impl Talk {
     }
 
     /// Forgets earlier answers to the last question.
+    #[cfg(feature = "std")]
     pub(super) fn forget_others(&mut self) {
         self.others.clear();
     }
