@@ -509,7 +509,7 @@ impl Running {
             let text = self.generator.text(id);
             self.said.ids.push(id);
             self.said.text += &text;
-            let text = self.speech.hear(&text).into();
+            let text = self.speech.hear(&text);
             return Ok(Some(Piece { id: Some(id), text }));
         }
         self.over = true;
@@ -578,21 +578,16 @@ struct Speech {
     text: String,
     shown: usize,
     over: bool,
-    /// What the last token let be shown.
-    now: String,
 }
 
 impl Speech {
     fn new(stop: Option<&'static str>) -> Speech {
-        Speech { stop, text: String::new(), shown: 0, over: false, now: String::new() }
+        Speech { stop, text: String::new(), shown: 0, over: false }
     }
 
     /// Adds what a token says; what may be shown of it. The beginning of what would end the answer waits.
-    fn hear(&mut self, text: &str) -> &str {
-        let Some(stop) = self.stop else {
-            self.now = text.into();
-            return &self.now;
-        };
+    fn hear(&mut self, text: &str) -> String {
+        let Some(stop) = self.stop else { return text.into() };
         self.text += text;
         if self.shown == 0 {
             self.text = self.text.trim_start().into();
@@ -607,9 +602,9 @@ impl Speech {
                 self.text.len() - begun.unwrap_or(0)
             }
         };
-        self.now = self.text[self.shown.min(end)..end].into();
+        let now = self.text[self.shown.min(end)..end].into();
         self.shown = end.max(self.shown);
-        &self.now
+        now
     }
 
     /// What waited, once nothing follows but `text`.
@@ -640,7 +635,7 @@ mod tests {
     #[test]
     fn an_answer_ends_before_the_next_turn() {
         let mut speech = Speech::new(Some("\nUser:"));
-        let shown: Vec<String> = [" Yes", ".\n", "U", "Boat\nUs", "er: and"].map(|t| speech.hear(t).to_string()).into();
+        let shown: Vec<String> = [" Yes", ".\n", "U", "Boat\nUs", "er: and"].map(|t| speech.hear(t)).into();
         assert_eq!(shown, ["Yes", ".", "", "\nUBoat", ""]);
         let mut text = String::from(" Yes.\nUBoat\nUser: and");
         speech.end(&mut text);
@@ -651,8 +646,8 @@ mod tests {
     #[test]
     fn what_waited_comes_at_the_end() {
         let mut speech = Speech::new(Some("\nUser:"));
-        assert_eq!((speech.hear("Yes.\nUs"), &*speech.rest("\u{fffd}\n")), ("Yes.", "\nUs\u{fffd}"));
+        assert_eq!([speech.hear("Yes.\nUs"), speech.rest("\u{fffd}\n")], ["Yes.", "\nUs\u{fffd}"]);
         let mut plain = Speech::new(None);
-        assert_eq!((plain.hear("Yes.\nUs"), &*plain.rest("\n")), ("Yes.\nUs", "\n"));
+        assert_eq!([plain.hear("Yes.\nUs"), plain.rest("\n")], ["Yes.\nUs", "\n"]);
     }
 }
