@@ -1,7 +1,7 @@
 //! Operations on 4 lanes for aarch64, and the products made of them.
 //!
-//! Instructions of the inner loops as a release build of an earlier version has them, with loads, conversions, scales and
-//! the loop's own, for each multiply-add; in the last column those of the products alone.
+//! Instructions of the inner loops as a release build of an earlier version has them, with loads, conversions, scales
+//! and the loop's own, for each multiply-add; in the last column those of the products alone.
 //!
 //! | loop | tile | instructions | multiply-adds | each | on paper |
 //! | --- | --- | --- | --- | --- | --- |
@@ -14,9 +14,9 @@
 //!
 //! Most of what is over goes to the scales of 16 columns: of the 76 instructions 16 convert and scale 32 sums.
 //!
-//! All instructions of a call for each multiply-add, with 64 rows of weights of 1536 columns, one row of activations and 16;
-//! `examples/instructions` counts them. `i8mm` takes one row as `dotprod` does. On paper the products of one row take `dotprod`
-//! 0.063, and `neon` 0.125, or 0.19 to 0.23 with the sums of pairs that they need.
+//! All instructions of a call for each multiply-add, with 64 rows of weights of 1536 columns, one row of activations
+//! and 16; `examples/instructions` counts them. `i8mm` takes one row as `dotprod` does. On paper the products of one
+//! row take `dotprod` 0.063, and `neon` 0.125, or 0.19 to 0.23 with the sums of pairs that they need.
 //!
 //! | format | `neon`, 1 | `dotprod`, 1 | `neon`, 16 | `dotprod`, 16 | `i8mm`, 16 |
 //! | --- | --- | --- | --- | --- | --- |
@@ -33,10 +33,10 @@
 //! | IQ4_NL | 0.72 | 0.61 | 0.43 | 0.21 | 0.20 |
 //! | IQ4_XS | 0.66 | 0.60 | 0.43 | 0.21 | 0.20 |
 //!
-//! One row with Q4_K and `dotprod`: of 256 multiply-adds 16 `sdot`, 12 instructions that clear sums and add pairs, 8 that put
-//! rows side by side, 16 for nibbles, 12 for scales and mins, and loads, make 0.35 where the loop is not unrolled; the rest is
-//! the head of a block, whose 16 scales and mins become floats for 4 rows at a time. Formats with bits apart from the nibbles
-//! pay for joining them.
+//! One row with Q4_K and `dotprod`: of 256 multiply-adds 16 `sdot`, 12 instructions that clear sums and add pairs, 8
+//! that put interleaved rows, 16 for nibbles, 12 for scales and mins, and loads, make 0.35 where the loop is not
+//! unrolled; the rest is the head of a block, whose 16 scales and mins become floats for 4 rows at a time. Formats with
+//! bits apart from the nibbles pay for joining them.
 //!
 //! F16 is widened exactly; products of halves round otherwise than the contract has it, so there are none.
 
@@ -75,11 +75,12 @@ fn decode(w: &Matrix, rows: Range<usize>, cols: Range<usize>, out: &mut [f32]) {
     }
 }
 
-/// Half floats (bits) to `f32`.
+/// F16 bits to `f32`.
 fn widen(x: &[u16], out: &mut [f32]) {
     let ((xs, x), (outs, out)) = (x.as_chunks::<8>(), out.as_chunks_mut::<8>());
     for (x, out) in xs.iter().zip(outs) {
-        // SAFETY: the arrays have 8 halves and 8 floats. The type of halves is unstable, so these lines are assembly.
+        // SAFETY: the arrays have 8 f16 values and 8 floats. The type of f16 registers is unstable, so these lines are
+        // assembly.
         unsafe {
             asm!(
                 "ldr {x:q}, [{from}]",
@@ -99,11 +100,11 @@ fn widen(x: &[u16], out: &mut [f32]) {
     }
 }
 
-/// `f32` to the nearest half float (bits), ties to even.
+/// `f32` to the bits of the nearest f16, ties to even.
 fn narrow(x: &[f32], out: &mut [u16]) {
     let ((xs, x), (outs, out)) = (x.as_chunks::<8>(), out.as_chunks_mut::<8>());
     for (x, out) in xs.iter().zip(outs) {
-        // SAFETY: the arrays have 8 floats and 8 halves.
+        // SAFETY: the arrays have 8 floats and 8 f16 values.
         unsafe {
             asm!(
                 "ldp {x:q}, {y:q}, [{from}]",
@@ -203,28 +204,28 @@ pub(super) mod lanes {
         top_w(a: I4) -> I4 { vshrq_n_s32::<24>(a) }
     );
     op!(
-        /// The BF16 in the lower half of each lane.
+        /// The bf16 in the lower half of each lane.
         bf16_v(a: I4) -> F4 { vreinterpretq_f32_s32(vshlq_n_s32::<16>(a)) }
     );
     op!(
-        /// The low words of the lanes of one register, then those of the other.
+        /// The low 16 bits of the lanes of one register, then those of the other.
         low_int16_w(a: F4, b: F4) -> I4 {
             vreinterpretq_s32_s16(vuzp1q_s16(vreinterpretq_s16_f32(a), vreinterpretq_s16_f32(b)))
         }
     );
     op!(
-        /// Adds to each lane the products of two words, one of each half.
+        /// Adds to each lane the products of two 16-bit integers, one of each half.
         int16_dot_w(acc: I4, a: I4, b: I4) -> I4 {
             let (a, b) = (vreinterpretq_s16_s32(a), vreinterpretq_s16_s32(b));
             vmlal_high_s16(vmlal_s16(acc, vget_low_s16(a), vget_low_s16(b)), a, b)
         }
     );
     op!(
-        /// The half in the lower half of each lane.
+        /// The f16 in the lower half of each lane.
         f16_v(a: I4) -> F4 {
             let narrow = vmovn_s32(a);
             let wide: F4;
-            // SAFETY: a conversion between registers. The type of halves is unstable, so this line is assembly.
+            // SAFETY: a conversion between registers. The type of f16 registers is unstable, so this line is assembly.
             unsafe {
                 asm!("fcvtl {:v}.4s, {:v}.4h", out(vreg) wide, in(vreg) narrow,
                     options(pure, nomem, nostack, preserves_flags));
@@ -299,7 +300,7 @@ macro_rules! blocks {
         /// The dot products of 32 codes of each of 4 rows with 16 and 16 activations.
         ///
         /// # Safety
-        /// There are a half and 32 codes at each of `blocks`, and what `spread_w` gives at each of `x`.
+        /// There are an f16 scale and 32 codes at each of `blocks`, and what `spread_w` gives at each of `x`.
         #[inline]
         #[target_feature(enable = $feature)]
         pub(super) unsafe fn block_w<const BITS: u8>(
@@ -323,7 +324,7 @@ macro_rules! blocks {
             }
         }
 
-        /// The dot products of 16 rows of 32 codes, which stand side by side, with 16 and 16 activations.
+        /// The dot products of 16 rows of 32 codes, interleaved, with 16 and 16 activations.
         ///
         /// # Safety
         /// There are 16 rows of codes, and what `spread_t` gives at each of `x`.
@@ -362,8 +363,8 @@ mod wide_dots {
     use crate::kernel::ints::{MIDDLE, NARROW, array};
     use core::arch::aarch64::*;
 
-    /// Adds to each lane the dot product of its 16 codes with 16 activations. No product of activations with signed bytes
-    /// is that of −128 and −128, so two fit 16 bits; of narrow codes eight do.
+    /// Adds to each lane the dot product of its 16 codes with 16 activations. No product of activations with signed
+    /// bytes is that of −128 and −128, so two fit 16 bits; of narrow codes eight do.
     #[inline]
     #[target_feature(enable = "neon")]
     pub(super) fn dot_w<const BITS: u8>(mut acc: I4, codes: [I4; 4], x: I4) -> I4 {
@@ -431,8 +432,8 @@ mod wide_dots {
         [-(zero as i32) * sum; 4]
     }
 
-    /// The dot products of 16 codes of each of 4 rows with 16 activations. Of narrow codes 8 products fit 16 bits, of those
-    /// of 7 bits 4, of others 2.
+    /// The dot products of 16 codes of each of 4 rows with 16 activations. Of narrow codes 8 products fit 16 bits, of
+    /// those of 7 bits 4, of others 2.
     #[inline]
     #[target_feature(enable = "neon")]
     pub(super) fn rows_r<const BITS: u8, const START: bool>(codes: [I4; 4], x: [I4; 2], start: I4) -> I4 {
@@ -464,8 +465,8 @@ mod four_dots {
     pub(super) fn dot_w<const BITS: u8>(mut acc: I4, codes: [I4; 4], x: I4) -> I4 {
         macro_rules! dot {
             ($k:literal) => {
-                // SAFETY: an operation on registers that the features of this function include. The intrinsic is unstable,
-                // so this line is assembly.
+                // SAFETY: an operation on registers that the features of this function include. The intrinsic is
+                // unstable, so this line is assembly.
                 unsafe {
                     asm!(concat!("sdot {:v}.4s, {:v}.16b, {:v}.4b[", $k, "]"),
                         inout(vreg) acc, in(vreg) codes[$k], in(vreg) x,
@@ -598,8 +599,8 @@ mod matrices {
     #[inline]
     #[target_feature(enable = "neon,i8mm")]
     fn matrix(mut acc: I4, a: I4, b: I4) -> I4 {
-        // SAFETY: an operation on registers that the features of this function include. The intrinsic is unstable, so this
-        // line is assembly.
+        // SAFETY: an operation on registers that the features of this function include. The intrinsic is unstable, so
+        // this line is assembly.
         unsafe {
             asm!("smmla {:v}.4s, {:v}.16b, {:v}.16b", inout(vreg) acc, in(vreg) a, in(vreg) b,
                 options(pure, nomem, nostack, preserves_flags));

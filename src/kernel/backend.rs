@@ -1,7 +1,7 @@
-//! Which instruction sets there are, and what compiles the kernels for each.
+//! The backends: the kernels, compiled for each instruction set.
 //!
-//! `backend!` compiles kernels with the features of one instruction set and makes the check that they are there from
-//! the same list; `others!` compiles bodies of `body.rs` again. The products come from `floats.rs` and `ints.rs`.
+//! `backend!` compiles kernels with the features of one instruction set and generates the check for these features from
+//! the same list. `others!` compiles bodies of `body.rs`. The products come from `floats.rs` and `ints.rs`.
 
 #![allow(unused, reason = "some targets have the plain backend alone")]
 
@@ -14,7 +14,7 @@ use core::ops::Range;
 use core::sync::atomic::AtomicU8;
 use std::prelude::v1::*;
 
-// Whether this machine has a feature; without the standard library: whether this build has.
+// Whether this machine has a feature; without the standard library, whether this build has it.
 #[cfg(all(feature = "std", target_arch = "aarch64"))]
 use std::arch::is_aarch64_feature_detected as detected;
 #[cfg(all(feature = "std", target_arch = "x86_64"))]
@@ -26,7 +26,7 @@ macro_rules! detected {
     };
 }
 
-/// A safe function around one compiled with target features.
+/// Wraps a function that is compiled with target features in a safe one.
 macro_rules! compiled {
     ([$($feature:tt)+] $name:ident($($arg:ident: $type:ty),*) $(-> $result:ty)? = $body:path) => {
         fn $name($($arg: $type),*) $(-> $result)? {
@@ -40,8 +40,8 @@ macro_rules! compiled {
     };
 }
 
-/// One instruction set: its name, its features, the modules with its products of floats and of integers, and the table of
-/// the other kernels.
+/// One instruction set: its name, its features, the modules with its products of floats and of integers, and the table
+/// of the other kernels.
 macro_rules! backend {
     ($module:ident $name:literal [$($feature:tt)+] $floats:path, $ints:path, $others:path) => {
         backend!(@ $module $name [$($feature)+] [$($feature)+] $floats, $ints, $others);
@@ -66,7 +66,7 @@ macro_rules! backend {
                 ..$others
             };
 
-            /// Whether its features are there.
+            /// Whether the machine has its features.
             pub(super) fn runs() -> bool {
                 true $(&& detected!($feature))+
             }
@@ -153,8 +153,8 @@ backend!(simd128 "simd128" ["simd128"] crate::kernel::four::floats, crate::kerne
 backend!(relaxed "relaxed-simd" ["simd128" "relaxed-simd"]
     crate::kernel::four::floats, crate::kernel::wasm::relaxed, crate::kernel::wasm::OTHERS);
 
-/// Every backend that runs on this machine, plain first and the fastest last. Without the standard library: what this
-/// build was compiled for.
+/// Every backend that runs on this machine, plain first and the fastest last. Without the standard library,
+/// the backends that this build was compiled for.
 pub fn available() -> Vec<&'static Kernels> {
     let all = [
         (true, &PLAIN),
@@ -186,7 +186,7 @@ pub fn best() -> &'static Kernels {
 /// The backend of that name.
 ///
 /// # Errors
-/// `Invalid` if there is none or it does not run here; the message lists those that do.
+/// `Invalid` if there is none or it does not run here; the message lists the backends that run.
 pub fn by_name(name: &str) -> Result<&'static Kernels> {
     let all = available();
     all.iter().copied().find(|k| k.name == name).ok_or_else(|| {

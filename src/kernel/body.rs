@@ -1,5 +1,5 @@
-//! Every kernel once, in plain Rust. `backend.rs` compiles these bodies again for each instruction set, which is why they
-//! are always inlined.
+//! Every kernel in plain Rust. The bodies are always inlined, because `backend.rs` compiles them for each instruction
+//! set.
 
 use super::{CODES, Int16Layout, Kernels, QActs, QRow, Scratch, Stored, Tile, View};
 use crate::math::{self, fma};
@@ -93,9 +93,9 @@ fn dots_with(x: View, w: &[u16], value: fn(u16) -> f32, y: &mut Tile) {
     }
 }
 
-/// What a code of a row of weights is worth, from its number in `tops`: the exponent of its largest magnitude as the bits of
-/// a single have it. Rows too small for a code of a usual size are 0, and those with a weight of 2¹¹⁸ or more count as not
-/// finite. A weight plus `MAGIC` times that has its code in the lowest bits.
+/// The unit of the codes of a row of weights, from its number in `tops`: the exponent of its largest magnitude, as in
+/// the bits of an f32. Rows whose unit would be subnormal are 0, and those with a weight of 2¹¹⁸ or more are treated as
+/// not finite. A weight plus `MAGIC` units has its code in the lowest bits.
 #[inline(always)]
 pub(super) fn int16_unit(top: u8) -> f32 {
     match top as u32 {
@@ -105,7 +105,7 @@ pub(super) fn int16_unit(top: u8) -> f32 {
     }
 }
 
-/// Finds those of `tops` that are 0.
+/// Computes those of `tops` that are 0.
 #[inline(always)]
 pub(super) fn int16_tops(w: Floats16, c: usize, tops: &[AtomicU8]) {
     let (w, value) = bits_and_decoder(w);
@@ -117,7 +117,7 @@ pub(super) fn int16_tops(w: Floats16, c: usize, tops: &[AtomicU8]) {
     }
 }
 
-/// The bits, and what they mean.
+/// The bits, and the function that decodes them.
 #[inline(always)]
 fn bits_and_decoder(w: Floats16<'_>) -> (&[u16], fn(u16) -> f32) {
     match w {
@@ -155,7 +155,7 @@ pub(super) fn round_int16(x: &[f32], out: &mut [f32]) {
         for unit in units {
             let (low, high) = xs.get(unit).unwrap_or(&last).split_at(LANES);
             for l in 0..LANES {
-                // An infinity times 0 is no number.
+                // An infinity times 0 is NaN.
                 let code = |x: f32| {
                     let code = (x * inverse[l] + MAGIC).to_bits();
                     if inverse[l] == 0.0 { 0 } else { code as i16 }
@@ -276,8 +276,8 @@ pub(super) fn decode(w: &Matrix, rows: Range<usize>, cols: Range<usize>, out: &m
     }
 }
 
-/// What the largest magnitude of a block of activations is divided by, to be its scale: the first of those with the
-/// smallest error. None rounds to a code above 127.
+/// The scale of a block of activations is its largest magnitude divided by one of these levels: by the first one with
+/// the smallest error. No level gives a code above 127.
 pub const LEVELS: [f32; 8] = [127.4, 126.0, 124.6, 123.2, 121.8, 120.4, 119.0, 117.6];
 
 #[inline(always)]
@@ -300,7 +300,7 @@ pub(super) fn quantize_block(x: &[f32; LANES], b: usize, out: &mut QRow) {
     store_scale(d, s, b, out);
 }
 
-/// Scale and sum of a block; blocks come in order.
+/// Scale and sum of a block; blocks are written in order.
 #[inline(always)]
 pub(super) fn store_scale(d: f32, s: i32, b: usize, out: &mut QRow) {
     (out.d[b], out.s[b]) = (d, s);
@@ -308,11 +308,11 @@ pub(super) fn store_scale(d: f32, s: i32, b: usize, out: &mut QRow) {
     *low = fma(d, s as f32, if b.is_multiple_of(2) { 0.0 } else { *low });
 }
 
-/// What the largest magnitude of a block is divided by to be the scale of wide codes: 17 of them fit 16 bits, which
-/// products with nibbles that stand in bytes make use of.
+/// The scale of wide codes is the largest magnitude of a block divided by this level. 17 times such a code fits 16
+/// bits, which products with two nibbles in a byte need.
 pub const WIDE_LEVEL: f32 = 1927.0;
 
-/// A row as wide codes.
+/// Rounds a row to wide codes.
 #[inline(always)]
 pub(super) fn quantize_wide(x: &[f32], out: QRow) {
     let QRow { q, low_q, d, s, low } = out;
@@ -328,7 +328,7 @@ pub(super) fn quantize_wide(x: &[f32], out: QRow) {
         let (scale, inverse) = (most / WIDE_LEVEL, WIDE_LEVEL / most);
         let mut codes = [0; 32];
         for (code, x) in codes.iter_mut().zip(x) {
-            // The low bits of a number near 1.5·2²³ are those of the integer.
+            // The low bits of a float near 1.5·2²³ are those of the integer.
             *code = (x * inverse + MAGIC).to_bits().wrapping_sub(MAGIC.to_bits()) as i32;
         }
         for k in 0..32 {
@@ -340,7 +340,7 @@ pub(super) fn quantize_wide(x: &[f32], out: QRow) {
     }
 }
 
-/// The largest magnitude. Magnitudes compare as their bits do, and a NaN is above all: it becomes the scale and so
+/// The largest magnitude. Magnitudes compare like their bits, and a NaN is the largest: it becomes the scale and so
 /// reaches the output.
 #[inline(always)]
 pub(super) fn largest<const N: usize>(x: &[f32; N]) -> f32 {
@@ -353,7 +353,7 @@ pub(super) fn has_scale(most: f32) -> bool {
     (131_072.0 * f32::MIN_POSITIVE..f32::INFINITY).contains(&most)
 }
 
-/// The codes of a block, and its scale: that of the best level.
+/// The codes of a block and its scale, for the best level.
 #[inline(always)]
 fn round_block(x: &[f32; LANES], q: &mut [i8; LANES]) -> f32 {
     let most = largest(x);
@@ -361,7 +361,7 @@ fn round_block(x: &[f32; LANES], q: &mut [i8; LANES]) -> f32 {
         *q = [0; LANES];
         return if most < 1.0 { 0.0 } else { most };
     }
-    // A lane a level, so that no lanes are summed.
+    // One lane per level, so that no lanes are summed.
     let inverse = LEVELS.map(|level| level / most);
     let mut errors = [0.0; LEVELS.len()];
     for &v in x {
@@ -372,7 +372,7 @@ fn round_block(x: &[f32; LANES], q: &mut [i8; LANES]) -> f32 {
     }
     let (mut level, mut least) = (LEVELS[0], f32::INFINITY);
     for k in 0..LEVELS.len() {
-        // The error is in units of a code, so it counts with the square of the scale.
+        // The error is in units of a code, so it is multiplied by the square of the scale.
         let error = errors[k] / (LEVELS[k] * LEVELS[k]);
         (level, least) = if error < least { (LEVELS[k], error) } else { (level, least) };
     }
@@ -386,7 +386,7 @@ fn round_block(x: &[f32; LANES], q: &mut [i8; LANES]) -> f32 {
 /// 1.5·2²³.
 pub(super) const MAGIC: f32 = 12_582_912.0;
 
-/// The nearest integer, ties to even, of a number below 2²²: adding 1.5·2²³ leaves no room for a fraction.
+/// The nearest integer, ties to even, of a number below 2²²: adding 1.5·2²³ rounds the fraction away.
 #[inline(always)]
 fn rounded(x: f32) -> f32 {
     (x + MAGIC) - MAGIC
@@ -406,14 +406,14 @@ pub(super) fn round_columns(x: View, out: &mut [u8]) {
                 *most = if v.abs() > *most { v.abs() } else { *most };
             }
         }
-        // What rounds to a scale of 0 may have any codes.
+        // With a scale of 0, the codes do not matter.
         let inverse = most.map(|most| if most > 1e-20 { 127.0 / most } else { 0.0 });
         let mut codes = [[0u32; LANES]; DEEP / 4];
         for (k, codes) in codes.iter_mut().enumerate() {
             for j in 0..4 {
                 let row = row(4 * k + j);
                 for l in 0..LANES {
-                    // The last byte of a number near 1.5·2²³ is that of the integer.
+                    // The last byte of a float near 1.5·2²³ is that of the integer.
                     codes[l] |= ((row[l] * inverse[l] + MAGIC).to_bits() & 255) << (8 * j);
                 }
             }
@@ -553,7 +553,7 @@ pub(super) fn code(x: &[f32], codes: &mut [i8], scales: &mut [u16]) {
         let most = f32::from_bits(x.iter().fold(0, |most, v| most.max(v.abs().to_bits())));
         *scale = f16_bits(most / 127.0);
         let d = quant::f16_to_f32(*scale);
-        // No scale, or none that is a number: then the codes do not count.
+        // Without a finite scale above 0, the codes do not matter.
         let inverse = if d > 0.0 && d < f32::INFINITY { 1.0 / d } else { 0.0 };
         for (code, &v) in codes.iter_mut().zip(x) {
             *code = rounded((v * inverse).clamp(-127.0, 127.0)) as i8;
@@ -571,14 +571,14 @@ pub(super) fn decode_codes(codes: &[i8], scales: &[u16], out: &mut [f32]) {
     }
 }
 
-/// The bits of the nearest half, ties to even, by integer arithmetic and selects so that loops vectorise.
+/// The bits of the nearest f16, ties to even, by integer arithmetic and selects, so that loops vectorise.
 #[inline(always)]
 fn f16_bits(x: f32) -> u16 {
     let bits = x.to_bits() & 0x7fff_ffff;
     let sign = (x.to_bits() >> 16) as u16 & 0x8000;
-    // Bias 127 becomes bias 15; the bits cut off round by a carry, which may run into the exponent and to infinity.
+    // Bias 127 becomes bias 15. The bits that are cut off round by a carry, which may reach the exponent and infinity.
     let normal = bits.wrapping_sub(112 << 23).wrapping_add(0xfff + (bits >> 13 & 1)) >> 13;
-    // One half is 2²³ steps of the smallest subnormal half, so the sum is rounded to such steps.
+    // 0.5 is 2²³ times the smallest subnormal f16, so the sum is rounded to multiples of that.
     let subnormal = (f32::from_bits(bits) + 0.5).to_bits().wrapping_sub(0.5f32.to_bits());
     let nan = if bits > 0x7f80_0000 { 0x200 | bits >> 13 & 0x3ff } else { 0 };
     let finite = if bits < 113 << 23 { subnormal } else { normal };
@@ -627,7 +627,7 @@ mod tests {
             let mut bytes = vec![0; rows * cols / format.block * format.bytes];
             for b in &mut bytes {
                 seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                // No exponent of a half is then large or special.
+                // No f16 exponent is then large or special.
                 *b = (seed >> 24) as u8 & 0xbb;
             }
             let w = Matrix::new(format, rows, cols, Bytes::from(bytes)).unwrap();

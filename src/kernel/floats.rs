@@ -1,9 +1,9 @@
 //! Products of floats in tiles, written once over 16 lanes: `products!`.
 //!
-//! An instruction set gives it the operations on those lanes, as functions of the module around it: the type `F` (16
-//! floats), `load`, `store`, `prefetch`, `load_from`, `store_to`, `splat`, `fma`, and `sum` (the lanes of `DOT_W` registers);
-//! and the sizes of its register tiles: rows of both sides of dot products, `DOT_X` and `DOT_W`; rows and vectors of sums,
-//! `SUM_R` and `SUM_V`.
+//! An instruction set provides the operations on these lanes, as functions of the module around it: the type `F` (16
+//! floats), `load`, `store`, `prefetch`, `load_from`, `store_to`, `splat`, `fma`, and `sum` (the lanes of `DOT_W`
+//! registers); and the sizes of its register tiles: rows of both sides of dot products, `DOT_X` and `DOT_W`; rows and
+//! vectors of sums, `SUM_R` and `SUM_V`.
 
 macro_rules! products {
     ($($feature:tt)+) => {
@@ -17,10 +17,10 @@ macro_rules! products {
         /// Rows of `w` whose lanes are kept from one piece of columns to the next.
         const KEPT: usize = 64;
 
-        /// Products for which it is worth it to copy `x`, if its rows do not begin at the edges of cache lines.
+        /// Number of products from which on `x` is copied if its rows are not aligned to cache lines.
         const WORTH: usize = 1 << 20;
 
-        /// At the edge of a cache line, so that no load meets two.
+        /// Aligned to a cache line, so that no load touches two.
         #[repr(align(64))]
         struct Aligned<T>(T);
 
@@ -28,7 +28,7 @@ macro_rules! products {
         /// begin `next` values on are prefetched.
         ///
         /// # Safety
-        /// The columns are there.
+        /// The columns exist.
         $(#[target_feature(enable = $feature)])+
         #[inline]
         unsafe fn dot_tile<const M: usize, const N: usize>(
@@ -56,8 +56,9 @@ macro_rules! products {
             acc
         }
 
-        /// Rows `i..i + M` of `y`, columns `j..j + N`, from `M` rows of `x`, which are columns `at..at + x.c`, and rows of `w`.
-        /// `lanes` holds what came before, and takes what is there now, unless these columns are the first or the last ones.
+        /// Rows `i..i + M` of `y`, columns `j..j + N`, from `M` rows of `x`, which are columns `at..at + x.c`, and rows
+        /// of `w`. `lanes` holds the sums of earlier columns and receives those of these, unless they are the first or
+        /// the last ones.
         $(#[target_feature(enable = $feature)])+
         fn dot_rows<const M: usize, const N: usize>(
             x: View,
@@ -78,7 +79,7 @@ macro_rules! products {
                 N * w.stride,
             );
             if first && last && c == all {
-                // By itself, so that the lanes never leave their registers.
+                // A separate call, so that the lanes never leave their registers.
                 // SAFETY: the slices have `c` values.
                 let acc = unsafe { dot_tile::<M, N>(x, w, c, next, [[splat(0.0); N]; M]) };
                 for m in 0..M {
@@ -226,7 +227,8 @@ macro_rules! products {
             assert!(ks.is_empty() || ks.end <= w.n && at + 16 * V <= w.c.min(y.c()), "columns of a tile");
             assert!(ks.is_empty() || (i + R - 1) * a.down + (ks.end - 1) * a.along < a.data.len(), "left factors");
             let rows: [*mut f32; R] = array!(core::ptr::null_mut(); r => y.row(i + r)[at..].as_mut_ptr());
-            // SAFETY: `16 · V` columns from `at` lie in `w` and `y`, and the last left factor in its data; checked above.
+            // SAFETY: `16 · V` columns from `at` lie in `w` and `y`, and the last left factor in its data; checked
+            // above.
             unsafe {
                 let mut acc: [[F; V]; R] =
                     array!([splat(0.0); V]; r => array!(splat(0.0); v => load(rows[r].add(16 * v))));
@@ -293,7 +295,7 @@ macro_rules! products {
             }
         }
 
-        /// The columns from `at` on, fewer than 16, by way of copies that have 16.
+        /// The columns from `at` on, fewer than 16, through copies that have 16.
         $(#[target_feature(enable = $feature)])+
         fn sum_rest(a: Left, w: View, ks: Range<usize>, y: &mut Tile, at: usize) {
             let (mut rest, count) = ([[0.0; 16]; INNER], w.c - at);

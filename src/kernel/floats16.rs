@@ -1,16 +1,17 @@
-//! Products with floats of 16 bits as they stand, in tiles, written once over 16 lanes: `halves!`.
+//! Products with 16-bit floats, widened on the fly, in tiles, written once over 16 lanes: `floats16!`.
 //!
-//! An instruction set gives it, beside what `floats.rs` names, `halves` and `load_bf16` (16 of F16, of BF16).
+//! An instruction set provides the operations that `floats.rs` lists, and `load_f16` and `load_bf16` (16 values from
+//! memory, to float).
 
 macro_rules! floats16 {
     ($($feature:tt)+) => {
         use crate::quant::Floats16;
 
-        /// The lanes of `M` rows of `x` with `N` rows of `w`, over columns `0..c`, whole sixteens. Halves `ahead` of those worked
-        /// on are prefetched, if there are any.
+        /// The lanes of `M` rows of `x` with `N` rows of `w`, over columns `0..c`, whole sixteens. Values `ahead` of
+        /// those worked on are prefetched, if there are any.
         ///
         /// # Safety
-        /// The columns are there.
+        /// The columns exist.
         $(#[target_feature(enable = $feature)])+
         #[inline]
         unsafe fn float16_tile<const M: usize, const N: usize, const BF16: bool>(
@@ -41,8 +42,9 @@ macro_rules! floats16 {
             acc
         }
 
-        /// [`dots`] with floats of 16 bits, which become wider as they come. `M` rows of `x` with `N` rows of `w`, each of `c`
-        /// values, row `j` and those `apart`: one row's chain of sums would take longer than its values take to come.
+        /// [`dots`] with 16-bit floats, which are widened on the fly. `M` rows of `x` with `N` rows of `w`, each of `c`
+        /// values: row `j` and the rows `apart` from it. The chain of sums of a single row would take longer than its
+        /// values take to arrive.
         $(#[target_feature(enable = $feature)])+
         #[inline]
         fn float16_rows<const M: usize, const N: usize, const BF16: bool>(
@@ -69,7 +71,7 @@ macro_rules! floats16 {
                 }
             };
             if rest == c {
-                // By itself, so that the lanes never leave their registers.
+                // A separate call, so that the lanes never leave their registers.
                 // SAFETY: the slices have `c` values.
                 let acc = unsafe { float16_tile::<M, N, BF16>(x, w, c, ahead) };
                 for m in 0..M {
@@ -103,10 +105,10 @@ macro_rules! floats16 {
             ahead: usize,
             y: &mut Tile,
         ) {
-            assert!(w.len() >= js.end * c, "halves of {} rows of {c}", js.end);
+            assert!(w.len() >= js.end * c, "values of {} rows of {c}", js.end);
             let count = js.len() / DOT_W;
             if M == 1 && crate::kernel::peak::reads_ahead() {
-                // A few long streams, which the machine follows best by itself.
+                // A few long streams, which the hardware prefetches best by itself.
                 for j in js.start..js.start + count {
                     float16_rows::<M, DOT_W, BF16>(x, i, (w, c), j, count, None, y);
                 }
@@ -120,7 +122,7 @@ macro_rules! floats16 {
             }
         }
 
-        /// `y = x · wᵀ` with floats of 16 bits. x: `[n, c]`, w: `[f, c]`, y: `[n, f]`.
+        /// `y = x · wᵀ` with 16-bit floats. x: `[n, c]`, w: `[f, c]`, y: `[n, f]`.
         $(#[target_feature(enable = $feature)])+
         pub(in crate::kernel) fn float16_dots(x: View, w: Floats16, y: &mut Tile) {
             match w {
@@ -133,7 +135,7 @@ macro_rules! floats16 {
         fn float16_all<const BF16: bool>(x: View, w: (&[u16], usize), y: &mut Tile) {
             /// Values between those that are worked on and those that are prefetched.
             const AHEAD: usize = 4096;
-            /// Halves that stay in the L2 cache while rows of `x` pass over them.
+            /// Values that stay in the L2 cache while rows of `x` pass over them.
             const KEPT: usize = 1 << 16;
             let kept = (KEPT / x.c.max(1)).max(1).next_multiple_of(DOT_W);
             let (f, step) = (y.c(), if x.n == 1 { y.c().max(1) } else { kept });

@@ -169,14 +169,14 @@ op!(
         out
     }
 );
-/// 4 of `n` rows at a time, one of each quarter: the first of them, and how far they are apart. The rows that are left over
-/// come alone, in all lanes, 0 apart.
+/// 4 of `n` rows at a time, one of each quarter: the first of them, and how far they are apart. The rows that are left
+/// over come alone, in all lanes, 0 apart.
 pub(super) fn quarters(n: usize) -> impl Iterator<Item = (usize, usize)> {
     (0..n / 4).map(move |first| (first, n / 4)).chain((n / 4 * 4..n).map(|row| (row, 0)))
 }
 
-/// The operations of `unpack.rs` on one register: a lane is a row of 4. Codes are 4 registers of 16 columns, in whatever
-/// order a unit's `arrange` leaves them.
+/// The operations of `unpack.rs` on one register: a lane is a row of 4. Codes are 4 registers of 16 columns, in
+/// whatever order a unit's `arrange` leaves them.
 pub(super) mod one {
     use super::*;
     pub(in crate::kernel) use super::{
@@ -228,7 +228,7 @@ pub(super) mod floats {
     /// Rows of activations and of weights in a tile of dot products.
     const DOT_X: usize = 2;
     const DOT_W: usize = 2;
-    /// The same of products with words.
+    /// The same of products of 16-bit integers.
     const INT16_X: usize = 2;
     const INT16_W: usize = 2;
     /// Rows and vectors in a tile of sums.

@@ -1,8 +1,10 @@
-//! Products with floats of 16 bits as integers of as many, in tiles, written once over 16 lanes: `words!`.
+//! Products with 16-bit floats that are converted to 16-bit integers on the fly, in tiles, written once over 16 lanes:
+//! `int16!`.
 //!
-//! An instruction set gives it, beside what `floats.rs` and `floats16.rs` name: `low_int16` (the low 16 bits of 32 lanes of floats),
-//! `int16_dot` (adds to each lane the products of two words), `to_float`, `splat_i`, `load_i` and `store_i`; and the rows of both
-//! sides in a tile, `INT16_X` and `INT16_W`; one row of activations meets `DOT_W` rows of weights.
+//! An instruction set provides, beside the operations of `floats.rs` and `floats16.rs`: `low_int16` (the low 16 bits of
+//! 32 lanes of floats), `int16_dot` (adds to each lane the products of two 16-bit integers), `to_float`, `splat_i`,
+//! `load_i` and `store_i`; and the rows of both sides in a tile, `INT16_X` and `INT16_W`. A single row of activations
+//! is multiplied with `DOT_W` rows of weights.
 
 macro_rules! int16 {
     ($($feature:tt)+) => {
@@ -10,13 +12,13 @@ macro_rules! int16 {
         use crate::kernel::body::{MAGIC, int16_tops, int16_unit};
         use core::sync::atomic::{AtomicU8, Ordering};
 
-        /// Weights that are codes already; 0 is F16, 1 BF16.
+        /// Kinds of weights: 0 is F16, 1 is BF16, and this one is codes already.
         const CODES: u8 = 2;
 
         /// The codes of 32 weights.
         ///
         /// # Safety
-        /// They are there.
+        /// The weights exist.
         $(#[target_feature(enable = $feature)])+
         #[inline]
         unsafe fn coded<const KIND: u8>(p: *const u16, magic: F) -> I {
@@ -30,12 +32,12 @@ macro_rules! int16 {
             }
         }
 
-        /// Adds a piece of the columns to the lanes of `M` rows of activations with `N` rows of weights, which stand at the first
-        /// of `w` up to column `32 · whole`, and at the second after it. Weights `ahead` of those worked on are prefetched, if
-        /// there are any.
+        /// Adds a piece of the columns to the lanes of `M` rows of activations with `N` rows of weights, which stand at
+        /// the first of `w` up to column `32 · whole`, and at the second after it. Weights `ahead` of those worked on
+        /// are prefetched, if there are any.
         ///
         /// # Safety
-        /// The columns are there.
+        /// The columns exist.
         $(#[target_feature(enable = $feature)])+
         #[inline]
         unsafe fn int16_piece<const M: usize, const N: usize, const KIND: u8>(
@@ -79,7 +81,7 @@ macro_rules! int16 {
         /// The lanes of all pieces.
         ///
         /// # Safety
-        /// The columns are there.
+        /// The columns exist.
         $(#[target_feature(enable = $feature)])+
         #[inline]
         unsafe fn int16_tile<const M: usize, const N: usize, const KIND: u8>(
@@ -92,7 +94,7 @@ macro_rules! int16 {
             // SAFETY: the caller's promise.
             unsafe {
                 if shape.pieces == 1 {
-                    // By itself, so that the lanes never leave their registers.
+                    // A separate call, so that the lanes never leave their registers.
                     return int16_piece::<M, N, KIND>(x, w, (shape, whole, 0), ahead, acc);
                 }
                 for piece in 0..shape.pieces {
@@ -154,7 +156,7 @@ macro_rules! int16 {
             let count = f / N;
             let shape = Int16Layout::of(w.1);
             if M == 1 && KIND != CODES && crate::kernel::peak::reads_ahead() {
-                // A few long streams, which the machine follows best by itself.
+                // A few long streams, which the hardware prefetches best by itself.
                 for j in 0..count {
                     int16_rows::<M, N, KIND>(x, w, shape, (j, count), None, y);
                 }
@@ -208,12 +210,12 @@ macro_rules! int16 {
             scratch: &mut crate::kernel::Scratch,
         ) {
             let f = y.c();
-            assert!(w.len() == f * c && tops.len() == f && x.n == y.n() && c > 0, "shapes of words");
+            assert!(w.len() == f * c && tops.len() == f && x.n == y.n() && c > 0, "shapes of 16-bit products");
             int16_tops(if KIND == 1 { Floats16::Bf16(w) } else { Floats16::F16(w) }, c, tops);
             if x.n <= INT16_X {
                 return int16_all::<KIND>(x, (w, c, tops), y);
             }
-            // The second cache holds the codes while the activations pass over them.
+            // The second-level cache holds the codes while they are multiplied with all activations.
             let wide = c.next_multiple_of(32);
             let codes: &mut [u16] = bytemuck::cast_slice_mut(scratch.floats(f * wide / 2));
             for ((w, top), codes) in w.chunks_exact(c).zip(tops).zip(codes.chunks_exact_mut(wide)) {

@@ -1,10 +1,10 @@
 //! Rounding of activations, written once over 16 lanes for x86-64: `levels!`. A lane is a block of 16 values, so that
-//! their sums need no others and the search of a scale is the same few operations for 16 blocks.
+//! its sums stay in one lane, and the scales of 16 blocks are searched with the same few operations.
 //!
-//! An instruction set gives it `load_from`, `store_to`, `splat`, `fma`, `mul`, `add`, `sub`, `div` and `nearest` (the
-//! integer, ties to even); `size` and `most` (magnitudes, and the larger of two of them, by their bits), `less` (a mask) and
-//! `pick` (by it), `to_columns` (16 rows of 16 values to columns), `code` (16 integers as bytes), and how many levels it tries at
-//! a time, `LEVELS_TRIED`.
+//! An instruction set provides `load_from`, `store_to`, `splat`, `fma`, `mul`, `add`, `sub`, `div` and `nearest` (the
+//! integer, ties to even); `size` and `most` (magnitudes, and the larger of two of them, by their bits), `less` (a
+//! mask) and `pick` (by it), `to_columns` (16 rows of 16 values to columns), `code` (16 integers as bytes), and
+//! `LEVELS_TRIED`, the number of levels that it tries at a time.
 
 macro_rules! levels {
     ($($feature:tt)+) => {
@@ -51,7 +51,7 @@ macro_rules! levels {
                 let blocks = BLOCKS * group..BLOCKS * group + x.len();
                 let mut rows = [[0.0; 16]; BLOCKS];
                 rows[..x.len()].copy_from_slice(x);
-                // Lanes without a block round ones.
+                // Lanes without a block round the value 1.
                 rows[x.len()..].fill([1.0; 16]);
                 let columns = to_columns(&rows);
                 let mut largest = size(load_from(&columns[0]));
@@ -82,7 +82,7 @@ macro_rules! levels {
                 }
                 out.d[blocks.clone()].copy_from_slice(&scales[..x.len()]);
                 for (out, sum) in out.s[blocks.clone()].iter_mut().zip(sums) {
-                    // The low bits of a number near 1.5·2²³ are those of the integer.
+                    // The low bits of a float near 1.5·2²³ are those of the integer.
                     *out = (sum + body::MAGIC).to_bits().wrapping_sub(body::MAGIC.to_bits()) as i32;
                 }
                 let low = &mut out.low[blocks.start / 2..blocks.end / 2];

@@ -1,27 +1,27 @@
-//! The arithmetic, once for each instruction set.
+//! The arithmetic, for each instruction set.
 //!
-//! [`Kernels`] is a table of function pointers; [`best`] picks one for this machine and [`available`] lists all that
-//! run here. `body.rs` holds each kernel in plain Rust over a fixed number of lanes, `backend.rs` compiles those bodies
-//! again for each instruction set, and `x86.rs`, `arm.rs`, `wasm.rs` hold what is written by hand. `pool.rs` lends
-//! parts of an output to threads.
+//! [`Kernels`] is a table of function pointers, one table per backend. [`best`] picks one for this machine and
+//! [`available`] lists all that run here. `body.rs` has every kernel in plain Rust over a fixed number of lanes;
+//! `backend.rs` compiles these bodies for each instruction set; `x86.rs`, `arm.rs` and `wasm.rs` have the kernels that
+//! are written by hand. `pool.rs` divides an output among threads.
 //!
 //! # Numeric contract
-//! A result depends on the inputs alone: not on the backend, the number of threads, or which rows were fed together.
+//! A result depends on the inputs only: not on the backend, the number of threads, or which rows are computed together.
 //!
 //! * [`Kernels::dots`]: 16 lanes; lane `l` starts at 0 and adds `x[k]·w[k]` for `k = l, l+16, …` by fused multiply-add;
 //!   the lanes are summed as a tree: `l` with `l+8`, then `+4`, `+2`, `+1`.
-//! * [`Kernels::sums`], [`Kernels::outer`]: one chain an output, in the order of the inner index, by fused multiply-add,
-//!   starting from the value that is there.
+//! * [`Kernels::sums`], [`Kernels::outer`]: for each output one chain of fused multiply-adds in the order of the inner
+//!   index, starting from the value that the output has.
 //! * [`Kernels::int_dots`]: for each block of weights that share a scale, in order: `t = Σ d · sum` over its parts that
 //!   share a scale of activations, each `sum` an exact integer, the first a product and the next by fused multiply-add;
-//!   then `acc = fma(scale, t, acc)` and, for formats with a minimum, `low = fma(min, Σ d · Σ q, low)` with the inner sum
-//!   made likewise; the output is `acc`, or `acc + low` with a minimum.
-//! * [`Kernels::int16_dots`]: 16 lanes; lane `l` starts at 0; for each piece of [`Int16Layout`] in order `acc = fma(d, sum, acc)` with
-//!   the exact integer sum of the products of columns `l` and `l + 16` of each 32; the lanes are summed as above, and the
-//!   output is that times `u`. A row with a weight that is not finite, or of 2¹¹⁸ or more,
-//!   gives NaN.
+//!   then `acc = fma(scale, t, acc)` and, for formats with a minimum, `low = fma(min, Σ d · Σ q, low)` with the inner
+//!   sum computed likewise; the output is `acc`, or `acc + low` with a minimum.
+//! * [`Kernels::int16_dots`]: 16 lanes; lane `l` starts at 0; for each piece of [`Int16Layout`] in order `acc = fma(d,
+//!   sum, acc)` with the exact integer sum of the products of columns `l` and `l + 16` of each 32; the lanes are summed
+//!   as above, and the output is this sum times `u`. A row with a weight that is not finite, or of 2¹¹⁸ or more, gives
+//!   NaN.
 //! * WebAssembly has no fused multiply-add: there `fma(a, b, c)` rounds twice. Its relaxed one, which may round once or
-//!   twice, is not used. A scale of Q4_0 or Q8_0 that is no number counts as an infinity.
+//!   twice, is not used. A scale of Q4_0 or Q8_0 that is NaN is treated as an infinity.
 
 #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
 mod arm;
@@ -110,10 +110,10 @@ impl<'a> View<'a> {
     }
 }
 
-/// Rows rounded to integers, `x ≈ d · q`: what a linear layer multiplies with at int8 precision. Narrow ones have 8 bits in
-/// blocks of 16, half as long as ggml's, and scales that are searched for, which leave a smaller rounding error than its
-/// own. Wide ones have 12 bits in blocks of 32, and their error is hardly any; a code is `16 · high + low`, which are kept as
-/// bytes, so that what multiplies bytes can multiply both.
+/// Rows rounded to integers, `x ≈ d · q`: what a linear layer multiplies with at int8 precision. Narrow codes have 8
+/// bits in blocks of 16, half as long as ggml's. Their scales minimise the rounding error, which is smaller than
+/// ggml's. Wide codes have 12 bits in blocks of 32 and nearly no error. A wide code is `16 · high + low`; both parts
+/// are stored as bytes, so that byte instructions multiply them.
 #[derive(Default, Clone)]
 pub struct QActs {
     /// Rows.
@@ -124,11 +124,11 @@ pub struct QActs {
     pub wide: bool,
     /// Codes −127..127, `[n, c]`, or `high` −120..120 and then `low` −8..7 of codes −1927..1927, `[2, n, c]`.
     pub q: Vec<i8>,
-    /// Scales, `[n, c / 16]`; of wide codes two and two are the same.
+    /// Scales, `[n, c / 16]`; two neighbouring ones of wide codes are equal.
     pub d: Vec<f32>,
     /// Sums of 16 neighbouring codes, `[n, c / 16]`.
     pub s: Vec<i32>,
-    /// Sums of 32 neighbouring values as rounded, `Σ d · s` from the first, or `d · Σ s` of wide codes, `[n, c / 32]`.
+    /// Sums of 32 neighbouring rounded values, `Σ d · s` in order, or `d · Σ s` for wide codes, `[n, c / 32]`.
     pub low: Vec<f32>,
 }
 
@@ -136,7 +136,7 @@ impl QActs {
     /// Room for `n` rows of `c` values, narrow or wide.
     pub fn resize(&mut self, n: usize, c: usize, wide: bool) {
         assert!(c.is_multiple_of(32), "columns {c} in blocks of 32");
-        /// Grows to what is asked and not further.
+        /// Grows to exactly this length if it is shorter.
         fn fit<T: Clone + Default>(all: &mut Vec<T>, len: usize) {
             if all.capacity() < len {
                 *all = Vec::new();
@@ -198,16 +198,16 @@ impl QRow<'_> {
     }
 }
 
-/// Values that each scale of [`Stored::Q8`] is for.
+/// Values that share a scale in [`Stored::Q8`].
 pub const CODES: usize = 32;
 
 /// Rows of a cache of keys or values, without gaps.
 #[derive(Clone, Copy)]
 pub enum Stored<'a> {
-    /// Half floats (bits).
+    /// F16 bits.
     F16(&'a [u16]),
-    /// Codes −127..127, and a scale, a half float (bits), for each [`CODES`] values of a row or what is left of it: the
-    /// value is their product, which is exact.
+    /// Codes −127..127, and a scale as f16 bits for each [`CODES`] values of a row, the last group may be shorter. A
+    /// value is the product of both, which is exact.
     Q8 {
         /// `[n, c]`.
         codes: &'a [i8],
@@ -238,8 +238,8 @@ impl<'a> Stored<'a> {
     }
 }
 
-/// Prefetches the cache line at `p`, which need not be valid, into the nearest cache or the next one. Nothing where no instruction
-/// does it.
+/// Prefetches the cache line at `p`, which need not be valid, into the nearest cache or the next one. Does nothing
+/// where there is no such instruction.
 #[inline(always)]
 #[allow(unused, reason = "some targets have the plain backend alone")]
 fn prefetch(p: *const u8, near: bool) {
@@ -249,40 +249,41 @@ fn prefetch(p: *const u8, near: bool) {
     arm::lanes::prefetch(p, near);
 }
 
-/// How a row that meets floats of 16 bits lies: 16 scales for each piece of its columns, then codes of 16 bits, 32 at a time.
-/// Columns take the scales in turn, and of each 32 the two that share one stand together, unless a backend has its own order.
+/// The layout of a row of activations as 16-bit integers: 16 scales for each piece of its columns, then the codes, 32
+/// at a time. Column `k` has scale `k mod 16`. Of each 32 columns, the two that share a scale are neighbours, unless a
+/// backend has its own order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Int16Layout {
-    /// 32 columns each.
+    /// Groups of 32 columns.
     pub count: usize,
-    /// Pieces, as few and as even as sums in 32 bits allow.
+    /// Pieces: as few and as equal as 32-bit sums allow.
     pub pieces: usize,
-    /// 32s in a piece, but for the last, which may have fewer.
+    /// Groups in a piece; the last piece may have fewer.
     pub each: usize,
 }
 
 impl Int16Layout {
-    /// That of `c` columns.
+    /// The layout of `c` columns.
     pub fn of(c: usize) -> Self {
-        /// 32s in a piece at most.
+        /// Most groups in a piece.
         const MOST: usize = 24;
         let count = c.div_ceil(32);
         let each = count.div_ceil(count.div_ceil(MOST).max(1));
         Int16Layout { count, pieces: count.div_ceil(each.max(1)), each }
     }
 
-    /// Floats of a row.
+    /// Size of a row in floats.
     pub fn floats(&self) -> usize {
         16 * (self.pieces + self.count)
     }
 
-    /// The 32s of a piece.
+    /// The groups of a piece.
     pub fn units(&self, piece: usize) -> Range<usize> {
         self.each * piece..(self.each * piece + self.each).min(self.count)
     }
 
-    /// The largest code of activations: with weights up to 2¹⁴ the products of the longest piece, two in a lane for each 32,
-    /// stay below 2³¹.
+    /// The largest code of activations. With it, and weights up to 2¹⁴, the sums of a lane over the longest piece, two
+    /// products for each group, stay below 2³¹.
     pub fn level(&self) -> f32 {
         (0xffff / self.each.max(1)).min(0x7fff) as f32
     }
@@ -290,21 +291,22 @@ impl Int16Layout {
 
 /// Every kernel of one backend.
 pub struct Kernels {
-    /// Its name, as `MYNAH_BACKEND` takes it.
+    /// Its name, as in the environment variable `MYNAH_BACKEND`.
     pub name: &'static str,
     /// `y = x · wᵀ`. x: `[n, c]`, w: `[f, c]`, y: `[n, f]`.
     pub dots: fn(x: View, w: View, y: &mut Tile),
-    /// [`Kernels::dots`] with floats of 16 bits. w: `[f, c]`.
+    /// [`Kernels::dots`] with 16-bit floats. w: `[f, c]`.
     pub float16_dots: fn(x: View, w: Floats16, y: &mut Tile),
-    /// Rows of activations up to which it takes less time than decoding first.
+    /// Up to this number of rows of activations, `float16_dots` is faster than decoding first.
     pub float16_rows: usize,
-    /// Rounds a row to integers of up to 16 bits as `int16_dots` of the same backend takes it: `q = x / d` to the nearest, ties
-    /// to even, with `d = max|x| / level`. What is not finite or too small for a scale is as in `quantize`. x: `[c]`, out:
-    /// as [`Int16Layout`] of `c` says.
+    /// Rounds a row to integers of up to 16 bits in the order of the same backend's `int16_dots`: `q = x / d` to the
+    /// nearest, ties to even, with `d = max|x| / level`. Values that are not finite or too small for a scale are
+    /// treated as in `quantize`. x: `[c]`, out: the [`Int16Layout`] of `c`.
     pub round_int16: fn(x: &[f32], out: &mut [f32]),
-    /// `y = x · wᵀ` with floats of 16 bits that become integers: `w / u` to the nearest, ties to even, with `u = 2^(e − 13)`
-    /// where `2^e` is below the largest magnitude of a row. `tops`: a number for each row that says `e`, or 0 where it is yet to
-    /// be found, and stored. x: rows from `round_int16`, w: `[f, c]`, y: `[n, f]`.
+    /// `y = x · wᵀ` with 16-bit floats that are rounded to integers: `w / u` to the nearest, ties to even, with `u =
+    /// 2^(e − 13)`, where `2^e` is below the largest magnitude of a row. `tops`: a number for each row that encodes
+    /// `e`, or 0 where it is unknown; it is then computed and stored. x: rows from `round_int16`, w: `[f, c]`, y: `[n,
+    /// f]`.
     pub int16_dots: fn(x: View, w: Floats16, c: usize, tops: &[AtomicU8], y: &mut Tile, scratch: &mut Scratch),
     /// `y += a · w`. a: `[n, k]`, w: `[k, c]`, y: `[n, c]`.
     pub sums: fn(a: View, w: View, y: &mut Tile),
@@ -314,13 +316,14 @@ pub struct Kernels {
     pub row_dots: fn(x: View, w: Stored, y: &mut Tile),
     /// [`Kernels::sums`] with rows of a cache. w: `[k, c]`.
     pub row_sums: fn(a: View, w: Stored, y: &mut Tile),
-    /// Columns `cols` (on block edges) of rows `rows` of a frozen matrix, decoded. out: `[rows, cols]` without gaps.
+    /// Decodes columns `cols` (on block edges) of rows `rows` of a frozen matrix. out: `[rows, cols]` without gaps.
     pub decode: fn(w: &Matrix, rows: Range<usize>, cols: Range<usize>, out: &mut [f32]),
     /// Rounds a row to integers: `q = x / d` to the nearest, ties to even, with the scale `d = max|x| / level` of those
-    /// levels in `body::LEVELS` that leaves the smallest squared error, or `d = max|x| / 1927` for wide codes. A block that is
-    /// not finite keeps its size in `d` and has codes 0; one too small for a scale has scale and codes 0. x: `[c]`.
+    /// levels in `body::LEVELS` that leaves the smallest squared error, or `d = max|x| / 1927` for wide codes. A block
+    /// that is not finite has its largest magnitude as `d` and codes 0; one too small for a scale has scale and codes
+    /// 0. x: `[c]`.
     pub quantize: fn(x: &[f32], out: QRow),
-    /// Whether activations are always rounded to wide codes, since products with these take no longer.
+    /// Whether activations are always rounded to wide codes, because products with these are as fast.
     pub wide: bool,
     /// Rounds the columns of 32 rows to blocks of Q8_0, one a column: `d = max|x| / 127`, codes to the nearest, ties to
     /// even. x: `[32, c]`, `c` a multiple of 16, out: `[c, 34]`.
@@ -337,19 +340,19 @@ pub struct Kernels {
     /// From `d = ∂L/∂out`: `dgate = d · up · silu′(gate)`, `dup = d · silu(gate)`. `gate` and `up` are overwritten by
     /// their gradients.
     pub silu_mul_backward: fn(gate: &mut [f32], up: &mut [f32], d: &[f32]),
-    /// Half floats (bits) to `f32`.
+    /// F16 bits to `f32`.
     pub widen: fn(x: &[u16], out: &mut [f32]),
-    /// `f32` to the nearest half float (bits), ties to even.
+    /// `f32` to the bits of the nearest f16, ties to even.
     pub narrow: fn(x: &[f32], out: &mut [u16]),
-    /// A row of [`Stored::Q8`]: for each [`CODES`] values the scale `max|x| / 127` as a half, and codes to the nearest,
-    /// ties to even. What is not finite has such a scale.
+    /// A row of [`Stored::Q8`]: for each [`CODES`] values the scale `max|x| / 127` as f16, and codes to the nearest,
+    /// ties to even. Values that are not finite give a scale that is not finite.
     pub code: fn(x: &[f32], codes: &mut [i8], scales: &mut [u16]),
     /// The values of a row that [`Kernels::code`] made.
     pub decode_codes: fn(codes: &[i8], scales: &[u16], out: &mut [f32]),
 }
 
 impl Kernels {
-    /// The values of the first rows of `w`, as many as `out` has. out: `[n, c]` without gaps.
+    /// The values of the first `n` rows of `w`. out: `[n, c]` without gaps.
     pub fn decode_stored(&self, w: Stored, c: usize, out: &mut [f32]) {
         match w {
             Stored::F16(data) => (self.widen)(&data[..out.len()], out),
@@ -363,7 +366,7 @@ impl Kernels {
     }
 }
 
-/// What computes: the kernels of one backend and the threads to share the work.
+/// The kernels of one backend and the threads that share the work.
 #[derive(Clone)]
 pub struct Compute {
     /// The backend.

@@ -1,19 +1,19 @@
-//! Products with the rows of a cache as they lie there: `stored!`, from the operations that `floats.rs` names and two
-//! more, `codes` (16 signed bytes as floats) and `scale` (a half float on all lanes), and the vectors of a tile of sums,
-//! `STORED_V`. The results are those of `dots` and `sums` with the rows' values.
+//! Products with the stored rows of a key/value cache: `stored!`. It uses the operations that `floats.rs` lists and two
+//! more, `codes` (16 signed bytes as floats) and `scale` (an f16 on all lanes), and `STORED_V`, the vectors of a tile
+//! of sums. The results equal those of `dots` and `sums` with the decoded rows.
 
 macro_rules! stored {
     ($($feature:tt)+) => {
         use crate::kernel::Stored;
 
-        /// Rows of the other side that share what is read.
+        /// Rows of the other side that share a read.
         const STORED_M: usize = 4;
-        /// Rows of a cache that stay in the L1 cache while all rows of the other side meet them.
+        /// Rows of a cache that stay in the L1 cache while all rows of the other side are multiplied with them.
         const STORED_ROWS: usize = 96;
         /// Bytes between those that are worked on and those that are prefetched.
         const STORED_AHEAD: usize = 3072;
 
-        /// One row: halves, or codes and a scale for every 32.
+        /// One row: f16 values, or codes and a scale for every 32.
         #[derive(Clone, Copy)]
         struct At {
             half: *const u16,
@@ -47,10 +47,10 @@ macro_rules! stored {
             }
         }
 
-        /// The scale of 32 values, or anything for halves.
+        /// The scale of 32 values; anything for f16.
         ///
         /// # Safety
-        /// Value `k` is one of the row.
+        /// `k` is a column of the row.
         #[inline]
         $(#[target_feature(enable = $feature)])+
         unsafe fn scale_at<const BYTES: bool>(row: At, k: usize) -> F {
@@ -58,7 +58,7 @@ macro_rules! stored {
             if BYTES { unsafe { scale(row.scale.add(k / 32)) } } else { splat(1.0) }
         }
 
-        /// 16 values from `k` on, which have that scale.
+        /// 16 values from `k` on, which share that scale.
         ///
         /// # Safety
         /// They are values of the row.
@@ -72,7 +72,7 @@ macro_rules! stored {
         /// One value.
         ///
         /// # Safety
-        /// It is one of the row.
+        /// It is a value of the row.
         #[inline(always)]
         unsafe fn value_at<const BYTES: bool>(row: At, k: usize) -> f32 {
             // SAFETY: the caller's promise.
@@ -88,8 +88,8 @@ macro_rules! stored {
         /// `M` rows of `x` with rows `js` of `w`, `N` at a time; `c` columns.
         ///
         /// # Safety
-        /// There are `c` values at each of `x`, a place for every row of `w` at each of `y`, and `js` are rows of `w`, a
-        /// multiple of `N`.
+        /// There are `c` values at each of `x`, a place for every row of `w` at each of `y`, and `js` are rows of `w`,
+        /// a multiple of `N`.
         $(#[target_feature(enable = $feature)])+
         unsafe fn stored_dots<const M: usize, const N: usize, const BYTES: bool>(
             x: [*const f32; M],
@@ -183,11 +183,12 @@ macro_rules! stored {
             }
         }
 
-        /// Adds to `M` rows × `V` vectors at column `at`, a multiple of 32 or `V` is 1, the products of rows `ks` of `w`.
+        /// Adds to `M` rows × `V` vectors at column `at`, a multiple of 32 or `V` is 1, the products of rows `ks` of
+        /// `w`.
         ///
         /// # Safety
-        /// There are `ks.end` factors at each of `a`, `c` values at each of `y`, of which those of the vectors are some,
-        /// and `ks` are rows of `w`.
+        /// There are `ks.end` factors at each of `a`, `c` values at each of `y`, of which those of the vectors are
+        /// some, and `ks` are rows of `w`.
         $(#[target_feature(enable = $feature)])+
         unsafe fn stored_sums<const M: usize, const V: usize, const BYTES: bool>(
             a: [*const f32; M],

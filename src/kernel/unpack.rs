@@ -1,11 +1,11 @@
 //! Unpacking of quantised weights, written once over lanes, 16 or 4 of them: `unpacking!`.
 //!
-//! A lane is a row of weights. Each format has one function that takes blocks of `ROWS` rows apart, 32 columns at a time.
-//! The operations on lanes are those that `ints.rs` lists. Those on codes are the same for every byte, so that with 4 lanes
-//! `arrange` may leave the bytes of 4 rows in another order than `transpose`.
+//! A lane is a row of weights. Each format has one function that takes blocks of `ROWS` rows apart, 32 columns at a
+//! time. The operations on lanes are those that `ints.rs` lists. Those on codes are the same for every byte, so that
+//! with 4 lanes `arrange` may leave the bytes of 4 rows in another order than `transpose`.
 
-/// A loop, whose index is known in each turn where 4 rows are taken apart, so that shifts and places are the compiler's to
-/// choose. With 16 rows the compiler does better with loops.
+/// A loop, whose index is known in each turn where 4 rows are taken apart, so that shifts and places are the compiler's
+/// to choose. With 16 rows the compiler does better with loops.
 macro_rules! unrolled {
     ($i:ident in $n:literal: $($at:literal)+ => $body:block) => {
         if ROWS == 16 {
@@ -20,8 +20,8 @@ macro_rules! unrolled {
 }
 pub(super) use unrolled;
 
-/// The same place in each of several rows. One step from row to row leaves the registers free that as many pointers would
-/// fill.
+/// The same place in each of several rows. One step from row to row leaves the registers free that as many pointers
+/// would fill.
 #[derive(Clone, Copy)]
 pub(super) struct Rows {
     pub(super) first: *const u8,
@@ -43,7 +43,7 @@ macro_rules! unpacking {
 
         /// Where `ROWS` rows of blocks stand.
         ///
-        /// With `INTERLEAVED` the rows stand side by side, as [`crate::quant::interleaved`] has it.
+        /// With `INTERLEAVED` the rows are interleaved, as in [`crate::quant::interleaved`].
         struct Blocks<'a, const INTERLEAVED: bool> {
             data: &'a [u8],
             /// Where the blocks of the first row begin, and those of the next after it.
@@ -57,9 +57,9 @@ macro_rules! unpacking {
         }
 
         impl<'a, const INTERLEAVED: bool> Blocks<'a, INTERLEAVED> {
-            /// Columns `cols` of row `rows.start` and of the rows `apart` from it, all below `rows.end`; or of that row alone, in
-            /// all lanes, if `apart` is 0. An equal number of rows is prefetched: those from `ahead` to `end`, and then the bytes
-            /// `next`.
+            /// Columns `cols` of row `rows.start` and of the rows `apart` from it, all below `rows.end`; or of that row
+            /// alone, in all lanes, if `apart` is 0. An equal number of rows is prefetched: those from `ahead` to
+            /// `end`, and then the bytes `next`.
             fn new(
                 w: &'a Matrix,
                 rows: Range<usize>,
@@ -86,7 +86,7 @@ macro_rules! unpacking {
                     data,
                     start: if INTERLEAVED { 16 * first } else { first },
                     apart: apart * row_bytes,
-                    // Rows side by side are one stream, which some machines follow by themselves.
+                    // Interleaved rows are one stream, which some machines prefetch by themselves.
                     ahead: ahead.filter(|_| !(INTERLEAVED && reads_ahead)).map(|ahead| ahead.wrapping_add(16 * first)),
                     near: !reads_ahead,
                     count,
@@ -94,7 +94,7 @@ macro_rules! unpacking {
             }
 
             /// The same, known not to be interleaved.
-            #[allow(dead_code, reason = "where no rows stand side by side")]
+            #[allow(dead_code, reason = "where no rows are interleaved")]
             #[inline(always)]
             fn plain(&self) -> Blocks<'a, false> {
                 let Blocks { data, start, apart, ahead, near, count } = *self;
@@ -118,7 +118,7 @@ macro_rules! unpacking {
             }
 
             /// Prefetches as many bytes as are worked on now: piece `i` of `parts` of a block `bytes` long of
-            /// 16 rows. Left to itself the machine does not follow 16 rows at once. Rows side by side have one part.
+            /// 16 rows. Hardware prefetchers do not follow 16 rows at once. Interleaved rows have one part.
             #[inline(always)]
             fn fetch(&self, i: usize, parts: usize, bytes: usize) {
                 if let Some(ahead) = self.ahead {
@@ -129,8 +129,8 @@ macro_rules! unpacking {
                     return;
                 }
                 if INTERLEAVED {
-                    // Vectors here begin in the middle of lines. A machine that reads ahead follows better where each line
-                    // is first met by itself, in turn.
+                    // Vectors here begin in the middle of lines. A machine that reads ahead follows better where each
+                    // line is first met by itself, in turn.
                     let at = self.start + 16 * i * bytes;
                     for line in self.data[at..at + 16 * bytes].iter().step_by(64) {
                         // SAFETY: a reference.
@@ -195,8 +195,8 @@ macro_rules! unpacking {
             }
         }
 
-        /// The halves that blocks begin with, read two blocks before they are needed: a line of each row that has yet to come
-        /// to the nearest cache is then on its way while the blocks before it are worked on.
+        /// The halves that blocks begin with, read two blocks before they are needed: a line of each row that has yet
+        /// to come to the nearest cache is then on its way while the blocks before it are worked on.
         struct Early<'a, const INTERLEAVED: bool> {
             blocks: &'a Blocks<'a, INTERLEAVED>,
             bytes: usize,
@@ -235,7 +235,7 @@ macro_rules! unpacking {
             $(#[target_feature(enable = $feature)])+
             #[inline]
             unsafe fn next(&mut self, b: usize) -> F {
-                // SAFETY: the promise; side by side, the halves of 16 rows are where a block begins.
+                // SAFETY: the promise; interleaved, the f16 scales of 16 rows are where a block begins.
                 unsafe {
                     if INTERLEAVED {
                         return load_f16(self.blocks.data.as_ptr().add(self.blocks.start + 16 * b * self.bytes).cast());
@@ -247,7 +247,8 @@ macro_rules! unpacking {
             }
         }
 
-        /// Prefetches `count` bytes from `at` on, which need not lie inside, into the nearest cache or into the next one.
+        /// Prefetches `count` bytes from `at` on, which need not lie inside, into the nearest cache or into the next
+        /// one.
         #[inline(always)]
         fn fetch(data: &[u8], at: usize, count: usize, near: bool) {
             for line in (0..count).step_by(64) {
@@ -255,8 +256,8 @@ macro_rules! unpacking {
             }
         }
 
-        /// 32 columns of 16 rows: codes in panel order, and a scale and a min for each 16 columns. Where 32 columns share
-        /// them the first ones count.
+        /// 32 columns of 16 rows: codes in panel order, and a scale and a min for each 16 columns. Where 32 columns
+        /// share them the first ones count.
         struct Columns {
             codes: [I; 8],
             scales: [F; 2],
@@ -301,9 +302,9 @@ macro_rules! unpacking {
             table
         };
 
-        /// Q4_0, Q4_1, Q5_0, Q5_1, IQ4_NL. With `PRELOAD` codes are loaded a block before they are used: otherwise a machine is
-        /// full of operations that wait for one block's before it comes to load those of the next. Rows side by side are one
-        /// stream, which is followed better in turn.
+        /// Q4_0, Q4_1, Q5_0, Q5_1, IQ4_NL. With `PRELOAD` codes are loaded a block before they are used: otherwise a
+        /// machine is full of operations that wait for one block's before it comes to load those of the next.
+        /// Interleaved rows are one stream, which is followed better in turn.
         $(#[target_feature(enable = $feature)])+
         #[inline]
         fn unpack_nibbles<const MIN: bool, const FIVE: bool, const TABLE: bool, const T: bool, const PRELOAD: bool>(
@@ -320,8 +321,8 @@ macro_rules! unpacking {
             for b in 0..blocks.count {
                 blocks.fetch(b, 1, bytes);
                 let at = b * bytes;
-                // SAFETY: these formats have a dword with the scale, one with the bits, and 16 bytes of nibbles inside a
-                // block, and `count` blocks lie in each row.
+                // SAFETY: these formats have a dword with the scale, one with the bits, and 16 bytes of nibbles inside
+                // a block, and `count` blocks lie in each row.
                 let (packed, scale, head, bits) = unsafe {
                     let packed = if PRELOAD && !T { loaded } else { four(blocks, at + packed_at) };
                     if PRELOAD && !T {
@@ -426,8 +427,8 @@ macro_rules! unpacking {
         fn unpack_q6_k(blocks: &Blocks<false>, out: &mut impl FnMut(usize, Columns)) {
             for b in 0..blocks.count {
                 let at = b * 210;
-                // SAFETY: bytes 192..208 of a block of 210 are scales, the last two the half that scales them, and `count`
-                // blocks lie in each row.
+                // SAFETY: bytes 192..208 of a block of 210 are scales, the last two the half that scales them, and
+                // `count` blocks lie in each row.
                 let (scales, last) = unsafe { (transpose(blocks.from(at + 192)), dwords(blocks.from(at + 206))) };
                 let d = high_f16(last);
                 let upper = splat_i(0x3030_3030);
@@ -464,8 +465,8 @@ macro_rules! unpacking {
         fn unpack_q3_k(blocks: &Blocks<false>, out: &mut impl FnMut(usize, Columns)) {
             for b in 0..blocks.count {
                 let at = b * 110;
-                // SAFETY: a block has 110 bytes: 32 of third bits, 64 of lower bits, 12 of scales, and the half that scales
-                // them; `count` of them lie in each row.
+                // SAFETY: a block has 110 bytes: 32 of third bits, 64 of lower bits, 12 of scales, and the half that
+                // scales them; `count` of them lie in each row.
                 let (bits, packed, heads) = unsafe {
                     (
                         bytes32(blocks, at),
@@ -505,8 +506,8 @@ macro_rules! unpacking {
         fn unpack_q2_k(blocks: &Blocks<false>, out: &mut impl FnMut(usize, Columns)) {
             for b in 0..blocks.count {
                 let at = b * 84;
-                // SAFETY: a block has 84 bytes: 16 of scales and mins, 64 of codes, two halves that scale these; `count` of
-                // them lie in each row.
+                // SAFETY: a block has 84 bytes: 16 of scales and mins, 64 of codes, two halves that scale these;
+                // `count` of them lie in each row.
                 let (both, packed, head) = unsafe {
                     (
                         transpose(blocks.from(at)),
@@ -534,8 +535,8 @@ macro_rules! unpacking {
         fn unpack_iq4_xs(blocks: &Blocks<false>, out: &mut impl FnMut(usize, Columns)) {
             for b in 0..blocks.count {
                 let at = b * 136;
-                // SAFETY: a block has 136 bytes: a half, the upper and lower bits of 8 scales, 128 bytes of nibbles; `count`
-                // of them lie in each row.
+                // SAFETY: a block has 136 bytes: a half, the upper and lower bits of 8 scales, 128 bytes of nibbles;
+                // `count` of them lie in each row.
                 let (head, lower) = unsafe { (dwords(blocks.from(at)), dwords(blocks.from(at + 4))) };
                 let d = low_f16(head);
                 crate::kernel::unpack::unrolled!(i in 8: 0 1 2 3 4 5 6 7 => {
@@ -606,7 +607,7 @@ macro_rules! unpacking {
             }
         }
 
-        /// The formats whose rows may stand side by side.
+        /// The formats whose rows can be interleaved.
         $(#[target_feature(enable = $feature)])+
         #[inline]
         fn unpack_simple<const ID: u32, const T: bool, const PRELOAD: bool>(blocks: &Blocks<T>, out: &mut impl FnMut(usize, Columns)) {

@@ -19,12 +19,12 @@ use crate::quant::{Floats16, Matrix};
 use core::arch::x86_64::*;
 use core::ops::Range;
 
-/// Half floats (bits) to `f32`.
+/// F16 bits to `f32`.
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn widen(x: &[u16], out: &mut [f32]) {
     let ((xs, x), (outs, out)) = (x.as_chunks::<8>(), out.as_chunks_mut::<8>());
     for (x, out) in xs.iter().zip(outs) {
-        // SAFETY: the arrays have 8 halves and 8 floats.
+        // SAFETY: the arrays have 8 f16 values and 8 floats.
         unsafe { _mm256_storeu_ps(out.as_mut_ptr(), _mm256_cvtph_ps(_mm_loadu_si128(x.as_ptr().cast()))) };
     }
     for (x, out) in x.iter().zip(out) {
@@ -32,7 +32,7 @@ pub(super) fn widen(x: &[u16], out: &mut [f32]) {
     }
 }
 
-/// [`Kernels::decode`](super::Kernels::decode): halves by their instruction.
+/// [`Kernels::decode`](super::Kernels::decode): f16 by its conversion instruction.
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn decode(w: &Matrix, rows: Range<usize>, cols: Range<usize>, out: &mut [f32]) {
     let Some(Floats16::F16(bits)) = w.floats16() else { return body::decode(w, rows, cols, out) };
@@ -48,8 +48,8 @@ pub(in crate::kernel) fn prefetch(p: *const u8, near: bool) {
     unsafe { if near { _mm_prefetch::<_MM_HINT_T0>(p.cast()) } else { _mm_prefetch::<_MM_HINT_T1>(p.cast()) } }
 }
 
-/// A half of each row. Assembly: the compiler would put them together in vector registers, whose loads and shuffles are what
-/// runs short where this is needed.
+/// A half of each row. Assembly: the compiler would put them together in vector registers, whose loads and shuffles are
+/// what runs short where this is needed.
 ///
 /// # Safety
 /// They are there.
@@ -117,7 +117,7 @@ pub(super) mod avx2 {
     /// Rows of activations and of weights in a tile of dot products.
     const DOT_X: usize = 3;
     const DOT_W: usize = 2;
-    /// Rows of activations and of weights in a tile of products with words.
+    /// Rows of activations and of weights in a tile of products of 16-bit integers.
     const INT16_X: usize = 4;
     const INT16_W: usize = 1;
     /// Rows and vectors in a tile of sums.
@@ -310,8 +310,8 @@ pub(super) mod avx2 {
         acc
     }
 
-    /// `x`, computed by here and no later: left to itself the compiler takes row after row of activations, and keeps all codes
-    /// and their magnitudes in memory for the next.
+    /// `x`, computed by here and no later: left to itself the compiler takes row after row of activations, and keeps
+    /// all codes and their magnitudes in memory for the next.
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
     fn in_turn(mut x: __m256i) -> __m256i {
@@ -379,8 +379,8 @@ pub(super) mod avx2 {
     #[target_feature(enable = "avx2,fma,f16c")]
     pub(super) unsafe fn transpose(rows: Rows) -> [I; 4] {
         let half = |first: usize| {
-            // Row e and 4 + e in the halves of register e. Assembly: the compiler would keep 16 pointers, most of them in
-            // memory.
+            // Row e and 4 + e in the halves of register e. Assembly: the compiler would keep 16 pointers, most of them
+            // in memory.
             let mut z = [_mm256_setzero_si256(); 4];
             // SAFETY: reads 16 bytes of each row: the caller's promise.
             unsafe {

@@ -2,15 +2,16 @@
 
 /// One backend over these lanes: its features and its module of integer dots.
 ///
-/// There `dot_w` adds to each lane of the first register the dot product of 16 codes, 4 in each of the second's registers,
-/// with 16 activations. Where one or two rows of activations meet weights as they stand in the file, 4 rows are taken apart
-/// at a time, which needs fewer registers than 16 and no transposition. For Q4_0 and Q8_0 `block_w` gives the sums of 4 rows
-/// of 32 codes, with activations as `spread_w` has prepared them, from what `start_w` gives. For the others `arrange` loads
-/// 16 bytes of each row and may move them so that `rows_r` is short: the sums of 4 rows of 16 codes with 16 activations as
-/// `spread_r` has prepared them, from what `start_r` gives; bits that stand in a dword a row go there by `bits_to_16`. Where
-/// rows stand side by side, `block_t` gives the sums of 16 rows of 32 codes, with activations as `spread_t` has prepared
-/// them. For wide activations there are `dot_wide`, `wide_w` (the sum of both halves, `unit` times), `wide_t`, `wide_r` and
-/// `pair_r`, and what prepares for them; `by_halves!` makes these of the others.
+/// There `dot_w` adds to each lane of the first register the dot product of 16 codes, 4 in each of the second's
+/// registers, with 16 activations. Where one or two rows of activations meet weights as they stand in the file, 4 rows
+/// are taken apart at a time, which needs fewer registers than 16 and no transposition. For Q4_0 and Q8_0 `block_w`
+/// gives the sums of 4 rows of 32 codes, with activations as `spread_w` has prepared them, from what `start_w` gives.
+/// For the others `arrange` loads 16 bytes of each row and may move them so that `rows_r` is short: the sums of 4 rows
+/// of 16 codes with 16 activations as `spread_r` has prepared them, from what `start_r` gives; bits that stand in a
+/// dword a row go there by `bits_to_16`. Where rows stand side by side, `block_t` gives the sums of 16 rows of 32
+/// codes, with activations as `spread_t` has prepared them. For wide activations there are `dot_wide`, `wide_w` (the
+/// sum of both halves, `unit` times), `wide_t`, `wide_r` and `pair_r`, and what prepares for them; `by_halves!` makes
+/// these of the others.
 macro_rules! unit {
     ($module:ident [$($feature:tt)+] $dots:path) => {
         pub(super) mod $module {
@@ -56,7 +57,8 @@ macro_rules! unit {
                     acc
                 }
 
-                /// Adds to each lane the dot products of 16 codes with 16 activations, for `M` rows of these and `P` panels.
+                /// Adds to each lane the dot products of 16 codes with 16 activations, for `M` rows of these and `P`
+                /// panels.
                 ///
                 /// # Safety
                 /// There are 16 activations at each of `x`, and 4 vectors at each of `codes`.
@@ -82,11 +84,12 @@ macro_rules! unit {
                     }
                 }
 
-                /// Adds to each lane the dot products of `count` times 16 codes with wide activations, for `M` rows of these
-                /// and `P` panels.
+                /// Adds to each lane the dot products of `count` times 16 codes with wide activations, for `M` rows of
+                /// these and `P` panels.
                 ///
                 /// # Safety
-                /// There are so many activations at each of `high` and `low`, and 4 vectors for each 16 at each of `codes`.
+                /// There are so many activations at each of `high` and `low`, and 4 vectors for each 16 at each of
+                /// `codes`.
                 $(#[target_feature(enable = $feature)])+
                 #[inline]
                 unsafe fn int_wide<const M: usize, const P: usize, const BITS: u8>(
@@ -135,8 +138,9 @@ macro_rules! unit {
                         }
                     };
                 }
-                // One or two rows of activations: an engine of WebAssembly has too few registers for 16 rows of weights, and
-                // takes 4 as they stand in the file in half the time where there is no function for those side by side.
+                // One or two rows of activations: an engine of WebAssembly has too few registers for 16 rows of
+                // weights, and takes 4 as they stand in the file in half the time where there is no function for those
+                // side by side.
                 let interleaved = interleaved && (matches!(w.format.id, 2 | 8) || x.n > 2 || cfg!(target_arch = "aarch64"));
                 match (w.format.id, x.n, interleaved) {
                     (2, 1..=2, true) => one_or_two!(beside, NARROW),
@@ -157,8 +161,8 @@ macro_rules! unit {
                 }
             }
 
-            /// What 32 activations bring to the products of Q4_0 and Q8_0: what prepares them gives for one part of 16 and the
-            /// other, or for wide ones; what the sums start from, 2 numbers or 1; their scales, likewise.
+            /// What 32 activations bring to the products of Q4_0 and Q8_0: what prepares them gives for one part of 16
+            /// and the other, or for wide ones; what the sums start from, 2 numbers or 1; their scales, likewise.
             const BLOCK: usize = 36;
 
             /// That of all blocks of all rows of activations.
@@ -210,8 +214,8 @@ macro_rules! unit {
                         for line in (0..16 * bytes).step_by(64) {
                             prefetch(block.as_ptr().wrapping_add(4096 + line), true);
                         }
-                        // SAFETY: a block of 16 rows has 16 halves and then 16 rows of codes, and what was prepared has as
-                        // many blocks.
+                        // SAFETY: a block of 16 rows has 16 halves and then 16 rows of codes, and what was prepared has
+                        // as many blocks.
                         unsafe {
                             let scales = load_f16(block.as_ptr().cast());
                             let codes = block.as_ptr().add(32);
@@ -260,7 +264,8 @@ macro_rules! unit {
                 assert!(row_bytes == blocks * bytes && data.len() == rows.len() * row_bytes, "bytes of few rows");
                 let of: &mut [i32] = bytemuck::cast_slice_mut(scratch.floats(BLOCK * blocks * M));
                 prepare::<BITS, WIDE>(x, false, of);
-                // From the four quarters of the rows, so that memory is read in four runs: one alone would be waited for.
+                // From the four quarters of the rows, so that memory is read in four runs: one alone would be waited
+                // for.
                 for (first, quarter) in quarters(rows.len()) {
                     let start = data[first * row_bytes..][..(3 * quarter + 1) * row_bytes].as_ptr();
                     let mut acc = [splat_v(0.0); M];
@@ -314,8 +319,8 @@ macro_rules! unit {
 
                 crate::kernel::unpack::unpacking!($($feature)+);
 
-                /// `M` rows of activations with 4 rows of weights at a time. Not inlined: an engine of WebAssembly saves on
-                /// the registers of a function that has become too large.
+                /// `M` rows of activations with 4 rows of weights at a time. Not inlined: an engine of WebAssembly
+                /// saves on the registers of a function that has become too large.
                 $(#[target_feature(enable = $feature)])+
                 #[inline(never)]
                 pub(super) fn few<const ID: u32, const M: usize, const WIDE: bool>(
@@ -325,8 +330,8 @@ macro_rules! unit {
                     y: &mut Tile,
                     scratch: &mut Scratch,
                 ) {
-                    /// Of 16 activations: 2 registers, or 4 of wide ones, what their sums start from, their scale, what a min is
-                    /// multiplied by.
+                    /// Of 16 activations: 2 registers, or 4 of wide ones, what their sums start from, their scale, what
+                    /// a min is multiplied by.
                     const PART: usize = 24;
                     let (zero, sub, min) = const { quant::codes(ID) };
                     let parts = w.cols / 16;
@@ -359,7 +364,8 @@ macro_rules! unit {
                         of[20] = x.d[i];
                         of[21] = if sub == 16 { x.d[i] * x.s[i] as f32 } else { x.low[i / 2] };
                     }
-                    // From the four quarters of the rows, so that memory is read in four runs: one alone would be waited for.
+                    // From the four quarters of the rows, so that memory is read in four runs: one alone would be
+                    // waited for.
                     for (first, quarter) in quarters(rows.len()) {
                         let blocks = Blocks::new(w, rows.start + first..rows.end, quarter, 0..w.cols, 0, 0, &[]);
                         let (mut acc, mut low) = ([splat(0.0); M], [splat(0.0); M]);
@@ -367,7 +373,8 @@ macro_rules! unit {
                             for m in 0..M {
                                 if WIDE && sub == 32 {
                                     debug_assert!(2 * b + 1 < parts);
-                                    // SAFETY: `b` counts the 32 columns of a row, and the activations of all have been prepared.
+                                    // SAFETY: `b` counts the 32 columns of a row, and the activations of all have been
+                                    // prepared.
                                     let (x, start, d, total) = unsafe {
                                         let of = of.as_ptr().add(PART * (m * parts + 2 * b));
                                         let load = |at: usize| load_w(of.add(at).cast());
@@ -452,8 +459,8 @@ macro_rules! unit {
 }
 pub(in crate::kernel) use unit;
 
-/// Products with wide activations where there are only those with bytes: of their high bytes, 16 times, and of their low
-/// ones.
+/// Products with wide activations where there are only those with bytes: of their high bytes, 16 times, and of their
+/// low ones.
 #[cfg(any(target_arch = "aarch64", target_feature = "relaxed-simd"))]
 macro_rules! by_halves {
     ($feature:literal) => {
@@ -478,7 +485,7 @@ macro_rules! by_halves {
         /// The dot products of 32 codes of each of 4 rows with 32 wide activations.
         ///
         /// # Safety
-        /// There are a half and 32 codes at each of `blocks`, and what `spread_wide_w` gives at `x`.
+        /// There are an f16 scale and 32 codes at each of `blocks`, and what `spread_wide_w` gives at `x`.
         #[inline]
         #[target_feature(enable = $feature)]
         pub(super) unsafe fn wide_w<const BITS: u8>(blocks: Rows, x: *const i32, start: i32) -> I4 {
@@ -496,7 +503,7 @@ macro_rules! by_halves {
             bytemuck::cast([0, 1, 2, 3].map(|i| spread_t::<BITS>(&parts[i], i % 2)))
         }
 
-        /// The dot products of 16 rows of 32 codes, which stand side by side, with 32 wide activations.
+        /// The dot products of 16 rows of 32 codes, interleaved, with 32 wide activations.
         ///
         /// # Safety
         /// There are 16 rows of codes, and what `spread_wide_t` gives at `x`.

@@ -71,19 +71,19 @@ op!(
     top_w(a: I4) -> I4 { i32x4_shr(a, 24) }
 );
 op!(
-    /// The BF16 in the lower half of each lane.
+    /// The bf16 in the lower half of each lane.
     bf16_v(a: I4) -> F4 { i32x4_shl(a, 16) }
 );
 op!(
-    /// The low words of the lanes of two registers, in turn.
+    /// The low 16 bits of the lanes of two registers, in turn.
     low_int16_w(a: F4, b: F4) -> I4 { i16x8_shuffle::<0, 8, 2, 10, 4, 12, 6, 14>(a, b) }
 );
 op!(
-    /// Adds to each lane the products of two words.
+    /// Adds to each lane the products of two 16-bit integers.
     int16_dot_w(acc: I4, a: I4, b: I4) -> I4 { i32x4_add(acc, i32x4_dot_i16x8(a, b)) }
 );
 op!(
-    /// The half in the lower half of each lane.
+    /// The f16 in the lower half of each lane.
     f16_v(a: I4) -> F4 {
         // The magnitude, as bits of a single of another bias, below copies of the sign; exact for subnormal halves too.
         // That of an infinity or a NaN lacks some bits of its exponent.

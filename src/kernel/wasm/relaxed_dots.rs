@@ -1,7 +1,7 @@
 //! Integer dots by the relaxed instruction. Its second operand has 7 bits, and where it has no more, and no sum of two
-//! products needs more than 16, all engines agree. The instruction that also adds to lanes of 32 bits is not used: that of
-//! V8 11 (node 20) loses what it should add to. The compiler would make it of an addition of neighbouring pairs, so that is
-//! a product with ones.
+//! products needs more than 16, all engines agree. The instruction that also adds to lanes of 32 bits is not used: that
+//! of V8 11 (node 20) loses what it should add to. The compiler would make it of an addition of neighbouring pairs, so
+//! that is a product with ones.
 
 use super::lanes::*;
 use super::{by_four, by_halves, by_two, finish};
@@ -49,7 +49,7 @@ pub(super) fn start_w<const BITS: u8>(x: &[i8; 16], zero: i32) -> i32 {
 /// The dot products of 32 codes of each of 4 rows with 16 and 16 activations.
 ///
 /// # Safety
-/// There are a half and 32 codes at each of `blocks`, and what `spread_w` gives at each of `x`.
+/// There are an f16 scale and 32 codes at each of `blocks`, and what `spread_w` gives at each of `x`.
 #[inline]
 #[target_feature(enable = "simd128,relaxed-simd")]
 pub(super) unsafe fn block_w<const BITS: u8>(blocks: Rows, x: [*const i32; 2], start: [i32; 2]) -> [I4; 2] {
@@ -94,7 +94,7 @@ pub(super) fn spread_t<const BITS: u8>(x: &[i8; 16], _part: usize) -> [i32; 8] {
     })
 }
 
-/// The dot products of 16 rows of 32 codes, which stand side by side, with 16 and 16 activations.
+/// The dot products of 16 rows of 32 codes, interleaved, with 16 and 16 activations.
 ///
 /// # Safety
 /// There are 16 rows of codes, and what `spread_t` gives at each of `x`.

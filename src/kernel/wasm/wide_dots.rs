@@ -45,7 +45,7 @@ pub(super) fn start_w<const BITS: u8>(_: &[i8; 16], zero: i32) -> i32 {
 /// The dot products of 32 codes of each of 4 rows with 16 and 16 activations.
 ///
 /// # Safety
-/// There are a half and 32 codes at each of `blocks`, and what `spread_w` gives at each of `x`.
+/// There are an f16 scale and 32 codes at each of `blocks`, and what `spread_w` gives at each of `x`.
 #[inline]
 #[target_feature(enable = "simd128")]
 pub(super) unsafe fn block_w<const BITS: u8>(blocks: Rows, x: [*const i32; 2], start: [i32; 2]) -> [I4; 2] {
@@ -95,9 +95,9 @@ pub(super) const fn unit<const BITS: u8>() -> i32 {
     if BITS == WHOLE { 1 } else { 16 }
 }
 
-/// 32 wide activations as 16 bits: the even and the odd ones of the first half and of the second, as codes of 8 bits meet
-/// them. A byte `a + 16 b` of narrow codes is multiplied as it stands and then `a` again, since `16 (a x + b y) = (a + 16
-/// b) y + a (16 x − y)`: so for these the first half is 16 times itself less the second.
+/// 32 wide activations as 16 bits: the even and the odd ones of the first half and of the second, as codes of 8 bits
+/// meet them. A byte `a + 16 b` of narrow codes is multiplied as it stands and then `a` again, since `16 (a x + b y) =
+/// (a + 16 b) y + a (16 x − y)`: so for these the first half is 16 times itself less the second.
 fn factors<const BITS: u8>(high: &[i8; 32], low: &[i8; 32]) -> [I4; 4] {
     // SAFETY: 16 bytes each.
     let half = |x: &[i8; 32], at: usize| unsafe { load_w(x[at..at + 16].as_ptr().cast()) };
@@ -137,7 +137,7 @@ fn nibbles(bytes: I4) -> [I4; 4] {
 /// The dot products of 32 codes of each of 4 rows with 32 wide activations, `unit` times.
 ///
 /// # Safety
-/// There are a half and 32 codes at each of `blocks`, and what `spread_wide_w` gives at `x`.
+/// There are an f16 scale and 32 codes at each of `blocks`, and what `spread_wide_w` gives at `x`.
 #[inline]
 #[target_feature(enable = "simd128")]
 pub(super) unsafe fn wide_w<const BITS: u8>(blocks: Rows, x: *const i32, start: i32) -> I4 {
@@ -171,7 +171,7 @@ pub(super) fn spread_wide_t<const BITS: u8>(high: &[i8; 32], low: &[i8; 32]) -> 
     stored([first(a, b), second(a, b), first(c, d), second(c, d)])
 }
 
-/// The dot products of 16 rows of 32 codes, which stand side by side, with 32 wide activations.
+/// The dot products of 16 rows of 32 codes, interleaved, with 32 wide activations.
 ///
 /// # Safety
 /// There are 16 rows of codes, and what `spread_wide_t` gives at `x`.
@@ -242,7 +242,7 @@ pub(super) fn spread_t<const BITS: u8>(x: &[i8; 16], part: usize) -> [i32; 8] {
     })
 }
 
-/// The dot products of 16 rows of 32 codes, which stand side by side, with 16 and 16 activations.
+/// The dot products of 16 rows of 32 codes, interleaved, with 16 and 16 activations.
 ///
 /// # Safety
 /// There are 16 rows of codes, and what `spread_t` gives at each of `x`.

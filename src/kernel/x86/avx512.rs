@@ -11,7 +11,7 @@ type I = __m512i;
 /// Rows of activations and of weights in a tile of dot products.
 const DOT_X: usize = 6;
 const DOT_W: usize = 4;
-/// Rows of activations and of weights in a tile of products with words.
+/// Rows of activations and of weights in a tile of products of 16-bit integers.
 const INT16_X: usize = 6;
 const INT16_W: usize = 4;
 /// Rows and vectors in a tile of sums.
@@ -106,7 +106,7 @@ op!(unsafe load_f16(p: *const u16) -> F {
 op!(unsafe load_bf16(p: *const u16) -> F {
     _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast()))))
 });
-/// The low words of the lanes of two registers, alternating.
+/// The low 16 bits of the lanes of two registers, alternating.
 const IN_TURN: [u16; 32] = {
     let mut out = [0; 32];
     let mut i = 0;
@@ -349,8 +349,8 @@ unsafe fn wide_columns<const M: usize, const P: usize, const SUB: usize>(at: Pla
     }
 }
 
-/// [`columns`], or [`wide_columns`], of 4 rows of activations with 2 panels. The integer sums of the first 16 columns become
-/// floats between the products of the second.
+/// [`columns`], or [`wide_columns`], of 4 rows of activations with 2 panels. The integer sums of the first 16 columns
+/// become floats between the products of the second.
 ///
 /// Assembly: the compiler would load all codes before the first product, and spill.
 ///
@@ -361,8 +361,9 @@ unsafe fn wide_columns<const M: usize, const P: usize, const SUB: usize>(at: Pla
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 unsafe fn four_by_two<const SUB: usize, const MIN: bool, const WIDE: bool>(at: Place, acc: &mut [F]) {
     let acc: &mut [F; 8] = acc.try_into().expect("4 rows and 2 panels");
-    // A row of activations: the registers of its sums, of the integer sums of its first part and of its second, each for
-    // both panels; where its codes stand, and its scales and starts. zmm24 and 25 hold codes or scales of both panels.
+    // A row of activations: the registers of its sums, of the integer sums of its first part and of its second, each
+    // for both panels; where its codes stand, and its scales and starts. zmm24 and 25 hold codes or scales of both
+    // panels.
     macro_rules! rows {
         ($op:ident $($arg:tt)*) => { concat!(
             $op!(["0" "1" "8" "9" "16" "17" "" ""] $($arg)*),
@@ -393,7 +394,8 @@ unsafe fn four_by_two<const SUB: usize, const MIN: bool, const WIDE: bool>(at: P
             "vmovdqa64 zmm", $d, ", zmm", $c, "\n",
         ) };
     }
-    // Of wide codes those of the high bytes start from 0, in the place of the first part, those of the low ones from here.
+    // Of wide codes those of the high bytes start from 0, in the place of the first part, those of the low ones from
+    // here.
     macro_rules! wide {
         ([$y:tt $z:tt $a:tt $b:tt $c:tt $d:tt $x:tt $k:tt] start $at:tt) => { concat!(
             "vpbroadcastd zmm", $c, ", dword ptr [{s} ", $k, " + ", $at, "]\n",
@@ -598,8 +600,8 @@ fn sum<const N: usize>(a: [F; N]) -> [f32; N] {
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 unsafe fn transpose(rows: Rows) -> [I; 4] {
-    // Row e, 4 + e, 8 + e and 12 + e in the quarters of register e. Assembly: the compiler would keep 16 pointers, most of
-    // them in memory.
+    // Row e, 4 + e, 8 + e and 12 + e in the quarters of register e. Assembly: the compiler would keep 16 pointers, most
+    // of them in memory.
     let mut z = [splat_i(0); 4];
     // SAFETY: reads 16 bytes of each row: the caller's promise.
     unsafe {
@@ -633,12 +635,12 @@ unsafe fn transpose(rows: Rows) -> [I; 4] {
     [_mm512_unpacklo_epi64(a, c), _mm512_unpackhi_epi64(a, c), _mm512_unpacklo_epi64(b, d), _mm512_unpackhi_epi64(b, d)]
 }
 
-/// Half floats (bits) to `f32`.
+/// F16 bits to `f32`.
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 pub(in crate::kernel) fn widen(x: &[u16], out: &mut [f32]) {
     let ((xs, x), (outs, out)) = (x.as_chunks::<16>(), out.as_chunks_mut::<16>());
     for (x, out) in xs.iter().zip(outs) {
-        // SAFETY: 16 halves.
+        // SAFETY: 16 f16 values.
         store_to(out, unsafe { load_f16(x.as_ptr()) });
     }
     for (x, out) in x.iter().zip(out) {
@@ -646,8 +648,8 @@ pub(in crate::kernel) fn widen(x: &[u16], out: &mut [f32]) {
     }
 }
 
-/// [`Kernels::decode`](crate::kernel::Kernels::decode): halves by their instruction. The others came out slower with
-/// the compiler's vectors of 512 bits.
+/// [`Kernels::decode`](crate::kernel::Kernels::decode): f16 by its conversion instruction. The others came out slower
+/// with the compiler's vectors of 512 bits.
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 pub(in crate::kernel) fn decode(w: &Matrix, rows: Range<usize>, cols: Range<usize>, out: &mut [f32]) {
     let Some(Floats16::F16(bits)) = w.floats16() else { return super::decode(w, rows, cols, out) };
