@@ -12,7 +12,7 @@
 //! | `f32` dot products: `fmla` | 2 × 2 × 16 | 28 | 64 | 0.44 | 0.25 |
 //! | `f32` sums: `fmla` | 6 × 16 | 36 | 96 | 0.38 | 0.25 |
 //!
-//! Most of what is over goes to the scales of 16 columns: of the 76 instructions 16 convert and scale 32 sums.
+//! Most of the overhead is for the scales of 16 columns: of the 76 instructions 16 convert and scale 32 sums.
 //!
 //! All instructions of a call for each multiply-add, with 64 rows of weights of 1536 columns, one row of activations
 //! and 16; `examples/instructions` counts them. `i8mm` takes one row as `dotprod` does. On paper the products of one
@@ -34,11 +34,11 @@
 //! | IQ4_XS | 0.66 | 0.60 | 0.43 | 0.21 | 0.20 |
 //!
 //! One row with Q4_K and `dotprod`: of 256 multiply-adds 16 `sdot`, 12 instructions that clear sums and add pairs, 8
-//! that put interleaved rows, 16 for nibbles, 12 for scales and mins, and loads, make 0.35 where the loop is not
+//! that interleave rows, 16 for nibbles, 12 for scales and mins, and loads, make 0.35 where the loop is not
 //! unrolled; the rest is the head of a block, whose 16 scales and mins become floats for 4 rows at a time. Formats with
 //! bits apart from the nibbles pay for joining them.
 //!
-//! F16 is widened exactly; products of halves round otherwise than the contract has it, so there are none.
+//! F16 is widened exactly; f16 products are not used, since they round differently from the numeric contract.
 
 #![allow(unsafe_code)]
 
@@ -48,7 +48,7 @@ use crate::quant::{self, Matrix};
 use core::arch::asm;
 use core::ops::Range;
 
-/// The plain kernels, which are compiled for NEON like all else, and halves by the instructions for them.
+/// The plain kernels, which are compiled for NEON like everything else, with the f16 conversion instructions.
 pub(super) const OTHERS: Kernels = Kernels { round_int16, decode, widen, narrow, ..body::PLAIN };
 
 /// As the plain one, with the codes in the order of `low_int16_w`.
@@ -61,7 +61,7 @@ fn round_int16(x: &[f32], out: &mut [f32]) {
     }
 }
 
-/// As the plain one, but for F16.
+/// As the plain one, except for F16.
 fn decode(w: &Matrix, rows: Range<usize>, cols: Range<usize>, out: &mut [f32]) {
     if w.format.id != 1 {
         return body::decode(w, rows, cols, out);
@@ -254,12 +254,12 @@ pub(super) mod lanes {
     );
 }
 
-/// What the sums lack: the codes' zero times the sum of the activations.
+/// The correction of the sums: the codes' zero times the sum of the activations.
 fn start_w<const BITS: u8>(_: &[i8; 16], zero: i32) -> i32 {
     -zero
 }
 
-/// Whether the sums of signed codes start from something.
+/// Whether the sums of signed codes have a starting value.
 const SIGNS_START: bool = false;
 
 /// `bits_to_16` with the order that `arrange` leaves: `at(k, h)` is the byte whose bits go to half `h` of register `k`.
@@ -287,7 +287,7 @@ macro_rules! bits {
     };
 }
 
-/// 16 activations as `block_w` and `block_t` take them.
+/// 16 activations in the form that `block_w` and `block_t` take.
 fn spread_t<const BITS: u8>(x: &[i8; 16], _part: usize) -> [i32; 8] {
     core::array::from_fn(|i| i32::from_le_bytes(core::array::from_fn(|k| x[i % 4 * 4 + k] as u8)))
 }
@@ -300,7 +300,7 @@ macro_rules! blocks {
         /// The dot products of 32 codes of each of 4 rows with 16 and 16 activations.
         ///
         /// # Safety
-        /// There are an f16 scale and 32 codes at each of `blocks`, and what `spread_w` gives at each of `x`.
+        /// There are an f16 scale and 32 codes at each of `blocks`, and the result of `spread_w` at each of `x`.
         #[inline]
         #[target_feature(enable = $feature)]
         pub(super) unsafe fn block_w<const BITS: u8>(
@@ -327,7 +327,7 @@ macro_rules! blocks {
         /// The dot products of 16 rows of 32 codes, interleaved, with 16 and 16 activations.
         ///
         /// # Safety
-        /// There are 16 rows of codes, and what `spread_t` gives at each of `x`.
+        /// There are 16 rows of codes, and the result of `spread_t` at each of `x`.
         #[inline]
         #[target_feature(enable = $feature)]
         pub(super) unsafe fn block_t<const BITS: u8>(
@@ -412,7 +412,7 @@ mod wide_dots {
     /// 16 bytes of each of 4 rows: as they are.
     ///
     /// # Safety
-    /// They are there.
+    /// They exist.
     #[inline]
     #[target_feature(enable = "neon")]
     pub(super) unsafe fn arrange(rows: Rows) -> [I4; 4] {
@@ -420,14 +420,14 @@ mod wide_dots {
         unsafe { [load_w(rows.at(0)), load_w(rows.at(1)), load_w(rows.at(2)), load_w(rows.at(3))] }
     }
 
-    /// 16 activations as `rows_r` takes them.
+    /// 16 activations in the form that `rows_r` takes.
     #[inline]
     #[target_feature(enable = "neon")]
     pub(super) fn spread_r(_zero: u8, x: I4) -> [I4; 2] {
         [x; 2]
     }
 
-    /// What its sums start from.
+    /// The starting value of its sums.
     pub(super) fn start_r(zero: u8, _: &[i8; 16], sum: i32) -> [i32; 4] {
         [-(zero as i32) * sum; 4]
     }
@@ -509,7 +509,7 @@ mod four_dots {
     /// 16 bytes of each of 4 rows: 8 of two rows in a register, so that the sums of two need one addition of pairs.
     ///
     /// # Safety
-    /// They are there.
+    /// They exist.
     #[inline]
     #[target_feature(enable = "neon")]
     pub(super) unsafe fn arrange(rows: Rows) -> [I4; 4] {
@@ -519,7 +519,7 @@ mod four_dots {
         array!(splat_w(0); k => vreinterpretq_s32_s64(pairs[k]))
     }
 
-    /// 16 activations as `rows_r` takes them.
+    /// 16 activations in the form that `rows_r` takes.
     #[inline]
     #[target_feature(enable = "neon")]
     pub(super) fn spread_r(_zero: u8, x: I4) -> [I4; 2] {
@@ -527,7 +527,7 @@ mod four_dots {
         [vreinterpretq_s32_s64(vdupq_laneq_s64::<0>(x)), vreinterpretq_s32_s64(vdupq_laneq_s64::<1>(x))]
     }
 
-    /// What its sums start from.
+    /// The starting value of its sums.
     pub(super) fn start_r(zero: u8, _: &[i8; 16], sum: i32) -> [i32; 4] {
         [-(zero as i32) * sum, 0, -(zero as i32) * sum, 0]
     }
@@ -585,7 +585,7 @@ mod matrices {
     use core::arch::asm;
     use core::ops::Range;
 
-    /// Rows of activations in a tile, whatever the codes.
+    /// Rows of activations in a tile, for all codes.
     const INT_X: usize = 2;
     const WHOLE_X: usize = INT_X;
     /// Panels of weights that it spans.

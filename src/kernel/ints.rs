@@ -1,21 +1,21 @@
 //! Integer products with quantised weights, written once over 16 lanes: `integers!`.
 //!
-//! A lane is a row of weights. Each format has one function that takes blocks of 16 rows apart, 32 columns at a time; with
-//! few rows of activations the products are taken at once (`few`), with many the codes go to a panel that all rows of
-//! activations then pass over (`many`).
+//! A lane is a row of weights. Each format has one function that unpacks blocks of 16 rows, 32 columns at a time. With
+//! few rows of activations the codes are multiplied at once (`few`); with many they go to a panel that is then
+//! multiplied with all rows of activations (`many`).
 //!
-//! An instruction set gives it these operations, as functions of the module around it: the types `F` (16 floats) and
+//! An instruction set provides these operations, as functions of the module around it: the types `F` (16 floats) and
 //! `I` (16 `i32`, or 64 bytes: 4 neighbouring codes a row), `load_i`, `load_from`, `store_to`, `store_i`, `splat`,
 //! `splat_i`, `fma`, `mul`, `to_float`, `plus` (of `I`), `and`, `or`, `shl`, `shr` (of 32 bits), `byte`, `signed_byte`,
 //! `low_nibbles`, `high_nibbles`, `flip` (bytes with their top bit inverted), `look_up` (of codes below 16),
-//! `bits_to_16`, `low_f16` and `high_f16` (of each lane, to float), `halves` (16 from memory, to float),
+//! `bits_to_16`, `low_f16` and `high_f16` (of each lane, to float), `load_f16` (16 values from memory, to float),
 //! `transpose` (16 bytes of 16 rows, to 4 vectors; codes by `arrange`, which is the same), `dwords` (4 bytes of 16
-//! rows), `heads` (a half of each), `prefetch`, `int_four` (adds the products of 16 columns), `int_part` (the same for
-//! a tile), `int_wide` (for wide codes of activations); and the size of its tile, rows of activations `INT_X`, or
-//! `WHOLE_X` with codes of 8 bits, and panels `PANELS`. One with a tile of its own gives `store_codes` and
-//! `scaled_tile` too.
+//! rows), `heads` (the first 2 bytes of each), `prefetch`, `int_four` (adds the products of 16 columns), `int_part`
+//! (the same for a tile), `int_wide` (for wide codes of activations); and the size of its tile, rows of activations
+//! `INT_X`, or `WHOLE_X` with codes of 8 bits, and panels `PANELS`. One with a tile of its own also provides
+//! `store_codes` and `scaled_tile`.
 
-/// Widths of codes, for instruction sets to which they matter: at most 5 bits, at most 7, 8.
+/// Widths of codes, for instruction sets that distinguish them: at most 5 bits, at most 7, 8.
 pub(super) const NARROW: u8 = 5;
 pub(super) const MIDDLE: u8 = 7;
 pub(super) const WHOLE: u8 = 8;
@@ -25,7 +25,8 @@ pub(super) const CHUNK: usize = 576;
 
 /// Bytes between those that are worked on and those that are prefetched, with few rows of activations.
 pub(super) const AHEAD: usize = 12 << 10;
-/// Rows of weights between these with many: two parts of a linear layer, since another thread may have the next one.
+/// Rows of weights between these with many rows of activations: two parts of a linear layer, since another thread may have
+/// the next one.
 pub(super) const FAR: usize = 128;
 
 /// 16 rows of integer weights: 4 neighbouring codes of row 0, of row 1, …, then the next 4; a scale and a min a row.
@@ -41,8 +42,8 @@ impl Panel {
         Panel { codes: [[0; 64]; CHUNK / 4], scales: [[0.0; 16]; CHUNK / 16], mins: [[0.0; 16]; CHUNK / 16] };
 }
 
-/// An array by its index. A closure for `from_fn` has the features of the function around it and `from_fn` has not, so
-/// it would be called out of line.
+/// Builds an array from its indices. `from_fn` would not have the target features that its closure has, so it would not
+/// be inlined.
 macro_rules! array {
     ($first:expr; $i:ident => $value:expr) => {{
         let mut out = [$first; _];
@@ -70,8 +71,8 @@ macro_rules! integers {
             (AHEAD / w.row_bytes().max(1)).next_multiple_of(16).max(16)
         }
 
-        /// The rows from `first` on, up to `end`, that are taken together, and how far they are apart: 16, or one in all
-        /// lanes.
+        /// The rows from `first` on, up to `end`, that are computed together, and their distance: 16 rows, or one row in
+        /// all lanes.
         fn group(first: usize, end: usize) -> Option<(Range<usize>, usize)> {
             match end.checked_sub(first)? {
                 0 => None,
@@ -80,8 +81,8 @@ macro_rules! integers {
             }
         }
 
-        /// The zero of the codes of format `ID`, values that share a scale, and whether there are mins: known to the compiler
-        /// but for a format without a function of its own.
+        /// The zero of the codes of format `ID`, values that share a scale, and whether there are mins: known to the
+        /// compiler, except for a format without a function of its own.
         #[inline(always)]
         fn codes_of<const ID: u32>(w: &Matrix) -> (u8, usize, bool) {
             if ID == ANY {
@@ -92,12 +93,12 @@ macro_rules! integers {
             }
         }
 
-        /// What the activations bring to the products of all rows of weights.
+        /// Values of the activations that the products with all rows of weights share.
         #[derive(Clone, Copy)]
         struct Sides<'a> {
             x: &'a QActs,
-            /// What the integer sum of each part of 16 columns starts from, so that codes of weights count from their zero:
-            /// `[rows, C / 16]`. That of wide codes, where parts share one, stands at the first of them.
+            /// The starting value of the integer sum of each part of 16 columns, which accounts for the zero of the codes:
+            /// `[rows, C / 16]`. For wide codes, where two parts share one, it is stored at the first.
             start: &'a [i32],
             /// `Σ d · Σ q` of each block of columns that share a min: `[rows, C / SUB]`.
             totals: &'a [f32],
@@ -120,8 +121,8 @@ macro_rules! integers {
             }
         }
 
-        /// Rows `rows` with `M` rows of activations, as the codes come. Not inlined: an engine of WebAssembly saves on the
-        /// registers of a function that has become too large.
+        /// Rows `rows` with `M` rows of activations, multiplied as the codes are unpacked. Not inlined: WebAssembly
+        /// engines allocate fewer registers in large functions.
         $(#[target_feature(enable = $feature)])+
         #[inline(never)]
         fn few<const ID: u32, const M: usize, const WIDE: bool, const T: bool>(
@@ -150,7 +151,7 @@ macro_rules! integers {
                     let codes = |part: usize| array!(splat_i(0); k => columns.codes[4 * part + k]);
                     for m in 0..M {
                         let mut scaled = splat(0.0);
-                        // Of wide codes: the sums of both bytes, through all parts of a block.
+                        // For wide codes: the sums of both bytes, over all parts of a block.
                         let (mut high, mut ints) = (splat_i(0), splat_i(0));
                         for part in 0..2 {
                             let at = m * (c / 16) + 2 * b + part;
@@ -198,7 +199,7 @@ macro_rules! integers {
             }
         }
 
-        /// Writes the sums of row `i` of the activations with the rows of weights `at`, 16 at most.
+        /// Writes the sums of row `i` of the activations with the rows of weights `at`, at most 16.
         $(#[target_feature(enable = $feature)])+
         #[inline]
         fn finish(i: usize, acc: F, low: F, y: &mut Tile, at: Range<usize>) {
@@ -230,7 +231,7 @@ macro_rules! integers {
             at: Range<usize>,
         }
 
-        /// Goes on with rows `i..i + M` of the activations.
+        /// Continues the sums of rows `i..i + M` of the activations.
         $(#[target_feature(enable = $feature)])+
         fn int_tile<const M: usize, const P: usize, const SUB: usize, const MIN: bool, const BITS: u8, const WIDE: bool>(
             panels: &[Panel; P],
@@ -303,7 +304,7 @@ macro_rules! integers {
             }
         }
 
-        /// Rows `rows` and those `apart` (see [`group`]) by way of `P` panels, to columns `at` of `y`.
+        /// Rows `rows` and those `apart` (see [`group`]) through `P` panels, to columns `at` of `y`.
         $(#[target_feature(enable = $feature)])+
         fn many<const ID: u32, const P: usize, const WIDE: bool, const T: bool>(
             w: &Matrix,
@@ -360,7 +361,7 @@ macro_rules! integers {
             }
         }
 
-        /// Columns that are unpacked at a time: pieces of a row as even as its blocks allow.
+        /// Columns that are unpacked at a time: pieces of a row, as equal as its blocks allow.
         fn chunk(w: &Matrix) -> usize {
             let count = w.cols.div_ceil(CHUNK / w.format.block * w.format.block).max(1);
             w.cols.div_ceil(count).next_multiple_of(w.format.block.max(32))
@@ -517,8 +518,8 @@ pub(super) use integers;
 /// The products of a tile with wide codes by those of their bytes.
 macro_rules! int_wide {
     ($($feature:tt)+) => {
-        /// Adds to each lane the dot products of `count` times 16 codes with wide activations, for `M` rows of these and `P`
-        /// panels.
+        /// Adds to each lane the dot products of `count` times 16 codes with wide activations, for `M` rows of these
+        /// and `P` panels.
         ///
         /// # Safety
         /// There are so many activations at each of `high` and `low`, and 4 vectors for each 16 at each of `codes`.

@@ -1,14 +1,14 @@
-//! What this machine can do at most: loops that do one thing and nothing else. The caller times them.
+//! The peak rates of this machine: loops that do one thing only. The caller times them.
 //!
-//! A kernel's figures mean little alone. Beside them stand the bytes that [`read`] takes from memory in the same time,
-//! and the operations of the loops in [`peaks`], which keep every operand in registers.
+//! The rate of a kernel is compared with these: with the bytes that [`read`] reads from memory in the same time, and
+//! with the operations of the loops in [`peaks`], which keep every operand in registers.
 
 #![allow(unsafe_code)]
 
 use super::Kernels;
 use std::prelude::v1::*;
 
-/// What is counted.
+/// The operation that is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unit {
     /// Products and sums of `f32`.
@@ -19,14 +19,14 @@ pub enum Unit {
     Int16,
 }
 
-/// A loop of one instruction, or of the few that make an exact sum of products.
+/// A loop of one instruction, or of the few that compute an exact sum of products.
 #[derive(Clone, Copy)]
 pub struct Peak {
-    /// What is counted.
+    /// The operation that is counted.
     pub unit: Unit,
     /// The instructions.
     pub name: &'static str,
-    /// Does so many rounds; the operations done, a product and its sum being two.
+    /// Does a number of rounds and returns the number of operations; a product and its sum are two.
     pub work: fn(rounds: u64) -> u64,
 }
 
@@ -37,11 +37,11 @@ pub fn peaks(k: &Kernels) -> Vec<Peak> {
     all.iter().filter(|(name, _)| *name == k.name).map(|(_, peak)| *peak).collect()
 }
 
-/// Lines of a cache that are read together, so that none waits for another.
+/// Cache lines that are read together, so that none waits for another.
 const LINES: usize = 8;
 
-/// Reads all of `data`; the exclusive or of its words, so that none can be left out. What is timed around it is the
-/// bandwidth of whatever level of memory holds `data`.
+/// Reads all of `data` and returns the exclusive or of its words, so that no read can be optimised away. Timing it gives
+/// the bandwidth of the level of memory that holds `data`.
 ///
 /// # Panics
 /// If `data` is not a multiple of 64 words.
@@ -53,9 +53,10 @@ pub fn read(data: &[u64]) -> u64 {
     read_body(data, |p| super::prefetch(p.cast(), true))
 }
 
-/// Whether this machine prefetches by itself where one stream follows another. Explicit prefetching then only competes with
-/// that. Sixteen streams are then prefetched into the second-level cache, since the first waits for few lines at a time. Measured once in a process, on x86-64 with the standard library; elsewhere taken to be false. It
-/// changes the speed of products alone.
+/// Whether this machine prefetches by itself where one stream follows another. Explicit prefetching then only competes
+/// with that. Sixteen streams are then prefetched into the second-level cache, since the first waits for few lines at a
+/// time. Measured once in a process, on x86-64 with the standard library; elsewhere taken to be false. It changes the
+/// speed of products alone.
 #[allow(dead_code, reason = "where no backend works in vectors")]
 pub(super) fn reads_ahead() -> bool {
     #[cfg(all(feature = "std", target_arch = "x86_64"))]
@@ -108,7 +109,7 @@ mod x86 {
     use core::arch::asm;
     use core::arch::x86_64::*;
 
-    /// Sums that do not wait for each other: more than latency times units of any x86-64 core.
+    /// Independent sums: more than latency times units of any x86-64 core.
     const CHAINS: usize = 12;
     const UNROLL: u64 = 8;
 
@@ -135,7 +136,7 @@ mod x86 {
         }};
     }
 
-    /// The same with wide registers, where there are any, and prefetches: some machines read ahead little by themselves.
+    /// The same with wide registers, where there are any, and prefetches: the hardware of some machines prefetches little.
     pub(super) fn read(data: &[u64]) -> Option<u64> {
         read_wide::<true>(data)
     }
@@ -165,7 +166,7 @@ mod x86 {
         features!("avx2").then(|| unsafe { half::<PREFETCH>(data) })
     }
 
-    /// [`reads_ahead`](super::reads_ahead), measured: a piece of memory that no cache holds is read with prefetches and
+    /// [`reads_ahead`](super::reads_ahead), measured: memory that no cache holds is read with prefetches and
     /// without. Takes a millisecond or two.
     #[cfg(feature = "std")]
     pub(super) fn reads_ahead() -> bool {
@@ -192,7 +193,7 @@ mod x86 {
         best[0] < best[1] * 3 / 2
     }
 
-    /// A loop over chains of sums. Assembly, so that the compiler neither takes the products out of the loop nor adds
+    /// A loop over chains of sums. Assembly, so that the compiler neither moves the products out of the loop nor adds
     /// anything to it.
     macro_rules! peak {
         ($name:ident [$($feature:tt)+] $class:ident $zero:ident $operations:literal $($line:literal)+) => {
@@ -255,7 +256,7 @@ mod arm {
         ("i8mm", Peak { unit: Unit::Int8, name: "smmla", work: matrices }),
     ];
 
-    /// As on x86-64. The table of a backend is handed out only where its features are.
+    /// As on x86-64. The table of a backend is only used where its features are available.
     macro_rules! peak {
         ($name:ident [$($feature:tt)+] $operations:literal $($line:literal)+) => {
             fn $name(rounds: u64) -> u64 {
@@ -313,7 +314,7 @@ mod wasm {
         ("relaxed-simd", Peak { unit: Unit::Int8, name: "i16x8.relaxed_dot, i16x8.add", work: relaxed }),
     ];
 
-    /// Every product depends on the sum before, so that no compiler takes it out of the loop.
+    /// Every product depends on the previous sum, so that no compiler moves it out of the loop.
     macro_rules! peak {
         ($name:ident $operations:literal $step:expr) => {
             fn $name(rounds: u64) -> u64 {

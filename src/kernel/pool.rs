@@ -1,7 +1,7 @@
-//! Lends parts of outputs to threads.
+//! The thread pool: threads that share the parts of an output.
 //!
-//! Work is cut into parts that do not depend on the number of threads, every part writes its own rows or columns, and
-//! no sum is split: so a result has the same bits for any pool.
+//! Work is divided into parts that do not depend on the number of threads. Every part writes its own rows or columns, and
+//! no sum is split. So a result has the same bits with any pool.
 
 use super::{QActs, QRow};
 #[cfg(feature = "std")]
@@ -82,8 +82,8 @@ impl<'a> Tile<'a> {
 /// Values in a cache line.
 const LINE: usize = 16;
 
-/// Values from the edge of a cache line on, so that no vector of a row of whole lines lies in two; grows to what is asked
-/// and not further, and never shrinks.
+/// Values aligned to a cache line, so that no vector of a row of whole lines touches two lines. The buffer grows to exactly
+/// the length that is needed and never shrinks.
 #[derive(Default)]
 pub struct Buffer {
     values: Vec<f32>,
@@ -98,7 +98,7 @@ impl Buffer {
         buffer
     }
 
-    /// The first `n` values. Their contents are unspecified: what it held is freed before more is reserved.
+    /// The first `n` values. Their contents are unspecified: when the buffer grows, the old memory is freed first.
     pub fn room(&mut self, n: usize) -> &mut [f32] {
         if self.len() < n {
             self.values = Vec::new();
@@ -124,7 +124,7 @@ impl DerefMut for Buffer {
     }
 }
 
-/// What one worker may write to while it works; grows to what is asked once and is then kept.
+/// Scratch memory of one worker. It grows to the largest size that is needed and is then kept.
 #[derive(Default)]
 pub struct Scratch {
     /// Values.
@@ -145,7 +145,7 @@ impl Scratch {
         [x, y]
     }
 
-    /// `n` codes, and two pieces of `a` and `b` values, likewise.
+    /// `n` codes, and two pieces of `a` and `b` values, their contents unspecified.
     pub fn codes(&mut self, n: usize, a: usize, b: usize) -> (&mut [u8], [&mut [f32]; 2]) {
         if self.b.len() < n {
             self.b.resize(n, 0);
@@ -154,7 +154,7 @@ impl Scratch {
         (&mut self.b[..n], [x, y])
     }
 
-    /// Three pieces, likewise.
+    /// Three pieces of values, their contents unspecified.
     pub fn three(&mut self, a: usize, b: usize, c: usize) -> [&mut [f32]; 3] {
         let (x, rest) = self.floats(a + b + c).split_at_mut(a);
         let (y, z) = rest.split_at_mut(b);
@@ -168,11 +168,11 @@ pub struct Pool {
     crew: Arc<Crew>,
 }
 
-/// The threads of a pool, and what the caller of `run` keeps between calls.
+/// The threads of a pool, and the caller's state between calls of `run`.
 struct Crew {
-    /// Whether a `run` is under way. Another one, from a part or from another thread, then works alone.
+    /// Whether a `run` is in progress. Another call, from a part or from another thread, then works alone.
     busy: AtomicBool,
-    /// The caller's scratch, for whoever made `busy` true.
+    /// The caller's scratch, for the thread that set `busy`.
     scratch: UnsafeCell<Scratch>,
     #[cfg(feature = "std")]
     workers: threads::Workers,
@@ -197,7 +197,7 @@ type Work<'a> = dyn Fn(usize, &mut Scratch) + Sync + 'a;
 pub type GridWork<'a, const K: usize> = dyn Fn(usize, usize, [Tile; K], &mut Scratch) + Sync + 'a;
 
 impl Pool {
-    /// A pool of `threads` workers, the caller among them; fewer if the system gives no more. Without the standard
+    /// A pool of `threads` workers, including the caller; fewer if the system refuses more. Without the standard
     /// library the caller works alone.
     pub fn new(threads: usize) -> Self {
         let _ = threads;
@@ -211,12 +211,12 @@ impl Pool {
         }
     }
 
-    /// A pool with a worker on each of `cores`, numbered as the system numbers them. The calling thread, which works
-    /// too whenever it calls [`Pool::run`], is bound to the first.
+    /// A pool with a worker on each of `cores`, with the system's numbers. The calling thread, which also works in
+    /// [`Pool::run`], is bound to the first core.
     ///
     /// # Errors
     /// `Invalid` for no core, or one that this process may not use; `Unsupported` where threads cannot be bound;
-    /// `Limit` if the system gives fewer threads.
+    /// `Limit` if the system provides fewer threads.
     #[cfg(feature = "std")]
     pub fn pinned(cores: &[usize]) -> Result<Self> {
         let Some((&first, others)) = cores.split_first() else {
@@ -228,7 +228,7 @@ impl Pool {
         Ok(Pool { crew: Arc::new(Crew { busy, scratch, workers }) })
     }
 
-    /// Workers, the caller among them.
+    /// Number of workers, including the caller.
     pub fn threads(&self) -> usize {
         #[cfg(feature = "std")]
         return 1 + self.crew.workers.count();
@@ -236,8 +236,8 @@ impl Pool {
         return 1;
     }
 
-    /// From the next [`Pool::run`] on no more than `threads` workers share the work, the caller among them and at least
-    /// that one; the others sleep. Holds for all clones, until another limit is set.
+    /// From the next [`Pool::run`] on no more than `threads` workers share the work, including the caller, which always
+    /// works; the others sleep. The limit holds for all clones until another one is set.
     pub fn limit(&self, threads: usize) {
         let _ = threads;
         #[cfg(feature = "std")]
@@ -275,8 +275,8 @@ impl Pool {
         (0..parts).for_each(|part| f(part, scratch));
     }
 
-    /// Cuts each of `tiles` into ranges of columns, `granules[i]` wide for tile `i` (the last may be narrower), and calls
-    /// `f(part, tiles)` for each part. Tiles must all give the same number of parts.
+    /// Divides each of `tiles` into ranges of columns, `granules[i]` wide for tile `i` (the last may be narrower), and
+    /// calls `f(part, tiles)` for each part. Tiles must all give the same number of parts.
     pub fn columns<const K: usize>(
         &self,
         tiles: [Tile; K],
@@ -288,7 +288,7 @@ impl Pool {
         self.run(parts, &|part, scratch| f(part, tiles.columns(part, granules), scratch));
     }
 
-    /// The same by rows.
+    /// Divides each of `tiles` into ranges of rows, like [`Pool::columns`].
     pub fn rows<const K: usize>(
         &self,
         tiles: [Tile; K],
@@ -300,13 +300,13 @@ impl Pool {
         self.run(parts, &|part, scratch| f(part, tiles.rows(part, granules), scratch));
     }
 
-    /// Cuts each of `tiles` into rectangles of `granules[i]` rows and columns and calls `f(row part, column part, tiles)`
-    /// for each. Tiles must all give the same grid.
+    /// Divides each of `tiles` into rectangles of `granules[i]` rows and columns and calls `f(row part, column part,
+    /// tiles)` for each. Tiles must all give the same grid.
     pub fn grid<const K: usize>(&self, tiles: [Tile; K], granules: [(usize, usize); K], f: &GridWork<K>) {
         let (down, across) = (tiles[0].n.div_ceil(granules[0].0), tiles[0].c.div_ceil(granules[0].1));
         let tiles = Cut(tiles);
         self.run(down * across, &|part, scratch| {
-            // From the last row part to the first: where later rows cost more, the large parts go first.
+            // From the last row part to the first: where later rows take longer, the long parts start first.
             let (i, j) = (down - 1 - part / across, part % across);
             f(i, j, tiles.rectangle(i, j, granules), scratch);
         });
@@ -314,7 +314,7 @@ impl Pool {
 }
 
 impl Pool {
-    /// Calls `f(i, row)` once for each row of rounded activations.
+    /// Calls `f(i, row)` once for each row of quantized activations.
     #[allow(unsafe_code)]
     pub fn acts(&self, acts: &mut QActs, f: &(dyn Fn(usize, QRow) + Sync)) {
         /// Rows of a part.
@@ -334,7 +334,7 @@ impl Pool {
     }
 }
 
-/// Rounded activations that are only handed out row by row.
+/// Quantized activations whose rows are lent one by one.
 struct Loose<'a> {
     q: *mut i8,
     d: *mut f32,
@@ -385,7 +385,7 @@ impl<'a> Loose<'a> {
     }
 }
 
-/// Tiles that are only handed out in parts that do not touch.
+/// Tiles that are lent in disjoint parts.
 struct Cut<'a, const K: usize>([Tile<'a>; K]);
 
 // SAFETY: workers get disjoint parts: `run` calls each part once, and different parts have different ranges.
@@ -415,7 +415,7 @@ impl<const K: usize> Cut<'_, K> {
     }
 }
 
-/// Binds the calling thread, and those that it starts from now on, to a core.
+/// Binds the calling thread, and threads that it starts later, to a core.
 ///
 /// # Errors
 /// `Invalid` for a core that this process may not use; `Unsupported` where threads cannot be bound.
@@ -435,7 +435,7 @@ pub fn bind(core: usize) -> Result<()> {
     if result == 0 { Ok(()) } else { refused(&std::io::Error::last_os_error()) }
 }
 
-/// Binds the calling thread, and those that it starts from now on, to a core.
+/// Binds the calling thread, and threads that it starts later, to a core.
 ///
 /// # Errors
 /// `Unsupported`: this system does not let threads be bound.
@@ -527,7 +527,7 @@ mod tests {
         assert_eq!(pool.threads(), 4);
     }
 
-    /// The cores that this thread may run on, as the system writes them.
+    /// The cores that this thread may run on, as the system lists them.
     #[cfg(target_os = "linux")]
     fn allowed() -> String {
         let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
@@ -540,7 +540,7 @@ mod tests {
         let list = allowed();
         let ends = list.split([',', '-']).map(|core| core.parse::<usize>().unwrap());
         let cores: Vec<usize> = ends.collect();
-        // A thread of its own: it stays bound.
+        // In a separate thread, since it stays bound.
         let test = move || {
             assert!(Pool::pinned(&[]).is_err());
             for bad in [usize::MAX, 1023] {
@@ -552,7 +552,7 @@ mod tests {
             let seen = std::sync::Mutex::new(std::collections::BTreeSet::new());
             let all = std::sync::Barrier::new(cores.len());
             pool.run(cores.len(), &|_, _| {
-                // Nobody does two parts.
+                // No worker does two parts.
                 all.wait();
                 seen.lock().unwrap().insert(allowed());
             });

@@ -1,11 +1,11 @@
 //! Unpacking of quantised weights, written once over lanes, 16 or 4 of them: `unpacking!`.
 //!
-//! A lane is a row of weights. Each format has one function that takes blocks of `ROWS` rows apart, 32 columns at a
-//! time. The operations on lanes are those that `ints.rs` lists. Those on codes are the same for every byte, so that
-//! with 4 lanes `arrange` may leave the bytes of 4 rows in another order than `transpose`.
+//! A lane is a row of weights. Each format has one function that unpacks blocks of `ROWS` rows, 32 columns at a time.
+//! The operations on lanes are those that `ints.rs` lists. Those on codes are the same for every byte, so that with 4
+//! lanes `arrange` may leave the bytes of 4 rows in another order than `transpose`.
 
-/// A loop, whose index is known in each turn where 4 rows are taken apart, so that shifts and places are the compiler's
-/// to choose. With 16 rows the compiler does better with loops.
+/// A loop that is unrolled where 4 rows are unpacked, so that shifts and offsets are constants. With 16 rows the
+/// compiler does better with a loop.
 macro_rules! unrolled {
     ($i:ident in $n:literal: $($at:literal)+ => $body:block) => {
         if ROWS == 16 {
@@ -20,8 +20,7 @@ macro_rules! unrolled {
 }
 pub(super) use unrolled;
 
-/// The same place in each of several rows. One step from row to row leaves the registers free that as many pointers
-/// would fill.
+/// The same offset in each of several rows. One distance between rows needs fewer registers than a pointer per row.
 #[derive(Clone, Copy)]
 pub(super) struct Rows {
     pub(super) first: *const u8,
@@ -30,7 +29,7 @@ pub(super) struct Rows {
 }
 
 impl Rows {
-    /// That of row `r`.
+    /// The pointer of row `r`.
     #[inline(always)]
     pub(super) fn at(self, r: usize) -> *const u8 {
         self.first.wrapping_add(r * self.apart)
@@ -41,12 +40,12 @@ macro_rules! unpacking {
     ($($feature:tt)+) => {
         use crate::kernel::unpack::Rows;
 
-        /// Where `ROWS` rows of blocks stand.
+        /// The blocks of `ROWS` rows.
         ///
         /// With `INTERLEAVED` the rows are interleaved, as in [`crate::quant::interleaved`].
         struct Blocks<'a, const INTERLEAVED: bool> {
             data: &'a [u8],
-            /// Where the blocks of the first row begin, and those of the next after it.
+            /// Where the blocks of the first row begin, and the distance of the next row.
             start: usize,
             apart: usize,
             /// Where the bytes to prefetch begin, from `data` on and around the end of all addresses, if there are any.
@@ -129,8 +128,8 @@ macro_rules! unpacking {
                     return;
                 }
                 if INTERLEAVED {
-                    // Vectors here begin in the middle of lines. A machine that reads ahead follows better where each
-                    // line is first met by itself, in turn.
+                    // Vectors here begin in the middle of lines. Hardware prefetching works better if each line is
+                    // first touched by itself, in order.
                     let at = self.start + 16 * i * bytes;
                     for line in self.data[at..at + 16 * bytes].iter().step_by(64) {
                         // SAFETY: a reference.
@@ -139,7 +138,7 @@ macro_rules! unpacking {
                     core::sync::atomic::compiler_fence(core::sync::atomic::Ordering::SeqCst);
                 }
                 if parts > 1 {
-                    // From the second cache, the next blocks of some rows.
+                    // From the second-level cache: the next blocks of some rows.
                     let rows = Rows { first: self.data.as_ptr().wrapping_add(self.start), apart: self.apart };
                     for r in i % parts * ROWS / parts..(i % parts + 1) * ROWS / parts {
                         for line in (0..bytes).step_by(64) {
@@ -150,7 +149,7 @@ macro_rules! unpacking {
             }
         }
 
-        /// Rows of a matrix as they are read.
+        /// The bytes of rows of a matrix, interleaved or not.
         fn bytes<const INTERLEAVED: bool>(w: &Matrix, rows: Range<usize>) -> &[u8] {
             if !INTERLEAVED {
                 return w.rows_bytes(rows);
@@ -195,8 +194,8 @@ macro_rules! unpacking {
             }
         }
 
-        /// The halves that blocks begin with, read two blocks before they are needed: a line of each row that has yet
-        /// to come to the nearest cache is then on its way while the blocks before it are worked on.
+        /// The f16 scales that blocks begin with, read two blocks before they are needed. A cache line of each row is
+        /// thus fetched while the blocks before it are computed.
         struct Early<'a, const INTERLEAVED: bool> {
             blocks: &'a Blocks<'a, INTERLEAVED>,
             bytes: usize,
@@ -217,7 +216,7 @@ macro_rules! unpacking {
                 early
             }
 
-            /// Those of block `b`, or of the last one.
+            /// The scales of block `b`, or of the last one.
             ///
             /// # Safety
             /// As of `new`.
@@ -228,7 +227,7 @@ macro_rules! unpacking {
                 unsafe { heads(self.blocks.from(b.min(self.blocks.count - 1) * self.bytes)) }
             }
 
-            /// That of block `b`, one after another.
+            /// The scales of block `b`; blocks are read in order.
             ///
             /// # Safety
             /// As of `new`.
@@ -257,7 +256,7 @@ macro_rules! unpacking {
         }
 
         /// 32 columns of 16 rows: codes in panel order, and a scale and a min for each 16 columns. Where 32 columns
-        /// share them the first ones count.
+        /// share them, the first ones are used.
         struct Columns {
             codes: [I; 8],
             scales: [F; 2],
@@ -291,7 +290,7 @@ macro_rules! unpacking {
             [a, b, c, d, e, f, g, h]
         }
 
-        /// The values of IQ4 codes, as codes are taken.
+        /// The values of IQ4 codes.
         const IQ4: [u8; 16] = {
             let mut table = quant::IQ4;
             let mut i = 0;
@@ -302,9 +301,9 @@ macro_rules! unpacking {
             table
         };
 
-        /// Q4_0, Q4_1, Q5_0, Q5_1, IQ4_NL. With `PRELOAD` codes are loaded a block before they are used: otherwise a
-        /// machine is full of operations that wait for one block's before it comes to load those of the next.
-        /// Interleaved rows are one stream, which is followed better in turn.
+        /// Q4_0, Q4_1, Q5_0, Q5_1, IQ4_NL. With `PRELOAD`, codes are loaded a block before they are used. Otherwise the
+        /// machine's queues are full of operations that wait for one block before the loads of the next are issued.
+        /// Interleaved rows are one stream, which hardware prefetches better in order.
         $(#[target_feature(enable = $feature)])+
         #[inline]
         fn unpack_nibbles<const MIN: bool, const FIVE: bool, const TABLE: bool, const T: bool, const PRELOAD: bool>(
@@ -427,7 +426,7 @@ macro_rules! unpacking {
         fn unpack_q6_k(blocks: &Blocks<false>, out: &mut impl FnMut(usize, Columns)) {
             for b in 0..blocks.count {
                 let at = b * 210;
-                // SAFETY: bytes 192..208 of a block of 210 are scales, the last two the half that scales them, and
+                // SAFETY: bytes 192..208 of a block of 210 are scales, the last two the f16 that scales them, and
                 // `count` blocks lie in each row.
                 let (scales, last) = unsafe { (transpose(blocks.from(at + 192)), dwords(blocks.from(at + 206))) };
                 let d = high_f16(last);
@@ -465,7 +464,7 @@ macro_rules! unpacking {
         fn unpack_q3_k(blocks: &Blocks<false>, out: &mut impl FnMut(usize, Columns)) {
             for b in 0..blocks.count {
                 let at = b * 110;
-                // SAFETY: a block has 110 bytes: 32 of third bits, 64 of lower bits, 12 of scales, and the half that
+                // SAFETY: a block has 110 bytes: 32 of third bits, 64 of lower bits, 12 of scales, and the f16 that
                 // scales them; `count` of them lie in each row.
                 let (bits, packed, heads) = unsafe {
                     (
@@ -506,7 +505,7 @@ macro_rules! unpacking {
         fn unpack_q2_k(blocks: &Blocks<false>, out: &mut impl FnMut(usize, Columns)) {
             for b in 0..blocks.count {
                 let at = b * 84;
-                // SAFETY: a block has 84 bytes: 16 of scales and mins, 64 of codes, two halves that scale these;
+                // SAFETY: a block has 84 bytes: 16 of scales and mins, 64 of codes, two f16 values that scale these;
                 // `count` of them lie in each row.
                 let (both, packed, head) = unsafe {
                     (
@@ -535,7 +534,7 @@ macro_rules! unpacking {
         fn unpack_iq4_xs(blocks: &Blocks<false>, out: &mut impl FnMut(usize, Columns)) {
             for b in 0..blocks.count {
                 let at = b * 136;
-                // SAFETY: a block has 136 bytes: a half, the upper and lower bits of 8 scales, 128 bytes of nibbles;
+                // SAFETY: a block has 136 bytes: an f16, the upper and lower bits of 8 scales, 128 bytes of nibbles;
                 // `count` of them lie in each row.
                 let (head, lower) = unsafe { (dwords(blocks.from(at)), dwords(blocks.from(at + 4))) };
                 let d = low_f16(head);
@@ -598,7 +597,7 @@ macro_rules! unpacking {
                 10 => unpack_q2_k(blocks, out),
                 11 => unpack_q3_k(blocks, out),
                 12 => unpack_k::<false, PRELOAD>(blocks, out),
-                // The registers hold its fifth bits.
+                // Its fifth bits occupy the registers.
                 13 => unpack_k::<true, false>(blocks, out),
                 14 => unpack_q6_k(blocks, out),
                 23 => unpack_iq4_xs(blocks, out),

@@ -96,7 +96,7 @@ pub(super) const OTHERS_WIDE: Kernels = Kernels { wide: true, ..OTHERS };
 /// 16 bytes of each of 4 rows: as they are.
 ///
 /// # Safety
-/// They are there.
+/// They exist.
 #[inline]
 #[target_feature(enable = "simd128")]
 unsafe fn arrange(rows: lanes::Rows) -> [v128; 4] {

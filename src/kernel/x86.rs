@@ -48,11 +48,11 @@ pub(in crate::kernel) fn prefetch(p: *const u8, near: bool) {
     unsafe { if near { _mm_prefetch::<_MM_HINT_T0>(p.cast()) } else { _mm_prefetch::<_MM_HINT_T1>(p.cast()) } }
 }
 
-/// A half of each row. Assembly: the compiler would put them together in vector registers, whose loads and shuffles are
-/// what runs short where this is needed.
+/// 2 bytes of each row. Assembly: the compiler would collect them in vector registers, but vector loads and shuffles are
+/// the bottleneck where this is used.
 ///
 /// # Safety
-/// They are there.
+/// They exist.
 #[inline(always)]
 unsafe fn heads(rows: Rows) -> [u16; 16] {
     let mut out = [0u64; 4];
@@ -260,7 +260,7 @@ pub(super) mod avx2 {
     /// 4 bytes of each row.
     ///
     /// # Safety
-    /// They are there.
+    /// They exist.
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
     pub(super) unsafe fn dwords(rows: Rows) -> I {
@@ -310,8 +310,8 @@ pub(super) mod avx2 {
         acc
     }
 
-    /// `x`, computed by here and no later: left to itself the compiler takes row after row of activations, and keeps
-    /// all codes and their magnitudes in memory for the next.
+    /// Returns `x` and forces the compiler to compute it here. Otherwise it would process one row of activations after the
+    /// other and spill all codes and their magnitudes for the next row.
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
     fn in_turn(mut x: __m256i) -> __m256i {
@@ -374,7 +374,7 @@ pub(super) mod avx2 {
     /// Bytes `4k..4k + 4` of 16 rows, row after row, for `k` from 0 to 3.
     ///
     /// # Safety
-    /// They are there.
+    /// They exist.
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
     pub(super) unsafe fn transpose(rows: Rows) -> [I; 4] {
@@ -455,7 +455,7 @@ pub(super) mod avx2 {
     super::integers!("avx2" "fma" "f16c");
 }
 
-/// AVX2 with VNNI of 256 bits: the operations of AVX2 but for the products of integers.
+/// AVX2 with 256-bit VNNI: the operations of AVX2, except for the products of integers.
 pub(super) mod avxvnni {
     use super::avx2::*;
     use super::{heads, prefetch};
@@ -463,7 +463,7 @@ pub(super) mod avxvnni {
     use core::arch::x86_64::*;
     use core::ops::Range;
 
-    /// Rows of activations in a tile of integer dot products, whatever the codes.
+    /// Rows of activations in a tile of integer dot products, for all codes.
     const INT_X: usize = 2;
     const WHOLE_X: usize = INT_X;
     /// Panels of weights that such a tile spans.

@@ -3,12 +3,12 @@
 /// One backend over these lanes: its features and its module of integer dots.
 ///
 /// There `dot_w` adds to each lane of the first register the dot product of 16 codes, 4 in each of the second's
-/// registers, with 16 activations. Where one or two rows of activations meet weights as they stand in the file, 4 rows
-/// are taken apart at a time, which needs fewer registers than 16 and no transposition. For Q4_0 and Q8_0 `block_w`
-/// gives the sums of 4 rows of 32 codes, with activations as `spread_w` has prepared them, from what `start_w` gives.
+/// registers, with 16 activations. Where one or two rows of activations meet weights in the order of the file, 4 rows
+/// are unpacked at a time, which needs fewer registers than 16 and no transposition. For Q4_0 and Q8_0 `block_w`
+/// gives the sums of 4 rows of 32 codes, with activations as `spread_w` has prepared them, from the results of `start_w`.
 /// For the others `arrange` loads 16 bytes of each row and may move them so that `rows_r` is short: the sums of 4 rows
-/// of 16 codes with 16 activations as `spread_r` has prepared them, from what `start_r` gives; bits that stand in a
-/// dword a row go there by `bits_to_16`. Where rows stand side by side, `block_t` gives the sums of 16 rows of 32
+/// of 16 codes with 16 activations as `spread_r` has prepared them, from the results of `start_r`; bits that stand in a
+/// dword a row go there by `bits_to_16`. Where rows are interleaved, `block_t` gives the sums of 16 rows of 32
 /// codes, with activations as `spread_t` has prepared them. For wide activations there are `dot_wide`, `wide_w` (the
 /// sum of both halves, `unit` times), `wide_t`, `wide_r` and `pair_r`, and what prepares for them; `by_halves!` makes
 /// these of the others.
@@ -32,7 +32,7 @@ macro_rules! unit {
                 use crate::kernel::four::*;
                 use core::ops::Range;
 
-                /// Rows of activations in a tile of integer dot products, whatever the codes.
+                /// Rows of activations in a tile of integer dot products, for all codes.
                 const INT_X: usize = 2;
                 const WHOLE_X: usize = INT_X;
                 /// Panels of weights that such a tile spans.
@@ -139,7 +139,7 @@ macro_rules! unit {
                     };
                 }
                 // One or two rows of activations: an engine of WebAssembly has too few registers for 16 rows of
-                // weights, and takes 4 as they stand in the file in half the time where there is no function for those
+                // weights, and takes 4 in the order of the file in half the time where there is no function for those
                 // side by side.
                 let interleaved = interleaved && (matches!(w.format.id, 2 | 8) || x.n > 2 || cfg!(target_arch = "aarch64"));
                 match (w.format.id, x.n, interleaved) {
@@ -161,11 +161,11 @@ macro_rules! unit {
                 }
             }
 
-            /// What 32 activations bring to the products of Q4_0 and Q8_0: what prepares them gives for one part of 16
-            /// and the other, or for wide ones; what the sums start from, 2 numbers or 1; their scales, likewise.
+            /// 32 activations in the form that products of Q4_0 and Q8_0 need: two prepared parts of 16, or one wide
+            /// part; the starting values of the sums, 2 or 1; the scales, 2 or 1.
             const BLOCK: usize = 36;
 
-            /// That of all blocks of all rows of activations.
+            /// The prepared activations of all blocks of all rows.
             fn prepare<const BITS: u8, const WIDE: bool>(x: &QActs, beside: bool, of: &mut [i32]) {
                 let zero = if BITS == NARROW { 8 } else { 0 };
                 let sum = |q: &[i8; 16]| -> i32 { q.iter().map(|&q| q as i32).sum() };
@@ -191,7 +191,7 @@ macro_rules! unit {
                 }
             }
 
-            /// `M` rows of activations with Q4_0 or Q8_0 whose rows stand side by side.
+            /// `M` rows of activations with Q4_0 or Q8_0 whose rows are interleaved.
             $(#[target_feature(enable = $feature)])+
             #[inline(never)]
             fn beside<const BITS: u8, const M: usize, const WIDE: bool>(
@@ -214,7 +214,7 @@ macro_rules! unit {
                         for line in (0..16 * bytes).step_by(64) {
                             prefetch(block.as_ptr().wrapping_add(4096 + line), true);
                         }
-                        // SAFETY: a block of 16 rows has 16 halves and then 16 rows of codes, and what was prepared has
+                        // SAFETY: a block of 16 rows has 16 f16 scales and then 16 rows of codes, and what was prepared has
                         // as many blocks.
                         unsafe {
                             let scales = load_f16(block.as_ptr().cast());
@@ -264,8 +264,8 @@ macro_rules! unit {
                 assert!(row_bytes == blocks * bytes && data.len() == rows.len() * row_bytes, "bytes of few rows");
                 let of: &mut [i32] = bytemuck::cast_slice_mut(scratch.floats(BLOCK * blocks * M));
                 prepare::<BITS, WIDE>(x, false, of);
-                // From the four quarters of the rows, so that memory is read in four runs: one alone would be waited
-                // for.
+                // From the four quarters of the rows, so that memory is read in four streams: a single one would be
+                // waited for.
                 for (first, quarter) in quarters(rows.len()) {
                     let start = data[first * row_bytes..][..(3 * quarter + 1) * row_bytes].as_ptr();
                     let mut acc = [splat_v(0.0); M];
@@ -302,7 +302,7 @@ macro_rules! unit {
                 }
             }
 
-            /// One or two rows of activations with weights as they stand in the file.
+            /// One or two rows of activations with weights in the order of the file.
             mod rows {
                 use super::dots16::{self, arrange, bits_to_16};
                 use crate::kernel::four::one::*;
@@ -319,8 +319,8 @@ macro_rules! unit {
 
                 crate::kernel::unpack::unpacking!($($feature)+);
 
-                /// `M` rows of activations with 4 rows of weights at a time. Not inlined: an engine of WebAssembly
-                /// saves on the registers of a function that has become too large.
+                /// `M` rows of activations with 4 rows of weights at a time. Not inlined: WebAssembly engines
+                /// allocate fewer registers in large functions.
                 $(#[target_feature(enable = $feature)])+
                 #[inline(never)]
                 pub(super) fn few<const ID: u32, const M: usize, const WIDE: bool>(
@@ -364,8 +364,8 @@ macro_rules! unit {
                         of[20] = x.d[i];
                         of[21] = if sub == 16 { x.d[i] * x.s[i] as f32 } else { x.low[i / 2] };
                     }
-                    // From the four quarters of the rows, so that memory is read in four runs: one alone would be
-                    // waited for.
+                    // From the four quarters of the rows, so that memory is read in four streams: a single one would
+                    // be waited for.
                     for (first, quarter) in quarters(rows.len()) {
                         let blocks = Blocks::new(w, rows.start + first..rows.end, quarter, 0..w.cols, 0, 0, &[]);
                         let (mut acc, mut low) = ([splat(0.0); M], [splat(0.0); M]);
@@ -471,12 +471,12 @@ macro_rules! by_halves {
             add_w(shl_w(dot_w::<BITS>(splat_w(0), codes, x[0]), 4), dot_w::<BITS>(acc, codes, x[1]))
         }
 
-        /// What `wide_w` gives, in units of the sums.
+        /// The unit of the results of `wide_w`.
         pub(super) const fn unit<const BITS: u8>() -> i32 {
             1
         }
 
-        /// 32 wide activations as `wide_w` takes them.
+        /// 32 wide activations in the form that `wide_w` takes.
         pub(super) fn spread_wide_w<const BITS: u8>(high: &[i8; 32], low: &[i8; 32]) -> [i32; 32] {
             let parts: [[i8; 16]; 4] = bytemuck::cast([*high, *low]);
             bytemuck::cast([0, 1, 2, 3].map(|i| spread_w::<BITS>(&parts[i], i % 2)))
@@ -485,7 +485,7 @@ macro_rules! by_halves {
         /// The dot products of 32 codes of each of 4 rows with 32 wide activations.
         ///
         /// # Safety
-        /// There are an f16 scale and 32 codes at each of `blocks`, and what `spread_wide_w` gives at `x`.
+        /// There are an f16 scale and 32 codes at each of `blocks`, and the result of `spread_wide_w` at `x`.
         #[inline]
         #[target_feature(enable = $feature)]
         pub(super) unsafe fn wide_w<const BITS: u8>(blocks: Rows, x: *const i32, start: i32) -> I4 {
@@ -497,7 +497,7 @@ macro_rules! by_halves {
             add_w(shl_w(add_w(high[0], high[1]), 4), add_w(low[0], low[1]))
         }
 
-        /// 32 wide activations as `wide_t` takes them.
+        /// 32 wide activations in the form that `wide_t` takes.
         pub(super) fn spread_wide_t<const BITS: u8>(high: &[i8; 32], low: &[i8; 32]) -> [i32; 32] {
             let parts: [[i8; 16]; 4] = bytemuck::cast([*high, *low]);
             bytemuck::cast([0, 1, 2, 3].map(|i| spread_t::<BITS>(&parts[i], i % 2)))
@@ -506,7 +506,7 @@ macro_rules! by_halves {
         /// The dot products of 16 rows of 32 codes, interleaved, with 32 wide activations.
         ///
         /// # Safety
-        /// There are 16 rows of codes, and what `spread_wide_t` gives at `x`.
+        /// There are 16 rows of codes, and the result of `spread_wide_t` at `x`.
         #[inline]
         #[target_feature(enable = $feature)]
         pub(super) unsafe fn wide_t<const BITS: u8>(codes: *const u8, x: *const i32, start: i32) -> [I4; 4] {
@@ -519,7 +519,7 @@ macro_rules! by_halves {
             [join(0), join(1), join(2), join(3)]
         }
 
-        /// 16 wide activations as `wide_r` takes them.
+        /// 16 wide activations in the form that `wide_r` takes.
         #[inline]
         #[target_feature(enable = $feature)]
         pub(super) fn spread_wide_r(zero: u8, high: I4, low: I4) -> [I4; 4] {

@@ -1,4 +1,4 @@
-//! The threads beside the caller.
+//! The worker threads beside the caller.
 
 #![allow(unsafe_code)]
 
@@ -15,16 +15,16 @@ use std::prelude::v1::*;
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread::{self, JoinHandle, Thread};
 
-/// Looks at the gate before a thread goes to sleep: some 20 µs, longer than the pauses inside one token.
+/// Checks of the gate before a thread goes to sleep: some 20 µs, longer than the pauses inside one token.
 const SPINS: usize = 1500;
-/// The gate: workers inside the job, whether more may enter, and above these the number of the job.
+/// Bits of the gate: number of workers inside the job, whether more may enter, and the number of the job.
 const INSIDE: usize = OPEN - 1;
 const OPEN: usize = 1 << 10;
 const NUMBER: usize = 1 << 11;
 const MOST: usize = 512;
 /// Bytes that an idle worker prefetches at most, so that its second-level cache has room left.
 const PREFETCH: usize = 256 << 10;
-/// Bytes that it prefetches between two looks at the gate.
+/// Bytes that it prefetches between two checks of the gate.
 const STEP: usize = 512;
 
 pub(super) struct Workers {
@@ -33,16 +33,16 @@ pub(super) struct Workers {
 }
 
 struct Shared {
-    /// A worker enters an open gate with a number it has not seen by adding one, and leaves by taking one off. Who
-    /// sleeps through a job is not waited for.
+    /// A worker that has not seen the number of an open gate enters by adding one, and leaves by subtracting one. A worker
+    /// that sleeps through a job is not waited for.
     gate: AtomicUsize,
     /// The part to do next.
     next: AtomicUsize,
-    /// Changed only while the gate is closed and nobody is inside.
+    /// Changed only while the gate is closed and no worker is inside.
     job: UnsafeCell<Option<Job>>,
     /// Where the bytes to be read next begin, and the size of a worker's part of them.
     ahead: [AtomicUsize; 2],
-    /// Workers with this number or a higher one do not enter.
+    /// Workers from this number on do not enter.
     most: AtomicUsize,
     panicked: AtomicBool,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
@@ -62,7 +62,7 @@ unsafe impl Sync for Shared {}
 unsafe impl Send for Shared {}
 
 impl Shared {
-    /// Does parts until none is left. A panic ends the job for all and is kept for the caller.
+    /// Does parts until none is left. A panic ends the job for all workers and is stored for the caller.
     fn work(&self, parts: usize, work: &Work, scratch: &mut Scratch) {
         let result = catch_unwind(AssertUnwindSafe(|| {
             loop {
@@ -80,7 +80,7 @@ impl Shared {
         }
     }
 
-    /// The life of worker `i`.
+    /// The loop of worker `i`.
     fn serve(&self, i: usize) {
         let mut scratch = Scratch::default();
         let mut seen = 0;
@@ -164,7 +164,7 @@ impl Workers {
         Ok(workers)
     }
 
-    /// A thread that serves if `ready` says so there.
+    /// A thread that becomes a worker if `ready` returns true in it.
     fn start(&mut self, ready: impl FnOnce() -> bool + Send + 'static) -> io::Result<()> {
         let (shared, i) = (self.shared.clone(), self.handles.len());
         let life = move || {
@@ -176,7 +176,7 @@ impl Workers {
         Ok(())
     }
 
-    /// Those that take part.
+    /// Workers that take part.
     pub(super) fn count(&self) -> usize {
         self.handles.len().min(self.shared.most.load(Ordering::Relaxed))
     }
@@ -228,7 +228,7 @@ impl Drop for Workers {
         self.shared.quit.store(true, Ordering::Release);
         for handle in self.handles.drain(..) {
             handle.thread().unpark();
-            // A worker catches the panics of its parts, so it has none of its own to pass on.
+            // A worker catches the panics of its parts, so it does not panic itself.
             let _ = handle.join();
         }
     }

@@ -31,7 +31,7 @@ pub(super) fn dot_w<const BITS: u8>(acc: I4, codes: [I4; 4], x: I4) -> I4 {
 
 by_halves!("simd128,relaxed-simd");
 
-/// 16 activations as `block_w` takes them; where codes have a sign, which of them are below 0, and their sizes.
+/// 16 activations in the form that `block_w` takes; where codes have a sign, which of them are below 0, and their sizes.
 pub(super) fn spread_w<const BITS: u8>(x: &[i8; 16], _part: usize) -> [i32; 8] {
     let four = |i: usize, f: fn(i8) -> u8| i32::from_le_bytes(core::array::from_fn(|k| f(x[i % 4 * 4 + k])));
     core::array::from_fn(|i| match (BITS, i / 4) {
@@ -41,7 +41,7 @@ pub(super) fn spread_w<const BITS: u8>(x: &[i8; 16], _part: usize) -> [i32; 8] {
     })
 }
 
-/// What the sums of `block_w` lack: the codes' zero times the sum of the activations, or what `signed` adds.
+/// The correction of the sums of `block_w`: the codes' zero times the sum of the activations, or what `signed` adds.
 pub(super) fn start_w<const BITS: u8>(x: &[i8; 16], zero: i32) -> i32 {
     if BITS == WHOLE { x.iter().map(|&x| -(x.min(0) as i32)).sum() } else { -zero }
 }
@@ -49,7 +49,7 @@ pub(super) fn start_w<const BITS: u8>(x: &[i8; 16], zero: i32) -> i32 {
 /// The dot products of 32 codes of each of 4 rows with 16 and 16 activations.
 ///
 /// # Safety
-/// There are an f16 scale and 32 codes at each of `blocks`, and what `spread_w` gives at each of `x`.
+/// There are an f16 scale and 32 codes at each of `blocks`, and the result of `spread_w` at each of `x`.
 #[inline]
 #[target_feature(enable = "simd128,relaxed-simd")]
 pub(super) unsafe fn block_w<const BITS: u8>(blocks: Rows, x: [*const i32; 2], start: [i32; 2]) -> [I4; 2] {
@@ -84,7 +84,7 @@ pub(super) unsafe fn block_w<const BITS: u8>(blocks: Rows, x: [*const i32; 2], s
     }
 }
 
-/// 16 activations as `block_t` takes them; where codes have a sign, of each 4 which are below 0, and their sizes.
+/// 16 activations in the form that `block_t` takes; where codes have a sign, of each 4 which are below 0, and their sizes.
 pub(super) fn spread_t<const BITS: u8>(x: &[i8; 16], _part: usize) -> [i32; 8] {
     let four = |at: usize, f: &dyn Fn(i8) -> u8| i32::from_le_bytes(core::array::from_fn(|i| f(x[at + i])));
     core::array::from_fn(|i| match (BITS == WHOLE, i % 2) {
@@ -97,7 +97,7 @@ pub(super) fn spread_t<const BITS: u8>(x: &[i8; 16], _part: usize) -> [i32; 8] {
 /// The dot products of 16 rows of 32 codes, interleaved, with 16 and 16 activations.
 ///
 /// # Safety
-/// There are 16 rows of codes, and what `spread_t` gives at each of `x`.
+/// There are 16 rows of codes, and the result of `spread_t` at each of `x`.
 #[inline]
 #[target_feature(enable = "simd128,relaxed-simd")]
 pub(super) unsafe fn block_t<const BITS: u8>(codes: *const u8, x: [*const i32; 2], start: [i32; 2]) -> [[I4; 4]; 2] {
@@ -148,7 +148,7 @@ fn by_four_16(ab: I4, cd: I4) -> I4 {
 }
 
 pub(super) use super::{arrange, bits_to_16};
-/// Whether the sums of signed codes start from something.
+/// Whether the sums of signed codes have a starting value.
 pub(super) const SIGNS_START: bool = true;
 
 /// 16 activations; where codes have a sign, which of them are below 0, and their sizes.
@@ -158,7 +158,7 @@ pub(super) fn spread_r(zero: u8, x: I4) -> [I4; 2] {
     if zero == 128 { [i8x16_shr(x, 7), i8x16_abs(x)] } else { [x; 2] }
 }
 
-/// What the sums of `rows_r` lack: the codes' zero times the sum of the activations, or what `signed` adds.
+/// The correction of the sums of `rows_r`: the codes' zero times the sum of the activations, or what `signed` adds.
 pub(super) fn start_r(zero: u8, x: &[i8; 16], sum: i32) -> [i32; 4] {
     [if zero == 128 { start_w::<WHOLE>(x, 0) } else { -(zero as i32) * sum }; 4]
 }

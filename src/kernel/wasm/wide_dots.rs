@@ -26,8 +26,8 @@ fn sixteen<const BITS: u8>(mut acc: I4, codes: [I4; 4], xe: I4, xo: I4) -> I4 {
     acc
 }
 
-/// 16 activations as `block_w` takes them, as 16 bits: the even and the odd ones, with factors as in `spread_t`; with
-/// codes of 8 bits as they come.
+/// 16 activations in the form that `block_w` takes, as 16 bits: the even and the odd ones, with factors as in
+/// `spread_t`; with codes of 8 bits as they come.
 pub(super) fn spread_w<const BITS: u8>(x: &[i8; 16], part: usize) -> [i32; 8] {
     let pair = |a: usize, b: usize, by: i32| (x[a] as i32 * by) & 0xffff | (x[b] as i32 * by) << 16;
     let factors = [[256, 1], [1, 16]][part];
@@ -37,7 +37,7 @@ pub(super) fn spread_w<const BITS: u8>(x: &[i8; 16], part: usize) -> [i32; 8] {
     })
 }
 
-/// What the sums of `block_w` lack: the codes' zero times the sum of the activations.
+/// The correction of the sums of `block_w`: the codes' zero times the sum of the activations.
 pub(super) fn start_w<const BITS: u8>(_: &[i8; 16], zero: i32) -> i32 {
     -zero
 }
@@ -45,7 +45,7 @@ pub(super) fn start_w<const BITS: u8>(_: &[i8; 16], zero: i32) -> i32 {
 /// The dot products of 32 codes of each of 4 rows with 16 and 16 activations.
 ///
 /// # Safety
-/// There are an f16 scale and 32 codes at each of `blocks`, and what `spread_w` gives at each of `x`.
+/// There are an f16 scale and 32 codes at each of `blocks`, and the result of `spread_w` at each of `x`.
 #[inline]
 #[target_feature(enable = "simd128")]
 pub(super) unsafe fn block_w<const BITS: u8>(blocks: Rows, x: [*const i32; 2], start: [i32; 2]) -> [I4; 2] {
@@ -90,7 +90,7 @@ fn join(high: I4, low: I4) -> [I4; 2] {
     [even, i16x8_add(i16x8_shl(i16x8_shr(high, 8), 4), i16x8_shr(low, 8))]
 }
 
-/// What `wide_w` gives, in units of the sums.
+/// The unit of the results of `wide_w`.
 pub(super) const fn unit<const BITS: u8>() -> i32 {
     if BITS == WHOLE { 1 } else { 16 }
 }
@@ -118,7 +118,7 @@ fn stored(x: [I4; 4]) -> [i32; 32] {
     out
 }
 
-/// 32 wide activations as `wide_w` takes them: with narrow codes what `factors` gives, with others in their order.
+/// 32 wide activations in the form that `wide_w` takes: with narrow codes what `factors` gives, with others in their order.
 pub(super) fn spread_wide_w<const BITS: u8>(high: &[i8; 32], low: &[i8; 32]) -> [i32; 32] {
     let [a, b, c, d] = factors::<BITS>(high, low);
     let first = |a, b| i16x8_shuffle::<0, 8, 1, 9, 2, 10, 3, 11>(a, b);
@@ -137,7 +137,7 @@ fn nibbles(bytes: I4) -> [I4; 4] {
 /// The dot products of 32 codes of each of 4 rows with 32 wide activations, `unit` times.
 ///
 /// # Safety
-/// There are an f16 scale and 32 codes at each of `blocks`, and what `spread_wide_w` gives at `x`.
+/// There are an f16 scale and 32 codes at each of `blocks`, and the result of `spread_wide_w` at `x`.
 #[inline]
 #[target_feature(enable = "simd128")]
 pub(super) unsafe fn wide_w<const BITS: u8>(blocks: Rows, x: *const i32, start: i32) -> I4 {
@@ -163,7 +163,7 @@ pub(super) unsafe fn wide_w<const BITS: u8>(blocks: Rows, x: *const i32, start: 
     }
 }
 
-/// 32 wide activations as `wide_t` takes them: of each 4 the even and the odd ones, as 16 bits.
+/// 32 wide activations in the form that `wide_t` takes: of each 4 the even and the odd ones, as 16 bits.
 pub(super) fn spread_wide_t<const BITS: u8>(high: &[i8; 32], low: &[i8; 32]) -> [i32; 32] {
     let [a, b, c, d] = factors::<BITS>(high, low);
     let first = |a, b| i32x4_shuffle::<0, 4, 1, 5>(a, b);
@@ -174,7 +174,7 @@ pub(super) fn spread_wide_t<const BITS: u8>(high: &[i8; 32], low: &[i8; 32]) -> 
 /// The dot products of 16 rows of 32 codes, interleaved, with 32 wide activations.
 ///
 /// # Safety
-/// There are 16 rows of codes, and what `spread_wide_t` gives at `x`.
+/// There are 16 rows of codes, and the result of `spread_wide_t` at `x`.
 #[inline]
 #[target_feature(enable = "simd128")]
 pub(super) unsafe fn wide_t<const BITS: u8>(codes: *const u8, x: *const i32, start: i32) -> [I4; 4] {
@@ -204,7 +204,7 @@ pub(super) unsafe fn wide_t<const BITS: u8>(codes: *const u8, x: *const i32, sta
     sums.map(|sum| i32x4_add(i32x4_shr(sum, units), splat_w(start)))
 }
 
-/// 16 wide activations as `wide_r` takes them.
+/// 16 wide activations in the form that `wide_r` takes.
 #[inline]
 #[target_feature(enable = "simd128")]
 pub(super) fn spread_wide_r(_zero: u8, high: I4, low: I4) -> [I4; 4] {
@@ -231,8 +231,8 @@ pub(super) fn pair_r<const BITS: u8, const START: bool>(codes: [I4; 8], x: [[I4;
     if START { i32x4_add(sums, start) } else { sums }
 }
 
-/// 16 activations as `block_t` takes them: of each 4 the even and the odd ones, as 16 bits. Narrow codes are multiplied
-/// where they stand in their 16 bits, and activations by what makes the products' units the same.
+/// 16 activations in the form that `block_t` takes: of each 4 the even and the odd ones, as 16 bits. Narrow codes are
+/// multiplied where they stand in their 16 bits, and activations by what makes the products' units the same.
 pub(super) fn spread_t<const BITS: u8>(x: &[i8; 16], part: usize) -> [i32; 8] {
     let [even, odd] = if BITS == WHOLE { [1; 2] } else { [[256, 1], [1, 16]][part] };
     let pair = |a: i8, b: i8, by: i32| (a as i32 * by) & 0xffff | (b as i32 * by) << 16;
@@ -245,7 +245,7 @@ pub(super) fn spread_t<const BITS: u8>(x: &[i8; 16], part: usize) -> [i32; 8] {
 /// The dot products of 16 rows of 32 codes, interleaved, with 16 and 16 activations.
 ///
 /// # Safety
-/// There are 16 rows of codes, and what `spread_t` gives at each of `x`.
+/// There are 16 rows of codes, and the result of `spread_t` at each of `x`.
 #[inline]
 #[target_feature(enable = "simd128")]
 pub(super) unsafe fn block_t<const BITS: u8>(codes: *const u8, x: [*const i32; 2], start: [i32; 2]) -> [[I4; 4]; 2] {
@@ -285,7 +285,7 @@ pub(super) unsafe fn block_t<const BITS: u8>(codes: *const u8, x: [*const i32; 2
 }
 
 pub(super) use super::{arrange, bits_to_16};
-/// Whether the sums of signed codes start from something.
+/// Whether the sums of signed codes have a starting value.
 pub(super) const SIGNS_START: bool = false;
 
 /// The even and the odd ones of 16 activations, as 16 bits.
@@ -295,7 +295,7 @@ pub(super) fn spread_r(_zero: u8, x: I4) -> [I4; 2] {
     [i16x8_shr(i16x8_shl(x, 8), 8), i16x8_shr(x, 8)]
 }
 
-/// What the sums of `rows_r` lack: the codes' zero times the sum of the activations.
+/// The correction of the sums of `rows_r`: the codes' zero times the sum of the activations.
 pub(super) fn start_r(zero: u8, _: &[i8; 16], sum: i32) -> [i32; 4] {
     [-(zero as i32) * sum; 4]
 }

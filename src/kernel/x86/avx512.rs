@@ -19,7 +19,7 @@ const SUM_R: usize = 6;
 const SUM_V: usize = 4;
 /// Vectors in a tile of sums of a cache's rows.
 const STORED_V: usize = 4;
-/// Rows of activations in a tile of integer dot products, whatever the codes.
+/// Rows of activations in a tile of integer dot products, for all codes.
 const INT_X: usize = 4;
 const WHOLE_X: usize = INT_X;
 /// Panels of weights that such a tile spans.
@@ -100,7 +100,7 @@ op!(look_up(table: &[u8; 16], x: I) -> I {
 });
 op!(low_f16(a: I) -> F { _mm512_cvtph_ps(_mm512_cvtepi32_epi16(a)) });
 op!(unsafe load_f16(p: *const u16) -> F {
-    // Suppressed exceptions, which `_mm512_cvtph_ps` asks for, would keep the load apart.
+    // Not `_mm512_cvtph_ps`: it suppresses exceptions, which prevents the load from being folded into the instruction.
     _mm512_cvt_roundph_ps::<_MM_FROUND_CUR_DIRECTION>(_mm256_loadu_si256(p.cast()))
 });
 op!(unsafe load_bf16(p: *const u16) -> F {
@@ -156,7 +156,7 @@ fn bits_to_16(bits: I, k: usize) -> I {
 /// 4 bytes of each row.
 ///
 /// # Safety
-/// They are there.
+/// They exist.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 unsafe fn dwords(rows: Rows) -> I {
@@ -269,7 +269,7 @@ struct Place {
 /// 32 columns of `M` rows of activations with `P` panels.
 ///
 /// # Safety
-/// They are there.
+/// They exist.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 unsafe fn columns<const M: usize, const P: usize, const SUB: usize>(at: Place, min: bool, acc: &mut [[F; P]; M]) {
@@ -313,7 +313,7 @@ unsafe fn columns<const M: usize, const P: usize, const SUB: usize>(at: Place, m
 /// The same with wide codes.
 ///
 /// # Safety
-/// They are there.
+/// They exist.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 unsafe fn wide_columns<const M: usize, const P: usize, const SUB: usize>(at: Place, min: bool, acc: &mut [[F; P]; M]) {
@@ -596,7 +596,7 @@ fn sum<const N: usize>(a: [F; N]) -> [f32; N] {
 /// Bytes `4k..4k + 4` of 16 rows, row after row, for `k` from 0 to 3.
 ///
 /// # Safety
-/// They are there.
+/// They exist.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 unsafe fn transpose(rows: Rows) -> [I; 4] {
