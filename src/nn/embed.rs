@@ -19,7 +19,7 @@ pub fn forward(cx: &Compute, table: &Matrix, tokens: &[u32], scale: f32, x: &mut
     });
 }
 
-/// `dE[tokens[i]] += dx[i] · scale`, for embeddings that are trained themselves. dx: `[N, C]`, de: `[V, C]`.
+/// `dE[tokens[i]] += dx[i] · scale`, for trained embeddings. dx: `[N, C]`, de: `[V, C]`.
 pub fn backward_weights(tokens: &[u32], dx: View, scale: f32, de: &mut [f32]) {
     for (i, &token) in tokens.iter().enumerate() {
         for (de, dx) in de[token as usize * dx.c..][..dx.c].iter_mut().zip(dx.row(i)) {

@@ -1,19 +1,19 @@
-//! The functions between the linear layers of a feed-forward layer: a table by name.
+//! The activation functions of feed-forward layers: a table by name.
 
 use super::CHUNK;
 use crate::error::{Error, Result};
 use crate::kernel::{Compute, Kernels, Tile, View};
 use std::prelude::v1::*;
 
-/// An activation function, of `up` alone or of `gate` with `up` as a factor.
+/// An activation function: of `up` alone, or of `gate` with `up` as a factor.
 pub struct Act {
     /// Its name.
     pub name: &'static str,
     /// Whether there is a gate (arXiv:2002.05202): `out = f(gate) · up`; else `out = f(up)`, and the gate is empty.
     pub gated: bool,
-    /// Of a row: gate, up, out.
+    /// Forward, for one row: gate, up, out.
     forward: fn(&Kernels, &[f32], &[f32], &mut [f32]),
-    /// Of a row: gate and up, overwritten by their gradients, and that of the output.
+    /// Backward, for one row: gate and up, which are overwritten by their gradients, and the gradient of the output.
     backward: fn(&Kernels, &mut [f32], &mut [f32], &[f32]),
 }
 
@@ -49,7 +49,7 @@ impl core::fmt::Debug for Act {
 }
 
 impl Act {
-    /// The row of the table.
+    /// The row of that name.
     ///
     /// # Errors
     /// `Unsupported` for a name that is not in it.
@@ -78,7 +78,7 @@ pub fn backward(cx: &Compute, act: &Act, gate: &mut Tile, up: &mut Tile, d: View
     });
 }
 
-/// `2u` of [`gelu`] and its slope. Beyond ±30 the function is 0 or `x` to the last bit, and a third power could
+/// `2u` of [`gelu`] and its derivative. Beyond ±30 the function is 0 or `x` to the last bit, and a third power could
 /// overflow.
 #[inline(always)]
 fn bend(x: f32) -> (f32, f32) {
@@ -97,7 +97,7 @@ fn gelu(k: &Kernels, x: &[f32], out: &mut [f32]) {
     out.iter_mut().zip(x).for_each(|(out, x)| *out = x / (1.0 + *out));
 }
 
-/// `σ(2u)` and the slope of [`gelu`] at `x`, from `e = exp(−2u)`.
+/// `σ(2u)` and the derivative of [`gelu`] at `x`, from `e = exp(−2u)`.
 #[inline(always)]
 fn slope(x: f32, e: f32) -> (f32, f32) {
     let s = 1.0 / (1.0 + e);

@@ -7,16 +7,16 @@ use crate::math;
 use crate::quant::Matrix;
 use std::prelude::v1::*;
 
-/// Rows of the vocabulary whose logits exist at a time.
+/// Vocabulary entries whose logits exist at a time.
 const SLICE: usize = 512;
-/// Those that are decoded together where the matrix is trained itself.
+/// Vocabulary entries that are decoded together where the matrix is trained.
 const TRAINED: usize = 128;
 
-/// How many rows of activations may meet the vocabulary together: with fewer than the first less memory is held, and the
-/// output matrix is decoded more often. The bits are the same.
+/// Possible numbers of rows of activations that are multiplied with the output matrix together. Smaller ones need less
+/// memory but decode the output matrix more often. The bits are the same.
 pub const SLICES: [usize; 4] = [1024, 256, 64, 16];
 
-/// What [`log_probs`] works in; grows to the largest batch once.
+/// Buffers of [`log_probs`]; they grow to the largest batch once.
 #[derive(Default)]
 pub struct Logits {
     /// `[N, SLICE]`, and behind them two numbers a row.
@@ -35,13 +35,13 @@ pub fn slice(w: &Matrix) -> Matrix {
     w.part(0..SLICE.min(w.rows))
 }
 
-/// What becomes of the products with the output matrix before they are logits: `z · scale`, and with a bound `c`
+/// How products with the output matrix become logits: `z · scale`, and with a cap `c`
 /// `c · tanh(z · scale / c)` (arXiv:2408.00118).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Finish {
-    /// What products are multiplied with.
+    /// The factor of products.
     pub scale: f32,
-    /// The bound.
+    /// The cap.
     pub cap: Option<f32>,
 }
 
@@ -49,7 +49,7 @@ impl Finish {
     /// Products are logits.
     pub const NONE: Finish = Finish { scale: 1.0, cap: None };
 
-    /// Makes products logits. logits: any number of rows, `[…, V]`.
+    /// Turns products into logits in place. logits: any number of rows, `[…, V]`.
     pub fn apply(&self, cx: &Compute, logits: &mut [f32]) {
         /// Values of a part.
         const PART: usize = 4096;
@@ -70,25 +70,25 @@ impl Finish {
         }
     }
 
-    /// The slope of a logit by its product.
+    /// The derivative of a logit by its product.
     #[inline(always)]
     fn slope(&self, logit: f32) -> f32 {
         self.cap.map_or(self.scale, |cap| self.scale * super::cap_slope(logit, cap))
     }
 
-    /// `d *= slope`, for the slopes of some logits.
+    /// `d *= slope`, for the derivatives of some logits.
     fn back(&self, logits: &[f32], d: &mut [f32]) {
         d.iter_mut().zip(logits).for_each(|(d, z)| *d *= self.slope(*z));
     }
 }
 
 /// `logp[i] = ln softmax(z[i])[targets[i]]` with the logits `z[i] = f(x[i] · Wᵀ)` of `finish`, and its gradient with
-/// respect to the input, `g[i] = f′_t · W[t] − Σ_v softmax_v · f′_v · W[v]` with `t = targets[i]`, if `g` is there. One
-/// pass over slices of the vocabulary: the sum over it is kept under a running maximum and rescaled when that rises, so
-/// the logits of one slice alone exist, and an objective may weigh the rows afterwards. `norm[i]` becomes
-/// `ln Σ_v exp(z_v)`. What the target itself adds to `g` is computed from its row, `(1 − softmax) · f′ · W[target]`, so
-/// that nothing cancels.
-/// x, g: `[N, C]`, W: `[V, C]`, logp, norm: `[N]`, overwritten. `slice`: rows that go together, one of [`SLICES`].
+/// respect to the input, `g[i] = f′_t · W[t] − Σ_v softmax_v · f′_v · W[v]` with `t = targets[i]`, if `g` is given. It
+/// is one pass over slices of the vocabulary: the running sum is relative to a running maximum and rescaled when that
+/// rises. So only the logits of one slice exist at a time, and an objective may weight the rows afterwards. `norm[i]`
+/// becomes `ln Σ_v exp(z_v)`. The term of the target in `g` is computed from its row, `(1 − softmax) · f′ · W[target]`,
+/// so that there is no cancellation. x, g: `[N, C]`, W: `[V, C]`, logp, norm: `[N]`, overwritten. `slice`: rows that
+/// are computed together, one of [`SLICES`].
 pub fn log_probs(
     cx: &Compute,
     precision: Precision,
@@ -225,8 +225,8 @@ fn some_log_probs(
     });
 }
 
-/// `dW += dzᵀ · x` for an output matrix that is trained itself, with `dz[i] = c[i] · (onehot − softmax) ∘ f′`
-/// computed again slice by slice under the `norm` of [`log_probs`]. x: `[N, C]`, c, norm: `[N]`, dw: `[V, C]`.
+/// `dW += dzᵀ · x` for a trained output matrix, with `dz[i] = c[i] · (onehot − softmax) ∘ f′`
+/// recomputed slice by slice with the `norm` of [`log_probs`]. x: `[N, C]`, c, norm: `[N]`, dw: `[V, C]`.
 pub fn backward_weights(
     cx: &Compute,
     w: &Matrix,

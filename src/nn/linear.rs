@@ -17,36 +17,36 @@ pub enum Precision {
     Int8,
 }
 
-/// Most rows of a matrix that are decoded and multiplied together: an L2 cache holds them.
+/// Most rows of a matrix that are decoded and multiplied together; an L2 cache holds them.
 const TILE: usize = 96;
 
-/// Sizes of parts, largest first: whole tiles of what multiplies.
+/// Sizes of parts, largest first: multiples of the tiles of the kernels.
 const DECODED: [usize; 3] = [TILE, 64, 48];
 const COLUMNS: [usize; 3] = [128, 96, 64];
 
-/// The size of parts of `n` that threads are done with soonest; the largest of those.
+/// The size of parts of `n` with which all threads finish first; the largest such size.
 pub(crate) fn even(n: usize, threads: usize, sizes: [usize; 3]) -> usize {
     let most = |size: usize| n.div_ceil(size).div_ceil(threads) * size;
     sizes.into_iter().reduce(|best, size| if most(size) < most(best) { size } else { best }).unwrap_or(TILE)
 }
 
-/// Rows of a part at most when one row of activations streams over them: long pieces, so that what the hardware reads
-/// ahead is what the same core needs next.
+/// Most rows of a part for one row of activations. Parts are long, so that the hardware prefetches bytes that the same
+/// core needs next.
 const STREAM: usize = 1024;
 
-/// What is multiplied in the product with a matrix.
+/// The number type of the product with a matrix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Products {
     /// `f32`.
     F32,
-    /// Integers of 16 bits that floats of as many become, and activations with them.
+    /// 16-bit integers: 16-bit floats and the activations are rounded to these.
     Int16,
-    /// Integers: activations of 8 bits or 12.
+    /// Integer codes, with activations of 8 or 12 bits.
     Int8,
 }
 
 impl Products {
-    /// Those with `w`.
+    /// The number type of products with `w`.
     pub fn of(precision: Precision, w: &Matrix) -> Self {
         match (precision, &w.format.codes, w.format.id) {
             (Precision::Int8, Some(_), _) => Products::Int8,
@@ -64,7 +64,8 @@ pub struct Quantized {
 }
 
 impl Quantized {
-    /// Bytes it holds for such inputs: for each the matrix, its rows and whether they should be wide.
+    /// Bytes of these buffers for the given inputs: for each the matrix, the number of rows and whether they should be
+    /// wide.
     pub fn bytes<'a>(k: &Kernels, inputs: impl Iterator<Item = (&'a Matrix, usize, bool)>) -> usize {
         let (mut acts, mut int16) = (0, 0);
         for (w, n, wide) in inputs {
@@ -78,11 +79,11 @@ impl Quantized {
     }
 }
 
-/// ggml's floats of 16 bits.
+/// Type ids of ggml's 16-bit floats.
 const F16: u32 = 1;
 const BF16: u32 = 30;
 
-/// The input of a linear layer, rounded as its matrices want it.
+/// The input of a linear layer, rounded as its matrices need it.
 #[derive(Clone, Copy)]
 pub struct Input<'a> {
     /// The values, `[N, C]`.
@@ -98,8 +99,8 @@ impl<'a> Input<'a> {
         Input { x, acts: None, int16: None, next: None }
     }
 
-    /// Rounds `x` if `precision` and one of `matrices` call for it: to integers, which are wide if they should be or if these take
-    /// no longer, or to those of 16 bits.
+    /// Rounds `x` if `precision` and one of `matrices` require it: to 16-bit integers, or to 8 bits, or to 12 bits if
+    /// `wide` is set or the backend's wide products are as fast.
     pub fn new(
         cx: &Compute,
         precision: Precision,
@@ -135,10 +136,10 @@ impl<'a> Input<'a> {
     }
 }
 
-/// Rows of a part when many rows of activations meet `f` rows of integer weights: a part prepares what its rows share, so
-/// the longest that let `threads` finish together.
+/// Rows of a part when many rows of activations are multiplied with `f` rows of integer weights. Rows of a part share
+/// some preparation, so parts are as long as lets all threads finish together.
 fn share(f: usize, threads: usize) -> usize {
-    /// Rows that a kernel takes at once at most.
+    /// Most rows that a kernel computes at once.
     const UNIT: usize = 32;
     let units = f.div_ceil(UNIT);
     let sizes = (1..=4).map(|rounds| (rounds, units.div_ceil(rounds * threads)));
@@ -154,7 +155,7 @@ fn part_rows(n: usize, w: &Matrix, ints: bool, threads: usize) -> usize {
     }
 }
 
-/// The bytes of part `part` of so many rows, as they are read.
+/// The bytes that part `part` of `rows` rows reads.
 fn bytes_of(w: &Matrix, part: usize, rows: usize) -> &[u8] {
     let at = |row: usize| row.min(w.rows) * w.row_bytes();
     &w.interleaved().unwrap_or(w.data())[at(part * rows)..at(part * rows + rows)]
@@ -186,7 +187,7 @@ pub fn forward(cx: &Compute, w: &Matrix, input: Input, y: &mut Tile) {
                     let part = w.part(rows.start * c..rows.end * c);
                     return (k.int16_dots)(x, part, c, tops, &mut y, scratch);
                 }
-                // A file may put them at odd addresses, which must not change what they give.
+                // In a file they may be unaligned. That must not change the result.
                 let bytes = w.rows_bytes(rows).as_chunks::<2>().0;
                 let bits: Vec<u16> = bytes.iter().map(|&bits| u16::from_le_bytes(bits)).collect();
                 let part = if w.format.id == F16 { Floats16::F16(&bits) } else { Floats16::Bf16(&bits) };
@@ -213,13 +214,13 @@ fn granule(w: &Matrix, threads: usize) -> usize {
     if w.format.block > 32 { w.format.block } else { even(w.cols, threads, COLUMNS) }
 }
 
-/// Values that [`forward`] and [`backward`] hold for each thread, for `n` rows.
+/// Scratch values of each thread in [`forward`] and [`backward`] for `n` rows.
 pub fn scratch(precision: Precision, w: &Matrix, n: usize, threads: usize) -> usize {
     let exact = match w.floats() {
         Some(_) => 0,
         None => (TILE * w.cols).max(2 * TILE * granule(w, threads)),
     };
-    // Integer products keep sums of two panels of 16 rows, and a number for each 16 columns.
+    // Integer products hold the sums of two panels of 16 rows, and a number for each 16 columns.
     let whole = |rows: usize, cols: usize| rows * (64 + cols / 16);
     let ahead = match Products::of(precision, w) {
         Products::Int8 => whole(n, w.cols),
@@ -230,12 +231,12 @@ pub fn scratch(precision: Precision, w: &Matrix, n: usize, threads: usize) -> us
     if precision == Precision::Int8 { ahead.max(back) } else { exact }
 }
 
-/// What becomes of what a gradient's place holds.
+/// Whether a gradient replaces the value in its buffer or is added to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Accumulate {
-    /// It is overwritten and does not count.
+    /// The old value is overwritten.
     Set,
-    /// It is added to.
+    /// The gradient is added to the old value.
     Add,
 }
 
@@ -278,11 +279,11 @@ fn backward_exact(cx: &Compute, w: &Matrix, dy: View, into: Accumulate, dx: &mut
     });
 }
 
-/// The way back in 8 bits: buffers that grow to the largest product once.
+/// The backward pass in 8 bits: buffers that grow to the largest product once.
 ///
-/// A column of W is a row of Wᵀ, so W's columns are rounded to Q8_0 blocks along its outputs, over which the product sums,
-/// and the product is an integer one like those of the forward pass. Sums of integers are exact, so the result is the
-/// same on every backend.
+/// The product sums over the outputs of W, so W's columns, the rows of Wᵀ, are rounded to Q8_0 blocks along the
+/// outputs. Then the product is an integer one like those of the forward pass. Integer sums are exact, so the result is
+/// the same on every backend.
 #[derive(Default)]
 pub struct Back {
     /// `dy`, rounded.
@@ -293,7 +294,7 @@ pub struct Back {
     sums: Buffer,
 }
 
-/// Bytes of rounded columns that exist at a time.
+/// Bytes of rounded columns at a time.
 const BYTES: usize = 1 << 20;
 /// Rows of a block.
 const DEEP: usize = 32;
@@ -312,7 +313,7 @@ impl Back {
         (BYTES / (w.rows / DEEP * 34) / granule * granule).clamp(granule, w.cols.max(granule)).min(w.cols)
     }
 
-    /// Bytes it holds for products with these matrices, each with its number of rows.
+    /// Bytes of these buffers for products with the given matrices and numbers of rows.
     pub fn bytes<'a>(products: impl Iterator<Item = (&'a Matrix, usize)>) -> usize {
         let (mut dy, mut columns, mut sums) = (0, 0, 0);
         for (w, n) in products.filter(|(w, _)| Self::takes(w)) {
@@ -350,7 +351,7 @@ impl Back {
         }
     }
 
-    /// Columns `cols` of a matrix as rows of another, rounded.
+    /// Columns `cols` of a matrix as rows of another one, rounded.
     fn columns(&mut self, cx: &Compute, w: &Matrix, cols: Range<usize>) -> Matrix {
         let (k, granule, words) = (cx.kernels, granule(w, cx.pool.threads()), w.rows / DEEP * 34 / 4);
         if self.columns.len() < cols.len() * words {
@@ -377,7 +378,7 @@ impl Back {
     }
 }
 
-/// `dW += dyᵀ · x`, for weights that are trained themselves. x: `[N, C]`, dy: `[N, F]`, dw: `[F, C]`.
+/// `dW += dyᵀ · x`, for trained weights. x: `[N, C]`, dy: `[N, F]`, dw: `[F, C]`.
 pub fn backward_weights(cx: &Compute, x: View, dy: View, dw: &mut Tile) {
     let (n, c) = (dw.n(), dw.c());
     cx.pool.rows([dw.part(0..n, 0..c)], [TILE], &|part, [mut dw], _| {
@@ -394,7 +395,7 @@ pub fn add_bias(cx: &Compute, y: &mut Tile, bias: &[f32]) {
     });
 }
 
-/// `dbias += Σ_rows dy`, in the order of rows, for biases that are trained themselves. dy: `[N, F]`, dbias: `[F]`.
+/// `dbias += Σ_rows dy`, in the order of rows, for trained biases. dy: `[N, F]`, dbias: `[F]`.
 pub fn backward_bias(cx: &Compute, dy: View, dbias: &mut [f32]) {
     let granule = COLUMNS[0];
     cx.pool.columns([Tile::new(dbias, 1, dy.c)], [granule], &|part, [mut dbias], _| {

@@ -1,9 +1,9 @@
-//! The layers, a file each, forward and backward side by side. Nothing here knows of adapters or of a model: functions
-//! over rows, with the shapes in their first line.
+//! The layers, one file each, forward and backward side by side. They are functions over rows, with the shapes in the
+//! first line; they do not depend on adapters or models.
 //!
-//! Every `*_backward` **adds** into the gradients it is given, but for those of attention and of activation functions,
-//! and where [`linear::Accumulate`] says so. Outside the kernels no fused multiply-add is used, so these loops give the
-//! same bits on every target.
+//! Every backward function **adds** to the gradients that it is given, except for those of attention and of activation
+//! functions, and except where [`linear::Accumulate`] says otherwise. Outside the kernels no fused multiply-add is
+//! used, so these loops give the same bits on every target.
 
 pub mod attention;
 pub mod embed;
@@ -19,7 +19,7 @@ use crate::math;
 /// Rows a thread takes at a time where rows are independent.
 pub(crate) const ROWS: usize = 8;
 
-/// Values that are copied together to be given to a kernel.
+/// Values that are copied at a time for a kernel call.
 const CHUNK: usize = 64;
 
 /// `x = cap · tanh(x / cap)`.
@@ -38,13 +38,13 @@ fn cap(k: &Kernels, x: &mut [f32], cap: f32) {
     }
 }
 
-/// The slope of [`cap`], from its result: `1 − (y / cap)²`.
+/// The derivative of [`cap`], from its result: `1 − (y / cap)²`.
 #[inline(always)]
 fn cap_slope(y: f32, cap: f32) -> f32 {
     1.0 - (y / cap) * (y / cap)
 }
 
-/// `out = a + b`, all threads. Each `[N, C]`.
+/// `out = a + b`, on all threads. Each `[N, C]`.
 pub fn sum(cx: &Compute, a: &[f32], b: &[f32], c: usize, out: &mut [f32]) {
     let n = out.len() / c;
     cx.pool.rows([Tile::new(out, n, c)], [ROWS], &|part, [mut out], _| {

@@ -1,19 +1,18 @@
 //! Norms of rows, by their root mean square or by their mean and variance.
 //!
-//! Norms of the heads of a row are the same functions on a view of `[N·H, D]`: rows of heads without gaps are that
-//! already.
+//! Norms of the heads of a row are the same functions on a view of `[N·H, D]`.
 
 use super::ROWS;
 use crate::kernel::{Compute, Tile, View};
 use crate::math;
 use std::prelude::v1::*;
 
-/// What a row is divided by.
+/// The kind of norm: what a row is divided by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Its root mean square: `y = x · r · w + b` with `r = 1 / √(mean(x²) + ε)` (arXiv:1910.07467).
     Rms,
-    /// Its standard deviation, after its mean `m` is taken off: `y = (x − m) · r · w + b` with
+    /// Its standard deviation, after its mean `m` is subtracted: `y = (x − m) · r · w + b` with
     /// `r = 1 / √(mean((x − m)²) + ε)` (arXiv:1607.06450).
     Layer,
 }
@@ -28,7 +27,8 @@ pub struct Norm {
 }
 
 impl Norm {
-    /// What is taken off a row and what it is then multiplied with: `(m, r)`, with `m = 0` for [`Kind::Rms`].
+    /// The mean that is subtracted from a row and the factor that is then applied: `(m, r)`, with `m = 0` for
+    /// [`Kind::Rms`].
     fn of(self, cx: &Compute, x: &[f32]) -> (f32, f32) {
         let c = x.len() as f32;
         let (mean, square) = match self.kind {
@@ -76,8 +76,8 @@ pub fn forward(cx: &Compute, norm: Norm, x: View, gain: &[f32], bias: Option<&[f
     });
 }
 
-/// `dx += r · (g − h · mean(g ∘ h))` with `g = gain ∘ dy` and the normed row `h = (x − m) · r`; [`Kind::Layer`] takes
-/// `mean(g)` off the bracket. x, dy, dx: `[N, C]`, gain: `[C]`.
+/// `dx += r · (g − h · mean(g ∘ h))` with `g = gain ∘ dy` and the normed row `h = (x − m) · r`; [`Kind::Layer`] also
+/// subtracts `mean(g)` in the bracket. x, dy, dx: `[N, C]`, gain: `[C]`.
 pub fn backward(cx: &Compute, norm: Norm, x: View, gain: &[f32], dy: View, dx: &mut Tile) {
     let (n, c) = (dx.n(), dx.c());
     cx.pool.rows([dx.part(0..n, 0..c)], [ROWS], &|part, [mut dx], scratch| {
@@ -105,7 +105,7 @@ pub fn backward(cx: &Compute, norm: Norm, x: View, gain: &[f32], dy: View, dx: &
     });
 }
 
-/// `dgain += Σ_rows dy ∘ (x − m) · r` and `dbias += Σ_rows dy`, for gains and biases that are trained themselves. x,
+/// `dgain += Σ_rows dy ∘ (x − m) · r` and `dbias += Σ_rows dy`, for trained gains and biases. x,
 /// dy: `[N, C]`, dgain, dbias: `[C]`.
 pub fn backward_weights(cx: &Compute, norm: Norm, x: View, dy: View, dgain: &mut [f32], mut dbias: Option<&mut [f32]>) {
     for i in 0..x.n {

@@ -26,7 +26,7 @@ pub struct Rope {
     magnitude: f32,
 }
 
-/// Cosines and sines of some rows' pairs: a buffer that grows to the most rows once.
+/// Cosines and sines of the pairs of some rows: a buffer that grows to the largest number of rows once.
 #[derive(Default)]
 pub struct Rotations {
     /// `[N, dims / 2]` of cosine and sine.
@@ -43,7 +43,8 @@ impl Rotations {
 
 impl Rope {
     /// The angle of pair `i` at position `p` is `p · scale · base^(−2i / dims) / factors[i]`. Rotated channels are
-    /// multiplied with `magnitude`, 1 but for some ways to stretch a context (arXiv:2309.00071). factors: `[dims / 2]`.
+    /// multiplied by `magnitude`. It is 1, except for some methods of context extension (arXiv:2309.00071). factors:
+    /// `[dims / 2]`.
     pub fn new(pairing: Pairing, dims: usize, base: f32, scale: f32, factors: Option<&[f32]>, magnitude: f32) -> Self {
         let rates = (0..dims / 2)
             .map(|i| {
@@ -59,7 +60,7 @@ impl Rope {
         self.dims
     }
 
-    /// Cosines and sines of every row's pairs, once for all blocks of a pass. positions: `[N]`.
+    /// Computes the cosines and sines of the pairs of every row, once for all blocks of a pass. positions: `[N]`.
     pub fn rotations(&self, cx: &Compute, positions: &[u32], out: &mut Rotations) {
         let (n, c) = (positions.len(), 2 * self.rates.len());
         out.n = n;
@@ -74,8 +75,8 @@ impl Rope {
         });
     }
 
-    /// Rotations the heads of `x`, of `head` channels each, forward, or back when `inverse`, which is the backward pass:
-    /// that multiplies with the magnitude too. x: `[N, H·D]`; rotations: those of its rows.
+    /// Rotates the heads of `x`, of `head` channels each; with `inverse`, which is the backward pass, by the opposite
+    /// angle. Both multiply by the magnitude. x: `[N, H·D]`; rotations: those of its rows.
     pub fn apply(&self, cx: &Compute, x: &mut Tile, head: usize, rotations: &Rotations, inverse: bool) {
         let (n, c, half) = (x.n(), x.c(), self.rates.len());
         assert!(rotations.n == n, "rotations of {} rows for {n}", rotations.n);
