@@ -9,8 +9,8 @@ use std::prelude::v1::*;
 /// No byte.
 const NO_BYTE: u16 = u16::MAX;
 
-/// The byte that a character of a spelling stands for. The printable ones of Latin-1 stand for themselves; the others
-/// are spelled, in order, by the characters from 256 on.
+/// The byte that a character of a spelling represents. Printable characters of Latin-1 represent themselves; the other
+/// bytes are spelled, in order, by the characters from 256 on.
 const BYTES: [u16; 256 + 68] = {
     let mut table = [NO_BYTE; 256 + 68];
     let (mut byte, mut shifted) = (0, 256);
@@ -26,8 +26,8 @@ const BYTES: [u16; 256 + 68] = {
     table
 };
 
-/// What the first character of a spelling in UTF-8 stands for, if that is a byte, and the rest. Only characters of one or
-/// two bytes of UTF-8 stand for any.
+/// The byte that the first character of a UTF-8 spelling represents, if it does, and the rest. Only characters of one
+/// or two bytes of UTF-8 represent bytes.
 fn first_byte(spelling: &[u8]) -> Option<(u8, &[u8])> {
     let (c, rest) = match spelling {
         [a @ 0..0x80, rest @ ..] => (*a as usize, rest),
@@ -38,7 +38,7 @@ fn first_byte(spelling: &[u8]) -> Option<(u8, &[u8])> {
     Some((byte, rest))
 }
 
-/// Appends the bytes that `spelling` stands for; if a character stands for none, appends nothing and says so.
+/// Appends the bytes that `spelling` represents. If a character represents none, appends nothing and returns `false`.
 fn write_bytes(mut spelling: &[u8], out: &mut Vec<u8>) -> bool {
     let start = out.len();
     while !spelling.is_empty() {
@@ -52,7 +52,7 @@ fn write_bytes(mut spelling: &[u8], out: &mut Vec<u8>) -> bool {
     true
 }
 
-/// Appends the bytes of two spellings with a space between, and gives where the second begins.
+/// Appends the bytes of two spellings with a space between and returns where the second begins.
 fn write_pair(mut line: &[u8], out: &mut Vec<u8>) -> Option<usize> {
     let mut middle = None;
     while let [first, after @ ..] = line {
@@ -61,7 +61,7 @@ fn write_pair(mut line: &[u8], out: &mut Vec<u8>) -> Option<usize> {
                 out.push(byte);
                 line = rest;
             }
-            // No byte is spelled by a space.
+            // No byte is spelled as a space.
             None if *first == b' ' && middle.is_none() => {
                 middle = Some(out.len());
                 line = after;
@@ -79,15 +79,15 @@ pub(super) fn write_token(spelling: &[u8], kind: TokenKind, out: &mut Vec<u8>) -
     if matches!(kind, TokenKind::Normal | TokenKind::Unused) && spelled {
         return true;
     }
-    // The others are spelled as they are, and known to merges only if that is the same.
+    // The other kinds are spelled literally; merges find them only if the byte spelling is the same.
     let same = spelled && &out[start..] == spelling;
     out.truncate(start);
     out.extend_from_slice(spelling);
     same
 }
 
-/// What two neighbours become is found by the bytes of both, as any token is. So a merge into a token is known by the length
-/// of its left piece.
+/// The token that two neighbours merge into is found by the bytes of both, like any token. So a merge into a token is
+/// identified by the length of its left piece.
 struct Merge {
     left: u32,
     /// The rank of another merge into the same token, or [`NONE`].
@@ -96,7 +96,7 @@ struct Merge {
 
 pub(super) struct Bpe {
     splitter: &'static Splitter,
-    /// A merge's place is its rank.
+    /// By rank.
     merges: Vec<Merge>,
     /// The rank of a merge into each token, or [`NONE`].
     into: Vec<u32>,
@@ -104,8 +104,8 @@ pub(super) struct Bpe {
 }
 
 impl Bpe {
-    /// `merges`: lines of two spellings in UTF-8 with a space between, best first. One of pieces that are no tokens can
-    /// never happen, and does not matter.
+    /// `merges`: lines of two spellings in UTF-8 with a space between, best first. A merge whose pieces are no tokens
+    /// can never happen and is ignored.
     pub fn new<'a>(
         splitter: &'static Splitter,
         vocab: &Vocab,
@@ -115,7 +115,7 @@ impl Bpe {
         let bytes = core::array::from_fn(|b| vocab.find_text(&[b as u8]).unwrap_or(NONE));
         let mut bpe = Bpe { splitter, merges: Vec::with_capacity(n), into: vec![NONE; vocab.len()], bytes };
         let mut pair = Vec::new();
-        // Tokens mostly stand in the order of the merges that make them.
+        // Tokens are mostly in the order of the merges that create them.
         let mut next = 0;
         for (rank, line) in merges.enumerate() {
             let wrong = |what| {
@@ -126,7 +126,7 @@ impl Bpe {
             let left = write_pair(line, &mut pair).ok_or_else(|| wrong("is not two pieces"))? as u32;
             let into = vocab.find_near(&pair, next).ok_or_else(|| wrong("makes what is no token"))?;
             next = into + 1;
-            // A merge that makes a control token would let text spell it. Of two of the same pieces the first counts.
+            // A merge into a control token would let text spell it. Of two merges of the same pieces the first is used.
             if vocab.kind(into).is_text() && bpe.rank(into, left).is_none() {
                 let other = core::mem::replace(&mut bpe.into[into as usize], bpe.merges.len() as u32);
                 bpe.merges.push(Merge { left, other });
@@ -135,7 +135,7 @@ impl Bpe {
         Ok(bpe)
     }
 
-    /// The rank of the merge into that token of a left piece of so many bytes.
+    /// The rank of the merge into that token whose left piece has `left` bytes.
     fn rank(&self, into: u32, left: u32) -> Option<u32> {
         let mut rank = self.into[into as usize];
         while let Some(merge) = self.merges.get(rank as usize) {
@@ -147,7 +147,7 @@ impl Bpe {
         None
     }
 
-    /// Appends the tokens of `text`. A byte that no token stands for is left out, as llama.cpp does.
+    /// Appends the tokens of `text`. A byte without a token is left out, as in llama.cpp.
     pub fn encode(&self, vocab: &Vocab, mut text: &str, merger: &mut Merger, out: &mut Vec<u32>) {
         while !text.is_empty() {
             let (word, rest) = text.split_at((self.splitter.first)(text));

@@ -1,5 +1,5 @@
-//! Open addressing over a flat array of numbers. The hash is keyed by the fingerprint of the whole vocabulary, so
-//! a file cannot be written to collide: every attempt at one changes the key.
+//! Open addressing over a flat array of numbers. The hash is keyed by the fingerprint of the whole vocabulary, so no
+//! file can be constructed to collide: every change of the file changes the key.
 
 use std::prelude::v1::*;
 
@@ -7,13 +7,13 @@ use std::prelude::v1::*;
 #[derive(Clone, Copy)]
 pub(super) struct Key(u64, u64);
 
-/// The product of both, its halves folded together.
+/// The 128-bit product of both, with its halves xored.
 fn fold(a: u64, b: u64) -> u64 {
     let product = a as u128 * b as u128;
     product as u64 ^ (product >> 64) as u64
 }
 
-/// Fewer than 8 bytes as a number, another for each text of one length.
+/// Fewer than 8 bytes as a number, different for different texts of the same length.
 fn tail_word(tail: &[u8]) -> u64 {
     if let (Some(first), Some(last)) = (tail.first_chunk::<4>(), tail.last_chunk::<4>()) {
         return u32::from_le_bytes(*first) as u64 | (u32::from_le_bytes(*last) as u64) << 32;
@@ -29,7 +29,7 @@ fn tail_word(tail: &[u8]) -> u64 {
 impl Key {
     pub fn new(fingerprint: &[u8; 32]) -> Self {
         let (words, _) = fingerprint.as_chunks::<8>();
-        // Odd factors lose no bit.
+        // Multiplication by odd factors is invertible.
         Key(u64::from_le_bytes(words[0]), u64::from_le_bytes(words[1]) | 1)
     }
 
@@ -43,9 +43,9 @@ impl Key {
     }
 }
 
-/// Numbers below `u32::MAX`, found by hash; what they stand for is the caller's.
+/// Numbers below `u32::MAX`, found by hash; the caller defines their meaning.
 pub(super) struct Slots {
-    /// A number plus one; zero is free. At most half are taken: each one more that is looked at costs a miss of the caches.
+    /// A number plus one; zero is free. At most half of the slots are taken, since every further probe costs a cache miss.
     slots: Vec<u32>,
 }
 
@@ -54,7 +54,7 @@ impl Slots {
         Slots { slots: vec![0; (2 * n + 1).next_power_of_two()] }
     }
 
-    /// Where a number with that hash for which `is` holds stands, or where it would.
+    /// The slot of the number with that hash for which `is` holds, or a free slot for it.
     fn place(&self, hash: u64, is: impl Fn(u32) -> bool) -> usize {
         let mask = self.slots.len() - 1;
         let mut at = hash as usize & mask;

@@ -17,10 +17,10 @@ const SCORES: &str = "tokenizer.ggml.scores";
 const KINDS: &str = "tokenizer.ggml.token_type";
 const MERGES: &str = "tokenizer.ggml.merges";
 
-/// What the fingerprint is of; it changes when the bytes hashed do.
+/// The version of the fingerprint; it changes whenever the hashed bytes do.
 const DOMAIN: &[u8] = b"mynah tokenizer 1";
 
-/// The tokens of the spellings that have a role.
+/// Tokens by spelling, of the spellings that have a role.
 type Named<'a> = BTreeMap<&'a str, u32>;
 
 fn known_splitters() -> String {
@@ -28,7 +28,7 @@ fn known_splitters() -> String {
     names.join(", ")
 }
 
-/// How the file splits text; none for a method that does not.
+/// How the file splits text; `None` for a method that does not.
 fn read_splitter(gguf: &Gguf) -> Result<&'static Splitter> {
     let name = gguf.require_string(PRE)?;
     splitter(name).ok_or_else(|| {
@@ -95,7 +95,7 @@ impl Tokenizer {
     ///
     /// # Errors
     /// `Unsupported` for a method or a pre-tokenizer that this build does not know, `Mismatch` where arrays have
-    /// different lengths or a token does not exist, `Corrupt` where tokens or merges make no sense.
+    /// different lengths or a token does not exist, `Corrupt` where tokens or merges are inconsistent.
     pub fn from_gguf(gguf: &Gguf) -> Result<Tokenizer> {
         let model = gguf.require_string(MODEL)?;
         let splitter = match model {
@@ -196,7 +196,7 @@ impl Tokenizer {
     }
 }
 
-/// The kind that a well-known spelling has whatever the file says. All of them begin with `<`, `[` or `_`.
+/// The kind that a well-known spelling has, regardless of the file. All of them begin with `<`, `[` or `_`.
 fn role_kind(spelling: &str) -> Option<TokenKind> {
     if SHOWN.contains(&spelling) {
         return Some(TokenKind::UserDefined);
@@ -209,7 +209,7 @@ fn first_named(named: &Named<'_>, spellings: &[&str]) -> Option<u32> {
     spellings.iter().find_map(|spelling| named.get(spelling)).copied()
 }
 
-/// Two families of models spell something else with what is an end elsewhere.
+/// Two model families use the spelling of an end token for something else.
 fn correct_ends(named: &Named<'_>, ends: &mut Vec<u32>, vocab: &mut Vocab) {
     let has = |spelling: &str| named.contains_key(spelling);
     let mut not_an_end = |spelling: &str, kind| {

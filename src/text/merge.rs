@@ -1,4 +1,4 @@
-//! Merging neighbours, best pair first. What a pair is worth is the caller's; this is the queue, O(n log n).
+//! Merging neighbours, best pair first. The caller ranks the pairs; this is the queue, O(n log n).
 
 use super::vocab::NONE;
 use core::cmp::Reverse;
@@ -17,16 +17,16 @@ struct Symbol {
 
 const DEAD: Symbol = Symbol { id: NONE, prev: NONE, next: 0 };
 
-/// A pair that may merge: rank and left index (the lowest is first), where the pair ends, what it becomes.
+/// A pair that may merge: rank and left index (the lowest first), the end of the pair, the token it becomes.
 type Candidate = Reverse<(u64, u32, u32)>;
 
-/// A stretch of the text and the token it is, or [`NONE`].
+/// A part of the text and its token, or [`NONE`].
 pub(super) struct Span {
     pub range: Range<usize>,
     pub id: u32,
 }
 
-/// The workspace, kept between words.
+/// The workspace, reused between words.
 #[derive(Default)]
 pub(super) struct Merger {
     symbols: Vec<Symbol>,
@@ -65,7 +65,7 @@ impl Merger {
         while let Some(Reverse((key, pair_end, id))) = self.queue.pop() {
             let left = key as u32;
             let right = self.symbols[left as usize].next;
-            // Either side may have merged elsewhere since. A pair that still ends where it did is the same pair.
+            // Either side may have merged elsewhere since. A pair with the same end is still the same pair.
             if right == 0 || right == end || self.symbols[right as usize].next != pair_end {
                 continue;
             }
@@ -94,7 +94,7 @@ impl Merger {
         }
     }
 
-    /// What is left, in order.
+    /// The remaining symbols, in order.
     pub fn spans(&self) -> impl Iterator<Item = Span> + '_ {
         let mut at = 0;
         core::iter::from_fn(move || {

@@ -1,10 +1,10 @@
 //! Text to tokens and back, and conversations to text.
 //!
-//! A [`Tokenizer`] is read from a model file and does as llama.cpp does with the same file. Where it differs: a control
-//! token never comes out of text unless asked for, even if merges would spell it; a pre-tokenizer that is not in
-//! [`SPLITTERS`] is an error and not a guess; decoding moves no space.
+//! A [`Tokenizer`] is read from a model file and behaves like llama.cpp with the same file. The differences: text never
+//! becomes a control token unless this is requested, even if merges would spell it; a pre-tokenizer that is not in
+//! [`SPLITTERS`] is an error, not a guess; decoding does not move spaces.
 //!
-//! Encoding takes time linear in the text but for a logarithm, whatever the text and whatever the file.
+//! Encoding takes O(n log n) time for any text and any file.
 
 mod bpe;
 #[cfg(feature = "chat")]
@@ -35,21 +35,21 @@ use std::prelude::v1::*;
 use std::sync::Arc;
 use vocab::Vocab;
 
-/// What encoding does beside the text itself.
+/// Options of encoding.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Encode {
-    /// Add the tokens that the model wants at the beginning and the end.
+    /// Add the tokens that the model expects at the beginning and the end.
     pub add_special: bool,
     /// Let spellings of control tokens become those tokens. Not for text that a user wrote.
     pub parse_special: bool,
 }
 
-/// What decoding does with tokens that are not text.
+/// Options of decoding, for tokens that are not text.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Decode {
-    /// Leave out the tokens that [`Encode::add_special`] added.
+    /// Omit the tokens that [`Encode::add_special`] added.
     pub remove_special: bool,
-    /// Spell control tokens; else they are left out.
+    /// Spell out control tokens; otherwise they are omitted.
     pub unparse_special: bool,
 }
 
@@ -62,7 +62,7 @@ pub struct Tokenizer {
 struct Inner {
     vocab: Vocab,
     method: Method,
-    /// Cuts out user-defined tokens alone, and all special ones.
+    /// The finder of user-defined tokens, and that of all special ones.
     always: Finder,
     special: Finder,
     bos: Option<u32>,
@@ -87,7 +87,8 @@ impl Tokenizer {
     /// The tokens of a text.
     ///
     /// # Errors
-    /// `Limit` for a text of 4 GiB, `Unsupported` for a byte that no token covers where the model has none for that.
+    /// `Limit` for a text of 4 GiB, `Unsupported` for a byte that no token covers if the model has no token for unknown
+    /// bytes.
     pub fn encode(&self, text: &str, options: &Encode) -> Result<Vec<u32>> {
         let inner = &*self.inner;
         let mut out = Vec::new();
@@ -102,8 +103,8 @@ impl Tokenizer {
         Ok(out)
     }
 
-    /// Appends the tokens of a text. Of the spellings that `finder` knows, those count that are `allowed`. `fresh`:
-    /// whether the text is the first or follows a special token, and then whether what comes next does.
+    /// Appends the tokens of a text. Spellings of `finder` are recognised if `allowed` accepts them. `fresh`: whether
+    /// the text is at the beginning or follows a special token; updated for the text that comes next.
     fn encode_into(
         &self,
         text: &str,
@@ -144,7 +145,7 @@ impl Tokenizer {
         let inner = &*self.inner;
         let mut strip_space = matches!(&inner.method, Method::Spm(spm) if spm.add_space_prefix());
         if options.remove_special && inner.add_bos && inner.bos.is_some() && ids.first().copied() == inner.bos {
-            // The space that encoding added follows the beginning, and llama.cpp keeps it there.
+            // The space that encoding added follows the beginning token; llama.cpp keeps it there.
             strip_space = false;
             ids = &ids[1..];
         }
@@ -166,7 +167,7 @@ impl Tokenizer {
         Ok(out)
     }
 
-    /// The bytes a token stands for, control tokens as they are spelled; none for a token that does not exist.
+    /// The bytes of a token, of control tokens their spelling; empty for a token that does not exist.
     pub fn token_bytes(&self, id: u32) -> &[u8] {
         self.inner.vocab.bytes(id)
     }
@@ -176,12 +177,12 @@ impl Tokenizer {
         ((id as usize) < self.vocab_len()).then(|| self.inner.vocab.kind(id))
     }
 
-    /// Whether decoding leaves the token out unless asked.
+    /// Whether decoding omits the token by default.
     fn is_hidden(&self, id: u32) -> bool {
         self.kind(id).is_some_and(TokenKind::is_hidden)
     }
 
-    /// The token that is spelled so, of whatever kind.
+    /// The token of that spelling, of any kind.
     pub fn token(&self, spelling: &str) -> Option<u32> {
         self.inner.vocab.find(spelling.as_bytes())
     }
@@ -211,12 +212,12 @@ impl Tokenizer {
         self.inner.eom
     }
 
-    /// Stands for text that no token covers.
+    /// Represents text that no token covers.
     pub fn unknown(&self) -> Option<u32> {
         self.inner.unknown
     }
 
-    /// Fills a row, and is never seen.
+    /// Padding; never seen by the model.
     pub fn padding(&self) -> Option<u32> {
         self.inner.padding
     }
@@ -241,7 +242,7 @@ impl Tokenizer {
         &self.inner.eos_ids
     }
 
-    /// BLAKE3 of what decides which text becomes which tokens: the method and pre-tokenizer by name, tokens, kinds,
+    /// BLAKE3 of everything that determines the encoding of text: the method and pre-tokenizer by name, tokens, kinds,
     /// scores and merges, in this order.
     pub fn fingerprint(&self) -> [u8; 32] {
         self.inner.fingerprint

@@ -1,4 +1,4 @@
-//! Tokens with a role: which end a generation, and which are cut out of the text before it is encoded.
+//! Tokens with a role: those that end a generation, and those that are recognised in the text before it is encoded.
 
 use super::vocab::{MAX_PIECE, TokenKind, Vocab};
 use core::cmp::Reverse;
@@ -6,7 +6,7 @@ use core::ops::Range;
 use std::collections::BinaryHeap;
 use std::prelude::v1::*;
 
-/// Spellings that end a turn, the likeliest first; one of them is the end of turn where the file names none.
+/// Spellings that end a turn, the most common first; one of them is the end of turn if the file names none.
 pub(super) const END_OF_TURN: &[&str] = &[
     "<|eot_id|>",
     "<|im_end|>",
@@ -49,7 +49,7 @@ pub(super) const FILL_ENDS: &[&[&str]] = &[
 /// Control spellings that are shown when decoding.
 pub(super) const SHOWN: &[&str] = &["<|channel|>", "<|message|>", "<|start|>", "<|constrain|>"];
 
-/// A piece of a text: to be encoded, or a token already.
+/// A piece of a text: a text to be encoded, or a token.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Fragment {
     Text(Range<usize>),
@@ -65,7 +65,7 @@ pub(super) struct Finder {
 }
 
 impl Finder {
-    /// For the tokens of the kinds that `wanted` accepts.
+    /// A finder of the tokens whose kinds `wanted` accepts.
     pub fn new(vocab: &Vocab, wanted: impl Fn(TokenKind) -> bool) -> Self {
         let all = 0..vocab.len() as u32;
         let mut sorted: Vec<u32> =
@@ -83,7 +83,7 @@ impl Finder {
         let mut range = &self.sorted[self.first[head] as usize..self.first[head + 1] as usize];
         let mut best = None;
         for depth in 1..=text.len().min(most) {
-            // Those in range agree with the text in `depth` bytes; one that ends here sorts first.
+            // The tokens in range agree with the text in `depth` bytes; one that ends here sorts first.
             let Some(&id) = range.first() else { break };
             if vocab.bytes(id).len() == depth {
                 best = Some((depth, id));
@@ -97,8 +97,8 @@ impl Finder {
         best
     }
 
-    /// Cuts the text: longer spellings first anywhere in it, then from left to right. A spelling counts if `allowed`
-    /// says so of its token and place.
+    /// Cuts the text: longer spellings first anywhere in it, then from left to right. A spelling is recognised if
+    /// `allowed` accepts its token and position.
     pub fn cut(&self, vocab: &Vocab, text: &[u8], allowed: impl Fn(u32, Range<usize>) -> bool) -> Vec<Fragment> {
         let longest = |at: usize, mut most: usize| {
             loop {
@@ -123,7 +123,7 @@ impl Finder {
         let mut taken = vec![false; text.len()];
         let mut found = Vec::new();
         while let Some((len, Reverse(id), Reverse(at))) = queue.pop() {
-            // What is taken is no shorter than this, so an overlap covers one of its ends.
+            // Spellings that were found before are not shorter, so an overlap covers one of this one's ends.
             if taken[at] {
                 continue;
             }

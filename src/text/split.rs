@@ -1,25 +1,25 @@
 //! How text is cut into words before byte-level merging: one function a row, linear in the text.
 //!
-//! The published rules are regular expressions. Each function here gives the first match of one of them at the start
-//! of the text; the tests run the expressions themselves beside it. Where llama.cpp writes an expression differently
-//! from the model's authors (case of contractions), llama.cpp's form counts.
+//! The published rules are regular expressions. Each function here returns the first match of one of them at the start
+//! of the text; the tests compare it with the expressions themselves. Where llama.cpp's expression differs from that of
+//! the model's authors (case of contractions), llama.cpp's is used.
 
 use std::prelude::v1::*;
 use unicode_general_category::{GeneralCategory as G, get_general_category};
 
-/// A way to cut text, by the names that `tokenizer.ggml.pre` has for it.
+/// A way to split text, with its names in `tokenizer.ggml.pre`.
 pub struct Splitter {
     /// All names.
     pub names: &'static [&'static str],
     /// Bytes of the first word of a text that is not empty; at least one character.
     pub first: fn(&str) -> usize,
-    /// A word that is a token is that token, whatever the merges say.
+    /// Whether a word that is a token becomes that token, regardless of the merges.
     pub ignore_merges: bool,
-    /// Whether the text begins with a token for it, where the file does not say.
+    /// Whether the text begins with a token for it, if the file does not say.
     pub add_bos: bool,
 }
 
-/// Every way to cut text that this build knows.
+/// Every way to split text that this build knows.
 pub const SPLITTERS: &[Splitter] = &[
     Splitter {
         names: &["gpt-2", "phi-2", "mpt", "olmo", "jais", "exaone4", "trillion"],
@@ -103,7 +103,7 @@ fn contraction(text: &str, any_case: bool) -> usize {
 }
 
 /// `'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`. With `numbers_alone`, each `\p{N}`
-/// is a word, and the text between two of them is cut as if it were all there is.
+/// is a word, and the text between two of them is split separately.
 fn gpt2(text: &str, numbers_alone: bool) -> usize {
     let class = |c: char| match class(c) {
         Class::Number if numbers_alone => Class::End,
@@ -126,7 +126,7 @@ fn gpt2(text: &str, numbers_alone: bool) -> usize {
 fn spaces(text: &str, len: usize, is_end: impl Fn(char) -> bool) -> usize {
     let Some((last, _)) = text[..len].char_indices().next_back() else { return 0 };
     let ends = text[len..].chars().next().is_none_or(is_end);
-    // The last one goes to the word that follows, unless it is the only one.
+    // The last one belongs to the word that follows, unless it is the only one.
     if ends || last == 0 { len } else { last }
 }
 
@@ -185,7 +185,7 @@ mod tests {
         out
     }
 
-    /// The stretches that match, and those between.
+    /// The parts that match, and those between.
     fn cut<'a>(text: &'a str, pattern: &Regex) -> Vec<&'a str> {
         let (mut out, mut start) = (Vec::new(), 0);
         for found in pattern.find_iter(text) {
@@ -198,7 +198,7 @@ mod tests {
         out
     }
 
-    /// Text of the characters that the rules tell apart, and of any others.
+    /// Text of the characters that the rules distinguish, and of any others.
     fn random_text(state: &mut u64) -> String {
         const TELLING: &str = "aZsStTrReEvVmMlLdD''''  \t\n\r\u{b}\u{85}\u{a0}\u{2003}\u{2028}\u{3000}09٣½Ⅷ一é\u{301}中ſK!.,-_🦀\u{200d}\u{feff}\u{1c}";
         let telling: Vec<char> = TELLING.chars().collect();

@@ -1,6 +1,6 @@
-//! Merging by score with a fall-back to bytes, as SentencePiece does it (`tokenizer.ggml.model` = `llama`).
+//! Merging by score with a fall-back to bytes, as in SentencePiece (`tokenizer.ggml.model` = `llama`).
 //!
-//! Files spell a space as U+2581. Here both are a space, in tokens and in text, so that the two spellings meet.
+//! Files spell a space as U+2581. Here both characters are a space, in tokens and in text, so that the spellings match.
 
 use super::merge::Merger;
 use super::vocab::{NONE, TokenKind, Vocab};
@@ -53,13 +53,13 @@ pub(super) struct Spm {
 
 /// A number that falls as the score rises, equal for equal scores. Not for NaN.
 fn rank(score: f32) -> u32 {
-    // The two zeros are one score.
+    // Both zeros are the same score.
     let bits = (score + 0.0).to_bits();
     if bits >> 31 == 1 { bits } else { !bits & (u32::MAX >> 1) }
 }
 
 impl Spm {
-    /// `scores`: one a token, none NaN. `bytes`: the byte tokens that the file spells out.
+    /// `scores`: one a token, none NaN. `bytes`: the byte tokens of the file.
     pub fn new(
         vocab: &Vocab,
         scores: &[f32],
@@ -85,7 +85,7 @@ impl Spm {
     /// Appends the tokens of `text`; `fresh` if it is first or follows a special token.
     ///
     /// # Errors
-    /// `Unsupported` if a character is no token, its bytes are none, and there is no token for the unknown.
+    /// `Unsupported` if neither a character nor its bytes are tokens and there is no token for unknown text.
     pub fn encode(
         &self,
         vocab: &Vocab,

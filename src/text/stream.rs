@@ -1,9 +1,9 @@
-//! Text from tokens one by one, in whole characters.
+//! Text from a stream of tokens, in whole characters.
 
 use super::Tokenizer;
 use std::prelude::v1::*;
 
-/// Collects the bytes of tokens and gives them out as soon as they are whole characters.
+/// Collects the bytes of tokens and returns them as soon as they are whole characters.
 #[derive(Clone)]
 pub struct TextStream {
     tokenizer: Tokenizer,
@@ -13,13 +13,13 @@ pub struct TextStream {
 }
 
 impl TextStream {
-    /// A stream that continues a text. With `special`, control tokens are spelled out; else they are left out.
+    /// A stream that continues a text. With `special`, control tokens are spelled out; otherwise they are omitted.
     pub fn new(tokenizer: &Tokenizer, special: bool) -> Self {
         TextStream { tokenizer: tokenizer.clone(), special, pending: Vec::new() }
     }
 
-    /// Adds a token and gives the characters that are now complete. A token that does not exist adds nothing. Bytes
-    /// that no continuation can make a character become U+FFFD.
+    /// Adds a token and returns the characters that are now complete. A token that does not exist adds nothing. Bytes
+    /// that cannot become a character become U+FFFD.
     pub fn push(&mut self, id: u32) -> String {
         if !self.special && self.tokenizer.is_hidden(id) {
             return String::new();
@@ -46,7 +46,7 @@ impl TextStream {
         out
     }
 
-    /// What is left: U+FFFD if the text ends inside a character, else nothing.
+    /// The rest: U+FFFD if the text ends inside a character, otherwise nothing.
     pub fn finish(&mut self) -> String {
         let rest = String::from_utf8_lossy(&self.pending).into_owned();
         self.pending.clear();

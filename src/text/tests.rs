@@ -1,4 +1,4 @@
-//! Tokenizers from small files, good and bad, beside the plainest way to do the same.
+//! Tokenizers from small files, good and bad, compared with the simplest implementation.
 
 use super::*;
 use crate::bytes::{Bytes, Limits};

@@ -1,4 +1,4 @@
-//! The tokens: what bytes each stands for, what kind it is, and which token some bytes are.
+//! The vocabulary: the bytes and the kind of each token, and the token of given bytes.
 
 use super::hash::{Key, Slots};
 use crate::error::{Error, Result, printable};
@@ -7,20 +7,20 @@ use std::prelude::v1::*;
 /// No token.
 pub(super) const NONE: u32 = u32::MAX;
 
-/// The longest token, in bytes, that text is searched for; a longer one is never produced. It keeps the time to
-/// encode linear in the text whatever the file holds.
+/// The longest token, in bytes, that text is searched for; longer ones are never produced. This bounds the time of
+/// encoding for every file.
 pub(super) const MAX_PIECE: usize = 1024;
 
-/// What a token is for; the numbers are those of `tokenizer.ggml.token_type`.
+/// The kind of a token; the numbers are those of `tokenizer.ggml.token_type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TokenKind {
     /// A piece of text.
     Normal,
-    /// Stands for text that no token covers.
+    /// Represents text that no token covers.
     Unknown,
-    /// Structure, never text: begins a turn, ends one.
+    /// Structure, never text: for example the begin or end of a turn.
     Control,
-    /// A piece of text that is cut out before anything else happens to the text.
+    /// A piece of text that is recognised before anything else happens to the text.
     UserDefined,
     /// A piece of text that the model was not trained on.
     Unused,
@@ -40,30 +40,30 @@ impl TokenKind {
         }
     }
 
-    /// Whether text may become such a token without being asked for it.
+    /// Whether text may become such a token by default.
     pub(super) fn is_text(self) -> bool {
         matches!(self, TokenKind::Normal | TokenKind::UserDefined | TokenKind::Unused)
     }
 
-    /// Whether decoding leaves it out unless asked.
+    /// Whether decoding omits it by default.
     pub(super) fn is_hidden(self) -> bool {
         matches!(self, TokenKind::Control | TokenKind::Unknown)
     }
 }
 
 pub(super) struct Vocab {
-    /// The bytes of all tokens, end to end.
+    /// The bytes of all tokens, concatenated.
     bytes: Vec<u8>,
     /// Where each token's bytes end.
     ends: Vec<u32>,
     kinds: Vec<TokenKind>,
-    /// Which tokens are known by their bytes.
+    /// The tokens that are found by their bytes.
     known: Vec<bool>,
     slots: Slots,
     pub key: Key,
 }
 
-/// The bytes of a token, from where all end; none if there is no such token.
+/// The bytes of a token, given the ends of all; empty if there is no such token.
 fn piece<'a>(ends: &[u32], bytes: &'a [u8], id: u32) -> &'a [u8] {
     let id = id as usize;
     let Some(&end) = ends.get(id) else { return &[] };
@@ -84,7 +84,7 @@ impl Vocab {
         }
     }
 
-    /// Adds the next token. `write` appends its bytes and says whether [`Vocab::find`] should know it by them.
+    /// Adds the next token. `write` appends its bytes and returns whether [`Vocab::find`] should find it by them.
     pub fn push(&mut self, kind: TokenKind, write: impl FnOnce(&mut Vec<u8>) -> Result<bool>) -> Result<()> {
         let (id, start) = (self.ends.len() as u32, self.bytes.len());
         let findable = write(&mut self.bytes)?;
@@ -110,7 +110,7 @@ impl Vocab {
         self.ends.len()
     }
 
-    /// The token's bytes; none if there is no such token.
+    /// The token's bytes; empty if there is no such token.
     pub fn bytes(&self, id: u32) -> &[u8] {
         piece(&self.ends, &self.bytes, id)
     }
@@ -124,7 +124,7 @@ impl Vocab {
         self.kinds[id as usize] = kind;
     }
 
-    /// The token of any kind that is known by these bytes.
+    /// The token of any kind with these bytes.
     pub fn find(&self, bytes: &[u8]) -> Option<u32> {
         if bytes.len() > MAX_PIECE {
             return None;
@@ -132,7 +132,7 @@ impl Vocab {
         self.slots.find(self.key.of_bytes(bytes), |id| self.bytes(id) == bytes)
     }
 
-    /// [`Vocab::find`], which looks at token `guess` first.
+    /// [`Vocab::find`], which checks token `guess` first.
     pub fn find_near(&self, bytes: &[u8], guess: u32) -> Option<u32> {
         let there = self.known.get(guess as usize) == Some(&true) && self.bytes(guess) == bytes;
         if there { Some(guess) } else { self.find(bytes) }

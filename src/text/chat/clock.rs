@@ -18,7 +18,7 @@ const MONTHS: [&str; 12] = [
     "December",
 ];
 
-/// Years that dates may show; they keep the numbers small.
+/// Years that dates may show; the bounds keep the numbers small.
 const YEARS: core::ops::Range<i64> = 0..10_000;
 
 fn is_leap(year: i64) -> bool {
@@ -31,7 +31,7 @@ fn days_before(year: i64) -> i64 {
     365 * (year - 1970) + (y.div_euclid(4) - 492) - (y.div_euclid(100) - 19) + (y.div_euclid(400) - 4)
 }
 
-/// `seconds` since 1970 in the format of `strftime`, or what is wrong.
+/// `seconds` since 1970 in a format of `strftime`, or an error message.
 pub(super) fn format_time(format: &str, seconds: i64) -> Result<String, String> {
     let (days, second) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
     let guess = 1970 + days.div_euclid(366).max(-2000);

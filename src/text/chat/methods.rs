@@ -1,7 +1,7 @@
 //! The methods of Python's strings and dictionaries that templates call.
 //!
-//! The engine charges a method for what it returns, after the fact. Here the work is paid for first, so that a short
-//! template cannot ask for a long one.
+//! The template engine charges a method for its result afterwards. Here the work is charged before, so that a short
+//! template cannot cause a lot of work.
 
 use minijinja::value::{Value, ValueKind};
 use minijinja::{Error, ErrorKind, State};
@@ -14,7 +14,7 @@ fn size(value: &Value) -> u64 {
     value.as_str().map_or_else(|| value.len().unwrap_or(0), str::len) as u64
 }
 
-/// What a method of the string `text` goes through and makes, in bytes, about.
+/// The approximate number of bytes that a method of the string `text` reads and writes.
 fn work(text: &str, method: &str, args: &[Value]) -> u64 {
     let len = text.len() as u64;
     let all = args.iter().map(size).fold(len, u64::saturating_add);
@@ -45,7 +45,7 @@ fn join(state: &State, separator: &str, args: &[Value]) -> Result<Value, Error> 
     Ok(Value::from(out))
 }
 
-/// Whether a format asks for so much padding, or so many digits, that making them is work; or may, by an argument.
+/// Whether a format has, or may have by an argument, so much padding or so many digits that they are a lot of work.
 fn is_wide(format: &str) -> bool {
     let mut inside = false;
     let nested = format.chars().any(|c| match c {
@@ -59,7 +59,7 @@ fn is_wide(format: &str) -> bool {
     nested || format.split(|c: char| !c.is_ascii_digit()).any(|digits| digits.len() > 3)
 }
 
-/// Calls a method that the engine itself does not know.
+/// Calls a method that the engine does not have.
 pub(super) fn call(state: &mut State, value: &Value, method: &str, args: &[Value]) -> Result<Value, Error> {
     match (value.kind(), value.as_str()) {
         (ValueKind::String, Some(separator)) if method == "join" => return join(state, separator, args),
@@ -67,7 +67,7 @@ pub(super) fn call(state: &mut State, value: &Value, method: &str, args: &[Value
             if method == "format" && is_wide(text) {
                 return Err(Error::new(ErrorKind::InvalidOperation, "format: too wide"));
             }
-            // Looking through the text is work too.
+            // Searching the text is work too.
             state.consume_fuel(text.len() as u64 / PER_UNIT)?;
             state.consume_fuel(work(text, method, args) / PER_UNIT)?;
         }

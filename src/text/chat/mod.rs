@@ -1,10 +1,10 @@
-//! Conversations to text and tokens, by the template that the model file carries.
+//! Conversations to text and tokens, by the chat template of the model file.
 //!
-//! A template is a program from a stranger: it runs without files, clock or network, with bounded work, depth and
-//! output. It is written for Jinja as Hugging Face sets it up, so the same functions and filters are here.
+//! A template is untrusted code: it runs without files, clock or network, and with bounded work, depth and output.
+//! Templates are written for Jinja in Hugging Face's configuration, so the same functions and filters are provided.
 //!
-//! What a message says never becomes a control token: [`Template::tokens`] knows which parts of the text came out of
-//! a message and leaves the spellings in them alone.
+//! The text of a message never becomes a control token: [`Template::tokens`] knows which parts of the rendered text
+//! come from messages and treats spellings in them as text.
 
 mod clock;
 mod methods;
@@ -29,9 +29,9 @@ const KEY: &str = "tokenizer.chat_template";
 
 /// Most bytes of a template.
 const MAX_SOURCE: usize = 256 << 10;
-/// Most bytes that a template makes.
+/// Most bytes that a template writes.
 const MAX_OUTPUT: usize = 4 << 20;
-/// Most work of one rendering, in the engine's unit: an instruction, or 64 bytes made.
+/// Most work of one rendering, in the engine's unit: an instruction, or 64 bytes of output.
 const FUEL: u64 = 1_000_000;
 /// Deepest nesting of a rendering.
 const DEPTH: usize = 200;
@@ -44,7 +44,7 @@ pub const ASSISTANT: &str = "assistant";
 /// One turn of a conversation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
-    /// Who speaks: `system`, `user`, `assistant`, or what else the template knows.
+    /// Who speaks: `system`, `user`, `assistant`, or another role that the template knows.
     pub role: String,
     /// What they say.
     pub content: String,
@@ -60,7 +60,7 @@ impl Message {
 /// The turns of a conversation as lines, for models that have no template.
 const PLAIN: &str = "{% for m in messages %}{{ m.role|capitalize }}: {{ m.content|trim }}\n{% endfor %}\
                      {% if add_generation_prompt %}Assistant:{% endif %}";
-/// What a model says there when it goes on with the next turn instead of ending its own.
+/// The text with which such a model begins the user's next turn instead of ending its own.
 const PLAIN_STOP: &str = "\nUser:";
 
 /// A chat template, ready to run.
@@ -72,7 +72,7 @@ pub struct Template {
 }
 
 impl Template {
-    /// The template of a model file; none if it has none.
+    /// The template of a model file, if it has one.
     ///
     /// # Errors
     /// As [`Template::new`].
@@ -80,7 +80,7 @@ impl Template {
         gguf.string(KEY)?.map(|source| Template::new(source, tokenizer)).transpose()
     }
 
-    /// Reads a template. The tokenizer gives it `bos_token` and its like.
+    /// Reads a template. The tokenizer provides `bos_token` and similar variables.
     ///
     /// # Errors
     /// `Limit` above 256 KiB, `Corrupt` if it is no template.
@@ -119,7 +119,7 @@ impl Template {
         Ok(Template { engine, source, stop: None })
     }
 
-    /// For models whose file has none: each turn a line that begins with `User:`, `Assistant:` or another role.
+    /// For models without a template: each turn is a line that begins with `User:`, `Assistant:` or another role.
     ///
     /// # Errors
     /// None in practice; those of [`Template::new`].
@@ -127,12 +127,12 @@ impl Template {
         Ok(Template { stop: Some(PLAIN_STOP), ..Template::new(PLAIN, tokenizer)? })
     }
 
-    /// The text, beside the model's end tokens, with which an answer is over; it is no part of the answer.
+    /// A text that ends an answer, beside the model's end-of-generation tokens. It is not part of the answer.
     pub fn stop(&self) -> Option<&'static str> {
         self.stop
     }
 
-    /// The same, for templates that show the date: `seconds` since 1970 in the time zone to show.
+    /// The template with a date for templates that show one: `seconds` since 1970 in the time zone to show.
     pub fn at(mut self, seconds: i64) -> Template {
         self.engine.add_function("strftime_now", move |format: String| {
             format_time(&format, seconds).map_err(|what| minijinja::Error::new(ErrorKind::InvalidOperation, what))
@@ -144,7 +144,7 @@ impl Template {
     /// begins.
     ///
     /// # Errors
-    /// `Invalid` if the template refuses the messages or fails on them, `Limit` if it does too much.
+    /// `Invalid` if the template refuses the messages or fails on them, `Limit` if it exceeds the work or output limit.
     pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
         for Message { role, .. } in messages {
             let plain = role.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
@@ -156,7 +156,7 @@ impl Template {
         let context = context! {
             messages => messages.iter().map(message).collect::<Value>(),
             add_generation_prompt,
-            // Given and empty, as Hugging Face has it.
+            // Defined and empty, as in Hugging Face's library.
             tools => (),
             documents => (),
         };
@@ -172,7 +172,7 @@ impl Template {
     }
 }
 
-/// What a template writes. Refuses what is too much as it comes: a list may be short to make and long to print.
+/// The output of a template. It is limited while it is written, since a list may be cheap to create and long to print.
 #[derive(Default)]
 struct Page {
     bytes: Vec<u8>,
@@ -219,7 +219,7 @@ fn failed(error: minijinja::Error) -> Error {
     }
 }
 
-/// `{% generation %}` marks what the model writes. Here that is found by other means, so the tags only group.
+/// `{% generation %}` marks what the model writes. Here that is found by other means, so the tags have no effect.
 fn without_generation_tags(source: &str) -> String {
     let mut out = String::with_capacity(source.len());
     let mut rest = source;
@@ -251,13 +251,13 @@ fn to_json(value: &Value, options: Kwargs) -> core::result::Result<Value, miniji
     if value.is_undefined() {
         return Err(ErrorKind::UndefinedError.into());
     }
-    // That is how it is anyway.
+    // This is the default.
     options.get::<Option<bool>>("ensure_ascii")?;
     let indent = options.get::<Option<Value>>("indent")?.filter(|indent| !indent.is_none());
     options.assert_all_used()?;
     let safe = minijinja::filters::tojson(value, indent, Kwargs::from_iter(core::iter::empty::<(&str, Value)>()))?;
     let safe = safe.to_string();
-    // The engine escapes four characters for the sake of HTML.
+    // The engine escapes four characters for HTML.
     let mut out = String::with_capacity(safe.len());
     let mut rest = safe.as_str();
     while let Some(at) = rest.find('\\') {

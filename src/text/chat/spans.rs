@@ -1,4 +1,4 @@
-//! Conversations as tokens, and which of them the model is to learn.
+//! Conversations as tokens with a loss mask.
 
 use super::{ASSISTANT, Message, Template};
 use crate::error::{Error, Result};
@@ -11,11 +11,11 @@ use std::prelude::v1::*;
 pub struct Spans {
     /// The whole conversation.
     pub ids: Vec<u32>,
-    /// One a token: 1 where the model is to learn to say it, which is what assistants say and the end of their turns.
+    /// One entry a token: 1 for targets, which are the assistant's words and the ends of its turns.
     pub mask: Vec<u8>,
 }
 
-/// Where characters for marks are looked for: private use, so that templates have no rule for them.
+/// Range of characters used as marks: private use, so that templates have no rules for them.
 const MARKS: Range<u32> = 0xf_0000..0xf_fffe;
 
 impl Template {
@@ -23,7 +23,7 @@ impl Template {
     ///
     /// # Errors
     /// As [`Template::render`] and [`Tokenizer::encode`]; `Invalid` if a message spells a control token and the
-    /// template changes messages so that it cannot be told whose the spelling is.
+    /// template changes messages in such a way that the origin of the spelling cannot be determined.
     pub fn tokens(&self, tokenizer: &Tokenizer, messages: &[Message], add_generation_prompt: bool) -> Result<Vec<u32>> {
         let text = self.render(messages, add_generation_prompt)?;
         let said = self.said(tokenizer, messages, add_generation_prompt, &text)?;
@@ -32,17 +32,17 @@ impl Template {
         Ok(writer.finish().0)
     }
 
-    /// The tokens of a conversation and which of them assistants say. The text is cut where generation would begin,
-    /// so that the tokens are those that the model sees and says when it is used.
+    /// The tokens of a conversation with a loss mask of the assistant's turns. The text is split where generation would
+    /// begin, so that the tokens are those that the model reads and generates in use.
     ///
     /// # Errors
-    /// As [`Template::tokens`]; `Invalid` if what comes before a turn is rendered differently when the turn follows, or
-    /// if nothing is left to learn.
+    /// As [`Template::tokens`]; `Invalid` if the text before a turn is rendered differently when the turn follows, or
+    /// if there are no targets.
     pub fn spans(&self, tokenizer: &Tokenizer, messages: &[Message]) -> Result<Spans> {
         self.spans_from(tokenizer, messages, 0)
     }
 
-    /// The same where only what assistants say from message `first` on is to be learnt.
+    /// [`Template::spans`] with targets only from message `first` on.
     ///
     /// # Errors
     /// Those of [`Template::spans`].
