@@ -1,7 +1,7 @@
-//! The tensors of a block, each once: what a role is called, what it is, and how large.
+//! The tensors of a block, each once: the names, the kind and the size of a role.
 //!
-//! [`ROLES`] is read by what loads weights, by what trains all of them, by adapters and by the files of adapters. A tensor
-//! that holds the rows of several others ([`Row::holds`]) is a role of its own: the file says which of them is stored.
+//! Loading, full-parameter training, adapters and adapter files all read [`ROLES`]. A tensor that holds the rows of
+//! several others ([`Row::holds`]) is a role of its own; a model file stores either it or the others.
 
 use core::fmt;
 use std::prelude::v1::*;
@@ -43,32 +43,32 @@ pub enum Role {
     AttnNormBias,
     /// Bias of [`Role::FfnNorm`].
     FfnNormBias,
-    /// Bias of [`Role::Q`]; so for those that follow.
+    /// Bias of [`Role::Q`].
     QBias,
-    /// Of keys.
+    /// Bias of [`Role::K`].
     KBias,
-    /// Of values.
+    /// Bias of [`Role::V`].
     VBias,
-    /// Of the output of attention.
+    /// Bias of [`Role::O`].
     OBias,
-    /// Of the gate.
+    /// Bias of [`Role::Gate`].
     GateBias,
-    /// Of the up projection.
+    /// Bias of [`Role::Up`].
     UpBias,
-    /// Of the down projection.
+    /// Bias of [`Role::Down`].
     DownBias,
-    /// Of queries, keys and values in one tensor.
+    /// Bias of [`Role::Qkv`].
     QkvBias,
 }
 
-/// What a tensor is.
+/// The kind of a tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TensorKind {
     /// A matrix, `y = x · Wᵀ`.
     Matrix,
     /// The gain of a norm.
     Gain,
-    /// What is added to the output of another role.
+    /// The bias that is added to the output of another role.
     Bias(Role),
 }
 
@@ -89,9 +89,9 @@ pub struct Sizes {
 
 /// One row of [`ROLES`].
 pub struct Row {
-    /// Which.
+    /// The role.
     pub role: Role,
-    /// As people type it.
+    /// Its short name on command lines.
     pub short: &'static str,
     /// Its name in GGUF files, without block and suffix.
     pub gguf: &'static str,
@@ -101,10 +101,11 @@ pub struct Row {
     pub kind: TensorKind,
     /// Widths of its input and of its output.
     pub shape: fn(&Sizes) -> [usize; 2],
-    /// Roles whose rows it has, one after the other.
+    /// Roles whose rows it holds, in this order.
     pub holds: &'static [Role],
-    /// Whether its input is rounded to wide integers at int8 precision. An error in queries and keys is multiplied by their
-    /// size before the softmax and hurts most; these matrices are the smallest, so that it costs least here.
+    /// Whether its input is rounded to wide integers at int8 precision. An error in queries and keys is multiplied by
+    /// their size before the softmax, so it hurts most. These matrices are the smallest, so wide integers cost least
+    /// here.
     pub wide: bool,
 }
 
@@ -136,7 +137,7 @@ const fn gain(
     Row { role, short, gguf, hf, kind: TensorKind::Gain, shape, holds: &[], wide: false }
 }
 
-/// The bias of `of`, which has its name with another suffix.
+/// The bias of `of`; its name in files differs in the suffix.
 const fn bias(role: Role, of: Role, short: &'static str, gguf: &'static str, shape: fn(&Sizes) -> [usize; 2]) -> Row {
     Row { role, short, gguf, hf: "", kind: TensorKind::Bias(of), shape, holds: &[], wide: false }
 }
@@ -180,7 +181,7 @@ impl Role {
     /// How many there are.
     pub const COUNT: usize = Role::QkvBias as usize + 1;
 
-    /// The linear layers of a dense block as most files store them: what `all` means where layers are named.
+    /// The linear layers of a dense block as most files store them: the meaning of `all` in a list of layers.
     pub const LINEAR: [Role; 7] = [Role::Q, Role::K, Role::V, Role::O, Role::Gate, Role::Up, Role::Down];
 
     /// Its row.
@@ -198,7 +199,7 @@ impl Role {
         self.row().hf
     }
 
-    /// What follows its name in GGUF files.
+    /// The suffix of its name in GGUF files.
     pub fn suffix(self) -> &'static str {
         if let TensorKind::Bias(_) = self.row().kind { "bias" } else { "weight" }
     }
@@ -208,7 +209,7 @@ impl Role {
         ROLES.iter().find(|row| row.kind == TensorKind::Bias(self)).map(|row| row.role)
     }
 
-    /// The tensor that may hold its rows together with others, and which of those it is.
+    /// The tensor that may hold its rows together with others, and its index among these.
     pub fn fused(self) -> Option<(Role, usize)> {
         ROLES.iter().find_map(|row| Some((row.role, row.holds.iter().position(|r| *r == self)?)))
     }
@@ -223,7 +224,7 @@ impl Role {
         ROLES.iter().filter(|row| row.kind == TensorKind::Matrix).map(|row| row.role)
     }
 
-    /// From one exact name of any spelling of a matrix: `q`, `attn_q`, `q_proj` or `self_attn.q_proj`.
+    /// The matrix with exactly this name in any spelling: `q`, `attn_q`, `q_proj` or `self_attn.q_proj`.
     pub fn by_name(name: &str) -> Option<Role> {
         let last = |path: &'static str| path.rsplit('.').next();
         let fits = |row: &&Row| [row.short, row.gguf, row.hf].contains(&name) || last(row.hf) == Some(name);
@@ -231,17 +232,17 @@ impl Role {
     }
 }
 
-/// Some roles.
+/// A set of roles.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub struct Roles(u64);
 
 impl Roles {
-    /// Whether it is one of them.
+    /// Whether a role is in the set.
     pub fn has(self, role: Role) -> bool {
         self.0 >> role as usize & 1 == 1
     }
 
-    /// Puts it among them.
+    /// Adds a role.
     pub fn add(&mut self, role: Role) {
         self.0 |= 1 << role as usize;
     }

@@ -1,4 +1,4 @@
-//! What a model tells of itself to adapters.
+//! The description of a model that adapters see.
 
 use super::place::{Place, Site};
 use crate::error::{Error, Result, printable};
@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 /// The frozen weights behind a [`Base`], for kinds that derive something from them.
 pub trait Frozen: Send + Sync {
-    /// The matrix of a site; where several are stored as one, its rows of that.
+    /// The matrix of a site; if several are stored as one tensor, its rows of this.
     fn matrix(&self, site: Site) -> Option<Matrix>;
 
     /// The bias that is added to the product of a site, `[out]`, if there is one.
@@ -28,21 +28,21 @@ pub trait Frozen: Send + Sync {
     fn rope(&self, layer: usize) -> Option<&Rope>;
 }
 
-/// The tensors of a block: input and output width of those there are.
+/// The input and output widths of the tensors of a block, as far as they exist.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Shapes {
     roles: [Option<[usize; 2]>; Role::COUNT],
-    /// Its heads.
+    /// The block's heads.
     pub heads: Heads,
 }
 
 impl Shapes {
-    /// No tensor yet.
+    /// No tensors.
     pub fn new(heads: Heads) -> Shapes {
         Shapes { roles: [None; Role::COUNT], heads }
     }
 
-    /// With this one.
+    /// These with another tensor.
     pub fn with(mut self, role: Role, shape: [usize; 2]) -> Shapes {
         self[role] = Some(shape);
         self
@@ -63,23 +63,23 @@ impl IndexMut<Role> for Shapes {
     }
 }
 
-/// What a model tells of itself to adapters.
+/// The description of a model that adapters see.
 #[derive(Clone)]
 pub struct Base {
-    /// The architecture's name, as GGUF files spell it.
+    /// The architecture's name in GGUF files.
     pub architecture: String,
     /// Width of the residual stream.
     pub width: usize,
     /// The tensors of each block.
     pub shapes: Vec<Shapes>,
     /// Whether rows of q and k come in neighbouring pairs (the NORM layout of GGUF files for llama-like architectures),
-    /// so that rows from Hugging Face files, which pair halves, must be reordered.
+    /// so that rows of Hugging Face files, which pair the halves of a head, must be reordered.
     pub paired_rows: bool,
     /// Identity of the weights.
     pub fingerprint: [u8; 32],
     /// Identity of the tokenizer.
     pub tokenizer: [u8; 32],
-    /// The weights themselves, where they are at hand.
+    /// The weights themselves, if they are available.
     pub frozen: Option<Arc<dyn Frozen>>,
 }
 
@@ -90,7 +90,7 @@ impl fmt::Debug for Base {
 }
 
 impl Base {
-    /// Blocks.
+    /// Number of blocks.
     pub fn layers(&self) -> usize {
         self.shapes.len()
     }
@@ -107,7 +107,7 @@ impl Base {
         })
     }
 
-    /// Widths of `x` and `y` at a place. The width of a state is its adapter's to choose: here it counts as 1.
+    /// Widths of `x` and `y` at a place. An adapter chooses the width of its state; here it is 1.
     ///
     /// # Errors
     /// `Mismatch` if there is no such place.
@@ -141,15 +141,14 @@ impl Base {
     /// The frozen matrix of a site.
     ///
     /// # Errors
-    /// `Unsupported` if the weights are not at hand; `Mismatch` if there is no such matrix.
+    /// `Unsupported` if the weights are not available; `Mismatch` if there is no such matrix.
     pub fn matrix(&self, site: Site) -> Result<Matrix> {
         self.shape(site)?;
         let frozen = self.frozen.as_ref().ok_or_else(|| Error::unsupported("base", "one without its weights"))?;
         frozen.matrix(site).ok_or_else(|| Error::mismatch(format!("{site}"), "a matrix", "none"))
     }
 
-    /// The head width by which rows of this layer are paired, if they are: those of q and k where
-    /// [`Base::paired_rows`].
+    /// The head width within which the rows of this layer are paired, if they are: for q and k if [`Base::paired_rows`].
     pub fn paired(&self, site: Site) -> Option<usize> {
         let heads = &self.shapes.get(site.layer)?.heads;
         let heads = match site.role {
@@ -161,13 +160,13 @@ impl Base {
         n_out.checked_div(heads).filter(|width| self.paired_rows && width % 2 == 0)
     }
 
-    /// All matrices there are, block by block.
+    /// All matrices, block by block.
     pub fn sites(&self) -> impl Iterator<Item = Site> + '_ {
         let block = |layer| Role::matrices().map(move |role| Site { layer, role });
         (0..self.layers()).flat_map(block).filter(|s| self.shapes[s.layer][s.role].is_some())
     }
 
-    /// All norms there are, block by block.
+    /// All norms, block by block.
     pub fn norms(&self) -> impl Iterator<Item = Site> + '_ {
         let block =
             |layer| Role::all().filter(|r| r.row().kind == TensorKind::Gain).map(move |role| Site { layer, role });
@@ -175,8 +174,8 @@ impl Base {
     }
 }
 
-/// Where a row of a Hugging Face matrix stands in a GGUF file, for heads of `width` rows: Hugging Face pairs row `j` of a
-/// head with row `j + width/2`, GGUF's NORM layout has the two side by side.
+/// The index in a GGUF file of a row of a Hugging Face matrix, for heads of `width` rows. Hugging Face pairs row `j` of
+/// a head with row `j + width/2`; in GGUF's NORM layout these two are neighbours.
 pub fn gguf_row(row: usize, width: usize) -> usize {
     let (head, within) = (row / width * width, row % width);
     let (half, j) = (within / (width / 2), within % (width / 2));

@@ -1,7 +1,7 @@
-//! Adapters whose parameters act as they are, once for all kinds that differ in what they do at their places.
+//! Adapters that use their parameters directly, shared by all kinds that differ only in what they do at their places.
 //!
-//! A kind says where it stands and what its parts are ([`Plan`]) and what it does there ([`Rule`]); [`Direct`] is the
-//! adapter. Its file holds the places, the values of its settings, and the seed.
+//! A kind defines its places and parts ([`Plan`]) and its computation ([`Rule`]); [`Direct`] is the adapter. Its file
+//! holds the places, the values of its settings, and the seed.
 
 use super::file::{self, Stored};
 use super::place::Shaped;
@@ -13,27 +13,27 @@ use crate::knob::Values;
 use crate::rng::GENERATOR;
 use std::prelude::v1::*;
 
-/// Where a kind stands, and what it holds there.
+/// The places and parts of a kind.
 pub struct Plan {
     /// Its row.
     pub kind: &'static Kind,
-    /// Its places for such a spec; widths are the base's.
+    /// Its places for a specification; the base defines the widths.
     pub places: fn(&Spec, &Values, &Base) -> Result<Vec<Place>>,
-    /// Whether it can stand there: a file may say anything.
+    /// Whether the kind supports a place: files are not trusted.
     pub stands: fn(Place) -> bool,
-    /// Its description at such places.
+    /// Its description at given places.
     pub shape: fn(Vec<Shaped>, &Values, &Base) -> Result<Shape>,
 }
 
-/// What a rule acts with.
+/// The data of an adapter that its rule uses.
 pub struct Own {
-    /// What the adapter is.
+    /// The description of the adapter.
     pub shape: Shape,
     /// Its parameters.
     pub params: Vec<f32>,
     /// Its settings.
     pub values: Values,
-    /// What everything random follows from.
+    /// The seed of all random values.
     pub seed: u64,
     kind: &'static Kind,
 }
@@ -44,7 +44,7 @@ impl Own {
         &self.params[self.range(slot, i)]
     }
 
-    /// Where it lies.
+    /// The range of part `i` at a slot.
     pub fn range(&self, slot: usize, i: usize) -> core::ops::Range<usize> {
         self.shape.parts[self.shape.slots[slot].parts.start + i].range.clone()
     }
@@ -55,15 +55,15 @@ impl Own {
         (slot.place, part - slot.parts.start)
     }
 
-    /// What a part that begins at a constant held before the first step.
+    /// The values before the first step of a part that starts with a constant.
     pub fn constant(&self, part: usize, out: &mut [f32]) {
         out.fill(if self.shape.parts[part].start == Start::One { 1.0 } else { 0.0 });
     }
 }
 
-/// What a kind does at its places: the methods are those of [`Adapter`].
+/// The computation of a kind at its places; the methods are those of [`Adapter`].
 pub trait Rule: Send + Sync + 'static {
-    /// Brings what it derives up to date.
+    /// Updates its derived values.
     fn prepare(&mut self, _own: &Own, _cx: &Compute, _frozen: &dyn Frozen) -> Result<()> {
         Ok(())
     }
@@ -74,7 +74,7 @@ pub trait Rule: Send + Sync + 'static {
     /// The backward pass.
     fn backward(&self, own: &Own, at: &At, seen: &Seen, dy: &mut [f32], into: Into, scratch: &mut Buffer);
 
-    /// Gradients from what was gathered.
+    /// Gradients from the sums of `backward`.
     fn reduce(&self, _own: &Own, _cx: &Compute, _frozen: &dyn Frozen, acc: &[f32], grads: &mut [f32]) {
         grads.copy_from_slice(acc);
     }

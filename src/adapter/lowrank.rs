@@ -1,8 +1,8 @@
-//! Low-rank changes `ΔW = s·B·A`, once for all kinds that differ in how A and B follow from their parameters.
+//! Low-rank changes `ΔW = s·B·A`, shared by all kinds that differ only in how A and B follow from their parameters.
 //!
-//! A is stored as `[rank, in]` and B transposed, `[rank, out]`: so every product below is one of the kernels, without a
-//! copy. Both factors of all sites lie in one buffer that a [`Layout`] describes. [`LowRank`] is the adapter, [`Factors`]
-//! what a kind says of it. The strength multiplies `s`.
+//! A is stored as `[rank, in]` and B transposed, `[rank, out]`, so that every product below is a kernel call without a
+//! copy. Both factors of all sites lie in one buffer that a [`Layout`] describes. [`LowRank`] is the adapter; a kind
+//! implements [`Factors`]. The strength multiplies `s`.
 
 use super::file::{self, Stored};
 use super::{Adapter, At, Base, Frozen, Into, Kind, MAX_RANK, Needs, Part, Place, Seen, Shape, Site, Size};
@@ -15,16 +15,16 @@ use crate::role::TensorKind;
 use core::ops::Range;
 use std::prelude::v1::*;
 
-/// Rows, or columns, that a worker takes at a time. No result depends on them.
+/// Rows, or columns, that a worker computes at a time. No result depends on it.
 const ROWS: usize = 16;
 const COLS: [usize; 3] = [256, 192, 96];
-/// Multiplications below which threads cost more than they give.
+/// Number of multiplications below which threads do not pay.
 const SMALL: usize = 1 << 18;
 
 /// One site's part of the buffer.
 #[derive(Clone, Debug)]
 pub struct Slot {
-    /// Where it attaches.
+    /// The site.
     pub site: Site,
     /// Input and output width.
     pub shape: [usize; 2],
@@ -34,12 +34,12 @@ pub struct Slot {
     pub alpha: f32,
     /// `s`: alpha over the rank, or over its root.
     pub factor: f32,
-    /// Where A begins in the buffer; Bᵀ follows it.
+    /// Start of A in the buffer; Bᵀ follows it.
     pub start: usize,
 }
 
 impl Slot {
-    /// A slot for a layer of `base`, its place not yet known.
+    /// A slot for a layer of `base`, without its position in the buffer.
     ///
     /// # Errors
     /// `Invalid` if rank or alpha cannot be used here; `Mismatch` if `base` has no such layer.
@@ -56,12 +56,12 @@ impl Slot {
         Ok(Slot { site, shape, rank, alpha, factor: alpha / divisor, start: 0 })
     }
 
-    /// Where A lies.
+    /// The range of A in the buffer.
     pub fn a(&self) -> Range<usize> {
         self.start..self.start + self.rank * self.shape[0]
     }
 
-    /// Where Bᵀ lies.
+    /// The range of Bᵀ in the buffer.
     pub fn b(&self) -> Range<usize> {
         let start = self.a().end;
         start..start + self.rank * self.shape[1]
@@ -76,7 +76,7 @@ impl Slot {
     }
 
     /// With `U = s·x·Aᵀ` and `dU = s·dy·B`: `dBᵀ += Uᵀ·dy`, `dA += dUᵀ·x`, `dx += dU·A`.
-    /// `grads`, if it is wanted, has the layout of `factors`. dy: `[N, out]`.
+    /// `grads`, if given, has the layout of `factors`. dy: `[N, out]`.
     pub fn backward(
         &self,
         factors: &[f32],
@@ -115,7 +115,7 @@ impl Slot {
     }
 }
 
-/// Where the factors of all sites lie in one buffer, sorted by site.
+/// The layout of the factors of all sites in one buffer, sorted by site.
 #[derive(Clone, Debug)]
 pub struct Layout {
     slots: Vec<Slot>,
@@ -124,10 +124,10 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// Lays the slots out one after the other. `stabilised`: how their factors came from alpha and rank.
+    /// Lays out the slots without gaps. `stabilised`: whether their factors are alpha over the root of the rank.
     ///
     /// # Panics
-    /// If a site comes twice.
+    /// If a site occurs twice.
     pub fn new(mut slots: Vec<Slot>, stabilised: bool) -> Layout {
         slots.sort_by_key(|s| s.site);
         let mut len = 0;
@@ -151,7 +151,7 @@ impl Layout {
         self.place(site).map(|i| &self.slots[i])
     }
 
-    /// Its place among the slots.
+    /// Its index among the slots.
     pub fn place(&self, site: Site) -> Option<usize> {
         self.slots.binary_search_by_key(&site, |s| s.site).ok()
     }
@@ -183,7 +183,7 @@ impl Layout {
         self.slots.iter().any(|s| any(s.a()) && any(s.b()))
     }
 
-    /// The facts and sections of a file that tell a layout.
+    /// The facts and sections of a file that describe a layout.
     pub(super) fn record(&self, head: &mut Head) -> Vec<(&'static str, Vec<u8>)> {
         file::set_places(head, &self.places());
         head.set("scaling", if self.stabilised { "root" } else { "rank" });
@@ -202,7 +202,7 @@ impl Layout {
         sections
     }
 
-    /// The layout that a file tells.
+    /// Reads the layout from a file.
     pub(super) fn read(stored: &Stored) -> Result<Layout> {
         let (head, container) = (stored.head, stored.container);
         let sites: Result<Vec<Site>> = stored.places.iter().map(|(place, _)| site(*place)).collect();
@@ -231,10 +231,10 @@ impl Layout {
     }
 }
 
-/// Sections of a file that tell a layout where sites differ.
+/// Sections of a file that describe ranks and alphas where sites differ.
 pub(super) const SECTIONS: [&str; 2] = ["ranks", "alphas"];
 
-/// The matrix at a place.
+/// The site of a place, if it is a matrix.
 fn site(place: Place) -> Result<Site> {
     match place {
         Place::Site(site) if site.role.row().kind == TensorKind::Matrix => Ok(site),
@@ -242,37 +242,38 @@ fn site(place: Place) -> Result<Site> {
     }
 }
 
-/// How the factors follow from the parameters: what a low-rank kind says of itself.
+/// The implementation of a low-rank kind: how the factors follow from the parameters.
 pub trait Factors: Send + Sync + 'static {
     /// Its row.
     fn kind(&self) -> &'static Kind;
 
-    /// Its parameters, and what it holds beside them.
+    /// Its parameters and its other values.
     fn parts(&self, layout: &Layout) -> (Vec<Part>, Size);
 
-    /// The factors from the parameters, by `layout`. Never called if the factors are the parameters ([`Size::derived`] is 0).
+    /// The factors from the parameters, by `layout`. Never called if the factors are the parameters ([`Size::derived`]
+    /// is 0).
     fn expand(&self, cx: &Compute, layout: &Layout, params: &[f32], factors: &mut [f32]);
 
     /// The gradients of the parameters from those of the factors.
     fn project(&self, cx: &Compute, layout: &Layout, acc: &[f32], grads: &mut [f32]);
 
-    /// The values that a part held before the first step.
+    /// The values of a part before the first step.
     fn start(&self, layout: &Layout, part: usize, out: &mut [f32]);
 
     /// Whether any factor B has anything in it that A has, too.
     fn changes_something(&self, layout: &Layout, params: &[f32]) -> bool;
 
-    /// Facts of a file beside those of the layout, and sections.
+    /// Facts and sections of a file, beside those of the layout.
     fn record(&self, layout: &Layout, head: &mut Head) -> Vec<(&'static str, Vec<u8>)>;
 }
 
-/// A low-rank adapter whose factors are as `F` says.
+/// A low-rank adapter whose factors are defined by `F`.
 #[derive(Clone)]
 pub struct LowRank<F> {
     pub(super) layout: Layout,
     shape: Shape,
     pub(super) params: Vec<f32>,
-    /// A and Bᵀ by `layout`; empty until prepared, and where they are the parameters.
+    /// A and Bᵀ by `layout`; empty until prepared, and if they are the parameters.
     factors: Vec<f32>,
     pub(super) of: F,
 }
@@ -286,7 +287,7 @@ impl<F: Factors> LowRank<F> {
         LowRank { layout, shape, params, factors: Vec::new(), of }
     }
 
-    /// Where its factors lie.
+    /// The layout of its factors.
     pub fn layout(&self) -> &Layout {
         &self.layout
     }

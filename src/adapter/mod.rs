@@ -1,17 +1,18 @@
 //! Adapters: small trained changes of a frozen model.
 //!
-//! An adapter changes rows `y` given rows `x` at a [`Place`]. Everything about it that others must know (where it stands,
-//! parts, sizes, what it needs) is data, its [`Shape`]. [`Adapter`] is what a kind must do, [`KINDS`] lists the kinds, a
-//! file each. An adapter knows the model by what that tells of itself ([`Base`]); it knows nothing of the layers around it.
+//! An adapter changes rows `y` given rows `x` at a [`Place`]. Everything that other code must know about it (places,
+//! parts, sizes, needs) is data, its [`Shape`]. A kind of adapter implements [`Adapter`]; [`KINDS`] lists the kinds,
+//! one file each. An adapter knows the model by its description, [`Base`], and nothing about the layers around its
+//! places.
 //!
-//! `place.rs` are the places, `base.rs` is what a model tells, `shape.rs` the description; `stack.rs` says who stands where
-//! once adapters are attached. Kinds fill in one of two adapters, `lowrank.rs` or `direct.rs`. `file.rs` is the way to
-//! and from our container, `peft.rs` and `gguf_adapter.rs` read what other programs trained.
+//! `place.rs` has the places, `base.rs` the description of a model, `shape.rs` that of an adapter, and `stack.rs` the
+//! attached adapters. Kinds build on one of two adapters, `lowrank.rs` or `direct.rs`. `file.rs` reads and writes
+//! mynah's container; `peft.rs` and `gguf_adapter.rs` read the adapters of other programs.
 //!
 //! # Laws
 //! Tested for every row of [`KINDS`]: with strength 0 the model is the base to the bit; the backward pass agrees with
-//! finite differences, alone and in a stack; saved and loaded is equal, and saved again is the same bytes; another base is
-//! refused; neither threads nor tiling change a bit.
+//! finite differences, alone and in a stack; saving and loading gives an equal adapter, and saving that gives the same
+//! bytes; another base is refused; neither threads nor tiling change a bit.
 
 mod base;
 pub mod basis;
@@ -50,50 +51,51 @@ pub const MAX_RANK: usize = 1024;
 
 /// A change of a frozen model.
 ///
-/// Its strength belongs to the attachment ([`At::strength`]): with 1 it acts as it was trained, with 0 it is never called,
-/// and every kind's page says what lies between. After any change of the parameters [`Adapter::prepare`] must run before
-/// the adapter is used; [`Ready`] and the trainer see to that.
+/// Its strength belongs to the attachment ([`At::strength`]): with 1 it acts as trained, with 0 it is never called, and
+/// the page of each kind defines the other values. After any change of the parameters, [`Adapter::prepare`] must run
+/// before the adapter is used; [`Ready`] and the trainer ensure this.
 pub trait Adapter: Send + Sync {
     /// Its row of [`KINDS`].
     fn kind(&self) -> &'static Kind;
 
-    /// What it is but for the values of its parameters.
+    /// Its description: everything except for the values of its parameters.
     fn shape(&self) -> &Shape;
 
-    /// What is trained, in one piece.
+    /// The trained parameters, as one slice.
     fn params(&self) -> &[f32];
 
-    /// The same, to change.
+    /// The trained parameters, for changes.
     fn params_mut(&mut self) -> &mut [f32];
 
-    /// Brings what is derived from the parameters and the frozen weights up to date.
+    /// Updates everything that is derived from the parameters and the frozen weights.
     ///
     /// # Errors
-    /// `Mismatch` if the frozen model lacks something that it needs.
+    /// `Mismatch` if the frozen model lacks something that the adapter needs.
     fn prepare(&mut self, _cx: &Compute, _frozen: &dyn Frozen) -> Result<()> {
         Ok(())
     }
 
-    /// Changes `y`, which holds what the frozen model and the adapters before this one made of `x`. Shapes are those of the
-    /// place. `scratch` grows once and is shared by all calls.
+    /// Changes `y`, which holds the result of the frozen model and of the adapters before this one for `x`. Shapes are
+    /// those of the place. `scratch` grows once and is shared by all calls.
     fn forward(&self, at: &At, x: View, y: &mut Tile, scratch: &mut Buffer);
 
-    /// The backward pass: adds to what `into` holds. `dy`, `[N, out]`, enters as the gradient of what [`Adapter::forward`] left in
-    /// `y`, and leaves as that of what it was given; only kinds whose [`Needs::rescales`] is set may change it. `into.acc` has
-    /// as many values as [`Size::gathered`] says, or as there are parameters, and starts as zeros.
+    /// The backward pass: adds to the gradients in `into`. On entry `dy`, `[N, out]`, is the gradient of the `y` after
+    /// [`Adapter::forward`]; on return it is that of the `y` before. Only kinds with [`Needs::rescales`] may change it.
+    /// `into.acc` has [`Size::gathered`] values, or one for each parameter if that is 0, and is zero at the start of a
+    /// step.
     fn backward(&self, at: &At, seen: &Seen, dy: &mut [f32], into: Into, scratch: &mut Buffer);
 
-    /// The gradients of the parameters from what `backward` gathered: once a step. `grads` is overwritten.
+    /// The gradients of the parameters, from the sums in `acc`; called once a step. `grads` is overwritten.
     fn reduce(&self, _cx: &Compute, _frozen: &dyn Frozen, acc: &[f32], grads: &mut [f32]) {
         grads.copy_from_slice(acc);
     }
 
-    /// The values that a part held before the first step.
+    /// The values of a part before the first step.
     fn start(&self, part: usize, out: &mut [f32]) {
         out.fill(if self.shape().parts[part].start == Start::One { 1.0 } else { 0.0 });
     }
 
-    /// Whether it would change any output at all.
+    /// Whether it changes any output.
     fn changes_something(&self) -> bool {
         let shape = self.shape();
         let mut start = Vec::new();
@@ -104,12 +106,12 @@ pub trait Adapter: Send + Sync {
         })
     }
 
-    /// What a file says of it beside base and parameters: facts of the head, and sections.
+    /// Its record in a file, beside base and parameters: facts of the head, and sections.
     fn record(&self, head: &mut Head) -> Vec<(&'static str, Vec<u8>)>;
 
-    /// Changes its shape after a step, if it wants to: says so by `true`. A part keeps its place among the parts and its
-    /// old values in its upper left corner; what optimisers remember of them stays, and of new ones it is zero. `grads` are
-    /// those of the step.
+    /// May change its shape after a step and then returns `true`. A part keeps its index among the parts, and its old
+    /// values in its upper left corner. The optimiser's state of old values is kept; that of new ones starts at zero.
+    /// `grads` are those of the step.
     fn grow(&mut self, _step: u64, _grads: &[f32]) -> bool {
         false
     }
@@ -117,69 +119,69 @@ pub trait Adapter: Send + Sync {
 
 /// Where and how an adapter acts in one call.
 pub struct At<'a> {
-    /// What computes.
+    /// Kernels and threads.
     pub cx: &'a Compute,
-    /// Where.
+    /// The place.
     pub place: Place,
-    /// The number of that place among [`Shape::slots`].
+    /// The index of that place among [`Shape::slots`].
     pub slot: usize,
     /// The strength of the attachment.
     pub strength: f32,
-    /// The heads of the block; outside of blocks those of the first.
+    /// The heads of the block; outside of blocks, those of the first block.
     pub heads: Heads,
-    /// The log-sum-exp of attention's scores, `[N, H]`, for those that need it.
+    /// The log-sum-exp of the attention scores, `[N, H]`, for adapters that need it.
     pub lse: Option<View<'a>>,
 }
 
-/// What the forward pass saw, for the backward pass.
+/// Rows of the forward pass, for the backward pass.
 pub struct Seen<'a> {
-    /// The rows that came in.
+    /// The rows `x`.
     pub x: View<'a>,
-    /// The rows that it changed, as they were before, if [`Needs::output`] is set.
+    /// The rows `y` before they were changed, if [`Needs::output`] is set.
     pub y0: Option<View<'a>>,
 }
 
 impl<'a> Seen<'a> {
-    /// The rows that were changed, as they were.
+    /// The rows `y` before they were changed.
     ///
     /// # Panics
-    /// If the shape did not ask for them.
+    /// If the shape does not need them.
     pub fn output(&self) -> View<'a> {
         self.y0.expect("the shape says that the output is needed")
     }
 }
 
-/// Where the gradients of a backward pass go; all of them are added to.
+/// The buffers to which a backward pass adds gradients.
 pub struct Into<'a, 'x, 'l> {
-    /// Of the rows that came in.
+    /// The gradient of the rows `x`.
     pub dx: Option<&'a mut Tile<'x>>,
-    /// Of the log-sum-exp, `[N, H]`, for those that need it.
+    /// The gradient of the log-sum-exp, `[N, H]`, for adapters that need it.
     pub dlse: Option<&'a mut Tile<'l>>,
-    /// What the parameters' gradients are made of, if the adapter is trained.
+    /// The sums from which [`Adapter::reduce`] computes the parameters' gradients, if the adapter is trained.
     pub acc: Option<&'a mut [f32]>,
 }
 
 /// One row of [`KINDS`].
 pub struct Kind {
-    /// As files and people call it.
+    /// Its name in files and on command lines.
     pub name: &'static str,
-    /// What it is, in a few words.
+    /// A short description.
     pub about: &'static str,
-    /// The highest learning rate that suits it, where nothing is said.
+    /// The default peak learning rate.
     pub rate: f32,
     /// Its settings, with their defaults.
     pub knobs: &'static [Setting],
-    /// The linear layers that it usually changes; empty for one that stands elsewhere.
+    /// The linear layers that it changes by default; empty for a kind with other places.
     pub targets: &'static [Role],
-    /// What a fresh one would be.
+    /// The description of a new adapter.
     pub shape: fn(&Spec, &Base) -> Result<Shape>,
-    /// A fresh one.
+    /// Creates a new adapter.
     pub create: fn(&Spec, &Base) -> Result<Box<dyn Adapter>>,
-    /// One from a file.
+    /// Reads an adapter from a file.
     pub read: fn(file::Stored) -> Result<Box<dyn Adapter>>,
     /// Names of the sections that [`Adapter::record`] may write.
     pub sections: &'static [&'static str],
-    /// Those of them that say how far one has grown: [`Adapter::grow`].
+    /// Those of them that describe the growth of an adapter: [`Adapter::grow`].
     pub grown: &'static [&'static str],
 }
 
@@ -191,7 +193,7 @@ impl Kind {
     }
 }
 
-/// A fresh adapter.
+/// Creates a new adapter.
 ///
 /// # Errors
 /// `Unsupported` for an unknown kind; those of [`Spec::layout`].

@@ -1,6 +1,6 @@
-//! Where adapters stand: the places of a model, and how files and people spell them.
+//! Places: where adapters attach to a model, and how files and command lines spell them.
 //!
-//! A [`Place`] has rows `x` that come in and rows `y` that an adapter may change:
+//! A [`Place`] has input rows `x` and rows `y` that an adapter may change:
 //!
 //! ```text
 //! place             x                                   y
@@ -26,20 +26,20 @@ use std::prelude::v1::*;
 pub struct Site {
     /// The block, from 0.
     pub layer: usize,
-    /// Which of its tensors.
+    /// The tensor.
     pub role: Role,
 }
 
-/// Where in the residual stream.
+/// A position in the residual stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Spot {
-    /// What attention puts out.
+    /// The output of attention.
     Attention,
-    /// What the feed-forward layer puts out.
+    /// The output of the feed-forward layer.
     FeedForward,
 }
 
-/// A place where an adapter may stand; the page says what it sees there.
+/// A place where an adapter may attach; the table at the top of this page defines its rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Place {
     /// Rows before the text.
@@ -56,7 +56,7 @@ pub enum Place {
     Stream(usize, Spot),
     /// A state that runs along the layers.
     State(usize),
-    /// Where that state meets the stream.
+    /// Where that state joins the stream.
     Join,
     /// After the last norm.
     Final,
@@ -81,7 +81,7 @@ impl Place {
         }
     }
 
-    /// Its number among those of its block, below [`Place::DOORS`], or among those outside.
+    /// Its index among the places of its block, below [`Place::DOORS`], or among those outside.
     pub fn door(self) -> usize {
         match self {
             Place::Site(site) => site.role as usize,
@@ -133,7 +133,7 @@ impl From<Site> for Place {
     }
 }
 
-/// The canonical name; of a site that of the weight in a GGUF file. Random streams are named by it.
+/// The canonical name; that of a site is the name of its weight in a GGUF file. Random streams use this name.
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self, self.layer()) {
@@ -145,13 +145,13 @@ impl fmt::Display for Place {
 }
 
 impl Site {
-    /// From the name of its weight in a GGUF file.
+    /// The site with this weight name of GGUF files.
     pub fn by_gguf(name: &str) -> Option<Site> {
         let (layer, role) = name.strip_prefix("blk.")?.strip_suffix(".weight")?.split_once('.')?;
         Some(Site { layer: number(layer)?, role: Role::matrices().find(|r| r.gguf() == role)? })
     }
 
-    /// From the end of a Hugging Face module path: `….layers.3.mlp.up_proj`.
+    /// The site at the end of a Hugging Face module path: `….layers.3.mlp.up_proj`.
     pub fn by_hf(path: &str) -> Option<Site> {
         let role = Role::matrices().find(|r| path.strip_suffix(r.hf()).is_some_and(|rest| rest.ends_with('.')))?;
         let (before, layer) = path.strip_suffix(role.hf())?.strip_suffix('.')?.rsplit_once('.')?;
@@ -167,13 +167,13 @@ impl fmt::Display for Site {
     }
 }
 
-/// A decimal number in its only spelling.
+/// A decimal number in its canonical spelling.
 fn number(text: &str) -> Option<usize> {
     let n: u16 = text.parse().ok()?;
     (n.to_string() == text).then_some(n.into())
 }
 
-/// Words for several linear layers.
+/// Names of groups of linear layers.
 const GROUPS: [(&str, &[Role]); 4] = [
     ("all", &Role::LINEAR),
     ("all-linear", &Role::LINEAR),
@@ -181,7 +181,8 @@ const GROUPS: [(&str, &[Role]); 4] = [
     ("mlp", &[Role::Gate, Role::Up, Role::Down]),
 ];
 
-/// Reads a list such as `all`, `attn,gate`, `q_proj,v_proj` or `attn_q ffn_down`. Sorted, each once.
+/// Reads a list such as `all`, `attn,gate`, `q_proj,v_proj` or `attn_q ffn_down`. The result is sorted and has no
+/// duplicates.
 ///
 /// # Errors
 /// `Invalid` naming an unknown word and the known ones, or if the list is empty.
@@ -201,10 +202,11 @@ pub fn parse_targets(list: &str) -> Result<Vec<Role>> {
     Ok(found)
 }
 
-/// Reads a list of blocks such as `20-29`, `0,5,20-29` or `20-` (to the last) for a model of `blocks`. Sorted, each once.
+/// Reads a list of blocks such as `20-29`, `0,5,20-29` or `20-` (to the last) for a model of `blocks`. The result is
+/// sorted and has no duplicates.
 ///
 /// # Errors
-/// `Invalid` naming a word that is no block or range of blocks, or if the list is empty.
+/// `Invalid` naming a word that is neither a block nor a range of blocks, or if the list is empty.
 pub fn parse_layers(list: &str, blocks: usize) -> Result<Vec<usize>> {
     let mut found = Vec::new();
     for word in list.split([',', ' ']).filter(|w| !w.is_empty()) {
@@ -243,8 +245,8 @@ fn known() -> String {
 /// A place with the widths of its input and output.
 pub type Shaped = (Place, [usize; 2]);
 
-/// How a file spells places: for each name and shape the blocks, `attn_q 576 576 0-29`, or `-` outside of them. The
-/// order is that of the places in a block.
+/// The spelling of places in files: for each name and shape the blocks, `attn_q 576 576 0-29`, or `-` outside of
+/// blocks, in the order of the places of a block.
 pub(super) fn spell(places: &[Shaped]) -> Vec<String> {
     let key = |&(place, shape): &Shaped| (place.layer().is_none(), place.door(), shape);
     let mut groups: Vec<Shaped> = Vec::new();
@@ -273,7 +275,7 @@ pub(super) fn spell(places: &[Shaped]) -> Vec<String> {
 /// The places of a file's list, sorted. All of them exist in `base` with these shapes.
 ///
 /// # Errors
-/// `Corrupt` for what is no such list; `Mismatch` if `base` has no such place or another shape.
+/// `Corrupt` for a malformed list; `Mismatch` if `base` lacks a place or has another shape there.
 pub(super) fn read(list: &[String], base: &Base) -> Result<Vec<Shaped>> {
     let mut places: Vec<Shaped> = Vec::new();
     let mut add = |place: Place, shape: [usize; 2]| {

@@ -1,83 +1,84 @@
-//! One description of an adapter, which files, planner, optimisers, compressors and `inspect` read.
+//! The description of an adapter, which files, planner, optimisers and `inspect` read.
 
 use super::place::{Place, Shaped};
 use core::ops::Range;
 use std::prelude::v1::*;
 
-/// What an adapter is but for the values of its parameters.
+/// The description of an adapter: everything except for the values of its parameters.
 #[derive(Clone, Debug, Default)]
 pub struct Shape {
-    /// Where it stands, sorted by place.
+    /// Its places, sorted.
     pub slots: Vec<Slot>,
-    /// What its parameters are, end to end.
+    /// The parts of its parameters, in order and without gaps.
     pub parts: Vec<Part>,
-    /// What it holds.
+    /// Its sizes in memory.
     pub size: Size,
-    /// What it wants of the passes, all its slots together.
+    /// Its needs in the passes, over all slots.
     pub needs: Needs,
 }
 
-/// One place where an adapter stands.
+/// One place where an adapter is attached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Slot {
-    /// Where.
+    /// The place.
     pub place: Place,
     /// Widths of input and output there.
     pub shape: [usize; 2],
     /// Its parts.
     pub parts: Range<usize>,
-    /// What it wants of the passes there.
+    /// Its needs in the passes there.
     pub needs: Needs,
 }
 
 /// A part of a flat slice of parameters, a matrix by rows; a vector is one row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Part {
-    /// What it is, the same for every slot.
+    /// Its name, the same for every slot.
     pub name: &'static str,
-    /// Where it lies.
+    /// Its range in the slice.
     pub range: Range<usize>,
     /// Values of a row.
     pub cols: usize,
-    /// What it holds before the first step.
+    /// Its values before the first step.
     pub start: Start,
-    /// Which parameters it moves with.
+    /// Its learning-rate group.
     pub group: Group,
 }
 
-/// What a part holds before the first step: what a compressor may measure from, since it need not be stored.
+/// The values of a part before the first step. Codecs may store differences from these, since they need not be stored
+/// themselves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Start {
     /// Zeros.
     Zero,
     /// Ones.
     One,
-    /// What a seed or the frozen weights give: see [`super::Adapter::start`].
+    /// Values that follow from a seed or from the frozen weights: see [`super::Adapter::start`].
     Given,
 }
 
-/// Parameters with a learning rate of their own.
+/// Groups of parameters with their own learning rate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Group {
-    /// The rate as it is.
+    /// The learning rate itself.
     Main,
-    /// The B of a low-rank change, whose rate LoRA+ multiplies.
+    /// The B of a low-rank change; LoRA+ multiplies its rate.
     Fast,
 }
 
-/// What an adapter wants of the passes beside rows.
+/// What an adapter needs from the passes, beside its rows `x` and `y`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Needs {
-    /// In the backward pass the rows that it changed, as they were before. At the rows before the text, the embedding and the
-    /// join there are none.
+    /// In the backward pass, the rows `y` before it changed them. Not available at the rows before the text, the
+    /// embedding and the join.
     pub output: bool,
-    /// The log-sum-exp of attention's scores.
+    /// The log-sum-exp of the attention scores.
     pub lse: bool,
     /// It changes `dy`: see [`super::Adapter::backward`].
     pub rescales: bool,
     /// It reads `x`.
     pub input: bool,
-    /// A strength below 0 means nothing.
+    /// A negative strength is not defined.
     pub positive: bool,
     /// Rows before the text.
     pub rows: usize,
@@ -85,27 +86,27 @@ pub struct Needs {
     pub state: usize,
 }
 
-/// How much an adapter holds while it is trained, in values of `f32`; of one that grows the most it may come to.
+/// The sizes of an adapter while it is trained, in `f32` values. For an adapter that grows, the largest sizes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Size {
-    /// What is trained.
+    /// Trained parameters.
     pub params: usize,
-    /// What is derived from it, or came with it.
+    /// Derived values, and values that come with a file.
     pub derived: usize,
-    /// What `backward` adds up; 0 if these are the gradients themselves, and `reduce` a copy.
+    /// The sums of `backward`; 0 if these are the gradients themselves.
     pub gathered: usize,
-    /// What each thread needs to derive and to reduce.
+    /// Scratch of each thread in `prepare` and `reduce`.
     pub scratch: usize,
-    /// What the passes need for each row.
+    /// Scratch of the passes for each row.
     pub row: usize,
 }
 
 impl Needs {
-    /// Nothing.
+    /// No needs.
     pub const NONE: Needs =
         Needs { output: false, lse: false, rescales: false, input: false, positive: false, rows: 0, state: 0 };
 
-    /// What both want together.
+    /// The union of both.
     pub fn and(self, other: Needs) -> Needs {
         Needs {
             output: self.output | other.output,
@@ -127,7 +128,8 @@ impl Part {
 }
 
 impl Shape {
-    /// The lowest block that it changes or that lies above what it changes; `layers` if it changes none of them.
+    /// The lowest block that it changes, or the first one above a place outside of blocks; `layers` if it changes none
+    /// of them.
     pub fn lowest(&self, layers: usize) -> usize {
         let of = |slot: &Slot| match slot.place {
             Place::Rows | Place::Embedding => 0,
@@ -156,8 +158,8 @@ impl Shape {
         self.slots.binary_search_by_key(&place, |s| s.place).ok()
     }
 
-    /// A description from its places and the parts of each: `parts(place, widths)` gives name, columns, length, start and
-    /// group of each part, `needs(place)` what is wanted there. Sizes are those of the parameters alone.
+    /// Builds a description from the places and the parts at each: `parts(place, widths)` gives the parts,
+    /// `needs(place)` the needs there. Sizes are those of the parameters only.
     pub fn build(
         mut places: Vec<Shaped>,
         needs: impl Fn(Place) -> Needs,
@@ -181,22 +183,22 @@ impl Shape {
     }
 }
 
-/// A part whose place is not known yet.
+/// A part without its range.
 pub struct NewPart {
-    /// What it is.
+    /// Its name.
     pub name: &'static str,
     /// Rows.
     pub rows: usize,
     /// Values of a row.
     pub cols: usize,
-    /// What it holds before the first step.
+    /// Its values before the first step.
     pub start: Start,
-    /// Which parameters it moves with.
+    /// Its learning-rate group.
     pub group: Group,
 }
 
 impl NewPart {
-    /// A matrix `[rows, cols]` or, with one row, a vector; its group is [`Group::Main`].
+    /// A matrix `[rows, cols]`, or with one row a vector, of [`Group::Main`].
     pub fn new(name: &'static str, rows: usize, cols: usize, start: Start) -> NewPart {
         NewPart { name, rows, cols, start, group: Group::Main }
     }

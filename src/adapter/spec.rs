@@ -1,4 +1,4 @@
-//! What adapter to create: its kind, where it attaches, and the settings of its kind.
+//! The specification of a new adapter: its kind, where it attaches, and the settings of its kind.
 
 use super::lowrank::{Layout, Slot};
 use super::{Base, Kind, MAX_RANK, Site};
@@ -31,21 +31,21 @@ pub(super) const USUAL_RANK: Setting = Setting::whole(&RANK, 8);
 pub(super) const USUAL_ALPHA: Setting = Setting::real(&ALPHA, 16.0);
 pub(super) const UNSTABILISED: Setting = Setting::off(&STABILISED);
 
-/// What every low-rank kind has.
+/// The settings of every low-rank kind.
 pub(super) static LOW_RANK: [Setting; 3] = [USUAL_RANK, USUAL_ALPHA, UNSTABILISED];
 
-/// What to create.
+/// The specification of a new adapter.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Spec {
     /// A name of [`super::KINDS`].
     pub kind: String,
-    /// Which linear layers; empty for kinds that stand elsewhere.
+    /// The linear layers; empty for kinds with other places.
     pub targets: Vec<Role>,
-    /// Of which blocks; all if `None`.
+    /// The blocks; all if `None`.
     pub layers: Option<Vec<usize>>,
     /// Values that differ from the defaults of its kind, [`Kind::knobs`].
     pub values: Values,
-    /// Everything random follows from it.
+    /// The seed of all random values.
     pub seed: u64,
 }
 
@@ -62,7 +62,7 @@ impl Spec {
         Spec { kind: kind.into(), targets, layers: None, values: Values::new(), seed: 0 }
     }
 
-    /// The same with a setting of its kind.
+    /// This specification with a setting changed.
     pub fn with(mut self, name: &'static str, value: impl Into<Value>) -> Spec {
         self.values.set(name, value);
         self
@@ -71,12 +71,12 @@ impl Spec {
     /// All settings of its kind.
     ///
     /// # Errors
-    /// `Unsupported` for an unknown kind; `Invalid` for a setting that cannot be used or that the kind lacks.
+    /// `Unsupported` for an unknown kind; `Invalid` for a setting that cannot be used or that the kind does not have.
     pub fn values(&self) -> Result<Values> {
         resolve(&self.kind, Kind::by_name(&self.kind)?.knobs, &self.values)
     }
 
-    /// Where it would attach to `base`.
+    /// The places where it would attach to `base`.
     ///
     /// # Errors
     /// Those of [`Spec::values`]; `Invalid` for settings that cannot be used, naming them; `Mismatch` if `base` lacks a
@@ -89,7 +89,7 @@ impl Spec {
         Ok(Layout::new(self.sites(base)?.into_iter().map(slot).collect::<Result<_>>()?, stabilised))
     }
 
-    /// The blocks it is for, sorted.
+    /// Its blocks, sorted.
     ///
     /// # Errors
     /// `Invalid` if `base` has no such block.
@@ -103,7 +103,7 @@ impl Spec {
         Ok(layers)
     }
 
-    /// The linear layers it is for, block by block.
+    /// Its linear layers, block by block.
     ///
     /// # Errors
     /// `Invalid` for settings that cannot be used, naming them.

@@ -1,4 +1,4 @@
-//! What is ready to be attached to a model, what is attached, and who stands where.
+//! Adapters that are ready to be attached, and the stack of attached ones with an index by place.
 
 use super::{Adapter, Frozen, Needs, Place};
 use crate::error::{Error, Result};
@@ -7,7 +7,7 @@ use core::ops::Deref;
 use std::prelude::v1::*;
 use std::sync::Arc;
 
-/// An adapter that can be attached: what is derived from its parameters and from the frozen weights is there.
+/// An adapter that can be attached: everything that is derived from its parameters and the frozen weights is up to date.
 pub struct Ready(Box<dyn Adapter>);
 
 impl Ready {
@@ -20,7 +20,7 @@ impl Ready {
         Ok(Arc::new(Ready(adapter)))
     }
 
-    /// The adapter, to change; who changes parameters prepares it again.
+    /// The adapter, for changes. Call [`Adapter::prepare`] after a change of its parameters.
     pub(crate) fn adapter_mut(&mut self) -> &mut dyn Adapter {
         &mut *self.0
     }
@@ -42,18 +42,18 @@ impl Deref for Ready {
 /// An attached adapter.
 #[derive(Clone)]
 pub struct Attached {
-    /// Which.
+    /// The adapter.
     pub adapter: Arc<Ready>,
-    /// How strongly it acts: 1 as it was trained, 0 not at all.
+    /// Its strength: 1 as trained, 0 not at all.
     pub strength: f32,
 }
 
-/// Who stands at a place: an adapter by its number, and the slot that it has there.
+/// An adapter at a place: the index of the adapter and its slot there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Member {
-    /// Which of the attached ones.
+    /// The index of the attached adapter.
     pub which: usize,
-    /// Which of its slots.
+    /// The index of its slot.
     pub slot: usize,
 }
 
@@ -61,22 +61,22 @@ pub struct Member {
 #[derive(Clone, Default)]
 pub struct Stack {
     all: Vec<Attached>,
-    /// By place: those outside of blocks first, then block by block.
+    /// By place: places outside of blocks first, then block by block.
     table: Vec<Vec<Member>>,
     needs: Needs,
 }
 
 impl Stack {
-    /// Nothing attached.
+    /// An empty stack.
     pub const fn new() -> Stack {
         Stack { all: Vec::new(), table: Vec::new(), needs: Needs::NONE }
     }
 
-    /// Puts one on top. With strength 0 it stands nowhere.
+    /// Adds an adapter on top. With strength 0 it is at no place.
     ///
     /// # Errors
-    /// `Invalid` for a strength that is not finite, or below 0 where that means nothing; and for a second adapter with a
-    /// state along the layers.
+    /// `Invalid` for a strength that is not finite, or negative where that is not defined; and for a second adapter
+    /// with a state along the layers.
     pub fn push(&mut self, adapter: Arc<Ready>, strength: f32) -> Result<()> {
         if !strength.is_finite() || strength < 0.0 && adapter.shape().needs.positive {
             let why = format!("{strength}, and {} can be used with 0 and more", adapter.kind().name);
@@ -90,7 +90,7 @@ impl Stack {
         Ok(())
     }
 
-    /// Says anew who stands where: after a shape has changed.
+    /// Rebuilds the index by place after a shape has changed.
     pub(crate) fn index(&mut self) {
         self.table.iter_mut().for_each(Vec::clear);
         self.needs = Needs::NONE;
@@ -109,7 +109,7 @@ impl Stack {
         }
     }
 
-    /// Whether it holds the very same adapters at the same strengths.
+    /// Whether both hold the same adapters, by identity, with the same strengths.
     pub fn same(&self, other: &Stack) -> bool {
         let same = |(a, b): (&Attached, &Attached)| Arc::ptr_eq(&a.adapter, &b.adapter) && a.strength == b.strength;
         self.all.len() == other.all.len() && self.all.iter().zip(&other.all).all(same)
@@ -120,12 +120,12 @@ impl Stack {
         &self.all
     }
 
-    /// The last one, to change.
+    /// The last one, for changes.
     pub(crate) fn last_mut(&mut self) -> Option<&mut Arc<Ready>> {
         self.all.last_mut().map(|a| &mut a.adapter)
     }
 
-    /// Takes the last one away.
+    /// Removes the last one.
     pub(crate) fn pop(&mut self) -> Option<Arc<Ready>> {
         let last = self.all.pop();
         self.index();
@@ -137,7 +137,7 @@ impl Stack {
         self.all.is_empty()
     }
 
-    /// Who stands at a place, first to last.
+    /// The adapters at a place, first to last.
     pub fn at(&self, place: Place) -> &[Member] {
         self.table.get(index(place)).map_or(&[], |members| members)
     }
@@ -147,12 +147,12 @@ impl Stack {
         &self.all[member.which]
     }
 
-    /// What all of them together want of the passes.
+    /// The needs of all adapters.
     pub fn needs(&self) -> Needs {
         self.needs
     }
 
-    /// What those at a place want.
+    /// The needs of the adapters at a place.
     pub fn needs_at(&self, place: Place) -> Needs {
         let of = |member: &Member| self.adapter(member).adapter.shape().slots[member.slot].needs;
         self.at(place).iter().map(of).fold(Needs::NONE, Needs::and)
