@@ -1,11 +1,11 @@
-//! Random bases that are stored as a seed: matrices drawn one after the other from a stream.
+//! Random bases that are stored as a seed: matrices that are drawn from a stream.
 
 use crate::error::{Error, Result};
 use crate::rng::{Mt19937, Stream};
 
 /// One row of [`BASES`].
 pub struct Basis {
-    /// As files call it.
+    /// Its name in files.
     pub name: &'static str,
     /// How entries are drawn.
     draw: Draw,
@@ -15,15 +15,15 @@ pub struct Basis {
 
 #[derive(Clone, Copy)]
 enum Draw {
-    /// Any entry by itself: `fill(stream, place, out)`.
+    /// Random access: `fill(stream, position, out)`.
     Anywhere(fn(&Stream, u64, &mut [f32])),
-    /// From front to back.
+    /// Sequential access only.
     Torch,
 }
 
 /// Every way to draw bases. Entry `e` of basis `i` is word (or bit) `i·2³² + e` of the tensor's stream, except for
-/// `torch-uniform`: there bases are drawn front to back from a Mersenne Twister with a seed of its own, each in the
-/// layout that torch gives the matrix, as the code of NOLA's authors does on a CPU.
+/// `torch-uniform`: there bases are drawn front to back from a Mersenne Twister with its own seed, each in torch's
+/// layout of the matrix, like the code of NOLA's authors on a CPU.
 pub static BASES: &[Basis] = &[
     Basis { name: "uniform", draw: Draw::Anywhere(Stream::fill_uniform), spread: 1 },
     Basis { name: "rademacher", draw: Draw::Anywhere(Stream::fill_signs), spread: 3 },
@@ -43,9 +43,9 @@ impl Basis {
     }
 }
 
-/// What the bases of one matrix are drawn from.
+/// The random source of the bases of one matrix.
 pub struct Source {
-    /// The stream, for bases of which any entry can be drawn by itself.
+    /// The stream, for bases with random access.
     pub stream: Stream,
     /// The seed of `torch-uniform`.
     pub seed: u64,
@@ -53,7 +53,7 @@ pub struct Source {
     pub entries: usize,
 }
 
-/// Yields the same part of each basis in turn.
+/// Draws the same part of each basis, one basis after the other.
 pub struct Walk<'a> {
     basis: &'static Basis,
     source: &'a Source,
@@ -63,14 +63,14 @@ pub struct Walk<'a> {
 }
 
 impl<'a> Walk<'a> {
-    /// From entry `start` of the first basis.
+    /// Starts at entry `start` of the first basis.
     pub fn new(basis: &'static Basis, source: &'a Source, start: usize) -> Self {
         let mut twister = basis.is_torch().then(|| Mt19937::new(source.seed));
         skip(&mut twister, start);
         Walk { basis, source, start, next: 0, twister }
     }
 
-    /// That part of the next basis: as many entries as `out` has, which must be the same each time.
+    /// Draws that part of the next basis. `out` must have the same length each time.
     pub fn fill(&mut self, out: &mut [f32]) {
         match (self.basis.draw, &mut self.twister) {
             (Draw::Anywhere(fill), _) => fill(&self.source.stream, (self.next << 32) + self.start as u64, out),
@@ -80,7 +80,7 @@ impl<'a> Walk<'a> {
         self.pass(out.len());
     }
 
-    /// Leaves a basis of which `len` entries would have been drawn out.
+    /// Skips a basis of which `len` entries would have been drawn.
     pub fn leave_out(&mut self, len: usize) {
         skip(&mut self.twister, len);
         self.pass(len);

@@ -140,7 +140,7 @@ impl<R: Rule> Direct<R> {
     }
 }
 
-/// What a fresh one would be.
+/// The description of a new adapter.
 ///
 /// # Errors
 /// Those of the plan.

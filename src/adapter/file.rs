@@ -1,21 +1,22 @@
-//! Adapters to and from our container, kind `adapter`.
+//! Reading and writing adapters: mynah's container, kind `adapter`.
 //!
 //! ```text
 //! head        facts (below)
-//! params      the parameters, part by part, each spelt by the codec
+//! params      the parameters, part by part, each encoded by the codec
 //! provenance  facts; optional
-//! …           what the kind adds
+//! …           sections of the kind
 //! ```
 //!
 //! Facts of every head: `kind`; `base.architecture`, `base.fingerprint`, `base.tokenizer`; `targets`, one text for each
 //! place and shape, `attn_q 576 576 0-29` (name, width of input and output, ranges of blocks, or `-` outside of blocks);
-//! `codec`. The rest of the head is the kind's own ([`Adapter::record`]).
+//! `codec`. The other facts are defined by the kind ([`Adapter::record`]).
 //!
-//! Low-rank kinds add `scaling`, `rank` or `root`; `rank` and `alpha`, or where sites differ the sections `ranks`, u32 a
-//! site, and `alphas`, f32 a site. `lora` may add `seed` and `generator`, from which A was drawn. `nola` adds `bases.a`,
-//! `bases.b`, `basis`, `seed`, `generator` and `canary`, the BLAKE3 of the first values of all its streams: it is loaded
-//! only where they come out the same; and, with streams that did not come from our seed, the sections `seeds`, two u64 a
-//! site, and `start`, A₀ of all sites as f32. The other kinds add the values of their settings.
+//! Low-rank kinds add `scaling`, `rank` or `root`; `rank` and `alpha`, or where sites differ the sections `ranks`, u32
+//! a site, and `alphas`, f32 a site. `lora` may add `seed` and `generator`, from which A was drawn. `nola` adds
+//! `bases.a`, `bases.b`, `basis`, `seed`, `generator` and `canary`, the BLAKE3 of the first values of all its streams:
+//! it is loaded only if the streams give the same values; and, for streams that do not follow from the seed, the
+//! sections `seeds`, two u64 a site, and `start`, A₀ of all sites as f32. The other kinds add the values of their
+//! settings.
 
 use super::place::{self, Shaped};
 use super::{Adapter, Base, Kind, Part};
@@ -28,10 +29,10 @@ use std::prelude::v1::*;
 const KIND: &str = "adapter";
 const SECTIONS: [&str; 3] = ["head", "params", "provenance"];
 
-/// Where an adapter comes from.
+/// The origin of an adapter.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Provenance {
-    /// What it was trained for, or the program and format it was converted from.
+    /// The objective that it was trained for, or the program and format that it was converted from.
     pub objective: String,
     /// Digest of the training data.
     pub data: String,
@@ -67,7 +68,7 @@ impl Provenance {
     }
 }
 
-/// The bytes of a file, its parameters rounded to half floats. The same adapter gives the same bytes.
+/// The bytes of a file with parameters rounded to f16. Equal adapters give the same bytes.
 ///
 /// # Errors
 /// `Invalid` if a parameter is not finite or too large for the codec.
@@ -75,7 +76,7 @@ pub fn to_bytes(adapter: &dyn Adapter, base: &Base, provenance: &Provenance) -> 
     to_bytes_as(adapter, base, provenance, "f16")
 }
 
-/// The same with a codec of [`codec::CODECS`], `f32` for example.
+/// The bytes of a file with a codec of [`codec::CODECS`], for example `f32`.
 ///
 /// # Errors
 /// Also `Unsupported` for an unknown codec.
@@ -93,11 +94,10 @@ pub fn to_bytes_as(adapter: &dyn Adapter, base: &Base, provenance: &Provenance, 
     Ok(file.finish())
 }
 
-/// What an adapter is but for the values of its parameters: two of the same facts compute the same from the same
-/// parameters.
+/// The facts that, with its parameters, determine what an adapter computes.
 pub fn facts(adapter: &dyn Adapter, base: &Base) -> Head {
     let (mut head, sections) = describe(adapter, base);
-    // How far one has grown is what a run has done, not what it is.
+    // The growth of an adapter belongs to the state of a run, not to its description.
     for (name, bytes) in sections.into_iter().filter(|(name, _)| !adapter.kind().grown.contains(name)) {
         head.set(name, hex(blake3::hash(&bytes).as_bytes()));
     }
@@ -131,12 +131,12 @@ fn describe(adapter: &dyn Adapter, base: &Base) -> (Head, Vec<(&'static str, Vec
     (head, sections)
 }
 
-/// Says where an adapter stands.
+/// Writes the places of an adapter.
 pub(super) fn set_places(head: &mut Head, places: &[Shaped]) {
     head.set("targets", place::spell(places));
 }
 
-/// How well the base at hand must fit the one a file was trained on.
+/// How well a base must match the one that an adapter was trained on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fit {
     /// The same weights and tokenizer.
@@ -148,13 +148,13 @@ pub enum Fit {
 /// An adapter from a file, for the base it was trained on. It must be prepared before it is used.
 ///
 /// # Errors
-/// `Corrupt`, `Limit` and `Unsupported` as the file deserves; `Mismatch` naming what differs if the base is another;
+/// `Corrupt`, `Limit` and `Unsupported` for such files; `Mismatch` naming what differs if the base is another;
 /// `Invalid` if it would change nothing.
 pub fn from_bytes(bytes: Bytes, base: &Base, limits: &Limits) -> Result<Box<dyn Adapter>> {
     refuse_idle(restore(bytes, base, limits, Fit::Same)?)
 }
 
-/// The same for a base of which only the shapes must fit.
+/// An adapter from a file, for a base that only needs to have the same shapes.
 ///
 /// # Errors
 /// As [`from_bytes`].
@@ -171,17 +171,17 @@ pub fn refuse_idle(adapter: Box<dyn Adapter>) -> Result<Box<dyn Adapter>> {
     }
 }
 
-/// An adapter from a file even if it changes nothing yet, to go on training.
+/// An adapter from a file for further training; it may still change nothing.
 ///
 /// # Errors
-/// As [`from_bytes`], but for that.
+/// As [`from_bytes`], except for that.
 pub fn restore(bytes: Bytes, base: &Base, limits: &Limits, fit: Fit) -> Result<Box<dyn Adapter>> {
     let (container, head) = open(bytes, limits)?;
     let kind = Kind::by_name(head.text("kind")?)?;
     read(&container, &head, kind, base, limits, fit)
 }
 
-/// The same where the kind is known: an adapter to go on training, for the base that it was trained on.
+/// An adapter of a known kind from a file for further training, for the base that it was trained on.
 ///
 /// # Errors
 /// Those of [`restore`]; `Mismatch` for another kind.
@@ -228,31 +228,31 @@ fn read(
     (kind.read)(Stored { places, base, head, container, limits, codec })
 }
 
-/// What a kind reads itself from.
+/// The file that a kind is read from.
 pub struct Stored<'a> {
-    /// Where it stands, checked against the base.
+    /// Its places, checked against the base.
     pub places: Vec<Shaped>,
-    /// What it attaches to.
+    /// The base that it attaches to.
     pub base: &'a Base,
     /// The facts.
     pub head: &'a Head,
     /// The sections.
     pub container: &'a Container,
-    /// What a file may ask for.
+    /// Limits on the file.
     pub limits: &'a Limits,
     codec: &'a str,
 }
 
 impl Stored<'_> {
-    /// The parameters of these parts. `start(part, values)` tells what a part held before the first step; a codec that
-    /// spells differences from it asks.
+    /// The parameters of these parts. `start(part, values)` gives the values of a part before the first step; codecs of
+    /// differences call it.
     ///
     /// # Errors
-    /// `Corrupt` if the section holds another number, or one that is not finite.
+    /// `Corrupt` if the section holds another number of values, or one that is not finite.
     pub fn params(&self, parts: &[Part], start: impl Fn(usize, &mut [f32])) -> Result<Vec<f32>> {
         let codec = codec::Codec::by_name(self.codec)?;
         let bytes = self.container.require("params")?;
-        // Nothing is reserved before the bytes are seen to hold it.
+        // The number of bytes is checked before memory is reserved.
         let least = parts.iter().try_fold(0usize, |sum, p| sum.checked_add((codec.least)(p.range.len())));
         if least.is_none_or(|least| least > bytes.len()) {
             let n = parts.last().map_or(0, |p| p.range.end);
@@ -276,12 +276,12 @@ impl Stored<'_> {
     }
 }
 
-/// What a file says of itself, without a base.
+/// The description in a file, read without a base.
 #[derive(Clone, Debug)]
 pub struct Info {
     /// All facts of its head.
     pub head: Head,
-    /// Where it comes from, if it says so.
+    /// Its origin, if the file records it.
     pub provenance: Option<Provenance>,
     /// Its sections and their bytes.
     pub sections: Vec<(String, usize)>,
@@ -296,7 +296,7 @@ impl Info {
     }
 }
 
-/// Reads what a file says of itself. Does not decode parameters.
+/// Reads the description in a file, without its parameters.
 ///
 /// # Errors
 /// `Corrupt`, `Limit`, and `Mismatch` if it holds no adapter.
@@ -321,7 +321,7 @@ fn hex(digest: &[u8; 32]) -> String {
     blake3::Hash::from(*digest).to_hex().as_str().into()
 }
 
-/// A section of words, one a site.
+/// A section of 4-byte values, one a site.
 pub(super) fn words<'a>(what: &str, bytes: &'a Bytes, n: usize) -> Result<&'a [[u8; 4]]> {
     match bytes.as_chunks::<4>() {
         (words, []) if words.len() == n => Ok(words),

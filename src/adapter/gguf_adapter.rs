@@ -15,8 +15,8 @@ const SUFFIXES: [&str; 2] = [".lora_a", ".lora_b"];
 /// Reads an adapter of any float or block format.
 ///
 /// # Errors
-/// `Unsupported` for other kinds of adapter and for weights none attaches to here; `Mismatch` where it does not fit the
-/// base or is no adapter; `Invalid` if it would change nothing.
+/// `Unsupported` for other kinds of adapter and for weights to which adapters cannot attach here; `Mismatch` where it
+/// does not fit the base or is no adapter; `Invalid` if it would change nothing.
 pub fn read(file: &Gguf, base: &Base, limits: &Limits) -> Result<Lora> {
     if file.string("general.type")? != Some("adapter") {
         return Err(Error::mismatch("kind of file", "an adapter", file.looks_like()));
@@ -26,7 +26,7 @@ pub fn read(file: &Gguf, base: &Base, limits: &Limits) -> Result<Lora> {
         return Err(Error::unsupported("adapter.type", kind));
     }
     if file.get("adapter.alora.invocation_tokens").is_some() {
-        return Err(Error::unsupported("adapter", "one that begins at an invocation text (aLoRA)"));
+        return Err(Error::unsupported("adapter", "one that starts at an invocation text (aLoRA)"));
     }
     let architecture = file.require_string("general.architecture")?;
     if architecture != base.architecture {

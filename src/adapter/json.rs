@@ -1,15 +1,15 @@
-//! A strict reader of JSON (RFC 8259) that builds no tree: callers take what they know and skip the rest. Duplicate
+//! A strict reader of JSON (RFC 8259) that builds no tree: callers read what they know and skip the rest. Duplicate
 //! keys, deep nesting and anything after the end are errors.
 //!
-//! It stands beside `serde_json` because files of strangers are read with it: depth has a limit of the caller's, a key
-//! that comes twice is refused instead of the last one winning, and what nobody asked for takes no memory.
+//! It is used beside `serde_json` for untrusted files: the caller limits the depth, duplicate keys are refused, and
+//! skipped values take no memory.
 
 use crate::bytes::Limits;
 use crate::error::{Error, Result, printable};
 use std::borrow::Cow;
 use std::prelude::v1::*;
 
-/// A place in a text, moving forward.
+/// A position in a text that moves forward.
 pub(super) struct Json<'a> {
     text: &'a str,
     at: usize,
@@ -209,7 +209,7 @@ impl<'a> Json<'a> {
         let text = self.number()?;
         match text.parse::<u64>().ok().filter(|n| *n <= 1 << 53) {
             Some(n) => Ok(n),
-            None => self.bad(&format!("{} where a whole number up to 2^53 is wanted", printable(text))),
+            None => self.bad(&format!("{} where a whole number up to 2^53 is needed", printable(text))),
         }
     }
 
@@ -218,7 +218,7 @@ impl<'a> Json<'a> {
         let text = self.number()?;
         match text.parse::<f64>().ok().filter(|x| x.is_finite()) {
             Some(x) => Ok(x),
-            None => self.bad(&format!("{} where a finite number is wanted", printable(text))),
+            None => self.bad(&format!("{} where a finite number is needed", printable(text))),
         }
     }
 
@@ -234,7 +234,7 @@ impl<'a> Json<'a> {
         self.bad("a value is wanted")
     }
 
-    /// Any value, checked and dropped. Whether it says nothing: `null`, `false`, `""`, `"none"`, `[]`, `{}`.
+    /// Checks and skips any value. Returns whether it is empty: `null`, `false`, `""`, `"none"`, `[]`, `{}`.
     pub fn skip(&mut self) -> Result<bool> {
         let mut empty = true;
         match self.peek() {
@@ -257,7 +257,7 @@ impl<'a> Json<'a> {
     }
 
     /// # Errors
-    /// `Corrupt` if anything but space follows.
+    /// `Corrupt` if anything but white space follows.
     pub fn end(&mut self) -> Result<()> {
         if self.peek().is_some() { self.bad("something after the end") } else { Ok(()) }
     }

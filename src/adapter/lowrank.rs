@@ -260,7 +260,7 @@ pub trait Factors: Send + Sync + 'static {
     /// The values of a part before the first step.
     fn start(&self, layout: &Layout, part: usize, out: &mut [f32]);
 
-    /// Whether any factor B has anything in it that A has, too.
+    /// Whether any `B·A` is other than zero.
     fn changes_something(&self, layout: &Layout, params: &[f32]) -> bool;
 
     /// Facts and sections of a file, beside those of the layout.

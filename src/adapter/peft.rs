@@ -1,7 +1,7 @@
 //! LoRA adapters as Hugging Face PEFT saves them: `adapter_config.json` and `adapter_model.safetensors`.
 //!
-//! Ranks are those of the tensors and must agree with the configuration. Whatever else the configuration switches on
-//! that changes what a LoRA computes is refused by name. Rows of q and k are put into the order of GGUF files.
+//! Ranks are those of the tensors and must agree with the configuration. Every other option that changes what a LoRA
+//! computes is refused by name. Rows of q and k are put into the order of GGUF files.
 
 use super::json::Json;
 use super::kinds::lora::Lora;
@@ -13,7 +13,7 @@ use crate::error::{Error, Result, printable};
 use std::collections::BTreeMap;
 use std::prelude::v1::*;
 
-/// Keys that must say nothing (null, false, empty, none), since a LoRA here is nothing but A and B.
+/// Keys that must be empty (null, false, empty, none), since a LoRA here consists of A and B only.
 const MUST_BE_OFF: &[&str] = &[
     "use_dora",
     "bias",
@@ -32,13 +32,13 @@ const MUST_BE_OFF: &[&str] = &[
     "velora_config",
 ];
 
-/// Starts that move a part of the frozen weights into the adapter, so that it does not fit the weights at hand.
+/// Initialisations that move a part of the frozen weights into the adapter, so that it does not fit the original weights.
 const CHANGE_THE_BASE: &[&str] = &["pissa", "olora", "corda", "loftq", "lora_ga"];
 
-/// Paths that stand before `layers` in names of tensors.
+/// Paths before `layers` in names of tensors.
 const PREFIXES: &[&str] = &["base_model.model.model.", "base_model.model.", "model.", ""];
 
-/// What the configuration says.
+/// The contents of the configuration.
 #[derive(Debug, Default)]
 struct Config {
     rank: u64,
@@ -69,7 +69,7 @@ pub fn open(directory: &std::path::Path, base: &Base, limits: &Limits) -> Result
 /// Reads the two files.
 ///
 /// # Errors
-/// `Corrupt` and `Limit` as the files deserve; `Unsupported` naming what this build does not compute; `Mismatch` where
+/// `Corrupt` and `Limit` for such files; `Unsupported` naming an option that this build does not support; `Mismatch` where
 /// tensors do not fit the configuration or the base; `Invalid` if the adapter would change nothing.
 pub fn read(config: &[u8], tensors: Bytes, base: &Base, limits: &Limits) -> Result<Lora> {
     let config = read_config(config, limits)?;
@@ -143,11 +143,12 @@ fn place(name: &str) -> Option<(Site, usize)> {
     let path = path.strip_suffix(".default").unwrap_or(path);
     let halves = [path.strip_suffix(".lora_A"), path.strip_suffix(".lora_B")];
     let half = halves.iter().position(Option::is_some)?;
-    // A leading word stands for the path before `layers`, which was checked.
+    // `model.` replaces the path before `layers`, which was checked.
     Some((Site::by_hf(&format!("model.{}", halves[half]?))?, half))
 }
 
-/// The first pattern whose last words are those of the module. PEFT's are regular expressions; names are what is used.
+/// The first pattern that matches the last names of the module. PEFT's patterns are regular expressions; in practice
+/// they are names.
 fn pattern(patterns: &[(String, f64)], site: Site) -> Option<f64> {
     let module = format!("model.layers.{}.{}", site.layer, site.role.hf());
     let fits = |p: &str| module.strip_suffix(p).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));

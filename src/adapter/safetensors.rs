@@ -10,7 +10,7 @@ use std::prelude::v1::*;
 /// Name, bits of a value, and the block format that decodes it.
 type Dtype = (&'static str, u64, Option<&'static str>);
 
-/// Types a table may name. Values are read of those that have a format.
+/// Types that a table may name. Only those with a format can be read.
 const DTYPES: &[Dtype] = &[
     ("F32", 32, Some("F32")),
     ("F16", 16, Some("F16")),
@@ -34,9 +34,9 @@ const DTYPES: &[Dtype] = &[
 /// One row of the table.
 #[derive(Clone, Debug)]
 pub struct Tensor {
-    /// As the file spells it.
+    /// Its name in the file.
     pub name: Box<str>,
-    /// Lengths, the slowest first.
+    /// Dimensions, the slowest first.
     pub shape: Vec<u64>,
     dtype: &'static Dtype,
     range: Range<usize>,
@@ -109,7 +109,7 @@ impl Safetensors {
     /// The values of a tensor of two dimensions as rows.
     ///
     /// # Errors
-    /// `Unsupported` if its type is not a float of 16 or 32 bits; `Mismatch` if it has not two dimensions.
+    /// `Unsupported` if its type is not a float of 16 or 32 bits; `Mismatch` if it does not have two dimensions.
     pub fn matrix(&self, tensor: &Tensor) -> Result<Matrix> {
         let name = printable(&tensor.name);
         let format = tensor.dtype.2.and_then(Format::by_name);
@@ -118,13 +118,13 @@ impl Safetensors {
         let &[rows, cols] = tensor.shape.as_slice() else {
             return Err(Error::mismatch(format!("shape of {name}"), "two dimensions", format!("{:?}", tensor.shape)));
         };
-        // Both fit: their product was checked against the bytes there are, unless one is zero.
+        // Their product was checked against the number of bytes, unless one is zero.
         let size = |n: u64| usize::try_from(n).map_err(|_| Error::limit("address space", n, usize::MAX as u64));
         Matrix::new(format, size(rows)?, size(cols)?, self.file.slice(tensor.range.clone())?)
     }
 }
 
-/// What to say of a pickle, which is never read: reading one runs the program in it.
+/// The error for a pickle. It is never read, since reading one runs the program in it.
 pub(super) fn pickled() -> Error {
     Error::unsupported("file format", "a pickle; convert it to safetensors")
 }

@@ -1,9 +1,9 @@
-//! A small layer of an adapter's own, in the residual stream: what the kinds that add its output to a sub-layer's share.
+//! The small feed-forward layer of bottleneck adapters in the residual stream, shared by their kinds.
 //!
 //! ```text
 //! f(z) = U·φ(D·z + d) + u     D [b, in], U [out, b] stored transposed, φ = ReLU
 //! ```
-//! D begins uniform in ±1/√in, the rest at zero, so that a fresh one adds nothing.
+//! D starts uniform in ±1/√in and the rest at zero, so that a new adapter adds nothing.
 
 use super::direct::Own;
 use super::lowrank::{add_outer, add_products, kaiming, products};
@@ -19,33 +19,33 @@ use std::prelude::v1::*;
 /// Width of the small layer.
 pub static SIZE: Knob = Knob {
     name: "size",
-    about: "Width of the layer between",
+    about: "Width of the small layer",
     metavar: "B",
     domain: Domain::Whole { low: 1, high: 65_536 },
 };
 
-/// Factor of what is added.
+/// The factor of its output.
 pub static FACTOR: Knob = Knob {
     name: "factor",
-    about: "Factor of what is added",
+    about: "Factor of the adapter's output",
     metavar: "S",
     domain: Domain::Real { low: 1e-6, high: 1e6 },
 };
 
-/// The outputs of sub-layers whose last products are named.
+/// The outputs of the sub-layers whose last products are named.
 pub fn places(spec: &Spec, base: &Base) -> Result<Vec<Place>> {
     let place = |site: Site| match site.role {
         Role::O => Ok(Place::Stream(site.layer, Spot::Attention)),
         Role::Down => Ok(Place::Stream(site.layer, Spot::FeedForward)),
         other => {
-            let why = format!("{}; o and down can be used, behind which there is a stream", other.row().short);
+            let why = format!("{}; o and down can be used, the last products of sub-layers", other.row().short);
             Err(Error::invalid("targets", why))
         }
     };
     spec.sites(base)?.into_iter().map(place).collect()
 }
 
-/// The small layer's parts, and what its passes need.
+/// The small layer's parts, and its needs in the passes.
 pub fn shape(places: Vec<Shaped>, values: &Values, needs: Needs) -> Shape {
     let b = values.whole(SIZE.name) as usize;
     let mut shape = Shape::build(
@@ -79,7 +79,7 @@ pub fn width(own: &Own) -> usize {
     own.values.whole(SIZE.name) as usize
 }
 
-/// `y += t s f(z)`. h: `[N, b]`, for the work.
+/// `y += t s f(z)`. h: `[N, b]`, scratch.
 pub fn add(own: &Own, at: &At, z: View, y: &mut Tile, h: &mut [f32]) {
     let (up, bias) = (own.part(at.slot, 2), own.part(at.slot, 3));
     let (n, b, s) = (z.n, width(own), factor(own, at));
@@ -96,8 +96,8 @@ fn factor(own: &Own, at: &At) -> f32 {
     at.strength * own.values.real(FACTOR.name) as f32
 }
 
-/// The backward pass through [`add`]: adds to `dz`, if it is wanted, and to the gradients. dy: `[N, out]`, room: `[2, N, b]`, for
-/// the work.
+/// The backward pass through [`add`]: adds to `dz`, if it is given, and to the gradients. dy: `[N, out]`, room: `[2, N,
+/// b]`, scratch.
 pub fn add_backward(
     own: &Own,
     at: &At,
@@ -122,7 +122,7 @@ pub fn add_backward(
         h.iter_mut().for_each(|h| *h *= s);
         add_outer(at.cx, View::new(h, n, b), dy, &mut acc[at_up]);
     }
-    // Of the rectifier: nothing passes where it is zero.
+    // The ReLU passes no gradient where its output is zero.
     dh.iter_mut().zip(&*h).filter(|(_, h)| **h == 0.0).for_each(|(dh, _)| *dh = 0.0);
     let dh = View::new(dh, n, b);
     if let Some(acc) = acc {
@@ -137,13 +137,13 @@ pub fn add_backward(
     }
 }
 
-/// Whether it adds anything: what is drawn does not by itself.
+/// Whether it adds anything; the random start alone does not.
 pub fn changes_something(own: &Own) -> bool {
     let any = |slot, i| own.part(slot, i).iter().any(|v: &f32| *v != 0.0);
     (0..own.shape.slots.len()).any(|slot| any(slot, 2) || any(slot, 3))
 }
 
-/// D as it is drawn.
+/// The random start of D.
 pub fn start(own: &Own, part: usize, out: &mut [f32]) {
     let (place, which) = own.slot_of(part);
     if which != 0 {

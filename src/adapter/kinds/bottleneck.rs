@@ -1,5 +1,5 @@
-//! A serial bottleneck (Houlsby et al., arXiv:1902.00751): what a sub-layer puts out passes through a small layer of its
-//! own and is added to itself.
+//! A serial bottleneck (Houlsby et al., arXiv:1902.00751): the output of a sub-layer goes through a small layer, whose
+//! output is added to it.
 //!
 //! ```text
 //! h ← h + t s f(h)

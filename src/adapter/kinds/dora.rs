@@ -3,9 +3,9 @@
 //! ```text
 //! y = m / ‖W + s·B·A‖ ∘ (W·x + s·B·A·x)      the norm is of each row, and held fixed within a step (section 4.3)
 //! ```
-//! A bias of the base is added to that as it is. `m` begins at `‖W‖`. With strength `t`, `s` is multiplied by `t` and `m`
+//! A bias of the base is added to this unchanged. `m` starts at `‖W‖`. With strength `t`, `s` is multiplied by `t` and `m`
 //! becomes `‖W‖ + t (m − ‖W‖)`: 0 is the base.
-//! `‖w + s·b·A‖² = ‖w‖² + 2s·b·(A·w) + s²·b·(A·Aᵀ)·bᵀ`, so that the terms serve every strength.
+//! `‖w + s·b·A‖² = ‖w‖² + 2s·b·(A·w) + s²·b·(A·Aᵀ)·bᵀ`, so the same terms work for every strength.
 
 use crate::adapter::direct::{self, Direct, Own, Plan, Rule};
 use crate::adapter::lowrank::{self, Slot};
@@ -24,7 +24,7 @@ use std::prelude::v1::*;
 /// Its row.
 pub static KIND: Kind = Kind {
     name: "dora",
-    about: "a low-rank change of directions, and a magnitude for every row; learns a little better than lora",
+    about: "a low-rank change of directions and a magnitude for every row; learns a little better than lora",
     rate: 5e-4,
     knobs: &LOW_RANK,
     targets: &Role::LINEAR,
@@ -36,7 +36,7 @@ pub static KIND: Kind = Kind {
     read: |stored| {
         let values = Values::read(KIND.name, KIND.knobs, stored.head)?;
         Limits::check("rank", values.whole(RANK.name), stored.limits.rank)?;
-        // Refuses what is no product.
+        // Refuses places that are no products.
         let lengths = lengths(&(PLAN.shape)(stored.places.clone(), &values, stored.base)?, stored.base)?;
         Direct::read(stored, &PLAN, Decomposed { lengths, ..Decomposed::default() })
     },
@@ -71,7 +71,7 @@ static PLAN: Plan = Plan {
     },
 };
 
-/// The low-rank part at a place, as if its factors began at 0.
+/// The low-rank part at a place, with its factors at offset 0.
 fn slot(place: Place, base: &Base, values: &Values) -> Result<Slot> {
     let Place::Site(site) = place else { return Err(Error::unsupported("target of dora", place.to_string())) };
     let (rank, alpha) = (values.whole(RANK.name) as usize, values.real(ALPHA.name) as f32);
@@ -99,14 +99,14 @@ fn site(place: Place) -> Site {
     }
 }
 
-/// What follows from the frozen rows and the parameters, a list for each slot.
+/// Values derived from the frozen rows and the parameters, a list for each slot.
 #[derive(Default)]
 struct Decomposed {
     /// `‖w‖²` of every row.
     lengths: Vec<Vec<f32>>,
     /// `2 b·(A·w)` and `b·(A·Aᵀ)·bᵀ` of every row.
     terms: Vec<Vec<[f32; 2]>>,
-    /// What the base has added to the product; empty where it adds nothing.
+    /// The base's bias of the product; empty if it has none.
     biases: Vec<Vec<f32>>,
 }
 
@@ -116,7 +116,7 @@ impl Decomposed {
         let (square, [cross, own_square]) = (self.lengths[at.slot][j], self.terms[at.slot][j]);
         let length = math::sqrt(square);
         let m = length + at.strength * (own.part(at.slot, 2)[j] - length);
-        // A row may be zero, and its `m` is then too: the least length keeps the quotient a number.
+        // A row may be zero, and then its `m` is zero too. The minimum length prevents 0 / 0.
         (math::sqrt((square + s * cross + s * s * own_square).max(f32::MIN_POSITIVE)), m)
     }
 
@@ -197,7 +197,7 @@ impl Rule for Decomposed {
         let (s, n_out, n) = (low.factor * at.strength, low.shape[1], seen.x.n);
         let mut acc = into.acc;
         if let Some(acc) = &mut acc {
-            // W·x + s·B·A·x is made again; its product with dy is the gradient of m.
+            // W·x + s·B·A·x is recomputed; its product with dy is the gradient of m.
             let mut made = vec![0.0; n * n_out];
             for (i, row) in made.chunks_exact_mut(n_out).enumerate() {
                 row.copy_from_slice(y0.row(i));
@@ -219,7 +219,7 @@ impl Rule for Decomposed {
         low.backward(&own.params, at, seen.x, dy, into.dx, acc, scratch);
     }
 
-    /// Lengths that half floats round are not moved.
+    /// Lengths that differ only by f16 rounding have not changed.
     fn changes_something(&self, own: &Own) -> bool {
         (0..own.shape.slots.len()).any(|slot| {
             let lengths = own.part(slot, 2).iter().zip(&self.lengths[slot]);

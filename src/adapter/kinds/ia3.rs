@@ -1,7 +1,7 @@
 //! (IA)³ (arXiv:2205.05638): keys, values and the input of the down projection are multiplied by trained vectors.
 //!
 //! ```text
-//! k ← l_k ∘ k,  v ← l_v ∘ v,  h ← l_ff ∘ h      l begins at 1; strength t: 1 + t (l − 1)
+//! k ← l_k ∘ k,  v ← l_v ∘ v,  h ← l_ff ∘ h      l starts at 1; strength t: 1 + t (l − 1)
 //! ∂L/∂l = t Σ dy ∘ y0
 //! ```
 
@@ -14,7 +14,7 @@ use std::prelude::v1::*;
 /// Its row.
 pub static KIND: Kind = Kind {
     name: "ia3",
-    about: "one factor a channel of keys, values and the feed-forward layer: a few kilobytes",
+    about: "a factor for each channel of keys, values and the feed-forward layer; a few kilobytes",
     rate: 2e-2,
     knobs: &[],
     targets: &[Role::K, Role::V, Role::Down],
@@ -27,7 +27,7 @@ pub static KIND: Kind = Kind {
 
 static PLAN: Plan = Plan {
     kind: &KIND,
-    // Of the output and down projections the input is scaled, as its authors do; of the others the output.
+    // The output and down projections have their inputs scaled, as in the paper; the others their outputs.
     places: |spec, _, base| {
         let place = |site: crate::adapter::Site| match site.role {
             Role::O | Role::Down => Place::Input(site),

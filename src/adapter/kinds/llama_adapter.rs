@@ -1,10 +1,11 @@
-//! LLaMA-Adapter (arXiv:2303.16199): trained prompts in the upper blocks, attended apart from the text and added under a
-//! gate of each head that begins at zero.
+//! LLaMA-Adapter (arXiv:2303.16199): trained prompts in the upper blocks. Attention to them is computed separately from
+//! the text and added through a gate per head that starts at zero.
 //!
 //! ```text
 //! o ← o + t tanh(g_h) softmax(q K_pᵀ · scale) V_p,   K_p = p·W_kᵀ, V_p = p·W_vᵀ by the frozen matrices, without rotation
 //! ```
-//! Their keys have no bias and no norm of heads either. Prompts begin as random rows, and nothing but the gates learns until these have moved. `t` is the strength.
+//! Their keys have no bias and no head norm. Prompts start as random rows; in the first step only the gates have
+//! gradients. `t` is the strength.
 
 use crate::adapter::direct::{self, Direct, Own, Plan, Rule};
 use crate::adapter::{At, Frozen, Into, Kind, Needs, NewPart, Place, Seen, Shape, Site, Start};
@@ -18,17 +19,17 @@ use crate::rng::Stream;
 use crate::role::Role;
 use std::prelude::v1::*;
 
-/// How many prompts a block has.
+/// Number of prompts of a block.
 static LENGTH: Knob =
     Knob { name: "length", about: "Rows before the text", metavar: "L", domain: Domain::Whole { low: 1, high: 4096 } };
 
-/// Blocks from below that have none where nothing is said, if there are more.
+/// Number of lowest blocks without prompts by default, if the model has more.
 const WITHOUT: usize = 2;
 
 /// Its row.
 pub static KIND: Kind = Kind {
     name: "llama-adapter",
-    about: "prompts of the upper blocks, attended under gates that begin closed",
+    about: "prompts of the upper blocks, attended through gates that start closed",
     rate: 2e-2,
     knobs: &[Setting::whole(&LENGTH, 10)],
     targets: &[],
@@ -89,7 +90,7 @@ fn matrices(own: &Own, frozen: &dyn Frozen, slot: usize) -> Result<[crate::quant
 }
 
 impl Gated {
-    /// Where the gradients of keys, values and gates of a slot are gathered.
+    /// The range of a slot's gradients of keys, values and gates.
     fn gathered(&self, own: &Own, slot: usize) -> [core::ops::Range<usize>; 3] {
         let (sizes, gates) = (|i: usize| self.memories[i][0].len(), |i: usize| own.part(i, 1).len());
         let start: usize = (0..slot).map(|i| 2 * sizes(i) + gates(i)).sum();
@@ -203,7 +204,7 @@ impl Rule for Gated {
         out.iter_mut().for_each(|v| *v *= bound);
     }
 
-    /// Closed gates let nothing through.
+    /// With closed gates it changes nothing.
     fn changes_something(&self, own: &Own) -> bool {
         (0..own.shape.slots.len()).any(|slot| own.part(slot, 1).iter().any(|g| *g != 0.0))
     }

@@ -14,7 +14,7 @@ use std::prelude::v1::*;
 /// Its row.
 pub static KIND: Kind = Kind {
     name: "lora",
-    about: "kilobytes to megabytes, learns fast",
+    about: "low-rank changes of linear layers; kilobytes to megabytes, learns fast",
     rate: 5e-4,
     knobs: &spec::LOW_RANK,
     targets: &Role::LINEAR,
@@ -25,15 +25,15 @@ pub static KIND: Kind = Kind {
     grown: &[],
 };
 
-/// Parameters: A `[rank, in]` and Bᵀ `[rank, out]` of each site in turn.
+/// Parameters: A `[rank, in]` and Bᵀ `[rank, out]` of each site.
 pub type Lora = LowRank<Own>;
 
-/// The factors are the parameters themselves; A was drawn from this seed, if it is known.
+/// The factors are the parameters themselves. The seed of A, if it is known.
 #[derive(Clone)]
 pub struct Own(Option<u64>);
 
 impl Lora {
-    /// A fresh one: A uniform in ±1/√in from the seed, a stream a site; B zero.
+    /// A new adapter: A uniform in ±1/√in from the seed, one stream a site; B zero.
     ///
     /// # Errors
     /// Those of [`Spec::layout`].
@@ -54,7 +54,7 @@ impl Lora {
         LowRank::new(layout, params, Own(seed))
     }
 
-    /// From factors that `fill(slot, A, Bᵀ)` writes for each site: what readers of other formats end with.
+    /// From factors that `fill(slot, A, Bᵀ)` writes for each site, for readers of other formats.
     pub(in crate::adapter) fn assemble(
         slots: Vec<Slot>,
         stabilised: bool,
@@ -86,13 +86,13 @@ impl Lora {
         Ok(LowRank::new(layout, params, of))
     }
 
-    /// What A was drawn from, if it is known.
+    /// The seed of A, if it is known.
     pub fn seed(&self) -> Option<u64> {
         self.of.0
     }
 }
 
-/// What a fresh one would be.
+/// The description of a new adapter.
 fn shape(spec: &Spec, base: &Base) -> Result<Shape> {
     let layout = spec.layout(base)?;
     Ok(lowrank::shape(&layout, Own(None).parts(&layout)))
@@ -130,7 +130,7 @@ impl Factors for Own {
         grads.copy_from_slice(acc);
     }
 
-    /// A as it was drawn; zeros where no seed is known.
+    /// The random start of A; zeros if the seed is not known.
     fn start(&self, layout: &Layout, part: usize, out: &mut [f32]) {
         out.fill(0.0);
         if let (Some(seed), true) = (self.0, part.is_multiple_of(2)) {

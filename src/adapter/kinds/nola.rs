@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! A = A₀ + c·Σ aᵢ·Aᵢ    Aᵢ [rank, in],  c = 1/√k, k bases     trained: a (k numbers) and b (l numbers) a site
-//! B =      c·Σ bⱼ·Bⱼ    Bⱼ [rank, out], c = 1/√l, l bases     A₀ uniform in ±1/√in, without which nothing would move
+//! B =      c·Σ bⱼ·Bⱼ    Bⱼ [rank, out], c = 1/√l, l bases     A₀ uniform in ±1/√in: at A = B = 0 gradients vanish
 //! ∂L/∂aᵢ = c·⟨∂L/∂A, Aᵢ⟩    ∂L/∂bⱼ = c·⟨∂L/∂B, Bⱼ⟩
 //! ```
 //!
@@ -39,10 +39,10 @@ pub static BASES: Knob = Knob {
     domain: Domain::Whole { low: 1, high: MAX_BASES as u64 },
 };
 
-/// Bases of B, where they are not as many as those of A.
+/// Bases of B, if their number differs from that of A.
 pub static BASES_OF_B: Knob = Knob {
     name: "basis b",
-    about: "Random bases for the second factor; 0: as many as for the first",
+    about: "Random bases for the second factor; 0: the number of the first",
     metavar: "L",
     domain: Domain::Whole { low: 0, high: MAX_BASES as u64 },
 };
@@ -55,7 +55,7 @@ pub static BASIS_KIND: Knob = Knob {
     domain: Domain::Word(|| basis::BASES.iter().map(|b| b.name).collect()),
 };
 
-/// What can be set.
+/// Its settings.
 pub(super) static KNOBS: [Setting; 6] = [
     USUAL_RANK,
     USUAL_ALPHA,
@@ -71,13 +71,13 @@ pub(super) fn bases(values: &Values) -> [usize; 2] {
     [a, if b == 0 { a } else { b }]
 }
 
-/// Entries drawn at a time: with what is made of them they stay in the nearest cache.
+/// Entries drawn at a time: few enough to stay in the nearest cache together with their products.
 const TILE: usize = 2048;
 
 /// Its row.
 pub static KIND: Kind = Kind {
     name: "nola",
-    about: "coefficients of random bases, the smallest files",
+    about: "coefficients of random bases; the smallest files",
     rate: 5e-3,
     knobs: &KNOBS,
     targets: &Role::LINEAR,
@@ -88,7 +88,7 @@ pub static KIND: Kind = Kind {
     grown: &[],
 };
 
-/// Parameters: `a` then `b` of each site in turn.
+/// Parameters: `a`, then `b`, of each site.
 pub type Nola = LowRank<Combined>;
 
 /// The factors are combinations of random bases.
@@ -98,20 +98,20 @@ pub struct Combined {
     basis: &'static Basis,
     seed: u64,
     given: Option<Given>,
-    /// Head width of sites whose rows GGUF files pair.
+    /// Head width of the sites whose rows are paired in GGUF files.
     paired: Vec<Option<usize>>,
 }
 
-/// What other programs drew or stored, in place of what follows from our seed.
+/// Values of other programs that replace those that follow from the seed.
 #[derive(Clone)]
 pub struct Given {
     /// Seeds of the bases of A and B, for each site of the layout.
     pub seeds: Vec<[u64; 2]>,
-    /// `A₀` of each site of the layout in turn, `[rank, in]`.
+    /// `A₀` of each site of the layout, `[rank, in]`.
     pub start: Vec<f32>,
 }
 
-/// Which factor.
+/// A factor.
 #[derive(Clone, Copy)]
 enum Factor {
     A,
@@ -119,7 +119,7 @@ enum Factor {
 }
 
 impl Nola {
-    /// A fresh one: all coefficients zero.
+    /// A new adapter: all coefficients zero.
     ///
     /// # Errors
     /// Those of [`Spec::layout`].
@@ -131,10 +131,11 @@ impl Nola {
         Nola::from_params(layout, base, bases, basis, spec.seed, None, vec![0.0; n])
     }
 
-    /// From trained coefficients, `a` then `b` of each site of `layout` in turn; drawn from `seed` unless `given`.
+    /// From trained coefficients, `a`, then `b`, of each site of `layout`. The bases follow from `seed`, unless they
+    /// are `given`.
     ///
     /// # Errors
-    /// `Invalid` for a number of bases outside 1 to [`MAX_BASES`], or if something given is of another length.
+    /// `Invalid` for a number of bases outside 1 to [`MAX_BASES`], or if a given value has another length.
     pub fn from_params(
         layout: Layout,
         base: &Base,
@@ -205,17 +206,17 @@ impl Nola {
         self.of.basis
     }
 
-    /// What everything random follows from.
+    /// The seed of all random values.
     pub fn seed(&self) -> u64 {
         self.of.seed
     }
 
-    /// What did not follow from the seed.
+    /// Values that do not follow from the seed.
     pub fn given(&self) -> Option<&Given> {
         self.of.given.as_ref()
     }
 
-    /// BLAKE3 of the first 16 entries of every stream: a generator that differs is found without expanding anything.
+    /// BLAKE3 of the first 16 entries of every stream: a different generator is detected without expanding anything.
     pub fn canary(&self) -> [u8; 32] {
         self.of.canary(&self.layout)
     }
@@ -248,7 +249,7 @@ impl Combined {
         }
     }
 
-    /// Where the coefficients of a factor lie among the parameters of a site.
+    /// The range of a factor's coefficients among the parameters of a site.
     fn coefficients(&self, factor: Factor) -> Range<usize> {
         let [k, l] = self.bases;
         match factor {
@@ -290,12 +291,12 @@ impl Combined {
         });
     }
 
-    /// Calls `f(place in the factor as we store it, place as drawn)` for all entries.
+    /// Calls `f(index in the stored factor, index in the drawn one)` for all entries.
     fn order(&self, layout: &Layout, place: usize, factor: Factor, f: &mut dyn FnMut(usize, usize)) {
         let slot = &layout.slots()[place];
         let (rank, n_out) = (slot.rank, slot.shape[1]);
         match factor {
-            // torch holds B as [out, rank], its rows in Hugging Face's order.
+            // torch stores B as [out, rank], with rows in Hugging Face's order.
             Factor::B if self.basis.is_torch() => {
                 for row in 0..n_out {
                     let to = self.paired[place].map_or(row, |width| gguf_row(row, width));
@@ -308,7 +309,7 @@ impl Combined {
         }
     }
 
-    /// Entries `from..` of a factor, in the order they are drawn. `tile` has the length of `out`.
+    /// Entries `from..` of a factor, in the order in which they are drawn. `tile` has the length of `out`.
     fn combine(
         &self,
         layout: &Layout,
@@ -342,7 +343,7 @@ impl Combined {
         }
     }
 
-    /// The part `first..` of all factors.
+    /// Computes the part `first..` of all factors.
     fn expand_part(&self, layout: &Layout, params: &[f32], first: usize, out: &mut [f32], scratch: &mut Buffer) {
         let slots = layout.slots();
         let last = first + out.len();
@@ -367,7 +368,7 @@ impl Combined {
         }
     }
 
-    /// Entries handled at a time.
+    /// Entries computed at a time.
     fn tile(&self, layout: &Layout) -> usize {
         if self.basis.is_torch() { layout.len() } else { TILE }
     }
@@ -400,7 +401,7 @@ impl Combined {
     }
 }
 
-/// What a fresh one would be.
+/// The description of a new adapter.
 fn shape(spec: &Spec, base: &Base) -> Result<Shape> {
     let (layout, values) = (spec.layout(base)?, spec.values()?);
     let bases = bases(&values);
@@ -412,7 +413,7 @@ fn shape(spec: &Spec, base: &Base) -> Result<Shape> {
 fn size(layout: &Layout, bases: [usize; 2], torch: bool, start: usize) -> Size {
     let (all, tile) = (layout.len(), if torch { layout.len() } else { TILE });
     let factor = layout.slots().iter().map(|s| s.a().len().max(s.b().len())).max().unwrap_or(0);
-    // Either a tile of the factors and what is drawn for it, or the gradient of one factor and what is drawn for that.
+    // Either a tile of the factors and the entries drawn for it, or the gradient of one factor and its entries.
     let scratch = (2 * tile.min(all)).max(factor + tile.min(factor));
     let params = (bases[0] + bases[1]) * layout.slots().len();
     Size { params, derived: all + start, gathered: all, scratch, row: 0 }
@@ -443,7 +444,7 @@ fn starts(layout: &Layout) -> usize {
     layout.slots().iter().map(|s| s.a().len()).sum()
 }
 
-/// Sixteen sums side by side, then one after the other: fast, and the same bits everywhere.
+/// Sixteen sums in lanes, then their sum in order: fast, and the same bits everywhere.
 fn dot(x: &[f32], y: &[f32]) -> f32 {
     let mut lanes = [0.0f32; 16];
     for (x, y) in x.chunks(16).zip(y.chunks(16)) {

@@ -1,10 +1,10 @@
-//! A parallel bottleneck (He et al., arXiv:2110.04366): a small layer beside a sub-layer, of the same input, whose output
-//! is added to that of the sub-layer with a factor.
+//! A parallel bottleneck (He et al., arXiv:2110.04366): a small layer beside a sub-layer. It has the same input; its
+//! output, times a factor, is added to that of the sub-layer.
 //!
 //! ```text
 //! h ← h + t s f(x)
 //! ```
-//! `f` is [`crate::adapter::small`]'s layer, `s` a factor, 4 as its authors have it, `t` the strength.
+//! `f` is [`crate::adapter::small`]'s layer, `s` a factor, 4 by default as in the paper, `t` the strength.
 
 use crate::adapter::direct::{self, Direct, Own, Plan, Rule};
 use crate::adapter::small::{FACTOR, SIZE, add, add_backward, changes_something, places, shape, start, width};

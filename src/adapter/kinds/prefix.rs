@@ -3,10 +3,10 @@
 //! ```text
 //! o = Σ over text and prefix of e^{s} v / Σ e^{s}        joined with the base's attention by its log-sum-exp
 //! ```
-//! Keys of the prefix are not rotated, and the text keeps positions from 0. With `offset` n the prefix is where it
-//! would be if the text began at position n: its keys are rotated by −n. PEFT's prefixes have their length as offset.
-//! The strength multiplies the prefix's part of both sums: with 0 attention is the base's.
-//! Of several prefixes each is joined by the log-sum-exp of the text alone, one after the other: their order matters.
+//! Keys of the prefix are not rotated, and the text keeps positions from 0. With `offset` n the prefix is at the
+//! positions before a text that starts at position n: its keys are rotated by −n. The offset of PEFT's prefixes is
+//! their length. The strength multiplies the prefix's part of both sums: with 0 attention is the base's. Several
+//! prefixes are joined one after the other, each with the log-sum-exp of the text alone, so their order matters.
 
 use crate::adapter::direct::{self, Direct, Own, Plan, Rule};
 use crate::adapter::{At, Frozen, Into, Kind, Needs, NewPart, Place, Seen, Shape, Start};
@@ -22,15 +22,15 @@ use std::prelude::v1::*;
 static LENGTH: Knob =
     Knob { name: "length", about: "Rows before the text", metavar: "L", domain: Domain::Whole { low: 1, high: 4096 } };
 
-/// Where the text begins, for the prefix.
+/// The position of the text relative to the prefix.
 static OFFSET: Knob = Knob {
     name: "offset",
-    about: "Position at which the prefix takes the text to begin; PEFT has the prefix's length",
+    about: "Position of the text's first token as seen by the prefix; in PEFT the prefix's length",
     metavar: "N",
     domain: Domain::Whole { low: 0, high: 65_536 },
 };
 
-/// How large values are at first.
+/// The size of the random start of values.
 const SPREAD: f32 = 0.1;
 
 /// Its row.
@@ -79,7 +79,7 @@ static PLAN: Plan = Plan {
     },
 };
 
-/// Keys as attention meets them, where they differ from the parameters: a list for each slot.
+/// Keys for attention, if they differ from the parameters: a list for each slot.
 #[derive(Default)]
 struct Prefix {
     rotated: Vec<Buffer>,
@@ -185,7 +185,7 @@ impl Rule for Prefix {
         out.iter_mut().for_each(|v| *v *= SPREAD);
     }
 
-    /// Attention sees it whatever it holds.
+    /// A prefix changes attention, whatever its values.
     fn changes_something(&self, _own: &Own) -> bool {
         true
     }

@@ -1,6 +1,6 @@
-//! Soft prompts (Lester et al., arXiv:2104.08691): trained rows before the text, where token embeddings would stand.
+//! Soft prompts (Lester et al., arXiv:2104.08691): trained rows before the text, in place of token embeddings.
 //!
-//! They begin as small random rows. The strength multiplies them; with strength 0 they are not there.
+//! They start as small random rows. The strength multiplies them; with strength 0 there are no such rows.
 
 use crate::adapter::direct::{self, Direct, Own, Plan, Rule};
 use crate::adapter::{At, Into, Kind, Needs, NewPart, Place, Seen, Shape, Start};
@@ -9,11 +9,11 @@ use crate::knob::{Domain, Knob, Setting};
 use crate::rng::Stream;
 use std::prelude::v1::*;
 
-/// How many.
+/// Number of rows.
 static LENGTH: Knob =
     Knob { name: "length", about: "Rows before the text", metavar: "L", domain: Domain::Whole { low: 1, high: 4096 } };
 
-/// How large they are at first: about as token embeddings are.
+/// The size of the random start, similar to that of token embeddings.
 const SPREAD: f32 = 0.05;
 
 /// Its row.
@@ -56,7 +56,7 @@ impl Rule for Prompt {
             let grads = &mut acc[own.range(at.slot, 0)];
             grads.iter_mut().zip(&*dy).for_each(|(g, dy)| *g += at.strength * dy);
         }
-        // Nothing is left of what stood there.
+        // The old rows are overwritten, so they have no gradient.
         dy.fill(0.0);
     }
 
@@ -65,7 +65,7 @@ impl Rule for Prompt {
         out.iter_mut().for_each(|v| *v *= SPREAD);
     }
 
-    /// Rows change what follows whatever they hold.
+    /// Rows before the text change its attention, whatever their values.
     fn changes_something(&self, _own: &Own) -> bool {
         true
     }

@@ -1,9 +1,9 @@
-//! Norms, biases and scales of the frozen model (LLaMA-Adapter V2, arXiv:2304.15010; BitFit, arXiv:2106.10199): what is
-//! cheap to move is trained, the matrices stay.
+//! Norms, biases and scales of the frozen model (LLaMA-Adapter V2, arXiv:2304.15010; BitFit, arXiv:2106.10199): these
+//! are trained, the matrices stay frozen.
 //!
 //! ```text
-//! y = W·(x ∘ γ) + β     γ begins at 1, β at 0, for every linear layer
-//! y = norm(x) ∘ γ       γ begins at 1, for every norm: it scales the norm's bias too, where there is one
+//! y = W·(x ∘ γ) + β     γ starts at 1, β at 0, for every linear layer
+//! y = norm(x) ∘ γ       γ starts at 1, for every norm; it also scales the norm's bias, if there is one
 //! ```
 //! Strength `t`: `1 + t (γ − 1)` and `t β`.
 
@@ -14,10 +14,10 @@ use crate::knob::{Domain, Knob, Setting};
 use crate::role::{Role, TensorKind as Tensor};
 use std::prelude::v1::*;
 
-/// What of it is trained.
+/// The trained tensors.
 static PART: Knob = Knob {
     name: "part",
-    about: "What is trained",
+    about: "Which of these are trained",
     metavar: "WHAT",
     domain: Domain::Word(|| vec!["all", "norms", "biases", "scales"]),
 };
