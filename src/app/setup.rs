@@ -100,7 +100,7 @@ impl Method {
                     return Err(Error::invalid("adapter", "none can be beneath where the base itself is trained"));
                 }
                 if settings.precision == Precision::Int8 {
-                    return Err(Error::invalid("fast", "it is for adapters: all weights are trained in f32"));
+                    return Err(Error::invalid("precision", "int8 is for adapters: all weights are trained in f32"));
                 }
                 Ok(())
             }
@@ -591,7 +591,7 @@ impl Setup {
             config,
             micro,
             plan: None,
-            store: None,
+            cache: None,
             setup: self,
         })
     }
@@ -662,8 +662,11 @@ pub struct Draft {
     config: Config,
     micro: usize,
     plan: Option<Plan>,
-    store: Option<Box<dyn Store>>,
+    cache: Option<Box<OpenCache>>,
 }
+
+/// Opens a cache for the outputs of so many frozen blocks.
+type OpenCache = dyn FnOnce(usize) -> Result<Box<dyn Store>> + Send;
 
 impl Draft {
     /// Rows to learn, in the shape that the objective wants.
@@ -686,20 +689,26 @@ impl Draft {
         self.steps
     }
 
-    /// Blocks below the lowest that an adapter changes: whose outputs [`Draft::activation_cache`] would hold.
-    ///
-    /// # Errors
-    /// Those of making the adapter.
-    pub fn frozen_blocks(&self) -> Result<usize> {
-        let Setup { mynah, method, beneath, .. } = &self.setup;
-        let layers = mynah.model.hparams.layers;
-        Ok(method.shape(mynah)?.map_or(0, |shape| shape.lowest(layers).min(beneath.lowest(layers))))
-    }
-
     /// With a cache for the outputs of frozen blocks, which later epochs and lessons on the same data then skip. The outputs
     /// are rounded to f16: see [`Trainer::cache_activations`].
-    pub fn activation_cache(mut self, store: Box<dyn Store>) -> Draft {
-        self.store = Some(store);
+    /// `open` is called by [`Draft::begin`], with the number of these blocks: those below the lowest that an adapter changes.
+    ///
+    /// ```
+    /// # fn main() -> mynah::Result<()> {
+    /// # #[cfg(feature = "base")] {
+    /// use mynah::{Mynah, adapter::Spec, app::Data, train::activation_cache::Memory};
+    ///
+    /// let mynah = Mynah::embedded()?;
+    /// let last = mynah.base().layers() - 1;
+    /// let setup = mynah.lesson(Spec { layers: Some(vec![last]), ..Spec::new("lora") });
+    /// let data = setup.read("notes.txt", mynah::base::NOTES.as_bytes())?;
+    /// let lesson = setup.draft(data)?.activation_cache(|_| Ok(Box::new(Memory::new(1 << 20)))).begin()?;
+    /// # assert_eq!(lesson.trainer().frozen_blocks(), last);
+    /// # }
+    /// # Ok(()) }
+    /// ```
+    pub fn activation_cache(mut self, open: impl FnOnce(usize) -> Result<Box<dyn Store>> + Send + 'static) -> Draft {
+        self.cache = Some(Box::new(open));
         self.plan = None;
         self
     }
@@ -712,7 +721,7 @@ impl Draft {
     pub fn plan(&mut self, held: usize) -> Result<core::result::Result<Plan, Refusal>> {
         let rows = plan::Rows::of(&self.rows.rows, &self.rows.examples);
         let config = Config { recompute: self.setup.settings.recompute, ..self.config.clone() };
-        Ok(self.setup.settle(rows, config, self.store.is_some(), held)?.map(|(config, micro, plan)| {
+        Ok(self.setup.settle(rows, config, self.cache.is_some(), held)?.map(|(config, micro, plan)| {
             (self.config, self.micro) = (config, micro);
             self.plan = Some(plan.clone());
             plan
@@ -732,7 +741,7 @@ impl Draft {
             let bytes = self.setup.settings.memory.unwrap_or(0) as u64;
             return Err(Error::limit("bytes of memory", refusal.least.total() as u64, bytes));
         }
-        let Draft { setup, rows, order, steps, tokens, digest, began, mut config, micro, store, .. } = self;
+        let Draft { setup, rows, order, steps, tokens, digest, began, mut config, micro, cache, .. } = self;
         let Setup { mynah, method, settings, beneath, resumed, .. } = setup;
         // Where saved activations are rounded, the number of such blocks decides bits: it stays as it was.
         let blocks = resumed.as_ref().and_then(|saved| saved.facts().text(checkpoint::SAVED_BLOCKS).ok()?.parse().ok());
@@ -744,8 +753,11 @@ impl Draft {
             Method::Given(adapter) => Trainer::on(&mynah.model, beneath, adapter, config)?,
             Method::Weights => Trainer::full(&mynah.model, config)?,
         };
-        if let Some(store) = store {
-            trainer.cache_activations(store);
+        if let Some(open) = cache {
+            match trainer.frozen_blocks() {
+                0 => return Err(Error::invalid("activation cache", "the first block is trained too")),
+                blocks => trainer.cache_activations(open(blocks)?),
+            }
         }
         let mut facts = Head::new();
         if let Some(began) = began {

@@ -9,7 +9,7 @@ use mynah::gguf::Gguf;
 use mynah::kernel::{self, Compute, Pool};
 use mynah::model::ActType;
 use mynah::nn::linear::Precision;
-use mynah::train::activation_cache::Memory;
+use mynah::train::activation_cache::{Memory, Store};
 use mynah::train::objective::Spec as Objective;
 use mynah::train::{Checkpoint, Example, Recompute, Schedule, optim};
 use mynah::{Error, Event, Lesson, Mynah};
@@ -128,11 +128,18 @@ fn an_adapter_beneath_and_kept_activations_are_as_in_the_command() {
     let spec = Spec { layers: Some((3..mynah.base().layers()).collect()), ..Spec::new("lora") };
     let setup = mynah.lesson(spec).context(64).steps(3);
     let data = setup.read("notes.txt", NOTES.as_bytes()).unwrap();
-    let draft = setup.draft(data).unwrap();
-    assert_eq!(draft.frozen_blocks().unwrap(), 3);
-    let mut lesson = draft.activation_cache(Box::new(Memory::new(1 << 20))).begin().unwrap();
+    let open = |blocks| {
+        assert_eq!(blocks, 3);
+        Ok(Box::new(Memory::new(1 << 20)) as Box<dyn Store>)
+    };
+    let mut lesson = setup.draft(data).unwrap().activation_cache(open).begin().unwrap();
     finish(&mut lesson);
     assert!(lesson.to_bytes().unwrap() == place.read("out"));
+    // Where the first block is trained there is nothing to cache.
+    let setup = mynah.lesson("lora");
+    let data = setup.read("notes.txt", NOTES.as_bytes()).unwrap();
+    let draft = setup.draft(data).unwrap().activation_cache(|_| Ok(Box::new(Memory::new(1 << 20))));
+    assert!(matches!(draft.begin(), Err(Error::Invalid { what, .. }) if what == "activation cache"));
 }
 
 /// A few lessons with a bit of everything.
