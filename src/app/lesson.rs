@@ -5,7 +5,7 @@ use super::data::{RowNames, Rows};
 use super::history::History;
 use super::output;
 use super::prepare::{Ratios, Weighing, lacks_reference};
-use super::setup::{Settings, short};
+use super::setup::{Method, Settings, short};
 use crate::adapter::{Adapter, Ready};
 use crate::bytes::{Bytes, Limits};
 use crate::container::head::Head;
@@ -214,6 +214,11 @@ impl Lesson {
     /// What was done so far.
     pub fn history(&self) -> &History {
         &self.history
+    }
+
+    /// The kind of the adapter that is trained, or [`Method::WEIGHTS`].
+    pub fn method(&self) -> &str {
+        self.trainer.adapter_ref().map_or(Method::WEIGHTS, |adapter| adapter.kind().name)
     }
 
     /// What does the steps.

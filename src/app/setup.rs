@@ -269,7 +269,11 @@ pub struct Setup {
     resumed: Option<Checkpoint>,
     /// Whether the method is what the checkpoint holds.
     own: bool,
+    cache: Option<Box<OpenCache>>,
 }
+
+/// Opens a cache for the outputs of so many frozen blocks.
+type OpenCache = dyn FnOnce(usize) -> Result<Box<dyn Store>> + Send;
 
 impl Mynah {
     /// A lesson in which `method` is trained: the name of a kind, an adapter's settings, an adapter that is there already,
@@ -301,6 +305,7 @@ impl Mynah {
             beneath: Stack::new(),
             resumed: None,
             own: false,
+            cache: None,
         }
     }
 
@@ -442,6 +447,28 @@ impl Setup {
         self
     }
 
+    /// With a cache for the outputs of the blocks below the lowest that an adapter changes: later epochs and lessons on the
+    /// same data skip them. The outputs are rounded to f16: see [`Trainer::cache_activations`]. `open` is called when the
+    /// lesson begins, with the number of these blocks.
+    ///
+    /// ```
+    /// # fn main() -> mynah::Result<()> {
+    /// # #[cfg(feature = "base")] {
+    /// use mynah::{Mynah, adapter::Spec, train::activation_cache::Memory};
+    ///
+    /// let mynah = Mynah::embedded()?;
+    /// let last = mynah.base().layers() - 1;
+    /// let setup = mynah.lesson(Spec { layers: Some(vec![last]), ..Spec::new("lora") });
+    /// let lesson = setup.activation_cache(|_| Ok(Box::new(Memory::new(1 << 20)))).text(mynah::base::NOTES)?;
+    /// # assert_eq!(lesson.trainer().frozen_blocks(), last);
+    /// # }
+    /// # Ok(()) }
+    /// ```
+    pub fn activation_cache(mut self, open: impl FnOnce(usize) -> Result<Box<dyn Store>> + Send + 'static) -> Setup {
+        self.cache = Some(Box::new(open));
+        self
+    }
+
     /// Continues from a checkpoint, with a method that the caller made as it was made then: a fresh adapter of the same
     /// settings, or the same adapter. [`Mynah::resume`] takes it from the checkpoint instead.
     pub fn resume(mut self, saved: Checkpoint) -> Setup {
@@ -483,8 +510,11 @@ impl Setup {
         Ok(Data { rows: read(&reader)?, digest: *blake3::hash(bytes).as_bytes() })
     }
 
-    /// Tokens of a row.
-    fn tokens(&self) -> Result<usize> {
+    /// Most tokens of a row.
+    ///
+    /// # Errors
+    /// `Invalid` if [`Settings::context`] is more than the model was made for, or less than 2.
+    pub fn tokens(&self) -> Result<usize> {
         let most = self.mynah.model.hparams.context;
         let tokens = self.settings.context.unwrap_or(CONTEXT.min(most));
         if tokens < 2 || tokens > most {
@@ -556,7 +586,7 @@ impl Setup {
     /// `Invalid` for settings that cannot be used, by their names in [`Settings`], and for rows that the objective cannot
     /// learn from; `Unsupported` for unknown names of kinds, objectives and optimisers.
     pub fn draft(self, data: Data) -> Result<Draft> {
-        let Setup { mynah, method, settings, beneath, resumed, own } = &self;
+        let Setup { mynah, method, settings, beneath, resumed, own, .. } = &self;
         let tokens = self.tokens()?;
         if settings.patience.is_some() && settings.held_out == 0.0 {
             return Err(Error::invalid("patience", "it measures on held-out rows, and none are put aside"));
@@ -581,19 +611,7 @@ impl Setup {
         };
         let config = settings.config(method, steps);
         let micro = settings.batch;
-        Ok(Draft {
-            rows,
-            order,
-            steps,
-            tokens,
-            digest: data.digest,
-            began,
-            config,
-            micro,
-            plan: None,
-            cache: None,
-            setup: self,
-        })
+        Ok(Draft { rows, order, steps, tokens, digest: data.digest, began, config, micro, plan: None, setup: self })
     }
 
     /// What memory a lesson would take whose rows all fill the context. `held` are the bytes that the process holds already,
@@ -617,7 +635,7 @@ impl Setup {
         self.method.check(&self.mynah, &self.settings, &self.beneath)?;
         let rows = plan::Rows::full(tokens, self.settings.batch.saturating_mul(self.settings.accumulate).min(ROWS));
         let config = self.settings.config(&self.method, 1);
-        Ok(self.settle(rows, config, false, held)?.map(|(_, _, plan)| plan))
+        Ok(self.settle(rows, config, held)?.map(|(_, _, plan)| plan))
     }
 
     /// Configuration, micro-batch and plan, with blocks and micro-batch settled.
@@ -625,7 +643,6 @@ impl Setup {
         &self,
         rows: plan::Rows,
         config: Config,
-        activation_cache: bool,
         held: usize,
     ) -> Result<core::result::Result<(Config, usize, Plan), Refusal>> {
         let run = Run {
@@ -637,7 +654,7 @@ impl Setup {
             batch: self.settings.batch,
             step: self.settings.step()?,
             checkpoints: true,
-            activation_cache,
+            activation_cache: self.cache.is_some(),
             held,
         };
         let Some(bytes) = self.settings.memory else {
@@ -662,11 +679,7 @@ pub struct Draft {
     config: Config,
     micro: usize,
     plan: Option<Plan>,
-    cache: Option<Box<OpenCache>>,
 }
-
-/// Opens a cache for the outputs of so many frozen blocks.
-type OpenCache = dyn FnOnce(usize) -> Result<Box<dyn Store>> + Send;
 
 impl Draft {
     /// Rows to learn, in the shape that the objective wants.
@@ -689,30 +702,6 @@ impl Draft {
         self.steps
     }
 
-    /// With a cache for the outputs of frozen blocks, which later epochs and lessons on the same data then skip. The outputs
-    /// are rounded to f16: see [`Trainer::cache_activations`].
-    /// `open` is called by [`Draft::begin`], with the number of these blocks: those below the lowest that an adapter changes.
-    ///
-    /// ```
-    /// # fn main() -> mynah::Result<()> {
-    /// # #[cfg(feature = "base")] {
-    /// use mynah::{Mynah, adapter::Spec, app::Data, train::activation_cache::Memory};
-    ///
-    /// let mynah = Mynah::embedded()?;
-    /// let last = mynah.base().layers() - 1;
-    /// let setup = mynah.lesson(Spec { layers: Some(vec![last]), ..Spec::new("lora") });
-    /// let data = setup.read("notes.txt", mynah::base::NOTES.as_bytes())?;
-    /// let lesson = setup.draft(data)?.activation_cache(|_| Ok(Box::new(Memory::new(1 << 20)))).begin()?;
-    /// # assert_eq!(lesson.trainer().frozen_blocks(), last);
-    /// # }
-    /// # Ok(()) }
-    /// ```
-    pub fn activation_cache(mut self, open: impl FnOnce(usize) -> Result<Box<dyn Store>> + Send + 'static) -> Draft {
-        self.cache = Some(Box::new(open));
-        self.plan = None;
-        self
-    }
-
     /// What memory the lesson will take. `held` are the bytes that the process holds already, but for the model's file.
     ///
     /// # Errors
@@ -721,7 +710,7 @@ impl Draft {
     pub fn plan(&mut self, held: usize) -> Result<core::result::Result<Plan, Refusal>> {
         let rows = plan::Rows::of(&self.rows.rows, &self.rows.examples);
         let config = Config { recompute: self.setup.settings.recompute, ..self.config.clone() };
-        Ok(self.setup.settle(rows, config, self.cache.is_some(), held)?.map(|(config, micro, plan)| {
+        Ok(self.setup.settle(rows, config, held)?.map(|(config, micro, plan)| {
             (self.config, self.micro) = (config, micro);
             self.plan = Some(plan.clone());
             plan
@@ -741,8 +730,8 @@ impl Draft {
             let bytes = self.setup.settings.memory.unwrap_or(0) as u64;
             return Err(Error::limit("bytes of memory", refusal.least.total() as u64, bytes));
         }
-        let Draft { setup, rows, order, steps, tokens, digest, began, mut config, micro, cache, .. } = self;
-        let Setup { mynah, method, settings, beneath, resumed, .. } = setup;
+        let Draft { setup, rows, order, steps, tokens, digest, began, mut config, micro, .. } = self;
+        let Setup { mynah, method, settings, beneath, resumed, cache, .. } = setup;
         // Where saved activations are rounded, the number of such blocks decides bits: it stays as it was.
         let blocks = resumed.as_ref().and_then(|saved| saved.facts().text(checkpoint::SAVED_BLOCKS).ok()?.parse().ok());
         if let Some(blocks) = blocks {

@@ -4,17 +4,19 @@ use crate::args::{Demo, setting};
 use crate::load::{self, Loaded};
 use crate::meter;
 use crate::run::generate;
-use crate::train::{Course, Ended, Pace, Past, Summary, output};
+use crate::train::{Run, Summary};
 use crate::{Outcome, out, paths};
+use mynah::Mynah;
 use mynah::adapter::{self, Spec};
+use mynah::app::{Data, Ended};
 use mynah::base::{MODEL, NOTES};
 use mynah::bytes::{Bytes, Limits, map};
 use mynah::decode::{Sampler, Sampling};
 use mynah::gguf::Gguf;
 use mynah::model::{Session, SessionConfig};
 use mynah::text::Encode;
-use mynah::train::data::{Dataset, Order};
-use mynah::train::{Config, Example, Trainer};
+use mynah::train::Example;
+use mynah::train::data::Dataset;
 use serde::Serialize;
 
 /// Optimiser steps: about ten seconds on two cores.
@@ -50,11 +52,11 @@ pub fn demo(args: &Demo, json: bool) -> anyhow::Result<Outcome> {
     }
     let gguf = Gguf::parse(Bytes::from_static(MODEL), &Limits::default())?;
     let loaded = Loaded::new(gguf, load::compute(&args.engine)?)?;
-    let (train, eval) = rows(&loaded)?;
+    let data = rows(&loaded)?;
     out::say(&format!(
         "The built-in model has {} and knows plain English. Your notes: {} lines from a lighthouse keeper's log.\n",
         out::bytes(MODEL.len() as u64),
-        train.len() + eval.len(),
+        data.rows.examples.len(),
     ));
 
     let prompts = prompts();
@@ -63,37 +65,22 @@ pub fn demo(args: &Demo, json: bool) -> anyhow::Result<Outcome> {
     out::say("What it says before:");
     prompts.iter().zip(&before).for_each(|(p, b)| out::say(&format!("  {p}|{}", out::harmless(b))));
 
-    let spec = Spec { seed: SEED, ..Spec::new("nola") };
-    let adapter = adapter::create(&spec, loaded.base())?;
-    let config = Config { lr: LR, steps: STEPS, ..Config::default() };
-    let trainer = Trainer::adapter(&loaded.model, adapter, config)?;
-    out::say(&format!("\nLearning {} numbers; the model's own weights stay as they are …\n", trainer.parameters()));
+    let mynah = Mynah::with(loaded.gguf.clone(), loaded.model.compute.clone())?;
+    let setup = mynah.lesson(Spec { seed: SEED, ..Spec::new("nola") }).steps(STEPS).batch(BATCH).rate(LR);
+    let mut run = Run::new(setting(setup.seed(SEED).held_out(HELD_OUT).draft(data)?.begin())?);
+    let parameters = run.lesson.trainer().parameters();
+    out::say(&format!("\nLearning {parameters} numbers; the model's own weights stay as they are …\n"));
     meter::catch_interrupt("stopping after this step")?;
-    let order = Order::new(train.len(), BATCH, 1, Some(SEED))?;
-    let encode = |trainer: &Trainer, past: &Past| output::encode(&loaded, NOTES.as_bytes(), trainer, past);
-    let course = Course {
-        trainer,
-        train: &train,
-        rows: (0..train.len()).map(|i| vec![i]).collect(),
-        micro: BATCH,
-        eval: &eval,
-        order,
-        past: Past::default(),
-        pace: Pace::through(STEPS),
-        encode: &encode,
-        log: None,
-        keeper: None,
-    };
-    let passed = course.run()?;
-    match passed.ended {
-        Ended::Failed(e) => return Err(e.into()),
-        Ended::Interrupted => return Ok(Outcome::Interrupted),
+    run.run()?;
+    match (run.lesson.ended(), run.discarded.take()) {
+        (Some(Ended::Failed), Some(e)) => return Err(e.into()),
+        (Some(Ended::Cancelled), _) => return Ok(Outcome::Interrupted),
         _ => {}
     }
 
-    let file = encode(&passed.trainer, &passed.past)?;
-    let summary = passed.summary(Some(file.len()));
-    passed.show(&summary);
+    let file = run.lesson.to_bytes()?;
+    let summary = run.summary(Some(file.len()));
+    run.show(&summary);
     // What speaks now is what the file holds, not what is in memory.
     let learnt = adapter::from_bytes(file.clone().into(), loaded.base(), &Limits::default())?;
     session.attach(loaded.model.ready(learnt)?, 1.0)?;
@@ -125,17 +112,17 @@ pub fn demo(args: &Demo, json: bool) -> anyhow::Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-/// The notes, a row a line, and those put aside.
-fn rows(loaded: &Loaded) -> anyhow::Result<(Vec<Example>, Vec<Example>)> {
+/// The notes, a row a line.
+fn rows(loaded: &Loaded) -> anyhow::Result<Data> {
     let options = Encode { add_special: true, parse_special: false };
-    let mut data = Dataset::default();
+    let mut rows = Dataset::default();
     for line in NOTES.lines().filter(|l| !l.is_empty()) {
         let mut tokens = loaded.tokenizer.encode(line, &options)?;
         tokens.extend(loaded.tokenizer.eos());
         tokens.truncate(loaded.model.hparams.context);
-        data.examples.push(Example::all(tokens));
+        rows.examples.push(Example::all(tokens));
     }
-    setting(data.split(HELD_OUT, SEED))
+    Ok(Data { rows, digest: *blake3::hash(NOTES.as_bytes()).as_bytes() })
 }
 
 /// How three of the notes begin.

@@ -127,19 +127,16 @@ fn an_adapter_beneath_and_kept_activations_are_as_in_the_command() {
     place.says("train -m base.gguf -d notes.txt -o out --ctx 64 --steps 3 --layers 3- --activation-cache cache", 0);
     let spec = Spec { layers: Some((3..mynah.base().layers()).collect()), ..Spec::new("lora") };
     let setup = mynah.lesson(spec).context(64).steps(3);
-    let data = setup.read("notes.txt", NOTES.as_bytes()).unwrap();
     let open = |blocks| {
         assert_eq!(blocks, 3);
         Ok(Box::new(Memory::new(1 << 20)) as Box<dyn Store>)
     };
-    let mut lesson = setup.draft(data).unwrap().activation_cache(open).begin().unwrap();
+    let mut lesson = setup.activation_cache(open).text(NOTES).unwrap();
     finish(&mut lesson);
     assert!(lesson.to_bytes().unwrap() == place.read("out"));
     // Where the first block is trained there is nothing to cache.
-    let setup = mynah.lesson("lora");
-    let data = setup.read("notes.txt", NOTES.as_bytes()).unwrap();
-    let draft = setup.draft(data).unwrap().activation_cache(|_| Ok(Box::new(Memory::new(1 << 20))));
-    assert!(matches!(draft.begin(), Err(Error::Invalid { what, .. }) if what == "activation cache"));
+    let lesson = mynah.lesson("lora").activation_cache(|_| Ok(Box::new(Memory::new(1 << 20)))).text(NOTES);
+    assert!(matches!(lesson, Err(Error::Invalid { what, .. }) if what == "activation cache"));
 }
 
 /// A few lessons with a bit of everything.

@@ -83,7 +83,7 @@ fn the_command_weighs_goes_on_and_refuses() {
     assert!(place.read("whole") == place.read("parts"), "a run that paused ends with the same bytes");
 
     let said = place.says("train -m base.gguf -d notes.txt -o x --density-ratios", 2);
-    assert!(said.contains("--density-ratios is for completions that were liked or not; sft is not"), "{said}");
+    assert!(said.contains("--density-ratios: they are for completions that were liked or not; sft is not"), "{said}");
     fs::write(place.path("liked.jsonl"), (0..16).step_by(2).filter(|i| *i != 4).map(row).collect::<String>()).unwrap();
     let said = place.says(&line.replace("thumbs", "liked").replace(" --eval", " -o x --density-ratios --eval"), 2);
     assert!(said.contains("are of liked completions; some of both are needed"), "{said}");

@@ -7,11 +7,9 @@
 //! output    16 bytes key, u32 values, 8 bytes of the BLAKE3 hash of what follows, values as half floats
 //! ```
 
-use crate::load::Loaded;
 use crate::out;
-use anyhow::{Context, bail};
-use mynah::bytes::Bytes;
 use mynah::train::activation_cache::{Key, Store};
+use mynah::{Error, Mynah};
 use std::collections::HashMap;
 use std::fs;
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
@@ -33,32 +31,60 @@ pub struct File {
     buffer: Vec<u8>,
 }
 
-impl File {
-    /// The file for these frozen blocks and this data, with what it holds already.
-    pub fn open(path: &Path, limit: u64, loaded: &Loaded, blocks: usize, data: &Bytes) -> anyhow::Result<File> {
-        let named = || path.display().to_string();
-        let file = fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
-        let mut file = file.with_context(named)?;
+/// What the outputs in a file are of, beside the number of frozen blocks.
+pub struct Subject {
+    /// Identity of the base.
+    base: [u8; 32],
+    /// Identity of the data.
+    data: [u8; 32],
+    width: usize,
+}
+
+impl Subject {
+    /// Of this model and this data.
+    pub fn new(mynah: &Mynah, data: &[u8]) -> Subject {
+        let (base, width) = (mynah.base().fingerprint, mynah.model().hparams.width);
+        Subject { base, data: *blake3::hash(data).as_bytes(), width }
+    }
+
+    fn head(&self, blocks: usize) -> Vec<u8> {
         let mut head = MAGIC.to_vec();
-        head.extend(loaded.base().fingerprint);
-        head.extend(blake3::hash(data).as_bytes());
+        head.extend(self.base);
+        head.extend(self.data);
         head.extend((blocks as u32).to_le_bytes());
-        head.extend((loaded.model.hparams.width as u32).to_le_bytes());
+        head.extend((self.width as u32).to_le_bytes());
+        head
+    }
+}
+
+impl File {
+    /// The file for these frozen blocks, with what it holds already.
+    pub fn open(path: &Path, limit: u64, subject: &Subject, blocks: usize) -> mynah::Result<File> {
+        let io = |source| Error::Io { doing: "open the activation cache", source };
+        let found = File::read_or_make(path, limit, &subject.head(blocks)).map_err(io);
+        let foreign =
+            || Error::mismatch("the file", "one that --activation-cache wrote", "another, which is left alone");
+        found.and_then(|file| file.ok_or_else(foreign)).map_err(|e| e.in_file(path.to_string_lossy()))
+    }
+
+    /// `None` if it is a file of something else.
+    fn read_or_make(path: &Path, limit: u64, head: &[u8]) -> std::io::Result<Option<File>> {
+        let mut file = fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
         let mut found = Vec::new();
-        Read::by_ref(&mut file).take(HEAD as u64).read_to_end(&mut found).with_context(named)?;
+        Read::by_ref(&mut file).take(HEAD as u64).read_to_end(&mut found)?;
         if !found.is_empty() && !found.starts_with(&MAGIC) && !MAGIC.starts_with(&found) {
-            bail!("{}: not a file that --activation-cache wrote; it is left alone", path.display());
+            return Ok(None);
         }
         if found != head {
-            file.set_len(0).with_context(named)?;
-            file.seek(SeekFrom::Start(0)).with_context(named)?;
-            file.write_all(&head).with_context(named)?;
+            file.set_len(0)?;
+            file.seek(SeekFrom::Start(0))?;
+            file.write_all(head)?;
         }
-        let len = file.metadata().with_context(named)?.len();
+        let len = file.metadata()?.len();
         let places = HashMap::new();
         let mut out = File { path: path.into(), file, limit, end: HEAD as u64, places, buffer: Vec::new() };
-        out.scan(len).with_context(named)?;
-        Ok(out)
+        out.scan(len)?;
+        Ok(Some(out))
     }
 
     /// Notes where outputs stand; what does not end within the file is cut off.

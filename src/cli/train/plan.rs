@@ -1,70 +1,28 @@
 //! `mynah plan`: what memory a training run takes, said before; and `--memory`, which makes it fit.
 
-use super::{Subject, aim, config, context, read, rows, subject};
-use crate::args::{Plan as Options, Teach, Usage, setting};
-use crate::load::{self, Loaded};
+use super::setup::{self, flagged};
+use crate::args::{Plan as Options, Teach, Usage};
+use crate::load;
 use crate::{Outcome, meter, out};
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
-use mynah::adapter::Stack;
+use mynah::Mynah;
 use mynah::bytes::map;
 use mynah::model::ActType;
 use mynah::nn::head;
-use mynah::nn::linear::Precision;
-use mynah::train::Config;
-use mynah::train::plan::{self, Change, Plan, Refusal, Rows, Run};
+use mynah::train::plan::{Change, Plan, Refusal};
 use serde_json::{Value, json};
 
-/// The run that the options describe.
-pub fn run<'a>(
-    args: &Teach,
-    loaded: &'a Loaded,
-    what: &'a Subject,
-    beneath: &'a Stack,
-    rows: Rows,
-    config: Config,
-) -> anyhow::Result<Run<'a>> {
-    let subject = match what {
-        Subject::Fresh(spec) => plan::Subject::Fresh(spec, loaded.base()),
-        Subject::Given(adapter) => plan::Subject::Adapter(adapter.as_ref()),
-        Subject::Weights => plan::Subject::Weights,
-    };
-    let Some(step) = args.batch.checked_mul(args.accumulate) else {
-        return Err(Usage::error(format!("--batch {} --accumulate {}: too many rows", args.batch, args.accumulate)));
-    };
-    let model = &loaded.model;
-    Ok(Run {
-        model,
-        subject,
-        beneath,
-        config,
-        rows,
-        batch: args.batch,
-        step,
-        checkpoints: true,
-        activation_cache: args.activation_cache.is_some(),
-        held: held(loaded),
-    })
-}
-
 /// What the process holds now without the model's file: its own pages and its program's.
-fn held(loaded: &Loaded) -> usize {
-    let program = |m: meter::Memory| m.anonymous as usize + (m.mapped as usize).saturating_sub(loaded.model.file_len());
+pub fn held(mynah: &Mynah) -> usize {
+    let file = mynah.model().file_len();
+    let program = |m: meter::Memory| m.anonymous as usize + (m.mapped as usize).saturating_sub(file);
     meter::memory().map_or(0, program)
 }
 
-/// The same run, or what --memory makes of it, with blocks and micro-batch settled.
-pub fn chosen<'a>(args: &Teach, run: &Run<'a>) -> anyhow::Result<(Run<'a>, Plan)> {
-    let Some(bytes) = args.memory else {
-        let (mut run, plan) = (run.clone(), setting(run.plan())?);
-        // For the largest batch, so that smaller ones do not settle it anew.
-        run.config.recompute = mynah::train::Recompute::AllBut(plan.saved_blocks);
-        return Ok((run, plan));
-    };
-    match setting(run.fit(bytes))? {
-        Ok(fitting) => Ok(fitting),
-        Err(refusal) => Err(Usage::error(refused(bytes, &refusal))),
-    }
+/// The plan, if --memory lets there be one.
+pub fn settled(args: &Teach, plan: Result<Plan, Refusal>) -> anyhow::Result<Plan> {
+    plan.map_err(|refusal| Usage::error(refused(args.memory.unwrap_or(0), &refusal)))
 }
 
 fn refused(bytes: usize, refusal: &Refusal) -> String {
@@ -98,26 +56,21 @@ fn option(change: &Change) -> String {
 pub fn plan(options: &Options, json: bool) -> anyhow::Result<Outcome> {
     let args = &options.teach;
     args.check()?;
-    let loaded = Loaded::open(&options.model, &args.engine)?;
-    let ctx = context(args, &loaded)?;
-    let rows = match &options.data {
-        Some(path) => {
-            let bytes = map::open(path)?;
-            let (train, _) = setting(
-                read(path, &bytes, ctx, &loaded, load::now())?.split(f64::from(args.eval_fraction), args.seed),
-            )?;
-            let train = aim::shape(args, train, ctx)?;
-            Rows::of(&rows(args, ctx, &train), &train)
+    let mynah = setup::open(&options.model, args)?;
+    let data = options.data.as_ref().map(|path| map::open(path)).transpose()?;
+    let setup = setup::setup(args, &mynah, None, load::now(), data.clone())?;
+    let plan = match (&options.data, data) {
+        (Some(path), Some(bytes)) => {
+            let (mut draft, _) = setup::draft(setup, path, &bytes)?;
+            flagged(draft.plan(held(&mynah)))?
         }
-        None => Rows::full(ctx, args.batch.saturating_mul(args.accumulate).min(1 << 20)),
+        _ => flagged(setup.plan(held(&mynah)))?,
     };
-    let what = subject(args, &loaded, None)?;
-    let beneath = loaded.stack(&args.adapters)?;
-    let (run, plan) = chosen(args, &run(args, &loaded, &what, &beneath, rows, config(args, what.method(), 1))?)?;
+    let plan = settled(args, plan)?;
     if json {
         out::print_json(&machine(&plan))?;
     } else {
-        out::print(&eyes(&plan, &run))?;
+        out::print(&eyes(&plan, args))?;
     }
     Ok(Outcome::Done)
 }
@@ -160,7 +113,7 @@ fn machine(p: &Plan) -> Value {
     object.into()
 }
 
-fn eyes(p: &Plan, run: &Run) -> String {
+fn eyes(p: &Plan, args: &Teach) -> String {
     let mut table = Table::new();
     table.load_style(NOTHING).set_header(["part", "bytes", ""]);
     if let Some(column) = table.column_mut(1) {
@@ -172,7 +125,7 @@ fn eyes(p: &Plan, run: &Run) -> String {
         }
     }
     table.add_row(["total", &out::bytes(p.total() as u64), "at the peak"]);
-    let rows = match (p.micro, run.step) {
+    let rows = match (p.micro, args.batch * args.accumulate) {
         (micro, step) if micro == step => format!("{step} rows a step, all together"),
         (micro, step) => format!("{step} rows a step, {micro} at a time"),
     };
@@ -180,10 +133,7 @@ fn eyes(p: &Plan, run: &Run) -> String {
         slice if slice == head::SLICES[0] => String::new(),
         slice => format!("; logits of {slice} tokens at a time"),
     };
-    let products = match run.config.precision {
-        Precision::F32 => "exact products",
-        Precision::Int8 => "products in 8 bits",
-    };
+    let products = if args.fast { "products in 8 bits" } else { "exact products" };
     let blocks = format!("{} of {} blocks are not recomputed", p.saved_blocks, p.blocks);
     format!("{table}\n\n{rows}; {blocks}; {products}{slice}\n")
 }

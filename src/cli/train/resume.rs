@@ -1,7 +1,5 @@
 //! Checkpoints of a run, and going on from them.
 
-use super::course::Ended;
-use super::past::Past;
 use crate::args::{Cli, Methods, Table, Train, Usage, lacks, loose, renamed};
 use crate::paths::same;
 use crate::{meter, out};
@@ -9,12 +7,12 @@ use anyhow::Context;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Command, Parser, ValueHint};
 use mynah::Error;
-use mynah::adapter::{self, Adapter, Base, Fit};
+use mynah::Lesson;
+use mynah::app::Ended;
 use mynah::bytes::{Cursor, Limits};
 use mynah::container::head::{Field, Head};
-use mynah::train::data::Order;
+use mynah::train::Checkpoint;
 use mynah::train::folder::{self, Folder};
-use mynah::train::{Checkpoint, Trainer};
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -34,21 +32,19 @@ pub struct Line {
     pub resumed: Option<Resumed>,
 }
 
-/// A run that goes on.
+/// A run that continues.
 pub struct Resumed {
     pub folder: Folder,
+    pub saved: Saved,
+}
+
+/// What it continues from.
+pub struct Saved {
     pub checkpoint: Checkpoint,
     /// Whether `--init` now names another file than before.
     pub other_init: bool,
     /// What chat templates took for now, in seconds since 1970.
     pub clock: i64,
-}
-
-impl Resumed {
-    /// The adapter as the checkpoint has it.
-    pub fn adapter(&self, base: &Base) -> mynah::Result<Box<dyn Adapter>> {
-        adapter::restore(self.checkpoint.adapter()?, base, &Limits::default(), Fit::Same)
-    }
 }
 
 impl Line {
@@ -106,7 +102,11 @@ impl Line {
         let json = given.get_flag("json").then_some("--json".into());
         let line = ["mynah".into(), "train".into()].into_iter().chain(json).chain(spell(&all));
         let cli = Cli::parse_from(line);
-        Ok(Line { cli, options: kept(all), resumed: Some(Resumed { folder, checkpoint, other_init, clock }) })
+        Ok(Line {
+            cli,
+            options: kept(all),
+            resumed: Some(Resumed { folder, saved: Saved { checkpoint, other_init, clock } }),
+        })
     }
 }
 
@@ -179,11 +179,8 @@ fn quote(path: &Path) -> String {
 }
 
 /// Writes the checkpoints of a run.
-pub struct Keeper<'a> {
-    base: &'a Base,
-    facts: Head,
+pub struct Saver {
     options: Head,
-    clock: i64,
     path: PathBuf,
     folder: Option<Folder>,
     own: bool,
@@ -192,28 +189,20 @@ pub struct Keeper<'a> {
     saved: Option<u64>,
 }
 
-impl<'a> Keeper<'a> {
-    /// In the folder of a run that goes on, the one that was asked for, or one beside the output, which is made when it
-    /// is needed and goes when the run has ended.
-    pub fn new(
-        args: &Train,
-        base: &'a Base,
-        facts: Head,
-        options: Head,
-        clock: i64,
-        resumed: Option<Resumed>,
-    ) -> anyhow::Result<Self> {
+impl Saver {
+    /// In the folder of a run that is resumed, which is at this step, the one that was asked for, or one beside the output,
+    /// which is made when it is needed and goes when the run has ended. `options` are those that a checkpoint holds.
+    pub fn new(args: &Train, options: Head, resumed: Option<(Folder, u64)>) -> anyhow::Result<Self> {
         let default = default_folder(&args.output);
         let (path, folder, saved) = match (resumed, &args.teach.checkpoints) {
-            (Some(r), _) => (r.folder.path().to_path_buf(), Some(r.folder), Some(r.checkpoint.step())),
+            (Some((folder, step)), _) => (folder.path().to_path_buf(), Some(folder), Some(step)),
             (None, Some(path)) => (path.clone(), Some(Folder::open(path)?), None),
             (None, None) => (default.clone(), None, None),
         };
         let own = same(&path, &default);
-        let (every, last) = (args.teach.save_every, Instant::now());
-        let keeper = Keeper { base, facts, options, clock, path, folder, own, every, last, saved };
-        keeper.hint();
-        Ok(keeper)
+        let saver = Saver { options, path, folder, own, every: args.teach.save_every, last: Instant::now(), saved };
+        saver.hint();
+        Ok(saver)
     }
 
     /// Whether it is time for a checkpoint after this step. `improved`: it has the lowest held-out loss so far.
@@ -222,27 +211,25 @@ impl<'a> Keeper<'a> {
         time || (improved && !self.own)
     }
 
-    /// Whether a run that ended so wants a last one.
-    pub fn wants_last(&self, ended: &Ended) -> bool {
-        !(self.own && matches!(ended, Ended::Done | Ended::Early))
+    /// Whether a run that ended so, or paused, wants a last one.
+    pub fn wants_last(&self, ended: Option<Ended>) -> bool {
+        !(self.own && matches!(ended, Some(Ended::Done | Ended::Early)))
     }
 
-    pub fn save(&mut self, trainer: &Trainer, order: &Order, past: &Past) -> anyhow::Result<()> {
+    pub fn save(&mut self, lesson: &Lesson) -> anyhow::Result<()> {
         let folder = match &mut self.folder {
             Some(folder) => folder,
             None => self.folder.insert(Folder::open(&self.path)?),
         };
-        let mut notes = past.notes();
-        notes.extend([("options", self.options.encode()), ("clock", self.clock.to_le_bytes().to_vec())]);
-        let notes: Vec<(&str, &[u8])> = notes.iter().map(|(name, bytes)| (*name, bytes.as_slice())).collect();
-        let bytes = trainer.checkpoint(self.base, order, &self.facts, &notes)?;
-        folder.save(trainer.steps(), &bytes, past.best().map(|best| best.0))?;
-        (self.last, self.saved) = (Instant::now(), Some(trainer.steps()));
+        let bytes = lesson.checkpoint_with(&[("options", &self.options.encode())])?;
+        let (history, step) = (lesson.history(), lesson.history().steps());
+        folder.save(step, &bytes, history.best().map(|best| best.0))?;
+        (self.last, self.saved) = (Instant::now(), Some(step));
         self.hint();
         Ok(())
     }
 
-    /// The command that goes on, if there is a checkpoint.
+    /// The command that continues, if there is a checkpoint.
     pub fn command(&self) -> Option<String> {
         self.saved.map(|_| format!("mynah train --resume {}", quote(&self.path)))
     }

@@ -1,0 +1,177 @@
+//! Options become a lesson that is set up: what is trained, the settings, the rows.
+
+use super::activation_cache::{self, Subject};
+use super::resume::Saved;
+use crate::args::{self, FULL, RowOrder, Teach, Usage, setting};
+use crate::load::{self, split_scale};
+use crate::out;
+use anyhow::Context;
+use mynah::adapter::{self, Spec, Stack};
+use mynah::app::{Data, Draft, Method, Settings, Setup};
+use mynah::bytes::Bytes;
+use mynah::nn::linear::Precision;
+use mynah::train::{Schedule, objective, optim};
+use mynah::{Error, Mynah};
+use std::path::Path;
+
+/// Settings of the library that an option of another name sets.
+const FLAGS: [(&str, &str); 9] = [
+    ("context", "--ctx"),
+    ("layers", "--layers"),
+    ("targets", "--targets"),
+    ("density ratios", "--density-ratios"),
+    ("loraplus ratio", "--loraplus-ratio"),
+    ("precision", "--fast"),
+    ("dropout", "--dropout"),
+    ("evaluation fraction", "--eval-fraction"),
+    ("activation cache", "--activation-cache"),
+];
+
+/// As [`setting`], with the option's name where one is to blame.
+pub fn flagged<T>(result: mynah::Result<T>) -> anyhow::Result<T> {
+    result.or_else(|e| match &e {
+        Error::Invalid { what, why } => match FLAGS.iter().find(|(name, _)| name == what) {
+            Some((_, flag)) => Err(Usage::error(format!("{flag}: {why}"))),
+            None => setting(Err(e)),
+        },
+        _ => setting(Err(e)),
+    })
+}
+
+/// The model that `-m` names.
+pub fn open(path: &Path, args: &Teach) -> anyhow::Result<Mynah> {
+    let (file, compute) = (load::gguf(path)?, load::compute(&args.engine)?);
+    Ok(Mynah::with(file, compute).map_err(|e| e.in_file(path.to_string_lossy()))?)
+}
+
+/// A lesson as the options describe it. Of a run that is resumed the checkpoint goes into it.
+pub fn setup(
+    args: &Teach,
+    mynah: &Mynah,
+    saved: Option<Saved>,
+    clock: i64,
+    data: Option<Bytes>,
+) -> anyhow::Result<Setup> {
+    let setup = match (&args.init, saved) {
+        // The file may be gone, or be the output: what the run made of it is in the checkpoint.
+        (Some(_), Some(saved)) if !saved.other_init => mynah.resume_from(saved.checkpoint)?,
+        (_, saved) => {
+            let setup = mynah.lesson(method(args, mynah)?);
+            match saved {
+                Some(saved) => setup.resume(saved.checkpoint),
+                None => setup,
+            }
+        }
+    };
+    if let (Some(path), Some(method)) = (&args.init, args.method.named())
+        && method != setup.method().name()
+    {
+        let (path, kind) = (path.display(), setup.method().name());
+        return Err(Usage::error(format!("--init {path} is a {kind} adapter; leave out --method")));
+    }
+    let setup = setup.stack(stack(args, mynah)?).settings(|s| settings(args, clock, s));
+    let Some(path) = args.activation_cache.clone() else { return Ok(setup) };
+    let (limit, mynah) = (args.activation_cache_size as u64, mynah.clone());
+    Ok(setup.activation_cache(move |blocks| {
+        let subject = Subject::new(&mynah, data.as_deref().unwrap_or_default());
+        let file = activation_cache::File::open(&path, limit, &subject, blocks)?;
+        out::say(&file.says());
+        Ok(Box::new(file))
+    }))
+}
+
+/// What the options train.
+fn method(args: &Teach, mynah: &Mynah) -> anyhow::Result<Method> {
+    if let Some(path) = &args.init {
+        return Ok(mynah.adapter(path)?.into());
+    }
+    if args.method.kind() == FULL {
+        if args.targets.is_some() || args.layers.is_some() {
+            return Err(Usage::error("--targets and --layers are for adapters: --method full trains all weights"));
+        }
+        return Ok(Method::Weights);
+    }
+    let layers = |list: &String| flagged(adapter::parse_layers(list, mynah.model().hparams.layers));
+    let usual = Spec::new(args.method.kind());
+    Ok(Method::Fresh(Spec {
+        targets: args
+            .targets
+            .as_ref()
+            .map_or(Ok(usual.targets.clone()), |list| flagged(adapter::parse_targets(list)))?,
+        layers: args.layers.as_ref().map(layers).transpose()?,
+        values: args.method.values.clone(),
+        seed: args.seed,
+        ..usual
+    }))
+}
+
+/// The adapters beneath what is trained.
+fn stack(args: &Teach, mynah: &Mynah) -> anyhow::Result<Stack> {
+    let mut stack = Stack::new();
+    for name in &args.adapters {
+        let (path, strength) = split_scale(name)?;
+        setting(stack.push(mynah.ready(path)?, strength))?;
+    }
+    Ok(stack)
+}
+
+fn settings(args: &Teach, clock: i64, to: &mut Settings) {
+    *to = Settings {
+        lr: args.lr,
+        steps: args.steps,
+        epochs: args.epochs.unwrap_or(to.epochs),
+        batch: args.batch,
+        accumulate: args.accumulate,
+        context: args.ctx,
+        pack: args.pack,
+        shuffle: args.order == RowOrder::Shuffled,
+        seed: args.seed,
+        held_out: f64::from(args.eval_fraction),
+        eval_every: args.eval_every,
+        patience: args.patience,
+        objective: objective::Spec { kind: args.objective.kind().into(), values: args.objective.values.clone() },
+        density_ratios: args.density_ratios,
+        optimizer: optim::Spec { kind: args.optimizer.kind().into(), values: args.optimizer.values.clone() },
+        schedule: match args.schedule {
+            args::Schedule::Cosine => Schedule::Cosine,
+            args::Schedule::Linear => Schedule::Linear,
+            args::Schedule::Constant => Schedule::Constant,
+        },
+        warmup: args.warmup,
+        clip: args.clip,
+        zeroth: args.zeroth.map(|directions| (directions, args.zeroth_eps)),
+        dropout: args.dropout,
+        precision: if args.fast { Precision::Int8 } else { Precision::F32 },
+        recompute: args.recompute(),
+        act_type: args.act_type.into(),
+        memory: args.memory,
+        clock: Some(clock),
+    };
+}
+
+/// The rows of a file. What was cut, left out or taken apart is said.
+pub fn draft(setup: Setup, path: &Path, bytes: &[u8]) -> anyhow::Result<(Draft, Size)> {
+    let name = path.to_string_lossy();
+    // Settings first: what is wrong with them is not the file's fault.
+    flagged(setup.tokens())?;
+    let data: Data = setup.read(&name, bytes).with_context(|| name.to_string())?;
+    for (n, what) in [(data.rows.cut, "cut at the context"), (data.rows.skipped, "left out: they have no target token")]
+    {
+        if n > 0 {
+            out::say(&format!("{n} rows {what}"));
+        }
+    }
+    let size = Size { rows: data.rows.examples.len(), tokens: data.rows.tokens() };
+    let draft = flagged(setup.draft(data))?;
+    if draft.pairs() > 0 {
+        let n = draft.pairs();
+        out::say(&format!("{n} pairs, each taken as one completion that was liked and one that was not"));
+    }
+    Ok((draft, size))
+}
+
+/// What a file holds.
+pub struct Size {
+    pub rows: usize,
+    pub tokens: usize,
+}
