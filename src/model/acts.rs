@@ -23,7 +23,7 @@ pub enum Slot {
     K,
     /// Values.
     V,
-    /// What attention gathered.
+    /// The output of attention, before the o projection.
     Att,
     /// The output of the o projection before its norm.
     AttOut,
@@ -35,17 +35,17 @@ pub enum Slot {
     Gate,
     /// Up, which the activated gate multiplies.
     Up,
-    /// What meets the down projection.
+    /// The input of the down projection.
     Hidden,
     /// The output of the down projection before its norm.
     FfnOut,
-    /// What attention and the feed-forward layer put out in turn.
+    /// The output of attention, then that of the feed-forward layer.
     Out,
 }
 
 /// One row of [`SLOTS`].
 pub struct SlotRow {
-    /// Which.
+    /// The slot.
     pub slot: Slot,
     /// Its width; 0 where a layer has no such activation.
     pub width: fn(&HParams, &Layer) -> usize,
@@ -83,7 +83,7 @@ pub static SLOTS: [SlotRow; Slot::COUNT] = [
 ];
 
 impl Slot {
-    /// How many there are.
+    /// Number of slots.
     pub const COUNT: usize = Slot::Out as usize + 1;
 }
 
@@ -156,16 +156,16 @@ impl Acts {
 /// The number type of saved activations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ActType {
-    /// As they were.
+    /// Unchanged.
     F32,
-    /// Half floats, to the nearest; values above 65504 become infinite.
+    /// f16, rounded to the nearest; values above 65504 become infinite.
     F16,
     /// bf16, rounded to the nearest.
     Bf16,
 }
 
 impl ActType {
-    /// Each with its name.
+    /// All types with their names.
     pub const ALL: [(&'static str, ActType); 3] =
         [("f32", ActType::F32), ("f16", ActType::F16), ("bf16", ActType::Bf16)];
 
@@ -178,7 +178,7 @@ impl ActType {
     }
 }
 
-/// Values a worker rounds or widens at a time.
+/// Values that a worker converts at a time.
 const PART: usize = 4096;
 
 /// Saved values, in the type they were saved with.

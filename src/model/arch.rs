@@ -1,4 +1,5 @@
-//! The table of architectures. A row holds what neither the metadata nor the presence of tensors tells.
+//! The table of architectures. A row holds everything that follows neither from the metadata nor from the presence of
+//! tensors.
 
 use super::hparams::{HParams, Keys, Layer, RopeParams};
 use crate::error::{Error, Result};
@@ -12,25 +13,25 @@ use std::prelude::v1::*;
 pub struct Arch {
     /// `general.architecture`, which is also the prefix of its metadata keys.
     pub name: &'static str,
-    /// How rotary pairs lie in q and k.
+    /// The layout of rotary pairs in q and k.
     pub pairing: Pairing,
-    /// What its norms are.
+    /// The kind of its norms.
     pub norm: norm::Kind,
     /// The activation of its feed-forward layers, a name of [`crate::nn::ffn::ACTS`].
     pub act: &'static str,
-    /// Tensors that every block has. One that holds several of them may stand in their place.
+    /// Tensors that every block has. A fused tensor may replace several of them.
     pub needs: &'static [Role],
-    /// More of them.
+    /// More tensors that every block has.
     pub also: &'static [Role],
-    /// Tensors that a block may have besides.
+    /// Optional tensors of a block.
     pub may: &'static [Role],
-    /// Names in its files that mean another role than in the table of roles.
+    /// Names in its files that have another role than in the table of roles.
     pub bind: &'static [(&'static str, Role)],
     /// Keys of features that `model` and `layer` read. Other architectures with such a key are refused.
     pub reads: &'static [&'static str],
-    /// What differs from a plain model: scales, caps, rotary tables.
+    /// Sets what differs from a plain model: scales, caps, rotary embeddings.
     pub model: fn(&Keys, &mut HParams) -> Result<()>,
-    /// What differs from a plain layer: window, rotary table, heads, feed-forward layer.
+    /// Sets what differs from a plain layer: window, rotary embedding, heads, feed-forward layer.
     pub layer: fn(&Keys, usize, &mut Layer) -> Result<()>,
 }
 
@@ -42,7 +43,7 @@ pub const DENSE: &[Role] =
 pub const BIASES: &[Role] =
     &[Role::QBias, Role::KBias, Role::VBias, Role::OBias, Role::GateBias, Role::UpBias, Role::DownBias, Role::QkvBias];
 
-/// What a dense decoder is where nothing else is said: rotary halves, RMS norms, gated SiLU.
+/// The defaults of a dense decoder: rotary halves, RMS norms, gated SiLU.
 pub const PLAIN: Arch = Arch {
     name: "",
     pairing: Pairing::Halves,
@@ -67,20 +68,20 @@ pub static ARCHES: &[Arch] = &[
         act: "gelu_tanh",
         also: &[Role::QNorm, Role::KNorm, Role::PostAttnNorm, Role::PostFfnNorm],
         reads: &["attention.sliding_window"],
-        // Embeddings are scaled, and layers with a window have another rotary base, which no factor stretches.
+        // Embeddings are scaled, and layers with a window have another rotary base, to which no scaling factor applies.
         model: |keys, h| {
             h.embed_scale = libm::sqrtf(h.width as f32);
             let base = keys.number("rope.freq_base_swa", |v| v > 0.0 && v <= 1e12)?.unwrap_or(10_000.0);
             h.ropes.push(RopeParams { base, scale: 1.0, factors: false, ..h.ropes[0].clone() });
             h.finish.cap = keys.number("final_logit_softcapping", |v| v > 0.0 && v.is_finite())?;
-            // The largest scales scores by its width for each head; that stands in no file.
+            // The largest scales scores by its width for each head; this is not in the file.
             if h.layers == 62 {
                 let width = h.width as f32;
                 h.blocks.iter_mut().for_each(|b| b.heads.scale = 1.0 / libm::sqrtf(width / b.heads.q as f32));
             }
             Ok(())
         },
-        // Of six layers the last one sees everything; the number stands in no file.
+        // Every sixth layer has full attention; this number is not in the file.
         layer: |keys, i, layer| {
             if let Some(window) = keys.size("attention.sliding_window", 1 << 20)?
                 && (i + 1) % 6 != 0
@@ -95,7 +96,7 @@ pub static ARCHES: &[Arch] = &[
 
 impl Arch {
     /// # Errors
-    /// `Unsupported`, with the names this build knows.
+    /// `Unsupported`, with the names that this build supports.
     pub fn by_name(name: &str) -> Result<&'static Arch> {
         ARCHES.iter().find(|a| a.name == name).ok_or_else(|| {
             let known: Vec<&str> = ARCHES.iter().map(|a| a.name).collect();
@@ -103,7 +104,7 @@ impl Arch {
         })
     }
 
-    /// The role of a tensor by what follows the block in its name, `attn_q.weight`, if this architecture has it.
+    /// The role of a tensor by its name without the block, `attn_q.weight`, if this architecture has it.
     pub fn role(&self, name: &str) -> Option<Role> {
         let (gguf, suffix) = name.rsplit_once('.')?;
         let bound = self.bind.iter().find(|(name, role)| *name == gguf && role.suffix() == suffix);
@@ -114,7 +115,7 @@ impl Arch {
         (known(&role) || fused()).then_some(role)
     }
 
-    /// How its files call a role, without the block.
+    /// The name of a role in its files, without the block.
     pub fn gguf(&self, role: Role) -> String {
         let bound = self.bind.iter().find(|(_, r)| *r == role).map(|(name, _)| *name);
         format!("{}.{}", bound.unwrap_or(role.gguf()), role.suffix())

@@ -1,4 +1,4 @@
-//! The sizes of a model and what each of its layers is, read and checked.
+//! The hyper-parameters of a model and of each layer, read from metadata and checked.
 
 use super::Arch;
 use crate::error::{Error, Result};
@@ -13,26 +13,26 @@ use std::prelude::v1::*;
 /// Longest context.
 const MAX_CONTEXT: u64 = 1 << 20;
 
-/// What a model's metadata says.
+/// The hyper-parameters of a model.
 #[derive(Debug)]
 pub struct HParams {
-    /// Its row of the table.
+    /// Its architecture.
     pub arch: &'static Arch,
-    /// Blocks.
+    /// Number of blocks.
     pub layers: usize,
     /// Width of the residual stream.
     pub width: usize,
-    /// What each block is.
+    /// The blocks.
     pub blocks: Vec<Layer>,
-    /// What its norms are.
+    /// Its norms.
     pub norm: Norm,
-    /// Positions the model was made for.
+    /// The context length that the model was trained for.
     pub context: usize,
     /// The rotary embeddings of queries and keys: layers name one of these.
     pub ropes: Vec<RopeParams>,
-    /// What embedded tokens are multiplied with.
+    /// The factor of embedded tokens.
     pub embed_scale: f32,
-    /// What becomes of logits.
+    /// Scale and cap of logits.
     pub finish: Finish,
 }
 
@@ -49,7 +49,7 @@ pub struct Layer {
     pub ff: usize,
     /// Its activation.
     pub act: &'static Act,
-    /// What the outputs of attention and of the feed-forward layer are multiplied with before they are added.
+    /// The factor of the outputs of attention and of the feed-forward layer before they are added to the stream.
     pub residual: f32,
     /// The tensors it has.
     pub has: Roles,
@@ -66,7 +66,7 @@ impl Layer {
         self.heads.kv * self.heads.dim
     }
 
-    /// The widths by which tensors are shaped.
+    /// The widths that determine the shapes of its tensors.
     pub fn sizes(&self, width: usize) -> Sizes {
         Sizes { width, queries: self.q_width(), keys: self.kv_width(), ff: self.ff, head: self.heads.dim }
     }
@@ -77,11 +77,11 @@ impl Layer {
 pub struct RopeParams {
     /// Channels of a head that are rotated.
     pub dims: usize,
-    /// Base of the rates.
+    /// Base of the rotation frequencies.
     pub base: f32,
-    /// What positions are multiplied with: 1, or 1 / factor for linear scaling.
+    /// The factor of positions: 1, or 1 / factor for linear scaling.
     pub scale: f32,
-    /// Whether the divisors of the file, if it has some, apply.
+    /// Whether the frequency divisors of the file, if it has any, apply.
     pub factors: bool,
 }
 
@@ -92,12 +92,12 @@ pub struct Keys<'a> {
 }
 
 impl Keys<'_> {
-    /// The whole name of a key.
+    /// The full name of a key.
     pub fn name(&self, name: &str) -> String {
         format!("{}.{name}", self.prefix)
     }
 
-    /// A size from 1 to `max`, if it is there.
+    /// A size from 1 to `max`, if it exists.
     ///
     /// # Errors
     /// `Invalid` for another value.
@@ -110,7 +110,7 @@ impl Keys<'_> {
         }
     }
 
-    /// A size that must be there.
+    /// A required size.
     fn required(&self, name: &str, max: u64) -> Result<usize> {
         let key = self.name(name);
         let v = self.gguf.require_u64(&key)?;
@@ -120,39 +120,40 @@ impl Keys<'_> {
         Ok(v as usize)
     }
 
-    /// A number that passes `ok`, if it is there.
+    /// A number that passes `ok`, if it exists.
     ///
     /// # Errors
     /// `Invalid` for another value.
     pub fn number(&self, name: &str, ok: fn(f32) -> bool) -> Result<Option<f32>> {
         let key = self.name(name);
         match self.gguf.f32(&key)? {
-            Some(v) if !ok(v) => Err(Error::invalid(key, format!("{v} cannot be"))),
+            Some(v) if !ok(v) => Err(Error::invalid(key, format!("{v} cannot be used"))),
             v => Ok(v),
         }
     }
 
-    /// A text, if it is there.
+    /// A text, if it exists.
     ///
     /// # Errors
-    /// The file's own.
+    /// Those of the file.
     pub fn text(&self, name: &str) -> Result<Option<&str>> {
         self.gguf.string(&self.name(name))
     }
 }
 
-/// Keys of features that change what a model computes: one that an architecture does not read is refused.
+/// Keys of features that change what a model computes. A file with such a key is refused unless its architecture reads
+/// the key.
 const FEATURES: [&str; 2] = ["expert_count", "attention.sliding_window"];
 
 impl HParams {
     /// # Errors
-    /// `Unsupported` for an architecture or a rope scaling this build does not know; `Invalid` naming a key whose value
-    /// cannot be; the file's own errors for keys that are missing or have another type.
+    /// `Unsupported` for an architecture or a rope scaling that this build does not support; `Invalid` naming a key
+    /// with an impossible value; those of the file for keys that are missing or have another type.
     pub fn read(gguf: &Gguf) -> Result<HParams> {
         Self::read_as(gguf, Arch::by_name(gguf.require_string("general.architecture")?)?)
     }
 
-    /// The same by a row that need not be in the table: what tests of features are made with.
+    /// Reads with a row that need not be in the table, for tests of features.
     ///
     /// # Errors
     /// Those of [`HParams::read`].
@@ -214,13 +215,13 @@ impl HParams {
         Ok(h)
     }
 
-    /// The largest of something over all layers.
+    /// The largest value of `of` over all layers.
     pub fn most(&self, of: impl Fn(&Layer) -> usize) -> usize {
         self.blocks.iter().map(of).max().unwrap_or(0)
     }
 }
 
-/// The heads of all layers, as most architectures say it.
+/// The heads of all layers, from the keys of most architectures.
 fn heads(keys: &Keys, width: usize) -> Result<Heads> {
     let q = keys.required("attention.head_count", 1 << 16)?;
     let kv = keys.size("attention.head_count_kv", q as u64)?.unwrap_or(q);

@@ -1,9 +1,10 @@
 //! A model from a file: hyper-parameters, matrices, and one pass forward and backward through its blocks.
 //!
-//! `arch.rs` is the table of architectures, `hparams.rs` reads the numbers and says what each layer is, `weights.rs` reads
-//! the tensors, by the table of [`crate::role`]. `acts.rs` is the table of activations. `doors.rs` is the one place where
-//! the frozen model and its adapters meet; `block.rs` is one transformer block in both directions; `pass.rs` the one way
-//! through the model; `cache.rs` keys and values of earlier positions, `session.rs` a running text.
+//! `arch.rs` is the table of architectures; `hparams.rs` reads the metadata and describes each layer; `weights.rs`
+//! reads the tensors by the table of [`crate::role`]. `acts.rs` is the table of activations. `doors.rs` applies
+//! adapters at their places, and nothing else does; `block.rs` is one transformer block, forward and backward;
+//! `pass.rs` is a pass through the whole model; `cache.rs` stores the keys and values of earlier positions;
+//! `session.rs` is a running text.
 //!
 //! Not here: sampling (`decode`), losses and optimisers (`train`).
 
@@ -40,28 +41,28 @@ use std::sync::Arc;
 /// A model: immutable, cheap to clone, shared by sessions and trainers.
 #[derive(Clone)]
 pub struct Model {
-    /// Its sizes.
+    /// Its sizes and the description of its layers.
     pub hparams: Arc<HParams>,
     /// Its matrices.
     pub weights: Arc<Weights>,
     /// The rotary embeddings of queries and keys, by [`hparams::Layer::rope`].
     pub ropes: Arc<[Rope]>,
-    /// What computes.
+    /// Kernels and threads.
     pub compute: Compute,
     file: Bytes,
 }
 
 impl Model {
-    /// A model over the tensors of a file; matrices stay where they are.
+    /// A model over the tensors of a file; matrices are not copied.
     ///
     /// # Errors
-    /// `Unsupported` for an unknown architecture or format; `Corrupt`, `Mismatch`, `Invalid` where metadata or tensors do
-    /// not make a model, naming the key or tensor.
+    /// `Unsupported` for an unknown architecture or format; `Corrupt`, `Mismatch`, `Invalid` where metadata or tensors
+    /// are inconsistent, naming the key or tensor.
     pub fn load(gguf: &Gguf, compute: Compute) -> Result<Model> {
         Self::make(gguf, HParams::read(gguf)?, compute)
     }
 
-    /// The same by a row that need not be in the table of architectures: what tests of features are made with.
+    /// Loads a model with a row that need not be in the table of architectures, for tests of features.
     ///
     /// # Errors
     /// Those of [`Model::load`].
@@ -93,16 +94,16 @@ impl Model {
         Ready::new(adapter, &self.compute, self)
     }
 
-    /// The same model with other weights: what full-parameter training makes after each step.
+    /// The model with other weights; full-parameter training replaces them after each step.
     pub fn with_weights(&self, weights: Weights) -> Model {
         Model { weights: Arc::new(weights), ..self.clone() }
     }
 
-    /// The same model with copies of its matrices that are read faster, as far as `budget` bytes reach, and the bytes
-    /// taken: see [`Weights::repack`].
+    /// The model with copies of its matrices that are read faster, in at most `budget` bytes, and the bytes used: see
+    /// [`Weights::repack`].
     ///
     /// # Errors
-    /// `Memory` if the memory is not there.
+    /// `Memory` if there is not enough memory.
     pub fn repacked(&self, budget: usize) -> Result<(Model, usize)> {
         let mut weights = Weights::clone(&self.weights);
         let taken = weights.repack(&self.compute, budget)?;
@@ -114,12 +115,12 @@ impl Model {
         self.file.len()
     }
 
-    /// The BLAKE3 hash of the file: what an adapter is bound to. Reads the whole file.
+    /// The BLAKE3 hash of the file, which adapters are bound to. Reads the whole file.
     pub fn fingerprint(&self) -> [u8; 32] {
         *blake3::hash(&self.file).as_bytes()
     }
 
-    /// What adapters see of the model. `tokenizer` is the tokenizer's fingerprint.
+    /// The description of the model for adapters. `tokenizer` is the tokenizer's fingerprint.
     pub fn base(&self, tokenizer: [u8; 32]) -> Base {
         let h = &self.hparams;
         let shapes = |layer: &hparams::Layer| {

@@ -1,5 +1,5 @@
-//! The tensors of a model. What is stored is said by the file; the roles of a block are a table, and everything here that
-//! goes over tensors is a loop over it.
+//! The tensors of a model. The file determines which tensors exist; everything here that visits tensors is a loop over
+//! the table of roles.
 
 use super::HParams;
 use crate::adapter::{Group, Part, Start};
@@ -23,7 +23,7 @@ pub enum Tensor {
 }
 
 impl Tensor {
-    /// Values, and columns of a row.
+    /// Number of values, and columns of a row.
     fn dims(&self) -> (usize, usize) {
         match self {
             Tensor::Matrix(m) => (m.rows * m.cols, m.cols),
@@ -61,10 +61,10 @@ impl Block {
         }
     }
 
-    /// The gain of a norm that is there.
+    /// The gain of a norm that exists.
     ///
     /// # Panics
-    /// If it is not: whether it is was checked when the model was loaded.
+    /// If it does not exist. This was checked when the model was loaded.
     pub fn gain(&self, role: Role) -> &[f32] {
         self.vector(role).expect("a norm of every block")
     }
@@ -93,7 +93,7 @@ impl Block {
     }
 }
 
-/// The tensor that may hold the rows of a role, and which of its rows these are.
+/// The tensor that may hold the rows of a role, and the range of these rows.
 fn held(role: Role, h: &super::hparams::Layer, width: usize) -> Option<(Role, Range<usize>)> {
     let ((fused, at), sizes) = (role.fused()?, h.sizes(width));
     let rows = |role: &Role| (role.row().shape)(&sizes)[1];
@@ -114,22 +114,22 @@ pub struct Weights {
     pub norm_bias: Option<Vec<f32>>,
     /// The output matrix, `[V, width]`; `None` if it is the embedding.
     pub output: Option<Matrix>,
-    /// Divisors of the rotary rates, if the file has them.
+    /// Divisors of the rotary frequencies, if the file has them.
     pub rope_factors: Option<Vec<f32>>,
 }
 
-/// Which tensor of a model.
+/// The identity of a tensor of a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Key {
     /// Token embeddings.
     Embed,
-    /// One of a block.
+    /// A tensor of a block.
     Block(usize, Role),
     /// Gain of the last norm.
     Norm,
     /// Its bias.
     NormBias,
-    /// The output matrix, if it is one of its own.
+    /// The output matrix, if it is not the embedding.
     Output,
 }
 
@@ -146,7 +146,7 @@ impl Key {
     }
 }
 
-/// Tensors of blocks that files have and no model of today reads.
+/// Tensors in blocks of files that no current model uses.
 const HARMLESS: &[&str] = &["attn_rot_embd.weight", "attn.rope.freqs"];
 
 /// The block of a tensor, and the rest of its name.
@@ -156,7 +156,7 @@ fn in_block(name: &str) -> Option<(usize, &str)> {
 }
 
 impl Weights {
-    /// Every tensor, in the order in which all weights lie when they are trained.
+    /// Every tensor, in the order of the flat weights of full-parameter training.
     pub fn each(&self) -> Vec<(Key, Tensor)> {
         let mut out = vec![(Key::Embed, Tensor::Matrix(self.embed.clone()))];
         for (layer, block) in self.blocks.iter().enumerate() {
@@ -169,8 +169,8 @@ impl Weights {
         out
     }
 
-    /// The first value of a matrix that is not finite: the tensor's name, row and column. Decodes every matrix until
-    /// there, to say why a result is none.
+    /// The first value of a matrix that is not finite: the tensor's name, row and column. Decodes all matrices up to
+    /// there; used to explain a result that is not finite.
     pub fn not_finite(&self, h: &HParams) -> Option<(String, usize, usize)> {
         self.each().into_iter().find_map(|(key, tensor)| {
             let Tensor::Matrix(matrix) = tensor else { return None };
@@ -183,14 +183,15 @@ impl Weights {
         })
     }
 
-    /// Copies matrices to memory of the program's own, from the first block to the output, as far as `budget` bytes reach:
-    /// formats that gain by it with their rows interleaved ([`crate::quant::interleaved`]), half floats as they are, since large pages
-    /// are read faster than a mapped file. Results stay the same; products of few rows come faster. Returns the bytes taken.
+    /// Copies matrices to newly allocated memory, from the first block to the output, in at most `budget` bytes.
+    /// Formats that gain by it get interleaved rows ([`crate::quant::interleaved`]); 16-bit floats are copied
+    /// unchanged, since large pages are read faster than a mapped file. Results stay the same; products of few rows are
+    /// faster. Returns the bytes used.
     ///
     /// # Errors
-    /// `Memory` if the memory is not there.
+    /// `Memory` if there is not enough memory.
     pub fn repack(&mut self, cx: &Compute, budget: usize) -> Result<usize> {
-        /// Every copy begins at the edge of a cache line.
+        /// Every copy is aligned to a cache line.
         const LINE: usize = 64;
         let tensors = self.blocks.iter_mut().flat_map(|block| block.tensors.iter_mut().flatten());
         let blocks = tensors.filter_map(|t| if let Tensor::Matrix(m) = t { Some(m) } else { None });
@@ -216,12 +217,12 @@ impl Weights {
         Ok(taken)
     }
 
-    /// Reads every tensor of a file, and says in `h` which each layer has.
+    /// Reads every tensor of a file and records in `h` which tensors each layer has.
     ///
     /// # Errors
     /// `Mismatch` naming the tensor that is missing or has another shape; `Unsupported` for a format that cannot be
-    /// decoded, and for a tensor that this architecture does not know, since without it the model would say something else
-    /// than its maker meant; `Invalid` for a norm or bias that is not finite.
+    /// decoded, and for a tensor that this architecture does not use, since without it the model would compute
+    /// something else than intended; `Invalid` for a norm or bias that is not finite.
     pub fn read(gguf: &Gguf, h: &mut HParams) -> Result<Weights> {
         let matrix = |name: &str, rows: Option<usize>, cols: usize| -> Result<Matrix> {
             if gguf.tensor(name).is_none() {
@@ -254,7 +255,7 @@ impl Weights {
             let name = &*tensor.name;
             let used = match in_block(name) {
                 Some((layer, _)) if layer >= h.layers => {
-                    let blocks = format!("{} blocks, as the metadata say", h.layers);
+                    let blocks = format!("{} blocks, by the metadata", h.layers);
                     return Err(Error::mismatch(
                         format!("tensor {}", crate::error::printable(name)),
                         blocks,
@@ -328,17 +329,17 @@ impl Weights {
         here.or_else(|| self.blocks.get(layer + 1)?.matrices().next().map(|(_, m)| m)).unwrap_or(self.head())
     }
 
-    /// The matrix that makes logits.
+    /// The output matrix, whose products are the logits.
     pub fn head(&self) -> &Matrix {
         self.output.as_ref().unwrap_or(&self.embed)
     }
 
-    /// Tokens of the vocabulary.
+    /// Size of the vocabulary.
     pub fn vocab(&self) -> usize {
         self.embed.rows
     }
 
-    /// All weights as `f32` in one piece: what full-parameter training starts from.
+    /// All weights as one `f32` vector, the start of full-parameter training.
     pub fn flatten(&self, offsets: &Offsets) -> Vec<f32> {
         let mut out = vec![0.0; offsets.len];
         for ((_, tensor), (_, at)) in self.each().into_iter().zip(&offsets.tensors) {
@@ -355,7 +356,7 @@ impl Weights {
         out
     }
 
-    /// The same tensors over trained values: matrices are slices of `flat`, nothing is copied but the vectors.
+    /// These tensors with trained values: matrices are slices of `flat`; only the vectors are copied.
     ///
     /// # Errors
     /// `Mismatch` if `flat` has another length.
@@ -391,11 +392,12 @@ impl Weights {
     }
 }
 
-/// The bytes of a matrix, with its rows interleaved if it can be. `out`: as many, at the edge of 4 bytes.
+/// Copies the bytes of a matrix, with its rows interleaved if they can be. `out` has the same length and is aligned to
+/// 4 bytes.
 fn copy(cx: &Compute, m: &Matrix, out: &mut [u8]) {
-    /// Sixteens of rows in a part.
+    /// Groups of 16 rows in a part.
     const PART: usize = 4;
-    /// Words in a part.
+    /// 4-byte words in a part.
     const WORDS: usize = 1 << 16;
     let data = m.data();
     let (words, rest) = out.split_at_mut(data.len() / 4 * 4);
@@ -418,19 +420,19 @@ fn copy(cx: &Compute, m: &Matrix, out: &mut [u8]) {
     rest.copy_from_slice(&data[4 * count..]);
 }
 
-/// Where each tensor stands in the flat weights.
+/// The offsets of the tensors in the flat weights.
 #[derive(Clone, Debug)]
 pub struct Offsets {
     tensors: Vec<(Key, Range<usize>)>,
     columns: Vec<usize>,
-    /// Where the tensors of each block stand, by role.
+    /// The ranges of the tensors of each block, by role.
     blocks: Vec<[Option<Range<usize>>; Role::COUNT]>,
-    /// Values in all.
+    /// Number of values.
     pub len: usize,
 }
 
 impl Offsets {
-    /// For the tensors of `weights`.
+    /// The offsets of the tensors of `weights`.
     pub fn of(weights: &Weights) -> Offsets {
         let mut offsets = Offsets {
             tensors: Vec::new(),
@@ -451,12 +453,12 @@ impl Offsets {
         offsets
     }
 
-    /// Where a tensor of a block stands, if there is one.
+    /// The range of a tensor of a block, if it exists.
     pub fn block(&self, layer: usize, role: Role) -> Option<Range<usize>> {
         self.blocks[layer][role as usize].clone()
     }
 
-    /// Where a tensor stands, if there is one.
+    /// The range of a tensor, if it exists.
     pub fn find(&self, key: Key) -> Option<Range<usize>> {
         self.tensors.iter().find(|(k, _)| *k == key).map(|(_, at)| at.clone())
     }
@@ -473,7 +475,7 @@ impl Offsets {
         self.tensors.iter().zip(&self.columns).map(part).collect()
     }
 
-    /// Each tensor's name in a file and its place.
+    /// Each tensor's name in a file and its range.
     pub fn names(&self, h: &HParams) -> Vec<(String, Range<usize>)> {
         self.tensors.iter().map(|(key, at)| (key.name(h), at.clone())).collect()
     }

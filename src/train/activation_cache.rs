@@ -19,8 +19,8 @@ pub type Key = [u8; 16];
 
 /// Where outputs are stored. The owner must use one store for each base, number of frozen blocks and data set.
 pub trait Store: Send {
-    /// Copies the output for `key` to `out`, as bits of f16, `[rows, width]`, and returns whether it was there. An entry that
-    /// is damaged or has another length counts as absent.
+    /// Copies the output for `key` to `out`, as bits of f16, `[rows, width]`, and returns whether it was there. An
+    /// entry that is damaged or has another length counts as absent.
     fn load(&mut self, key: &Key, out: &mut [u16]) -> bool;
 
     /// Stores an output. A bounded store may drop it.
@@ -37,7 +37,7 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// An empty one.
+    /// An empty store.
     pub fn new(bytes: usize) -> Memory {
         Memory { bytes, ..Memory::default() }
     }

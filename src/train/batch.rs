@@ -1,4 +1,4 @@
-//! Examples, laid end to end: ragged, never padded.
+//! Examples and batches: sequences are concatenated, never padded.
 
 use crate::error::{Error, Result};
 use crate::model::{Model, Rows};
@@ -14,14 +14,14 @@ pub struct Example {
     pub mask: Vec<bool>,
     /// Factor of its loss; `None` is 1.
     pub weight: Option<f32>,
-    /// Whether the completion was liked, where somebody said so.
+    /// The verdict on the completion, liked or not, if there is one.
     pub good: Option<bool>,
     /// Another completion: in a pair the one that is worse, for [`super::objective`]s that estimate a divergence one that
     /// belongs to another prompt.
     pub other: Option<Box<Example>>,
-    /// `ln p` of the completion under the reference model, in nats, once it is known.
+    /// `ln p` of the completion under the reference model, in nats, once it is computed.
     pub reference: Option<f64>,
-    /// The line of the file that it was read from, from 1, where files have lines.
+    /// The line of the file that it was read from, from 1, if files have lines.
     pub line: Option<usize>,
 }
 
@@ -67,33 +67,34 @@ impl Example {
         (1..self.mask.len()).rev().find(|t| self.mask[*t]).map_or(0, |last| last - self.targets())
     }
 
-    /// Itself and, if there is one, the other.
+    /// The example itself and its other completion, if there is one.
     pub fn sequences(&self) -> impl Iterator<Item = &Example> {
         core::iter::once(self).chain(self.other.as_deref())
     }
 }
 
-/// What goes through the model together.
+/// A micro-batch: sequences that go through the model together.
 pub struct Batch {
-    /// Inputs of all sequences, `[N]`; of rows that adapters write any token.
+    /// Inputs of all sequences, `[N]`; arbitrary tokens at rows that adapters write.
     pub tokens: Vec<u32>,
-    /// Where each row stands.
+    /// The positions and sequences of the rows.
     pub rows: Rows,
     /// Rows that predict a target, ascending.
     pub target_rows: Vec<usize>,
     /// The tokens that they should predict.
     pub targets: Vec<u32>,
-    /// Which sum each of their log-probabilities belongs to: `2i` is the completion of sequence `i`, `2i + 1` its prompt.
+    /// The sum to which each of their log-probabilities belongs: `2i` is the completion of sequence `i`, `2i + 1` its
+    /// prompt.
     pub owners: Vec<usize>,
-    /// Sums: two a sequence.
+    /// Number of sums: two a sequence.
     pub sums: usize,
 }
 
 impl Batch {
-    /// Lays sequences end to end; of those marked with `true` the prompt tokens are targets too. A sequence of `T` tokens gives
-    /// at most `T − 1` rows: its last token is only predicted, and rows behind the last target are left out, since they
-    /// change nothing. Before each come `lead` rows that adapters write. `first` is the number of the first row among those
-    /// of a step.
+    /// Lays sequences end to end; of those marked with `true` the prompt tokens are targets too. A sequence of `T`
+    /// tokens gives at most `T − 1` rows: its last token is only predicted, and rows behind the last target are left
+    /// out, since they change nothing. Before each come `lead` rows that adapters write. `first` is the number of the
+    /// first row among those of a step.
     ///
     /// # Errors
     /// `Invalid` for a sequence that does not fit the model.
@@ -115,13 +116,13 @@ impl Batch {
         for (i, (e, prompts)) in sequences.into_iter().enumerate() {
             b.sums = 2 * (i + 1);
             if e.mask.len() != e.tokens.len() {
-                let why = format!("{} tokens but {} marks", e.tokens.len(), e.mask.len());
+                let why = format!("{} tokens but a loss mask of {}", e.tokens.len(), e.mask.len());
                 return Err(Error::invalid(format!("example {i}"), why));
             }
             if let Some(t) = e.tokens.iter().find(|t| **t as usize >= vocab) {
                 return Err(Error::invalid(format!("example {i}"), format!("token {t} of a vocabulary of {vocab}")));
             }
-            // Rows before the text are beside the context, as in sessions.
+            // Rows before the text do not count against the context, as in sessions.
             if e.tokens.len() > context + 1 {
                 let why = format!("{} tokens, the model's context is {context}", e.tokens.len());
                 return Err(Error::invalid(format!("example {i}"), why));

@@ -1,13 +1,12 @@
-//! Teaching: an adapter on a frozen base, or all weights of a small model.
+//! Training: an adapter on a frozen base, or all weights of a small model.
 //!
 //! [`Trainer::step`] does one optimiser step and returns; the caller owns the loop, the clock and the files. `batch.rs`
-//! lays examples end to end; `backprop.rs` makes the gradients, or `zeroth.rs` estimates them; `objective` says what is
-//! to become of log-probabilities, `optim` moves the parameters, `schedule.rs` says how far. `checkpoint.rs` holds a
-//! run so that it can go on, `folder.rs` keeps such files. `feedback.rs` teaches from what somebody thought of answers,
-//! `journal.rs` keeps that. Training runs at f32 precision, with exact gradients, or at int8
-//! precision ([`Config::precision`]), with rounded ones.
+//! concatenates examples; `backprop.rs` computes gradients and `zeroth.rs` estimates them; `objective` has the losses,
+//! `optim` the optimizers, `schedule.rs` the learning-rate schedules. `checkpoint.rs` saves and resumes runs,
+//! `folder.rs` manages checkpoint files. `feedback.rs` trains on a user's feedback, `journal.rs` stores that. Training
+//! runs at f32 precision, with exact gradients, or at int8 precision ([`Config::precision`]), with rounded ones.
 //!
-//! A few steps on what somebody liked, with whatever rows are at hand, old ones and new:
+//! A step on answers that a user liked and disliked:
 //! ```
 //! # use mynah::{Result, adapter, model::Model, train::{Config, Example, Trainer, objective}};
 //! # fn learn(model: &Model, base: &adapter::Base, liked: &Example, not: &Example) -> Result<()> {
@@ -60,55 +59,56 @@ use optim::{Optimizer, Part};
 use std::prelude::v1::*;
 use std::sync::Arc;
 
-/// How to train.
+/// The settings of a training run.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Highest learning rate.
+    /// Peak learning rate.
     pub lr: f32,
-    /// Optimiser steps the schedule is made for.
+    /// Optimiser steps of the whole schedule.
     pub steps: u64,
-    /// How the rate falls after the warm-up.
+    /// The decay of the rate after the warm-up.
     pub schedule: Schedule,
-    /// Steps over which the rate rises from 0.
+    /// Warm-up steps, over which the rate rises from 0.
     pub warmup: u64,
-    /// Largest norm of all gradients together; 0 leaves them alone.
+    /// Gradient clipping: largest norm of all gradients together; 0 is off.
     pub clip: f32,
-    /// What is to become of log-probabilities.
+    /// The objective.
     pub objective: objective::Spec,
-    /// Where gradients come from.
+    /// How gradients are computed.
     pub gradient: Gradient,
     /// The optimizer.
     pub optimizer: optim::Spec,
-    /// How products with the base are computed. Int8 precision is for adapters: its losses are those of a running model,
-    /// its gradients are a few percent off.
+    /// The precision of products with the base. Int8 is for adapters only: losses are those of generation, and
+    /// gradients are off by a few percent.
     pub precision: Precision,
     /// Activation checkpointing: which blocks recompute their activations in the backward pass.
     pub recompute: Recompute,
     /// The type of saved activations. 16-bit types round what the backward pass reads, so gradients are rounded; losses are
     /// not.
     pub act_type: ActType,
-    /// Rows that meet the output matrix together, one of [`head::SLICES`]: fewer take less memory and more time.
+    /// Rows that are multiplied with the output matrix together, one of [`head::SLICES`]: fewer need less memory and
+    /// more time.
     pub slice: usize,
-    /// Dropout on the adapter's input, if it is wanted.
+    /// Dropout on the adapter's input, if any.
     pub dropout: Option<Dropout>,
 }
 
-/// Values of an adapter's input that are left out at random while it is trained, never when it is measured. Which ones
-/// follows from the seed, the step, the row and the place, so that neither threads nor a resumed run change a bit.
+/// Dropout on an adapter's input, in training only. The dropped values follow from the seed, the step, the row and the
+/// place, so that neither threads nor a resumed run change a bit.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Dropout {
-    /// How many, above 0 and below 1; the others are multiplied by `1 / (1 − rate)`.
+    /// The fraction of dropped values, above 0 and below 1; the others are multiplied by `1 / (1 − rate)`.
     pub rate: f32,
-    /// What the draws follow from.
+    /// The seed.
     pub seed: u64,
 }
 
-/// Where gradients come from.
+/// How gradients are computed.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Gradient {
-    /// A pass forward and one back.
+    /// By backpropagation.
     Backward,
-    /// Passes forward alone, for adapters.
+    /// From forward passes only, for adapters.
     Zeroth(Zeroth),
 }
 
@@ -149,8 +149,8 @@ impl Config {
             }
         }
         if !head::SLICES.contains(&self.slice) {
-            let why = format!("{} at a time; it may be one of {:?}", self.slice, head::SLICES);
-            return Err(Error::invalid("rows that meet the output matrix", why));
+            let why = format!("{} at a time; one of {:?} can be used", self.slice, head::SLICES);
+            return Err(Error::invalid("rows multiplied with the output matrix", why));
         }
         if self.steps == 0 {
             return Err(Error::invalid("steps", "0 steps train nothing"));
@@ -171,7 +171,7 @@ enum Trained {
 }
 
 impl Trained {
-    /// Everything that is attached.
+    /// All attached adapters.
     fn stack(&self) -> &Stack {
         match self {
             Trained::Adapter { stack, .. } => stack,
@@ -179,7 +179,7 @@ impl Trained {
         }
     }
 
-    /// The same without what is trained: the reference.
+    /// The adapters beneath the trained one: the reference.
     fn beneath(&self) -> &Stack {
         match self {
             Trained::Adapter { beneath, .. } => beneath,
@@ -195,7 +195,7 @@ impl Trained {
         }
     }
 
-    /// The same, to change. Who does prepares it again.
+    /// The adapter, for changes. Call [`Adapter::prepare`] afterwards.
     fn adapter_mut(&mut self) -> Option<&mut dyn Adapter> {
         let Trained::Adapter { stack, .. } = self else { return None };
         let Some(adapter) = stack.last_mut().and_then(Arc::get_mut) else {
@@ -217,33 +217,33 @@ impl Trained {
     }
 }
 
-/// What a step did.
+/// The report of a step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Report {
-    /// Steps done, this one included.
+    /// Steps done, including this one.
     pub step: u64,
     /// The objective's loss before the update; of plain text the mean over the target tokens, in nats.
     pub loss: f64,
     /// Norm of all gradients before clipping.
     pub grad_norm: f64,
-    /// The rate this step used.
+    /// The learning rate of this step.
     pub lr: f32,
     /// Tokens read.
     pub tokens: u64,
-    /// Tokens of completions.
+    /// Target tokens.
     pub targets: u64,
-    /// How rewards stood, if the objective knows any.
+    /// Statistics of rewards, if the objective has rewards.
     pub rewards: Option<Rewards>,
 }
 
-/// How a trainer does on examples it does not learn from.
+/// The evaluation of examples.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Assessment {
     /// The objective's loss, a mean over `n`.
     pub loss: f64,
-    /// Tokens of completions for plain text, else examples.
+    /// Number of target tokens for plain text, of examples otherwise.
     pub n: u64,
-    /// How rewards stand, if the objective knows any.
+    /// Statistics of rewards, if the objective has rewards.
     pub rewards: Option<Rewards>,
 }
 
@@ -257,7 +257,7 @@ pub struct Trainer {
     optimizer: Box<dyn Optimizer>,
     backprop: Backprop,
     grads: Vec<f32>,
-    /// What gradients are made of; empty if that is the gradients themselves.
+    /// Sums from which the gradients follow; empty if these are the gradients themselves.
     acc: Vec<f32>,
     step: u64,
     /// Rows of the step that went through the model so far.
@@ -273,7 +273,7 @@ impl Trainer {
         Self::on(model, Stack::new(), adapter, config)
     }
 
-    /// Trains `adapter` on top of what is attached to the frozen `model`, which stays as it is.
+    /// Trains `adapter` on top of the adapters `beneath`, which stay frozen like the model.
     ///
     /// # Errors
     /// `Invalid` for settings that cannot be used.
@@ -284,7 +284,7 @@ impl Trainer {
             return Err(Error::invalid("adapter", "it has no parameters to train"));
         }
         if config.dropout.is_some() && !shape.drops() {
-            let message = format!("{} has no input that values could be left out of", adapter.kind().name);
+            let message = format!("{} has no input to apply dropout to", adapter.kind().name);
             return Err(Error::invalid("dropout", message));
         }
         let (parts, acc) = (shape.parts.clone(), shape.size.gathered);
@@ -341,14 +341,14 @@ impl Trainer {
         })
     }
 
-    /// One optimiser step over micro-batches, whose gradients are accumulated. The loss is one over all of them, for
-    /// plain text the mean over all target tokens; what an objective estimates from other examples it estimates from
-    /// those of a micro-batch.
+    /// One optimiser step over micro-batches, whose gradients are accumulated. The loss is that of all of them
+    /// together; for plain text it is the mean over all target tokens. An objective that estimates a value from other
+    /// examples uses those of the same micro-batch.
     ///
     /// # Errors
-    /// `Invalid` if there is no target token, a token is outside the vocabulary, an example is longer than the model's context or
-    /// lacks what the objective needs, and if the loss or a gradient is not finite, or all gradients are zero though the
-    /// loss has a slope; neither a parameter nor the objective's state has moved then.
+    /// `Invalid` if there is no target token, a token is outside the vocabulary, an example is longer than the model's
+    /// context or lacks what the objective needs, and if the loss or a gradient is not finite, or all gradients are
+    /// zero although the loss depends on log-probabilities. Parameters and the objective's state are unchanged then.
     pub fn step(&mut self, micro: &[&[Example]]) -> Result<Report> {
         let before = self.objective.copy();
         let report = self.attempt(micro);
@@ -396,7 +396,7 @@ impl Trainer {
         match &mut self.trained {
             Trained::Adapter { .. } => self.move_adapter(lr)?,
             Trained::Weights { offsets, flat, .. } => {
-                // The model's matrices are slices of `flat`; a model of the old values keeps shapes and offsets.
+                // The model's matrices are slices of `flat`, so the new values go to a copy.
                 let mut values = Vec::clone(flat);
                 self.optimizer.step(&mut values, &self.grads, lr);
                 *flat = Arc::new(values);
@@ -412,7 +412,7 @@ impl Trainer {
         Ok(Report { step: self.step, loss, grad_norm: norm, lr, tokens, targets, rewards: self.rewards(&metrics) })
     }
 
-    /// Moves the adapter's parameters, and lets it change its shape.
+    /// Updates the adapter's parameters and lets it change its shape.
     fn move_adapter(&mut self, lr: f32) -> Result<()> {
         let Some(adapter) = self.trained.adapter_mut() else { unreachable!("an adapter is trained") };
         self.optimizer.step(adapter.params_mut(), &self.grads, lr);
@@ -426,9 +426,9 @@ impl Trainer {
         Ok(())
     }
 
-    /// Buffers for an adapter that has another shape than before.
+    /// Resizes the buffers after an adapter has changed its shape.
     fn resize(&mut self, shape: &Shape) {
-        // The size is the most it may come to.
+        // The size in the shape is the largest possible one.
         self.grads.resize(shape.parts.last().map_or(0, |p| p.range.end), 0.0);
         let acc = if self.config.gradient == Gradient::Backward { shape.size.gathered } else { 0 };
         self.acc.resize(acc, 0.0);
@@ -453,7 +453,7 @@ impl Trainer {
         }
     }
 
-    /// The sequences that an objective wants of examples, end to end.
+    /// The sequences of examples that the objective needs, as a batch.
     fn pack(&self, examples: &[Example]) -> Result<Batch> {
         let pairs = self.kind.shape == Rows::Pair;
         let sequences = examples.iter().flat_map(|e| {
@@ -463,13 +463,13 @@ impl Trainer {
         Batch::pack(sequences, &self.model, self.trained.stack().needs().rows, self.rows)
     }
 
-    /// The sums of log-probabilities of a batch under all that is attached.
+    /// The sums of log-probabilities of a batch under all attached adapters.
     fn sums(&mut self, batch: &Batch) -> Vec<f64> {
         let stack = self.trained.stack();
         self.backprop.sums(&self.model, self.trained.attached(&self.model, stack, None), batch)
     }
 
-    /// Log-probabilities of completions that belong to other prompts, if the objective wants them.
+    /// Log-probabilities of completions of other prompts, if the objective needs them.
     fn mismatched(&mut self, examples: &[Example]) -> Result<Vec<f64>> {
         if !self.kind.mismatched {
             return Ok(Vec::new());
@@ -521,7 +521,7 @@ impl Trainer {
         Ok((sums, slopes))
     }
 
-    /// How `examples` stand with the parameters as they are. The objective's state stays as it is.
+    /// Evaluates `examples` with the present parameters. Does not change the objective's state.
     ///
     /// # Errors
     /// Those of [`Trainer::step`] about examples.
@@ -537,7 +537,7 @@ impl Trainer {
         Ok(Assessment { loss: metrics.loss, n, rewards: self.rewards(&metrics) })
     }
 
-    /// The sum of the losses of `examples` with the parameters as they are, and their number: tokens and nats of plain
+    /// The sum of the losses of `examples` with the present parameters, and their number: tokens and nats of plain
     /// text, examples of other objectives.
     ///
     /// # Errors
@@ -547,7 +547,7 @@ impl Trainer {
         Ok((assessment.loss * assessment.n as f64, assessment.n))
     }
 
-    /// `ln p` of the completions of examples and, behind each, of its other, in nats, with the parameters as they are.
+    /// `ln p` of the completions of examples and, after each, of its other one, in nats, with the present parameters.
     ///
     /// # Errors
     /// Those of [`Trainer::step`] about the fit of examples.
@@ -558,18 +558,18 @@ impl Trainer {
         Ok(sums.into_iter().step_by(2).collect())
     }
 
-    /// Fills in the log-probability under the reference, the model without the adapter that is trained, of examples and
-    /// their others that have none. Does nothing if the objective needs none.
+    /// Computes the reference log-probabilities of examples, and of their other completions, that lack them. The
+    /// reference is the model without the trained adapter. Does nothing if the objective needs no reference.
     ///
     /// # Errors
-    /// Those of [`Trainer::step`] about the fit of examples; `Invalid` if all weights are trained and have moved, since
-    /// then the reference is gone.
+    /// Those of [`Trainer::step`] about the fit of examples; `Invalid` if all weights are trained and have changed,
+    /// since then the reference is lost.
     pub fn fill_reference_logps(&mut self, examples: &mut [Example]) -> Result<()> {
         if !self.kind.reference {
             return Ok(());
         }
         if matches!(self.trained, Trained::Weights { .. }) && self.step > 0 {
-            return Err(Error::invalid("reference", "all weights are trained, and those of the reference are gone"));
+            return Err(Error::invalid("reference", "all weights are trained, so the reference weights are lost"));
         }
         let wanted = examples.iter().flat_map(Example::sequences).filter(|e| e.reference.is_none());
         let beneath = self.trained.beneath();
@@ -594,10 +594,10 @@ impl Trainer {
     /// after the norm, scaled to length 1. `[C]`
     ///
     /// # Errors
-    /// `Invalid` if there is no prompt, or it does not fit the model, or all weights are trained and have moved.
+    /// `Invalid` if there is no prompt, or it does not fit the model, or all weights are trained and have changed.
     pub fn embed(&mut self, example: &Example) -> Result<Vec<f32>> {
         if matches!(self.trained, Trained::Weights { .. }) && self.step > 0 {
-            return Err(Error::invalid("embedding", "all weights are trained, and those of the base are gone"));
+            return Err(Error::invalid("embedding", "all weights are trained, so the base's weights are lost"));
         }
         let start = example.mask.iter().skip(1).position(|c| *c).map_or(example.tokens.len(), |i| i + 1);
         // The tokens before the first target go through the model to predict it.
@@ -621,7 +621,7 @@ impl Trainer {
         self.trained.attached(&self.model, self.trained.stack(), None).frozen
     }
 
-    /// The adapter as it is, if one is trained.
+    /// The adapter in its present state, if one is trained.
     pub fn adapter_ref(&self) -> Option<&dyn Adapter> {
         self.trained.adapter()
     }
@@ -634,7 +634,7 @@ impl Trainer {
         }
     }
 
-    /// The model; with trained weights if all of them are trained.
+    /// The model, with the trained weights if all weights are trained.
     pub fn model(&self) -> &Model {
         &self.model
     }
@@ -644,12 +644,12 @@ impl Trainer {
         &self.grads
     }
 
-    /// Parameters that are trained.
+    /// Number of trained parameters.
     pub fn parameters(&self) -> usize {
         self.grads.len()
     }
 
-    /// How it trains.
+    /// Its settings.
     pub fn config(&self) -> &Config {
         &self.config
     }
@@ -679,7 +679,7 @@ impl Trainer {
         self.optimizer.as_mut()
     }
 
-    /// Steps done.
+    /// Number of steps done.
     pub fn steps(&self) -> u64 {
         self.step
     }
