@@ -22,7 +22,7 @@ pub enum Recompute {
     None,
     /// All blocks: their inputs alone are saved. The last block is free, since its activations are still there.
     All,
-    /// All but this number of the upper blocks, the last one included.
+    /// All but this number of the upper blocks, including the last one.
     AllBut(usize),
     /// As few blocks as saved activations of [`AUTO_BYTES`] allow.
     Auto,
@@ -35,8 +35,8 @@ pub const AUTO_BYTES: usize = 48 << 20;
 pub(super) const HEAD_ROWS: usize = 4;
 
 impl Recompute {
-    /// Blocks from `lowest` on, without the last one, whose activations are saved in a pass over `n` rows. `wants`: the values
-    /// of a row that adapters need saved in a layer.
+    /// Blocks from `lowest` on, without the last one, whose activations are saved in a pass over `n` rows. `wants`: the
+    /// values of a row that adapters need saved in a layer.
     pub(super) fn saved_blocks(
         self,
         h: &HParams,
@@ -184,8 +184,8 @@ impl Backprop {
         if let Some(saved) = save {
             self.inputs.resize_with(layers - lowest, SavedValues::default);
             if self.saved.len() != saved {
-                // Another number of blocks comes with another number of rows: the old buffers and the new ones together could exceed
-                // the memory limit.
+                // Another number of blocks comes with another number of rows: the old buffers and the new ones together
+                // could exceed the memory limit.
                 self.saved.clear();
                 self.saved.resize_with(saved, SavedActs::default);
             }

@@ -1,18 +1,18 @@
-//! Checkpoints: everything a run needs to go on as if it had never stopped, to the last bit.
+//! Checkpoints: everything that a run needs to continue as if it had never stopped, to the last bit.
 //!
 //! ```text
-//! our container, kind `train`
-//! head      facts that decide what a run computes; a run of which one differs is refused
-//! state     facts: `step`; `epoch` and `left`, where in the data the next step begins
+//! mynah's container, kind `train`
+//! head      facts that determine what a run computes; a run with a different one is refused
+//! state     facts: `step`; `epoch` and `left`, position in the data of the next step
 //! adapter   an adapter file, its parameters in f32; or
 //! weights   all weights, f32
-//! o.NAME    a piece of what the optimiser remembers: u64 kind (0 floats, 1 bytes, 2 counter, 3 number), then the values
-//! g.NAME    a piece of what the objective remembers, likewise
-//! n.NAME    the caller's own; optional
+//! o.NAME    a piece of the optimiser's state: u64 kind (0 floats, 1 bytes, 2 counter, 3 number), then the values
+//! g.NAME    a piece of the objective's state, likewise
+//! n.NAME    sections of the caller; optional
 //! ```
 //!
-//! The schedule is a function of the step, and every random choice one of a seed and a place: facts and position hold
-//! both. Where the bytes lie is the caller's business; [`super::folder`] keeps them in a folder.
+//! The schedule is a function of the step, and every random choice one of a seed and a position: the facts and the
+//! state hold both. The caller stores the bytes; [`super::folder`] keeps them in a folder.
 
 use super::data::Order;
 use super::state::State;
@@ -33,9 +33,9 @@ const KIND: &str = "train";
 /// The fact that says how many blocks save their activations, where these are rounded.
 pub const SAVED_BLOCKS: &str = "blocks that keep activations";
 
-/// Facts about `config`: all that decides the result, and nothing else.
+/// The facts of `config`: everything that determines the result, and nothing else.
 fn describe(config: &Config, facts: &mut Head) {
-    // Every field by name, so that a new one cannot be forgotten here. Slices change no bit.
+    // Every field is listed, so that a new one cannot be forgotten here. Slices change no bit.
     let Config {
         lr,
         steps,
@@ -80,7 +80,7 @@ fn describe(config: &Config, facts: &mut Head) {
     facts.set("learning rate", lr.to_string()).set("gradient clip", clip.to_string());
 }
 
-/// A checkpoint that was read; every byte of it was checked.
+/// A checkpoint whose every byte was checked.
 pub struct Checkpoint {
     container: Container,
     facts: Head,
@@ -91,7 +91,7 @@ pub struct Checkpoint {
 
 impl Checkpoint {
     /// # Errors
-    /// `Corrupt`, `Limit` and `Unsupported` as the bytes deserve; `Mismatch` if they hold something else.
+    /// `Corrupt`, `Limit` and `Unsupported` for such bytes; `Mismatch` if they hold something else.
     pub fn read(bytes: Bytes, limits: &Limits) -> Result<Checkpoint> {
         let container = Container::read(bytes, limits)?;
         container.require_kind(KIND)?;
@@ -107,17 +107,17 @@ impl Checkpoint {
         })
     }
 
-    /// Steps that were done.
+    /// Number of steps done.
     pub fn step(&self) -> u64 {
         self.step
     }
 
-    /// What decides the run's result.
+    /// The facts that determine the run's result.
     pub fn facts(&self) -> &Head {
         &self.facts
     }
 
-    /// A section of the caller's own.
+    /// A section of the caller.
     ///
     /// # Errors
     /// `Corrupt` if there is none.
@@ -125,7 +125,7 @@ impl Checkpoint {
         self.container.require(&format!("n.{name}"))
     }
 
-    /// The adapter as it was, as the bytes of a file.
+    /// The saved adapter, as the bytes of a file.
     ///
     /// # Errors
     /// `Corrupt` if there is none: all weights are trained.
@@ -133,7 +133,7 @@ impl Checkpoint {
         self.container.require("adapter")
     }
 
-    /// Everything in which `now` differs from what decided this run.
+    /// All differences between `now` and the facts of this run.
     fn changes(&self, now: &Head) -> Vec<Change> {
         let show = |field: Option<&Field>| field.map_or("nothing".into(), Field::to_string);
         let mut keys: Vec<&str> = self.facts.fields().chain(now.fields()).map(|(key, _)| key).collect();
@@ -149,7 +149,7 @@ impl Checkpoint {
     }
 }
 
-/// What the optimiser remembers, owned.
+/// A piece of state, owned.
 enum Piece {
     F32(Vec<f32>),
     U8(Bytes),
@@ -183,7 +183,7 @@ impl Piece {
     }
 }
 
-/// Its kind, and its values where they are.
+/// Its kind, and its values without a copy.
 fn spell(state: State) -> Vec<Cow<[u8]>> {
     let (kind, values): (u64, Cow<[u8]>) = match state {
         State::F32(v) => (0, floats(v)),
@@ -207,7 +207,7 @@ fn read_floats(bytes: &[u8]) -> Option<Vec<f32>> {
     rest.is_empty().then(|| chunks.iter().map(|b| f32::from_le_bytes(*b)).collect())
 }
 
-/// What is attached, with strengths, settings and parameters; `None` if nothing is.
+/// A digest of the attached adapters with their strengths, settings and parameters; `None` if there are none.
 fn digest(stack: &Stack, base: &Base) -> Option<blake3::Hash> {
     let mut hash = blake3::Hasher::new();
     for attached in stack.all() {
@@ -218,18 +218,18 @@ fn digest(stack: &Stack, base: &Base) -> Option<blake3::Hash> {
 }
 
 impl Trainer {
-    /// Identity of the reference: the base with what is attached beneath, and how products are computed. What the reference
-    /// makes of data is kept under it.
+    /// The identity of the reference: the base, the adapters beneath, and the precision of products. Files of reference
+    /// log-probabilities are bound to it.
     pub fn reference(&self, base: &Base) -> [u8; 32] {
         let own = match self.config.precision {
             Precision::F32 => base.fingerprint,
-            // A reference that rounds is another one.
+            // At another precision the reference differs.
             Precision::Int8 => *blake3::keyed_hash(&base.fingerprint, b"products in 8 bits").as_bytes(),
         };
         digest(self.trained.beneath(), base).map_or(own, |d| *blake3::keyed_hash(&own, d.as_bytes()).as_bytes())
     }
 
-    /// All that decides what this trainer computes with these rows, whatever it has done so far.
+    /// All facts that determine what this trainer computes with these rows, independent of its progress.
     fn facts(&self, base: &Base, order: &Order, more: &Head) -> Head {
         let mut facts = match &self.trained {
             Trained::Adapter { stack, beneath } => {
@@ -258,16 +258,15 @@ impl Trainer {
         facts
     }
 
-    /// The bytes of a checkpoint after the last step. `base` is what the model was when the run began, `order` stands
-    /// where the next step begins. `more` are facts that decide the result and that neither knows, under names that
-    /// people understand: the [digest](super::data::digest) of the rows above all. `notes` are sections of the caller's
-    /// own, for what it counts and logs.
+    /// The bytes of a checkpoint after the last step. `base` describes the model at the start of the run; `order` is
+    /// positioned at the next step. `more` are further facts that determine the result, under readable names, above all
+    /// the [digest](super::data::digest) of the rows. `notes` are sections of the caller, for its counters and logs.
     ///
     /// # Errors
     /// `Invalid` if a parameter is not finite.
     ///
     /// # Panics
-    /// If the name of a note is not one to fourteen characters of `a-z 0-9 . _ -`, or comes twice.
+    /// If the name of a note is not one to fourteen characters of `a-z 0-9 . _ -`, or occurs twice.
     pub fn checkpoint(&self, base: &Base, order: &Order, more: &Head, notes: &[(&str, &[u8])]) -> Result<Vec<u8>> {
         let (epoch, left) = order.position();
         let mut state = Head::new();
@@ -302,12 +301,12 @@ impl Trainer {
         Ok(file.finish())
     }
 
-    /// Goes on from a checkpoint: this trainer, made as the one that wrote it was, and `order` become what they were.
-    /// On an error nothing has changed.
+    /// Resumes from a checkpoint: restores the state of this trainer and of `order`. The trainer must have been created
+    /// like the one that wrote the checkpoint. On an error nothing has changed.
     ///
     /// # Errors
-    /// `Changed` with every difference if base, data or a setting that decides the result is another; `Corrupt`,
-    /// `Limit`, `Unsupported` and `Mismatch` if the checkpoint does not hold what it should.
+    /// `Changed` with every difference if base, data or a setting that determines the result has changed; `Corrupt`,
+    /// `Limit`, `Unsupported` and `Mismatch` if the checkpoint is inconsistent.
     pub fn resume(&mut self, saved: &Checkpoint, base: &Base, order: &mut Order, more: &Head) -> Result<()> {
         let changes = saved.changes(&self.facts(base, order, more));
         if !changes.is_empty() {
@@ -342,7 +341,7 @@ impl Trainer {
                     return Err(Error::mismatch("saved adapter", say(&***now), say(&*held)));
                 }
                 if differs {
-                    // It had grown since it was made: so did what the optimiser remembers.
+                    // The adapter has grown since it was created, and the optimiser's state with it.
                     let (kind, settings) = self.config.optimizer.row()?;
                     let mut optimizer = (kind.create)(&settings, held.shape().parts.clone());
                     optimizer.restore(&optimizer_state)?;

@@ -1,36 +1,37 @@
-//! Density ratios: how much likelier prompts of liked completions are at a place than those of disliked ones.
+//! Density ratios: how much more likely a prompt is among those of liked completions than among those of disliked ones.
 //!
-//! Where people hand out thumbs, the prompts of what they liked and of what they did not may be of different kinds, and an
-//! objective then learns the prompts instead of the answers. The weight of a disliked completion is therefore
-//! `u(x) = clip(p / (1 − p), 0.5, 10)`, with `p` the probability that a completion of this prompt is liked (Binary Classifier
-//! Optimization, arXiv:2404.04656, section 4.3). `p` is a logistic regression on [`super::Trainer::embed`] of prompts.
+//! In feedback from users, the prompts of liked and of disliked completions may come from different distributions. An
+//! objective then learns to tell prompts apart instead of answers. The weight of a disliked completion is therefore
+//! `u(x) = clip(p / (1 − p), 0.5, 10)`, with `p` the probability that a completion of this prompt is liked (Binary
+//! Classifier Optimization, arXiv:2404.04656, section 4.3). `p` is a logistic regression on [`super::Trainer::embed`]
+//! of prompts.
 
 use super::objective::{log_sigmoid, sigmoid};
 use crate::error::{Error, Result};
 use std::prelude::v1::*;
 
-/// Prompts that a classifier is fitted to at most.
+/// Most prompts that a classifier is fitted to.
 pub const MOST: usize = 1024;
 
 /// Bounds of a ratio.
 pub const BOUNDS: [f64; 2] = [0.5, 10.0];
 
-/// Steps of Newton's method at most; a regression is done after about ten.
+/// Most steps of Newton's method; about ten are enough for a regression.
 const STEPS: usize = 50;
 
-/// The part of the first gradient's norm at which a fit is done.
+/// Tolerance: the fit ends when the norm of the gradient is below this part of the first one.
 const DONE: f64 = 1e-9;
 
-/// Tells prompts of liked completions from those of disliked ones.
+/// A classifier of prompts: those of liked completions against those of disliked ones.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Classifier {
-    /// A factor for each entry of an embedding, and behind them the constant.
+    /// A weight for each entry of an embedding, then the intercept.
     weights: Vec<f64>,
 }
 
 impl Classifier {
-    /// Fits `½‖w‖² + Σᵢ sᵢ · −ln σ(±(w·xᵢ + b))` by Newton's method. `sᵢ` makes both classes weigh the same, half of the
-    /// rows each, whatever their numbers. The result depends on the rows and their order alone.
+    /// Fits `½‖w‖² + Σᵢ sᵢ · −ln σ(±(w·xᵢ + b))` by Newton's method. `sᵢ` are class weights, which make both classes
+    /// count as half of the rows. The result depends on the rows and their order only.
     ///
     /// # Errors
     /// `Invalid` without a row of either class; `Mismatch` for embeddings of different lengths.
@@ -56,7 +57,7 @@ impl Classifier {
             }
             let step = fit.solve(&curves, &grad);
             let fall = dot(&step, &grad);
-            // Far from the minimum a whole step may lead past it.
+            // Backtracking line search: far from the minimum a full step may overshoot.
             let mut factor = 1.0;
             let next = loop {
                 let weights = found.weights.iter().zip(&step).map(|(w, s)| w - factor * s).collect();
@@ -70,7 +71,7 @@ impl Classifier {
                     break None;
                 }
             };
-            // No way down: as good as numbers of this precision can be.
+            // No descent: the minimum, up to rounding.
             let Some((next, at)) = next else { break };
             found = next;
             (loss, grad, curves) = at;
@@ -78,7 +79,7 @@ impl Classifier {
         Ok(found)
     }
 
-    /// The probability that a completion of the prompt with this embedding is liked, where both classes are as frequent.
+    /// The probability that a completion of the prompt with this embedding is liked, if both classes are equally frequent.
     pub fn probability(&self, embedding: &[f32]) -> f64 {
         sigmoid(self.score(embedding))
     }
@@ -95,7 +96,7 @@ impl Classifier {
     }
 }
 
-/// Which of `n` rows a classifier is fitted to: all, or [`MOST`] of them evenly spread.
+/// Which of `n` rows a classifier is fitted to: all, or [`MOST`] of them, evenly spread.
 pub fn sample(n: usize) -> impl Iterator<Item = usize> {
     let most = n.min(MOST);
     (0..most).map(move |i| i * n / most)
@@ -103,7 +104,7 @@ pub fn sample(n: usize) -> impl Iterator<Item = usize> {
 
 struct Fit<'a> {
     rows: &'a [(&'a [f32], bool)],
-    /// Of a disliked row and of a liked one.
+    /// Class weights: of a disliked row and of a liked one.
     shares: [f64; 2],
 }
 
@@ -125,12 +126,12 @@ impl Fit<'_> {
         (loss, grad, curves)
     }
 
-    /// `H⁻¹ · grad`, by conjugate gradients; `H = I + Σᵢ curveᵢ · xᵢ xᵢᵀ` is never made.
+    /// `H⁻¹ · grad`, by conjugate gradients; `H = I + Σᵢ curveᵢ · xᵢ xᵢᵀ` is never formed.
     fn solve(&self, curves: &[f64], grad: &[f64]) -> Vec<f64> {
         let product = |v: &[f64]| {
             let last = v.len() - 1;
             let mut out = v.to_vec();
-            // The constant has no penalty; a little of one where all rows are sure keeps `H` regular.
+            // The intercept is not regularised; a tiny penalty keeps `H` regular if all rows are classified with certainty.
             out[last] *= 1e-9;
             for ((x, _), curve) in self.rows.iter().zip(curves) {
                 let along = x.iter().zip(v).fold(v[last], |sum, (x, v)| sum + f64::from(*x) * v);

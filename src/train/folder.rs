@@ -1,4 +1,4 @@
-//! Checkpoints in a folder: the newest two and the best are kept, a file each, `checkpoint-STEP.mynah`.
+//! A folder of checkpoints: the newest two and the best one, a file each, `checkpoint-STEP.mynah`.
 
 use super::checkpoint::Checkpoint;
 use crate::bytes::map::{self, Disk, System};
@@ -17,12 +17,12 @@ const LOCK: &str = "lock";
 pub struct Folder {
     path: PathBuf,
     disk: Box<dyn Disk>,
-    // Held until this is dropped, or the process ends in whatever way.
+    // Held until this is dropped or the process ends in any way.
     _lock: File,
 }
 
 impl Folder {
-    /// Opens a folder, or makes it.
+    /// Opens a folder, or creates it.
     ///
     /// # Errors
     /// `Io` from the system; `Invalid` if another process has it open.
@@ -30,7 +30,7 @@ impl Folder {
         Folder::on(path, Box::new(System))
     }
 
-    /// The same on a disk of the caller's.
+    /// Opens a folder on the given disk.
     ///
     /// # Errors
     /// As [`Folder::open`].
@@ -39,7 +39,7 @@ impl Folder {
         let named = |e: Error| e.in_file(path.to_string_lossy());
         let lock = lock(path).map_err(named)?;
         let mut folder = Folder { path: path.into(), disk, _lock: lock };
-        // Nobody else writes here, so these are of processes that ended while they wrote.
+        // Nobody else writes here, so these belong to processes that ended while writing.
         for name in names(path)? {
             if name.split_once(&format!("{SUFFIX}.tmp-")).is_some_and(|(step, _)| step.starts_with(PREFIX)) {
                 folder.disk.remove(&path.join(name)).ok();
@@ -48,7 +48,7 @@ impl Folder {
         Ok(folder)
     }
 
-    /// Where it is.
+    /// Its path.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -58,7 +58,7 @@ impl Folder {
         file(&self.path, step)
     }
 
-    /// Steps of which there is a file, the newest first.
+    /// Steps with a file, the newest first.
     ///
     /// # Errors
     /// `Io` from the system.
@@ -66,21 +66,21 @@ impl Folder {
         steps(&self.path)
     }
 
-    /// The newest checkpoint that is whole; none if there are no files. `skipped` hears of each newer one that is
-    /// damaged or cannot be read.
+    /// The newest intact checkpoint; `None` if there are no files. `skipped` is called with the error of each newer one
+    /// that is damaged or cannot be read.
     ///
     /// # Errors
-    /// `Io` from the system; `Invalid` if there are files and none is whole.
+    /// `Io` from the system; `Invalid` if there are files and none is intact.
     pub fn newest(&self, limits: &Limits, skipped: impl FnMut(&Error)) -> Result<Option<Checkpoint>> {
         newest(&self.path, limits, skipped)
     }
 
-    /// Writes the checkpoint of a step. Then those are removed that are neither it, nor the one before it, nor that of
-    /// step `best`: after a crash at any moment at least the newest before is there, whole. Files of later steps go too:
-    /// a run that went on from an older one does not believe them.
+    /// Writes the checkpoint of a step, then removes all others except the previous one and that of step `best`. So
+    /// after a crash at any moment at least the previous one is intact. Files of later steps are removed too: a run
+    /// that was resumed from an older checkpoint replaces them.
     ///
     /// # Errors
-    /// Those of [`map::replace`]; no file has been removed then.
+    /// Those of [`map::replace`]; no file is removed then.
     pub fn save(&mut self, step: u64, bytes: &[u8], best: Option<u64>) -> Result<()> {
         let file = self.file(step);
         map::replace_on(self.disk.as_mut(), &file, bytes)?;
@@ -89,7 +89,7 @@ impl Folder {
         for old in
             steps.into_iter().filter(|s| *s != step && Some(*s) != before && Some(*s) != best.filter(|b| *b < step))
         {
-            // What cannot be removed stays: it harms nobody.
+            // A failure to remove a file does no harm.
             let file = self.file(old);
             self.disk.remove(&file).ok();
         }
@@ -112,7 +112,7 @@ impl Folder {
     }
 }
 
-/// The newest checkpoint of a folder, as [`Folder::newest`] has it, without opening it for a run.
+/// The newest intact checkpoint of a folder, see [`Folder::newest`], without opening it for a run.
 ///
 /// # Errors
 /// Those of [`Folder::newest`].
@@ -137,7 +137,7 @@ fn file(folder: &Path, step: u64) -> PathBuf {
     folder.join(format!("{PREFIX}{step}{SUFFIX}"))
 }
 
-/// Steps of which a folder holds a file, the newest first, without opening it for a run.
+/// Steps with a file in a folder, the newest first, without opening it for a run.
 ///
 /// # Errors
 /// `Io` from the system.
@@ -161,8 +161,8 @@ fn lock(path: &Path) -> Result<File> {
         File::options().create(true).truncate(false).write(true).open(path.join(LOCK)).map_err(io("open lock"))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(Error::invalid("folder", "another run is at work on it")),
-        // A file system without locks: two runs in one folder are then the person's own care.
+        Err(TryLockError::WouldBlock) => Err(Error::invalid("folder", "another run uses it")),
+        // A file system without locks: the user must then avoid two runs in one folder.
         Err(TryLockError::Error(e)) if e.kind() == io::ErrorKind::Unsupported => Ok(file),
         Err(TryLockError::Error(e)) => Err(io("lock")(e)),
     }

@@ -1,7 +1,7 @@
-//! A file of feedback that only grows: a line a mark, written with one call and forced to the disk.
+//! An append-only file of feedback: one line a mark, written with one call and synced to the disk.
 //!
-//! A crash while a line is written leaves a part of it at the end; that is taken off when the file is opened again.
-//! Everything before it is as it was.
+//! A crash while a line is written leaves a part of it at the end, which is removed when the file is opened again.
+//! Everything before it is unchanged.
 
 use crate::bytes::Limits;
 use crate::bytes::map::{self, Disk, System};
@@ -14,11 +14,11 @@ use std::prelude::v1::*;
 /// Most bytes of a file.
 pub const MOST: u64 = 64 << 20;
 
-/// A file of lines, open to append.
+/// A file of lines, open for appending.
 pub struct Journal {
     path: PathBuf,
     file: File,
-    /// What is in it: whole lines.
+    /// Its contents: whole lines.
     text: Vec<u8>,
     torn: usize,
 }
@@ -27,7 +27,7 @@ fn io(doing: &'static str) -> impl FnOnce(std::io::Error) -> Error {
     move |source| Error::Io { doing, source }
 }
 
-/// To append, by this process alone.
+/// Opens the file for appending by this process only.
 fn open(path: &Path) -> Result<File> {
     let mut options = OpenOptions::new();
     options.append(true).create(true);
@@ -37,15 +37,15 @@ fn open(path: &Path) -> Result<File> {
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(Error::invalid("file", "another process writes to it")),
-        // A file system without locks: two that write are then the person's own care.
+        // A file system without locks: the user must then avoid two writers.
         Err(TryLockError::Error(e)) if e.kind() == std::io::ErrorKind::Unsupported => Ok(file),
         Err(TryLockError::Error(e)) => Err(io("lock")(e)),
     }
 }
 
 impl Journal {
-    /// Opens a file, or makes it, readable by its owner alone. A last line without an end is completed if it is JSON, and
-    /// else taken off.
+    /// Opens a file, or creates it, readable by its owner only. A last line without a line end is completed if it is
+    /// JSON, and removed otherwise.
     ///
     /// # Errors
     /// `Io` from the system; `Invalid` if it is no regular file, or another process has it open; `Limit` if it is too long.
@@ -66,7 +66,7 @@ impl Journal {
         let object = serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(&rest).is_ok();
         let torn = if object { 0 } else { rest.len() };
         if torn > 0 {
-            // Not shortened in place: somebody may have it mapped.
+            // Not shortened in place, since it may be mapped.
             map::replace(path, &text)?;
             file = open(path)?;
         }
@@ -78,12 +78,12 @@ impl Journal {
         Ok(journal)
     }
 
-    /// Where it is.
+    /// Its path.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Bytes of a line cut off by a crash that were taken off when it was opened.
+    /// Bytes of an incomplete line that were removed when the file was opened.
     pub fn torn(&self) -> usize {
         self.torn
     }
@@ -93,10 +93,10 @@ impl Journal {
         self.text.split_inclusive(|b| *b == b'\n').map(|line| &line[..line.len() - 1])
     }
 
-    /// Adds a line. It is on the disk when this returns; on an error the file is as it was.
+    /// Adds a line. It is on the disk when this returns; on an error the file is unchanged.
     ///
     /// # Errors
-    /// `Io` from the system; `Limit` if the line or the file would be too long; `Invalid` for what is no line.
+    /// `Io` from the system; `Limit` if the line or the file would be too long; `Invalid` for text that is not one line.
     pub fn append(&mut self, line: &str) -> Result<()> {
         let named = |e: Error| e.in_file(self.path.to_string_lossy());
         if line.is_empty() || line.contains('\n') {
@@ -112,18 +112,18 @@ impl Journal {
         let synced = written.and_then(|()| self.file.sync_data().map_err(io("force to disk")));
         match synced {
             Ok(()) => self.text.extend_from_slice(bytes),
-            // If this fails, too, the next one to open the file takes the rest off.
+            // If this fails too, the next opening of the file removes the rest.
             Err(_) => _ = self.file.set_len(self.text.len() as u64),
         }
         synced
     }
 
-    /// What tells this file, up to here, from any other.
+    /// A digest of the contents up to here.
     pub fn digest(&self) -> String {
         blake3::hash(&self.text).to_hex().to_string()
     }
 
-    /// Lines up to which it had this digest; 0 if it never had.
+    /// Number of lines up to which the contents have this digest; 0 if there is none.
     pub fn lines_until(&self, digest: &str) -> usize {
         let mut hash = blake3::Hasher::new();
         let known = self.text.split_inclusive(|b| *b == b'\n').position(|line| {

@@ -1,8 +1,9 @@
-//! What a training run will hold in memory, known before anything of it is reserved; and settings that fit a bound.
+//! The memory plan of a training run, computed before memory is reserved, and settings that fit a limit.
 //!
-//! A [`Run`] says what is to be trained on what; [`Run::plan`] adds up what the trainer and its passes will reserve, from
-//! the same sizes by which they reserve it. [`Run::fit`] chooses what changes no bit of the result: how many blocks keep
-//! what they remember, how many rows go through the model together, and how many of them meet the output matrix together. Where that is not enough it says what would be.
+//! A [`Run`] describes a run; [`Run::plan`] adds up the memory of the trainer and its passes, with the same functions
+//! that size their buffers. [`Run::fit`] chooses settings that change no bit of the result: the number of blocks that
+//! save their activations, the rows of a micro-batch, and how many rows are multiplied with the output matrix together.
+//! If that is not enough, it proposes changes that are.
 
 use super::activation_cache::ActivationCache;
 use super::backprop;
@@ -21,38 +22,38 @@ use crate::model::{self, ActType, Acts, Model};
 use crate::nn::{attention, head, linear};
 use std::prelude::v1::*;
 
-/// What is to be trained.
+/// What is trained.
 #[derive(Clone, Copy)]
 pub enum Subject<'a> {
-    /// A fresh adapter for a model of these shapes.
+    /// A new adapter for a model of these shapes.
     Fresh(&'a Spec, &'a crate::adapter::Base),
-    /// This one.
+    /// This adapter.
     Adapter(&'a dyn Adapter),
     /// All weights.
     Weights,
 }
 
-/// Tokens of the rows a run reads.
+/// The lengths of the rows that a run reads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rows {
     /// Of each row: tokens that go through the model, targets, and sequences.
     pub rows: Vec<(usize, usize, usize)>,
-    /// Tokens of the longest example; shorter than a row where rows are packed.
+    /// Tokens of the longest example; shorter than a row if rows are packed.
     pub longest: usize,
 }
 
 impl Rows {
-    /// Any number of rows that fill `ctx` tokens, all of which count.
+    /// Any number of rows of `ctx` tokens, all of them targets.
     pub fn full(ctx: usize, rows: usize) -> Rows {
         let n = ctx.saturating_sub(1);
         Rows { rows: vec![(n, n, 1); rows], longest: n }
     }
 
-    /// These rows, each of one example or several by their numbers.
+    /// These rows, each of one example or several, given by their indices.
     pub fn of(rows: &[Vec<usize>], examples: &[Example]) -> Rows {
         let mut out = Rows { rows: Vec::new(), longest: 0 };
         for row in rows {
-            // Of a pair both completions go through together.
+            // Both completions of a pair go through the model together.
             let sequences = || row.iter().flat_map(|&i| examples[i].sequences());
             let sizes = || sequences().map(|e| (e.tokens.len().saturating_sub(1), e.targets()));
             out.longest = sizes().map(|s| s.0).fold(out.longest, usize::max);
@@ -61,13 +62,13 @@ impl Rows {
         out
     }
 
-    /// The same, cut at `ctx` tokens.
+    /// These rows cut at `ctx` tokens.
     fn cut(&self, ctx: usize) -> Rows {
         let n = ctx.saturating_sub(1);
         Rows { rows: self.rows.iter().map(|r| (r.0.min(n), r.1.min(n), r.2)).collect(), longest: self.longest.min(n) }
     }
 
-    /// The most that `count` rows can come to, with `lead` rows before each sequence: tokens and targets.
+    /// The largest possible numbers of tokens and targets in `count` rows, with `lead` rows before each sequence.
     fn worst(&self, count: usize, lead: usize) -> (usize, usize) {
         let most = |of: &dyn Fn(&(usize, usize, usize)) -> usize| {
             let mut sizes: Vec<usize> = self.rows.iter().map(of).collect();
@@ -78,71 +79,71 @@ impl Rows {
     }
 }
 
-/// A training run that has not begun.
+/// A planned training run.
 #[derive(Clone)]
 pub struct Run<'a> {
     /// The base.
     pub model: &'a Model,
-    /// What is trained on it.
+    /// What is trained.
     pub subject: Subject<'a>,
-    /// What is attached beneath it. What that holds itself is among [`Run::held`].
+    /// The adapters attached beneath. Their own memory is part of [`Run::held`].
     pub beneath: &'a Stack,
-    /// How.
+    /// The settings.
     pub config: Config,
-    /// On what.
+    /// The rows.
     pub rows: Rows,
     /// Rows that go through the model together.
     pub batch: usize,
     /// Rows of a step.
     pub step: usize,
-    /// Whether checkpoints are written, which hold the optimiser's state too.
+    /// Whether checkpoints are written, which include the optimiser's state.
     pub checkpoints: bool,
     /// Whether outputs of frozen blocks are cached; its contents are not part of the plan.
     pub activation_cache: bool,
-    /// Bytes the process holds already: the program, the tokenizer, the data.
+    /// Bytes that the process already holds: the program, the tokenizer, the data.
     pub held: usize,
 }
 
-/// Bytes at the peak of a run, by what they are for.
+/// Bytes at the peak of a run, by purpose.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
-    /// The model's file, mapped; the system may take its pages back when it is short of memory.
+    /// The mapped model file; the system may evict its pages when memory is short.
     pub mapped: usize,
-    /// What the process held before.
+    /// Bytes that the process held before.
     pub held: usize,
-    /// Weights that are trained themselves.
+    /// Trained weights, if all are trained.
     pub weights: usize,
     /// The adapter's parameters and what is derived from them.
     pub adapter: usize,
-    /// Gradients, and what they are made of.
+    /// Gradients, and the sums from which they follow.
     pub gradients: usize,
     /// The optimiser's state.
     pub moments: usize,
-    /// What the passes hold: rows between blocks, one block's activations and gradients, inputs and kept blocks.
+    /// The buffers of the passes: rows between blocks, one block's activations and gradients, saved inputs and activations.
     pub activations: usize,
-    /// Of these, what is saved between the passes.
+    /// The part of these that is saved between the passes.
     pub saved: usize,
-    /// A slice of the logits of all rows.
+    /// The logits of all rows for a slice of the vocabulary.
     pub logits: usize,
     /// Rounded rows and columns, at int8 precision.
     pub rounded: usize,
-    /// What the threads hold while they work: the larger of the next two, for each.
+    /// Scratch memory of the threads: for each the larger of the next two.
     pub scratch: usize,
     /// A thread's tiles of attention.
     pub attention: usize,
-    /// A thread's decoded rows, or what the adapter needs to derive its factors.
+    /// A thread's decoded rows, or the adapter's scratch for its factors.
     pub decoded: usize,
     /// The rows of a step.
     pub batch: usize,
-    /// A checkpoint, or the file at the end: what is larger as it is put together.
+    /// The larger of a checkpoint and the output file, while it is assembled.
     pub file: usize,
     /// Rows that go through the model together.
     pub micro: usize,
-    /// Rows that meet the output matrix together.
+    /// Rows that are multiplied with the output matrix together.
     pub slice: usize,
-    /// Upper blocks that are not recomputed, the last one included.
+    /// Upper blocks that are not recomputed, including the last one.
     pub saved_blocks: usize,
-    /// Blocks the way back goes through.
+    /// Blocks of the backward pass.
     pub blocks: usize,
 }
 
@@ -152,17 +153,17 @@ impl Plan {
         self.mapped + self.held + self.reserved()
     }
 
-    /// Bytes that the run itself will reserve.
+    /// Bytes that the run itself reserves.
     pub fn reserved(&self) -> usize {
         let passes = self.activations + self.logits + self.rounded + self.scratch + self.batch;
         self.weights + self.adapter + self.gradients + self.moments + passes + self.file
     }
 }
 
-/// A change of the settings that lets a run fit.
+/// A change of the settings that makes a run fit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// Rows of at most so many tokens.
+    /// Rows of at most this number of tokens.
     Context(usize),
     /// An adapter of this rank.
     Rank(usize),
@@ -170,27 +171,27 @@ pub enum Change {
     Layers(usize),
     /// Saved activations of this type.
     ActType(ActType),
-    /// Moments of 8 bits: the optimiser of this name.
+    /// 8-bit moments: the optimiser of this name.
     Moments(&'static str),
 }
 
-/// Why nothing fits, and what would.
+/// The result if nothing fits: the smallest plan, and changes that would fit.
 #[derive(Clone, Debug)]
 pub struct Refusal {
-    /// The smallest plan there is with the settings as they are.
+    /// The smallest plan with the present settings.
     pub least: Plan,
-    /// Changes that would do, and the plans they lead to; each is a list to be made together.
+    /// Changes that would fit, with the resulting plans; the changes of a list are made together.
     pub would_fit: Vec<(Vec<Change>, Plan)>,
 }
 
-/// How many ways out a refusal names.
+/// Number of proposals of a refusal.
 const WAYS: usize = 3;
 
 impl Run<'_> {
-    /// What it will hold.
+    /// Computes the plan.
     ///
     /// # Errors
-    /// Those of making what is to be trained.
+    /// Those of creating what is trained.
     pub fn plan(&self) -> Result<Plan> {
         let (m, h) = (self.model, &self.model.hparams);
         let (threads, f) = (m.compute.pool.threads(), size_of::<f32>());
@@ -209,7 +210,7 @@ impl Run<'_> {
         };
         let lowest = shape.map_or(0, |shape| shape.lowest(h.layers));
         let full = matches!(self.subject, Subject::Weights);
-        // What grows is planned at its largest.
+        // An adapter that grows is planned at its largest.
         let now = parts.last().map_or(0, |p| p.range.end).max(1);
         let moments = ((self.config.optimizer.row()?.0.bytes)(&parts) * size.params.max(now)).div_ceil(now);
         let blocks = h.layers - lowest;
@@ -220,7 +221,7 @@ impl Run<'_> {
         let (all, _) = self.rows.worst(self.step, lead);
         let longest = self.rows.longest + lead;
         let act_type = self.config.act_type;
-        // Without a way back nothing stays for it; instead a copy of the parameters and a direction.
+        // Without a backward pass nothing is saved for it; instead there are a copy of the parameters and a direction.
         let wants = |layer| backprop::extras(h, shape, self.beneath, layer);
         let stores = if zeroth { 0 } else { self.config.recompute.saved_blocks(h, &wants, n, lowest, act_type) };
         let stays = |layer| backprop::saved_bytes(h, &wants, layer, n, act_type);
@@ -247,7 +248,7 @@ impl Run<'_> {
         Ok(Plan {
             mapped: m.file_len(),
             held: self.held,
-            // A step makes new ones beside the old.
+            // A step creates new values beside the old ones.
             weights: if full { 2 * f * size.params } else { 0 },
             adapter: if full { 0 } else { f * (size.params + size.derived) },
             gradients: f * (size.params + if zeroth { 0 } else { size.gathered }),
@@ -259,10 +260,10 @@ impl Run<'_> {
             scratch: threads * attention.max(decoded),
             attention,
             decoded,
-            // Tokens, positions, rows, targets and owners, some of them in vectors that were doubled to grow.
+            // Tokens, positions, rows, targets and owners, some of them in vectors with twice the capacity.
             batch: 64 * all,
-            // An adapter's halves, and the file around them; a model's singles, and the file; an adapter's file in singles,
-            // and a checkpoint of it, or of all weights, and of the optimiser's state.
+            // An adapter in f16 and its file; a model in f32 and its file; an adapter's file in f32 and its checkpoint,
+            // or the checkpoint of all weights, with the optimiser's state.
             file: match (full, self.checkpoints) {
                 (false, false) => 4 * size.params,
                 (false, true) => 8 * size.params + moments,
@@ -276,8 +277,8 @@ impl Run<'_> {
         })
     }
 
-    /// The same run with the micro-batch and the kept blocks that fit `bytes` and are fastest, and the output matrix in
-    /// narrower slices if nothing else fits; its results are the same in every bit unless activations are kept as halves.
+    /// This run with the fastest micro-batch and number of saved blocks that fit `bytes`, and with narrower slices of
+    /// the output matrix if nothing else fits. Results are the same in every bit, unless saved activations are rounded.
     ///
     /// # Errors
     /// Those of [`Run::plan`].
@@ -290,7 +291,7 @@ impl Run<'_> {
         Ok(Err(Refusal { least: least.plan()?, would_fit: self.ways(bytes)? }))
     }
 
-    /// The fastest that fits with the widest slices that do.
+    /// The fastest run that fits, with the widest slices that fit.
     fn widest(&self, bytes: usize) -> Result<Option<(Self, Plan)>> {
         for slice in head::SLICES.into_iter().filter(|s| *s <= self.config.slice) {
             let mut run = self.clone();
@@ -302,8 +303,8 @@ impl Run<'_> {
         Ok(None)
     }
 
-    /// The fewest rows that may go through the model together. What learns from verdicts estimates a threshold from those
-    /// that do: they stay together.
+    /// The smallest allowed micro-batch. Objectives of verdicts estimate a threshold from a micro-batch, so it must not
+    /// be split.
     fn least_batch(&self) -> Result<usize> {
         let together = self.config.objective.row()?.0.shape == Shape::Verdict;
         Ok(if together { self.batch.min(self.step) } else { 1 })
@@ -316,13 +317,13 @@ impl Run<'_> {
         run
     }
 
-    /// Of all micro-batches and kept blocks that fit, those with the least work.
+    /// Of all micro-batches and numbers of saved blocks that fit, those with the least work.
     fn fastest(&self, bytes: usize) -> Result<Option<(Self, Plan)>> {
         let mut best: Option<(f64, Self, Plan)> = None;
         let mut batch = self.batch.min(self.step).max(1);
         let least = self.least_batch()?;
         loop {
-            // What fits with some saved blocks fits with fewer.
+            // A run that fits with some saved blocks also fits with fewer.
             let blocks = self.with(batch, 0).plan()?.blocks;
             let (mut low, mut high) = (0, blocks);
             while low < high {
@@ -333,7 +334,7 @@ impl Run<'_> {
             let plan = run.plan()?;
             if plan.total() <= bytes {
                 let rows = self.rows.worst(batch, 0).0.max(1);
-                // A block's passes cost one product forward and one back, another if it is computed again; and each
+                // A block's passes cost one product forward and one backward, and another one if it is recomputed. Each
                 // micro-batch decodes every matrix once a pass, which costs as much as some rows.
                 let recomputed = plan.blocks.saturating_sub(plan.saved_blocks) as f64 / plan.blocks.max(1) as f64;
                 let work = (2.0 + recomputed) * (1.0 + DECODE_ROWS / rows as f64);
@@ -348,7 +349,7 @@ impl Run<'_> {
         }
     }
 
-    /// Changes that let it fit: one at a time, and then together until there are enough.
+    /// Changes that make it fit: single ones, then combinations, until there are enough.
     fn ways(&self, bytes: usize) -> Result<Vec<(Vec<Change>, Plan)>> {
         let specs = match self.subject {
             Subject::Fresh(spec, base) => smaller(spec, base.layers()),
@@ -366,7 +367,7 @@ impl Run<'_> {
                 }
             }
             found.truncate(WAYS);
-            // Not enough: on from a run that is a good deal smaller in one more respect.
+            // Not enough: continue with a run that is considerably smaller in one more setting.
             let smaller = kinds.into_iter().rev().find_map(|kind| {
                 let middle = kind.len() / 2;
                 kind.into_iter().nth(middle)
@@ -382,7 +383,8 @@ impl Run<'_> {
     }
 }
 
-/// Runs that differ from `run` in one setting, setting by setting, the least change first; last what costs least.
+/// Runs that differ from `run` in one setting, grouped by setting, smallest change first; the settings that cost least
+/// come last.
 fn changes<'a>(run: &Run<'a>, specs: &'a [Spec]) -> Vec<Vec<(Change, Run<'a>)>> {
     let mut contexts = Vec::new();
     let mut ctx = run.rows.longest + 1;
@@ -423,12 +425,12 @@ fn changes<'a>(run: &Run<'a>, specs: &'a [Spec]) -> Vec<Vec<(Change, Run<'a>)>> 
 
 /// Rows whose products cost about what decoding a matrix does.
 const DECODE_ROWS: f64 = 24.0;
-/// The shortest context a refusal names.
+/// The shortest context that a refusal proposes.
 const SHORTEST: usize = 16;
-/// The most changes that are made before the one that decides.
+/// Most changes that are combined with a further one.
 const TOGETHER: usize = 3;
 
-/// The same adapter with lower ranks, and in fewer blocks from below, in all combinations; the least change first.
+/// The adapter with lower ranks and with fewer lower blocks, in all combinations, smallest change first.
 fn smaller(spec: &Spec, blocks: usize) -> Vec<Spec> {
     let ranks = core::iter::successors(Some(rank(spec)), |rank| Some(rank / 2)).take_while(|rank| *rank > 0);
     let upper = |first: usize| Some((first..blocks).collect::<Vec<_>>());
@@ -440,7 +442,7 @@ fn smaller(spec: &Spec, blocks: usize) -> Vec<Spec> {
     ranks.flat_map(|rank| layers.iter().map(move |l| smaller(rank, l))).collect()
 }
 
-/// The rank of a fresh adapter; 0 if its kind has none, or its settings cannot be used.
+/// The rank of a new adapter; 0 if its kind has none, or its settings cannot be used.
 fn rank(spec: &Spec) -> usize {
     match spec.values().ok().as_ref().and_then(|values| values.get(RANK.name)) {
         Some(Value::Whole(rank)) => *rank as usize,

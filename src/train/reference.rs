@@ -1,7 +1,7 @@
-//! What the reference makes of data, as a file: it depends on the base and the data alone, so it is computed once.
+//! The file of reference log-probabilities: they depend on the base and the data only, so they are computed once.
 //!
-//! A container of kind `referenc` with `head` (`base` and `data`, BLAKE3 hashes in hexadecimal) and `logp`: `ln p` of the
-//! completion of each example and then of its other, in nats, `f64` little-endian, NaN where it is not known.
+//! A container of kind `referenc` with `head` (`base` and `data`, BLAKE3 hashes in hexadecimal) and `logp`: `ln p` of
+//! the completion of each example and then of its other one, in nats, `f64` little-endian, NaN if unknown.
 
 use super::{Example, data};
 use crate::bytes::{Bytes, Limits};
@@ -19,17 +19,17 @@ fn head(base: &[u8; 32], examples: &[Example]) -> Head {
     head
 }
 
-/// The file of what is known of `examples`.
+/// The file with the reference log-probabilities of `examples`.
 pub fn to_bytes(base: &[u8; 32], examples: &[Example]) -> Vec<u8> {
     let known = examples.iter().flat_map(Example::sequences).map(|e| e.reference.unwrap_or(f64::NAN));
     let logp: Vec<u8> = known.flat_map(f64::to_le_bytes).collect();
     Builder::new(KIND).section("head", true, head(base, examples).encode()).section("logp", true, logp).finish()
 }
 
-/// Fills in what a file knows and `examples` lack.
+/// Fills in the reference log-probabilities that `examples` lack from a file.
 ///
 /// # Errors
-/// Those of [`Container::read`]; `Mismatch` if it is of another base or of other data.
+/// Those of [`Container::read`]; `Mismatch` if it belongs to another base or other data.
 pub fn fill(file: Bytes, base: &[u8; 32], examples: &mut [Example], limits: &Limits) -> Result<()> {
     let file = Container::read(file, limits)?;
     file.require_kind(KIND)?;

@@ -2,19 +2,19 @@
 
 use std::prelude::v1::*;
 
-/// How the rate falls after the warm-up.
+/// The decay of the learning rate after the warm-up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Schedule {
     /// Half a cosine to 0.
     Cosine,
     /// A straight line to 0.
     Linear,
-    /// Not at all.
+    /// No decay.
     Constant,
 }
 
 impl Schedule {
-    /// The factor of step `step`, counted from 0: `step / warmup` while that is below 1, then the fall over the rest.
+    /// The factor of step `step`, counted from 0: `step / warmup` while that is below 1, then the decay over the rest.
     pub fn factor(self, step: u64, warmup: u64, steps: u64) -> f32 {
         if step < warmup {
             return (step as f64 / warmup as f64) as f32;

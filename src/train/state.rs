@@ -1,10 +1,10 @@
-//! What optimisers and objectives remember from step to step, as named pieces: a checkpoint keeps them, and a run that
-//! gets every bit of them back goes on as if it had never stopped.
+//! The state of optimisers and objectives between steps, as named pieces. Checkpoints save them, and a run that
+//! restores every bit of them continues as if it had never stopped.
 
 use crate::error::{Error, Result, printable};
 use std::prelude::v1::*;
 
-/// One piece, to be read.
+/// One piece of state, to be read.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum State<'a> {
     /// Floats.
@@ -18,7 +18,7 @@ pub enum State<'a> {
 }
 
 impl State<'_> {
-    /// Bytes it takes.
+    /// Size in bytes.
     pub fn bytes(&self) -> usize {
         match self {
             State::F32(v) => v.len() * 4,
@@ -37,7 +37,7 @@ impl State<'_> {
     }
 }
 
-/// The same piece, to be written.
+/// One piece of state, to be written.
 #[derive(Debug, PartialEq)]
 pub enum StateMut<'a> {
     /// Floats.
@@ -61,7 +61,7 @@ impl StateMut<'_> {
     }
 }
 
-/// Writes `saved` into `pieces`, all or nothing: names, order, kinds and lengths must agree.
+/// Copies `saved` to `pieces`, all or nothing: names, order, kinds and lengths must agree.
 ///
 /// # Errors
 /// `Mismatch` naming the first piece that differs.

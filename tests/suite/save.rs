@@ -209,7 +209,7 @@ fn the_newest_two_and_the_best_are_kept() {
         assert_eq!(newest(&folder), Some(step));
     }
     let again = Folder::open(&path).err().unwrap();
-    assert!(again.to_string().contains("another run is at work"), "{again}");
+    assert!(again.to_string().contains("another run uses it"), "{again}");
     drop(folder);
 
     // Half-written and damaged ones are skipped, and what a dead process left behind goes.

@@ -1,4 +1,4 @@
-//! JSON values in which no object has a key twice, and fields of them.
+//! JSON values without duplicate keys, and their fields.
 
 use crate::error::{Error, Result};
 use core::fmt;
@@ -14,7 +14,7 @@ pub fn string<'a>(row: &'a Map<String, Value>, key: &str) -> Result<&'a str> {
     row.get(key).and_then(Value::as_str).ok_or_else(|| Error::invalid(key, "missing or not a text"))
 }
 
-/// Any JSON value in which no object has a key twice.
+/// A JSON value in which no object has a duplicate key.
 pub struct Strict {
     pub depth: u64,
 }

@@ -1,18 +1,19 @@
-//! Training data: plain text, or JSON Lines of several shapes, as token rows with marks.
+//! Training data: plain text, or JSON Lines of several shapes, as token rows with loss masks.
 //!
 //! | line | target tokens |
 //! | --- | --- |
 //! | `{"text": "…"}` | every token |
 //! | `{"prompt": "…", "completion": "…"}` | the completion and the end token |
-//! | the same with `"label": true` or `false` | the same, and whether it was liked |
+//! | the same with `"label": true` or `false` | the same, with a verdict |
 //! | `{"prompt": "…", "chosen": "…", "rejected": "…"}` | two completions, the first the better |
 //! | `{"tokens": [1, 2], "mask": [0, 1]}` | tokens with mask 1; all without `mask` |
-//! | `{"messages": [{"role": "user", "content": "…"}]}` | what assistants say, by the model's chat template |
+//! | `{"messages": [{"role": "user", "content": "…"}]}` | the assistant's words, by the model's chat template |
 //!
-//! Prompts and completions may be lists of messages, too; of `chosen` and `rejected` without a prompt what they begin
-//! with in common is the prompt. `"weight": 0.5` is the factor of a row's loss, `"aligned": [-1.2, -0.9]` the mean
-//! log-probabilities of a completion's tokens under aligned models, for PoFT. Other keys of a line are ignored. The shape
-//! may change from line to line. `"ended": false` in a last message says that it was cut off: its end is not learnt.
+//! Prompts and completions may be lists of messages, too. Without a prompt, the common beginning of `chosen` and
+//! `rejected` is the prompt. `"weight": 0.5` is the factor of a row's loss, `"aligned": [-1.2, -0.9]` the mean
+//! log-probabilities of a completion's tokens under aligned models, for PoFT. Other keys of a line are ignored. The
+//! shape may change from line to line. `"ended": false` in a last message marks it as cut off: its end token is no
+//! target.
 
 mod json;
 mod order;
@@ -33,11 +34,11 @@ use std::prelude::v1::*;
 
 const SHAPES: &str = r#"known are {"text"}, {"prompt", "completion"}, {"prompt", "completion", "label"}, {"prompt", "chosen", "rejected"}, {"tokens", "mask"} and {"messages"}"#;
 
-/// What reading needs beside the data.
+/// A reader of training data: what it needs beside the data.
 pub struct Reader<'a> {
-    /// Turns text into tokens.
+    /// The tokenizer.
     pub tokenizer: &'a Tokenizer,
-    /// Turns conversations into tokens.
+    /// The chat template, for conversations.
     #[cfg(feature = "chat")]
     pub template: Option<&'a Template>,
     /// Most tokens of a row.
@@ -46,7 +47,7 @@ pub struct Reader<'a> {
     pub limits: Limits,
 }
 
-/// Identity of rows: BLAKE3 of all that the data say of them, so not of what a reference says, nor of where they stand.
+/// A digest of rows: BLAKE3 of their contents, without reference log-probabilities and line numbers.
 pub fn digest(rows: &[Example]) -> [u8; 32] {
     fn add(hash: &mut blake3::Hasher, row: &Example) {
         let Example { tokens, mask, weight, good, other, reference: _, line: _ } = row;
@@ -64,14 +65,14 @@ pub fn digest(rows: &[Example]) -> [u8; 32] {
     *hash.finalize().as_bytes()
 }
 
-/// Rows ready to train on.
+/// Rows for training.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Dataset {
     /// The rows; each has a target token.
     pub examples: Vec<Example>,
-    /// Rows that lost their end because they were longer than the context.
+    /// Number of rows that were cut because they were longer than the context.
     pub cut: usize,
-    /// Rows without a target token, perhaps because they were cut: left out.
+    /// Number of rows that were left out because they have no target token, perhaps after they were cut.
     pub skipped: usize,
 }
 
@@ -81,8 +82,8 @@ impl Dataset {
         self.examples.iter().flat_map(Example::sequences).map(|e| e.tokens.len()).sum()
     }
 
-    /// Puts a random `fraction` of the rows aside, at least one and never all: what is trained on, then what is held
-    /// out. Both keep their order.
+    /// Splits off a random `fraction` of the rows, at least one and never all. Returns the training rows and the
+    /// held-out rows, both in their order.
     ///
     /// # Errors
     /// `Invalid` if the fraction is not in 0..1 or there are too few rows.
@@ -111,7 +112,8 @@ impl Dataset {
 }
 
 impl Reader<'_> {
-    /// Rows of a file: JSON Lines if its name ends so, or, where the name does not tell, if it begins with a brace.
+    /// Reads the rows of a file: as JSON Lines if its name has such a suffix, or if it has no known suffix and begins
+    /// with a brace; otherwise as text.
     ///
     /// # Errors
     /// Those of [`Reader::text`] and [`Reader::lines`].
@@ -140,10 +142,10 @@ impl Reader<'_> {
         Ok(Dataset { examples, ..Dataset::default() })
     }
 
-    /// JSON Lines. Empty lines, a byte order mark and Windows line ends are let pass.
+    /// JSON Lines. Empty lines, a byte order mark and Windows line ends are accepted.
     ///
     /// # Errors
-    /// `Invalid` with the number of the line for what cannot be read, and if no row is left; `Limit` for long lines.
+    /// `Invalid` with the number of a line that cannot be read, and if there is no usable row; `Limit` for long lines.
     pub fn lines(&self, bytes: &[u8]) -> Result<Dataset> {
         self.check()?;
         utf16(bytes)?;
@@ -235,7 +237,7 @@ impl Reader<'_> {
         Ok(example)
     }
 
-    /// The completion under `key` behind its prompt. Of two conversations without a prompt the first `common` messages
+    /// The completion under `key` after its prompt. Without a prompt, the first `common` messages of the conversation
     /// are the prompt.
     fn answer(&self, row: &Map<String, Value>, key: &str, common: usize) -> Result<Example> {
         match (row.get("prompt"), row.get(key)) {
@@ -249,7 +251,7 @@ impl Reader<'_> {
         }
     }
 
-    /// Prompt and completion become tokens one by one, so that no token crosses the border between them.
+    /// Prompt and completion are encoded separately, so that no token crosses the border between them.
     fn completion(&self, prompt: &str, completion: &str) -> Result<Example> {
         let t = self.tokenizer;
         let plain = Encode::default();
@@ -276,7 +278,7 @@ impl Reader<'_> {
         let tokens = numbers("tokens", self.tokenizer.vocab_len())?.unwrap_or_default();
         let mask = match numbers("mask", 2)? {
             Some(mask) if mask.len() != tokens.len() => {
-                return Err(Error::invalid("mask", format!("{} marks for {} tokens", mask.len(), tokens.len())));
+                return Err(Error::invalid("mask", format!("{} entries for {} tokens", mask.len(), tokens.len())));
             }
             Some(mask) => mask.iter().map(|m| *m == 1).collect(),
             None => vec![true; tokens.len()],
@@ -284,7 +286,7 @@ impl Reader<'_> {
         Ok(Example::new(tokens, mask))
     }
 
-    /// Parts of a conversation, of which what assistants say from message `first` on is learnt.
+    /// Parts of a conversation; the assistant's words from message `first` on are the targets.
     #[cfg(feature = "chat")]
     fn conversation(&self, parts: &[&Vec<Value>], first: usize) -> Result<Example> {
         let template =
@@ -312,7 +314,7 @@ impl Reader<'_> {
     }
 }
 
-/// Messages that the conversations `chosen` and `rejected` begin with in common, their last ones never.
+/// The number of messages that `chosen` and `rejected` have in common at the beginning, never their last ones.
 fn common(row: &Map<String, Value>) -> usize {
     let conversation = |key: &str| row.get(key).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
     let (a, b) = (conversation("chosen"), conversation("rejected"));
@@ -320,7 +322,7 @@ fn common(row: &Map<String, Value>) -> usize {
     a.iter().zip(b).take(most).take_while(|(a, b)| a == b).count()
 }
 
-/// Whether a row's completion was liked, if it says so.
+/// The verdict on a row's completion, if it has one.
 fn label(row: &Map<String, Value>) -> Result<Option<bool>> {
     match row.get("label") {
         None => Ok(None),

@@ -1,14 +1,14 @@
-//! Which rows stand together, and in which step they come.
+//! Packing of rows, and their order over the steps.
 
 use crate::container::head::Head;
 use crate::error::{Error, Result};
 use crate::rng::Random;
 use std::prelude::v1::*;
 
-/// Fills rows of `ctx` tokens with whole examples, so that short ones go through the model together: each into the first
-/// row that has room, of those begun last. `lens` are the tokens of each example; rows name them by their numbers,
-/// ascending, and every one is in a row. Attention and positions are each example's own, so losses and gradients are
-/// those of the examples alone.
+/// Packs whole examples into rows of `ctx` tokens, so that short ones go through the model together. Each goes into the
+/// first of the most recent rows that has room. `lens` are the lengths of the examples; rows list their indices in
+/// ascending order, and every example is in a row. Attention and positions are separate for each example, so losses and
+/// gradients are those of the examples alone.
 pub fn pack(lens: &[usize], ctx: usize) -> Vec<Vec<usize>> {
     const OPEN: usize = 64;
     let (mut rows, mut used): (Vec<Vec<usize>>, Vec<usize>) = (Vec::new(), Vec::new());
@@ -27,7 +27,7 @@ pub fn pack(lens: &[usize], ctx: usize) -> Vec<Vec<usize>> {
     rows
 }
 
-/// Which rows go into which step, epoch after epoch without end. Steps do not reach over the end of an epoch.
+/// The rows of each step, epoch after epoch without end. A step does not extend over the end of an epoch.
 pub struct Order {
     rows: usize,
     batch: usize,
@@ -38,7 +38,7 @@ pub struct Order {
 }
 
 impl Order {
-    /// `accumulate` batches of `batch` rows a step; as given, or shuffled anew each epoch by a seed.
+    /// `accumulate` batches of `batch` rows a step, in the given order, or reshuffled each epoch with a seed.
     ///
     /// # Errors
     /// `Invalid` if one of the numbers is 0.
@@ -51,19 +51,19 @@ impl Order {
         Ok(Order { rows, batch, accumulate, seed: shuffle, epoch: 0, left: Vec::new() })
     }
 
-    /// How rows are chosen, as facts that decide a run's result.
+    /// The order of rows, as facts that determine a run's result.
     pub fn facts(&self, facts: &mut Head) {
         facts.set("rows of a batch", self.batch as u64).set("batches of a step", self.accumulate as u64);
         facts.set("rows", self.rows as u64);
         facts.set("order of rows", self.seed.map_or("as given".into(), |seed| format!("shuffled by seed {seed}")));
     }
 
-    /// Epochs begun, and rows of the last of them that are left: where [`Order::seek`] goes on.
+    /// The position for [`Order::seek`]: epochs begun, and remaining rows of the last one.
     pub fn position(&self) -> (u64, u64) {
         (self.epoch, self.left.len() as u64)
     }
 
-    /// Goes on at a position.
+    /// Continues at a position.
     ///
     /// # Errors
     /// `Corrupt` if there is no such position.

@@ -1,25 +1,25 @@
-//! BCO: completions that were liked or not, against a shift that follows the rewards.
+//! BCO: completions with verdicts, against a shift that follows the rewards.
 
 use super::{Case, LossTerm, Objective, State, StateMut, Totals, log_sigmoid, sigmoid};
 use std::prelude::v1::*;
 
-/// How much of a mean is kept from one batch to the next, where means decay.
+/// Decay of the means from one batch to the next.
 const KEEP: f64 = 0.9;
 
 /// With `ρ = βh` and the shift `δ`, without a gradient: liked `−ln σ(ρ − δ)`, disliked `−ln σ(δ − ρ)`; of a pair both.
 ///
-/// `δ` is the mean over all batches so far, each counted once, of their mean reward, this batch included: what TRL does.
-/// Balanced, it is halfway between decaying means of liked and of disliked completions, as the paper has it, so that
-/// feedback of mostly one kind does not drag it along.
+/// `δ` is the mean over all batches so far, with equal weights, of their mean rewards, including this batch, as in TRL.
+/// Balanced, it is halfway between decaying means of liked and of disliked completions, as in the paper, so that
+/// feedback of mostly one kind does not dominate it.
 #[derive(Clone, Copy)]
 pub(super) struct Bco {
     beta: f64,
     balanced: bool,
     /// Mean reward of all, or of liked completions.
     mean: f64,
-    /// Batches it is made of.
+    /// Number of batches in it.
     count: u64,
-    /// The same of disliked ones, if balanced.
+    /// Mean reward of disliked completions, if balanced.
     bad: f64,
     bad_count: u64,
 }
@@ -66,7 +66,7 @@ impl Objective for Bco {
     fn evaluate(&mut self, totals: &Totals, cases: &[Case]) -> Vec<LossTerm> {
         self.update(cases);
         let shift = self.shift();
-        // Above the shift or below: loss, slope by ℓ.
+        // Above the shift or below: loss, derivative by ℓ.
         let side = |reward: f64, good: bool| {
             let sign = if good { 1.0 } else { -1.0 };
             let z = sign * (reward - shift);

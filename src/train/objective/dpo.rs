@@ -1,4 +1,4 @@
-//! Objectives of pairs against a reference. `x = h_w − h_l` where nothing else is said.
+//! Objectives of pairs against a reference. `x = h_w − h_l` unless stated otherwise.
 
 use super::{Case, LossTerm, Objective, Score, Totals, Values, log_sigmoid, sigmoid};
 use std::prelude::v1::*;
@@ -7,7 +7,7 @@ fn scores(case: &Case) -> [Score; 2] {
     [case.answer, case.other.unwrap_or_default()]
 }
 
-/// A loss of `x`: its value, its slope by `x`, and the weight of each completion in `x`.
+/// A loss of `x`: its value, its derivative by `x`, and the weight of each completion in `x`.
 fn term(s: &Values, totals: &Totals, case: &Case, (loss, slope): (f64, f64), by: [f64; 2]) -> LossTerm {
     let [w, l] = scores(case);
     LossTerm::mean(totals, case, loss, slope * by[0], -slope * by[1])
@@ -85,7 +85,7 @@ pub(super) fn ipo_sum(s: &Values, totals: &Totals, case: &Case) -> LossTerm {
     summed(s, totals, case, |x| square(s, x))
 }
 
-/// A loss of the two rewards `ρ = βh`: its value, and its slopes by them.
+/// A loss of the two rewards `ρ = βh`: its value, and its derivatives by them.
 fn of_rewards(s: &Values, totals: &Totals, case: &Case, loss: fn(f64, f64) -> (f64, f64, f64)) -> LossTerm {
     let [w, l] = scores(case).map(|score| s.real("beta") * score.ratio());
     let (loss, by_w, by_l) = loss(w, l);
@@ -128,7 +128,7 @@ pub(super) fn sppo_hard(s: &Values, totals: &Totals, case: &Case) -> LossTerm {
 
 /// With `p = σ(βx)` the divergence of `(p, 1 − p)` from `(1 − ε, ε)`.
 pub(super) fn exo_pair(s: &Values, totals: &Totals, case: &Case) -> LossTerm {
-    // The target must not be certain: where ε is 0, TRL takes this.
+    // ε must not be 0; TRL replaces 0 by this value.
     let e = s.real("label smoothing").max(1e-3);
     summed(s, totals, case, |x| {
         let z = s.real("beta") * x;
@@ -142,7 +142,7 @@ pub(super) fn discopop(s: &Values, totals: &Totals, case: &Case) -> LossTerm {
     summed(s, totals, case, |x| {
         let z = s.real("beta") * x;
         let (m, by) = (sigmoid(z / s.real("gamma")), bump(z / s.real("gamma")) / s.real("gamma"));
-        // m·e⁻ᶻ as one power: where z is far below 0 the second factor alone overflows.
+        // m·e⁻ᶻ as one power: for z far below 0 the second factor alone overflows.
         let tail = libm::exp(log_sigmoid(z / s.real("gamma")) - z);
         let loss = -(1.0 - m) * log_sigmoid(z) + tail;
         let steep = tail * (sigmoid(-z / s.real("gamma")) / s.real("gamma") - 1.0);
@@ -150,8 +150,8 @@ pub(super) fn discopop(s: &Values, totals: &Totals, case: &Case) -> LossTerm {
     })
 }
 
-/// AOT (arXiv:2406.05882): `L = −ln σ(β·d)` where `d` is a difference of what was sorted over the pairs that go through the
-/// model together. `paired`: sorted `h_w` less sorted `h_l`; else sorted `ℓ_w − ℓ_l` less sorted `ℓ_ref,w − ℓ_ref,l`.
+/// AOT (arXiv:2406.05882): `L = −ln σ(β·d)` where `d` is a difference of values that are sorted over the pairs of a
+/// micro-batch. `paired`: sorted `h_w` less sorted `h_l`; else sorted `ℓ_w − ℓ_l` less sorted `ℓ_ref,w − ℓ_ref,l`.
 #[derive(Clone)]
 pub(super) struct Aot {
     pub values: Values,

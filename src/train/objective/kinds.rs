@@ -1,4 +1,4 @@
-//! The objectives that there are, a row each, and what can be set.
+//! The table of objectives, and their settings.
 
 use super::{Each, Objective, Shape, bco, dpo, kto, odds, sft};
 use crate::container::head::Head;
@@ -16,45 +16,45 @@ macro_rules! knob {
 }
 
 knob!(BETA, "beta", "B", 1e-6 to 1e3, "How strongly rewards follow log-probabilities; of ipo its τ, of orpo its λ");
-knob!(SMOOTHING, "label smoothing", "E", 0.0 to 0.499, "Part of the pairs that is the wrong way round");
+knob!(SMOOTHING, "label smoothing", "E", 0.0 to 0.499, "Fraction of pairs whose order is wrong");
 knob!(GAMMA, "gamma", "G", -1e3 to 1e3, "Margin by which a reward should be higher; of discopop its τ");
-knob!(NLL, "nll", "N", 0.0 to 1e3, "Add so many times the negative log-likelihood of better completions");
-knob!(LAMBDA, "lambda", "L", 0.0 to 1e3, "Factor of the odds' terms");
-knob!(DESIRABLE, "desirable weight", "W", 0.0 to 1e3, "Factor of what was liked");
-knob!(UNDESIRABLE, "undesirable weight", "W", 0.0 to 1e3, "Factor of what was not liked");
+knob!(NLL, "nll", "N", 0.0 to 1e3, "Weight of the negative log-likelihood of better completions in the loss");
+knob!(LAMBDA, "lambda", "L", 0.0 to 1e3, "Factor of the odds terms");
+knob!(DESIRABLE, "desirable weight", "W", 0.0 to 1e3, "Factor of the loss of liked completions");
+knob!(UNDESIRABLE, "undesirable weight", "W", 0.0 to 1e3, "Factor of the loss of disliked completions");
 
 /// β alone.
 const fn beta(beta: f64) -> [Setting; 1] {
     [Setting::real(&BETA, beta)]
 }
 
-/// β, and a likelihood term that is off unless it is wanted.
+/// β, and a likelihood term that is off by default.
 const fn pair(beta: f64) -> [Setting; 2] {
     [Setting::real(&BETA, beta), Setting::real(&NLL, 0.0)]
 }
 
-/// The same, and another.
+/// These and another setting.
 const fn pair_and(beta: f64, more: Setting) -> [Setting; 3] {
     [Setting::real(&BETA, beta), Setting::real(&NLL, 0.0), more]
 }
 
 /// One row of [`OBJECTIVES`].
 pub struct Kind {
-    /// As people call it.
+    /// Its name.
     pub name: &'static str,
-    /// What it is, in a few words.
+    /// A short description.
     pub about: &'static str,
-    /// What it learns from.
+    /// The kind of data that it learns from.
     pub shape: Shape,
     /// Whether it compares with a reference model.
     pub reference: bool,
-    /// Whether it wants the log-probabilities of prompts too.
+    /// Whether it needs the log-probabilities of prompts too.
     pub prompts: bool,
-    /// Whether it estimates a divergence from completions that belong to other prompts.
+    /// Whether it estimates a divergence from completions of other prompts.
     pub mismatched: bool,
     /// Its settings, with their defaults.
     pub knobs: &'static [Setting],
-    /// A fresh one, with all settings of the row.
+    /// Creates one with all settings of the row.
     pub create: fn(&Values) -> Box<dyn Objective>,
 }
 
@@ -75,10 +75,10 @@ macro_rules! each {
 
 /// Every objective.
 pub static OBJECTIVES: &[Kind] = &[
-    each!("sft", "likely completions", Completion, false, [], sft::sft),
+    each!("sft", "maximum likelihood of completions", Completion, false, [], sft::sft),
     each!(
         "poft",
-        "likelier than under aligned models (arXiv:2412.12865)",
+        "completions more likely than under aligned models (arXiv:2412.12865)",
         Completion,
         true,
         [Setting::real(&BETA, 1.0), Setting::real(&GAMMA, 0.0)],
@@ -87,7 +87,7 @@ pub static OBJECTIVES: &[Kind] = &[
     each!("dpo", "pairs, against the reference (arXiv:2305.18290)", Pair, true, pair(0.1), dpo::dpo),
     each!(
         "cdpo",
-        "dpo where some pairs are the wrong way round",
+        "dpo for data in which some pairs have the wrong order",
         Pair,
         true,
         pair_and(0.1, Setting::real(&SMOOTHING, 0.1)),
@@ -95,7 +95,7 @@ pub static OBJECTIVES: &[Kind] = &[
     ),
     each!(
         "robust",
-        "the same without bias (arXiv:2403.00409)",
+        "cdpo without bias (arXiv:2403.00409)",
         Pair,
         true,
         pair_and(0.1, Setting::real(&SMOOTHING, 0.1)),
@@ -104,7 +104,7 @@ pub static OBJECTIVES: &[Kind] = &[
     each!("hinge", "pairs, until the margin is 1 (arXiv:2305.10425)", Pair, true, pair(0.1), dpo::hinge),
     each!("ipo", "pairs, to a margin of 1/2β a token, as in TRL", Pair, true, pair(0.1), dpo::ipo),
     each!("ipo_sum", "pairs, to a margin of 1/2β (arXiv:2310.12036)", Pair, true, pair(0.1), dpo::ipo_sum),
-    each!("ln_dpo", "dpo by the token (arXiv:2407.15229)", Pair, true, pair(2.0), dpo::ln_dpo),
+    each!("ln_dpo", "dpo normalised by length (arXiv:2407.15229)", Pair, true, pair(2.0), dpo::ln_dpo),
     each!("nca_pair", "pairs, each noise-contrasted (arXiv:2402.05369)", Pair, true, pair(0.1), dpo::nca_pair),
     each!("apo_zero", "better ones up, worse ones down (arXiv:2408.06266)", Pair, true, pair(0.1), dpo::apo_zero),
     each!("apo_down", "both down, the worse further", Pair, true, pair(0.1), dpo::apo_down),
@@ -127,7 +127,7 @@ pub static OBJECTIVES: &[Kind] = &[
     ),
     Kind {
         name: "aot",
-        about: "pairs, the whole distributions apart (arXiv:2406.05882)",
+        about: "pairs, compared as distributions (arXiv:2406.05882)",
         shape: Shape::Pair,
         reference: true,
         prompts: false,
@@ -137,7 +137,7 @@ pub static OBJECTIVES: &[Kind] = &[
     },
     Kind {
         name: "aot_pair",
-        about: "the same, of better ones and of worse ones",
+        about: "aot on the rewards of better and of worse completions",
         shape: Shape::Pair,
         reference: true,
         prompts: false,
@@ -181,7 +181,7 @@ pub static OBJECTIVES: &[Kind] = &[
     ),
     Kind {
         name: "kto",
-        about: "liked or not, against a divergence (arXiv:2402.01306)",
+        about: "verdicts, against a divergence (arXiv:2402.01306)",
         shape: Shape::Verdict,
         reference: true,
         prompts: false,
@@ -191,7 +191,7 @@ pub static OBJECTIVES: &[Kind] = &[
     },
     Kind {
         name: "bco",
-        about: "liked or not, against the mean reward of all (arXiv:2404.04656)",
+        about: "verdicts, against the mean reward of all (arXiv:2404.04656)",
         shape: Shape::Verdict,
         reference: true,
         prompts: false,
@@ -201,7 +201,7 @@ pub static OBJECTIVES: &[Kind] = &[
     },
     Kind {
         name: "bco_balanced",
-        about: "the same, halfway between the means of liked and not: for skewed feedback",
+        about: "bco against the middle of the mean rewards of liked and disliked: for skewed feedback",
         shape: Shape::Verdict,
         reference: true,
         prompts: false,
@@ -228,7 +228,7 @@ impl Kind {
         OBJECTIVES.iter().find(|k| k.name == name).ok_or_else(|| Error::unsupported("objective", name))
     }
 
-    /// Whether it can learn from an example, the `place`-th, counted from 0.
+    /// Checks that it can learn from an example, the `place`-th, counted from 0.
     ///
     /// # Errors
     /// `Invalid`, saying what is missing.
@@ -263,7 +263,7 @@ impl Kind {
     }
 }
 
-/// Which objective, with its settings.
+/// An objective with its settings.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Spec {
     /// A name of [`OBJECTIVES`].
@@ -284,22 +284,22 @@ impl Spec {
         Spec { kind: kind.into(), values: Values::new() }
     }
 
-    /// The same with a setting of its row.
+    /// This specification with a setting changed.
     pub fn with(mut self, name: &'static str, value: impl Into<Value>) -> Spec {
         self.values.set(name, value);
         self
     }
 
-    /// All that decides what it computes, for checkpoints.
+    /// All facts that determine what it computes, for checkpoints.
     pub fn facts(&self, facts: &mut Head) {
         facts.set("objective", self.kind.as_str());
         self.values.facts("objective ", facts);
     }
 
-    /// The row, and all settings it is to be made with.
+    /// The row, and the values of all its settings.
     ///
     /// # Errors
-    /// `Unsupported` for an unknown name; `Invalid` for a setting that cannot be used or that this objective lacks.
+    /// `Unsupported` for an unknown name; `Invalid` for a setting that cannot be used or that this objective does not have.
     pub fn row(&self) -> Result<(&'static Kind, Values)> {
         let kind = Kind::by_name(&self.kind)?;
         Ok((kind, resolve(kind.name, kind.knobs, &self.values)?))

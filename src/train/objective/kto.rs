@@ -1,10 +1,10 @@
-//! KTO: completions that were liked or not, against an estimate of the divergence from the reference.
+//! KTO: completions with verdicts, against an estimate of the divergence from the reference.
 
 use super::{Case, LossTerm, Objective, Totals, Values, sigmoid};
 use std::prelude::v1::*;
 
-/// With `z₀ = max(0, mean h)` of completions that belong to other prompts, over what went through the model together and
-/// without a gradient: liked `λ_D·(1 − σ(β·(h − z₀)))`, disliked `λ_U·(1 − σ(β·(z₀ − h)))`.
+/// With `z₀ = max(0, mean h)` of completions of other prompts, over the micro-batch and without a gradient: liked
+/// `λ_D·(1 − σ(β·(h − z₀)))`, disliked `λ_U·(1 − σ(β·(z₀ − h)))`.
 #[derive(Clone)]
 pub(super) struct Kto {
     pub values: Values,

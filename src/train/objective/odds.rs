@@ -2,16 +2,16 @@
 
 use super::{Case, LossTerm, Totals, Values, log_sigmoid, sigmoid};
 
-/// Highest mean log-probability whose odds are taken: above, `1 − eˡ` has no digits left.
+/// Highest mean log-probability whose odds are computed: above, `1 − eˡ` has no significant digits.
 const HIGHEST: f64 = -1e-7;
 
-/// The two `ℓ̄` and lengths.
+/// Both `ℓ̄` and lengths.
 fn means(case: &Case) -> ([f64; 2], [f64; 2]) {
     let other = case.other.unwrap_or_default();
     ([case.answer.mean(), other.mean()], [case.answer.len, other.len])
 }
 
-/// `ln(p/(1 − p))` of `p = eˡ`, and its slope by `l`, `1/(1 − p)`.
+/// `ln(p/(1 − p))` of `p = eˡ`, and its derivative by `l`, `1/(1 − p)`.
 fn log_odds(l: f64) -> (f64, f64) {
     let l = l.min(HIGHEST);
     let rest = -libm::expm1(l);

@@ -1,4 +1,4 @@
-//! Rows in the shape that an objective learns from.
+//! Conversions of rows to the kind of data that an objective learns from.
 
 use crate::error::{Error, Result};
 use crate::train::Example;
@@ -20,11 +20,11 @@ pub fn unpair(examples: Vec<Example>) -> Vec<Example> {
     out
 }
 
-/// Gives each example the completion of the next one's prompt as its [`Example::other`], the last that of the first:
-/// what KTO estimates a divergence from. Rows of more than `context` tokens lose their end.
+/// Gives each example the completion of the next one as its [`Example::other`], and the last one that of the first; KTO
+/// estimates a divergence from these. Rows of more than `context` tokens are cut.
 ///
 /// # Errors
-/// `Invalid` if there are not two examples, or a completion does not fit behind a prompt.
+/// `Invalid` if there are not two examples, or a completion does not fit after a prompt.
 pub fn mismatch(examples: &mut [Example], context: usize) -> Result<()> {
     if examples.len() < 2 {
         return Err(Error::invalid("examples", "a completion of another prompt is needed, so at least two"));

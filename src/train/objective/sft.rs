@@ -7,7 +7,7 @@ pub(super) fn sft(_: &Values, totals: &Totals, case: &Case) -> LossTerm {
     LossTerm::default().likelihood(totals, case, 1.0)
 }
 
-/// PoFT: `L = −ln σ(β·(ℓ̄ − ℓ̄_ref) + γ)`, where `ℓ̄_ref` is the mean of what aligned models say.
+/// PoFT: `L = −ln σ(β·(ℓ̄ − ℓ̄_ref) + γ)`, where `ℓ̄_ref` is the mean over aligned models.
 pub(super) fn poft(s: &Values, totals: &Totals, case: &Case) -> LossTerm {
     let (mean, reference) = (case.answer.mean(), case.answer.reference / case.answer.len);
     let z = s.real("beta") * (mean - reference) + s.real("gamma");

@@ -1,4 +1,4 @@
-//! Adafactor (arXiv:1804.04235) with a rate of the caller's, as Hugging Face's `Adafactor` does it with
+//! Adafactor (arXiv:1804.04235) with a given learning rate, like Hugging Face's `Adafactor` with
 //! `relative_step=False, scale_parameter=False`: a matrix's second moments are the product of the means of its rows and
 //! of its columns, there is no first moment, and a step's root mean square is at most 1 before the rate.
 
@@ -11,7 +11,7 @@ const CLIP: f64 = 1.0;
 /// The decay of step t is `1 − t^POWER`.
 const POWER: f64 = -0.8;
 
-/// Numbers kept for a part: a row's and a column's means, or all of a vector.
+/// Numbers stored for a part: the means of rows and columns, or all values of a vector.
 pub(super) fn values(part: &Part) -> usize {
     if factored(part) { part.rows() + part.cols } else { part.range.len() }
 }
@@ -32,7 +32,7 @@ pub struct Adafactor {
 }
 
 impl Adafactor {
-    /// All means 0.
+    /// The initial state: all means 0.
     pub fn new(settings: &Values, parts: Vec<Part>) -> Self {
         let means = vec![0.0; parts.iter().map(values).sum()];
         let longest = parts.iter().map(|p| p.range.len()).max().unwrap_or(0);
@@ -99,7 +99,7 @@ impl Optimizer for Adafactor {
             let mut fit = |known: &[f32], n: usize| means.extend((0..n).map(|i| known.get(i).copied().unwrap_or(0.0)));
             match factored(new) {
                 true => {
-                    // Of what was one row the mean is that of its values.
+                    // For a part that was a vector: the means of its values.
                     let mean = columns.iter().map(|v| *v as f64).sum::<f64>() / columns.len().max(1) as f64;
                     let mean = [mean as f32];
                     fit(if factored(old) { rows } else { &mean }, new.rows());

@@ -5,7 +5,7 @@ use crate::knob::Values;
 use crate::math;
 use std::prelude::v1::*;
 
-/// Moments and their decays.
+/// The state: moments and their decays.
 pub struct AdamW {
     common: Common,
     decays: Decays,
@@ -16,7 +16,7 @@ pub struct AdamW {
 }
 
 impl AdamW {
-    /// All moments 0.
+    /// The initial state: all moments 0.
     pub fn new(settings: &Values, parts: Vec<Part>) -> Self {
         let n = values(&parts);
         let (common, decays) = (Common::of(settings), Decays::of(settings));
@@ -38,7 +38,7 @@ impl Decays {
     }
 }
 
-/// What a step does to every value: the decays, their bias corrections, ε.
+/// The update of a value: the decays, their bias corrections, ε.
 pub(super) struct Rule {
     beta1: f32,
     beta2: f32,
@@ -48,7 +48,7 @@ pub(super) struct Rule {
 }
 
 impl Rule {
-    /// For step `steps`, counted from 1.
+    /// The update of step `steps`, counted from 1.
     pub(super) fn new(s: &Decays, steps: u64) -> Rule {
         let correct = |b: f32| 1.0 - libm::pow(b as f64, steps as f64);
         let root = (1.0 / libm::sqrt(correct(s.beta2))) as f32;
@@ -60,7 +60,7 @@ impl Rule {
         (lr as f64 / self.first) as f32
     }
 
-    /// Moves one value: `p ← p·shrink − rate · m / (√v̂ + ε)` with `rate` of [`Rule::rate`].
+    /// Updates one value: `p ← p·shrink − rate · m / (√v̂ + ε)` with `rate` of [`Rule::rate`].
     #[inline(always)]
     pub(super) fn apply(&self, p: &mut f32, g: f32, m: &mut f32, v: &mut f32, rate: f32, shrink: f32) {
         *m = self.beta1 * *m + (1.0 - self.beta1) * g;

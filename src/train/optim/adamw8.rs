@@ -1,10 +1,10 @@
-//! AdamW with moments of 8 bits, by the block-wise dynamic quantisation of arXiv:2110.02861 (the code of bitsandbytes):
+//! AdamW with 8-bit moments, by the block-wise dynamic quantisation of arXiv:2110.02861 (the code of bitsandbytes):
 //! each block of [`BLOCK`] values is divided by its largest magnitude and rounded to a table of 256 values whose steps
 //! are fine near 0.
 //!
-//! One thing is done otherwise. The second moment is kept as its root, rounded to the nearest code but never to 0:
-//! stored as it is, a `v` seven decades below its block's largest becomes 0 while its `m` is kept, and the next step
-//! divides by almost nothing.
+//! There is one difference. The square root of the second moment is stored, rounded to the nearest code but never to 0.
+//! If `v` itself were stored, a value seven decades below the largest of its block would become 0 while its `m` is
+//! kept, and the next step would divide by almost 0.
 
 use super::adamw::{Decays, Rule};
 use super::{Common, Optimizer, Part, State, StateMut, grown, values};
@@ -12,7 +12,8 @@ use crate::knob::Values;
 use crate::math;
 use std::prelude::v1::*;
 
-/// Values under one scale. A part's last block is shorter, so that no scale reaches over two parts.
+/// Values of a block, which share a scale. The last block of a part may be shorter, so that no scale extends over two
+/// parts.
 const BLOCK: usize = 256;
 
 /// Blocks of all parts.
@@ -35,7 +36,7 @@ pub struct AdamW8 {
 }
 
 impl AdamW8 {
-    /// All moments 0.
+    /// The initial state: all moments 0.
     pub fn new(settings: &Values, parts: Vec<Part>) -> Self {
         let (n, blocks) = (values(&parts), blocks(&parts));
         let (signed, unsigned) = (codes(true), codes(false));
@@ -84,7 +85,7 @@ fn nearest(codes: &[f32; 256], x: f32) -> u8 {
 fn pack(codes: &[f32; 256], floor: u8, values: &[f32], out: &mut [u8], scale: &mut f32) {
     *scale = values.iter().fold(0.0f32, |m, v| m.max(v.abs()));
     let inverse = if *scale > 0.0 { 1.0 / *scale } else { 0.0 };
-    // A scale so small that its inverse overflows means the block is 0 in all but name.
+    // If the inverse of the scale overflows, the block is treated as 0.
     let inverse = if inverse.is_finite() { inverse } else { 0.0 };
     for (o, v) in out.iter_mut().zip(values) {
         let code = nearest(codes, v * inverse);

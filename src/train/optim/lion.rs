@@ -1,4 +1,4 @@
-//! Lion (arXiv:2302.06675): every value moves by the rate, in the direction of a momentum's sign.
+//! Lion (arXiv:2302.06675): every value changes by the learning rate, in the direction of the momentum's sign.
 
 use super::{BETA1, BETA2, Common, Optimizer, Part, State, StateMut, grown, single, values};
 use crate::knob::Values;
@@ -14,7 +14,7 @@ pub struct Lion {
 }
 
 impl Lion {
-    /// No momentum.
+    /// The initial state: no momentum.
     pub fn new(settings: &Values, parts: Vec<Part>) -> Self {
         Lion {
             common: Common::of(settings),

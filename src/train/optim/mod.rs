@@ -1,8 +1,8 @@
 //! Optimisers over one flat slice of parameters. [`OPTIMIZERS`] lists them; a [`Spec`] names one with its settings.
 //!
-//! The slice consists of parts ([`Part`]): their shapes matter to optimisers that keep sums of rows and columns, and
-//! LoRA+ (arXiv:2402.12354) gives the B of a low-rank change a higher rate, with any of them. Weight decay is decoupled
-//! everywhere: `p ← p·(1 − lr·λ)` before the step.
+//! The slice consists of parts ([`Part`]): some optimisers keep sums of rows and columns, and LoRA+ (arXiv:2402.12354)
+//! gives the B of a low-rank change a higher rate, with any optimiser. Weight decay is decoupled everywhere: `p ← p·(1
+//! − lr·λ)` before the step.
 
 mod adafactor;
 mod adamw;
@@ -20,22 +20,22 @@ use crate::error::{Error, Result};
 use crate::knob::{Domain, Knob, Setting, Value, Values, resolve};
 use std::prelude::v1::*;
 
-/// Moves parameters against their gradients.
+/// An optimiser: updates parameters with their gradients.
 pub trait Optimizer: Send {
-    /// One step. All slices have the length of the parts it was made for.
+    /// One step. All slices have the length of the optimiser's parts.
     fn step(&mut self, params: &mut [f32], grads: &[f32], lr: f32);
 
-    /// Goes on with parts that have grown: each keeps its place, and what is remembered of its old values stays with them, in
-    /// the upper left corner; of new ones nothing is known.
+    /// Continues with parts that have grown. Each keeps its index, and the state of its old values, which are in the
+    /// upper left corner; the state of new values is zero.
     fn grow(&mut self, parts: Vec<Part>);
 
-    /// What it remembers: with these pieces back, the next steps are the same in every bit.
+    /// Its state: after [`Optimizer::restore`], the next steps are the same in every bit.
     fn state(&self) -> Vec<(&'static str, State<'_>)>;
 
-    /// The same pieces in the same order, to write.
+    /// The state to be written, the same pieces in the same order.
     fn state_mut(&mut self) -> Vec<(&'static str, StateMut<'_>)>;
 
-    /// Takes back what [`Optimizer::state`] gave; nothing changes on an error.
+    /// Restores what [`Optimizer::state`] returned; nothing changes on an error.
     ///
     /// # Errors
     /// `Mismatch` if it is the state of another optimiser or of other parts.
@@ -55,7 +55,7 @@ pub static BETA1: Knob = Knob {
 /// Decay of the second moment.
 pub static BETA2: Knob = Knob {
     name: "beta2",
-    about: "Decay of the second moment; of lion that of the momentum it keeps",
+    about: "Decay of the second moment; of lion that of its momentum",
     metavar: "B",
     domain: Domain::Real { low: 0.0, high: 0.999_999_9 },
 };
@@ -63,7 +63,7 @@ pub static BETA2: Knob = Knob {
 /// ε.
 pub static EPS: Knob = Knob {
     name: "eps",
-    about: "What keeps the optimiser from dividing by 0",
+    about: "Term that prevents a division by 0",
     metavar: "E",
     domain: Domain::Real { low: 1e-37, high: 1.0 },
 };
@@ -84,22 +84,22 @@ pub static RATIO: Knob = Knob {
     domain: Domain::Real { low: 1e-3, high: 1e3 },
 };
 
-/// What every row has.
+/// Settings of every row.
 static COMMON: [Setting; 2] = [DECAY_OFF, ALIKE];
 const DECAY_OFF: Setting = Setting::real(&DECAY, 0.0);
 const ALIKE: Setting = Setting::real(&RATIO, 1.0);
 
 /// One row of [`OPTIMIZERS`].
 pub struct Kind {
-    /// As people call it.
+    /// Its name.
     pub name: &'static str,
-    /// What it is, in a few words.
+    /// A short description.
     pub about: &'static str,
     /// Its settings, with their defaults.
     pub knobs: &'static [Setting],
-    /// A fresh one with all settings of the row, for parts that lie end to end.
+    /// Creates one with all settings of the row, for parts without gaps.
     pub create: fn(&Values, Vec<Part>) -> Box<dyn Optimizer>,
-    /// Bytes of its state for such parts.
+    /// Bytes of its state for given parts.
     pub bytes: fn(&[Part]) -> usize,
 }
 
@@ -114,7 +114,7 @@ pub static OPTIMIZERS: &[Kind] = &[
     },
     Kind {
         name: "adamw_8bit",
-        about: "the same with moments of 8 bits",
+        about: "AdamW with 8-bit moments",
         knobs: &[Setting::real(&BETA1, 0.9), Setting::real(&BETA2, 0.999), Setting::real(&EPS, 1e-8), DECAY_OFF, ALIKE],
         create: |values, parts| Box::new(adamw8::AdamW8::new(values, parts)),
         bytes: |parts| 2 * values(parts) + 8 * adamw8::blocks(parts) + 8,
@@ -135,7 +135,7 @@ pub static OPTIMIZERS: &[Kind] = &[
     },
     Kind {
         name: "adafactor",
-        about: "second moments as sums of rows and columns, no first: the smallest state",
+        about: "second moments as sums of rows and columns, no first moment: the smallest state",
         knobs: &[Setting::real(&EPS, 1e-30), DECAY_OFF, ALIKE],
         create: |values, parts| Box::new(adafactor::Adafactor::new(values, parts)),
         bytes: |parts| 4 * parts.iter().map(adafactor::values).sum::<usize>() + 8,
@@ -150,7 +150,7 @@ impl Kind {
     }
 }
 
-/// Which optimiser, with its settings.
+/// An optimiser with its settings.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Spec {
     /// A name of [`OPTIMIZERS`].
@@ -171,13 +171,14 @@ impl Spec {
         Spec { kind: kind.into(), values: Values::new() }
     }
 
-    /// The same with a setting of its row.
+    /// This specification with a setting changed.
     pub fn with(mut self, name: &'static str, value: impl Into<Value>) -> Spec {
         self.values.set(name, value);
         self
     }
 
-    /// All that decides what it computes, for checkpoints: what every row has, and of the rest what was said.
+    /// All facts that determine what it computes, for checkpoints: the common settings, and those of the others that
+    /// were given.
     pub fn facts(&self, facts: &mut Head) {
         facts.set("optimizer", self.kind.as_str());
         let common = COMMON.iter().map(|setting| (setting.knob.name, &setting.value));
@@ -188,7 +189,7 @@ impl Spec {
                 same => same,
             };
             let text = match value {
-                // The shortest text that reads back as the same single.
+                // The shortest text that reads back as the same f32.
                 Value::Real(v) => (*v as f32).to_string(),
                 other => other.to_string(),
             };
@@ -196,17 +197,17 @@ impl Spec {
         }
     }
 
-    /// The row, and all settings it is to be made with.
+    /// The row, and the values of all its settings.
     ///
     /// # Errors
-    /// `Unsupported` for an unknown name; `Invalid` for a setting that cannot be used or that this optimiser lacks.
+    /// `Unsupported` for an unknown name; `Invalid` for a setting that cannot be used or that this optimiser does not have.
     pub fn row(&self) -> Result<(&'static Kind, Values)> {
         let kind = Kind::by_name(&self.kind)?;
         Ok((kind, resolve(kind.name, kind.knobs, &self.values)?))
     }
 }
 
-/// What every optimiser does alike.
+/// The part that all optimisers share.
 #[derive(Clone, Copy)]
 struct Common {
     decay: f32,
@@ -218,7 +219,7 @@ impl Common {
         Common { decay: single(values, &DECAY), ratio: single(values, &RATIO) }
     }
 
-    /// A part's rate, and the factor by which its parameters shrink.
+    /// A part's learning rate, and the weight-decay factor of its parameters.
     fn rate(&self, lr: f32, part: &Part) -> (f32, f32) {
         let lr = if part.group == Group::Fast { lr * self.ratio } else { lr };
         (lr, 1.0 - lr * self.decay)
@@ -230,7 +231,7 @@ fn single(values: &Values, knob: &Knob) -> f32 {
     values.real(knob.name) as f32
 }
 
-/// Values by parts that have grown: the old ones in the upper left corner of each, zeros elsewhere.
+/// Copies values to parts that have grown: the old ones to the upper left corner of each, zeros elsewhere.
 fn grown(old: &[Part], new: &[Part], values: &[f32]) -> Vec<f32> {
     let mut out = vec![0.0; self::values(new)];
     for (old, new) in old.iter().zip(new) {
@@ -367,7 +368,7 @@ mod tests {
             for t in 0..7 {
                 o.step(&mut p, &grads(t), RATE);
             }
-            // Moments of 8 bits are off by up to a few hundredths, and so are steps.
+            // 8-bit moments are off by up to a few hundredths, and so are steps.
             let (close, largest) = (if kind.name == "adamw_8bit" { 0.05 } else { 2e-6 }, 7.0 * 3.0 * RATE as f64);
             for (i, (got, want)) in p.iter().zip(twin(kind.name)).enumerate() {
                 assert!((*got as f64 - want).abs() < close * largest, "{} value {i}: {got} for {want}", kind.name);
@@ -427,7 +428,7 @@ mod tests {
         assert!(why(Spec::new("adamw").with("loraplus ratio", 0.0)).contains("ratio"));
     }
 
-    /// As they were before there were knobs: old checkpoints go on.
+    /// As in the first version: old checkpoints can be resumed.
     #[test]
     fn facts_keep_their_names_and_texts() {
         let mut facts = Head::new();
@@ -438,11 +439,11 @@ mod tests {
         assert_eq!(all, want.map(|(key, text)| (key, text.to_string())));
     }
 
-    /// Old values go on as they would have, whatever stands beside them now.
+    /// Old values continue as they would have, whatever new values are beside them.
     #[test]
     fn what_is_remembered_stays_with_its_values() {
         let wide = vec![part(0..12, 4, Group::Main), part(12..17, 5, Group::Fast)];
-        // Where each old value stands now.
+        // The index of each old value now.
         let places = [0, 1, 2, 4, 5, 6, 12, 13, 14, 15];
         for kind in OPTIMIZERS {
             let mut optimizer = make(&spec(kind.name), parts());
@@ -464,7 +465,7 @@ mod tests {
                 same.step(&mut before, &grads(t), RATE);
             }
             optimizer.step(&mut now, &g, RATE);
-            // What shares a scale or a mean with new values is a little off.
+            // Values that share a scale or a mean with new ones are a little off.
             let bound = if ["adamw_8bit", "adafactor"].contains(&kind.name) { 0.7 * RATE } else { 0.0 };
             for (i, &place) in places.iter().enumerate() {
                 assert!((now[place] - before[i]).abs() <= bound, "{} {i}: {} {}", kind.name, now[place], before[i]);

@@ -13,7 +13,7 @@ pub struct Sgd {
 }
 
 impl Sgd {
-    /// At rest.
+    /// The initial state: velocity 0.
     pub fn new(settings: &Values, parts: Vec<Part>) -> Self {
         Sgd { common: Common::of(settings), beta1: single(settings, &BETA1), m: vec![0.0; values(&parts)], parts }
     }
