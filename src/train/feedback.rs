@@ -1,8 +1,9 @@
-//! What somebody thought of answers, and a short lesson from it.
+//! A user's feedback on answers, and short lessons from it.
 //!
-//! A [`Verdict`] becomes a line of a file that [`super::data`] reads; `journal.rs` keeps such a file. [`Marks`] are its
-//! lines as examples, [`Marks::lesson`] chooses among them what to learn now: what is new, and some of what was learnt
-//! before. A [`Lesson`] learns it, a step a call. [`Divergence`] says how far an adapter is from its base then.
+//! A [`Verdict`] is stored as a line of a file that [`super::data`] reads; `journal.rs` manages such a file. [`Marks`]
+//! are its lines as examples. [`Marks::lesson`] chooses examples to learn: the new ones, and some that were learnt
+//! before. A [`Lesson`] trains on them, one step a call. [`Divergence`] measures the distance of an adapter from its
+//! base.
 //!
 //! ```
 //! # use mynah::{Result, adapter::{Adapter, Stack}, model::Model, train::{data::Reader, journal::Journal}};
@@ -37,40 +38,40 @@ use std::sync::Arc;
 pub struct Answer<'a> {
     /// Its text.
     pub text: &'a str,
-    /// Whether it came to an end by itself: the end of one that was cut off is not judged.
+    /// Whether it is complete. The end of an answer that was cut off is not judged.
     pub ended: bool,
 }
 
 impl<'a> Answer<'a> {
-    /// A whole one.
+    /// A complete answer.
     pub fn new(text: &'a str) -> Self {
         Answer { text, ended: true }
     }
 }
 
-/// What somebody thought of an answer.
+/// A user's verdict on an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict<'a> {
-    /// It was good, or it was not.
+    /// An answer was good or bad.
     Judged {
-        /// What was said.
+        /// The answer.
         answer: Answer<'a>,
         /// Whether it was liked.
         good: bool,
     },
-    /// One is better than the other.
+    /// One answer is better than the other.
     Preferred {
-        /// The better.
+        /// The better answer.
         chosen: Answer<'a>,
-        /// The worse.
+        /// The worse answer.
         rejected: Answer<'a>,
     },
 }
 
 impl Verdict<'_> {
-    /// A line of data, without its end: `prompt` is the conversation up to the answer.
+    /// The verdict as a line of data, without a line end: `prompt` is the conversation up to the answer.
     pub fn line(&self, prompt: &[Message]) -> String {
-        // By hand, so that keys come in the order in which people read them.
+        // Written by hand, so that keys are in a readable order.
         let text = |text: &str| Value::from(text).to_string();
         let turn = |role: &str, content: &str| format!(r#""role":{},"content":{}"#, text(role), text(content));
         let says = |answer: &Answer| match (turn(ASSISTANT, answer.text), answer.ended) {
@@ -88,7 +89,7 @@ impl Verdict<'_> {
     }
 }
 
-/// Most lines from the end of a file that are looked at: older ones are not replayed any more.
+/// Most lines that are read, from the end of a file; older ones are not replayed.
 pub const MOST: usize = 1024;
 
 /// The lines of a file as examples.
@@ -96,9 +97,9 @@ pub const MOST: usize = 1024;
 pub struct Marks {
     /// Judged completions and pairs, the oldest first.
     pub examples: Vec<Example>,
-    /// Of those, the first so many were learnt before.
+    /// The number of those, from the first on, that were learnt before.
     pub learnt: usize,
-    /// Lines that are no feedback, or of which nothing fits the context: their numbers, from 1, and why.
+    /// Lines that are not feedback or do not fit the context: their numbers, from 1, and the error.
     pub left_out: Vec<(usize, Error)>,
 }
 
@@ -128,9 +129,10 @@ impl Marks {
         self.examples.len() - self.learnt
     }
 
-    /// What to learn now: all that is new, and at most `replay` of the others, drawn by `seed`. If all of it are pairs it
-    /// is DPO; else pairs are two verdicts each, and it is BCO. Of several verdicts on the same answer to the same the
-    /// last counts. If nothing is new, what is drawn is learnt as if it were.
+    /// The examples to learn: all new ones, and at most `replay` of the others, drawn by `seed`. If all are pairs, the
+    /// objective is DPO; otherwise pairs become two verdicts each, and it is BCO. Of several verdicts on the same
+    /// answer to the same prompt, the last one is used. If there are no new examples, the drawn ones are treated as
+    /// new.
     pub fn lesson(&self, replay: usize, seed: u64) -> Rows {
         let (old, new) = self.examples.split_at(self.learnt);
         let mut drawn: Vec<usize> = (0..old.len()).collect();
@@ -147,18 +149,18 @@ impl Marks {
     }
 }
 
-/// What a lesson is about.
+/// The contents of a lesson.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rows {
-    /// The name of what learns from it.
+    /// The name of its objective.
     pub objective: &'static str,
-    /// Learnt before, and again lest it be forgotten.
+    /// Examples that were learnt before, repeated against forgetting.
     pub old: Vec<Example>,
-    /// To learn.
+    /// New examples.
     pub new: Vec<Example>,
 }
 
-/// Without the verdicts that a later one on the same overrules.
+/// Removes verdicts that later ones on the same answer override.
 fn latest(parts: [Vec<Example>; 2]) -> [Vec<Example>; 2] {
     let key = |e: &Example| (e.tokens.clone(), e.mask.clone());
     let last: BTreeMap<_, usize> = parts.iter().flatten().enumerate().map(|(i, e)| (key(e), i)).collect();
@@ -166,23 +168,23 @@ fn latest(parts: [Vec<Example>; 2]) -> [Vec<Example>; 2] {
     parts.map(|rows| rows.into_iter().filter(|e| i.next() == last.get(&key(e)).copied()).collect())
 }
 
-/// How a lesson goes.
+/// The settings of a lesson.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
-    /// Learning rate, the same in all steps but the first few, over which it rises.
+    /// Learning rate, constant after a short warm-up.
     pub lr: f32,
-    /// How often every new row is seen, at most.
+    /// Most epochs over the new rows.
     pub passes: u64,
-    /// The lesson is over earlier when the loss of a step is no more than this: what is known needs no more steps away
-    /// from the base.
+    /// The lesson stops early once the loss of a step is at most this, so that the adapter does not move further from
+    /// the base than necessary.
     pub enough: f64,
-    /// How strongly rewards follow log-probabilities; `None` is usual for the objective.
+    /// β: how strongly rewards follow log-probabilities; `None` is the objective's default.
     pub beta: Option<f64>,
-    /// The order of rows follows from it.
+    /// Seed of the order of rows.
     pub seed: u64,
 }
 
-/// What ten marks change visibly with, of a LoRA on all layers, and leave the rest of the model alone.
+/// Defaults with which ten marks change a LoRA on all layers visibly and leave other behaviour alone.
 impl Default for Plan {
     fn default() -> Self {
         Plan { lr: 5e-4, passes: 10, enough: 0.15, beta: None, seed: 0 }
@@ -192,17 +194,17 @@ impl Default for Plan {
 /// Rows of a step.
 const BATCH: usize = 8;
 
-/// A few steps on what somebody thought of answers. Half of the rows of a step were learnt before, if any were, so that
-/// neither what is new nor what is old is lost among the other.
+/// A few steps on a user's feedback. Half of the rows of a step are old examples, if there are any, so that neither new
+/// nor old ones dominate.
 ///
-/// The caller owns the loop: it assesses each batch, steps until [`Lesson::over`] or it has had enough, and assesses again.
+/// The caller owns the loop: it assesses each batch, steps until [`Lesson::over`] or until it stops, and assesses again.
 pub struct Lesson {
     trainer: Trainer,
-    /// What is new, then what is old.
+    /// New rows, then old ones.
     rows: Vec<Example>,
     new: Order,
     old: Option<Order>,
-    /// Rows that are new.
+    /// Number of new rows.
     fresh: usize,
     steps: u64,
     enough: f64,
@@ -210,10 +212,10 @@ pub struct Lesson {
 }
 
 impl Lesson {
-    /// Teaches `adapter` what `rows` say, on top of what is attached `beneath`.
+    /// A lesson for `adapter` on `rows`, on top of the adapters `beneath`.
     ///
     /// # Errors
-    /// `Invalid` for settings that cannot be used, or if nothing is new.
+    /// `Invalid` for settings that cannot be used, or if there are no new rows.
     pub fn new(model: &Model, beneath: Stack, adapter: Box<dyn Adapter>, rows: Rows, plan: &Plan) -> Result<Lesson> {
         let Rows { objective, old, new: mut rows } = rows;
         let order = |n, batch| Order::new(n, batch, 1, Some(plan.seed));
@@ -237,7 +239,7 @@ impl Lesson {
         Ok(Lesson { trainer, rows, new, old: again, fresh, steps, enough: plan.enough, over: false })
     }
 
-    /// Steps of the whole lesson, at most.
+    /// Most steps of the whole lesson.
     pub fn steps(&self) -> u64 {
         self.steps
     }
@@ -247,12 +249,12 @@ impl Lesson {
         self.over || self.trainer.steps() >= self.steps
     }
 
-    /// The rows, a batch a piece.
+    /// The rows, in batches.
     pub fn batches(&self) -> usize {
         self.rows.len().div_ceil(BATCH)
     }
 
-    /// What the objective makes of a batch as things stand, once the base was asked about it.
+    /// Evaluates a batch with the present parameters. Computes its reference log-probabilities first, if necessary.
     ///
     /// # Errors
     /// Those of [`Trainer::assess`].
@@ -281,14 +283,14 @@ impl Lesson {
         Ok(report)
     }
 
-    /// The adapter as it is.
+    /// The adapter in its present state.
     pub fn adapter(&self) -> &dyn Adapter {
         let Some(adapter) = self.trainer.adapter_ref() else { unreachable!("a lesson teaches an adapter") };
         adapter
     }
 }
 
-/// How far an adapter is from its base.
+/// The distance of an adapter from its base.
 pub struct Divergence {
     base: Session,
     adapted: Session,
@@ -298,7 +300,7 @@ pub struct Divergence {
 const ROWS: usize = 16;
 
 impl Divergence {
-    /// For examples of at most `context` tokens; the base is the model with what is attached `beneath`.
+    /// For examples of at most `context` tokens; the base is the model with the adapters `beneath`.
     ///
     /// # Errors
     /// Those of [`Session::new`].
@@ -313,8 +315,8 @@ impl Divergence {
         Ok(Divergence { base, adapted })
     }
 
-    /// `Σ KL(p ‖ p_base)` over the tokens of a completion, in nats, and their number: `p` is what the model with the
-    /// adapter makes of the token that comes next, `p_base` what it makes of it without.
+    /// `Σ KL(p ‖ p_base)` over the tokens of a completion, in nats, and their number. `p` is the next-token
+    /// distribution with the adapter, `p_base` the one without.
     ///
     /// # Errors
     /// Those of [`Session::feed`].
@@ -373,7 +375,7 @@ mod tests {
         assert_eq!(pairs.lesson(40, 8).old, pairs.examples[..15]);
         let known = Marks { learnt: 20, ..pairs };
         assert_eq!((known.lesson(4, 7).old.len(), known.lesson(4, 7).new.len()), (0, 4));
-        // One that is no pair: all become verdicts, and of two on the same answer the later counts.
+        // With one that is no pair, all become verdicts, and of two on the same answer the later one is used.
         let mut mixed = known.examples[..2].to_vec();
         mixed.extend([mark(9, Some(true)), mark(0, Some(false))]);
         let rows = Marks { examples: mixed, learnt: 2, ..Marks::default() }.lesson(4, 7);
@@ -390,7 +392,7 @@ mod tests {
         let got = divergence(&[3f32.ln(), 0.0], &[0.0, 0.0]);
         let want = 0.75 * 1.5f64.ln() + 0.25 * 0.5f64.ln();
         assert!((got - want).abs() < 1e-7, "{got} {want}");
-        // Neither very unlikely nor very likely tokens make it infinite.
+        // It is finite for very unlikely and very likely tokens.
         assert!(divergence(&[0.0, -1e4], &[0.0, 1e4]).is_finite());
     }
 
