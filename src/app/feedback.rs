@@ -379,6 +379,8 @@ pub struct Learning {
     divergence: Option<Divergence>,
     old: Arc<Ready>,
     batches: usize,
+    /// Steps, at most.
+    limit: u64,
     phase: Phase,
     stop: Stop,
     /// Sums over rows, and their number.
@@ -467,6 +469,7 @@ impl Learning {
             old: feedback.ready(&feedback.bytes)?,
             longest: measured.iter().map(|e| e.tokens.len()).max().unwrap_or(1),
             batches: lesson.batches(),
+            limit: lesson.steps(),
             lesson: Some(lesson),
             divergence: None,
             phase: Phase::Before(0),
@@ -480,12 +483,26 @@ impl Learning {
 
     /// Steps, at most.
     pub fn steps(&self) -> u64 {
-        self.lesson.as_ref().map_or(self.learnt.steps, feedback::Lesson::steps)
+        self.limit
     }
 
-    /// Calls of [`Learning::next`], at most.
-    pub fn calls(&self) -> u64 {
-        2 * self.batches as u64 + self.steps() + 2 * self.measured.len() as u64
+    /// Calls of [`Learning::next`] that are done, and all of them, at most.
+    pub fn progress(&self) -> (u64, u64) {
+        let (batches, steps, rows) = (self.batches as u64, self.limit, 2 * self.measured.len() as u64);
+        let total = 2 * batches + steps + rows;
+        let done = match self.phase {
+            Phase::Before(batch) => batch as u64,
+            Phase::Steps => batches + self.learnt.steps,
+            Phase::After(batch) => batches + steps + batch as u64,
+            Phase::Divergence(row) => 2 * batches + steps + row as u64,
+            Phase::Over => total,
+        };
+        (done, total)
+    }
+
+    /// Whether steps may still come.
+    pub fn steps_left(&self) -> bool {
+        matches!(self.phase, Phase::Before(_) | Phase::Steps)
     }
 
     /// A handle that ends the steps, from any thread. What was learnt until then is assessed and measured all the same.

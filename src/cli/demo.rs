@@ -1,19 +1,14 @@
 //! `mynah demo`: the whole path on the built-in model, with no file at hand.
 
 use crate::args::{Demo, setting};
-use crate::load::{self, Loaded};
-use crate::meter;
-use crate::run::generate;
 use crate::train::{Run, Summary};
-use crate::{Outcome, out, paths};
+use crate::{Outcome, load, meter, out, paths};
 use mynah::Mynah;
-use mynah::adapter::{self, Spec};
+use mynah::adapter::{Spec, Stack};
 use mynah::app::{Data, Ended};
 use mynah::base::{MODEL, NOTES};
-use mynah::bytes::{Bytes, Limits, map};
-use mynah::decode::{Sampler, Sampling};
-use mynah::gguf::Gguf;
-use mynah::model::{Session, SessionConfig};
+use mynah::bytes::map;
+use mynah::decode::Sampling;
 use mynah::text::Encode;
 use mynah::train::Example;
 use mynah::train::data::Dataset;
@@ -50,43 +45,25 @@ pub fn demo(args: &Demo, json: bool) -> anyhow::Result<Outcome> {
     if let Some(path) = &args.output {
         paths::writable(path)?;
     }
-    let gguf = Gguf::parse(Bytes::from_static(MODEL), &Limits::default())?;
-    let loaded = Loaded::new(gguf, load::compute(&args.engine)?)?;
-    let data = rows(&loaded)?;
+    let mynah = load::embedded(&args.engine)?;
+    let data = rows(&mynah)?;
     out::say(&format!(
         "The built-in model has {} and knows plain English. Your notes: {} lines from a lighthouse keeper's log.\n",
         out::bytes(MODEL.len() as u64),
         data.rows.examples.len(),
     ));
-
     let prompts = prompts();
-    let mut session = Session::new(&loaded.model, SessionConfig { context: 128, ..SessionConfig::default() })?;
-    let before = speak(&loaded, &mut session, &prompts)?;
     out::say("What it says before:");
-    prompts.iter().zip(&before).for_each(|(p, b)| out::say(&format!("  {p}|{}", out::harmless(b))));
-
-    let mynah = Mynah::with(loaded.gguf.clone(), loaded.model.compute.clone())?;
-    let setup = mynah.lesson(Spec { seed: SEED, ..Spec::new("nola") }).steps(STEPS).batch(BATCH).rate(LR);
-    let mut run = Run::new(setting(setup.seed(SEED).held_out(HELD_OUT).draft(data)?.begin())?);
-    let parameters = run.lesson.trainer().parameters();
-    out::say(&format!("\nLearning {parameters} numbers; the model's own weights stay as they are …\n"));
-    meter::catch_interrupt("stopping after this step")?;
-    run.run()?;
-    match (run.lesson.ended(), run.discarded.take()) {
-        (Some(Ended::Failed), Some(e)) => return Err(e.into()),
-        (Some(Ended::Cancelled), _) => return Ok(Outcome::Interrupted),
-        _ => {}
-    }
-
+    let before = speak(&mynah, Stack::new(), &prompts)?;
+    let Some(run) = learn(&mynah, data)? else { return Ok(Outcome::Interrupted) };
     let file = run.lesson.to_bytes()?;
     let summary = run.summary(Some(file.len()));
     run.show(&summary);
     // What speaks now is what the file holds, not what is in memory.
-    let learnt = adapter::from_bytes(file.clone().into(), loaded.base(), &Limits::default())?;
-    session.attach(loaded.model.ready(learnt)?, 1.0)?;
-    let after = speak(&loaded, &mut session, &prompts)?;
+    let mut stack = Stack::new();
+    stack.push(mynah.ready(file.clone())?, 1.0)?;
     out::say("\nWhat it says now:");
-    prompts.iter().zip(&after).for_each(|(p, a)| out::say(&format!("  {p}|{}", out::harmless(a))));
+    let after = speak(&mynah, stack, &prompts)?;
     out::say(&format!("\nThe adapter has {} bytes; the model has {}.", file.len(), MODEL.len()));
     if let Some(path) = &args.output {
         map::replace(path, &file)?;
@@ -112,14 +89,29 @@ pub fn demo(args: &Demo, json: bool) -> anyhow::Result<Outcome> {
     Ok(Outcome::Done)
 }
 
+/// Teaches the notes; none if it was interrupted.
+fn learn(mynah: &Mynah, data: Data) -> anyhow::Result<Option<Run>> {
+    let setup = mynah.lesson(Spec { seed: SEED, ..Spec::new("nola") }).steps(STEPS).batch(BATCH).rate(LR);
+    let mut run = Run::new(setting(setup.seed(SEED).held_out(HELD_OUT).draft(data)?.begin())?);
+    let parameters = run.lesson.trainer().parameters();
+    out::say(&format!("\nLearning {parameters} numbers; the model's own weights stay as they are …\n"));
+    meter::catch_interrupt("stopping after this step")?;
+    run.run()?;
+    match (run.lesson.ended(), run.discarded.take()) {
+        (Some(Ended::Failed), Some(e)) => Err(e.into()),
+        (Some(Ended::Cancelled), _) => Ok(None),
+        _ => Ok(Some(run)),
+    }
+}
+
 /// The notes, a row a line.
-fn rows(loaded: &Loaded) -> anyhow::Result<Data> {
+fn rows(mynah: &Mynah) -> anyhow::Result<Data> {
     let options = Encode { add_special: true, parse_special: false };
     let mut rows = Dataset::default();
     for line in NOTES.lines().filter(|l| !l.is_empty()) {
-        let mut tokens = loaded.tokenizer.encode(line, &options)?;
-        tokens.extend(loaded.tokenizer.eos());
-        tokens.truncate(loaded.model.hparams.context);
+        let mut tokens = mynah.tokenizer().encode(line, &options)?;
+        tokens.extend(mynah.tokenizer().eos());
+        tokens.truncate(mynah.model().hparams.context);
         rows.examples.push(Example::all(tokens));
     }
     Ok(Data { rows, digest: *blake3::hash(NOTES.as_bytes()).as_bytes() })
@@ -132,15 +124,14 @@ fn prompts() -> Vec<String> {
     if lines.is_empty() { Vec::new() } else { (0..3).map(pick).collect() }
 }
 
-fn speak(loaded: &Loaded, session: &mut Session, prompts: &[String]) -> anyhow::Result<Vec<String>> {
-    let options = Encode { add_special: true, parse_special: false };
-    let mut said = Vec::new();
+/// How the model continues the prompts, which is said.
+fn speak(mynah: &Mynah, stack: Stack, prompts: &[String]) -> anyhow::Result<Vec<String>> {
+    let generation = mynah.generation().stack(stack).sampling(Sampling::greedy()).limit(SAYS);
+    let mut all = Vec::new();
     for prompt in prompts {
-        session.truncate(0);
-        let tokens = loaded.tokenizer.encode(prompt, &options)?;
-        let sampler = Sampler::new(&Sampling::greedy())?;
-        let ends = loaded.tokenizer.eos_ids();
-        said.push(generate(loaded, session, sampler, &tokens, SAYS, ends, |_, _| Ok(None))?.text);
+        let text = generation.complete(prompt)?.finish()?.text;
+        out::say(&format!("  {prompt}|{}", out::harmless(&text)));
+        all.push(text);
     }
-    Ok(said)
+    Ok(all)
 }

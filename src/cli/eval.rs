@@ -1,11 +1,12 @@
 //! `mynah eval`: mean loss and perplexity over a text.
 
 use crate::args::{Eval, Stride, Usage, setting};
-use crate::load::Loaded;
+use crate::load;
 use crate::logits::loss;
 use crate::meter::Meter;
 use crate::{Outcome, out};
 use anyhow::Context;
+use mynah::Mynah;
 use mynah::bytes::{Limits, map};
 use mynah::text::Encode;
 use mynah::train::Example;
@@ -25,25 +26,25 @@ struct Result {
 }
 
 pub fn eval(args: &Eval, json: bool) -> anyhow::Result<Outcome> {
-    let loaded = Loaded::of(&args.model)?;
-    let ctx = args.ctx.unwrap_or(CONTEXT.min(loaded.model.hparams.context));
-    if ctx < 2 || ctx > loaded.model.hparams.context {
-        let most = loaded.model.hparams.context;
+    let mynah = load::model(&args.model)?;
+    let most = mynah.model().hparams.context;
+    let ctx = args.ctx.unwrap_or(CONTEXT.min(most));
+    if ctx < 2 || ctx > most {
         return Err(Usage::error(format!("--ctx {ctx}: the model was made for 2 to {most} tokens")));
     }
     let name = args.data.to_string_lossy();
     let bytes = map::open(&args.data)?;
     let rows = match args.stride {
-        Some(Stride::Llama) => second_halves(&loaded, utf8(&bytes).with_context(|| name.to_string())?, ctx)?,
+        Some(Stride::Llama) => second_halves(&mynah, utf8(&bytes).with_context(|| name.to_string())?, ctx)?,
         None => {
-            let template = loaded.template()?;
+            let template = load::template(&mynah)?;
             let reader =
-                Reader { tokenizer: &loaded.tokenizer, template: template.as_ref(), ctx, limits: Limits::default() };
+                Reader { tokenizer: mynah.tokenizer(), template: template.as_ref(), ctx, limits: Limits::default() };
             reader.file(&name, &bytes).with_context(|| name.to_string())?.examples
         }
     };
 
-    let mut session = loaded.session(&args.model, ctx)?;
+    let mut session = setting(load::generation(&mynah, &args.model)?.session(ctx))?;
     let meter = Meter::new(rows.len() as u64);
     let start = Instant::now();
     let (mut sum, mut targets, mut read) = (0.0, 0u64, 0u64);
@@ -90,8 +91,8 @@ pub fn eval(args: &Eval, json: bool) -> anyhow::Result<Outcome> {
 
 /// llama-perplexity's rows: whole ones only, begun by the model's begin token if it has one, and of each the targets
 /// after the middle.
-fn second_halves(loaded: &Loaded, text: &str, ctx: usize) -> anyhow::Result<Vec<Example>> {
-    let t = &loaded.tokenizer;
+fn second_halves(mynah: &Mynah, text: &str, ctx: usize) -> anyhow::Result<Vec<Example>> {
+    let t = mynah.tokenizer();
     let ids = setting(t.encode(text, &Encode { add_special: true, parse_special: false }))?;
     let rows: Vec<Example> = ids
         .chunks_exact(ctx)

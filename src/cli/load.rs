@@ -2,16 +2,18 @@
 
 use crate::args::{Engine, ModelArgs, Usage, setting};
 use crate::out;
-use mynah::adapter::{self, Adapter, Base, Ready, Stack};
+use mynah::Mynah;
+use mynah::adapter::{self, Adapter, Base, Stack};
+use mynah::app::Generation;
 use mynah::bytes::{Bytes, Limits, map};
 use mynah::gguf::Gguf;
 use mynah::kernel::{self, Compute, Pool};
-use mynah::model::{Model, Session, SessionConfig};
+use mynah::model::Model;
 use mynah::text::Tokenizer;
 use mynah::text::chat::Template;
 use mynah::train::Checkpoint;
 use std::path::Path;
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 
 /// Everything a model file gives.
 pub struct Loaded {
@@ -61,33 +63,74 @@ pub fn now() -> i64 {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs() as i64)
 }
 
+/// A model file; errors name it.
+pub fn open(path: &Path, engine: &Engine) -> anyhow::Result<Mynah> {
+    let file = gguf(path)?;
+    Ok(Mynah::with(file, compute(engine)?).map_err(|e| e.in_file(path.to_string_lossy()))?)
+}
+
+/// The model that `-m` names, or else the built-in one, which is said.
+pub fn model(args: &ModelArgs) -> anyhow::Result<Mynah> {
+    match &args.model {
+        Some(path) => open(path, &args.engine),
+        #[cfg(feature = "base")]
+        None => {
+            out::say("the built-in model; -m MODEL takes another");
+            embedded(&args.engine)
+        }
+        #[cfg(not(feature = "base"))]
+        None => Err(Usage::error("which model? give -m MODEL")),
+    }
+}
+
+/// The built-in model.
+#[cfg(feature = "base")]
+pub fn embedded(engine: &Engine) -> anyhow::Result<Mynah> {
+    let file = Gguf::parse(Bytes::from_static(mynah::base::MODEL), &Limits::default())?;
+    Ok(Mynah::with(file, compute(engine)?)?)
+}
+
+/// The adapters that names like `PATH` and `PATH:STRENGTH` say, one on top of the other.
+pub fn stack(mynah: &Mynah, names: &[String]) -> anyhow::Result<Stack> {
+    let mut stack = Stack::new();
+    for name in names {
+        let (path, strength) = split_scale(name)?;
+        setting(stack.push(mynah.ready(path)?, strength))?;
+    }
+    Ok(stack)
+}
+
+/// The chat template, if the file has one, for now.
+pub fn template(mynah: &Mynah) -> mynah::Result<Option<Template>> {
+    Ok(mynah.template()?.map(|t| t.at(now())))
+}
+
+/// How a model speaks, as the options say.
+pub fn generation(mynah: &Mynah, args: &ModelArgs) -> anyhow::Result<Generation> {
+    let model = args.reading.repack.map(|budget| repack(mynah.model(), budget)).transpose()?;
+    let generation = mynah.generation().precision(args.reading.precision()).cache(args.reading.cache());
+    let generation = generation.stack(stack(mynah, &args.adapters)?);
+    Ok(match model {
+        Some(model) => generation.model(model),
+        None => generation,
+    })
+}
+
+impl From<&Mynah> for Loaded {
+    fn from(mynah: &Mynah) -> Loaded {
+        Loaded {
+            gguf: mynah.gguf().clone(),
+            tokenizer: Tokenizer::clone(mynah.tokenizer()),
+            model: mynah.model().clone(),
+            base: OnceLock::new(),
+        }
+    }
+}
+
 impl Loaded {
     /// A model file.
     pub fn open(path: &Path, engine: &Engine) -> anyhow::Result<Loaded> {
-        let file = gguf(path)?;
-        Ok(Loaded::new(file, compute(engine)?).map_err(|e| e.in_file(path.to_string_lossy()))?)
-    }
-
-    /// The model that `-m` names, or else the built-in one, which is said.
-    pub fn of(args: &ModelArgs) -> anyhow::Result<Loaded> {
-        match &args.model {
-            Some(path) => Loaded::open(path, &args.engine),
-            #[cfg(feature = "base")]
-            None => {
-                out::say("the built-in model; -m MODEL takes another");
-                let gguf = Gguf::parse(Bytes::from_static(mynah::base::MODEL), &Limits::default())?;
-                Ok(Loaded::new(gguf, compute(&args.engine)?)?)
-            }
-            #[cfg(not(feature = "base"))]
-            None => Err(Usage::error("which model? give -m MODEL")),
-        }
-    }
-
-    /// A model from bytes in memory.
-    pub fn new(gguf: Gguf, compute: Compute) -> mynah::Result<Loaded> {
-        let tokenizer = Tokenizer::from_gguf(&gguf)?;
-        let model = Model::load(&gguf, compute)?;
-        Ok(Loaded { gguf, tokenizer, model, base: OnceLock::new() })
+        Ok(Loaded::from(&open(path, engine)?))
     }
 
     /// What adapters see. Reads the whole file, once.
@@ -95,29 +138,20 @@ impl Loaded {
         self.base.get_or_init(|| self.model.base(self.tokenizer.fingerprint()))
     }
 
-    /// The chat template, if the file has one.
-    pub fn template(&self) -> mynah::Result<Option<Template>> {
-        self.template_at(now())
-    }
-
-    /// The same, for seconds since 1970 that it takes for now.
+    /// The chat template, if the file has one, for seconds since 1970 that it takes for now.
     pub fn template_at(&self, now: i64) -> mynah::Result<Option<Template>> {
         Ok(Template::from_gguf(&self.gguf, &self.tokenizer)?.map(|t| t.at(now)))
-    }
-
-    /// The adapter that `PATH` or `PATH:STRENGTH` names, and the strength.
-    pub fn adapter(&self, name: &str) -> anyhow::Result<(Arc<Ready>, f32)> {
-        let (path, scale) = split_scale(name)?;
-        let adapter = adapter::file::refuse_idle(self.read_adapter(Path::new(path))?).map_err(|e| e.in_file(path))?;
-        Ok((self.model.ready(adapter).map_err(|e| e.in_file(path))?, scale))
     }
 
     /// The adapters that such names say, one on top of the other.
     pub fn stack(&self, names: &[String]) -> anyhow::Result<Stack> {
         let mut stack = Stack::new();
         for name in names {
-            let (adapter, scale) = self.adapter(name)?;
-            setting(stack.push(adapter, scale))?;
+            let (path, scale) = split_scale(name)?;
+            let adapter =
+                adapter::file::refuse_idle(self.read_adapter(Path::new(path))?).map_err(|e| e.in_file(path))?;
+            let ready = self.model.ready(adapter).map_err(|e| e.in_file(path))?;
+            setting(stack.push(ready, scale))?;
         }
         Ok(stack)
     }
@@ -138,18 +172,6 @@ impl Loaded {
             adapter::restore(adapter_in(bytes), self.base(), &limits, adapter::Fit::Same)
         };
         Ok(read.map_err(named)?)
-    }
-
-    /// A session with the adapters attached.
-    pub fn session(&self, args: &ModelArgs, context: usize) -> anyhow::Result<Session> {
-        let (precision, cache) = (args.reading.precision(), args.reading.cache());
-        let config = SessionConfig { context, precision, cache, chunk: 256 };
-        let repacked = args.reading.repack.map(|budget| repack(&self.model, budget)).transpose()?;
-        let mut session = setting(Session::new(repacked.as_ref().unwrap_or(&self.model), config))?;
-        for attached in self.stack(&args.adapters)?.all() {
-            session.attach(attached.adapter.clone(), attached.strength)?;
-        }
-        Ok(session)
     }
 }
 

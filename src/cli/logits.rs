@@ -1,7 +1,7 @@
 //! `mynah logits`: what a model computes for a text.
 
-use crate::args::{Logits, Usage};
-use crate::load::Loaded;
+use crate::args::{Logits, Usage, setting};
+use crate::load;
 use crate::{Outcome, out};
 use mynah::text::{Encode, Tokenizer};
 use serde::Serialize;
@@ -21,13 +21,13 @@ pub fn loss(logits: &[f32], token: u32) -> f64 {
 }
 
 pub fn logits(args: &Logits, json: bool) -> anyhow::Result<Outcome> {
-    let loaded = Loaded::of(&args.model)?;
+    let mynah = load::model(&args.model)?;
     let options = Encode { add_special: args.text.add_special, parse_special: args.text.parse_special };
-    let tokens = loaded.tokenizer.encode(&args.prompt, &options)?;
+    let tokens = mynah.tokenizer().encode(&args.prompt, &options)?;
     if tokens.is_empty() {
         return Err(Usage::error("the prompt has no tokens; --add-special adds those that the model wants"));
     }
-    let mut session = loaded.session(&args.model, tokens.len())?;
+    let mut session = setting(load::generation(&mynah, &args.model)?.session(tokens.len()))?;
     let (mut nll, mut last) = (Vec::new(), Vec::new());
     session.feed_each(&tokens, &mut |i, logits: &[f32]| match tokens.get(i + 1) {
         Some(&next) => nll.push(loss(logits, next)),
@@ -45,7 +45,7 @@ pub fn logits(args: &Logits, json: bool) -> anyhow::Result<Outcome> {
     if json {
         out::print_json(&result)?
     } else {
-        out::print(&table(&result, &loaded.tokenizer))?
+        out::print(&table(&result, mynah.tokenizer()))?
     }
     Ok(Outcome::Done)
 }

@@ -1,8 +1,9 @@
 //! What a long run shows: a progress line on a terminal, peak memory, Ctrl-C.
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use mynah::decode::Stop;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Runs shorter than this show nothing.
@@ -68,6 +69,7 @@ pub fn peak_rss() -> Option<u64> {
 }
 
 static INTERRUPTS: AtomicUsize = AtomicUsize::new(0);
+static STOP: LazyLock<Stop> = LazyLock::new(Stop::new);
 static HINT: Mutex<Option<String>> = Mutex::new(None);
 
 /// What to say when a second Ctrl-C ends the process.
@@ -85,6 +87,7 @@ pub fn catch_interrupt(what: &'static str) -> anyhow::Result<()> {
             }
             std::process::exit(130);
         }
+        STOP.pull();
         crate::out::say(&format!("\n{what}; Ctrl-C again to end at once"));
     })?;
     Ok(())
@@ -95,7 +98,13 @@ pub fn interrupted() -> bool {
     INTERRUPTS.load(Ordering::Relaxed) > 0
 }
 
+/// A handle that Ctrl-C pulls, for what may take long.
+pub fn stop() -> Stop {
+    STOP.clone()
+}
+
 /// Forgets a Ctrl-C: what it was for has stopped.
 pub fn forget_interrupt() {
     INTERRUPTS.store(0, Ordering::Relaxed);
+    STOP.reset();
 }

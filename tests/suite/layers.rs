@@ -77,7 +77,6 @@ const NAMED: &[(&str, &str, &str)] = &[
     ("adapter/gguf_adapter.rs", "lora", "what that program's files hold is this kind, and they say so"),
     ("train/data/mod.rs", "prompt", "a key of rows of data"),
     ("app/feedback.rs", "prompt", "a key of rows of data"),
-    ("cli/chat/learn.rs", "prompt", "a key of rows of data"),
     ("text/split.rs", "qwen2", "the name of a pre-tokenizer in files"),
     ("text/load.rs", "llama", "the name of a tokenizer in files, not of an architecture"),
     ("cli/demo.rs", "nola", "the demonstration shows the smallest files"),

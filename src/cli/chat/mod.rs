@@ -1,20 +1,17 @@
 //! `mynah chat`: a conversation, and what can be done about its answers.
 //!
-//! This page reads lines and does what they say; `input.rs` is where they come from, `talk.rs` holds the conversation,
-//! `learn.rs` teaches from what is thought of it.
+//! This page reads lines and does what they say; `input.rs` is where they come from, `learn.rs` shows what is learnt from
+//! marks and asks whether to keep it. The conversation and the learning are the library's.
 
 mod input;
 mod learn;
-mod talk;
 
-use crate::args::Chat;
-use crate::load::Loaded;
-use crate::run::{Said, show};
-use crate::{Outcome, meter, out};
+use crate::args::{Chat, ModelArgs, setting};
+use crate::run::{hear, show};
+use crate::{Outcome, load, meter, out};
 use input::Input;
 use learn::Learner;
-use mynah::train::feedback::{Answer, Verdict};
-use talk::Talk;
+use mynah::app::{Mark, Reply, Talk};
 
 /// What can be typed, and what it does.
 const COMMANDS: &[(&str, &str)] = &[
@@ -35,11 +32,29 @@ const MARKS: &[(&str, &str)] = &[
 
 /// A conversation that is running.
 struct Room<'a> {
-    talk: Talk<'a>,
+    talk: Talk,
     learner: Option<Learner<'a>>,
-    /// Answers to the last question that gave way to another, and whether they came to an end.
-    refused: Vec<(String, bool)>,
     json: bool,
+}
+
+/// The conversation that the options ask for; what learns is attached by who teaches it.
+fn open(args: &Chat) -> anyhow::Result<Talk> {
+    let mynah = load::model(&args.model)?;
+    let mut adapters = args.model.adapters.clone();
+    if args.learn {
+        adapters.pop();
+    }
+    let generation = load::generation(&mynah, &ModelArgs { adapters, ..args.model.clone() })?;
+    let generation = generation.sampling(args.sampling.0.clone()).limit(args.n as usize).stop(meter::stop());
+    let generation = match args.ctx {
+        Some(ctx) => generation.context(ctx as usize),
+        None => generation,
+    };
+    let talk = setting(generation.talk())?.at(load::now());
+    Ok(match &args.system {
+        Some(text) => talk.system(text),
+        None => talk,
+    })
 }
 
 pub fn chat(args: &Chat, json: bool) -> anyhow::Result<Outcome> {
@@ -47,15 +62,11 @@ pub fn chat(args: &Chat, json: bool) -> anyhow::Result<Outcome> {
     if args.learn {
         Learner::check(args)?;
     }
-    let loaded = Loaded::of(&args.model)?;
-    let mut talk = Talk::new(args, &loaded)?;
-    let learner = args.learn.then(|| Learner::open(args, &loaded, json)).transpose()?;
-    if let Some(learner) = &learner {
-        talk.attach(learner.adapter()?)?;
-    }
-    let mut room = Room { talk, learner, refused: Vec::new(), json };
+    let mut talk = open(args)?;
+    let learner = args.learn.then(|| Learner::open(args, &mut talk, json)).transpose()?;
+    let mut room = Room { talk, learner, json };
     let mut input = Input::open()?;
-    if room.talk.template.stop().is_some() {
+    if !room.talk.has_template() {
         out::say("the model file has no chat template: turns are lines that begin with User: and Assistant:");
     }
     if input.terminal() {
@@ -71,7 +82,7 @@ pub fn chat(args: &Chat, json: bool) -> anyhow::Result<Outcome> {
         match word {
             "/exit" | "/quit" | "/bye" => break,
             "/help" | "/?" => room.help(),
-            "/clear" => room.clear(),
+            "/clear" => room.talk.clear(),
             "/regenerate" => room.again()?,
             "/good" | "/bad" | "/fix" | "/learn" | "/undo" => {
                 let done = room.teach(word, rest.trim(), &mut input);
@@ -89,17 +100,31 @@ pub fn chat(args: &Chat, json: bool) -> anyhow::Result<Outcome> {
     Ok(Outcome::Done)
 }
 
+/// Shows an answer as it comes, and how it ended.
+fn answer(mut reply: Reply, json: bool) -> anyhow::Result<()> {
+    let times = hear(&mut reply, &mut show(json))?;
+    meter::forget_interrupt();
+    let said = reply.end()?;
+    let summary = times.summary(&said);
+    if json {
+        return out::print_json(&summary);
+    }
+    out::print("\n")?;
+    match summary.stop {
+        "end" => {}
+        "length" => out::say("(cut off; -n gives longer answers)"),
+        "context" => out::say("(cut off: no room for more of it; --ctx gives more)"),
+        why => out::say(&format!("({why})")),
+    }
+    Ok(())
+}
+
 impl Room<'_> {
     fn help(&self) {
         let marks = if self.learner.is_some() { MARKS } else { &[] };
         for (word, what) in COMMANDS.iter().chain(marks) {
             out::say(&format!("  {word:14} {what}"));
         }
-    }
-
-    fn clear(&mut self) {
-        self.talk.clear();
-        self.refused.clear();
     }
 
     /// A mark, or what is made of marks.
@@ -113,76 +138,47 @@ impl Room<'_> {
             "/undo" => return learner.undo(&mut self.talk),
             _ => {}
         }
-        let Some(answer) = self.talk.last() else {
+        if self.talk.last().is_none() {
             out::say("there is no answer yet");
             return Ok(());
-        };
-        let (what, best) = match word {
+        }
+        let mark = match word {
             "/fix" if rest.is_empty() => {
                 out::say("what should it have said? /fix TEXT");
                 return Ok(());
             }
-            "/fix" => ("better", Answer::new(rest)),
-            word => (word.trim_start_matches('/'), answer),
+            "/fix" => Mark::Better(rest),
+            "/bad" => Mark::Bad,
+            _ => Mark::Good,
         };
-        // Whatever gave way to what is good now was worse than it.
-        let refused = self.refused.iter().map(|(text, ended)| Answer { text, ended: *ended });
-        let mut worse: Vec<Answer> = refused.chain([answer]).filter(|a| a.text != best.text).collect();
-        worse.dedup();
-        let verdicts: Vec<Verdict> = match (word, &worse[..]) {
-            ("/bad", _) => vec![Verdict::Judged { answer, good: false }],
-            (_, []) => vec![Verdict::Judged { answer: best, good: true }],
-            (_, worse) => worse.iter().map(|&rejected| Verdict::Preferred { chosen: best, rejected }).collect(),
-        };
-        learner.mark(what, self.talk.before(), &verdicts)?;
-        if word == "/fix" {
-            self.talk.correct(rest);
-        }
-        if word != "/bad" {
-            self.refused.clear();
-        }
-        Ok(())
+        learner.mark(&mut self.talk, mark)
     }
 
     fn say(&mut self, text: &str) -> anyhow::Result<()> {
-        let forgot = |turns: usize| {
-            let what = if turns == 1 { "turn is" } else { "turns are" };
-            out::say(&format!("(no room for all of it: the oldest {turns} {what} forgotten)"));
+        let done = match self.talk.say(text) {
+            Ok(reply) => {
+                let turns = reply.dropped().iter().filter(|m| m.role == "user").count();
+                if turns > 0 {
+                    let what = if turns == 1 { "turn is" } else { "turns are" };
+                    out::say(&format!("(no room for all of it: the oldest {turns} {what} forgotten)"));
+                }
+                answer(reply, self.json)
+            }
+            Err(mynah::Error::Limit { what, asked, allowed }) if what == "tokens of the conversation" => {
+                let why = format!("{asked} tokens, and there is room for {allowed}: say less, or give more --ctx");
+                Err(anyhow::Error::msg(why))
+            }
+            Err(e) => Err(e.into()),
         };
-        let said = self.talk.say(text, forgot, &mut show(self.json));
-        if said.is_ok() {
-            self.refused.clear();
-        }
-        self.said(said)
+        self.goes_on(done)
     }
 
     fn again(&mut self) -> anyhow::Result<()> {
-        let Some(last) = self.talk.last().map(|a| (a.text.to_string(), a.ended)) else {
+        if self.talk.last().is_none() {
             out::say("there is no answer yet");
             return Ok(());
-        };
-        let said = self.talk.again(&mut show(self.json));
-        if said.is_ok() {
-            self.refused.push(last);
         }
-        self.said(said)
-    }
-
-    /// Ends an answer.
-    fn said(&mut self, said: anyhow::Result<Said>) -> anyhow::Result<()> {
-        let done = said.and_then(|said| {
-            if self.json {
-                return out::print_json(&said.summary());
-            }
-            out::print("\n")?;
-            match said.stop {
-                "end" => {}
-                "length" => out::say("(cut off; -n gives longer answers)"),
-                "context" => out::say("(cut off: no room for more of it; --ctx gives more)"),
-                why => out::say(&format!("({why})")),
-            }
-            Ok(())
-        });
+        let done = self.talk.regenerate().map_err(Into::into).and_then(|reply| answer(reply, self.json));
         self.goes_on(done)
     }
 
