@@ -1,13 +1,14 @@
 //! The course itself: data that the model makes, an objective, and what becomes of the model's answers.
 
+use mynah::Mynah;
 use mynah::adapter::{self, Ready, Spec};
+use mynah::app::Generation;
 use mynah::bytes::{Bytes, Limits};
-use mynah::decode::{Generator, Sampler, Sampling, Stop};
+use mynah::decode::Sampling;
 use mynah::gguf::Gguf;
 use mynah::kernel::{Compute, Pool, from_env};
-use mynah::model::{Model, Session, SessionConfig};
+use mynah::text::TextStream;
 use mynah::text::chat::{Message, Template};
-use mynah::text::{TextStream, Tokenizer};
 use mynah::train::objective::{self, Shape};
 use mynah::train::{Config, Example, Schedule, Trainer};
 use std::sync::Arc;
@@ -50,10 +51,8 @@ const PAIRS: u64 = 2;
 
 /// The embedded model, ready to talk.
 pub struct Speaker {
-    pub model: Model,
-    tokenizer: Tokenizer,
+    pub mynah: Mynah,
     template: Template,
-    base: adapter::Base,
 }
 
 /// What the model is to prefer, and what is held out.
@@ -77,44 +76,36 @@ pub struct Course {
 impl Speaker {
     pub fn new(threads: usize) -> Fallible<Speaker> {
         let gguf = Gguf::parse(Bytes::from_static(mynah::base::MODEL), &Limits::default())?;
-        let tokenizer = Tokenizer::from_gguf(&gguf)?;
-        let template = Template::from_gguf(&gguf, &tokenizer)?.ok_or("the model has a chat template")?;
-        let model = Model::load(&gguf, Compute { kernels: from_env()?, pool: Pool::new(threads) })?;
-        let base = model.base(tokenizer.fingerprint());
-        Ok(Speaker { model, tokenizer, template, base })
+        let mynah = Mynah::with(gguf, Compute { kernels: from_env()?, pool: Pool::new(threads) })?;
+        let template = mynah.template()?.ok_or("the model has a chat template")?;
+        Ok(Speaker { mynah, template })
     }
 
     fn prompt(&self, about: &str) -> Fallible<Vec<u32>> {
         let question = Message::new("user", format!("Tell me a story about {about}."));
-        Ok(self.template.tokens(&self.tokenizer, &[question], true)?)
+        Ok(self.template.tokens(self.mynah.tokenizer(), &[question], true)?)
     }
 
     /// An answer, with the token that ends it if it came to an end.
-    fn answer(&self, session: &mut Session, prompt: &[u32], seed: u64) -> Fallible<Vec<u32>> {
-        session.truncate(0);
-        let sampler = Sampler::new(&Sampling::plain().seed(seed))?;
-        let ends = self.tokenizer.eos_ids();
-        let mut generator = Generator::new(session, sampler, prompt, &self.tokenizer, Stop::new()).limit(MOST);
-        let mut said = Vec::new();
-        while let Some(id) = generator.next_token()? {
-            said.push(id);
-        }
+    fn answer(&self, generation: &Generation, prompt: &[u32], seed: u64) -> Fallible<Vec<u32>> {
+        let generation = generation.clone().sampling(Sampling::plain().seed(seed));
+        let mut said = generation.complete_tokens(prompt)?.finish()?.ids;
         if said.len() < MOST {
-            said.push(ends[0]);
+            said.push(self.mynah.tokenizer().eos_ids()[0]);
         }
         Ok(said)
     }
 
-    fn session(&self, adapter: Option<Arc<Ready>>) -> Fallible<Session> {
-        let mut session = Session::new(&self.model, SessionConfig { context: 256, ..SessionConfig::default() })?;
-        if let Some(adapter) = adapter {
-            session.attach(adapter, 1.0)?;
-        }
-        Ok(session)
+    fn generation(&self, adapter: Option<Arc<Ready>>) -> Fallible<Generation> {
+        let generation = self.mynah.generation().context(256).limit(MOST);
+        Ok(match adapter {
+            Some(adapter) => generation.attach(adapter, 1.0)?,
+            None => generation,
+        })
     }
 
     fn text(&self, tokens: &[u32]) -> String {
-        let mut stream = TextStream::new(&self.tokenizer, false);
+        let mut stream = TextStream::new(self.mynah.tokenizer(), false);
         let mut text: String = tokens.iter().map(|&id| stream.push(id).to_string()).collect();
         text += &stream.finish();
         text
@@ -122,11 +113,11 @@ impl Speaker {
 
     /// Mean tokens of the answers to held-out questions, and the first answer.
     pub fn length(&self, adapter: Option<Arc<Ready>>) -> Fallible<(f64, String)> {
-        let mut session = self.session(adapter)?;
+        let generation = self.generation(adapter)?;
         let (mut tokens, mut answers) = (0, Vec::new());
         for about in &ABOUT[ABOUT.len() - HELD_OUT..] {
             for seed in 0..3 {
-                answers.push(self.answer(&mut session, &self.prompt(about)?, 100 + seed)?);
+                answers.push(self.answer(&generation, &self.prompt(about)?, 100 + seed)?);
                 tokens += answers.last().map_or(0, Vec::len);
             }
         }
@@ -135,17 +126,17 @@ impl Speaker {
 
     /// Pairs: of what the model itself answers, the first sentence of one story is better than all of another.
     pub fn data(&self) -> Fallible<Data> {
-        let mut session = self.session(None)?;
+        let generation = self.generation(None)?;
         let mut rows = Vec::new();
         for about in ABOUT {
             let prompt = self.prompt(about)?;
             for seed in 0..PAIRS {
                 let (mut short, long) =
-                    (self.answer(&mut session, &prompt, 2 * seed)?, self.answer(&mut session, &prompt, 2 * seed + 1)?);
+                    (self.answer(&generation, &prompt, 2 * seed)?, self.answer(&generation, &prompt, 2 * seed + 1)?);
                 let ends = |n: &usize| self.text(&short[..*n]).ends_with('.');
                 if let Some(sentence) = (1..short.len()).find(ends) {
                     short.truncate(sentence);
-                    short.push(self.tokenizer.eos_ids()[0]);
+                    short.push(self.mynah.tokenizer().eos_ids()[0]);
                 }
                 rows.push(Example::completion(&prompt, &short).over(Example::completion(&prompt, &long)));
             }
@@ -163,14 +154,14 @@ impl Speaker {
             objective: objective::Spec::new(objective),
             ..Config::default()
         };
-        let adapter = adapter::create(&Spec { seed: 1, ..Spec::default() }, &self.base)?;
-        let mut trainer = Trainer::adapter(&self.model, adapter, config)?;
+        let adapter = adapter::create(&Spec { seed: 1, ..Spec::default() }, self.mynah.base())?;
+        let mut trainer = Trainer::adapter(self.mynah.model(), adapter, config)?;
         let mut train = data.train.clone();
         if trainer.kind().shape == Shape::Verdict {
             train = objective::unpair(train);
         }
         if trainer.kind().mismatched {
-            objective::mismatch(&mut train, self.model.hparams.context)?;
+            objective::mismatch(&mut train, self.mynah.model().hparams.context)?;
         }
         trainer.fill_reference_logps(&mut train)?;
         // Whatever the objective learns from, the implicit reward is judged on pairs: ln p against that of the base.

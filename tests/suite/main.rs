@@ -4,6 +4,8 @@ mod adapters;
 mod alloc;
 #[cfg(feature = "base")]
 mod app;
+#[cfg(feature = "base")]
+mod app_talk;
 mod arches;
 mod cache;
 mod chat;
