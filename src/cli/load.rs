@@ -3,7 +3,7 @@
 use crate::args::{Engine, ModelArgs, Usage, setting};
 use crate::out;
 use mynah::Mynah;
-use mynah::adapter::{self, Adapter, Base, Stack};
+use mynah::adapter::Stack;
 use mynah::app::Generation;
 use mynah::bytes::{Bytes, Limits, map};
 use mynah::gguf::Gguf;
@@ -13,18 +13,6 @@ use mynah::text::Tokenizer;
 use mynah::text::chat::Template;
 use mynah::train::Checkpoint;
 use std::path::Path;
-use std::sync::OnceLock;
-
-/// Everything a model file gives.
-pub struct Loaded {
-    /// The file.
-    pub gguf: Gguf,
-    /// Its tokenizer.
-    pub tokenizer: Tokenizer,
-    /// Its weights.
-    pub model: Model,
-    base: OnceLock<Base>,
-}
 
 /// A parsed file; errors name it.
 pub fn gguf(path: &Path) -> mynah::Result<Gguf> {
@@ -114,65 +102,6 @@ pub fn generation(mynah: &Mynah, args: &ModelArgs) -> anyhow::Result<Generation>
         Some(model) => generation.model(model),
         None => generation,
     })
-}
-
-impl From<&Mynah> for Loaded {
-    fn from(mynah: &Mynah) -> Loaded {
-        Loaded {
-            gguf: mynah.gguf().clone(),
-            tokenizer: Tokenizer::clone(mynah.tokenizer()),
-            model: mynah.model().clone(),
-            base: OnceLock::new(),
-        }
-    }
-}
-
-impl Loaded {
-    /// A model file.
-    pub fn open(path: &Path, engine: &Engine) -> anyhow::Result<Loaded> {
-        Ok(Loaded::from(&open(path, engine)?))
-    }
-
-    /// What adapters see. Reads the whole file, once.
-    pub fn base(&self) -> &Base {
-        self.base.get_or_init(|| self.model.base(self.tokenizer.fingerprint()))
-    }
-
-    /// The chat template, if the file has one, for seconds since 1970 that it takes for now.
-    pub fn template_at(&self, now: i64) -> mynah::Result<Option<Template>> {
-        Ok(Template::from_gguf(&self.gguf, &self.tokenizer)?.map(|t| t.at(now)))
-    }
-
-    /// The adapters that such names say, one on top of the other.
-    pub fn stack(&self, names: &[String]) -> anyhow::Result<Stack> {
-        let mut stack = Stack::new();
-        for name in names {
-            let (path, scale) = split_scale(name)?;
-            let adapter =
-                adapter::file::refuse_idle(self.read_adapter(Path::new(path))?).map_err(|e| e.in_file(path))?;
-            let ready = self.model.ready(adapter).map_err(|e| e.in_file(path))?;
-            setting(stack.push(ready, scale))?;
-        }
-        Ok(stack)
-    }
-
-    /// An adapter of any kind, even one that changes nothing yet.
-    pub fn read_adapter(&self, path: &Path) -> anyhow::Result<Box<dyn Adapter>> {
-        let limits = Limits::default();
-        let named = |e: mynah::Error| e.in_file(path.to_string_lossy());
-        if path.is_dir() {
-            let lora = adapter::peft::open(path, self.base(), &limits).map_err(named)?;
-            return Ok(Box::new(lora));
-        }
-        let bytes: Bytes = map::read(path, limits.file)?.into();
-        let read = if bytes.starts_with(b"GGUF") {
-            let lora = Gguf::parse(bytes, &limits).and_then(|g| adapter::gguf_adapter::read(&g, self.base(), &limits));
-            lora.map(|lora| Box::new(lora) as Box<dyn Adapter>)
-        } else {
-            adapter::restore(adapter_in(bytes), self.base(), &limits, adapter::Fit::Same)
-        };
-        Ok(read.map_err(named)?)
-    }
 }
 
 /// The model with weights copied as `--repack` says, which is said.
