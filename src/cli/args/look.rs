@@ -148,6 +148,9 @@ pub struct Bench {
     /// Positions that are in the cache before a test begins, each test with each
     #[arg(short = 'd', long, value_name = "N,..", value_delimiter = ',', default_value = "0")]
     pub n_depth: Vec<usize>,
+    /// Sequences that go through the model side by side, each test with each; tokens/s are those of all together
+    #[arg(long, value_name = "N,..", value_delimiter = ',', default_value = "1", value_parser = count(256))]
+    pub parallel: Vec<usize>,
     /// How often each test runs
     #[arg(short, long, value_name = "R", default_value_t = 5, value_parser = count(1000))]
     pub repetitions: usize,

@@ -14,10 +14,16 @@ struct Line {
     n_gen: usize,
     #[serde(default)]
     n_depth: usize,
+    #[serde(default = "one_sequence")]
+    n_parallel: usize,
     n_threads: usize,
     avg_ts: f64,
     #[serde(default)]
     samples_ts: Vec<f64>,
+}
+
+fn one_sequence() -> usize {
+    1
 }
 
 /// A test of the other run.
@@ -30,6 +36,8 @@ pub struct Other {
     pub decoded: usize,
     /// Positions that were there before.
     pub depth: usize,
+    /// Sequences side by side.
+    pub parallel: usize,
     /// Threads.
     pub threads: usize,
     /// Tokens a second of each run.
@@ -78,6 +86,7 @@ fn one(line: &str) -> anyhow::Result<Option<Other>> {
         prompt: line.n_prompt,
         decoded: line.n_gen,
         depth: line.n_depth,
+        parallel: line.n_parallel,
         threads: line.n_threads,
         samples: samples.to_vec(),
     }))

@@ -29,12 +29,13 @@ enum Kind {
     Decode,
 }
 
-/// So much of that work, with so many positions in the cache before.
+/// `n` tokens of that work, with `depth` positions in the cache before; `parallel` sequences side by side.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Test {
     kind: Kind,
     n: usize,
     depth: usize,
+    parallel: usize,
 }
 
 impl Test {
@@ -44,7 +45,13 @@ impl Test {
             Kind::Decode => "tg",
         };
         let depth = if self.depth > 0 { format!(" @ d{}", self.depth) } else { String::new() };
-        format!("{kind}{}{depth}", self.n)
+        let parallel = if self.parallel > 1 { format!(" x{}", self.parallel) } else { String::new() };
+        format!("{kind}{}{depth}{parallel}", self.n)
+    }
+
+    /// Tokens of all sequences.
+    fn tokens(self) -> usize {
+        self.n * self.parallel
     }
 
     /// Positions that it needs.
@@ -60,7 +67,16 @@ impl Test {
             session.feed(&tokens[before..self.depth])?;
         }
         let tokens = &tokens[self.depth..self.positions()];
+        let mut forks: Vec<Session> = (1..self.parallel).map(|_| session.fork()).collect();
+        let mut all: Vec<&mut Session> = std::iter::once(session).chain(&mut forks).collect();
         let start = Instant::now();
+        if self.parallel > 1 {
+            for token in tokens.chunks(if self.kind == Kind::Prompt { self.n } else { 1 }) {
+                Session::feed_together(&mut all, &vec![token; self.parallel])?;
+            }
+            return Ok(start.elapsed());
+        }
+        let session = &mut *all[0];
         match self.kind {
             Kind::Prompt => {
                 session.feed(tokens)?;
@@ -90,12 +106,15 @@ struct Cost {
 
 impl Cost {
     fn of(model: &Model, config: &SessionConfig, test: Test) -> Cost {
-        let (h, w, n, depth) = (&model.hparams, &model.weights, test.n as f64, test.depth as f64);
-        // All weights are read for each of these, and logits made for its last token.
+        let (h, w, depth) = (&model.hparams, &model.weights, test.depth as f64);
+        let (n, parallel) = (test.n as f64, test.parallel as f64);
+        // All weights are read in each pass.
         let passes = match test.kind {
-            Kind::Prompt => test.n.div_ceil(config.chunk) as f64,
+            Kind::Prompt => test.tokens().div_ceil(config.chunk) as f64,
             Kind::Decode => n,
         };
+        // The logits that are wanted.
+        let ends = if test.kind == Kind::Prompt { parallel } else { n * parallel };
         let mut cost = Cost { bytes: 0.0, int8: 0.0, float: 0.0, int16: 0.0 };
         let mut add = |m: &Matrix, rows: f64| {
             let products = match Products::of(config.precision, m) {
@@ -107,14 +126,17 @@ impl Cost {
             cost.bytes += m.data().len() as f64 * passes;
         };
         for block in &w.blocks {
-            block.matrices().for_each(|(_, m)| add(m, n));
+            block.matrices().for_each(|(_, m)| add(m, n * parallel));
         }
-        add(w.head(), passes);
+        add(w.head(), ends);
         // Token i sees i + 1 positions more than were there, for a score and for a sum; the cache is read once a pass.
-        let seen = n * (n + 1.0) / 2.0 + n * depth;
+        let seen = parallel * (n * (n + 1.0) / 2.0 + n * depth);
         cost.float += 2.0 * seen * h.blocks.iter().map(|l| l.q_width()).sum::<usize>() as f64;
-        cost.bytes += passes * ((n + n / passes) / 2.0 + depth) * config.cache.bytes(h) as f64;
-        Cost { bytes: cost.bytes / n, int8: cost.int8 / n, float: cost.float / n, int16: cost.int16 / n }
+        let reads = if test.kind == Kind::Prompt { test.n.div_ceil(config.chunk) as f64 } else { n };
+        cost.bytes += parallel * reads * ((n + n / reads) / 2.0 + depth) * config.cache.bytes(h) as f64;
+        let tokens = n * parallel;
+        let Cost { bytes, int8, float, int16 } = cost;
+        Cost { bytes: bytes / tokens, int8: int8 / tokens, float: float / tokens, int16: int16 / tokens }
     }
 
     /// Seconds a token if only memory counts, and if only arithmetic does.
@@ -210,6 +232,7 @@ struct Row {
     n_prompt: usize,
     n_gen: usize,
     n_depth: usize,
+    n_parallel: usize,
     exact: bool,
     avg_ns: u64,
     avg_ts: f64,
@@ -246,8 +269,12 @@ pub fn bench(args: &Bench, path: &Path, json: bool) -> anyhow::Result<Outcome> {
     };
     let kinds = (args.n_prompt.iter().map(|n| (Kind::Prompt, *n))).chain(args.n_gen.iter().map(|n| (Kind::Decode, *n)));
     let kinds: Vec<(Kind, usize)> = kinds.filter(|(_, n)| *n > 0).collect();
-    let deep = |&depth: &usize| kinds.iter().map(move |&(kind, n)| Test { kind, n, depth });
-    let tests: Vec<Test> = args.n_depth.iter().flat_map(deep).collect();
+    let mut tests: Vec<Test> = Vec::new();
+    for &depth in &args.n_depth {
+        for &(kind, n) in &kinds {
+            tests.extend(args.parallel.iter().map(|&parallel| Test { kind, n, depth, parallel }));
+        }
+    }
     let Some(context) = tests.iter().map(|t| t.positions()).max() else {
         return Err(Usage::error("no test: give -p or -n a number above 0"));
     };
@@ -303,7 +330,7 @@ fn run(
     let context = ready.session.context();
     let tokens = tokens(ready, context);
     let mut samples = vec![vec![Vec::new(); threads.len()]; tests.len()];
-    let total = (args.repetitions + 1) * threads.len() * tests.iter().map(|t| t.n).sum::<usize>();
+    let total = (args.repetitions + 1) * threads.len() * tests.iter().map(|t| t.tokens()).sum::<usize>();
     let (meter, start, mut done) = (Meter::new(total as u64), Instant::now(), 0);
     for round in 0..=args.repetitions {
         for (i, test) in tests.iter().enumerate() {
@@ -318,7 +345,7 @@ fn run(
                 if round > 0 {
                     samples[i][j].push(time);
                 }
-                done += test.n as u64;
+                done += test.tokens() as u64;
                 meter.show(done, || format!("{:.0} tokens/s", done as f64 / start.elapsed().as_secs_f64()));
             }
         }
@@ -363,7 +390,7 @@ fn row(
 ) -> Row {
     let config = config(args, ready.session.context());
     let cost = Cost::of(&ready.model, &config, test);
-    let samples_ts: Vec<f64> = runs.iter().map(|t| test.n as f64 / t.as_secs_f64()).collect();
+    let samples_ts: Vec<f64> = runs.iter().map(|t| test.tokens() as f64 / t.as_secs_f64()).collect();
     let speed = Spread::of(&samples_ts);
     let n = samples_ts.len() as f64;
     let mean = samples_ts.iter().sum::<f64>() / n;
@@ -395,6 +422,7 @@ fn row(
         n_prompt,
         n_gen,
         n_depth: test.depth,
+        n_parallel: test.parallel,
         exact: args.reading.exact,
         avg_ns: samples_ns.iter().sum::<u64>() / samples_ns.len() as u64,
         avg_ts: mean,
@@ -428,7 +456,7 @@ impl Row {
     fn compare(&mut self, test: Test, others: &[Other]) {
         let same = others.iter().filter(|o| {
             let (kind, n) = if o.prompt > 0 { (Kind::Prompt, o.prompt) } else { (Kind::Decode, o.decoded) };
-            Test { kind, n, depth: o.depth } == test && o.threads == self.n_threads
+            Test { kind, n, depth: o.depth, parallel: o.parallel } == test && o.threads == self.n_threads
         });
         let samples: Vec<f64> = same.flat_map(|o| &o.samples).copied().collect();
         if !samples.is_empty() {
