@@ -594,6 +594,8 @@ mod matrices {
     const SIGNED_CODES: bool = true;
     /// Codes are loaded when they are used.
     const PRELOAD: bool = false;
+    /// There are registers for the sums of 8 rows of activations.
+    const MANY_REGISTERS: bool = false;
 
     /// Adds the dot products of the two halves of `a` with the two halves of `b`.
     #[inline]

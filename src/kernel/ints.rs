@@ -373,6 +373,9 @@ macro_rules! integers {
                 (1, false) => return few::<ID, 1, false, T>(w, rows, next, of, y),
                 (1, true) => return few::<ID, 1, true, T>(w, rows, next, of, y),
                 (2, false) => return few::<ID, 2, false, T>(w, rows, next, of, y),
+                // The usual number of sequences that decode together; a panel costs more than it saves them.
+                (8, false) if MANY_REGISTERS => return few::<ID, 8, false, T>(w, rows, next, of, y),
+                (8, true) if MANY_REGISTERS => return few::<ID, 8, true, T>(w, rows, next, of, y),
                 _ => (),
             }
             let data = bytes::<T>(w, rows.clone());

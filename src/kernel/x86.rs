@@ -134,6 +134,8 @@ pub(super) mod avx2 {
     const SIGNED_CODES: bool = true;
     /// There are no registers for the codes of two blocks.
     const PRELOAD: bool = false;
+    /// There are registers for the sums of 8 rows of activations.
+    const MANY_REGISTERS: bool = false;
 
     macro_rules! op {
         ($name:ident($($arg:ident: $type:ty),*) -> $result:ty $body:block) => {
@@ -472,6 +474,8 @@ pub(super) mod avxvnni {
     const SIGNED_CODES: bool = false;
     /// There are no registers for the codes of two blocks.
     const PRELOAD: bool = false;
+    /// There are registers for the sums of 8 rows of activations.
+    const MANY_REGISTERS: bool = false;
 
     /// Adds to each lane the dot product of 16 codes with 16 activations.
     ///

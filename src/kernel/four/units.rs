@@ -41,6 +41,8 @@ macro_rules! unit {
                 const SIGNED_CODES: bool = true;
                 /// Codes are loaded when they are used.
                 const PRELOAD: bool = false;
+                /// There are registers for the sums of 8 rows of activations.
+                const MANY_REGISTERS: bool = false;
 
                 /// Adds to each lane the dot product of 16 codes with 16 activations.
                 ///

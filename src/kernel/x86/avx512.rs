@@ -28,6 +28,8 @@ const PANELS: usize = 2;
 const SIGNED_CODES: bool = false;
 /// There are registers for the codes of two blocks.
 const PRELOAD: bool = true;
+/// There are registers for the sums of 8 rows of activations.
+const MANY_REGISTERS: bool = true;
 
 macro_rules! op {
     ($(#[doc = $doc:literal])* $name:ident($($arg:ident: $type:ty),*) -> $result:ty $body:block) => {
