@@ -1,6 +1,6 @@
 //! Rows: read, split, brought into the shape that an objective learns from, packed.
 
-use super::setup::Settings;
+use super::settings::Settings;
 use crate::error::{Error, Result};
 use crate::train::Example;
 use crate::train::data::{self, Dataset};

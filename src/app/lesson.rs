@@ -3,9 +3,10 @@
 use super::Mynah;
 use super::data::{RowNames, Rows};
 use super::history::History;
-use super::output;
+use super::method::Method;
+use super::output::{self, short};
 use super::prepare::{Ratios, Weighing, lacks_reference};
-use super::setup::{Method, Settings, short};
+use super::settings::Settings;
 use crate::adapter::{Adapter, Ready};
 use crate::bytes::{Bytes, Limits};
 use crate::container::head::Head;

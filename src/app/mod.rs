@@ -18,12 +18,15 @@
 mod checkpoints;
 mod complete;
 mod data;
+mod draft;
 #[cfg(all(feature = "chat", feature = "std"))]
 mod feedback;
 mod history;
 mod lesson;
+mod method;
 mod output;
 mod prepare;
+mod settings;
 mod setup;
 #[cfg(feature = "chat")]
 mod talk;
@@ -32,12 +35,15 @@ mod talk;
 pub use checkpoints::Checkpoints;
 pub use complete::{Completion, Generation, Piece, Said};
 pub use data::{Data, RowNames};
+pub use draft::Draft;
 #[cfg(all(feature = "chat", feature = "std"))]
 pub use feedback::{Feedback, LearnEvent, LearnSettings, Learning, Learnt, Mark};
 pub use history::History;
 pub use lesson::{DISCARDS, Ended, Event, Lesson, Work};
+pub use method::Method;
 pub use prepare::Ratios;
-pub use setup::{Draft, Method, Settings, Setup};
+pub use settings::Settings;
+pub use setup::Setup;
 #[cfg(feature = "chat")]
 pub use talk::{Reply, Talk};
 

@@ -47,3 +47,8 @@ fn model_file(before: &Gguf, model: &Model) -> Result<Vec<u8>> {
     }
     writer.finish()
 }
+
+/// The first digits of a digest.
+pub(super) fn short(hash: blake3::Hash) -> String {
+    hash.to_hex()[..16].into()
+}

@@ -1,22 +1,20 @@
-//! How a lesson is set up: what is trained, the settings, and, once the data is there, what memory it will take.
+//! How a lesson is set up, and begun by its data.
 
 use super::data::{Data, Rows};
+use super::draft::{BEGAN, Draft};
 use super::lesson::Lesson;
+use super::method::Method;
+use super::output::short;
+use super::settings::Settings;
 use super::{Mynah, Source};
-use crate::adapter::{self, Adapter, Kind, Ready, Spec, Stack};
+use crate::adapter::{self, Ready, Stack};
 use crate::bytes::{Cursor, Limits};
-use crate::container::head::{Field, Head};
 use crate::error::{Error, Result};
-use crate::knob::Value;
-use crate::model::ActType;
-use crate::nn::linear::Precision;
 use crate::train::activation_cache::Store;
-use crate::train::data::{Order, Reader};
+use crate::train::data::{Dataset, Order, Reader};
 use crate::train::objective::{self, Shape};
 use crate::train::plan::{self, Plan, Refusal, Run};
-use crate::train::{
-    Checkpoint, Config, Dropout, Example, Gradient, Recompute, Schedule, Trainer, Zeroth, checkpoint, optim,
-};
+use crate::train::{Checkpoint, Config, Example, Recompute};
 #[cfg(feature = "std")]
 use std::path::Path;
 use std::prelude::v1::*;
@@ -26,250 +24,21 @@ use std::sync::Arc;
 const CONTEXT: usize = 256;
 /// Rows that a plan without data counts at most.
 const ROWS: usize = 1 << 20;
-/// The fact that names the adapter which a lesson began from.
-const BEGAN: &str = "adapter at the start";
-
-/// What is trained.
-pub enum Method {
-    /// A fresh adapter.
-    Fresh(Spec),
-    /// An adapter that is there already, trained further.
-    Given(Box<dyn Adapter>),
-    /// All weights of the model, in `f32`.
-    Weights,
-}
-
-impl Method {
-    /// What training all weights is called.
-    pub const WEIGHTS: &str = "full";
-
-    /// The kind of the adapter, or [`Method::WEIGHTS`].
-    pub fn name(&self) -> &str {
-        match self {
-            Method::Fresh(spec) => &spec.kind,
-            Method::Given(adapter) => adapter.kind().name,
-            Method::Weights => Method::WEIGHTS,
-        }
-    }
-
-    /// The learning rate where nothing is said.
-    pub fn rate(name: &str) -> f32 {
-        Kind::by_name(name).map_or(1e-3, |kind| kind.rate)
-    }
-
-    /// What would be trained, for a plan.
-    fn subject<'a>(&'a self, mynah: &'a Mynah) -> plan::Subject<'a> {
-        match self {
-            Method::Fresh(spec) => plan::Subject::Fresh(spec, mynah.base()),
-            Method::Given(adapter) => plan::Subject::Adapter(adapter.as_ref()),
-            Method::Weights => plan::Subject::Weights,
-        }
-    }
-
-    /// The adapter's shape, if one is trained.
-    fn shape(&self, mynah: &Mynah) -> Result<Option<adapter::Shape>> {
-        Ok(match self {
-            Method::Fresh(spec) => Some((Kind::by_name(&spec.kind)?.shape)(spec, mynah.base())?),
-            Method::Given(adapter) => Some(adapter.shape().clone()),
-            Method::Weights => None,
-        })
-    }
-
-    /// # Errors
-    /// `Invalid` for settings that what is trained has no use for.
-    fn check(&self, mynah: &Mynah, settings: &Settings, beneath: &Stack) -> Result<()> {
-        match self {
-            Method::Fresh(spec) => {
-                let kind = Kind::by_name(&spec.kind)?;
-                if kind.targets.is_empty() && !spec.targets.is_empty() {
-                    return Err(Error::invalid("targets", format!("{} changes no linear layers", kind.name)));
-                }
-                let inside = |shape: &adapter::Shape| shape.slots.iter().any(|slot| slot.place.layer().is_some());
-                if spec.layers.is_some() && !self.shape(mynah)?.is_some_and(|shape| inside(&shape)) {
-                    return Err(Error::invalid("layers", format!("{} is in no block", kind.name)));
-                }
-                Ok(())
-            }
-            Method::Given(_) => Ok(()),
-            Method::Weights => {
-                let ratio = settings.optimizer.values.get(optim::RATIO.name);
-                if ratio.is_some_and(|ratio| *ratio != Value::Real(1.0)) {
-                    return Err(Error::invalid(optim::RATIO.name, "it is for adapters: of all weights none is a B"));
-                }
-                if !beneath.is_empty() {
-                    return Err(Error::invalid("adapter", "none can be beneath where the base itself is trained"));
-                }
-                if settings.precision == Precision::Int8 {
-                    return Err(Error::invalid("precision", "int8 is for adapters: all weights are trained in f32"));
-                }
-                Ok(())
-            }
-        }
-    }
-}
-
-/// A name of [`adapter::KINDS`], with the usual settings of that kind, or [`Method::WEIGHTS`].
-impl From<&str> for Method {
-    fn from(name: &str) -> Method {
-        if name == Method::WEIGHTS { Method::Weights } else { Method::Fresh(Spec::new(name)) }
-    }
-}
-
-impl From<Spec> for Method {
-    fn from(spec: Spec) -> Method {
-        Method::Fresh(spec)
-    }
-}
-
-impl From<Box<dyn Adapter>> for Method {
-    fn from(adapter: Box<dyn Adapter>) -> Method {
-        Method::Given(adapter)
-    }
-}
-
-/// Everything that can be set of a lesson, beside what is trained.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// Highest learning rate; without it what suits the method.
-    pub lr: Option<f32>,
-    /// Optimiser steps; without them `epochs` decides.
-    pub steps: Option<u64>,
-    /// How often every row is seen.
-    pub epochs: u64,
-    /// Rows that go through the model together.
-    pub batch: usize,
-    /// Batches of one step.
-    pub accumulate: usize,
-    /// Tokens of a row, longer rows are cut; without it 256, or less if the model was made for less.
-    pub context: Option<usize>,
-    /// Whether rows are filled with whole short ones; each is learnt as if it were alone.
-    pub pack: bool,
-    /// Whether rows come in an order that is drawn anew each epoch, or as they are given.
-    pub shuffle: bool,
-    /// Everything random follows from it but a fresh adapter's start, which follows from [`Spec::seed`].
-    pub seed: u64,
-    /// Part of the rows that is put aside to measure on, from 0 and below 1.
-    pub held_out: f64,
-    /// Steps between evaluations on the held-out rows, of which another follows the last step; without it an eighth of
-    /// all steps.
-    pub eval_every: Option<u64>,
-    /// So many evaluations in a row that were no better than the best one end the lesson, with what was best.
-    pub patience: Option<u64>,
-    /// What is to become of completions.
-    pub objective: objective::Spec,
-    /// Whether rows that were not liked are weighed by how often such prompts have liked completions:
-    /// [`crate::train::density`].
-    pub density_ratios: bool,
-    /// What moves the parameters.
-    pub optimizer: optim::Spec,
-    /// How the rate falls after the warm-up.
-    pub schedule: Schedule,
-    /// Steps over which the rate rises from 0.
-    pub warmup: u64,
-    /// Largest norm of all gradients together; 0 leaves them alone.
-    pub clip: f32,
-    /// Gradients estimated from forward passes along so many random directions, for which parameters are moved so far.
-    pub zeroth: Option<(u32, f32)>,
-    /// Part of the adapter's input that is left out at random in each step, below 1.
-    pub dropout: Option<f32>,
-    /// How products with the base are computed; int8 is for adapters.
-    pub precision: Precision,
-    /// Which blocks recompute their activations in the backward pass; with `memory` that decides.
-    pub recompute: Recompute,
-    /// Number type of saved activations.
-    pub act_type: ActType,
-    /// Most bytes of the whole process: micro-batches become smaller and activations are recomputed, as far as that
-    /// is needed, with the same result.
-    pub memory: Option<usize>,
-    /// Seconds since 1970 that chat templates take for now; templates that show the date need it.
-    pub clock: Option<i64>,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        let Config { schedule, warmup, clip, objective, optimizer, precision, recompute, act_type, .. } =
-            Config::default();
-        Settings {
-            lr: None,
-            steps: None,
-            epochs: 3,
-            batch: 1,
-            accumulate: 1,
-            context: None,
-            pack: false,
-            shuffle: true,
-            seed: 0,
-            held_out: 0.0,
-            eval_every: None,
-            patience: None,
-            objective,
-            density_ratios: false,
-            optimizer,
-            schedule,
-            warmup,
-            clip,
-            zeroth: None,
-            dropout: None,
-            precision,
-            recompute,
-            act_type,
-            memory: None,
-            clock: None,
-        }
-    }
-}
-
-impl Settings {
-    /// How to train `method` for so many steps.
-    fn config(&self, method: &Method, steps: u64) -> Config {
-        let gradient = match self.zeroth {
-            Some((directions, eps)) => Gradient::Zeroth(Zeroth { directions, eps, seed: self.seed }),
-            None => Gradient::Backward,
-        };
-        Config {
-            lr: self.lr.unwrap_or_else(|| Method::rate(method.name())),
-            steps,
-            schedule: self.schedule,
-            warmup: self.warmup,
-            clip: self.clip,
-            optimizer: self.optimizer.clone(),
-            precision: self.precision,
-            recompute: self.recompute,
-            act_type: self.act_type,
-            objective: self.objective.clone(),
-            gradient,
-            dropout: self.dropout.filter(|rate| *rate > 0.0).map(|rate| Dropout { rate, seed: self.seed }),
-            ..Config::default()
-        }
-    }
-
-    /// Rows of a step.
-    fn step(&self) -> Result<usize> {
-        let Settings { batch, accumulate, .. } = self;
-        let why = || Error::invalid("batch", format!("{batch} rows {accumulate} times are too many"));
-        batch.checked_mul(*accumulate).ok_or_else(why)
-    }
-
-    /// Steps between evaluations.
-    pub(super) fn eval_every(&self, steps: u64) -> u64 {
-        self.eval_every.unwrap_or(steps / 8).max(1)
-    }
-}
 
 /// A lesson that is being set up: made by [`Mynah::lesson`] or [`Mynah::resume`], begun by the data.
 ///
 /// Defaults are those of the method and of [`Settings`]; methods here change those that are changed most often, and
 /// [`Setup::settings`] all of them.
 pub struct Setup {
-    mynah: Mynah,
-    method: Method,
+    pub(super) mynah: Mynah,
+    pub(super) method: Method,
     /// The settings.
     pub settings: Settings,
-    beneath: Stack,
-    resumed: Option<Checkpoint>,
+    pub(super) beneath: Stack,
+    pub(super) resumed: Option<Checkpoint>,
     /// Whether the method is what the checkpoint holds.
-    own: bool,
-    cache: Option<Box<OpenCache>>,
+    pub(super) own: bool,
+    pub(super) cache: Option<Box<OpenCache>>,
 }
 
 /// Opens a cache for the outputs of so many frozen blocks.
@@ -494,7 +263,7 @@ impl Setup {
         self.reader(bytes, |reader| reader.file(name, bytes))
     }
 
-    fn reader(&self, bytes: &[u8], read: impl FnOnce(&Reader) -> Result<crate::train::data::Dataset>) -> Result<Data> {
+    fn reader(&self, bytes: &[u8], read: impl FnOnce(&Reader) -> Result<Dataset>) -> Result<Data> {
         #[cfg(feature = "chat")]
         let template = match self.settings.clock {
             Some(now) => self.mynah.template()?.map(|t| t.at(now)),
@@ -639,7 +408,7 @@ impl Setup {
     }
 
     /// Configuration, micro-batch and plan, with blocks and micro-batch settled.
-    fn settle(
+    pub(super) fn settle(
         &self,
         rows: plan::Rows,
         config: Config,
@@ -665,103 +434,6 @@ impl Setup {
         };
         Ok(run.fit(bytes)?.map(|(run, plan)| (run.config, run.batch, plan)))
     }
-}
-
-/// A lesson with its data and its settings checked, before memory is taken for it: here it can be planned.
-pub struct Draft {
-    setup: Setup,
-    rows: Rows,
-    order: Order,
-    steps: u64,
-    tokens: usize,
-    digest: [u8; 32],
-    began: Option<Field>,
-    config: Config,
-    micro: usize,
-    plan: Option<Plan>,
-}
-
-impl Draft {
-    /// Rows to learn, in the shape that the objective wants.
-    pub fn rows(&self) -> &[Example] {
-        &self.rows.examples[..self.rows.learnt]
-    }
-
-    /// Rows put aside to measure on.
-    pub fn held_out(&self) -> &[Example] {
-        &self.rows.examples[self.rows.learnt..]
-    }
-
-    /// Pairs that became two rows each, one liked and one not, because the objective wants these.
-    pub fn pairs(&self) -> usize {
-        self.rows.pairs
-    }
-
-    /// Optimiser steps of the whole lesson.
-    pub fn steps(&self) -> u64 {
-        self.steps
-    }
-
-    /// What memory the lesson will take. `held` are the bytes that the process holds already, but for the model's file.
-    ///
-    /// # Errors
-    /// Those of making what is trained. The inner error says what would fit instead, if [`Settings::memory`] is not
-    /// enough.
-    pub fn plan(&mut self, held: usize) -> Result<core::result::Result<Plan, Refusal>> {
-        let rows = plan::Rows::of(&self.rows.rows, &self.rows.examples);
-        let config = Config { recompute: self.setup.settings.recompute, ..self.config.clone() };
-        Ok(self.setup.settle(rows, config, held)?.map(|(config, micro, plan)| {
-            (self.config, self.micro) = (config, micro);
-            self.plan = Some(plan.clone());
-            plan
-        }))
-    }
-
-    /// Takes the memory, and continues where a checkpoint was written. No row goes through the model yet.
-    ///
-    /// # Errors
-    /// `Limit` if [`Settings::memory`] is not enough; `Invalid` for settings that cannot be used; `Changed` with every
-    /// difference if a checkpoint is of another lesson. With [`Settings::density_ratios`] that is found when all rows are
-    /// weighed, by [`Lesson::next`].
-    pub fn begin(mut self) -> Result<Lesson> {
-        if self.plan.is_none()
-            && let Err(refusal) = self.plan(0)?
-        {
-            let bytes = self.setup.settings.memory.unwrap_or(0) as u64;
-            return Err(Error::limit("bytes of memory", refusal.least.total() as u64, bytes));
-        }
-        let Draft { setup, rows, order, steps, tokens, digest, began, mut config, micro, .. } = self;
-        let Setup { mynah, method, settings, beneath, resumed, cache, .. } = setup;
-        // Where saved activations are rounded, the number of such blocks decides bits: it stays as it was.
-        let blocks = resumed.as_ref().and_then(|saved| saved.facts().text(checkpoint::SAVED_BLOCKS).ok()?.parse().ok());
-        if let Some(blocks) = blocks {
-            config.recompute = Recompute::AllBut(blocks);
-        }
-        let mut trainer = match method {
-            Method::Fresh(spec) => Trainer::on(&mynah.model, beneath, adapter::create(&spec, mynah.base())?, config)?,
-            Method::Given(adapter) => Trainer::on(&mynah.model, beneath, adapter, config)?,
-            Method::Weights => Trainer::full(&mynah.model, config)?,
-        };
-        if let Some(open) = cache {
-            match trainer.frozen_blocks() {
-                0 => return Err(Error::invalid("activation cache", "the first block is trained too")),
-                blocks => trainer.cache_activations(open(blocks)?),
-            }
-        }
-        let mut facts = Head::new();
-        if let Some(began) = began {
-            facts.set(BEGAN, began);
-        }
-        facts.set("data", short(digest.into())).set("tokens of a row", tokens as u64);
-        facts.set("steps between looks", settings.eval_every(steps)).set("patience", settings.patience.unwrap_or(0));
-        facts.set("packed rows", if settings.pack { "yes" } else { "no" });
-        Lesson::new(mynah, trainer, settings, rows, order, micro, steps, digest, facts, resumed)
-    }
-}
-
-/// The first digits of a digest.
-pub(super) fn short(hash: blake3::Hash) -> String {
-    hash.to_hex()[..16].into()
 }
 
 impl Source {

@@ -59,6 +59,21 @@ const INSIDE: &[(&str, &[&[&str]])] = &[
             &["folder", "journal", "feedback"],
         ],
     ),
+    (
+        "app",
+        &[
+            &["history"],
+            &["settings", "method"],
+            &["data"],
+            &["prepare", "output"],
+            &["lesson"],
+            &["setup", "draft"],
+            &["checkpoints"],
+            &["complete"],
+            &["talk"],
+            &["feedback"],
+        ],
+    ),
 ];
 
 /// Words that the code of a room does not have, and why.

@@ -1,0 +1,109 @@
+//! A lesson between its settings and its first step: where it can be planned.
+
+use super::data::Rows;
+use super::lesson::Lesson;
+use super::method::Method;
+use super::output::short;
+use super::setup::Setup;
+use crate::adapter;
+use crate::container::head::{Field, Head};
+use crate::error::{Error, Result};
+use crate::train::data::Order;
+use crate::train::plan::{self, Plan, Refusal};
+use crate::train::{Config, Example, Recompute, Trainer, checkpoint};
+use std::prelude::v1::*;
+
+/// The fact that names the adapter which a lesson began from.
+pub(super) const BEGAN: &str = "adapter at the start";
+
+/// A lesson with its data and its settings checked, before memory is taken for it: here it can be planned.
+pub struct Draft {
+    pub(super) setup: Setup,
+    pub(super) rows: Rows,
+    pub(super) order: Order,
+    pub(super) steps: u64,
+    pub(super) tokens: usize,
+    pub(super) digest: [u8; 32],
+    pub(super) began: Option<Field>,
+    pub(super) config: Config,
+    pub(super) micro: usize,
+    pub(super) plan: Option<Plan>,
+}
+
+impl Draft {
+    /// Rows to learn, in the shape that the objective wants.
+    pub fn rows(&self) -> &[Example] {
+        &self.rows.examples[..self.rows.learnt]
+    }
+
+    /// Rows put aside to measure on.
+    pub fn held_out(&self) -> &[Example] {
+        &self.rows.examples[self.rows.learnt..]
+    }
+
+    /// Pairs that became two rows each, one liked and one not, because the objective wants these.
+    pub fn pairs(&self) -> usize {
+        self.rows.pairs
+    }
+
+    /// Optimiser steps of the whole lesson.
+    pub fn steps(&self) -> u64 {
+        self.steps
+    }
+
+    /// What memory the lesson will take. `held` are the bytes that the process holds already, but for the model's file.
+    ///
+    /// # Errors
+    /// Those of making what is trained. The inner error says what would fit instead, if [`Settings::memory`] is not
+    /// enough.
+    pub fn plan(&mut self, held: usize) -> Result<core::result::Result<Plan, Refusal>> {
+        let rows = plan::Rows::of(&self.rows.rows, &self.rows.examples);
+        let config = Config { recompute: self.setup.settings.recompute, ..self.config.clone() };
+        Ok(self.setup.settle(rows, config, held)?.map(|(config, micro, plan)| {
+            (self.config, self.micro) = (config, micro);
+            self.plan = Some(plan.clone());
+            plan
+        }))
+    }
+
+    /// Takes the memory, and continues where a checkpoint was written. No row goes through the model yet.
+    ///
+    /// # Errors
+    /// `Limit` if [`Settings::memory`] is not enough; `Invalid` for settings that cannot be used; `Changed` with every
+    /// difference if a checkpoint is of another lesson. With [`Settings::density_ratios`] that is found when all rows are
+    /// weighed, by [`Lesson::next`].
+    pub fn begin(mut self) -> Result<Lesson> {
+        if self.plan.is_none()
+            && let Err(refusal) = self.plan(0)?
+        {
+            let bytes = self.setup.settings.memory.unwrap_or(0) as u64;
+            return Err(Error::limit("bytes of memory", refusal.least.total() as u64, bytes));
+        }
+        let Draft { setup, rows, order, steps, tokens, digest, began, mut config, micro, .. } = self;
+        let Setup { mynah, method, settings, beneath, resumed, cache, .. } = setup;
+        // Where saved activations are rounded, the number of such blocks decides bits: it stays as it was.
+        let blocks = resumed.as_ref().and_then(|saved| saved.facts().text(checkpoint::SAVED_BLOCKS).ok()?.parse().ok());
+        if let Some(blocks) = blocks {
+            config.recompute = Recompute::AllBut(blocks);
+        }
+        let mut trainer = match method {
+            Method::Fresh(spec) => Trainer::on(&mynah.model, beneath, adapter::create(&spec, mynah.base())?, config)?,
+            Method::Given(adapter) => Trainer::on(&mynah.model, beneath, adapter, config)?,
+            Method::Weights => Trainer::full(&mynah.model, config)?,
+        };
+        if let Some(open) = cache {
+            match trainer.frozen_blocks() {
+                0 => return Err(Error::invalid("activation cache", "the first block is trained too")),
+                blocks => trainer.cache_activations(open(blocks)?),
+            }
+        }
+        let mut facts = Head::new();
+        if let Some(began) = began {
+            facts.set(BEGAN, began);
+        }
+        facts.set("data", short(digest.into())).set("tokens of a row", tokens as u64);
+        facts.set("steps between looks", settings.eval_every(steps)).set("patience", settings.patience.unwrap_or(0));
+        facts.set("packed rows", if settings.pack { "yes" } else { "no" });
+        Lesson::new(mynah, trainer, settings, rows, order, micro, steps, digest, facts, resumed)
+    }
+}

@@ -1,0 +1,137 @@
+//! Everything that can be set of a lesson, beside what is trained.
+
+use super::method::Method;
+use crate::error::{Error, Result};
+use crate::model::ActType;
+use crate::nn::linear::Precision;
+use crate::train::{Config, Dropout, Gradient, Recompute, Schedule, Zeroth, objective, optim};
+use std::prelude::v1::*;
+
+/// Everything that can be set of a lesson, beside what is trained.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Highest learning rate; without it what suits the method.
+    pub lr: Option<f32>,
+    /// Optimiser steps; without them `epochs` decides.
+    pub steps: Option<u64>,
+    /// How often every row is seen.
+    pub epochs: u64,
+    /// Rows that go through the model together.
+    pub batch: usize,
+    /// Batches of one step.
+    pub accumulate: usize,
+    /// Tokens of a row, longer rows are cut; without it 256, or less if the model was made for less.
+    pub context: Option<usize>,
+    /// Whether rows are filled with whole short ones; each is learnt as if it were alone.
+    pub pack: bool,
+    /// Whether rows come in an order that is drawn anew each epoch, or as they are given.
+    pub shuffle: bool,
+    /// Everything random follows from it but a fresh adapter's start, which follows from [`Spec::seed`].
+    pub seed: u64,
+    /// Part of the rows that is put aside to measure on, from 0 and below 1.
+    pub held_out: f64,
+    /// Steps between evaluations on the held-out rows, of which another follows the last step; without it an eighth of
+    /// all steps.
+    pub eval_every: Option<u64>,
+    /// So many evaluations in a row that were no better than the best one end the lesson, with what was best.
+    pub patience: Option<u64>,
+    /// What is to become of completions.
+    pub objective: objective::Spec,
+    /// Whether rows that were not liked are weighed by how often such prompts have liked completions:
+    /// [`crate::train::density`].
+    pub density_ratios: bool,
+    /// What moves the parameters.
+    pub optimizer: optim::Spec,
+    /// How the rate falls after the warm-up.
+    pub schedule: Schedule,
+    /// Steps over which the rate rises from 0.
+    pub warmup: u64,
+    /// Largest norm of all gradients together; 0 leaves them alone.
+    pub clip: f32,
+    /// Gradients estimated from forward passes along so many random directions, for which parameters are moved so far.
+    pub zeroth: Option<(u32, f32)>,
+    /// Part of the adapter's input that is left out at random in each step, below 1.
+    pub dropout: Option<f32>,
+    /// How products with the base are computed; int8 is for adapters.
+    pub precision: Precision,
+    /// Which blocks recompute their activations in the backward pass; with `memory` that decides.
+    pub recompute: Recompute,
+    /// Number type of saved activations.
+    pub act_type: ActType,
+    /// Most bytes of the whole process: micro-batches become smaller and activations are recomputed, as far as that
+    /// is needed, with the same result.
+    pub memory: Option<usize>,
+    /// Seconds since 1970 that chat templates take for now; templates that show the date need it.
+    pub clock: Option<i64>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        let Config { schedule, warmup, clip, objective, optimizer, precision, recompute, act_type, .. } =
+            Config::default();
+        Settings {
+            lr: None,
+            steps: None,
+            epochs: 3,
+            batch: 1,
+            accumulate: 1,
+            context: None,
+            pack: false,
+            shuffle: true,
+            seed: 0,
+            held_out: 0.0,
+            eval_every: None,
+            patience: None,
+            objective,
+            density_ratios: false,
+            optimizer,
+            schedule,
+            warmup,
+            clip,
+            zeroth: None,
+            dropout: None,
+            precision,
+            recompute,
+            act_type,
+            memory: None,
+            clock: None,
+        }
+    }
+}
+
+impl Settings {
+    /// How to train `method` for so many steps.
+    pub(super) fn config(&self, method: &Method, steps: u64) -> Config {
+        let gradient = match self.zeroth {
+            Some((directions, eps)) => Gradient::Zeroth(Zeroth { directions, eps, seed: self.seed }),
+            None => Gradient::Backward,
+        };
+        Config {
+            lr: self.lr.unwrap_or_else(|| Method::rate(method.name())),
+            steps,
+            schedule: self.schedule,
+            warmup: self.warmup,
+            clip: self.clip,
+            optimizer: self.optimizer.clone(),
+            precision: self.precision,
+            recompute: self.recompute,
+            act_type: self.act_type,
+            objective: self.objective.clone(),
+            gradient,
+            dropout: self.dropout.filter(|rate| *rate > 0.0).map(|rate| Dropout { rate, seed: self.seed }),
+            ..Config::default()
+        }
+    }
+
+    /// Rows of a step.
+    pub(super) fn step(&self) -> Result<usize> {
+        let Settings { batch, accumulate, .. } = self;
+        let why = || Error::invalid("batch", format!("{batch} rows {accumulate} times are too many"));
+        batch.checked_mul(*accumulate).ok_or_else(why)
+    }
+
+    /// Steps between evaluations.
+    pub(super) fn eval_every(&self, steps: u64) -> u64 {
+        self.eval_every.unwrap_or(steps / 8).max(1)
+    }
+}
