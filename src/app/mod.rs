@@ -2,14 +2,28 @@
 //!
 //! ```
 //! # fn main() -> mynah::Result<()> {
-//! # #[cfg(feature = "base")] {
-//! use mynah::Mynah;
+//! # #[cfg(all(feature = "base", feature = "chat"))] {
+//! use mynah::{Event, Mynah};
 //!
-//! let mynah = Mynah::embedded()?; // or Mynah::open("model.gguf")?
-//! println!("{} blocks of {}", mynah.model().hparams.layers, mynah.base().architecture);
+//! let mynah = Mynah::embedded()?; // or Mynah::open("smollm2.gguf")?
+//! let mut lesson = mynah.lesson("nola").steps(3).text(mynah::base::NOTES)?;
+//! for event in &mut lesson {
+//!     if let Event::Step(step) = event? {
+//!         println!("{} {:.3}", step.step, step.loss);
+//!     }
+//! }
+//! let learnt = lesson.to_bytes()?; // or lesson.save("notes.mynah")?
+//! let mut talk = mynah.talk()?.attach(learnt, 1.0)?;
+//! for piece in talk.say("Dear diary,")? {
+//!     print!("{}", piece?);
+//! }
 //! # }
 //! # Ok(()) }
 //! ```
+//!
+//! A lesson has three stages. [`Mynah::lesson`] begins a [`Setup`]: what is trained, and the settings. Data make a [`Draft`]
+//! of it, which can be planned; and that becomes the [`Lesson`], an iterator that does a unit of work a call.
+//! [`Setup::text`] and its like go through all of them at once. [`Mynah::resume`] continues from a checkpoint.
 //!
 //! The rooms above have all the parts; this one has the order in which a program usually needs them, and the defaults.
 //! It prints nothing, has no clock, and leaves every loop to its caller.

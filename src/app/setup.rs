@@ -6,8 +6,8 @@ use super::lesson::Lesson;
 use super::method::Method;
 use super::output::short;
 use super::settings::Settings;
-use super::{Mynah, Source};
-use crate::adapter::{self, Ready, Stack};
+use super::{IntoReady, Mynah, Source};
+use crate::adapter::{self, Stack};
 use crate::bytes::{Cursor, Limits};
 use crate::error::{Error, Result};
 use crate::train::activation_cache::Store;
@@ -18,7 +18,6 @@ use crate::train::{Checkpoint, Config, Example, Recompute};
 #[cfg(feature = "std")]
 use std::path::Path;
 use std::prelude::v1::*;
-use std::sync::Arc;
 
 /// Tokens of a row where nothing is said.
 const CONTEXT: usize = 256;
@@ -197,16 +196,16 @@ impl Setup {
     /// On top of an adapter, which stays as it is; `strength` multiplies its effect. One more comes on top of those before.
     ///
     /// # Errors
-    /// Those of [`Stack::push`].
+    /// Those of [`Mynah::ready`] and [`Stack::push`].
     ///
     /// ```no_run
     /// # let (mynah, more) = (mynah::Mynah::open("smollm2.gguf")?, "");
-    /// let setup = mynah.lesson("nola").on(mynah.ready("style.mynah")?, 1.0)?;
+    /// let setup = mynah.lesson("nola").on("style.mynah", 1.0)?;
     /// let mut lesson = setup.text(more)?;
     /// # Ok::<(), mynah::Error>(())
     /// ```
-    pub fn on(mut self, adapter: Arc<Ready>, strength: f32) -> Result<Setup> {
-        self.beneath.push(adapter, strength)?;
+    pub fn on(mut self, adapter: impl IntoReady, strength: f32) -> Result<Setup> {
+        self.beneath.push(adapter.into_ready(&self.mynah)?, strength)?;
         Ok(self)
     }
 
