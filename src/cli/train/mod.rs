@@ -35,7 +35,7 @@ use std::time::Duration;
 pub fn train(options: &Train, kept: Head, resumed: Option<Resumed>, json: bool) -> anyhow::Result<Outcome> {
     let args = &options.teach;
     check(options, resumed.as_ref())?;
-    let mynah = setup::open(&options.model, args)?;
+    let mynah = load::open(&options.model, &args.engine)?;
     let (folder, saved) = resumed.map(|r| ((r.folder, r.saved.checkpoint.step()), r.saved)).unzip();
     let from = folder.as_ref().map(|(folder, step)| folder.file(*step));
     let Some(begun) = begin(options, &mynah, saved, from.as_deref())? else { return stopped() };

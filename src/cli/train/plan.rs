@@ -56,7 +56,7 @@ fn option(change: &Change) -> String {
 pub fn plan(options: &Options, json: bool) -> anyhow::Result<Outcome> {
     let args = &options.teach;
     args.check()?;
-    let mynah = setup::open(&options.model, args)?;
+    let mynah = load::open(&options.model, &args.engine)?;
     let data = options.data.as_ref().map(|path| map::open(path)).transpose()?;
     let setup = setup::setup(args, &mynah, None, load::now(), data.clone())?;
     let plan = match (&options.data, data) {

@@ -3,10 +3,10 @@
 use super::activation_cache::{self, Subject};
 use super::resume::Saved;
 use crate::args::{self, FULL, RowOrder, Teach, Usage, setting};
-use crate::load::{self, split_scale};
+use crate::load;
 use crate::out;
 use anyhow::Context;
-use mynah::adapter::{self, Spec, Stack};
+use mynah::adapter::{self, Spec};
 use mynah::app::{Data, Draft, Method, Settings, Setup};
 use mynah::bytes::Bytes;
 use mynah::nn::linear::Precision;
@@ -38,12 +38,6 @@ pub fn flagged<T>(result: mynah::Result<T>) -> anyhow::Result<T> {
     })
 }
 
-/// The model that `-m` names.
-pub fn open(path: &Path, args: &Teach) -> anyhow::Result<Mynah> {
-    let (file, compute) = (load::gguf(path)?, load::compute(&args.engine)?);
-    Ok(Mynah::with(file, compute).map_err(|e| e.in_file(path.to_string_lossy()))?)
-}
-
 /// A lesson as the options describe it. Of a run that is resumed the checkpoint goes into it.
 pub fn setup(
     args: &Teach,
@@ -69,7 +63,7 @@ pub fn setup(
         let (path, kind) = (path.display(), setup.method().name());
         return Err(Usage::error(format!("--init {path} is a {kind} adapter; leave out --method")));
     }
-    let setup = setup.stack(stack(args, mynah)?).settings(|s| settings(args, clock, s));
+    let setup = setup.stack(load::stack(mynah, &args.adapters)?).settings(|s| settings(args, clock, s));
     let Some(path) = args.activation_cache.clone() else { return Ok(setup) };
     let (limit, mynah) = (args.activation_cache_size as u64, mynah.clone());
     Ok(setup.activation_cache(move |blocks| {
@@ -103,16 +97,6 @@ fn method(args: &Teach, mynah: &Mynah) -> anyhow::Result<Method> {
         seed: args.seed,
         ..usual
     }))
-}
-
-/// The adapters beneath what is trained.
-fn stack(args: &Teach, mynah: &Mynah) -> anyhow::Result<Stack> {
-    let mut stack = Stack::new();
-    for name in &args.adapters {
-        let (path, strength) = split_scale(name)?;
-        setting(stack.push(mynah.ready(path)?, strength))?;
-    }
-    Ok(stack)
 }
 
 fn settings(args: &Teach, clock: i64, to: &mut Settings) {
