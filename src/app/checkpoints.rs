@@ -6,7 +6,7 @@ use crate::train::folder::Folder;
 use std::path::Path;
 use std::prelude::v1::*;
 
-/// A folder in which a lesson is saved every so many steps: the newest two checkpoints and the best are kept.
+/// A folder in which a lesson is saved every so many steps: the newest two checkpoints and the best stay there.
 ///
 /// ```no_run
 /// # use mynah::app::Checkpoints;
@@ -16,7 +16,7 @@ use std::prelude::v1::*;
 /// let mut saved = Checkpoints::open("notes.saved", 50)?;
 /// while let Some(event) = lesson.next() {
 ///     event?;
-///     saved.keep(&lesson)?;
+///     saved.save_if_due(&lesson)?;
 /// }
 /// lesson.save("notes.mynah")?;
 /// saved.remove()?;
@@ -37,11 +37,11 @@ impl Checkpoints {
         Ok(Checkpoints { folder: Folder::open(path.as_ref())?, every: every.max(1), saved: None })
     }
 
-    /// Saves a lesson if it is time to: to be called after each event. Whether it was.
+    /// Saves a lesson if so many steps are done: to be called after each event. Whether it was saved.
     ///
     /// # Errors
     /// Those of [`Checkpoints::save`].
-    pub fn keep(&mut self, lesson: &Lesson) -> Result<bool> {
+    pub fn save_if_due(&mut self, lesson: &Lesson) -> Result<bool> {
         let step = lesson.history().steps();
         let due = step > 0 && step.is_multiple_of(self.every) && self.saved != Some(step);
         if due {

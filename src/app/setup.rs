@@ -295,7 +295,8 @@ impl Setup {
     ///
     /// # Errors
     /// Those of [`Reader::text`], [`Setup::draft`] and [`Draft::begin`].
-    pub fn text(self, text: &str) -> Result<Lesson> {
+    pub fn text(self, text: impl AsRef<str>) -> Result<Lesson> {
+        let text = text.as_ref();
         let data = self.reader(text.as_bytes(), |reader| reader.text(text))?;
         self.draft(data)?.begin()
     }
@@ -311,12 +312,13 @@ impl Setup {
     /// # let mynah = mynah::Mynah::embedded()?;
     /// let pairs = r#"{"prompt": "Tea?", "chosen": " Tea.", "rejected": " Soup, and a walk."}"#;
     /// let dpo = mynah::train::objective::Spec::new("dpo").with("beta", 0.2);
-    /// let lesson = mynah.lesson("lora").objective(dpo).steps(3).lines(pairs.as_bytes())?;
+    /// let lesson = mynah.lesson("lora").objective(dpo).steps(3).lines(pairs)?;
     /// # assert_eq!(lesson.upcoming(), Some(mynah::app::Work::Reference));
     /// # }
     /// # Ok(()) }
     /// ```
-    pub fn lines(self, lines: &[u8]) -> Result<Lesson> {
+    pub fn lines(self, lines: impl AsRef<[u8]>) -> Result<Lesson> {
+        let lines = lines.as_ref();
         let data = self.reader(lines, |reader| reader.lines(lines))?;
         self.draft(data)?.begin()
     }

@@ -407,7 +407,7 @@ fn folders_keep_lessons() {
     let mut saved = Checkpoints::open(&folder, 2).unwrap();
     while lesson.history().steps() < 5 {
         lesson.next().unwrap().unwrap();
-        saved.keep(&lesson).unwrap();
+        saved.save_if_due(&lesson).unwrap();
     }
     let steps = saved.folder().steps().unwrap();
     assert!(steps.starts_with(&[4, 2]), "{steps:?}");

@@ -361,6 +361,31 @@ fn kinds_and_architectures_are_named_in_their_files_alone() {
     }
 }
 
+/// The command is a shell over the library: what takes long to read belongs there.
+#[test]
+fn functions_of_the_command_are_short() {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/cli");
+    let mut files = Vec::new();
+    sources(&src, &mut files);
+    let mut longest = 0;
+    for path in files {
+        let text = std::fs::read_to_string(&path).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        for (start, line) in lines.iter().enumerate() {
+            let code = line.trim_start();
+            if !["fn ", "pub fn ", "pub(super) fn "].iter().any(|begin| code.starts_with(begin)) {
+                continue;
+            }
+            // rustfmt puts the brace that closes a body below where the function begins.
+            let end = format!("{}}}", &line[..line.len() - code.len()]);
+            let len = lines[start..].iter().position(|line| *line == end).map_or(1, |n| n + 1);
+            assert!(len < 80, "{}, line {}: {len} lines", path.display(), start + 1);
+            longest = longest.max(len);
+        }
+    }
+    assert!(longest > 40, "{longest}: are functions found?");
+}
+
 #[test]
 fn unsafe_code_stays_in_its_files() {
     for (name, code) in library() {

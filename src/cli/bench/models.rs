@@ -7,6 +7,7 @@ use crate::args::{Bench, Usage, setting};
 use crate::load;
 use crate::meter::{self, Meter};
 use crate::{Outcome, out};
+use comfy_table::Table;
 use comfy_table::presets::ASCII_MARKDOWN;
 use mynah::error::printable;
 use mynah::kernel::{self, Compute, Kernels, Pool};
@@ -499,6 +500,17 @@ fn text(
             out::bytes(first.cache_bytes)
         );
     }
+    let mut machine = machine_table(threads, limits);
+    let mut table = tests_table(tests, threads.len(), rows, others.is_some());
+    if args.markdown {
+        machine.load_style(ASCII_MARKDOWN);
+        table.load_style(ASCII_MARKDOWN);
+    }
+    text + &format!("\n{}\n\n{}\n", machine.trim_fmt(), table.trim_fmt())
+}
+
+/// What the machine can do, by threads.
+fn machine_table(threads: &[usize], limits: &[Limits]) -> Table {
     let giga = |rate: Option<f64>| rate.map_or("-".into(), |rate| digits(rate / 1e9));
     let mut machine = out::table(&["this machine", "memory GB/s", "int8 GOP/s", "int16 GOP/s", "f32 GFLOP/s"], 1..5);
     for (threads, l) in threads.iter().zip(limits) {
@@ -510,6 +522,11 @@ fn text(
             giga(l.float),
         ]);
     }
+    machine
+}
+
+/// What was measured, a row a test and number of threads.
+fn tests_table(tests: &[Test], threads: usize, rows: &[Row], compared: bool) -> Table {
     let mut head = vec![
         "test",
         "threads",
@@ -523,14 +540,14 @@ fn text(
         "of memory",
         "of peak",
     ];
-    if others.is_some() {
+    if compared {
         head.extend(["other", "ratio"]);
     }
     let mut table = out::table(&head, 1..head.len());
     for (i, row) in rows.iter().enumerate() {
         let percent = |x: Option<f64>| x.map_or("-".into(), |x| format!("{:.0} %", 100.0 * x));
         let mut cells = vec![
-            tests[i / threads.len()].name(),
+            tests[i / threads].name(),
             row.n_threads.to_string(),
             format!("{:.1}", row.median_ts),
             format!("{:.1}", row.min_ts),
@@ -542,15 +559,11 @@ fn text(
             percent(Some(row.fraction_of_memory)),
             percent(row.fraction_of_arithmetic),
         ];
-        if others.is_some() {
+        if compared {
             cells.push(row.compare_ts.map_or("-".into(), |ts| format!("{ts:.1}")));
             cells.push(row.compare_ratio.map_or("-".into(), |ratio| format!("{ratio:.2}")));
         }
         table.add_row(cells);
     }
-    if args.markdown {
-        machine.load_style(ASCII_MARKDOWN);
-        table.load_style(ASCII_MARKDOWN);
-    }
-    text + &format!("\n{}\n\n{}\n", machine.trim_fmt(), table.trim_fmt())
+    table
 }
