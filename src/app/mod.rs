@@ -13,7 +13,8 @@
 //!     }
 //! }
 //! let learnt = lesson.to_bytes()?; // or lesson.save("notes.mynah")?
-//! let mut talk = mynah.talk()?.attach(learnt, 1.0)?;
+//! let mut talk = mynah.talk()?;
+//! talk.attach(learnt, 1.0)?;
 //! for piece in talk.say("Dear diary,")? {
 //!     print!("{}", piece?);
 //! }
