@@ -11,24 +11,35 @@
 //! Features: `std` (mapped files, threads, run-time choice of the kernels), `chat` (the model file's own chat template),
 //! `base` (the embedded model), `cli` (the command). Without any of them the crate is `no_std` with `alloc`.
 #![cfg_attr(not(feature = "std"), no_std)]
+// A part of what internal rooms hold is for the command, the tests and the benchmarks alone.
+#![cfg_attr(not(feature = "internals"), allow(dead_code))]
 #[cfg(not(feature = "std"))]
 extern crate no_std_compat as std;
 #[cfg(all(feature = "chat", not(feature = "std")))]
 extern crate std as real_std;
 
+/// Rooms that only the command, the tests and the benchmarks of this repository name: what they hold may change in any
+/// version.
+macro_rules! internal {
+    ($($room:ident)*) => {$(
+        #[cfg(feature = "internals")]
+        pub mod $room;
+        #[cfg(not(feature = "internals"))]
+        mod $room;
+    )*};
+}
+
 // A module imports only from the modules above it; `tests/suite/layers.rs` keeps it so.
 pub mod error;
-pub mod math;
-pub mod rng;
+internal!(math rng);
 pub mod bytes;
-pub mod quant;
+internal!(quant);
 pub mod gguf;
-pub mod container;
+internal!(container);
 pub mod knob;
-pub mod kernel;
-pub mod nn;
+internal!(kernel nn);
 pub mod text;
-pub mod role;
+internal!(role);
 pub mod adapter;
 pub mod model;
 pub mod decode;
@@ -41,3 +52,5 @@ pub use app::{Completion, Event, Lesson, Mynah};
 #[cfg(feature = "chat")]
 pub use app::{Reply, Talk};
 pub use error::{Error, Result};
+pub use kernel::{Compute, Pool};
+pub use nn::linear::Precision;

@@ -31,7 +31,7 @@ pub use stage::{STAGES, Stage};
 pub use stop::Stop;
 
 use crate::error::Result;
-use crate::kernel::Kernels;
+use crate::kernel::{self, Kernels};
 use crate::model::Session;
 
 /// Where logits come from. Decoders are generic over it, so that a table of probabilities can stand in for a model.
@@ -54,8 +54,10 @@ pub trait Predictor {
     /// Forgets all tokens from `position` on; their logits are gone.
     fn truncate(&mut self, position: usize);
 
-    /// The kernels that compute weights of candidates.
-    fn kernels(&self) -> &'static Kernels;
+    /// The kernels that compute weights of candidates: the fastest, unless something else is known.
+    fn kernels(&self) -> &'static Kernels {
+        kernel::best()
+    }
 }
 
 impl Predictor for Session {

@@ -60,7 +60,9 @@ use std::prelude::v1::*;
 
 #[cfg(feature = "std")]
 pub use backend::from_env;
-pub use backend::{available, best, by_name};
+pub use backend::best;
+#[cfg(feature = "internals")]
+pub use backend::{available, by_name};
 pub use pool::{Buffer, Pool, Scratch, Tile};
 
 /// A read-only matrix of `f32`: `n` rows of `c` values, `stride` apart.
@@ -376,6 +378,21 @@ pub struct Compute {
 }
 
 impl Compute {
+    /// The fastest kernels of this machine and so many threads, the caller's own among them; 0 is one thread for each core
+    /// that the process may use.
+    ///
+    /// ```
+    /// let compute = mynah::Compute::best(2);
+    /// assert!(!compute.kernels.name.is_empty());
+    /// ```
+    pub fn best(threads: usize) -> Compute {
+        #[cfg(feature = "std")]
+        let cores = || std::thread::available_parallelism().map_or(1, |n| n.get());
+        #[cfg(not(feature = "std"))]
+        let cores = || 1;
+        Compute { kernels: best(), pool: Pool::new(if threads == 0 { cores() } else { threads }) }
+    }
+
     /// Rounds every row of `x` to integers. `out` has room for them.
     pub fn quantize(&self, x: View, out: &mut QActs) {
         assert!(x.n == out.n && x.c == out.c, "shapes of rounded rows");

@@ -3,7 +3,6 @@
 use crate::alloc;
 use mynah::Result;
 use mynah::decode::{Cost, Decoder, Finish, Predictor, Sample, Sampler, Sampling, Step, Stop};
-use mynah::kernel::{self, Kernels};
 
 /// A language of four tokens in which the next one depends on the last alone.
 struct Table {
@@ -58,10 +57,6 @@ impl Predictor for Table {
 
     fn truncate(&mut self, position: usize) {
         self.seen.truncate(position);
-    }
-
-    fn kernels(&self) -> &'static Kernels {
-        kernel::best()
     }
 }
 
@@ -163,13 +158,12 @@ mod model {
     use mynah::bytes::{Bytes, Limits};
     use mynah::decode::Generator;
     use mynah::gguf::Gguf;
-    use mynah::kernel::{Compute, Pool};
     use mynah::model::{Model, Session, SessionConfig};
     use mynah::text::{Encode, TextStream, Tokenizer};
 
     fn open() -> (Model, Tokenizer, Vec<u32>) {
         let gguf = Gguf::parse(Bytes::from_static(mynah::base::MODEL), &Limits::default()).unwrap();
-        let compute = Compute { kernels: kernel::best(), pool: Pool::new(2) };
+        let compute = mynah::Compute::best(2);
         let tokenizer = Tokenizer::from_gguf(&gguf).unwrap();
         let prompt = tokenizer.encode("The old man", &Encode { add_special: true, ..Encode::default() }).unwrap();
         (Model::load(&gguf, compute).unwrap(), tokenizer, prompt)
