@@ -25,7 +25,7 @@ macro_rules! internal {
         #[cfg(feature = "internals")]
         pub mod $room;
         #[cfg(not(feature = "internals"))]
-        mod $room;
+        pub(crate) mod $room;
     )*};
 }
 

@@ -76,7 +76,7 @@ pub fn to_bytes(adapter: &dyn Adapter, base: &Base, provenance: &Provenance) -> 
     to_bytes_as(adapter, base, provenance, "f16")
 }
 
-/// The bytes of a file with a codec of [`codec::CODECS`], for example `f32`.
+/// The bytes of a file with a codec of `codec::CODECS`, for example `f32`.
 ///
 /// # Errors
 /// Also `Unsupported` for an unknown codec.

@@ -15,18 +15,17 @@
 //! bytes; another base is refused; neither threads nor tiling change a bit.
 
 mod base;
-pub mod basis;
-pub mod direct;
+internal!(basis direct);
 pub mod file;
 pub mod gguf_adapter;
 mod json;
 pub mod kinds;
-pub mod lowrank;
+internal!(lowrank);
 pub mod peft;
 pub mod place;
-pub mod safetensors;
+internal!(safetensors);
 mod shape;
-pub mod small;
+internal!(small);
 pub mod spec;
 mod stack;
 

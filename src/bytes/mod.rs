@@ -1,7 +1,7 @@
 //! Bytes and the checked ways to read them. The caller decides where they live (a mapped file, a browser buffer, flash):
 //! the modules above see one slice.
 //!
-//! Input is hostile here and in the parsers above ([`crate::gguf`], [`crate::container`]): counts and lengths are
+//! Input is hostile here and in the parsers above ([`crate::gguf`], `container`): counts and lengths are
 //! checked against what remains and against [`Limits`] before anything is reserved.
 #![cfg_attr(
     not(test),

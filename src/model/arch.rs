@@ -17,7 +17,7 @@ pub struct Arch {
     pub pairing: Pairing,
     /// The kind of its norms.
     pub norm: norm::Kind,
-    /// The activation of its feed-forward layers, a name of [`crate::nn::ffn::ACTS`].
+    /// The activation of its feed-forward layers, a name of `nn::ffn::ACTS`.
     pub act: &'static str,
     /// Tensors that every block has. A fused tensor may replace several of them.
     pub needs: &'static [Role],

@@ -1,22 +1,18 @@
 //! A model from a file: hyper-parameters, matrices, and one pass forward and backward through its blocks.
 //!
 //! `arch.rs` is the table of architectures; `hparams.rs` reads the metadata and describes each layer; `weights.rs`
-//! reads the tensors by the table of [`crate::role`]. `acts.rs` is the table of activations. `doors.rs` applies
+//! reads the tensors by the table of `role`. `acts.rs` is the table of activations. `doors.rs` applies
 //! adapters at their places, and nothing else does; `block.rs` is one transformer block, forward and backward;
 //! `pass.rs` is a pass through the whole model; `cache.rs` stores the keys and values of earlier positions;
 //! `session.rs` is a running text.
 //!
 //! Not here: sampling (`decode`), losses and optimisers (`train`).
 
-pub mod acts;
+internal!(acts);
 pub mod arch;
-pub mod block;
-pub mod cache;
-pub mod doors;
+internal!(block cache doors);
 pub mod hparams;
-pub mod pass;
-pub mod session;
-pub mod weights;
+internal!(pass session weights);
 
 pub use acts::{ActType, Acts, SavedActs, SavedValues};
 pub use arch::{ARCHES, Arch};

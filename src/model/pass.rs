@@ -260,7 +260,7 @@ pub fn embed(p: &Pass, tokens: &[u32], x: &mut [f32], work: &mut Workspace) {
     doors::pass_through(p, Place::Embedding, View::new(&[], n, 0), &mut Tile::new(x, n, d), None, work);
 }
 
-/// The backward pass through [`embed`], for adapters that stand there.
+/// The backward pass through [`embed`](fn@embed), for adapters that stand there.
 pub fn embed_backward(p: &Pass, dx: &mut [f32], target: &mut Target, work: &mut Workspace) {
     let (n, d) = (p.rows.positions.len(), p.model.hparams.width);
     let dx = &mut dx[..n * d];

@@ -184,7 +184,7 @@ impl Weights {
     }
 
     /// Copies matrices to newly allocated memory, from the first block to the output, in at most `budget` bytes.
-    /// Formats that gain by it get interleaved rows ([`crate::quant::interleaved`]); 16-bit floats are copied
+    /// Formats that gain by it get interleaved rows (`quant::interleaved`); 16-bit floats are copied
     /// unchanged, since large pages are read faster than a mapped file. Results stay the same; products of few rows are
     /// faster. Returns the bytes used.
     ///

@@ -24,7 +24,7 @@ pub enum Recompute {
     All,
     /// All but this number of the upper blocks, including the last one.
     AllBut(usize),
-    /// As few blocks as saved activations of [`AUTO_BYTES`] allow.
+    /// As few blocks as 48 MiB of saved activations allow.
     Auto,
 }
 

@@ -86,7 +86,7 @@ pub struct Config {
     /// The type of saved activations. 16-bit types round what the backward pass reads, so gradients are rounded; losses are
     /// not.
     pub act_type: ActType,
-    /// Rows that are multiplied with the output matrix together, one of [`head::SLICES`]: fewer need less memory and
+    /// Rows that are multiplied with the output matrix together, one of `nn::head::SLICES`: fewer need less memory and
     /// more time.
     pub slice: usize,
     /// Dropout on the adapter's input, if any.

@@ -29,7 +29,7 @@ pub fn to_bytes(base: &[u8; 32], examples: &[Example]) -> Vec<u8> {
 /// Fills in the reference log-probabilities that `examples` lack from a file.
 ///
 /// # Errors
-/// Those of [`Container::read`]; `Mismatch` if it belongs to another base or other data.
+/// Those of `Container::read`; `Mismatch` if it belongs to another base or other data.
 pub fn fill(file: Bytes, base: &[u8; 32], examples: &mut [Example], limits: &Limits) -> Result<()> {
     let file = Container::read(file, limits)?;
     file.require_kind(KIND)?;

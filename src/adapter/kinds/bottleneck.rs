@@ -4,7 +4,7 @@
 //! ```text
 //! h ← h + t s f(h)
 //! ```
-//! `f` is [`crate::adapter::small`]'s layer, `s` a factor, `t` the strength.
+//! `f` is `adapter::small`'s layer, `s` a factor, `t` the strength.
 
 use crate::adapter::direct::{self, Direct, Own, Plan, Rule};
 use crate::adapter::small::{FACTOR, SIZE, add, add_backward, changes_something, places, shape, start, width};

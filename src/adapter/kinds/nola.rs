@@ -11,7 +11,7 @@
 //! multiplied by `c`, and `A₀` is added. So the factors have the same bits on every target. For bases of signs, whose
 //! entries are √3 times as large as uniform ones, `c` is 1/√(3k).
 //!
-//! No basis is ever stored: both passes over them, [`Factors::expand`] and [`Factors::project`], draw a tile at a time.
+//! No basis is ever stored: both passes over them, `Factors::expand` and `Factors::project`, draw a tile at a time.
 
 use crate::adapter::basis::{self, Basis, Source, Walk};
 use crate::adapter::file::Stored;
@@ -47,7 +47,7 @@ pub static BASES_OF_B: Knob = Knob {
     domain: Domain::Whole { low: 0, high: MAX_BASES as u64 },
 };
 
-/// How bases are drawn, a name of [`basis::BASES`].
+/// How bases are drawn, a name of `basis::BASES`.
 pub static BASIS_KIND: Knob = Knob {
     name: "basis kind",
     about: "How random bases are drawn",

@@ -4,7 +4,7 @@
 //! ```text
 //! h ← h + t s f(x)
 //! ```
-//! `f` is [`crate::adapter::small`]'s layer, `s` a factor, 4 by default as in the paper, `t` the strength.
+//! `f` is `adapter::small`'s layer, `s` a factor, 4 by default as in the paper, `t` the strength.
 
 use crate::adapter::direct::{self, Direct, Own, Plan, Rule};
 use crate::adapter::small::{FACTOR, SIZE, add, add_backward, changes_something, places, shape, start, width};
