@@ -26,7 +26,7 @@ pub struct Settings {
     pub pack: bool,
     /// Whether rows come in an order that is drawn anew each epoch, or as they are given.
     pub shuffle: bool,
-    /// Everything random follows from it but a fresh adapter's start, which follows from [`Spec::seed`].
+    /// Everything random follows from it but a fresh adapter's start, which follows from [`Spec::seed`](crate::adapter::Spec::seed).
     pub seed: u64,
     /// Part of the rows that is put aside to measure on, from 0 and below 1.
     pub held_out: f64,

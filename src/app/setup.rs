@@ -216,7 +216,7 @@ impl Setup {
     }
 
     /// With a cache for the outputs of the blocks below the lowest that an adapter changes: later epochs and lessons on the
-    /// same data skip them. The outputs are rounded to f16: see [`Trainer::cache_activations`]. `open` is called when the
+    /// same data skip them. The outputs are rounded to f16: see [`Trainer::cache_activations`](crate::train::Trainer::cache_activations). `open` is called when the
     /// lesson begins, with the number of these blocks.
     ///
     /// ```
