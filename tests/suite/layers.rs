@@ -394,3 +394,49 @@ fn unsafe_code_stays_in_its_files() {
         assert_eq!(uses, listed, "{name}: unsafe code, and its place in the list");
     }
 }
+
+/// Most lines of a function of the command: it is a shell, and what is longer belongs in the library.
+const LONGEST: usize = 80;
+
+/// Name and lines of every function of a source as rustfmt leaves it.
+fn functions(source: &str) -> Vec<(String, usize)> {
+    let lines: Vec<&str> = source.lines().collect();
+    let mut out = Vec::new();
+    for (i, line) in lines.iter().enumerate() {
+        let Some(name) = line.trim_start().split("fn ").nth(1).filter(|_| !line.trim_start().starts_with("//")) else {
+            continue;
+        };
+        let before = line.trim_start().split("fn ").next().unwrap_or_default();
+        let keyword = |word: &str| word.starts_with("pub") || ["async", "const", "extern", "unsafe"].contains(&word);
+        if !before.split_whitespace().all(keyword) || line.ends_with(['}', ';']) {
+            continue;
+        }
+        // The body ends with a brace below the first letter.
+        let indent = line.len() - line.trim_start().len();
+        let end = format!("{}}}", " ".repeat(indent));
+        let len = lines[i..].iter().position(|l| *l == end).unwrap_or_else(|| panic!("{name} has no end"));
+        out.push((name.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect(), len + 1));
+    }
+    out
+}
+
+#[test]
+fn functions_of_the_command_are_short() {
+    let sample = "impl A {\n    pub fn a(\n        b: u8,\n    ) -> u8 {\n        if b {\n        }\n    }\n}\nfn c() {}\nfn d() {\n}\n";
+    assert_eq!(functions(sample), [("a".into(), 6), ("d".into(), 2)]);
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/cli");
+    let mut files = Vec::new();
+    sources(&src, &mut files);
+    let (mut count, mut long) = (0, Vec::new());
+    for file in files {
+        let all = functions(&std::fs::read_to_string(&file).unwrap());
+        count += all.len();
+        long.extend(
+            all.into_iter()
+                .filter(|f| f.1 >= LONGEST)
+                .map(|(name, len)| format!("{}: {name} has {len}", file.display())),
+        );
+    }
+    assert!(count > 150, "{count} functions were found");
+    assert!(long.is_empty(), "functions of {LONGEST} lines or more: {long:#?}");
+}

@@ -26,6 +26,33 @@ fn teaches_saves_and_attaches() {
 }
 
 #[wasm_bindgen_test]
+fn steps_and_pieces_are_those_of_the_whole() {
+    fn ok<T>(r: Result<T, wasm_bindgen::JsError>) -> T {
+        r.unwrap_or_else(|_| panic!("it works"))
+    }
+    let mut m = ok(Mynah::embedded());
+    let losses = ok(m.teach(mynah::base::NOTES, 4, 3, 2e-2));
+    let mut page = ok(Mynah::embedded());
+    let mut lesson = ok(page.lesson(mynah::base::NOTES, 4, 3, 2e-2));
+    assert_eq!(lesson.steps(), 3);
+    let steps: Vec<f64> = std::iter::from_fn(|| ok(lesson.step())).collect();
+    assert_eq!(steps, losses);
+    page.learn(lesson);
+    assert_eq!(ok(page.save()), ok(m.save()));
+    let (whole, ids) = (ok(page.generate("Up at four", 12)), ok(page.ids("Up at four", 12)));
+    let mut text = ok(page.stream("Up at four", 12));
+    let pieces: Vec<String> = std::iter::from_fn(|| ok(text.next())).collect();
+    assert_eq!(pieces.concat(), whole);
+    assert!(!text.ids().is_empty() && ids.starts_with(&text.ids()));
+    // A lesson that is left early has taught what it has taught.
+    let mut lesson = ok(page.lesson(mynah::base::NOTES, 4, 3, 2e-2));
+    ok(lesson.step());
+    page.learn(lesson);
+    assert_ne!(ok(page.save()), ok(m.save()));
+    assert!(page.generate(&"far too long ".repeat(400), 1).is_err() && page.lesson("", 4, 3, 2e-2).is_err());
+}
+
+#[wasm_bindgen_test]
 fn a_seed_expands_to_the_same_bits() {
     assert_eq!(digest::digests(1), digest::WANTED);
 }
