@@ -26,6 +26,13 @@
 //! of it, which can be planned; and that becomes the [`Lesson`], an iterator that does a unit of work a call.
 //! [`Setup::text`] and its like go through all of them at once. [`Mynah::resume`] continues from a checkpoint.
 //!
+//! | what | how it is made | what it is |
+//! | --- | --- | --- |
+//! | [`Lesson`] | [`Mynah::lesson`], [`Mynah::resume`] | an adapter or a model that is trained: an iterator of events |
+//! | [`Completion`] | [`Mynah::complete`], [`Generation`] | a text that is continued: an iterator of pieces |
+//! | `Talk` | `Mynah::talk`, `Generation::talk` | a conversation; its answers are iterators of pieces (`chat`) |
+//! | `Feedback` | `Feedback::open` | marks of answers, and an adapter that learns from them (`chat` and `std`) |
+//!
 //! The rooms above have all the parts; this one has the order in which a program usually needs them, and the defaults.
 //! It prints nothing, has no clock, and leaves every loop to its caller.
 
