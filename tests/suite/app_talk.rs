@@ -157,7 +157,7 @@ fn draws_follow_from_the_seed_the_question_and_the_attempt() {
 #[test]
 fn pieces_join_to_the_answer_and_an_early_end_keeps_what_was_said() {
     let mynah = mynah();
-    let generation = mynah.generation().sampling(Sampling::greedy()).context(512).limit(60);
+    let generation = mynah.generation().sampling(Sampling::greedy()).context(512).limit(150);
     let mut talk = generation.talk().unwrap();
     let joined: String = talk.say(BEAR).unwrap().map(|piece| piece.unwrap().text).collect();
     assert_eq!((talk.last().unwrap().text, talk.last().unwrap().ended), (&*joined, true));
@@ -172,7 +172,7 @@ fn pieces_join_to_the_answer_and_an_early_end_keeps_what_was_said() {
     assert_eq!(cut.messages(), [Message::new("user", BEAR), Message::new("assistant", &*few)]);
     // What comes next knows what was said, and no more.
     let next = whole(cut.say("And then?"));
-    assert_eq!(next, oracle(&mynah, &Stack::new(), cut.before(), Sampling::greedy(), 60));
+    assert_eq!(next, oracle(&mynah, &Stack::new(), cut.before(), Sampling::greedy(), 150));
     // The same in steps, without a borrow.
     let mut steps = generation.talk().unwrap();
     steps.ask(BEAR).unwrap();
@@ -185,7 +185,7 @@ fn pieces_join_to_the_answer_and_an_early_end_keeps_what_was_said() {
     assert!(steps.correct("A bear slept.") && steps.last().unwrap().text == "A bear slept.");
     let next = whole(steps.say("And then?"));
     assert_eq!(steps.before()[1], Message::new("assistant", "A bear slept."));
-    assert_eq!(next, oracle(&mynah, &Stack::new(), steps.before(), Sampling::greedy(), 60));
+    assert_eq!(next, oracle(&mynah, &Stack::new(), steps.before(), Sampling::greedy(), 150));
     assert!(generation.talk().unwrap().regenerate().is_err());
 }
 
