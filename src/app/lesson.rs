@@ -193,6 +193,9 @@ impl Lesson {
         if let Some(saved) = self.resumed.take() {
             self.trainer.resume(&saved, self.mynah.base(), &mut self.order, &self.facts)?;
             self.history = History::read(&saved)?;
+            if let Ok(known) = saved.note("reference") {
+                self.fill_reference(known)?;
+            }
         }
         Ok(())
     }
@@ -473,14 +476,17 @@ impl Lesson {
         }
         let mut own = self.history.notes();
         own.extend(self.clock.map(|clock| ("clock", clock.to_le_bytes().to_vec())));
+        // Of all weights the reference is gone after the first step, so what it said is saved.
+        let gone = self.needs_reference() && self.trainer.adapter_ref().is_none();
+        own.extend(gone.then(|| ("reference", self.reference_file())));
         let mut all: Vec<(&str, &[u8])> = own.iter().map(|(name, bytes)| (*name, bytes.as_slice())).collect();
         for &(name, bytes) in notes {
             let spelt = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || b"._-".contains(&c);
             if !(1..=14).contains(&name.len()) || !name.bytes().all(spelt) {
                 return Err(Error::invalid("note", format!("{name:?} is no name of one to 14 of a-z 0-9 . _ -")));
             }
-            // `best` may come later.
-            if name == "best" || name == "clock" || all.iter().any(|(taken, _)| *taken == name) {
+            // These may come later.
+            if ["best", "clock", "reference"].contains(&name) || all.iter().any(|(taken, _)| *taken == name) {
                 return Err(Error::invalid("note", format!("the name {name} is taken")));
             }
             all.push((name, bytes));

@@ -188,7 +188,8 @@ impl Setup {
         self.settings(|s| s.objective = objective)
     }
 
-    /// Within so many bytes of memory for the whole process.
+    /// Within so many bytes of memory for the whole process. What it holds before the lesson, [`Draft::plan`] must be told; it
+    /// counts as nothing otherwise.
     pub fn memory(self, bytes: usize) -> Setup {
         self.settings(|s| s.memory = Some(bytes))
     }

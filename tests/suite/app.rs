@@ -156,6 +156,7 @@ fn lessons(mynah: &Mynah) -> Vec<(&'static str, Box<dyn Fn(Setup) -> Setup>, Met
         ("bco", Box::new(bco), "lora".into(), verdicts()),
         ("dpo", Box::new(dpo), "lora".into(), pairs()),
         ("full", Box::new(|setup| setup.steps(3)), "full".into(), notes()),
+        ("full dpo", Box::new(dpo), "full".into(), pairs()),
         ("given", Box::new(|setup| setup.steps(3)), given.into(), notes()),
     ]
 }
@@ -204,7 +205,6 @@ fn a_pause_after_any_event_changes_no_byte() {
             };
             let own = || mynah.resume(saved.clone()).unwrap();
             for setup in [&own as &dyn Fn() -> Setup, &by_caller] {
-                // Of all weights the reference is gone after the first step: nothing here needs it.
                 let mut lesson = again(setup);
                 finish(&mut lesson);
                 assert!(lesson.to_bytes().unwrap() == bytes, "{name} after {pause} events");
@@ -391,7 +391,7 @@ fn what_cannot_be_learnt_is_a_typed_error() {
     assert!(lora().plan(0).unwrap().unwrap().total() > refusal.least.total() / 2);
     // Nothing that a caller gives may take the name of what a lesson notes itself.
     let lesson = lora().text(NOTES).unwrap();
-    for name in ["log", "best", "", "UPPER", "much-too-long-a-name"] {
+    for name in ["log", "best", "reference", "", "UPPER", "much-too-long-a-name"] {
         assert!(lesson.checkpoint_with(&[(name, b"")]).is_err(), "{name}");
     }
 }
