@@ -139,8 +139,11 @@ fn an_adapter_beneath_and_kept_activations_are_as_in_the_command() {
     assert!(matches!(lesson, Err(Error::Invalid { what, .. }) if what == "activation cache"));
 }
 
-/// A few lessons with a bit of everything.
-fn lessons(mynah: &Mynah) -> Vec<(&'static str, Box<dyn Fn(Setup) -> Setup>, Method, String)> {
+/// Changes the settings of a lesson.
+type Change = Box<dyn Fn(Setup) -> Setup>;
+
+/// A few lessons with a bit of everything: a name, settings, what is trained, data.
+fn lessons(mynah: &Mynah) -> Vec<(&'static str, Change, Method, String)> {
     let nola = |setup: Setup| {
         setup.steps(5).batch(2).held_out(0.2).settings(|s| (s.eval_every, s.patience) = (Some(2), Some(8)))
     };
