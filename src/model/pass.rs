@@ -83,7 +83,7 @@ pub struct Pass<'a> {
     /// The adapters.
     pub stack: &'a Stack,
     /// Where several sessions go through together: the adapters of their rows, instead of `stack`.
-    pub each: &'a [RowStack],
+    pub row_stacks: &'a [RowStack],
     /// How products are computed.
     pub precision: Precision,
     /// The rows.
@@ -98,20 +98,20 @@ pub struct Pass<'a> {
 impl<'a> Pass<'a> {
     /// A forward pass.
     pub fn new(model: &'a Model, stack: &'a Stack, precision: Precision, rows: &'a Rows) -> Pass<'a> {
-        Pass { model, stack, each: &[], precision, rows, save: false, dropout: None, extras: Vec::new() }
+        Pass { model, stack, row_stacks: &[], precision, rows, save: false, dropout: None, extras: Vec::new() }
     }
 
     /// A forward pass of rows of several sessions, each with its own adapters.
-    pub fn together(model: &'a Model, each: &'a [RowStack], precision: Precision, rows: &'a Rows) -> Pass<'a> {
+    pub fn together(model: &'a Model, row_stacks: &'a [RowStack], precision: Precision, rows: &'a Rows) -> Pass<'a> {
         static NONE: Stack = Stack::new();
-        Pass { each, ..Pass::new(model, &NONE, precision, rows) }
+        Pass { row_stacks, ..Pass::new(model, &NONE, precision, rows) }
     }
 
     /// The adapters, and the rows of `n` that they change: all rows, or those of each session. A row of the pass may be
     /// several of them, one a head.
     pub fn stacks(&self, n: usize) -> impl Iterator<Item = (Range<usize>, &'a Stack)> {
-        let (one, per) = (self.each.is_empty().then_some((0..n, self.stack)), n / self.rows.positions.len().max(1));
-        let each = self.each.iter().map(move |(rows, stack)| (rows.start * per..rows.end * per, &**stack));
+        let (one, per) = (self.row_stacks.is_empty().then_some((0..n, self.stack)), n / self.rows.positions.len().max(1));
+        let each = self.row_stacks.iter().map(move |(rows, stack)| (rows.start * per..rows.end * per, &**stack));
         one.into_iter().chain(each)
     }
 
