@@ -54,11 +54,12 @@ impl Draft {
     /// What memory the lesson will take. `held` are the bytes that the process holds already, but for the model's file.
     ///
     /// # Errors
-    /// Those of making what is trained. The inner error says what would fit instead, if [`Settings::memory`](super::Settings::memory) is not
-    /// enough.
+    /// Those of making what is trained. The inner error says what would fit instead, if [`Settings::memory`] is not enough.
+    ///
+    /// [`Settings::memory`]: super::Settings::memory
     pub fn plan(&mut self, held: usize) -> Result<core::result::Result<Plan, Refusal>> {
         let rows = plan::Rows::of(&self.rows.rows, &self.rows.examples);
-        let config = Config { recompute: self.setup.settings.recompute, ..self.config.clone() };
+        let config = self.setup.settings.config(&self.setup.method, self.steps);
         Ok(self.setup.settle(rows, config, held)?.map(|(config, micro, plan)| {
             (self.config, self.micro) = (config, micro);
             self.plan = Some(plan.clone());
@@ -69,9 +70,12 @@ impl Draft {
     /// Takes the memory, and continues where a checkpoint was written. No row goes through the model yet.
     ///
     /// # Errors
-    /// `Limit` if [`Settings::memory`](super::Settings::memory) is not enough; `Invalid` for settings that cannot be used; `Changed` with every
-    /// difference if a checkpoint is of another lesson. With [`Settings::density_ratios`](super::Settings::density_ratios) that is found when all rows are
+    /// `Limit` if [`Settings::memory`] is not enough; `Invalid` for settings that cannot be used; `Changed` with every
+    /// difference if a checkpoint is of another lesson. With [`Settings::density_ratios`] that is found when all rows are
     /// weighed, by [`Lesson::next`].
+    ///
+    /// [`Settings::memory`]: super::Settings::memory
+    /// [`Settings::density_ratios`]: super::Settings::density_ratios
     pub fn begin(mut self) -> Result<Lesson> {
         if self.plan.is_none()
             && let Err(refusal) = self.plan(0)?
