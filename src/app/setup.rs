@@ -287,7 +287,7 @@ impl Setup {
         let most = self.mynah.model.hparams.context;
         let tokens = self.settings.context.unwrap_or(CONTEXT.min(most));
         if tokens < 2 || tokens > most {
-            return Err(Error::invalid("context", format!("{tokens}: the model was made for 2 to {most} tokens")));
+            return Err(Error::invalid("context", format!("{tokens}; the model was made for 2 to {most} tokens")));
         }
         Ok(tokens)
     }
