@@ -1,5 +1,5 @@
-//! Options that the library's tables say: which row, and what of it can be set. A row that comes, or a setting, is an
-//! option, in the help, and in what a checkpoint keeps, without another line here.
+//! Options that are generated from the library's tables: the row, and its settings. A new row or setting becomes an option,
+//! with help and an entry in checkpoints, without a change here.
 
 use super::*;
 use clap::builder::TypedValueParser;
@@ -14,7 +14,7 @@ use std::marker::PhantomData;
 /// The method that is no adapter: all weights.
 pub const FULL: &str = "full";
 
-/// What a command line needs of a row.
+/// The data of a row that a command line needs.
 #[derive(Clone, Copy)]
 pub struct Row {
     pub name: &'static str,
@@ -26,28 +26,28 @@ pub struct Row {
 pub trait Table: Clone + 'static {
     /// The option.
     const FLAG: &'static str;
-    /// What it is for.
+    /// Its help.
     const ABOUT: &'static str;
-    /// Where nothing is said.
-    const USUAL: &'static str;
-    /// Where options stand in the help text.
+    /// The default.
+    const DEFAULT: &'static str;
+    /// The heading of its options in the help text.
     const HEADING: &'static str;
-    /// Options that stand among the common ones instead.
+    /// Options that are listed among the common ones instead.
     const COMMON: &'static [&'static str] = &[];
-    /// The option without which none of them means anything.
+    /// An option that all of these require.
     const NEEDS: Option<&'static str> = None;
 
     fn rows() -> Vec<Row>;
 }
 
-/// What `train` can make: the kinds of adapters, and all weights.
+/// What `train` can train: the kinds of adapters, and all weights.
 #[derive(Clone)]
 pub struct Methods;
 
 impl Table for Methods {
     const FLAG: &'static str = "method";
     const ABOUT: &'static str = "What is trained";
-    const USUAL: &'static str = "lora";
+    const DEFAULT: &'static str = "lora";
     const HEADING: &'static str = ADAPTER;
     const COMMON: &'static [&'static str] = &["method", "rank"];
 
@@ -63,8 +63,8 @@ pub struct Kinds;
 
 impl Table for Kinds {
     const FLAG: &'static str = "method";
-    const ABOUT: &'static str = "Of an adapter that is made: its kind; and so its settings";
-    const USUAL: &'static str = "lora";
+    const ABOUT: &'static str = "Kind of adapter to create";
+    const DEFAULT: &'static str = "lora";
     const HEADING: &'static str = LEARNING;
     const NEEDS: Option<&'static str> = Some("learn");
 
@@ -73,14 +73,14 @@ impl Table for Kinds {
     }
 }
 
-/// What is to become of completions.
+/// The objectives.
 #[derive(Clone)]
 pub struct Objectives;
 
 impl Table for Objectives {
     const FLAG: &'static str = "objective";
-    const ABOUT: &'static str = "What is to become of completions";
-    const USUAL: &'static str = "sft";
+    const ABOUT: &'static str = "Training objective";
+    const DEFAULT: &'static str = "sft";
     const HEADING: &'static str = OBJECTIVE;
 
     fn rows() -> Vec<Row> {
@@ -88,14 +88,14 @@ impl Table for Objectives {
     }
 }
 
-/// What moves the parameters.
+/// The optimizers.
 #[derive(Clone)]
 pub struct Optimizers;
 
 impl Table for Optimizers {
     const FLAG: &'static str = "optimizer";
-    const ABOUT: &'static str = "What moves the parameters";
-    const USUAL: &'static str = "adamw";
+    const ABOUT: &'static str = "Optimiser";
+    const DEFAULT: &'static str = "adamw";
     const HEADING: &'static str = OPTIMISER;
 
     fn rows() -> Vec<Row> {
@@ -103,7 +103,7 @@ impl Table for Optimizers {
     }
 }
 
-/// The learning rate where nothing is said.
+/// The default learning rate.
 pub fn rate(method: &str) -> f32 {
     KINDS.iter().find(|k| k.name == method).map_or(1e-3, |k| k.rate)
 }
@@ -111,31 +111,31 @@ pub fn rate(method: &str) -> f32 {
 /// Help for the learning rate.
 pub fn rates<T: Table>() -> String {
     let rates: Vec<String> = T::rows().iter().map(|row| format!("{} {:e}", row.name, rate(row.name))).collect();
-    format!("Highest learning rate [default: {}]", rates.join(", "))
+    format!("Peak learning rate [default: {}]", rates.join(", "))
 }
 
-/// A row of a table and what was said of its settings.
+/// A row of a table, with the given settings.
 #[derive(Clone)]
 pub struct Choice<T> {
     kind: Option<String>,
-    /// What was said.
+    /// The given settings.
     pub values: Values,
     table: PhantomData<T>,
 }
 
 impl<T: Table> Choice<T> {
-    /// The row that was named, if one was.
+    /// The row that was named, if any.
     pub fn named(&self) -> Option<&str> {
         self.kind.as_deref()
     }
 
     /// The row.
     pub fn kind(&self) -> &str {
-        self.named().unwrap_or(T::USUAL)
+        self.named().unwrap_or(T::DEFAULT)
     }
 
     /// # Errors
-    /// `Usage` for a setting that cannot be used, or that the row lacks, with the rows that have it.
+    /// `Usage` for a setting that cannot be used, or that the row does not have, with the rows that have it.
     pub fn check(&self) -> anyhow::Result<()> {
         let kind = self.kind();
         let row = T::rows().into_iter().find(|row| row.name == kind);
@@ -165,7 +165,7 @@ pub fn knobs<T: Table>() -> Vec<&'static Knob> {
     all
 }
 
-/// Whether an option is one of the table's that its row `kind` lacks.
+/// Whether an option belongs to the table but not to its row `kind`.
 pub fn lacks<T: Table>(kind: &str, option: &str) -> bool {
     let has = |knobs: &[Setting]| knobs.iter().any(|u| flag(u.knob) == option);
     let (mut known, mut here) = (false, false);
@@ -178,8 +178,8 @@ pub fn lacks<T: Table>(kind: &str, option: &str) -> bool {
 
 /// Rows that have a knob, with its defaults there.
 fn owners<T: Table>(name: &str) -> Vec<(&'static str, &'static Value)> {
-    let usual = |row: &Row| row.knobs.iter().find(|u| u.knob.name == name).map(|u| (row.name, &u.value));
-    T::rows().iter().filter_map(usual).collect()
+    let default = |row: &Row| row.knobs.iter().find(|u| u.knob.name == name).map(|u| (row.name, &u.value));
+    T::rows().iter().filter_map(default).collect()
 }
 
 /// The help of a knob: what it does, which rows have it if few or all but few do, and its default.
@@ -198,7 +198,7 @@ fn help<T: Table>(knob: &Knob) -> String {
     if let Domain::Switch = knob.domain {
         return text;
     }
-    // What most have, then those that have something else.
+    // The most common default, then the others.
     let times = |value: &Value| owners.iter().filter(|(_, v)| *v == value).count();
     let Some((_, most)) = owners.iter().rev().max_by_key(|(_, value)| times(value)) else { return text };
     let others: Vec<String> = owners.iter().filter(|(_, v)| v != most).map(|(name, v)| format!("{name} {v}")).collect();
@@ -237,7 +237,7 @@ pub fn setting_arg(knob: &'static Knob, help: String, heading: &'static str) -> 
     }
 }
 
-/// What a command line sets of some knobs.
+/// The knobs that a command line sets.
 pub fn given(knobs: impl IntoIterator<Item = &'static Knob>, matches: &ArgMatches) -> Values {
     let mut values = Values::new();
     for knob in knobs {
@@ -252,7 +252,7 @@ pub fn given(knobs: impl IntoIterator<Item = &'static Knob>, matches: &ArgMatche
     values
 }
 
-/// Bounds are the library's to check, with a message that names the setting.
+/// Parses a value. The library checks bounds, with a message that names the setting.
 fn parse(
     knob: &'static Knob,
     otherwise: &'static str,
@@ -268,7 +268,7 @@ impl<T: Table> Args for Choice<T> {
     fn augment_args(command: clap::Command) -> clap::Command {
         let values = rows(T::rows().into_iter().map(|row| (row.name, row.about)));
         let kind = Arg::new(T::FLAG).long(T::FLAG).value_name("NAME").value_parser(values);
-        let about = format!("{} [default: {}]", T::ABOUT, T::USUAL);
+        let about = format!("{} [default: {}]", T::ABOUT, T::DEFAULT);
         let kind = kind.help(about).help_heading(heading::<T>(T::FLAG));
         let kind = if let Some(needed) = T::NEEDS { kind.requires(needed) } else { kind };
         command.arg(kind).args(knobs::<T>().into_iter().map(arg::<T>))

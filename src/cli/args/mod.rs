@@ -61,13 +61,13 @@ pub fn setting<T>(result: mynah::Result<T>) -> anyhow::Result<T> {
 const TOP: &str = "\
 Examples:
   mynah demo
-      See it all in a minute; needs no file
+      See everything in a minute; no files needed
   mynah run -m model.gguf -p 'Once upon a time'
-      Let a model continue a text
+      Continue a text
   mynah train -m model.gguf -d notes.txt -o notes.mynah
-      Teach it a text; the model file stays as it is
+      Train an adapter on a text; the model file is not changed
   mynah run -m model.gguf -a notes.mynah -p 'Once upon a time'
-      The same model with what it learnt
+      The same model with the adapter
 
 Results go to standard output, everything else to standard error.
 Exit status: 0 success, 1 failure, 2 wrong use, 130 interrupted.";
@@ -75,7 +75,7 @@ Exit status: 0 success, 1 failure, 2 wrong use, 130 interrupted.";
 /// Teaches a language model on the device it runs on.
 ///
 /// mynah maps a quantised GGUF model, runs it, trains a small adapter (LoRA or NOLA) on your own text while the model's
-/// weights stay frozen, and keeps what was learnt in a file of kilobytes.
+/// weights stay frozen, and saves the adapter in a file of kilobytes.
 #[derive(Parser)]
 #[command(version, after_help = TOP, max_term_width = 100, propagate_version = true)]
 #[command(disable_help_flag = true, arg = help_option(), disable_version_flag = true, arg = version_option())]
@@ -87,7 +87,7 @@ pub struct Cli {
     pub command: Command,
 }
 
-// The parser's own would stand before all headings.
+// The parser's own option would be listed before all headings.
 fn help_option() -> Arg {
     let help = Arg::new("help").short('h').long("help").action(ArgAction::Help);
     help.help("Print help; -h is a summary").global(true).help_heading(OTHER)
@@ -98,7 +98,7 @@ fn version_option() -> Arg {
     version.help("Print version").global(true).help_heading(OTHER)
 }
 
-/// The command line where beside `train --resume` nothing need be given.
+/// The command line in which `train --resume` needs no other options.
 pub fn loose() -> clap::Command {
     Cli::command().mut_subcommand("train", |train| train.mut_args(|arg| arg.required(false)))
 }
@@ -110,44 +110,44 @@ pub enum Command {
     Demo(Demo),
     /// Continue a text
     Run(Run),
-    /// Talk with a model, and teach it from what you think of its answers
+    /// Talk with a model, and teach it with your feedback
     Chat(Chat),
     /// Teach a model a text: writes an adapter, or with --method full a model
     Train(Box<Train>),
-    /// Say how much memory `train` would take, before anything of it is reserved
+    /// Plan the memory of a `train` command without running it
     Plan(Box<Plan>),
     /// Measure how well a model predicts a text
     Eval(Eval),
     /// Show what a model computes for a text: losses and next-token logits
     Logits(Logits),
-    /// Cut a text into tokens
+    /// Split a text into tokens
     Tokenize(Tokenize),
     /// Join tokens to text
     Detokenize(Detokenize),
-    /// Show what a model file or an adapter holds
+    /// Show the contents of a model file or an adapter
     Inspect(Inspect),
     /// Measure speed and memory: of a model, or of every kernel of this machine
     Bench(Bench),
 }
 
-/// What computes.
+/// Threads and cores.
 #[derive(Args, Clone)]
 pub struct Engine {
-    /// Threads that compute; results do not depend on it [default: all cores]
+    /// Number of threads; results do not depend on it [default: all cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
-    /// Cores to compute on, a thread each that stays there, as the system numbers them
+    /// Cores to run on, one pinned thread each, with the system's numbers
     #[arg(long, value_name = "CORE,..", value_delimiter = ',', conflicts_with = "threads")]
     pub cpus: Vec<usize>,
 }
 
-/// A model with adapters, and how it computes.
+/// A model with adapters, and how it is run.
 #[derive(Args, Clone)]
 pub struct ModelArgs {
     /// The model, a GGUF file [default: the built-in model]
     #[arg(short, long, value_name = "MODEL", required = cfg!(not(feature = "base")))]
     pub model: Option<PathBuf>,
-    /// Attach an adapter: a file or a checkpoint that `mynah train` wrote, a PEFT LoRA directory or a GGUF adapter.
+    /// Attach an adapter: a file or a checkpoint of `mynah train`, a PEFT LoRA directory or a GGUF adapter.
     /// STRENGTH multiplies its effect [default: 1]. May be given several times
     #[arg(short, long = "adapter", value_name = "ADAPTER[:STRENGTH]")]
     pub adapters: Vec<String>,
@@ -157,30 +157,30 @@ pub struct ModelArgs {
     pub engine: Engine,
 }
 
-/// How a model is read and computed with.
+/// How a model is read, and the precision of its computation.
 #[derive(Args, Clone)]
 pub struct Reading {
-    /// Compute with 32-bit activations, and a 32-bit cache unless --cache says otherwise. Without it activations are
-    /// rounded to 8 bits: faster, a little less precise
+    /// Compute with 32-bit activations, and with a 32-bit cache unless --cache is given. Otherwise activations are rounded
+    /// to 8 bits, which is faster and a little less precise
     #[arg(long)]
     pub exact: bool,
-    /// Precision of the cache of keys and values [default: f16, with --exact f32]
+    /// Number type of the key/value cache [default: f16, with --exact f32]
     #[arg(long, alias = "cache-type", value_enum)]
     pub cache: Option<Cache>,
-    /// Copy weights into memory, in large pages and where it helps with 16 rows side by side, which is read faster: all of
-    /// them, or as many as SIZE holds, as in 200M. Results are the same. Without it weights are read from the mapped file
+    /// Copy weights to memory for faster reading, into large pages and, where it helps, with 16 rows interleaved: all
+    /// weights, or at most SIZE, for example 200M. Results are the same. Otherwise weights are read from the mapped file
     #[arg(long, value_name = "SIZE", value_parser = size, num_args = 0..=1, require_equals = true,
         default_missing_value = "1000000G")]
     pub repack: Option<usize>,
 }
 
 impl Reading {
-    /// How products are computed.
+    /// The precision of products.
     pub fn precision(&self) -> Precision {
         if self.exact { Precision::F32 } else { Precision::Int8 }
     }
 
-    /// The precision of the cache.
+    /// The number type of the cache.
     pub fn cache(&self) -> CacheType {
         self.cache.map_or(if self.exact { CacheType::F32 } else { CacheType::F16 }, Into::into)
     }
@@ -218,7 +218,7 @@ fn between(low: f32, high: f32) -> impl Fn(&str) -> Result<f32, String> + Clone 
     }
 }
 
-/// A number that a knob can be.
+/// A number in the domain of a knob.
 fn real(knob: &'static Knob) -> impl Fn(&str) -> Result<f64, String> + Clone + Send + Sync + 'static {
     move |text| match knob.domain.parse(text).and_then(|value| knob.domain.take(&value)) {
         Some(Value::Real(value)) => Ok(value),
@@ -234,7 +234,7 @@ fn count(high: usize) -> impl Fn(&str) -> Result<usize, String> + Clone + Send +
     }
 }
 
-/// Bytes: a number, or one with K, M or G behind it, which count 1024 each.
+/// Bytes: a number, optionally followed by K, M or G, powers of 1024.
 fn size(text: &str) -> Result<usize, String> {
     let text = text.trim_end_matches("iB").trim_end_matches('B');
     let (number, unit) = match text.char_indices().last() {
@@ -251,14 +251,14 @@ fn size(text: &str) -> Result<usize, String> {
     }
 }
 
-/// Options of `train` that version 0.1 called otherwise, with their names of today.
+/// Options of `train` that have been renamed since version 0.1: old and new name.
 const RENAMED: [[&str; 2]; 3] = [
     ["keep-precision", "act-type"],
     ["lower-cache", "activation-cache"],
     ["lower-cache-size", "activation-cache-size"],
 ];
 
-/// The name of today of an option in a checkpoint.
+/// The present name of an option in a checkpoint.
 pub fn renamed(name: &str) -> &str {
     RENAMED.iter().find(|[old, _]| *old == name).map_or(name, |[_, new]| new)
 }
@@ -274,7 +274,7 @@ fn recompute(text: &str) -> Result<Recompute, String> {
     }
 }
 
-/// The same as version 0.1 had it: which blocks keep their activations.
+/// The same in the form of version 0.1: which blocks keep their activations.
 fn keep(text: &str) -> Result<Recompute, String> {
     match (text, text.parse()) {
         ("auto", _) => Ok(Recompute::Auto),

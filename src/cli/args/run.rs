@@ -1,11 +1,11 @@
-//! Options of the commands that let a model speak.
+//! Options of the commands that generate text.
 
 use super::*;
 use clap::{ArgMatches, FromArgMatches};
 use mynah::decode::{STAGES, Sampling};
 use mynah::knob::Setting;
 
-/// How tokens are drawn: the settings of all stages of sampling, and a seed.
+/// Sampling: the settings of all stages, and a seed.
 #[derive(Clone)]
 pub struct SamplingArgs(pub Sampling);
 
@@ -40,13 +40,13 @@ impl FromArgMatches for SamplingArgs {
 #[cfg(feature = "base")]
 #[derive(Args)]
 #[command(after_help = "\
-The built-in model says what it knows, learns the built-in notes by a NOLA adapter, and says what it knows then.
+The built-in model answers questions, learns the built-in notes with a NOLA adapter, and answers them again.
 
 Examples:
   mynah demo
   mynah demo -o notes.mynah")]
 pub struct Demo {
-    /// Keep the adapter in this file
+    /// Save the adapter to this file
     #[arg(short, long, value_name = "OUT")]
     pub output: Option<PathBuf>,
     #[command(flatten)]
@@ -69,16 +69,16 @@ pub struct Run {
     /// The text to continue
     #[arg(short, long)]
     pub prompt: Option<String>,
-    /// Most tokens to say
+    /// Most tokens to generate
     #[arg(short, value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..))]
     pub n: u32,
-    /// Most tokens of prompt and answer [default: what the model was made for, at most 4096]
+    /// Most tokens of prompt and answer [default: the model's context, at most 4096]
     #[arg(long, value_name = "T", value_parser = clap::value_parser!(u32).range(1..))]
     pub ctx: Option<u32>,
     /// Read spellings of control tokens in the prompt, such as <|im_start|>, as those tokens
     #[arg(long)]
     pub parse_special: bool,
-    /// Go on when the model says that the text has ended
+    /// Continue when the model ends the text
     #[arg(long)]
     pub ignore_end: bool,
     #[command(flatten)]
@@ -87,29 +87,29 @@ pub struct Run {
 
 #[derive(Args)]
 #[command(after_help = "\
-A line is said as it stands; one that ends with \\ goes on in the next, and one that begins with // is said with one slash.
+Each line is a message. A line that ends with \\ continues in the next one; a line that begins with // is sent with one slash.
 Ctrl-C stops an answer, Ctrl-D or /exit ends. Commands:
 
-  /regenerate  another answer to the same       /clear  a new conversation
-  /help        what can be typed                /exit   the end
+  /regenerate  another answer                   /clear  a new conversation
+  /help        the commands                     /exit   end
 
 With --learn also:
 
-  /good  /bad  the last answer was, or was not  /learn  learn from all marks, look, and keep it or not
-  /fix TEXT    TEXT would have been better      /undo   go back to the adapter before the last /learn
+  /good  /bad  mark the last answer             /learn  learn from all marks, then keep the result or not
+  /fix TEXT    TEXT would have been better      /undo   return to the adapter before the last /learn
 
-/good behind /regenerate says that this answer is better than those before it. A mark is on the disk once it is noted, in
-ADAPTER.feedback.jsonl, a row of data each that `mynah train --objective bco` and, if all are comparisons, dpo read too.
-/learn takes marks that are new, and some of the others lest they be forgotten: comparisons alone by DPO, else by BCO. It
-shows what the model says and how far it is from the base before and after, and asks; the adapter is replaced whole or not
-at all, and the one before stays in ADAPTER.before.
+/good after /regenerate means that this answer is better than the earlier ones. Marks are saved at once in
+ADAPTER.feedback.jsonl, one row each; `mynah train --objective bco` can read this file and, if all marks are comparisons, so
+can dpo. /learn trains on the new marks and on some old ones, against forgetting: with DPO if all are comparisons, otherwise
+with BCO. It shows a sample answer and the divergence from the base before and after, and asks whether to keep the change.
+The adapter is replaced whole or not at all; the previous one is kept in ADAPTER.before.
 
-The conversation follows the model's own chat template; where the model file has none, it is written as lines that begin
-with User: and Assistant:. When there is no room for it any more, the oldest turns are left out, which is said.
+The conversation uses the model's chat template; without one, it is written as lines that begin with User: and Assistant:.
+When the context is full, the oldest turns are dropped, with a message.
 
 With --json: one object a token (id, text) and one an answer (ids, text, prompt_tokens that were read for it,
-prompt_tokens_per_second, tokens_per_second, stop); mark (good, bad, better), marks and new, how many there are and are
-not learnt yet; learnt (objective, marks, steps, loss, agreement and divergence as [before, after], sample); kept and
+prompt_tokens_per_second, tokens_per_second, stop); mark (good, bad, better), marks and new, the numbers of marks and of
+those not learnt yet; learnt (objective, marks, steps, loss, agreement and divergence as [before, after], sample); kept and
 undone (true or false).
 
 Examples:
@@ -120,25 +120,25 @@ Examples:
 pub struct Chat {
     #[command(flatten)]
     pub model: ModelArgs,
-    /// What the conversation begins with
+    /// The system message
     #[arg(long, value_name = "TEXT")]
     pub system: Option<String>,
     /// Most tokens of an answer
     #[arg(short, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..))]
     pub n: u32,
-    /// Learn from marks, into the adapter that -a names; if there is no such file, it is made
+    /// Learn from marks, into the adapter of -a, which is created if the file does not exist
     #[arg(long)]
     pub learn: bool,
     #[command(flatten, next_help_heading = LEARNING)]
     pub lesson: LessonArgs,
-    /// Most tokens of the conversation [default: what the model was made for, at most 4096]
+    /// Most tokens of the conversation [default: the model's context, at most 4096]
     #[arg(long, value_name = "T", value_parser = clap::value_parser!(u32).range(8..))]
     pub ctx: Option<u32>,
     #[command(flatten)]
     pub sampling: SamplingArgs,
 }
 
-/// How to learn from marks.
+/// Options of learning from marks.
 #[derive(Args, Clone)]
 pub struct LessonArgs {
     #[command(flatten)]
@@ -146,17 +146,17 @@ pub struct LessonArgs {
     /// Learning rate
     #[arg(long, value_name = "LR", help = rates::<Kinds>(), value_parser = between(1e-12, 1000.0), requires = "learn")]
     pub lr: Option<f32>,
-    /// How often /learn sees every new mark, at most
+    /// Most passes of /learn over the new marks
     #[arg(long, value_name = "P", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..), requires = "learn")]
     pub passes: u64,
-    /// /learn is over when the loss, at first 0.69, is no more than this: lower values move the model further from its base
+    /// Stop a lesson once its loss drops to this (it starts near 0.69); lower values move the model further from its base
     #[arg(long, value_name = "LOSS", default_value_t = 0.15, value_parser = between(0.0, 1e6), requires = "learn")]
     pub enough: f32,
-    /// Most marks of earlier lessons that /learn takes again
+    /// Most marks of earlier lessons that /learn repeats
     #[arg(long, value_name = "N", default_value_t = 16, requires = "learn")]
     pub replay: usize,
-    /// How strongly rewards follow log-probabilities; less moves the model further from its base [default: usual for the
-    /// objective]
+    /// How strongly rewards follow log-probabilities; smaller values move the model further from its base [default: that of
+    /// the objective]
     #[arg(long, value_name = "B", value_parser = real(&objective::BETA), requires = "learn")]
     pub beta: Option<f64>,
 }

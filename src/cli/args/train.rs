@@ -1,4 +1,4 @@
-//! Options of the commands that teach.
+//! Options of the commands that train.
 
 use super::*;
 
@@ -6,21 +6,21 @@ use super::*;
 #[command(override_usage = "mynah train -m MODEL -d DATA -o OUT [OPTIONS]\n       mynah train --resume DIR [OPTIONS]")]
 #[command(after_help = "\
 Data: a text file (.txt), or JSON Lines (.jsonl) with one row a line:
-  {\"text\": \"...\"}                                   every token is learnt
-  {\"prompt\": \"...\", \"completion\": \"...\"}            the completion and the end token are learnt
-  {\"messages\": [{\"role\": \"user\", \"content\": \"...\"}, ...]}   what assistants say is learnt
+  {\"text\": \"...\"}                                   every token is a target
+  {\"prompt\": \"...\", \"completion\": \"...\"}            the completion and the end token are targets
+  {\"messages\": [{\"role\": \"user\", \"content\": \"...\"}, ...]}   the assistant's words are targets
   {\"prompt\": ..., \"chosen\": ..., \"rejected\": ...}    a better and a worse completion, for --objective dpo and others
   {\"prompt\": ..., \"completion\": ..., \"label\": true}  liked or not, for --objective bco and kto
-  {\"tokens\": [1, 2, 3], \"mask\": [0, 1, 1]}           tokens with mask 1 are learnt; all without mask
+  {\"tokens\": [1, 2, 3], \"mask\": [0, 1, 1]}           tokens with mask 1 are targets; without mask, all
 
 Prompts and completions are texts, or lists of messages. \"weight\" is the factor of a row's loss.
 
-The loss is the mean over all learnt tokens of a step, in nats, or what --objective says. What the base alone makes of
-the data is kept beside it, in DATA.reference.
+The loss is the mean over all target tokens of a step, in nats, or that of --objective. Reference log-probabilities of
+the base are stored beside the data, in DATA.reference.
 
-Ctrl-C once finishes the step, saves and says how to go on; twice ends at once. After that, a pause, a crash or a dead
-battery --resume goes on from the newest checkpoint that is whole, and the adapter and the log come out the same, byte by
-byte, as if nothing had happened. It refuses if the model, the data or an option that decides the result has changed.
+Ctrl-C finishes the step, saves and prints how to continue; a second Ctrl-C ends at once. If the run is paused or killed,
+--resume continues from the newest intact checkpoint. The adapter and the log are the same, byte by byte, as if it had
+never stopped. It refuses if the model, the data or an option that affects the result has changed.
 
 The log has one object a step: step, loss (before the update), grad_norm, lr, tokens.
 With --json a last object: loss_first, loss_last, eval_before, eval_after, adapter_bytes, tokens_per_second,
@@ -35,13 +35,13 @@ Examples:
   mynah train -m model.gguf -d notes.txt -o notes.mynah --checkpoints notes.saved --save-every 50 --max-minutes 20
   mynah train --resume notes.saved")]
 pub struct Train {
-    /// The model, a GGUF file; it stays as it is
+    /// The model, a GGUF file; it is not changed
     #[arg(short, long, help_heading = COMMON, value_name = "MODEL")]
     pub model: PathBuf,
-    /// What to learn: .txt or .jsonl
+    /// Training data: .txt or .jsonl
     #[arg(short, long, help_heading = COMMON, value_name = "DATA")]
     pub data: PathBuf,
-    /// Where the adapter goes (with --method full: the new model, a GGUF file in F32)
+    /// The adapter to write (with --method full: the new model, a GGUF file in F32)
     #[arg(short, long, help_heading = COMMON, value_name = "OUT")]
     pub output: PathBuf,
     #[command(flatten)]
@@ -50,9 +50,9 @@ pub struct Train {
 
 #[derive(Args)]
 #[command(after_help = "\
-Takes the options of `mynah train`. Without data, rows are taken to fill the context, and everything in them to count.
-With --json: bytes by what they are for, total, micro (rows that go through the model together), whole (blocks that save
-what they remember) of blocks.
+Has the options of `mynah train`. Without data, it assumes rows that fill the context, with all tokens as targets.
+With --json: bytes by purpose, total, micro (rows that go through the model together), whole (blocks that are not
+recomputed) of blocks.
 
 Examples:
   mynah plan -m model.gguf --batch 4 --ctx 512
@@ -61,97 +61,98 @@ pub struct Plan {
     /// The model, a GGUF file
     #[arg(short, long, help_heading = COMMON, value_name = "MODEL")]
     pub model: PathBuf,
-    /// What would be learnt
+    /// Training data
     #[arg(short, long, help_heading = COMMON, value_name = "DATA")]
     pub data: Option<PathBuf>,
-    /// Not written: so that a line for `train` can be given as it is
+    /// Ignored, so that the options of a `train` command can be given unchanged
     #[arg(short, long, help_heading = COMMON, value_name = "OUT")]
     pub output: Option<PathBuf>,
     #[command(flatten)]
     pub teach: Teach,
 }
 
-/// Options that an adapter has answered already.
+/// Options that an existing adapter determines.
 fn own() -> Vec<&'static str> {
     knobs::<Methods>().into_iter().map(|knob| knob.name).chain(["targets", "layers"]).collect()
 }
 
-/// How to train.
+/// The options of training.
 #[derive(Args)]
 pub struct Teach {
     #[command(flatten)]
     pub method: Choice<Methods>,
-    /// Optimiser steps; without it --epochs decides
+    /// Optimiser steps [default: from --epochs]
     #[arg(help_heading = COMMON, long, value_name = "N", conflicts_with = "epochs", value_parser = clap::value_parser!(u64).range(1..))]
     pub steps: Option<u64>,
-    /// Highest learning rate
+    /// Peak learning rate
     #[arg(help_heading = COMMON, long, value_name = "LR", help = rates::<Methods>(), value_parser = between(1e-12, 1000.0))]
     pub lr: Option<f32>,
-    /// Tokens of a row; longer rows are cut [default: 256, or less if the model was made for less]
+    /// Tokens of a row; longer rows are cut [default: 256, or the model's context if that is shorter]
     #[arg(help_heading = COMMON, long, value_name = "T", value_parser = count(1 << 24))]
     pub ctx: Option<usize>,
     /// Layers to change, separated by commas: all, attn, mlp, or q, k, v, o, gate, up, down
-    /// [default: those that the method usually changes, of lora and nola all]
+    /// [default: those of the method; all for lora and nola]
     #[arg(help_heading = ADAPTER, long, value_name = "LIST")]
     pub targets: Option<String>,
-    /// Part of the adapter's input that is left out at random in each step [default: none]
+    /// Dropout on the adapter's input [default: none]
     #[arg(help_heading = ADAPTER, long, value_name = "P", value_parser = between(0.0, 0.99))]
     pub dropout: Option<f32>,
-    /// Train on top of this adapter, which stays as it is; STRENGTH multiplies its effect. May be given several times
+    /// Train on top of this adapter, which stays frozen; STRENGTH multiplies its effect. May be given several times
     #[arg(help_heading = ADAPTER, short, long = "adapter", value_name = "ADAPTER[:STRENGTH]")]
     pub adapters: Vec<String>,
     /// Blocks to change, from 0: 20-29, 0,5,28- or the like [default: all]
     #[arg(help_heading = ADAPTER, long, value_name = "LIST")]
     pub layers: Option<String>,
-    /// Go on from an adapter instead of a fresh one; its kind, its settings, targets and layers are its own
+    /// Continue training an adapter instead of creating one; it determines kind, settings, targets and layers
     #[arg(help_heading = ADAPTER, long, value_name = "ADAPTER", conflicts_with_all = own())]
     pub init: Option<PathBuf>,
-    /// How often every row is seen [default: 3]
+    /// Number of passes over the data [default: 3]
     #[arg(help_heading = DATA, long, value_name = "E", value_parser = clap::value_parser!(u64).range(1..))]
     pub epochs: Option<u64>,
-    /// Rows that go through the model together
+    /// Rows of a micro-batch, which go through the model together
     #[arg(help_heading = DATA, long, value_name = "B", default_value_t = 1, value_parser = count(65_536))]
     pub batch: usize,
-    /// Batches of one step
+    /// Micro-batches of a step (gradient accumulation)
     #[arg(help_heading = DATA, long, value_name = "G", default_value_t = 1, value_parser = count(65_536))]
     pub accumulate: usize,
-    /// Fill rows with whole short ones; each is learnt as if it were alone
+    /// Pack several short examples into a row; each is trained as if it were alone
     #[arg(help_heading = DATA, long)]
     pub pack: bool,
     /// Order of the rows
     #[arg(help_heading = DATA, long, value_enum, default_value_t = RowOrder::Shuffled)]
     pub order: RowOrder,
-    /// Everything random follows from it
+    /// Seed of all random choices
     #[arg(help_heading = DATA, long, value_name = "S", default_value_t = 0)]
     pub seed: u64,
     #[command(flatten)]
     pub optimizer: Choice<Optimizers>,
-    /// How the learning rate falls after the warm-up
+    /// Decay of the learning rate after the warm-up
     #[arg(help_heading = OPTIMISER, long, value_enum, default_value_t = Schedule::Cosine)]
     pub schedule: Schedule,
-    /// Steps over which the learning rate rises from 0
+    /// Warm-up steps, over which the learning rate rises from 0
     #[arg(help_heading = OPTIMISER, long, value_name = "W", default_value_t = 0)]
     pub warmup: u64,
-    /// Largest norm of the gradients; 0 leaves them alone
+    /// Gradient clipping: largest norm of the gradients; 0 is off
     #[arg(help_heading = OPTIMISER, long, value_name = "C", default_value_t = 1.0, value_parser = between(0.0, 1e9))]
     pub clip: f32,
-    /// Estimate gradients from forward passes along so many random directions a step: memory of running the model
+    /// Estimate gradients from forward passes along D random directions a step; needs only the memory of inference
     #[arg(help_heading = OPTIMISER, long, value_name = "D", num_args = 0..=1, default_missing_value = "1", value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub zeroth: Option<u32>,
-    /// How far parameters are moved for that
+    /// Size of the perturbation of --zeroth
     #[arg(help_heading = OPTIMISER, long, value_name = "E", default_value_t = 1e-3, requires = "zeroth", value_parser = between(1e-6, 1.0))]
     pub zeroth_eps: f32,
     #[command(flatten)]
     pub objective: Choice<Objectives>,
-    /// bco, kto: weigh what was not liked by how often such prompts have liked completions, where the two differ
+    /// bco, kto: weight disliked completions by the density ratio of their prompts, for data in which the prompts of liked
+    /// and of disliked completions differ
     #[arg(help_heading = OBJECTIVE, long)]
     pub density_ratios: bool,
-    /// Most memory of the whole process, as in 400M or 1.5G: batches are cut and activations computed again where that is
-    /// needed, with the same result
+    /// Memory limit of the whole process, for example 400M or 1.5G: makes micro-batches smaller and recomputes activations
+    /// as needed, with the same result
     #[arg(help_heading = MEMORY, long, value_name = "BYTES", value_parser = size)]
     pub memory: Option<usize>,
-    /// Multiply with the base in 8 bits, as a running model does, and on the way back too: faster, with gradients a few
-    /// percent off. For adapters
+    /// Use 8-bit products with the base, as in generation, also in the backward pass: faster, with gradients a few percent
+    /// off. For adapters only
     #[arg(help_heading = MEMORY, long)]
     pub fast: bool,
     /// Blocks that recompute their activations in the backward pass instead of saving them (gradient checkpointing): none,
@@ -172,23 +173,23 @@ pub struct Teach {
         help_heading = MEMORY, long, alias = "lower-cache-size", value_name = "BYTES", default_value = "2G", value_parser = size
     )]
     pub activation_cache_size: usize,
-    /// Part of the rows that is put aside to measure on, for example 0.1
+    /// Fraction of the rows that is held out for evaluation, for example 0.1
     #[arg(help_heading = PROGRESS, long, value_name = "F", default_value_t = 0.0, value_parser = between(0.0, 0.99))]
     pub eval_fraction: f32,
-    /// Measure on the held-out rows every N steps [default: an eighth of all steps]
+    /// Evaluate on the held-out rows every N steps [default: an eighth of all steps]
     #[arg(help_heading = PROGRESS, long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub eval_every: Option<u64>,
-    /// End early when the held-out loss was N times in a row no better than the best; what was best is saved
+    /// Stop early when the held-out loss has not improved N times in a row; the best state is saved
     #[arg(help_heading = PROGRESS, long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub patience: Option<u64>,
-    /// Keep checkpoints here: the newest two, and the one with the best held-out loss
-    /// [default: OUT.checkpoints, which goes when the run has ended]
+    /// Folder of checkpoints: the newest two, and the one with the best held-out loss
+    /// [default: OUT.checkpoints, which is deleted when the run ends]
     #[arg(help_heading = PROGRESS, long, value_name = "DIR")]
     pub checkpoints: Option<PathBuf>,
     /// Write a checkpoint every N steps [default: every minute]
     #[arg(help_heading = PROGRESS, long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub save_every: Option<u64>,
-    /// Go on from the newest checkpoint in DIR as if the run had never stopped; options need not be given again
+    /// Continue from the newest checkpoint in DIR as if the run had never stopped; other options are optional
     #[arg(help_heading = PROGRESS, long, value_name = "DIR")]
     pub resume: Option<PathBuf>,
     /// Pause after N more steps

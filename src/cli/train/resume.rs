@@ -93,7 +93,7 @@ impl Line {
             let name = renamed(name);
             let displaced = EITHER.iter().any(|[one, other]| name == *other && given_options.get(one).is_some());
             // Checkpoints of version 0.1 may hold settings of other methods, which meant nothing.
-            let stray = lacks::<Methods>(method.unwrap_or(Methods::USUAL), name);
+            let stray = lacks::<Methods>(method.unwrap_or(Methods::DEFAULT), name);
             if !displaced && !stray {
                 all.set(name, value.clone());
             }
