@@ -14,7 +14,7 @@ use mynah::train::data::{Reader, utf8};
 use serde::Serialize;
 use std::time::Instant;
 
-/// Tokens of a row where nothing is said.
+/// The default number of tokens of a row.
 const CONTEXT: usize = 512;
 
 #[derive(Serialize)]
@@ -89,8 +89,8 @@ pub fn eval(args: &Eval, json: bool) -> anyhow::Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-/// llama-perplexity's rows: whole ones only, begun by the model's begin token if it has one, and of each the targets
-/// after the middle.
+/// The rows of llama-perplexity: whole ones only, which start with the model's begin token if it has one; targets are
+/// the tokens of the second half.
 fn second_halves(mynah: &Mynah, text: &str, ctx: usize) -> anyhow::Result<Vec<Example>> {
     let t = mynah.tokenizer();
     let ids = setting(t.encode(text, &Encode { add_special: true, parse_special: false }))?;

@@ -1,4 +1,4 @@
-//! `mynah inspect`: what a file holds.
+//! `mynah inspect`: the contents of a file.
 
 use crate::args::Inspect;
 use crate::out::table;
@@ -38,7 +38,7 @@ fn describe(bytes: Bytes) -> mynah::Result<adapter::Info> {
     adapter::info(load::adapter_in(bytes), &Limits::default())
 }
 
-/// The first elements and the number of all.
+/// The first elements, and the number of elements.
 fn elided(array: &Array) -> String {
     let first: Vec<String> = array.values().take(SHOWN).map(|v| short(&v)).collect();
     let more = if array.len() > SHOWN { ", …" } else { "" };
@@ -76,7 +76,7 @@ fn value_json(value: &Value) -> serde_json::Value {
     }
 }
 
-/// Of each format: tensors, values, bytes.
+/// For each format: tensors, values, bytes.
 fn formats(gguf: &Gguf) -> BTreeMap<&'static str, [u64; 3]> {
     let mut sums = BTreeMap::new();
     for t in gguf.tensors() {

@@ -1,4 +1,4 @@
-//! `mynah logits`: what a model computes for a text.
+//! `mynah logits`: losses and next-token logits of a text.
 
 use crate::args::{Logits, Usage, setting};
 use crate::load;
@@ -25,7 +25,7 @@ pub fn logits(args: &Logits, json: bool) -> anyhow::Result<Outcome> {
     let options = Encode { add_special: args.text.add_special, parse_special: args.text.parse_special };
     let tokens = mynah.tokenizer().encode(&args.prompt, &options)?;
     if tokens.is_empty() {
-        return Err(Usage::error("the prompt has no tokens; --add-special adds those that the model wants"));
+        return Err(Usage::error("the prompt has no tokens; --add-special adds those that the model expects"));
     }
     let mut session = setting(load::generation(&mynah, &args.model)?.session(tokens.len()))?;
     let (mut nll, mut last) = (Vec::new(), Vec::new());

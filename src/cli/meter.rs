@@ -1,4 +1,4 @@
-//! What a long run shows: a progress line on a terminal, peak memory, Ctrl-C.
+//! Long runs: a progress line on a terminal, peak memory, Ctrl-C.
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use mynah::decode::Stop;
@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Runs shorter than this show nothing.
+/// Shorter runs show no progress line.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A progress line on standard error, if that is a terminal.
@@ -24,10 +24,10 @@ impl Meter {
         Meter { bar, start: Instant::now() }
     }
 
-    /// So much is done; `message` is made only if somebody sees it.
+    /// Updates the progress; `message` is only called if it is shown.
     pub fn show(&self, done: u64, message: impl FnOnce() -> String) {
         if self.bar.is_hidden() && self.start.elapsed() > PATIENCE {
-            // Hidden still, if it is no terminal.
+            // Stays hidden if standard error is no terminal.
             self.bar.set_draw_target(ProgressDrawTarget::stderr());
         }
         self.bar.set_position(done);
@@ -45,15 +45,15 @@ impl Meter {
 /// Memory of this process, in bytes.
 #[derive(Clone, Copy)]
 pub struct Memory {
-    /// The most it has had, mapped files included.
+    /// Peak, including mapped files.
     pub peak: u64,
-    /// What it has now that belongs to no file.
+    /// Present memory that does not belong to a file.
     pub anonymous: u64,
-    /// What it has now of mapped files.
+    /// Present memory of mapped files.
     pub mapped: u64,
 }
 
-/// Memory of this process, where the system tells.
+/// Memory of this process, if the system provides it.
 pub fn memory() -> Option<Memory> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let value = |key: &str| {
@@ -63,7 +63,7 @@ pub fn memory() -> Option<Memory> {
     Some(Memory { peak: value("VmHWM:")?, anonymous: value("RssAnon:")?, mapped: value("RssFile:")? })
 }
 
-/// Most memory this process has had, in bytes, where the system tells.
+/// Peak memory of this process in bytes, if the system provides it.
 pub fn peak_rss() -> Option<u64> {
     memory().map(|m| m.peak)
 }
@@ -72,13 +72,12 @@ static INTERRUPTS: AtomicUsize = AtomicUsize::new(0);
 static STOP: LazyLock<Stop> = LazyLock::new(Stop::new);
 static HINT: Mutex<Option<String>> = Mutex::new(None);
 
-/// What to say when a second Ctrl-C ends the process.
+/// The message when a second Ctrl-C ends the process.
 pub fn at_second_interrupt(hint: Option<String>) {
     *HINT.lock().unwrap_or_else(PoisonError::into_inner) = hint;
 }
 
-/// From now on the first Ctrl-C, or request to end, is noted, and the second ends the process. Then
-/// `what` is said.
+/// From now on the first Ctrl-C, or request to terminate, is recorded and prints `what`; the second one ends the process.
 pub fn catch_interrupt(what: &'static str) -> anyhow::Result<()> {
     ctrlc::set_handler(move || {
         if INTERRUPTS.fetch_add(1, Ordering::Relaxed) > 0 {
@@ -93,17 +92,17 @@ pub fn catch_interrupt(what: &'static str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Whether Ctrl-C came.
+/// Whether Ctrl-C was pressed.
 pub fn interrupted() -> bool {
     INTERRUPTS.load(Ordering::Relaxed) > 0
 }
 
-/// A handle that Ctrl-C pulls, for what may take long.
+/// A handle that Ctrl-C triggers, for long operations.
 pub fn stop() -> Stop {
     STOP.clone()
 }
 
-/// Forgets a Ctrl-C: what it was for has stopped.
+/// Clears a recorded Ctrl-C after the interrupted operation has stopped.
 pub fn forget_interrupt() {
     INTERRUPTS.store(0, Ordering::Relaxed);
     STOP.reset();

@@ -1,16 +1,16 @@
-//! Standard output for results, standard error for eyes.
+//! Standard output for results, standard error for messages.
 
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
 use serde::Serialize;
 use std::io::{self, ErrorKind, Write};
 
-/// A line for eyes. Nobody may be there to read it, and that is no error.
+/// Prints a message. It is no error if nobody reads it.
 pub fn say(line: &str) {
     let _ = writeln!(io::stderr(), "{line}");
 }
 
-/// Text of a result, at once.
+/// Prints the text of a result and flushes it.
 pub fn print(text: &str) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
     out.write_all(text.as_bytes())?;
@@ -18,7 +18,7 @@ pub fn print(text: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Bytes of a result, at once.
+/// Writes the bytes of a result and flushes them.
 pub fn print_bytes(bytes: &[u8]) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
     out.write_all(bytes)?;
@@ -26,7 +26,7 @@ pub fn print_bytes(bytes: &[u8]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A result as one line of JSON.
+/// Prints a result as one line of JSON.
 pub fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
     print(&(serde_json::to_string(value)? + "\n"))
 }
@@ -43,12 +43,12 @@ pub fn table(head: &[&str], right: impl IntoIterator<Item = usize>) -> Table {
     table
 }
 
-/// Whether the error is that nobody reads our output any more.
+/// Whether the error means that the reader of the output has gone.
 pub fn is_closed_pipe(e: &anyhow::Error) -> bool {
     e.chain().any(|e| e.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == ErrorKind::BrokenPipe))
 }
 
-/// An error and its causes on one line, but for those that it tells of itself.
+/// An error and its causes on one line, without causes that its text already contains.
 pub fn why(e: &anyhow::Error) -> String {
     e.chain()
         .map(ToString::to_string)
@@ -68,7 +68,7 @@ pub fn harmless(text: &str) -> String {
     })
 }
 
-/// Bytes as people read them: `1 234 B`, `56.7 KiB`.
+/// Bytes in readable units: `1 234 B`, `56.7 KiB`.
 pub fn bytes(n: u64) -> String {
     let units = [("GiB", 1u64 << 30), ("MiB", 1 << 20), ("KiB", 10 << 10)];
     match units.iter().find(|(_, size)| n >= *size) {

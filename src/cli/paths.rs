@@ -1,10 +1,10 @@
-//! Where a command writes: never over what it reads, nor twice into one file. That is found before work begins.
+//! Output paths: a command never overwrites its inputs or writes two outputs to one file. This is checked before any work.
 
 use crate::args::Usage;
 use std::fs::Metadata;
 use std::path::{Path, PathBuf};
 
-/// A path, and how the command line named it.
+/// A path, and its option on the command line.
 pub struct Named {
     name: String,
     path: PathBuf,
@@ -16,10 +16,10 @@ impl Named {
     }
 }
 
-/// Paths that are written must be apart from each other, and from those that are read and from files in them.
+/// Checks that output paths differ from each other, from input paths, and from files inside input folders.
 ///
 /// # Errors
-/// `Usage` that names the two.
+/// `Usage` naming both.
 pub fn apart(written: &[Named], read: &[Named]) -> anyhow::Result<()> {
     for (i, a) in written.iter().enumerate() {
         for b in read {
@@ -37,7 +37,7 @@ pub fn apart(written: &[Named], read: &[Named]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A file can be written at `path`, as far as can be seen.
+/// Checks that a file can be written at `path`, as far as this can be known.
 pub fn writable(path: &Path) -> anyhow::Result<()> {
     let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     anyhow::ensure!(parent.is_dir(), "{}: there is no such directory", parent.display());
@@ -45,7 +45,7 @@ pub fn writable(path: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Whether two paths name one file, under whatever names, or would if there were one.
+/// Whether two paths name the same file, existing or not.
 pub fn same(a: &Path, b: &Path) -> bool {
     match (a.metadata(), b.metadata()) {
         (Ok(x), Ok(y)) => one(&x, &y) || real(a) == real(b),
@@ -54,7 +54,7 @@ pub fn same(a: &Path, b: &Path) -> bool {
     }
 }
 
-/// Whether these are of one file: hard links have several names.
+/// Whether these belong to the same file, since hard links have several names.
 #[cfg(unix)]
 fn one(a: &Metadata, b: &Metadata) -> bool {
     use std::os::unix::fs::MetadataExt;
@@ -66,7 +66,7 @@ fn one(_: &Metadata, _: &Metadata) -> bool {
     false
 }
 
-/// Without links and detours, as far as the path exists.
+/// The canonical path, as far as it exists.
 fn real(path: &Path) -> PathBuf {
     if let Ok(real) = path.canonicalize() {
         return real;

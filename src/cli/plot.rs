@@ -1,4 +1,4 @@
-//! A loss curve in braille dots: a line for training, rings for held-out points.
+//! A loss curve in braille dots: a line for the training loss, rings for the held-out loss.
 
 /// Cells of the plot; a cell has 2 × 4 dots.
 const WIDTH: usize = 60;
@@ -7,7 +7,7 @@ const HEIGHT: usize = 12;
 /// Bits of the dots of a cell, by column and row.
 const DOTS: [[u32; 4]; 2] = [[0x01, 0x02, 0x04, 0x40], [0x08, 0x10, 0x20, 0x80]];
 
-/// The curve of `losses`, one a step, smoothed, with held-out losses after so many steps.
+/// The smoothed curve of `losses`, one a step, with held-out losses after given steps.
 pub fn curve(losses: &[f64], held_out: &[(u64, f64)]) -> String {
     let smooth = smoothed(losses);
     let values = || smooth.iter().copied().chain(held_out.iter().map(|p| p.1)).filter(|x| x.is_finite());
@@ -51,7 +51,7 @@ pub fn curve(losses: &[f64], held_out: &[(u64, f64)]) -> String {
     out + if held_out.is_empty() { "" } else { "          ○ held-out loss\n" }
 }
 
-/// The running mean over about a twentieth of the steps around each.
+/// The running mean; its window is about a twentieth of the steps.
 fn smoothed(losses: &[f64]) -> Vec<f64> {
     let reach = losses.len() / 40;
     let mean = |part: &[f64]| part.iter().sum::<f64>() / part.len() as f64;
