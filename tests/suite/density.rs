@@ -73,7 +73,7 @@ fn the_command_weighs_goes_on_and_refuses() {
     fs::write(place.path("thumbs.jsonl"), (0..16).map(row).collect::<String>()).unwrap();
     let line = "train -m base.gguf -d thumbs.jsonl --objective bco --batch 4 --steps 6 --lr 1e-3 --eval-fraction 0.2";
     let said = place.says(&format!("{line} --density-ratios -o whole"), 0);
-    let weights = said.split("rows that were not liked weigh ").nth(1).expect(&said);
+    let weights = said.split("disliked rows is multiplied by ").nth(1).expect(&said);
     let bounds: Vec<f32> = weights.split(' ').filter_map(|w| w.trim_end_matches(',').parse().ok()).take(2).collect();
     assert!(bounds[0] < 0.9 && bounds[1] > 1.1, "{said}");
     place.says(&format!("{line} -o plain"), 0);

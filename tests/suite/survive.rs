@@ -174,7 +174,7 @@ fn pauses_damage_and_repeated_options_change_nothing() {
 
     let start = format!("{TRAIN} {options} -o out --log log");
     let text = place.says(&format!("{start} --max-steps 5"), 0);
-    assert!(text.contains("paused after step 5 of 30; go on with: mynah train --resume out.checkpoints"), "{text}");
+    assert!(text.contains("paused after step 5 of 30; continue with: mynah train --resume out.checkpoints"), "{text}");
     assert_eq!(place.saved("out.checkpoints"), [3, 5]);
     // What is there is not trampled on.
     let text = place.says(&start, 2);
@@ -197,7 +197,7 @@ fn pauses_damage_and_repeated_options_change_nothing() {
     fs::write(&newest, &bytes).unwrap();
     let text = place.says("train --resume out.checkpoints --max-steps 1", 0);
     assert!(text.contains("skipped: ") && text.contains("checkpoint-13.mynah: corrupt file"), "{text}");
-    assert!(text.contains("goes on after step 12") && text.contains("paused after step 13"), "{text}");
+    assert!(text.contains("continues after step 12") && text.contains("paused after step 13"), "{text}");
     fs::write(place.path("out.checkpoints/checkpoint-14.mynah"), &bytes[..middle]).unwrap();
     let text = place.says("train --resume out.checkpoints --max-minutes 0", 0);
     assert!(text.contains("incomplete") && text.contains("paused after step 13"), "{text}");
@@ -302,7 +302,7 @@ fn an_interrupt_saves_and_says_how_to_go_on() {
     let out = child.wait_with_output().unwrap();
     let text = String::from_utf8_lossy(&out.stderr);
     assert_eq!(out.status.code(), Some(130), "{text}");
-    let (_, how) = text.split_once("go on with: mynah ").unwrap();
+    let (_, how) = text.split_once("continue with: mynah ").unwrap();
     assert!(place.path("out").exists(), "what was learnt so far is there");
     place.says(how.lines().next().unwrap(), 0);
     assert!(place.read("out") == place.read("whole") && place.read("log") == place.read("whole.log"));
@@ -322,7 +322,7 @@ fn a_second_interrupt_ends_at_once_and_leaves_the_last_checkpoint() {
     let out = child.wait_with_output().unwrap();
     let text = String::from_utf8_lossy(&out.stderr);
     assert_eq!(out.status.code(), Some(130), "{text}");
-    assert!(text.contains("go on with: mynah train --resume saved"), "{text}");
+    assert!(text.contains("continue with: mynah train --resume saved"), "{text}");
     assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
     let folder = Folder::open(Path::new(&place.path("saved"))).unwrap();
     let newest = folder.newest(&Limits::default(), |e| panic!("{e}")).unwrap().unwrap();

@@ -1,6 +1,6 @@
 //! The file of what frozen blocks put out (`--activation-cache`): outputs one after the other behind a head that says what they
 //! are of. It is only ever appended to, and every output carries a checksum: what a crash cut off or a disk damaged is
-//! computed again. A file of another base, other blocks or other data is begun anew.
+//! computed again. A file of another base, other blocks or other data is overwritten.
 //!
 //! ```text
 //! head      8 bytes magic, 32 BLAKE3 of the base, 32 of the data, u32 frozen blocks, u32 width
@@ -142,7 +142,7 @@ impl Store for File {
     fn load(&mut self, key: &Key, out: &mut [u16]) -> bool {
         let Some(&(start, n)) = self.places.get(key) else { return false };
         if n != out.len() || !self.read(start, n).unwrap_or(false) {
-            // Damaged, or unreadable: made again, and written anew behind the rest.
+            // Damaged, or unreadable: computed again, and appended again.
             self.places.remove(key);
             return false;
         }

@@ -31,8 +31,9 @@ use std::fs::File;
 use std::path::Path;
 use std::time::Duration;
 
-/// `kept` are the options by which a checkpoint finds the way back, `resumed` is what this run continues from.
-pub fn train(options: &Train, kept: Head, resumed: Option<Resumed>, json: bool) -> anyhow::Result<Outcome> {
+/// `given` are the options that checkpoints hold, so that a run continues without them; `resumed` is what this run continues
+/// from.
+pub fn train(options: &Train, given: Head, resumed: Option<Resumed>, json: bool) -> anyhow::Result<Outcome> {
     let args = &options.teach;
     check(options, resumed.as_ref())?;
     let mynah = load::open(&options.model, &args.engine)?;
@@ -48,7 +49,7 @@ pub fn train(options: &Train, kept: Head, resumed: Option<Resumed>, json: bool) 
     }
     let mut run = Run {
         log,
-        saver: Some(Saver::new(options, kept, folder)?),
+        saver: Some(Saver::new(options, given, folder)?),
         most_steps: args.max_steps,
         most_time: args.max_minutes.map(|m| Duration::from_secs_f32(m * 60.0)),
         ..Run::new(lesson)
@@ -83,7 +84,7 @@ fn check(options: &Train, resumed: Option<&Resumed>) -> anyhow::Result<()> {
 }
 
 fn stopped() -> anyhow::Result<Outcome> {
-    out::say("interrupted; the same command goes on");
+    out::say("interrupted before the first step; the same command starts again");
     Ok(Outcome::Interrupted)
 }
 
@@ -129,12 +130,14 @@ fn weigh(lesson: &mut Lesson, from: Option<&Path>) -> anyhow::Result<()> {
     while lesson.upcoming() == Some(Work::Weigh) {
         match run::next(lesson).transpose().map_err(|e| named(e, from))? {
             Some(Event::Progress { done, total, .. }) => {
-                meter.get_or_insert_with(|| Meter::new(total)).show(done, || "what the prompts are like".into());
+                meter.get_or_insert_with(|| Meter::new(total)).show(done, || "embedding prompts".into());
             }
             Some(Event::Weighed(r)) => {
                 let (n, least, most, mean) = (r.rows, r.least, r.most, r.mean);
                 meter.iter().for_each(Meter::done);
-                out::say(&format!("{n} rows that were not liked weigh {least:.2} to {most:.2}, {mean:.2} on average"));
+                out::say(&format!(
+                    "the loss of {n} disliked rows is multiplied by {least:.2} to {most:.2}, on average by {mean:.2}"
+                ));
             }
             _ => {}
         }
@@ -161,7 +164,7 @@ fn open_log(path: &Path, resumed: bool, lines: &str) -> anyhow::Result<File> {
 fn introduce(lesson: &Lesson, size: &Size, planned: usize) {
     let done = match lesson.history().steps() {
         0 => String::new(),
-        n => format!("; goes on after step {n}"),
+        n => format!("; continues after step {n}"),
     };
     out::say(&format!(
         "{}: {} parameters; {} rows, {} tokens, {} rows held out; {} steps; {} planned{done}",
@@ -203,32 +206,32 @@ fn finish(run: Run, unsaved: Option<anyhow::Error>) -> anyhow::Result<Outcome> {
     let Run { lesson, saver, discarded, .. } = run;
     let (steps, all) = (lesson.history().steps(), lesson.steps());
     let command = saver.as_ref().and_then(Saver::command);
-    let go_on = |what: &str| {
-        let how = command.as_ref().map_or(String::new(), |command| format!("; go on with: {command}"));
+    let say = |what: &str| {
+        let how = command.as_ref().map_or(String::new(), |command| format!("; continue with: {command}"));
         out::say(&format!("{what} after step {steps} of {all}{how}"));
     };
     if let Some(e) = unsaved {
-        go_on("stopped");
+        say("stopped");
         return Err(e.context(format!("no checkpoint of step {steps}")));
     }
     match (lesson.ended(), discarded) {
         (Some(ended @ (Ended::Done | Ended::Early)), _) => {
             if ended == Ended::Early {
                 let waited = lesson.history().waited();
-                out::say(&format!("ended early: the held-out loss was {waited} times no better"));
+                out::say(&format!("ended early: {waited} evaluations in a row did not improve the held-out loss"));
             }
             saver.map_or(Ok(()), Saver::finish).map(|()| Outcome::Done)
         }
         (None, _) => {
-            go_on("paused");
+            say("paused");
             Ok(Outcome::Done)
         }
         (Some(Ended::Failed), Some(e)) => {
-            go_on("stopped");
+            say("stopped");
             Err(anyhow::Error::from(e).context(format!("{DISCARDS} steps in a row were discarded")))
         }
         _ => {
-            go_on("interrupted");
+            say("interrupted");
             Ok(Outcome::Interrupted)
         }
     }

@@ -13,7 +13,7 @@ pub fn check(args: &Train, folder: Named) -> anyhow::Result<()> {
     written.extend(teach.log.as_ref().map(|path| Named::new("--log", path)));
     written.extend(teach.activation_cache.as_ref().map(|path| Named::new("--activation-cache", path)));
     if Kind::by_name(teach.objective.kind()).is_ok_and(|kind| kind.reference) {
-        written.push(Named::new("what is kept beside -d", reference::beside(&args.data)));
+        written.push(Named::new("the reference file beside -d", reference::beside(&args.data)));
     }
     let init: Vec<Named> = teach.init.iter().map(|path| Named::new("--init", path)).collect();
     paths::apart(&written, &init)?;

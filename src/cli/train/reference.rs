@@ -10,14 +10,14 @@ use mynah::bytes::map;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-/// Where they are kept.
+/// Where they are saved.
 pub fn beside(data: &Path) -> PathBuf {
     let mut name = OsString::from(data);
     name.push(".reference");
     name.into()
 }
 
-/// Fills in the reference log-probabilities of all rows: from the file beside the data, or computed, and then kept there.
+/// Fills in the reference log-probabilities of all rows: from the file beside the data, or computed and then saved there.
 /// Ctrl-C ends the computation, and the lesson.
 pub fn fill(data: &Path, lesson: &mut Lesson) -> anyhow::Result<()> {
     if !lesson.needs_reference() {
@@ -27,25 +27,27 @@ pub fn fill(data: &Path, lesson: &mut Lesson) -> anyhow::Result<()> {
     if path.exists() {
         let found = map::open(&path).and_then(|bytes| lesson.fill_reference(bytes));
         if let Err(e) = found {
-            out::say(&format!("{}: not of use here ({e}); it is made anew", path.display()));
+            out::say(&format!("{}: cannot be used here ({e}); computed again", path.display()));
         }
     }
     let missing = lesson.missing_reference() as u64;
     if missing == 0 {
-        out::say(&format!("{}: what the base makes of the data", path.display()));
+        out::say(&format!("{}: reference log-probabilities of the data", path.display()));
         return Ok(());
     }
     let meter = Meter::new(missing);
     while lesson.upcoming() == Some(Work::Reference) {
         let Some(event) = next(lesson) else { break };
         setting(event)?;
-        meter.show(missing - lesson.missing_reference() as u64, || "what the base makes of the data".into());
+        meter.show(missing - lesson.missing_reference() as u64, || "reference log-probabilities".into());
     }
     meter.done();
     // Without the file the next run computes it again: no reason to stop.
     match map::replace(&path, &lesson.reference_file()) {
-        Ok(()) => out::say(&format!("{}: what the base makes of the data, kept for the next time", path.display())),
-        Err(e) => out::say(&format!("what the base makes of the data is not kept: {e}")),
+        Ok(()) => {
+            out::say(&format!("{}: reference log-probabilities of the data, saved for the next run", path.display()))
+        }
+        Err(e) => out::say(&format!("the reference log-probabilities could not be saved: {e}")),
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Checkpoints of a run, and going on from them.
+//! Checkpoints of a run, and how it continues from them.
 
 use crate::args::{Cli, Methods, Table, Train, Usage, lacks, loose, renamed};
 use crate::paths::same;
@@ -24,7 +24,7 @@ const PASSING: [&str; 5] = ["resume", "checkpoints", "threads", "max-minutes", "
 /// Options of which one takes the place of the other.
 const EITHER: [[&str; 2]; 4] = [["steps", "epochs"], ["epochs", "steps"], ["recompute", "keep"], ["keep", "recompute"]];
 
-/// The command line; of a training run, what was asked for in this part or before, and where it goes on.
+/// The command line; of a training run, what was asked for now or before, and where it continues.
 pub struct Line {
     pub cli: Cli,
     /// Options of `train` by name, with their values.
@@ -64,7 +64,9 @@ impl Line {
         };
         if let Some(other) = given.get_one::<PathBuf>("checkpoints").filter(|other| !same(other, path)) {
             let (path, other) = (path.display(), other.display());
-            return Err(Usage::error(format!("--resume {path} goes on in that folder, not in --checkpoints {other}")));
+            return Err(Usage::error(format!(
+                "--resume {path} continues in that folder, not in --checkpoints {other}"
+            )));
         }
         if !path.is_dir() {
             return Err(Usage::error(format!("--resume {}: there is no such folder", path.display())));
@@ -73,7 +75,7 @@ impl Line {
         let skipped = |e: &Error| out::say(&format!("skipped: {e}"));
         let Some(checkpoint) = folder.newest(&Limits::default(), skipped)? else {
             let path = path.display();
-            return Err(Usage::error(format!("--resume {path}: it holds no checkpoint; start the run anew")));
+            return Err(Usage::error(format!("--resume {path}: the folder holds no checkpoint; start a new run")));
         };
         let noted = || {
             let before = Head::decode(&checkpoint.note("options")?, &Limits::default())?;
@@ -111,7 +113,7 @@ impl Line {
 }
 
 /// Every option of a command that was given, with its values as texts; paths are made absolute. What is not UTF-8 is
-/// left out, and must be given again to go on.
+/// left out, and must be given again to continue.
 fn collect(command: &Command, given: &ArgMatches) -> Head {
     let mut out = Head::new();
     for arg in command.get_arguments() {
@@ -161,12 +163,13 @@ pub fn default_folder(output: &Path) -> PathBuf {
     name.into()
 }
 
-/// Refuses to begin where another run could go on.
+/// Refuses to begin where another run could be continued.
 pub fn check_unused(path: &Path) -> anyhow::Result<()> {
     if folder::steps(path).is_ok_and(|steps| !steps.is_empty()) {
         let quoted = quote(path);
-        let what = format!("{} holds checkpoints of a run; `mynah train --resume {quoted}` goes on", path.display());
-        return Err(Usage::error(what + " with it, and without that folder a new one begins"));
+        let why =
+            format!("{} holds checkpoints of a run; `mynah train --resume {quoted}` continues it", path.display());
+        return Err(Usage::error(why + ". To begin a new run, remove the folder or name another"));
     }
     Ok(())
 }
@@ -235,7 +238,7 @@ impl Saver {
     }
 
     fn hint(&self) {
-        meter::at_second_interrupt(self.command().map(|command| format!("go on with: {command}")));
+        meter::at_second_interrupt(self.command().map(|command| format!("continue with: {command}")));
     }
 
     /// The run has ended and its result is in safety.

@@ -141,8 +141,12 @@ impl Run {
     pub fn rescue(&mut self) -> anyhow::Error {
         let saved = self.saver.as_mut().map(|s| (s.save(&self.lesson), s.command()));
         match saved {
-            Some((Ok(()), Some(command))) => anyhow!("what was learnt is in a checkpoint; {command} -o FILE writes it"),
-            Some((Err(e), Some(command))) => e.context(format!("{command} -o FILE goes on from the last checkpoint")),
+            Some((Ok(()), Some(command))) => {
+                anyhow!("what was learnt is in a checkpoint; `{command} -o FILE` writes it")
+            }
+            Some((Err(e), Some(command))) => {
+                e.context(format!("`{command} -o FILE` continues from the last checkpoint"))
+            }
             Some((Err(e), None)) => e.context("and there is no checkpoint"),
             _ => anyhow!("and there is no checkpoint"),
         }

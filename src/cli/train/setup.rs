@@ -47,7 +47,7 @@ pub fn setup(
     data: Option<Bytes>,
 ) -> anyhow::Result<Setup> {
     let setup = match (&args.init, saved) {
-        // The file may be gone, or be the output: what the run made of it is in the checkpoint.
+        // The file may be gone, or be the output: the checkpoint holds the adapter.
         (Some(_), Some(saved)) if !saved.other_init => mynah.resume_from(saved.checkpoint)?,
         (_, saved) => {
             let setup = mynah.lesson(method(args, mynah)?);
@@ -133,7 +133,7 @@ fn settings(args: &Teach, clock: i64, to: &mut Settings) {
     };
 }
 
-/// The rows of a file. What was cut, left out or taken apart is said.
+/// The rows of a file. Says how many were cut, left out or split.
 pub fn draft(setup: Setup, path: &Path, bytes: &[u8]) -> anyhow::Result<(Draft, Size)> {
     let name = path.to_string_lossy();
     // Settings first: what is wrong with them is not the file's fault.
@@ -149,7 +149,7 @@ pub fn draft(setup: Setup, path: &Path, bytes: &[u8]) -> anyhow::Result<(Draft, 
     let draft = flagged(setup.draft(data))?;
     if draft.pairs() > 0 {
         let n = draft.pairs();
-        out::say(&format!("{n} pairs, each taken as one completion that was liked and one that was not"));
+        out::say(&format!("{n} pairs: each becomes a liked and a disliked completion"));
     }
     Ok((draft, size))
 }
