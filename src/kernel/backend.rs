@@ -153,9 +153,8 @@ backend!(simd128 "simd128" ["simd128"] crate::kernel::four::floats, crate::kerne
 backend!(relaxed "relaxed-simd" ["simd128" "relaxed-simd"]
     crate::kernel::four::floats, crate::kernel::wasm::relaxed, crate::kernel::wasm::OTHERS);
 
-/// Every backend that runs on this machine, plain first and the fastest last. Without the standard library,
-/// the backends that this build was compiled for.
-pub fn available() -> Vec<&'static Kernels> {
+/// The backends that run, plain first and the fastest last.
+fn running() -> impl DoubleEndedIterator<Item = &'static Kernels> {
     let all = [
         (true, &PLAIN),
         #[cfg(target_arch = "x86_64")]
@@ -175,12 +174,18 @@ pub fn available() -> Vec<&'static Kernels> {
         #[cfg(all(target_arch = "wasm32", target_feature = "relaxed-simd"))]
         (relaxed::runs(), &relaxed::KERNELS),
     ];
-    all.iter().filter(|(runs, _)| *runs).map(|(_, kernels)| *kernels).collect()
+    all.into_iter().filter(|(runs, _)| *runs).map(|(_, kernels)| kernels)
+}
+
+/// Every backend that runs on this machine, plain first and the fastest last. Without the standard library,
+/// the backends that this build was compiled for.
+pub fn available() -> Vec<&'static Kernels> {
+    running().collect()
 }
 
 /// The fastest backend of this machine.
 pub fn best() -> &'static Kernels {
-    available().last().copied().unwrap_or(&PLAIN)
+    running().next_back().unwrap_or(&PLAIN)
 }
 
 /// The backend of that name.
