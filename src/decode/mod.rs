@@ -35,6 +35,42 @@ use crate::kernel::{self, Kernels};
 use crate::model::Session;
 
 /// Where logits come from. Decoders are generic over it, so that a table of probabilities can stand in for a model.
+///
+/// ```
+/// use mynah::decode::{Decoder, Predictor, Sample, Sampler, Sampling, Step, Stop};
+///
+/// /// Counts to 3 and begins again.
+/// struct Counting(Vec<u32>);
+///
+/// impl Predictor for Counting {
+///     fn read(&mut self, tokens: &[u32], _stop: &Stop) -> mynah::Result<usize> {
+///         self.0.extend(tokens);
+///         Ok(tokens.len())
+///     }
+///
+///     fn logits(&self) -> &[f32] {
+///         const NEXT: [[f32; 4]; 4] = [[0., 9., 0., 0.], [0., 0., 9., 0.], [0., 0., 0., 9.], [9., 0., 0., 0.]];
+///         self.0.last().map_or(&[], |last| &NEXT[*last as usize])
+///     }
+///
+///     fn position(&self) -> usize {
+///         self.0.len()
+///     }
+///
+///     fn context(&self) -> usize {
+///         100
+///     }
+///
+///     fn truncate(&mut self, position: usize) {
+///         self.0.truncate(position);
+///     }
+/// }
+///
+/// let greedy = Sampler::new(&Sampling::greedy())?;
+/// let mut sample = Sample::new(Counting(Vec::new()), greedy, &[1], [].as_slice(), Stop::new());
+/// assert_eq!([sample.next()?, sample.next()?, sample.next()?], [2, 3, 0].map(Step::Token));
+/// # Ok::<(), mynah::Error>(())
+/// ```
 pub trait Predictor {
     /// Reads tokens until `stop` is pulled; how many were read. If all were, [`Predictor::logits`] are those after the last.
     ///
@@ -146,6 +182,23 @@ pub struct Cost {
 }
 
 /// Makes a text, a token at a time. Decoders that make several at once hand them out one by one.
+///
+/// ```
+/// # #[cfg(feature = "base")] {
+/// use mynah::decode::{Decoder, Sample, Sampler, Sampling, Step, Stop};
+/// use mynah::model::{Session, SessionConfig};
+///
+/// let mynah = mynah::Mynah::embedded()?;
+/// let session = Session::new(mynah.model(), SessionConfig { context: 64, ..Default::default() })?;
+/// let sampler = Sampler::new(&Sampling::default().seed(1))?;
+/// let mut sample = Sample::new(session, sampler, &[1, 2, 3], mynah.tokenizer().eos_ids(), Stop::new());
+/// while let Step::Token(id) = sample.next()? {
+///     print!("{id} ");
+/// }
+/// assert!(sample.cost().passes > 0);
+/// # }
+/// # Ok::<(), mynah::Error>(())
+/// ```
 pub trait Decoder {
     /// The next token, or why there is none. After an end it keeps saying so.
     ///

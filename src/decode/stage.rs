@@ -9,6 +9,29 @@ use crate::knob::{self, Domain, Knob, Setting, Values};
 use std::prelude::v1::*;
 
 /// Changes candidates before the draw.
+///
+/// ```
+/// use mynah::decode::{Candidates, Sampler, Sampling, Stage};
+///
+/// /// Never says one token.
+/// #[derive(Clone)]
+/// struct Without(u32);
+///
+/// impl Stage for Without {
+///     fn apply(&mut self, candidates: &mut Candidates, _seen: &[u32]) {
+///         candidates.list().retain(|c| c.id != self.0);
+///     }
+///
+///     fn copy(&self) -> Box<dyn Stage> {
+///         Box::new(self.clone())
+///     }
+/// }
+///
+/// let kernels = mynah::Compute::best(1).kernels;
+/// let mut sampler = Sampler::new(&Sampling::greedy())?.then(Box::new(Without(1)));
+/// assert_eq!(sampler.pick(kernels, &[0.5, 9.0, 2.0])?, 2);
+/// # Ok::<(), mynah::Error>(())
+/// ```
 pub trait Stage: Send {
     /// Changes or removes candidates. `seen` are the tokens so far, those of the prompt among them.
     fn apply(&mut self, candidates: &mut Candidates, seen: &[u32]);
