@@ -17,7 +17,7 @@ use std::prelude::v1::*;
 /// The trained tensors.
 static PART: Knob = Knob {
     name: "part",
-    about: "Which of these are trained",
+    about: "Tensors that are trained",
     metavar: "WHAT",
     domain: Domain::Word(|| vec!["all", "norms", "biases", "scales"]),
 };
