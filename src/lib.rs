@@ -45,6 +45,10 @@
 //! # For debug builds: unoptimised kernels would take minutes.
 //! [profile.dev.package.mynah]
 //! opt-level = 3
+//!
+//! # The same for those that train `nola`, whose bases are random streams.
+//! [profile.dev.package.rand_chacha]
+//! opt-level = 3
 //! ```
 //!
 //! | feature | what it adds |

@@ -22,7 +22,7 @@ const USER: &str = "user";
 
 impl Mynah {
     /// A conversation with the usual settings. It follows the chat template of the model's file; where that has none, turns are
-    /// lines that begin with `User:` and `Assistant:`.
+    /// lines that begin with `User:` and `Assistant:`. A template that shows the date has to be told it, by [`Talk::at`].
     ///
     /// # Errors
     /// Those of [`Generation::talk`].
@@ -242,7 +242,8 @@ impl Talk {
         &self.messages
     }
 
-    /// Continues another conversation, one that was saved for example, in the place of this.
+    /// Continues another conversation, one that was saved for example, in the place of this. Its last answer is taken for one
+    /// that came to its end.
     ///
     /// ```
     /// # fn main() -> mynah::Result<()> {

@@ -119,7 +119,7 @@ fn interrupted(mynah: &Mynah, saved: &Path) -> Fallible<u64> {
             while let Some(event) = lesson.next() {
                 if let Event::Step(report) = event? {
                     tell.send(report.step)?;
-                    checkpoints.keep(&lesson)?;
+                    checkpoints.save_if_due(&lesson)?;
                 }
             }
             claim(lesson.ended() == Some(Ended::Cancelled), "the lesson was cancelled")?;
