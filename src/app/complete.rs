@@ -298,7 +298,7 @@ impl Completion {
     /// # Errors
     /// Those of [`Session::feed`] and [`Sampler::pick`].
     pub fn finish(mut self) -> Result<Said> {
-        while let Some(piece) = self.next() {
+        for piece in &mut self {
             piece?;
         }
         Ok(self.said)

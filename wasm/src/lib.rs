@@ -119,7 +119,7 @@ impl Mynah {
 #[wasm_bindgen]
 impl Text {
     /// The text of the next token, which is empty if it ends inside a character; nothing at the end.
-    pub fn next(&mut self) -> Result<Option<String>, JsError> {
+    pub fn piece(&mut self) -> Result<Option<String>, JsError> {
         Ok(self.0.next().transpose().map_err(error)?.map(|piece| piece.text))
     }
 

@@ -41,7 +41,7 @@ fn steps_and_pieces_are_those_of_the_whole() {
     assert_eq!(ok(page.save()), ok(m.save()));
     let (whole, ids) = (ok(page.generate("Up at four", 12)), ok(page.ids("Up at four", 12)));
     let mut text = ok(page.stream("Up at four", 12));
-    let pieces: Vec<String> = std::iter::from_fn(|| ok(text.next())).collect();
+    let pieces: Vec<String> = std::iter::from_fn(|| ok(text.piece())).collect();
     assert_eq!(pieces.concat(), whole);
     assert!(!text.ids().is_empty() && ids.starts_with(&text.ids()));
     // A lesson that is left early has taught what it has taught.
