@@ -69,7 +69,7 @@ pub(super) fn saved_bytes(
     SavedActs::bytes(h, &h.blocks[layer], wants(layer), n, act_type)
 }
 
-/// Values of a row that an adapter of that shape, and those beneath it, want remembered of a layer.
+/// Values of a row that an adapter of that shape, and those beneath it, need saved in a layer.
 pub(super) fn extras(h: &HParams, shape: Option<&Shape>, beneath: &Stack, layer: usize) -> usize {
     doors::extras_of(shape, beneath, h, layer).iter().map(|e| e.1).sum()
 }
@@ -97,9 +97,9 @@ pub(super) struct Backprop {
     norms: Buffer,
     /// The state along the layers, and its gradient.
     state: [Buffer; 2],
-    /// The last block's output, where that state changes it.
+    /// The last block's output, if that state changes it.
     joined: Buffer,
-    /// What the last norm made, where an adapter behind it wants it.
+    /// The output of the last norm, if an adapter after it needs it.
     last: Buffer,
     logits: head::Logits,
     acts: Acts,
@@ -110,7 +110,7 @@ pub(super) struct Backprop {
 /// The adapters of a pass, with what follows from them.
 #[derive(Clone, Copy)]
 pub(super) struct Attached<'a> {
-    /// All of them.
+    /// The adapters.
     pub stack: &'a Stack,
     /// The lowest block that any of them changes.
     pub frozen: usize,
@@ -219,7 +219,7 @@ impl Backprop {
         pass::blocks(p, first..layers, None, x, a, state, work, &mut each);
     }
 
-    /// Sums of the targets' log-probabilities and, if wanted, each one's gradient by its normed row, in `self.dnormed`.
+    /// Sums of the targets' log-probabilities. With `grad`, also the gradient of each by its normed row, in `self.dnormed`.
     fn score(&mut self, p: &Pass, batch: &Batch, grad: bool) -> Vec<f64> {
         let (m, n, d) = (p.model, batch.target_rows.len(), p.model.hparams.width);
         let gathered = self.gathered.room(n * d);
@@ -272,7 +272,7 @@ impl Backprop {
         let sums = self.score(&p, batch, true);
         let mut slopes = vec![0.0; sums.len()];
         let loss = loss_fn(&sums, &mut slopes);
-        // What is not finite is discarded, and what has no slope changes nothing.
+        // A loss that is not finite is discarded; without derivatives there is nothing to propagate.
         if !loss.is_finite() || slopes.iter().all(|c| *c == 0.0) {
             return loss;
         }
@@ -298,7 +298,7 @@ impl Backprop {
             head::backward_weights(cx, head, h.finish, x, &batch.targets, &weights, norms, &mut grads[at]);
             let [gain, bias] = [Key::Norm, Key::NormBias].map(|key| offsets.find(key));
             let gain = gain.unwrap_or_default();
-            // The bias lies behind the gain.
+            // The bias is stored after the gain.
             let (before, after) = grads.split_at_mut(gain.end);
             let bias = bias.map(|at| &mut after[at.start - gain.end..at.end - gain.end]);
             norm::backward_weights(cx, h.norm, gathered, dnormed, &mut before[gain], bias);
@@ -322,7 +322,7 @@ impl Backprop {
         for layer in (lowest..layers).rev() {
             let place = Place::State(layer);
             if !p.stack.at(place).is_empty() {
-                // The rows are still what comes out of this block, unless the state has changed them at the end.
+                // The rows are still the output of this block, unless the state has changed them at the end.
                 let out = if layer + 1 == layers { &self.joined[..n * d] } else { &*x };
                 let before = View::new(&state[layer * n * width..], n, width);
                 let (mut tile, ds) = (Tile::new(dx, n, d), &mut dstate[..n * width]);
@@ -330,7 +330,7 @@ impl Backprop {
                 doors::pass_back(&p, place, out, Some(before), ds, Some(&mut tile), target, &mut self.work);
             }
             self.inputs[layer - lowest].get(cx, self.act_type, x);
-            // The last block's are still there.
+            // The activations of the last block are still in `a`.
             if layer + 1 + saved < layers {
                 block::recompute(&p, layer, x, a, &mut self.work);
             } else if layer + 1 < layers {

@@ -276,7 +276,7 @@ impl Toy {
         })
     }
 
-    /// One row of the way back. `dy` becomes the gradient of what came in.
+    /// The backward pass of one row. `dy` becomes the gradient of `y` before the adapter.
     fn back(&self, at: &At, seen: &Seen, i: usize, dy: &mut [f64], dx: &mut [f64], dlse: &mut [f64], dp: &mut [f64]) {
         let (law, range) = self.part(at.slot);
         let x = if seen.x.c == 0 { Vec::new() } else { wide(seen.x.row(i)) };

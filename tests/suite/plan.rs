@@ -389,7 +389,7 @@ fn packed_rows_teach_what_their_examples_teach() {
 }
 
 mod counted {
-    //! Kernels that count how often a block's way back is gone.
+    //! Kernels that count the passes of a block, forward and backward.
 
     use mynah::kernel::{Kernels, PLAIN};
     use std::sync::atomic::{AtomicUsize, Ordering};
@@ -425,7 +425,7 @@ fn nothing_below_the_lowest_adapted_block_is_differentiated_or_computed_twice() 
     let spec = |layers: &[usize]| Spec { layers: Some(layers.to_vec()), ..Spec::default().with("rank", 2) };
     let config = Config { recompute: Recompute::All, steps: 9, ..Config::default() };
 
-    // A forward pass through both blocks; the lower one's hidden part is computed again on the way back.
+    // A forward pass through both blocks; the lower one's hidden part is recomputed in the backward pass.
     let mut all = trainer(&model, &spec(&[0, 1]), config.clone());
     all.step(&[&data]).unwrap();
     assert_eq!(counted::take(), (3 * rows, 2 * rows));
