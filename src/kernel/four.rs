@@ -29,7 +29,7 @@ macro_rules! op {
     ($(#[doc = $doc:literal])* unsafe $name:ident($($arg:ident: $type:ty),*) $(-> $result:ty)? $body:block) => {
         $(#[doc = $doc])*
         /// # Safety
-        /// Every pointer is good for what is read or written there.
+        /// Every pointer is valid for the reads or writes there.
         #[inline]
         #[cfg_attr(target_arch = "aarch64", target_feature(enable = "neon"))]
         #[cfg_attr(target_arch = "wasm32", target_feature(enable = "simd128"))]

@@ -112,7 +112,7 @@ impl<'a> View<'a> {
     }
 }
 
-/// Rows rounded to integers, `x ≈ d · q`: what a linear layer multiplies with at int8 precision. Narrow codes have 8
+/// Rows rounded to integers, `x ≈ d · q`: the inputs of a linear layer at int8 precision. Narrow codes have 8
 /// bits in blocks of 16, half as long as ggml's. Their scales minimise the rounding error, which is smaller than
 /// ggml's. Wide codes have 12 bits in blocks of 32 and nearly no error. A wide code is `16 · high + low`; both parts
 /// are stored as bytes, so that byte instructions multiply them.

@@ -27,8 +27,8 @@ fn by_four(ab: v128, cd: v128) -> v128 {
     i32x4_add(i64x2_shuffle::<0, 2>(ab, cd), i64x2_shuffle::<1, 3>(ab, cd))
 }
 
-/// Sees that these are computed before what is loaded later: V8 would work on all rows at once and have too few registers
-/// for them.
+/// Forces these to be computed before later loads. Otherwise V8 computes all rows at once and has too few registers for
+/// them.
 #[inline]
 #[target_feature(enable = "simd128")]
 fn finish<const N: usize>(sums: [v128; N]) {

@@ -54,7 +54,8 @@ impl Merger {
         Span { range: at as usize..symbol.next as usize, id: symbol.id }
     }
 
-    /// Merges until no pair is left. `pair` gives a pair's rank (lower first; the leftmost of equals) and what it becomes.
+    /// Merges until no pair is left. `pair` gives a pair's rank (lower first; the leftmost of equals) and the token it
+    /// becomes.
     pub fn run(&mut self, pair: impl Fn(&Span, &Span) -> Option<(u32, u32)>) {
         let end = self.symbols.len() as u32;
         let mut at = 0;

@@ -35,7 +35,7 @@ static PLAN: Plan = Plan {
     shape: |places, values, _| {
         let needs = Needs { output: true, rescales: true, ..Needs::default() };
         let mut shape = shape(places, values, needs);
-        // A copy of what it changes.
+        // A copy of the rows that it changes.
         shape.size.row += shape.slots.first().map_or(0, |s| s.shape[1]);
         Ok(shape)
     },

@@ -271,7 +271,7 @@ macro_rules! unit {
                 for (first, quarter) in quarters(rows.len()) {
                     let start = data[first * row_bytes..][..(3 * quarter + 1) * row_bytes].as_ptr();
                     let mut acc = [splat_v(0.0); M];
-                    // Pointers that move: WebAssembly adds what is known to the place of a load, and only that.
+                    // Pointers that advance: a load in WebAssembly has a constant offset only.
                     let (mut at, mut of) = (Rows { first: start, apart: quarter * row_bytes }, of.as_ptr());
                     for _ in 0..blocks {
                         // SAFETY: as many blocks lie in each row, as checked above, and in what was prepared.

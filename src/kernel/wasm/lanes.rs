@@ -94,7 +94,7 @@ op!(
     }
 );
 op!(
-    /// The same but for a NaN, which becomes an infinity: what is too large to be a half then overflows.
+    /// The same, except that a NaN becomes an infinity: values too large for f16 then overflow.
     scale_v(a: I4) -> F4 {
         let bits = v128_and(i32x4_shr(i32x4_shl(a, 16), 3), i32x4_splat(0x8fff_e000_u32 as i32));
         let up = f32x4_splat(f32::from_bits(239 << 23));

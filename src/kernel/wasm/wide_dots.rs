@@ -126,7 +126,7 @@ pub(super) fn spread_wide_w<const BITS: u8>(high: &[i8; 32], low: &[i8; 32]) -> 
     stored(if BITS == WHOLE { [first(a, b), second(a, b), first(c, d), second(c, d)] } else { [a, b, c, d] })
 }
 
-/// Of the bytes of narrow codes what is multiplied: lower nibbles of even and of odd ones, and these themselves.
+/// The factors of the bytes of narrow codes: lower nibbles of the even and of the odd ones, and these bytes themselves.
 #[inline]
 #[target_feature(enable = "simd128")]
 fn nibbles(bytes: I4) -> [I4; 4] {

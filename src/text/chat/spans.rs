@@ -94,7 +94,7 @@ impl Template {
 
     /// The parts of `text`, the rendering of `messages`, that come out of messages.
     ///
-    /// Renders the messages once more with marks around what they say; what is between marks is theirs. A template
+    /// Renders the messages once more with marks around their contents; text between marks comes from them. A template
     /// that looks into messages may be led astray by the marks: then this works only if no message spells a control
     /// token, and nothing needs to be told apart.
     fn said(&self, tokenizer: &Tokenizer, messages: &[Message], prompt: bool, text: &str) -> Result<Vec<Range<usize>>> {
@@ -122,7 +122,7 @@ impl Template {
     }
 }
 
-/// The message with marks around what it says; white space at the ends stays outside, since templates trim it.
+/// The message with marks around its content; white space at the ends stays outside, since templates trim it.
 fn mark(message: &Message, open: char, close: char) -> Message {
     let said = message.content.trim();
     if said.is_empty() {
@@ -133,7 +133,7 @@ fn mark(message: &Message, open: char, close: char) -> Message {
     Message::new(message.role.as_str(), format!("{before}{open}{said}{close}{after}"))
 }
 
-/// The text without marks, and what was between them; none if they do not pair.
+/// The text without marks, and the parts between them; `None` if they do not pair.
 fn unmark(marked: &str, open: char, close: char) -> Option<(String, Vec<Range<usize>>)> {
     let mut plain = String::with_capacity(marked.len());
     let (mut ranges, mut start) = (Vec::new(), None);
