@@ -248,7 +248,7 @@ impl Cache {
 }
 
 impl Pages for Cache {
-    fn len(&self) -> usize {
+    fn page_len(&self) -> usize {
         PAGE
     }
 

@@ -122,6 +122,17 @@ impl Scratch {
         h.blocks.iter().for_each(|layer| s.acts.resize(h, layer, &[], chunk));
         s
     }
+
+    /// Forgets the rows of the pass before.
+    fn start(&mut self) {
+        self.rows.clear();
+        self.tokens.clear();
+        self.owners.clear();
+        self.stacks.clear();
+        self.ends.clear();
+        self.end_stacks.clear();
+        self.wanted.clear();
+    }
 }
 
 /// Rows whose logits are made together when those of all are wanted: the output matrix is then read once for them.
@@ -438,8 +449,7 @@ fn pass(
     m: &Model,
     each: &mut Option<&mut Each>,
 ) -> Result<usize> {
-    (s.rows.clear(), s.owners.clear(), s.stacks.clear(), s.tokens.clear());
-    (s.ends.clear(), s.wanted.clear(), s.end_stacks.clear());
+    s.start();
     let mut skip = done;
     for (i, tokens) in tokens.iter().enumerate() {
         let from = skip.min(tokens.len());

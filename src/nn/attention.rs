@@ -117,7 +117,7 @@ pub enum Side {
 /// A cache whose positions lie in pages, one after the other.
 pub trait Pages: Sync {
     /// Positions of a page.
-    fn len(&self) -> usize;
+    fn page_len(&self) -> usize;
 
     /// Rows of key/value head `kv` at positions `range` of page `page`.
     fn rows(&self, layer: usize, side: Side, kv: usize, page: usize, range: Range<usize>) -> Head<'_>;
@@ -133,7 +133,7 @@ pub struct OnePiece<'a> {
 }
 
 impl Pages for OnePiece<'_> {
-    fn len(&self) -> usize {
+    fn page_len(&self) -> usize {
         self.len
     }
 
@@ -160,7 +160,7 @@ impl<'a> Memory<'a> {
         match *self {
             Memory::Rows(view) => f(0..range.len(), Head::Rows(view.rows(range).cols(kv * d..kv * d + d))),
             Memory::Cache { pages, layer, side } => {
-                let (len, mut at) = (pages.len(), range.start);
+                let (len, mut at) = (pages.page_len(), range.start);
                 while at < range.end {
                     let (page, first) = (at / len, at % len);
                     let n = (len - first).min(range.end - at);

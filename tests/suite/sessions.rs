@@ -28,13 +28,13 @@ fn bits(logits: &[f32]) -> Vec<u32> {
 /// A trained-looking adapter of every kind.
 fn adapters(model: &Model) -> Vec<Arc<Ready>> {
     let base = model.base([0; 32]);
-    let of = |kind: &&adapter::Kind| {
+    let of = |kind: &adapter::Kind| {
         let mut a = adapter::create(&Spec::new(kind.name), &base).unwrap();
         let mut random = Random::new(5, kind.name, "trained");
         a.params_mut().iter_mut().for_each(|p| *p += 0.3 * (random.next_f32() - 0.5));
         model.ready(a).unwrap()
     };
-    KINDS.iter().map(|k| of(&k)).collect()
+    KINDS.iter().map(of).collect()
 }
 
 /// A model whose context is longer than a page of the cache.
