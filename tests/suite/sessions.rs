@@ -34,7 +34,7 @@ fn adapters(model: &Model) -> Vec<Arc<Ready>> {
         a.params_mut().iter_mut().for_each(|p| *p += 0.3 * (random.next_f32() - 0.5));
         model.ready(a).unwrap()
     };
-    KINDS.iter().map(of).collect()
+    KINDS.iter().map(|kind| of(kind)).collect()
 }
 
 /// A model whose context is longer than a page of the cache.
