@@ -27,7 +27,7 @@ pub use candidates::{Candidate, Candidates};
 pub use generator::Generator;
 pub use sample::Sample;
 pub use sampler::{Sampler, Sampling};
-pub use stage::{STAGES, Stage};
+pub use stage::{CopyStage, STAGES, Stage};
 pub use stop::Stop;
 
 use crate::error::Result;

@@ -243,10 +243,6 @@ mod tests {
         fn apply(&mut self, candidates: &mut Candidates, _: &[u32]) {
             candidates.list().retain(|c| c.id != self.0);
         }
-
-        fn copy(&self) -> Box<dyn Stage> {
-            Box::new(self.clone())
-        }
     }
 
     #[test]

@@ -21,10 +21,6 @@ use std::prelude::v1::*;
 ///     fn apply(&mut self, candidates: &mut Candidates, _seen: &[u32]) {
 ///         candidates.list().retain(|c| c.id != self.0);
 ///     }
-///
-///     fn copy(&self) -> Box<dyn Stage> {
-///         Box::new(self.clone())
-///     }
 /// }
 ///
 /// let kernels = mynah::Compute::best(1).kernels;
@@ -32,12 +28,21 @@ use std::prelude::v1::*;
 /// assert_eq!(sampler.pick(kernels, &[0.5, 9.0, 2.0])?, 2);
 /// # Ok::<(), mynah::Error>(())
 /// ```
-pub trait Stage: Send {
+pub trait Stage: CopyStage + Send {
     /// Changes or removes candidates. `seen` are the tokens so far, those of the prompt among them.
     fn apply(&mut self, candidates: &mut Candidates, seen: &[u32]);
+}
 
-    /// A copy with its state, for a text that branches.
+/// What a text that branches needs of its stages. Every stage that is `Clone` has it.
+pub trait CopyStage {
+    /// A copy with its state.
     fn copy(&self) -> Box<dyn Stage>;
+}
+
+impl<S: Stage + Clone + 'static> CopyStage for S {
+    fn copy(&self) -> Box<dyn Stage> {
+        Box::new(self.clone())
+    }
 }
 
 /// One row of [`STAGES`].
@@ -179,10 +184,6 @@ impl Stage for Repetition {
             }
         }
     }
-
-    fn copy(&self) -> Box<dyn Stage> {
-        Box::new(self.clone())
-    }
 }
 
 /// Keeps the likeliest tokens, the likeliest first.
@@ -192,10 +193,6 @@ struct TopK(usize);
 impl Stage for TopK {
     fn apply(&mut self, candidates: &mut Candidates, _: &[u32]) {
         candidates.keep_best(self.0);
-    }
-
-    fn copy(&self) -> Box<dyn Stage> {
-        Box::new(self.clone())
     }
 }
 
@@ -210,10 +207,6 @@ impl Stage for TopP {
         let count = reach(list, |sum| sum >= goal);
         list.truncate(count);
     }
-
-    fn copy(&self) -> Box<dyn Stage> {
-        Box::new(self.clone())
-    }
 }
 
 /// Keeps candidates at least `p` times as likely as the best, in the order they have.
@@ -225,10 +218,6 @@ impl Stage for MinP {
         let p = self.0;
         candidates.weighted().retain(|c: &Candidate| c.weight >= p);
     }
-
-    fn copy(&self) -> Box<dyn Stage> {
-        Box::new(self.clone())
-    }
 }
 
 /// Divides logits by the temperature.
@@ -239,9 +228,5 @@ impl Stage for Temperature {
     fn apply(&mut self, candidates: &mut Candidates, _: &[u32]) {
         let t = self.0;
         candidates.change_all(|logit| logit / t);
-    }
-
-    fn copy(&self) -> Box<dyn Stage> {
-        Box::new(self.clone())
     }
 }
