@@ -299,7 +299,7 @@ fn read_table(cursor: &mut Cursor<'_>, count: usize, bytes: &[u8]) -> Result<Vec
     for _ in 0..count {
         let at = cursor.offset();
         let name: [u8; NAME] = cursor.array()?;
-        let text = word(&name).ok_or_else(|| Error::corrupt("section name is not a valid name", at))?;
+        let text = word(&name).ok_or_else(|| Error::corrupt("section name is not valid", at))?;
         let bad = |what: String| Err(Error::corrupt(format!("section `{text}`: {what}"), at));
         if sections.last().is_some_and(|before| before.name() >= text) {
             return bad("out of order or twice".into());
@@ -431,9 +431,9 @@ mod tests {
             (change(24, b"A"), "kind"),
             (change(HEADER, b"z"), "out of order"),
             (change(row, b"data"), "out of order"),
-            (change(row, b"../x"), "no word"),
+            (change(row, b"../x"), "section name is not valid"),
             (change(row + 16, &[0; 8]), "offset 0"),
-            (change(row + 24, &[255; 8]), "leave"),
+            (change(row + 24, &[255; 8]), "exceed"),
             (change(row + 24, &[4]), "checksum"),
             (change(HEADER + ROW * 2, &[8]), "section `data`: its checksum"),
             (change(row + 40, &[2]), "flags"),

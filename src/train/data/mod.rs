@@ -433,7 +433,7 @@ mod tests {
         assert!(why("{\"tokens\": [1, 259]}").contains("259"));
         assert!(why("{\"tokens\": [1, -1]}").contains("-1"));
         assert!(why("{\"tokens\": [1, 2.5]}").contains("2.5"));
-        assert!(why("{\"tokens\": [1, 2], \"mask\": [1]}").contains("1 marks for 2"));
+        assert!(why("{\"tokens\": [1, 2], \"mask\": [1]}").contains("1 entries for 2"));
         assert!(why("{\"tokens\": [1, 2], \"mask\": [1, 2]}").contains("below 2"));
         assert!(why("{\"text\": \"a\"} x").contains("line 1"));
         assert!(why(b"{\"text\": \"\xff\"}").contains("line 1"));
