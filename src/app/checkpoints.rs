@@ -33,6 +33,26 @@ impl Checkpoints {
     ///
     /// # Errors
     /// Those of [`Folder::open`].
+    ///
+    /// ```
+    /// # fn main() -> mynah::Result<()> {
+    /// # #[cfg(feature = "base")] {
+    /// # use mynah::{Mynah, app::Checkpoints};
+    /// # let (mynah, folder) = (Mynah::embedded()?, tempfile::tempdir().unwrap());
+    /// # let path = folder.path().join("notes.saved");
+    /// let mut lesson = mynah.lesson("lora").steps(4).context(64).text(mynah::base::NOTES)?;
+    /// let mut saved = Checkpoints::open(&path, 2)?; // "notes.saved", every second step
+    /// lesson.next().transpose()?;
+    /// assert!(!saved.save_if_due(&lesson)?);
+    /// lesson.next().transpose()?;
+    /// assert!(saved.save_if_due(&lesson)?);
+    /// drop((lesson, saved)); // a crash
+    ///
+    /// let lesson = mynah.resume(&path)?.steps(4).context(64).text(mynah::base::NOTES)?;
+    /// assert_eq!(lesson.history().steps(), 2);
+    /// # }
+    /// # Ok(()) }
+    /// ```
     pub fn open(path: impl AsRef<Path>, every: u64) -> Result<Checkpoints> {
         Ok(Checkpoints { folder: Folder::open(path.as_ref())?, every: every.max(1), saved: None })
     }
@@ -41,6 +61,25 @@ impl Checkpoints {
     ///
     /// # Errors
     /// Those of [`Checkpoints::save`].
+    ///
+    /// ```
+    /// # fn main() -> mynah::Result<()> {
+    /// # #[cfg(feature = "base")] {
+    /// # use mynah::{Mynah, app::Checkpoints};
+    /// # let (mynah, folder) = (Mynah::embedded()?, tempfile::tempdir().unwrap());
+    /// # let mut saved = Checkpoints::open(folder.path().join("notes.saved"), 2)?;
+    /// let mut lesson = mynah.lesson("lora").steps(4).context(64).text(mynah::base::NOTES)?;
+    /// let mut times = 0;
+    /// while let Some(event) = lesson.next() {
+    ///     event?;
+    ///     times += u32::from(saved.save_if_due(&lesson)?);
+    /// }
+    /// assert_eq!(times, 2);
+    /// assert_eq!(saved.folder().steps()?, [4, 2]); // the newest first
+    /// saved.remove()?;
+    /// # }
+    /// # Ok(()) }
+    /// ```
     pub fn save_if_due(&mut self, lesson: &Lesson) -> Result<bool> {
         let step = lesson.history().steps();
         let due = step > 0 && step.is_multiple_of(self.every) && self.saved != Some(step);

@@ -14,6 +14,21 @@ use std::prelude::v1::*;
 const LIMIT: usize = 128;
 
 /// What came with one token.
+///
+/// ```
+/// # fn main() -> mynah::Result<()> {
+/// # #[cfg(feature = "base")] {
+/// # let mynah = mynah::Mynah::embedded()?;
+/// let mut text = mynah.generation().limit(5).complete("The lighthouse")?;
+/// let mut shown = String::new();
+/// for piece in &mut text {
+///     let piece = piece?;
+///     shown += &piece.text; // or print!("{piece}")
+/// }
+/// assert_eq!(shown, text.said().text);
+/// # }
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Piece {
     /// The token; none for what is left of a text at its end.
@@ -30,6 +45,18 @@ impl fmt::Display for Piece {
 }
 
 /// What was said, as a whole.
+///
+/// ```
+/// # fn main() -> mynah::Result<()> {
+/// # #[cfg(feature = "base")] {
+/// # use mynah::{Mynah, decode::Finish};
+/// # let mynah = Mynah::embedded()?;
+/// let said = mynah.generation().limit(5).ignore_eos(true).complete("The lighthouse")?.finish()?;
+/// assert_eq!((said.ids.len(), said.finish), (5, Finish::Length));
+/// assert!(!said.ended()); // it was cut
+/// # }
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Said {
     /// Its tokens, without an end-of-generation token.
@@ -111,6 +138,20 @@ impl Generation {
     }
 
     /// Attaches what a stack holds in the place of what is attached.
+    ///
+    /// ```
+    /// # fn main() -> mynah::Result<()> {
+    /// # #[cfg(feature = "base")] {
+    /// # let mynah = mynah::Mynah::embedded()?;
+    /// let mut lesson = mynah.lesson("lora").steps(1).context(32).text(mynah::base::NOTES)?;
+    /// lesson.next().transpose()?;
+    /// let mut stack = mynah::adapter::Stack::new();
+    /// stack.push(mynah.ready(lesson.to_bytes()?)?, 0.5)?;
+    /// let half = mynah.generation().stack(stack).limit(4);
+    /// assert!(half.complete("Rain")?.finish()?.ids.len() <= 4);
+    /// # }
+    /// # Ok(()) }
+    /// ```
     pub fn stack(self, stack: Stack) -> Generation {
         Generation { stack, ..self }
     }
@@ -168,6 +209,17 @@ impl Generation {
     ///
     /// # Errors
     /// Those of [`Session::new`] and [`Session::replace`].
+    ///
+    /// ```
+    /// # fn main() -> mynah::Result<()> {
+    /// # #[cfg(feature = "base")] {
+    /// # let mynah = mynah::Mynah::embedded()?;
+    /// let mut session = mynah.generation().session(16)?; // for a program that chooses tokens itself
+    /// session.feed(&[1, 2, 3])?;
+    /// assert_eq!((session.position(), session.context()), (3, 16));
+    /// # }
+    /// # Ok(()) }
+    /// ```
     pub fn session(&self, context: usize) -> Result<Session> {
         let mut session = Session::new(&self.model, SessionConfig { context, ..self.config.clone() })?;
         if !self.stack.is_empty() {
@@ -203,6 +255,21 @@ impl Generation {
     ///
     /// # Errors
     /// Those of [`Generation::complete`]; a token outside of the vocabulary is one of the first piece.
+    ///
+    /// ```
+    /// # fn main() -> mynah::Result<()> {
+    /// # #[cfg(feature = "base")] {
+    /// # use mynah::text::Encode;
+    /// # let mynah = mynah::Mynah::embedded()?;
+    /// let options = Encode { add_special: true, ..Encode::default() };
+    /// let ids = mynah.tokenizer().encode("Once upon a time", &options)?;
+    /// let from_tokens = mynah.generation().limit(6).complete_tokens(&ids)?.finish()?;
+    /// let from_text = mynah.generation().limit(6).complete("Once upon a time")?.finish()?;
+    /// assert_eq!(from_tokens, from_text);
+    /// assert_eq!(from_text.prompt_tokens, ids.len());
+    /// # }
+    /// # Ok(()) }
+    /// ```
     pub fn complete_tokens(&self, prompt: &[u32]) -> Result<Completion> {
         if prompt.is_empty() {
             return Err(Error::invalid(
@@ -232,6 +299,17 @@ impl Generation {
 
 impl Mynah {
     /// Settings of what the model says, to be changed.
+    ///
+    /// ```
+    /// # fn main() -> mynah::Result<()> {
+    /// # #[cfg(feature = "base")] {
+    /// # use mynah::decode::Sampling;
+    /// # let mynah = mynah::Mynah::embedded()?;
+    /// let greedy = mynah.generation().sampling(Sampling::greedy()).limit(6);
+    /// assert_eq!(greedy.complete("Rain")?.finish()?, greedy.complete("Rain")?.finish()?);
+    /// # }
+    /// # Ok(()) }
+    /// ```
     pub fn generation(&self) -> Generation {
         Generation::new(self)
     }
@@ -258,6 +336,19 @@ impl Mynah {
 
 /// A text that is being continued: an iterator of its pieces, each computed when it is asked for. It owns all it needs, so it
 /// can live in a struct and move to another thread; to drop it is to end it.
+///
+/// ```
+/// # fn main() -> mynah::Result<()> {
+/// # #[cfg(feature = "base")] {
+/// # let mynah = mynah::Mynah::embedded()?;
+/// let mut text = mynah.generation().limit(8).ignore_eos(true).complete("Once upon a time")?;
+/// let first = text.next().transpose()?.expect("there is a token");
+/// assert_eq!(text.said().ids, [first.id.unwrap()]); // no other token is computed yet
+/// let whole = text.finish()?;
+/// assert_eq!(whole.ids.len(), 8);
+/// # }
+/// # Ok(()) }
+/// ```
 pub struct Completion {
     generator: Generator<Sample<Session>>,
     said: Said,
@@ -267,6 +358,19 @@ pub struct Completion {
 
 impl Completion {
     /// What was said so far.
+    ///
+    /// ```
+    /// # fn main() -> mynah::Result<()> {
+    /// # #[cfg(feature = "base")] {
+    /// # let mynah = mynah::Mynah::embedded()?;
+    /// let mut text = mynah.generation().limit(8).ignore_eos(true).complete("Once upon a time")?;
+    /// while text.said().ids.len() < 3 {
+    ///     text.next().transpose()?;
+    /// }
+    /// println!("so far: {}", text.said().text);
+    /// # }
+    /// # Ok(()) }
+    /// ```
     pub fn said(&self) -> &Said {
         &self.said
     }
@@ -297,6 +401,16 @@ impl Completion {
     ///
     /// # Errors
     /// Those of [`Session::feed`] and [`Sampler::pick`].
+    ///
+    /// ```
+    /// # fn main() -> mynah::Result<()> {
+    /// # #[cfg(feature = "base")] {
+    /// # let mynah = mynah::Mynah::embedded()?;
+    /// let said = mynah.generation().limit(8).complete("Once upon a time")?.finish()?;
+    /// assert!(said.ids.len() <= 8 && said.prompt_tokens > 0);
+    /// # }
+    /// # Ok(()) }
+    /// ```
     pub fn finish(mut self) -> Result<Said> {
         for piece in &mut self {
             piece?;

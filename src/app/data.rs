@@ -9,6 +9,19 @@ use core::fmt;
 use std::prelude::v1::*;
 
 /// What to learn from, as it was read.
+///
+/// ```
+/// # fn main() -> mynah::Result<()> {
+/// # #[cfg(feature = "base")] {
+/// # let mynah = mynah::Mynah::embedded()?;
+/// let setup = mynah.lesson("lora").context(64).steps(2);
+/// let mut data = setup.read("notes.txt", mynah::base::NOTES.as_bytes())?;
+/// data.rows.examples.truncate(3); // look at the rows, or choose among them
+/// let lesson = setup.draft(data)?.begin()?;
+/// assert_eq!(lesson.rows().len(), 3);
+/// # }
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Data {
     /// The rows.
@@ -19,6 +32,18 @@ pub struct Data {
 
 impl Data {
     /// Rows of tokens that the caller made, with the digest of [`data::digest`].
+    ///
+    /// ```
+    /// # fn main() -> mynah::Result<()> {
+    /// # #[cfg(feature = "base")] {
+    /// # use mynah::{Mynah, app::Data, train::Example};
+    /// # let mynah = Mynah::embedded()?;
+    /// let data = Data::new(vec![Example::all(vec![1, 2, 3]), Example::completion(&[1, 2], &[3])]);
+    /// let draft = mynah.lesson("lora").epochs(1).draft(data)?;
+    /// assert_eq!((draft.rows().len(), draft.steps()), (2, 2));
+    /// # }
+    /// # Ok(()) }
+    /// ```
     pub fn new(examples: Vec<Example>) -> Data {
         let digest = data::digest(&examples);
         Data { rows: Dataset { examples, ..Dataset::default() }, digest }
@@ -89,6 +114,15 @@ fn fits(kind: &Kind, example: &Example) -> bool {
 }
 
 /// Which rows these are: written out as the lines that they were read from or, where files have none, by their numbers.
+///
+/// ```
+/// use mynah::app::RowNames;
+///
+/// let of_a_file = RowNames { rows: vec![0, 1], lines: Some(vec![3, 8]) };
+/// assert_eq!(of_a_file.to_string(), "lines 3, 8");
+/// let without_lines = RowNames { rows: vec![4], lines: None };
+/// assert_eq!(without_lines.to_string(), "row 4, counted from 0");
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RowNames {
     /// Their numbers among the rows to learn, from 0.

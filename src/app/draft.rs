@@ -17,6 +17,20 @@ use std::prelude::v1::*;
 pub(super) const BEGAN: &str = "adapter at the start";
 
 /// A lesson with its data and its settings checked, before memory is taken for it: here it can be planned.
+///
+/// ```
+/// # fn main() -> mynah::Result<()> {
+/// # #[cfg(feature = "base")] {
+/// # let mynah = mynah::Mynah::embedded()?;
+/// let setup = mynah.lesson("lora").context(64).held_out(0.25).steps(2);
+/// let data = setup.read("notes.txt", mynah::base::NOTES.as_bytes())?;
+/// let draft = setup.draft(data)?;
+/// println!("{} rows to learn, {} to measure on", draft.rows().len(), draft.held_out().len());
+/// let lesson = draft.begin()?;
+/// assert_eq!(lesson.steps(), 2);
+/// # }
+/// # Ok(()) }
+/// ```
 pub struct Draft {
     pub(super) setup: Setup,
     pub(super) rows: Rows,
@@ -57,6 +71,23 @@ impl Draft {
     /// Those of making what is trained. The inner error says what would fit instead, if [`Settings::memory`] is not enough.
     ///
     /// [`Settings::memory`]: super::Settings::memory
+    ///
+    /// ```
+    /// # fn main() -> mynah::Result<()> {
+    /// # #[cfg(feature = "base")] {
+    /// # let mynah = mynah::Mynah::embedded()?;
+    /// let draft = |bytes: usize| {
+    ///     let setup = mynah.lesson("lora").context(64).batch(8).memory(bytes);
+    ///     let data = setup.read("notes.txt", mynah::base::NOTES.as_bytes())?;
+    ///     setup.draft(data)
+    /// };
+    /// let enough = draft(1 << 30)?.plan(0)?.expect("1 GiB is enough");
+    /// assert!(enough.total() <= 1 << 30);
+    /// let refusal = draft(1 << 20)?.plan(0)?.err().expect("1 MiB is not");
+    /// assert!(refusal.least.total() > 1 << 20); // the least that it takes
+    /// # }
+    /// # Ok(()) }
+    /// ```
     pub fn plan(&mut self, held: usize) -> Result<core::result::Result<Plan, Refusal>> {
         let rows = plan::Rows::of(&self.rows.rows, &self.rows.examples);
         let config = self.setup.settings.config(&self.setup.method, self.steps);
@@ -76,6 +107,22 @@ impl Draft {
     ///
     /// [`Settings::memory`]: super::Settings::memory
     /// [`Settings::density_ratios`]: super::Settings::density_ratios
+    ///
+    /// ```
+    /// # fn main() -> mynah::Result<()> {
+    /// # #[cfg(feature = "base")] {
+    /// # let mynah = mynah::Mynah::embedded()?;
+    /// let setup = mynah.lesson("lora").context(64).steps(1);
+    /// let data = setup.read("notes.txt", mynah::base::NOTES.as_bytes())?;
+    /// let mut draft = setup.draft(data)?;
+    /// if draft.plan(0)?.is_ok() {
+    ///     let mut lesson = draft.begin()?;
+    ///     lesson.next().transpose()?;
+    ///     assert_eq!(lesson.history().steps(), 1);
+    /// }
+    /// # }
+    /// # Ok(()) }
+    /// ```
     pub fn begin(mut self) -> Result<Lesson> {
         if self.plan.is_none()
             && let Err(refusal) = self.plan(0)?

@@ -66,6 +66,21 @@ pub struct Feedback {
 }
 
 /// What somebody thinks of the last answer of a conversation.
+///
+/// ```
+/// # fn main() -> mynah::Result<()> {
+/// # #[cfg(feature = "base")] {
+/// # use mynah::{Mynah, adapter::Spec, app::{Feedback, Mark}};
+/// # let folder = tempfile::tempdir().unwrap();
+/// # let path = folder.path().join("mine.mynah");
+/// # let mut talk = Mynah::embedded()?.generation().limit(12).talk()?;
+/// # let mut feedback = Feedback::open(&mut talk, &path, &Spec::new("lora"))?;
+/// talk.say("Tell me a story about a bear.")?.finish()?;
+/// feedback.mark(&mut talk, Mark::Better("A bear slept."))?; // the same as feedback.better(&mut talk, "A bear slept.")
+/// assert_eq!(feedback.marks(), 1);
+/// # }
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mark<'a> {
     /// It was good; better than those before it, if it was regenerated.
@@ -77,6 +92,13 @@ pub enum Mark<'a> {
 }
 
 /// How to learn from marks.
+///
+/// ```
+/// use mynah::app::LearnSettings;
+///
+/// let quick = LearnSettings { passes: 1, lr: Some(1e-3), ..LearnSettings::default() };
+/// assert_eq!(quick.replay, 16);
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct LearnSettings {
     /// Learning rate; none is usual for the kind of adapter.
@@ -119,6 +141,23 @@ impl Feedback {
     /// # Errors
     /// `Io` from the system; `Invalid` for a spec that cannot be used, for a folder, and if another process has the marks open;
     /// those of [`adapter::restore`].
+    ///
+    /// ```
+    /// # fn main() -> mynah::Result<()> {
+    /// # #[cfg(feature = "base")] {
+    /// # use mynah::{Mynah, adapter::Spec, app::Feedback};
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// # let path = folder.path().join("mine.mynah");
+    /// # let mut talk = Mynah::embedded()?.generation().limit(12).talk()?;
+    /// let feedback = Feedback::open(&mut talk, &path, &Spec::new("lora"))?; // "mine.mynah"
+    /// assert!(feedback.created() && path.exists());
+    /// drop(feedback); // the marks are open for one at a time
+    /// talk.replace(mynah::adapter::Stack::new())?;
+    /// let again = Feedback::open(&mut talk, &path, &Spec::new("lora"))?;
+    /// assert!(!again.created());
+    /// # }
+    /// # Ok(()) }
+    /// ```
     pub fn open(talk: &mut Talk, path: impl AsRef<Path>, spec: &Spec) -> Result<Feedback> {
         let (mynah, path) = (talk.mynah().clone(), path.as_ref());
         let named = |e: Error| e.in_file(path.to_string_lossy());
@@ -211,6 +250,21 @@ impl Feedback {
     ///
     /// # Errors
     /// Those of [`Feedback::mark`].
+    ///
+    /// ```
+    /// # fn main() -> mynah::Result<()> {
+    /// # #[cfg(feature = "base")] {
+    /// # use mynah::{Mynah, adapter::Spec, app::Feedback};
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// # let path = folder.path().join("mine.mynah");
+    /// # let mut talk = Mynah::embedded()?.generation().limit(12).talk()?;
+    /// # let mut feedback = Feedback::open(&mut talk, &path, &Spec::new("lora"))?;
+    /// talk.say("Tell me a story about a bear.")?.finish()?;
+    /// feedback.good(&mut talk)?;
+    /// assert_eq!((feedback.marks(), feedback.new_marks()), (1, 1));
+    /// # }
+    /// # Ok(()) }
+    /// ```
     pub fn good(&mut self, talk: &mut Talk) -> Result<()> {
         self.mark(talk, Mark::Good)
     }
@@ -219,6 +273,23 @@ impl Feedback {
     ///
     /// # Errors
     /// Those of [`Feedback::mark`].
+    ///
+    /// ```
+    /// # fn main() -> mynah::Result<()> {
+    /// # #[cfg(feature = "base")] {
+    /// # use mynah::{Mynah, adapter::Spec, app::Feedback};
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// # let path = folder.path().join("mine.mynah");
+    /// # let mut talk = Mynah::embedded()?.generation().limit(12).talk()?;
+    /// # let mut feedback = Feedback::open(&mut talk, &path, &Spec::new("lora"))?;
+    /// talk.say("Tell me a story about a bear.")?.finish()?;
+    /// feedback.bad(&mut talk)?;
+    /// let again = talk.regenerate()?.finish()?; // the bad one gives way
+    /// assert_eq!(talk.last().unwrap().text, again.text);
+    /// assert_eq!(feedback.marks(), 1);
+    /// # }
+    /// # Ok(()) }
+    /// ```
     pub fn bad(&mut self, talk: &mut Talk) -> Result<()> {
         self.mark(talk, Mark::Bad)
     }
@@ -227,6 +298,22 @@ impl Feedback {
     ///
     /// # Errors
     /// Those of [`Feedback::mark`].
+    ///
+    /// ```
+    /// # fn main() -> mynah::Result<()> {
+    /// # #[cfg(feature = "base")] {
+    /// # use mynah::{Mynah, adapter::Spec, app::Feedback};
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// # let path = folder.path().join("mine.mynah");
+    /// # let mut talk = Mynah::embedded()?.generation().limit(12).talk()?;
+    /// # let mut feedback = Feedback::open(&mut talk, &path, &Spec::new("lora"))?;
+    /// talk.say("Tell me a story about a bear.")?.finish()?;
+    /// feedback.better(&mut talk, "A bear slept.")?;
+    /// assert_eq!(talk.last().unwrap().text, "A bear slept.");
+    /// assert_eq!(feedback.rows(&talk).examples.len(), 1); // a pair: this is better than what the model said
+    /// # }
+    /// # Ok(()) }
+    /// ```
     pub fn better(&mut self, talk: &mut Talk, text: &str) -> Result<()> {
         self.mark(talk, Mark::Better(text))
     }
@@ -275,6 +362,29 @@ impl Feedback {
     ///
     /// # Errors
     /// `Invalid` if there is nothing to learn from and for settings that cannot be used; those of [`feedback::Lesson::new`].
+    ///
+    /// ```
+    /// # fn main() -> mynah::Result<()> {
+    /// # #[cfg(feature = "base")] {
+    /// # use mynah::{Mynah, adapter::Spec, app::{Feedback, LearnSettings}};
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// # let path = folder.path().join("mine.mynah");
+    /// # let mut talk = Mynah::embedded()?.generation().limit(12).talk()?;
+    /// # let mut feedback = Feedback::open(&mut talk, &path, &Spec::new("lora"))?;
+    /// let settings = LearnSettings { passes: 1, ..LearnSettings::default() };
+    /// talk.say("Tell me a story about a bear.")?.finish()?;
+    /// feedback.better(&mut talk, "A bear slept.")?;
+    /// let before = feedback.bytes().to_vec();
+    /// let mut learning = feedback.learn(&talk, &settings)?;
+    /// for event in &mut learning {
+    ///     event?;
+    /// }
+    /// let learnt = learning.finish().expect("a step was done");
+    /// assert_eq!(learnt.marks, 1);
+    /// assert_eq!(feedback.bytes(), before); // until it is kept
+    /// # }
+    /// # Ok(()) }
+    /// ```
     pub fn learn(&self, talk: &Talk, settings: &LearnSettings) -> Result<Learning> {
         Learning::new(self, &self.rows(talk), settings)
     }
@@ -284,6 +394,28 @@ impl Feedback {
     ///
     /// # Errors
     /// `Io` from the system.
+    ///
+    /// ```
+    /// # fn main() -> mynah::Result<()> {
+    /// # #[cfg(feature = "base")] {
+    /// # use mynah::{Mynah, adapter::Spec, app::{Feedback, LearnSettings}};
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// # let path = folder.path().join("mine.mynah");
+    /// # let mut talk = Mynah::embedded()?.generation().limit(12).talk()?;
+    /// # let mut feedback = Feedback::open(&mut talk, &path, &Spec::new("lora"))?;
+    /// # let settings = LearnSettings { passes: 1, ..LearnSettings::default() };
+    /// # talk.say("Tell me a story about a bear.")?.finish()?;
+    /// feedback.better(&mut talk, "A bear slept.")?;
+    /// let mut learning = feedback.learn(&talk, &settings)?;
+    /// for event in &mut learning {
+    ///     event?;
+    /// }
+    /// let learnt = learning.finish().expect("a step was done");
+    /// feedback.keep(&learnt)?;
+    /// assert_eq!(feedback.new_marks(), 0); // the file says what it has learnt
+    /// # }
+    /// # Ok(()) }
+    /// ```
     pub fn keep(&mut self, learnt: &Learnt) -> Result<()> {
         map::replace(&beside(&self.path, BEFORE), &self.bytes)?;
         map::replace(&self.path, &learnt.bytes)?;
@@ -296,6 +428,30 @@ impl Feedback {
     ///
     /// # Errors
     /// `Io` from the system; those of [`adapter::restore`], which name the file beside.
+    ///
+    /// ```
+    /// # fn main() -> mynah::Result<()> {
+    /// # #[cfg(feature = "base")] {
+    /// # use mynah::{Mynah, adapter::Spec, app::{Feedback, LearnSettings}};
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// # let path = folder.path().join("mine.mynah");
+    /// # let mut talk = Mynah::embedded()?.generation().limit(12).talk()?;
+    /// # let mut feedback = Feedback::open(&mut talk, &path, &Spec::new("lora"))?;
+    /// # let settings = LearnSettings { passes: 1, ..LearnSettings::default() };
+    /// # talk.say("Tell me a story about a bear.")?.finish()?;
+    /// assert!(!feedback.undo(&mut talk)?); // nothing was kept yet
+    /// let before = feedback.bytes().to_vec();
+    /// feedback.better(&mut talk, "A bear slept.")?;
+    /// let mut learning = feedback.learn(&talk, &settings)?;
+    /// for event in &mut learning {
+    ///     event?;
+    /// }
+    /// feedback.keep(&learning.finish().expect("a step was done"))?;
+    /// assert!(feedback.undo(&mut talk)?);
+    /// assert_eq!(feedback.bytes(), before);
+    /// # }
+    /// # Ok(()) }
+    /// ```
     pub fn undo(&mut self, talk: &mut Talk) -> Result<bool> {
         let before = beside(&self.path, BEFORE);
         let named = |e: Error| e.in_file(before.to_string_lossy());
@@ -342,6 +498,28 @@ fn prompt(line: &[u8]) -> Option<Vec<Message>> {
 }
 
 /// What one call of [`Learning::next`] did.
+///
+/// ```
+/// # fn main() -> mynah::Result<()> {
+/// # #[cfg(feature = "base")] {
+/// # use mynah::{Mynah, adapter::Spec, app::{Feedback, LearnEvent, LearnSettings}};
+/// # let folder = tempfile::tempdir().unwrap();
+/// # let path = folder.path().join("mine.mynah");
+/// # let mut talk = Mynah::embedded()?.generation().limit(12).talk()?;
+/// # let mut feedback = Feedback::open(&mut talk, &path, &Spec::new("lora"))?;
+/// # let settings = LearnSettings { passes: 1, ..LearnSettings::default() };
+/// # talk.say("Tell me a story about a bear.")?.finish()?;
+/// feedback.better(&mut talk, "A bear slept.")?;
+/// let mut steps = 0;
+/// for event in feedback.learn(&talk, &settings)? {
+///     if let LearnEvent::Step(report) = event? {
+///         steps = report.step;
+///     }
+/// }
+/// assert!(steps > 0);
+/// # }
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum LearnEvent {
     /// Some rows were assessed, before the first step or behind the last.
@@ -367,6 +545,28 @@ enum Phase {
 
 /// A lesson from marks: an iterator that does one unit of work a call and says what it did. Rows are assessed, steps are done,
 /// rows are assessed once more, and the divergence from the base is measured before and after.
+///
+/// ```
+/// # fn main() -> mynah::Result<()> {
+/// # #[cfg(feature = "base")] {
+/// # use mynah::{Mynah, adapter::Spec, app::{Feedback, LearnSettings}};
+/// # let folder = tempfile::tempdir().unwrap();
+/// # let path = folder.path().join("mine.mynah");
+/// # let mut talk = Mynah::embedded()?.generation().limit(12).talk()?;
+/// # let mut feedback = Feedback::open(&mut talk, &path, &Spec::new("lora"))?;
+/// # let settings = LearnSettings { passes: 1, ..LearnSettings::default() };
+/// # talk.say("Tell me a story about a bear.")?.finish()?;
+/// feedback.better(&mut talk, "A bear slept.")?;
+/// let mut learning = feedback.learn(&talk, &settings)?;
+/// while let Some(event) = learning.next() {
+///     event?;
+///     let (done, total) = learning.progress(); // for a bar
+///     assert!(done <= total);
+/// }
+/// assert!(!learning.steps_left() && learning.finish().is_some());
+/// # }
+/// # Ok(()) }
+/// ```
 pub struct Learning {
     mynah: Mynah,
     beneath: Stack,
@@ -398,6 +598,29 @@ struct Sums {
 }
 
 /// What was learnt; pairs are before and after.
+///
+/// ```
+/// # fn main() -> mynah::Result<()> {
+/// # #[cfg(feature = "base")] {
+/// # use mynah::{Mynah, adapter::Spec, app::{Feedback, LearnSettings}};
+/// # let folder = tempfile::tempdir().unwrap();
+/// # let path = folder.path().join("mine.mynah");
+/// # let mut talk = Mynah::embedded()?.generation().limit(12).talk()?;
+/// # let mut feedback = Feedback::open(&mut talk, &path, &Spec::new("lora"))?;
+/// # let settings = LearnSettings { passes: 1, ..LearnSettings::default() };
+/// # talk.say("Tell me a story about a bear.")?.finish()?;
+/// # feedback.better(&mut talk, "A bear slept.")?;
+/// # let mut learning = feedback.learn(&talk, &settings)?;
+/// # for event in &mut learning {
+/// #     event?;
+/// # }
+/// let learnt = learning.finish().expect("a step was done");
+/// assert!(learnt.loss[1] < learnt.loss[0]);
+/// learnt.attach(&mut talk)?; // listen to it before it is kept
+/// talk.regenerate()?.finish()?;
+/// # }
+/// # Ok(()) }
+/// ```
 #[derive(Clone)]
 pub struct Learnt {
     /// The name of the objective.

@@ -8,6 +8,22 @@ use crate::train::{Checkpoint, Report, objective};
 use std::prelude::v1::*;
 
 /// Sums, losses and the log of all steps so far, those before a checkpoint included.
+///
+/// ```
+/// # fn main() -> mynah::Result<()> {
+/// # #[cfg(feature = "base")] {
+/// # let mynah = mynah::Mynah::embedded()?;
+/// let mut lesson = mynah.lesson("lora").steps(2).context(64).held_out(0.1).text(mynah::base::NOTES)?;
+/// for event in &mut lesson {
+///     event?;
+/// }
+/// let history = lesson.history();
+/// assert_eq!((history.steps(), history.losses.len(), history.log.lines().count()), (2, 2, 2));
+/// let (step, loss) = history.best().expect("it was evaluated after each step");
+/// assert!((1..=2).contains(&step) && loss > 0.0);
+/// # }
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct History {
     /// The loss of every step, before its update.

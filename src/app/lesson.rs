@@ -23,6 +23,27 @@ use std::sync::Arc;
 pub const DISCARDS: u64 = 3;
 
 /// What one call of [`Lesson::next`] did.
+///
+/// ```
+/// # fn main() -> mynah::Result<()> {
+/// # #[cfg(feature = "base")] {
+/// use mynah::{Event, Mynah};
+///
+/// let mynah = Mynah::embedded()?;
+/// let mut lesson = mynah.lesson("lora").steps(2).context(64).held_out(0.1).text(mynah::base::NOTES)?;
+/// let (mut steps, mut evaluations) = (0, 0);
+/// for event in &mut lesson {
+///     match event? {
+///         Event::Step(report) => steps = report.step,
+///         Event::Evaluated { loss, .. } => evaluations += u32::from(loss.is_finite()),
+///         Event::Discarded { error, rows } => eprintln!("{rows} left out: {error}"),
+///         _ => {} // progress, for a bar
+///     }
+/// }
+/// assert_eq!((steps, evaluations), (2, 3)); // evaluated before the first step, and here after each
+/// # }
+/// # Ok(()) }
+/// ```
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Event {
@@ -58,6 +79,19 @@ pub enum Event {
 }
 
 /// The work of a call of [`Lesson::next`].
+///
+/// ```
+/// # fn main() -> mynah::Result<()> {
+/// # #[cfg(feature = "base")] {
+/// # use mynah::{Mynah, app::Work};
+/// # let mynah = Mynah::embedded()?;
+/// let mut lesson = mynah.lesson("lora").steps(1).context(64).text(mynah::base::NOTES)?;
+/// assert_eq!(lesson.upcoming(), Some(Work::Step)); // time this call, or write what it will do
+/// lesson.next().transpose()?;
+/// assert_eq!(lesson.upcoming(), None);
+/// # }
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Work {
@@ -72,6 +106,22 @@ pub enum Work {
 }
 
 /// Why a lesson has ended.
+///
+/// ```
+/// # fn main() -> mynah::Result<()> {
+/// # #[cfg(feature = "base")] {
+/// # use mynah::{Mynah, app::Ended};
+/// # let mynah = Mynah::embedded()?;
+/// let mut lesson = mynah.lesson("lora").steps(1).context(64).text(mynah::base::NOTES)?;
+/// assert_eq!(lesson.ended(), None);
+/// for event in &mut lesson {
+///     event?;
+/// }
+/// assert_eq!(lesson.ended(), Some(Ended::Done));
+/// assert_eq!(Ended::Done.name(), "done");
+/// # }
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
     /// All steps are done.
@@ -114,6 +164,26 @@ struct Evaluation {
 /// evaluations among them, the last one after the last step.
 ///
 /// It has no clock. Who wants tokens per second tells it how long steps took: [`Lesson::add_seconds`].
+///
+/// ```
+/// # fn main() -> mynah::Result<()> {
+/// # #[cfg(feature = "base")] {
+/// use mynah::{Lesson, Mynah};
+///
+/// /// It borrows nothing, so it can live in a struct.
+/// struct Page {
+///     lesson: Lesson,
+/// }
+///
+/// let mynah = Mynah::embedded()?;
+/// let mut page = Page { lesson: mynah.lesson("lora").steps(2).context(64).text(mynah::base::NOTES)? };
+/// while let Some(event) = page.lesson.next() {
+///     event?; // a unit of work a turn of the program's own loop
+/// }
+/// assert_eq!(page.lesson.history().losses.len(), 2);
+/// # }
+/// # Ok(()) }
+/// ```
 pub struct Lesson {
     mynah: Mynah,
     trainer: Trainer,
@@ -236,6 +306,19 @@ impl Lesson {
     }
 
     /// The trained adapter as it is, ready to be attached, if one is trained.
+    ///
+    /// ```
+    /// # fn main() -> mynah::Result<()> {
+    /// # #[cfg(feature = "base")] {
+    /// # let mynah = mynah::Mynah::embedded()?;
+    /// let mut lesson = mynah.lesson("lora").steps(1).context(64).text(mynah::base::NOTES)?;
+    /// lesson.next().transpose()?;
+    /// let adapter = lesson.into_adapter().expect("an adapter was trained"); // without a file
+    /// let said = mynah.generation().attach(adapter, 1.0)?.limit(4).complete("Rain")?.finish()?;
+    /// assert!(said.ids.len() <= 4);
+    /// # }
+    /// # Ok(()) }
+    /// ```
     pub fn into_adapter(self) -> Option<Arc<Ready>> {
         self.trainer.into_adapter()
     }
@@ -292,6 +375,22 @@ impl Lesson {
     }
 
     /// Stops it: [`Lesson::next`] does no more work and returns `None`. Nothing is lost, and a checkpoint continues here.
+    ///
+    /// ```
+    /// # fn main() -> mynah::Result<()> {
+    /// # #[cfg(feature = "base")] {
+    /// # use mynah::{Mynah, app::Ended};
+    /// # let mynah = Mynah::embedded()?;
+    /// let mut lesson = mynah.lesson("lora").steps(1000).context(64).text(mynah::base::NOTES)?;
+    /// lesson.next().transpose()?;
+    /// lesson.cancel();
+    /// assert!(lesson.next().is_none());
+    /// assert_eq!(lesson.ended(), Some(Ended::Cancelled));
+    /// let so_far = lesson.to_bytes()?; // what one step has taught
+    /// assert!(mynah.ready(so_far).is_ok());
+    /// # }
+    /// # Ok(()) }
+    /// ```
     pub fn cancel(&self) {
         self.stop.pull();
     }
@@ -317,6 +416,24 @@ impl Lesson {
     }
 
     /// Says how long the last step took. That enters nothing but [`History::seconds`].
+    ///
+    /// ```
+    /// # fn main() -> mynah::Result<()> {
+    /// # #[cfg(feature = "base")] {
+    /// # use mynah::{Event, Mynah};
+    /// # let mynah = Mynah::embedded()?;
+    /// let mut lesson = mynah.lesson("lora").steps(2).context(64).text(mynah::base::NOTES)?;
+    /// loop {
+    ///     let start = std::time::Instant::now();
+    ///     let Some(event) = lesson.next() else { break };
+    ///     if let Event::Step(_) = event? {
+    ///         lesson.add_seconds(start.elapsed().as_secs_f64());
+    ///     }
+    /// }
+    /// assert!(lesson.history().tokens_per_second() > 0.0);
+    /// # }
+    /// # Ok(()) }
+    /// ```
     pub fn add_seconds(&mut self, seconds: f64) {
         if seconds.is_finite() && seconds > 0.0 {
             self.history.seconds += seconds;
@@ -418,6 +535,19 @@ impl Lesson {
     ///
     /// # Errors
     /// Those of [`Lesson::encode`].
+    ///
+    /// ```
+    /// # fn main() -> mynah::Result<()> {
+    /// # #[cfg(feature = "base")] {
+    /// # let mynah = mynah::Mynah::embedded()?;
+    /// let mut lesson = mynah.lesson("nola").steps(1).context(64).text(mynah::base::NOTES)?;
+    /// lesson.next().transpose()?;
+    /// let learnt = lesson.to_bytes()?;
+    /// let adapter = mynah.adapter(learnt)?;
+    /// assert_eq!(adapter.kind().name, "nola");
+    /// # }
+    /// # Ok(()) }
+    /// ```
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
         match &self.history.best_file {
             Some(best) => Ok(best.clone()),
@@ -448,6 +578,28 @@ impl Lesson {
     ///
     /// # Errors
     /// `Invalid` while rows are weighed, when nothing is there to be continued, and for a parameter that is not finite.
+    ///
+    /// ```
+    /// # fn main() -> mynah::Result<()> {
+    /// # #[cfg(feature = "base")] {
+    /// # let (mynah, notes) = (mynah::Mynah::embedded()?, "Rain at Gull Rock, and tea with the parrot after it.");
+    /// let begin = || mynah.lesson("lora").steps(3).text(notes);
+    /// let mut whole = begin()?;
+    /// for event in &mut whole {
+    ///     event?;
+    /// }
+    ///
+    /// let mut first = begin()?;
+    /// first.next().transpose()?;
+    /// let saved = first.checkpoint()?;
+    /// let mut second = mynah.resume(saved)?.steps(3).text(notes)?;
+    /// for event in &mut second {
+    ///     event?;
+    /// }
+    /// assert_eq!(second.to_bytes()?, whole.to_bytes()?); // the interruption changes no byte
+    /// # }
+    /// # Ok(()) }
+    /// ```
     pub fn checkpoint(&self) -> Result<Vec<u8>> {
         self.checkpoint_with(&[])
     }
@@ -507,6 +659,24 @@ impl Lesson {
 
     /// The log-probabilities of the rows under the reference, as far as they are known, as a file for later lessons on the
     /// same rows.
+    ///
+    /// ```
+    /// # fn main() -> mynah::Result<()> {
+    /// # #[cfg(feature = "base")] {
+    /// # let mynah = mynah::Mynah::embedded()?;
+    /// let pairs = r#"{"prompt": "Tea?", "chosen": " Tea.", "rejected": " Soup, and a walk."}"#;
+    /// let dpo = || mynah::train::objective::Spec::new("dpo");
+    /// let mut lesson = mynah.lesson("lora").objective(dpo()).steps(1).lines(pairs)?;
+    /// assert_eq!(lesson.missing_reference(), 1);
+    /// lesson.next().transpose()?; // computes it
+    /// let file = lesson.reference_file();
+    ///
+    /// let mut later = mynah.lesson("lora").objective(dpo()).steps(1).lines(pairs)?;
+    /// later.fill_reference(file)?;
+    /// assert_eq!(later.missing_reference(), 0);
+    /// # }
+    /// # Ok(()) }
+    /// ```
     pub fn reference_file(&self) -> Vec<u8> {
         reference::to_bytes(&self.trainer.reference(self.mynah.base()), &self.examples)
     }

@@ -10,6 +10,22 @@ use crate::train::{optim, plan};
 use std::prelude::v1::*;
 
 /// What is trained.
+///
+/// ```
+/// # fn main() -> mynah::Result<()> {
+/// # #[cfg(feature = "base")] {
+/// use mynah::{Mynah, adapter::Spec, app::Method};
+///
+/// assert!(matches!(Method::from("full"), Method::Weights));
+/// assert!(matches!(Method::from("lora"), Method::Fresh(_))); // the same as Spec::new("lora")
+/// let mynah = Mynah::embedded()?;
+/// let mut first = mynah.lesson(Spec::new("lora").with("rank", 4)).steps(1).context(32).text(mynah::base::NOTES)?;
+/// first.next().transpose()?;
+/// let further = mynah.lesson(mynah.adapter(first.to_bytes()?)?); // trained further, with other data
+/// assert!(matches!(further.method(), Method::Given(_)));
+/// # }
+/// # Ok(()) }
+/// ```
 pub enum Method {
     /// A fresh adapter.
     Fresh(Spec),

@@ -94,6 +94,20 @@ type Once = core::cell::OnceCell<Base>;
 ///
 /// A clone shares all weights, so it costs nothing. What is made from a `Mynah` holds clones of what it needs and borrows
 /// nothing: it can live in a struct and move to another thread.
+///
+/// ```
+/// # fn main() -> mynah::Result<()> {
+/// # #[cfg(feature = "base")] {
+/// use mynah::Mynah;
+///
+/// let mynah = Mynah::embedded()?;
+/// let same = mynah.clone(); // the weights are there once
+/// let other = std::thread::spawn(move || same.complete("The lighthouse")?.finish());
+/// let (here, there) = (mynah.complete("The lighthouse")?.finish()?, other.join().unwrap()?);
+/// assert_eq!(here, there); // same prompt, same seed, same text
+/// # }
+/// # Ok(()) }
+/// ```
 #[derive(Clone)]
 pub struct Mynah {
     gguf: Gguf,
@@ -172,26 +186,85 @@ impl Mynah {
     }
 
     /// The file: its metadata and tensors.
+    ///
+    /// ```
+    /// # fn main() -> mynah::Result<()> {
+    /// # #[cfg(feature = "base")] {
+    /// # let mynah = mynah::Mynah::embedded()?;
+    /// let arch = mynah.gguf().require_string("general.architecture")?;
+    /// assert!(mynah.gguf().u32(&format!("{arch}.context_length"))?.is_some());
+    /// assert!(mynah.gguf().tensor("token_embd.weight").is_some());
+    /// # }
+    /// # Ok(()) }
+    /// ```
     pub fn gguf(&self) -> &Gguf {
         &self.gguf
     }
 
     /// Its tokenizer.
+    ///
+    /// ```
+    /// # fn main() -> mynah::Result<()> {
+    /// # #[cfg(feature = "base")] {
+    /// # use mynah::text::{Decode, Encode};
+    /// # let mynah = mynah::Mynah::embedded()?;
+    /// let ids = mynah.tokenizer().encode("Rain, and tea.", &Encode::default())?;
+    /// assert_eq!(mynah.tokenizer().decode(&ids, &Decode::default())?, b"Rain, and tea.");
+    /// # }
+    /// # Ok(()) }
+    /// ```
     pub fn tokenizer(&self) -> &Arc<Tokenizer> {
         &self.tokenizer
     }
 
     /// Its weights.
+    ///
+    /// ```
+    /// # fn main() -> mynah::Result<()> {
+    /// # #[cfg(feature = "base")] {
+    /// # use mynah::model::{Session, SessionConfig};
+    /// # let mynah = mynah::Mynah::embedded()?;
+    /// let mut session = Session::new(mynah.model(), SessionConfig { context: 16, ..Default::default() })?;
+    /// let logits = session.feed(&[1, 2, 3])?;
+    /// assert_eq!(logits.len(), mynah.tokenizer().vocab_len());
+    /// # }
+    /// # Ok(()) }
+    /// ```
     pub fn model(&self) -> &Model {
         &self.model
     }
 
     /// The same with another form of the same model: weights repacked by [`Model::repacked`], for example.
+    ///
+    /// ```
+    /// # fn main() -> mynah::Result<()> {
+    /// # #[cfg(feature = "base")] {
+    /// # let mynah = mynah::Mynah::embedded()?;
+    /// let (repacked, bytes) = mynah.model().repacked(1 << 20)?; // faster to read, in at most 1 MiB
+    /// assert!(bytes <= 1 << 20);
+    /// let fast = mynah.with_model(repacked);
+    /// assert_eq!(fast.base().layers(), mynah.base().layers());
+    /// # }
+    /// # Ok(()) }
+    /// ```
     pub fn with_model(&self, model: Model) -> Mynah {
         Mynah { model, ..self.clone() }
     }
 
     /// What adapters see of the model. The first call reads the whole file, for its fingerprint.
+    ///
+    /// ```
+    /// # fn main() -> mynah::Result<()> {
+    /// # #[cfg(feature = "base")] {
+    /// # use mynah::adapter::{self, Spec};
+    /// # let mynah = mynah::Mynah::embedded()?;
+    /// let last = mynah.base().layers() - 1;
+    /// let spec = Spec { layers: Some(vec![last]), ..Spec::new("lora") };
+    /// let adapter = adapter::create(&spec, mynah.base())?;
+    /// assert!(!adapter.params().is_empty());
+    /// # }
+    /// # Ok(()) }
+    /// ```
     pub fn base(&self) -> &Base {
         self.base.get_or_init(|| self.model.base(self.tokenizer.fingerprint()))
     }
@@ -276,6 +349,23 @@ impl Mynah {
 }
 
 /// Where an adapter comes from.
+///
+/// ```
+/// # fn main() -> mynah::Result<()> {
+/// # #[cfg(all(feature = "base", feature = "std"))] {
+/// # use mynah::{Mynah, app::Source};
+/// # let mynah = Mynah::embedded()?;
+/// # let folder = tempfile::tempdir().unwrap();
+/// # let path = folder.path().join("notes.mynah");
+/// let mut lesson = mynah.lesson("lora").steps(1).context(32).text(mynah::base::NOTES)?;
+/// lesson.next().transpose()?;
+/// lesson.save(&path)?; // "notes.mynah"
+/// let from_file = mynah.adapter(Source::Path(path))?; // or mynah.adapter(path)
+/// let from_bytes = mynah.adapter(lesson.to_bytes()?)?;
+/// assert_eq!(from_file.params(), from_bytes.params());
+/// # }
+/// # Ok(()) }
+/// ```
 pub enum Source {
     /// The bytes of a file.
     Bytes(Bytes),
@@ -296,6 +386,21 @@ impl Source {
 }
 
 /// What can be attached: an adapter that is ready, or where one comes from, as for [`Mynah::ready`].
+///
+/// ```
+/// # fn main() -> mynah::Result<()> {
+/// # #[cfg(feature = "base")] {
+/// # let mynah = mynah::Mynah::embedded()?;
+/// let mut lesson = mynah.lesson("lora").steps(1).context(32).text(mynah::base::NOTES)?;
+/// lesson.next().transpose()?;
+/// let bytes = lesson.to_bytes()?;
+/// let ready = mynah.ready(bytes.clone())?; // read once, for many sessions
+/// let a = mynah.generation().attach(ready, 1.0)?.limit(4).complete("Rain")?.finish()?;
+/// let b = mynah.generation().attach(bytes, 1.0)?.limit(4).complete("Rain")?.finish()?;
+/// assert_eq!(a, b);
+/// # }
+/// # Ok(()) }
+/// ```
 pub trait IntoReady {
     /// The adapter, ready for the model.
     ///

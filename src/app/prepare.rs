@@ -6,6 +6,26 @@ use crate::train::{Example, Trainer};
 use std::prelude::v1::*;
 
 /// The weights of rows that were not liked, after density ratios.
+///
+/// ```
+/// # fn main() -> mynah::Result<()> {
+/// # #[cfg(feature = "base")] {
+/// use mynah::{Event, Mynah, train::objective};
+///
+/// let mynah = Mynah::embedded()?;
+/// let rows = r#"{"prompt": "Tea?", "completion": " Tea.", "label": true}
+/// {"prompt": "A walk?", "completion": " Soup.", "label": false}"#;
+/// let setup = mynah.lesson("lora").steps(1).objective(objective::Spec::new("bco"));
+/// let lesson = setup.settings(|s| s.density_ratios = true).lines(rows)?;
+/// for event in lesson {
+///     if let Event::Weighed(ratios) = event? {
+///         assert_eq!(ratios.rows, 1); // the one that was not liked
+///         assert!(ratios.least <= ratios.mean && ratios.mean <= ratios.most);
+///     }
+/// }
+/// # }
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Ratios {
     /// Rows that were not liked.

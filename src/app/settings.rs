@@ -8,6 +8,26 @@ use crate::train::{Config, Dropout, Gradient, Recompute, Schedule, Zeroth, objec
 use std::prelude::v1::*;
 
 /// Everything that can be set of a lesson, beside what is trained.
+///
+/// ```
+/// # fn main() -> mynah::Result<()> {
+/// # #[cfg(feature = "base")] {
+/// use mynah::{Mynah, app::Settings, train::{Schedule, optim}};
+///
+/// let mynah = Mynah::embedded()?;
+/// assert_eq!(Settings::default().epochs, 3);
+/// let setup = mynah.lesson("lora").context(32).settings(|s| {
+///     s.steps = Some(1);
+///     (s.batch, s.accumulate) = (2, 2); // four rows a step
+///     s.optimizer = optim::Spec::new("adamw_8bit");
+///     s.schedule = Schedule::Constant;
+/// });
+/// let mut lesson = setup.text(mynah::base::NOTES)?;
+/// lesson.next().transpose()?;
+/// assert_eq!(lesson.history().tokens, 4 * 32);
+/// # }
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Highest learning rate; without it what suits the method.

@@ -28,6 +28,19 @@ const ROWS: usize = 1 << 20;
 ///
 /// Defaults are those of the method and of [`Settings`]; methods here change those that are changed most often, and
 /// [`Setup::settings`] all of them.
+///
+/// ```
+/// # fn main() -> mynah::Result<()> {
+/// # #[cfg(feature = "base")] {
+/// # let mynah = mynah::Mynah::embedded()?;
+/// let setup = mynah.lesson("lora").epochs(1).rate(2e-3).batch(2).context(64).held_out(0.2).patience(2).seed(7);
+/// assert_eq!((setup.settings.epochs, setup.settings.lr), (1, Some(2e-3)));
+/// let mut lesson = setup.text(mynah::base::NOTES)?;
+/// assert_eq!(lesson.steps(), lesson.rows().len().div_ceil(2) as u64); // one epoch of two rows a step
+/// assert!(!lesson.held_out().is_empty());
+/// # }
+/// # Ok(()) }
+/// ```
 pub struct Setup {
     pub(super) mynah: Mynah,
     pub(super) method: Method,
@@ -110,6 +123,21 @@ impl Mynah {
     ///
     /// # Errors
     /// Those of [`adapter::restore`], if an adapter was trained.
+    ///
+    /// ```
+    /// # fn main() -> mynah::Result<()> {
+    /// # #[cfg(feature = "base")] {
+    /// # use mynah::{Mynah, bytes::Limits, train::Checkpoint};
+    /// # let mynah = Mynah::embedded()?;
+    /// let mut lesson = mynah.lesson("lora").steps(2).text("Rain at Gull Rock, and tea.")?;
+    /// lesson.next().transpose()?;
+    /// let saved = Checkpoint::read(lesson.checkpoint()?.into(), &Limits::default())?;
+    /// assert_eq!(saved.step(), 1); // read what it says, then continue
+    /// let lesson = mynah.resume_from(saved)?.steps(2).text("Rain at Gull Rock, and tea.")?;
+    /// assert_eq!(lesson.history().steps(), 1);
+    /// # }
+    /// # Ok(()) }
+    /// ```
     pub fn resume_from(&self, saved: Checkpoint) -> Result<Setup> {
         let method = match saved.adapter() {
             Ok(bytes) => {
@@ -240,6 +268,21 @@ impl Setup {
 
     /// Continues from a checkpoint, with a method that the caller made as it was made then: a fresh adapter of the same
     /// settings, or the same adapter. [`Mynah::resume`] takes it from the checkpoint instead.
+    ///
+    /// ```
+    /// # fn main() -> mynah::Result<()> {
+    /// # #[cfg(feature = "base")] {
+    /// # use mynah::{Mynah, adapter::Spec, bytes::Limits, train::Checkpoint};
+    /// # let (mynah, notes) = (Mynah::embedded()?, "Rain at Gull Rock, and tea.");
+    /// let spec = Spec::new("lora").with("rank", 4);
+    /// let mut lesson = mynah.lesson(spec.clone()).steps(2).text(notes)?;
+    /// lesson.next().transpose()?;
+    /// let saved = Checkpoint::read(lesson.checkpoint()?.into(), &Limits::default())?;
+    /// let lesson = mynah.lesson(spec).resume(saved).steps(2).text(notes)?;
+    /// assert_eq!(lesson.history().steps(), 1);
+    /// # }
+    /// # Ok(()) }
+    /// ```
     pub fn resume(mut self, saved: Checkpoint) -> Setup {
         // What templates took for now is part of the rows.
         let clock = || Cursor::new(&saved.note("clock").ok()?).u64().ok();
@@ -259,6 +302,20 @@ impl Setup {
     ///
     /// # Errors
     /// Those of [`Reader::file`], and of the model's chat template.
+    ///
+    /// ```
+    /// # fn main() -> mynah::Result<()> {
+    /// # #[cfg(feature = "base")] {
+    /// # let mynah = mynah::Mynah::embedded()?;
+    /// let setup = mynah.lesson("lora").context(64);
+    /// let rows = br#"{"text": "Rain at Gull Rock."}
+    /// {"prompt": "Tea?", "completion": " Tea."}"#;
+    /// let data = setup.read("rows.jsonl", rows)?;
+    /// assert_eq!(data.rows.examples.len(), 2);
+    /// assert_eq!(data.rows.examples[1].line, Some(2));
+    /// # }
+    /// # Ok(()) }
+    /// ```
     pub fn read(&self, name: &str, bytes: &[u8]) -> Result<Data> {
         self.reader(bytes, |reader| reader.file(name, bytes))
     }
@@ -296,6 +353,18 @@ impl Setup {
     ///
     /// # Errors
     /// Those of [`Reader::text`], [`Setup::draft`] and [`Draft::begin`].
+    ///
+    /// ```
+    /// # fn main() -> mynah::Result<()> {
+    /// # #[cfg(feature = "base")] {
+    /// # let mynah = mynah::Mynah::embedded()?;
+    /// let mut lesson = mynah.lesson("lora").steps(1).context(64).text(mynah::base::NOTES)?;
+    /// assert!(lesson.rows().iter().all(|row| row.tokens.len() <= 64));
+    /// lesson.next().transpose()?;
+    /// assert_eq!(lesson.history().steps(), 1);
+    /// # }
+    /// # Ok(()) }
+    /// ```
     pub fn text(self, text: impl AsRef<str>) -> Result<Lesson> {
         let text = text.as_ref();
         let data = self.reader(text.as_bytes(), |reader| reader.text(text))?;
@@ -347,6 +416,20 @@ impl Setup {
     ///
     /// # Errors
     /// Those of [`Setup::draft`] and [`Draft::begin`].
+    ///
+    /// ```
+    /// # fn main() -> mynah::Result<()> {
+    /// # #[cfg(feature = "base")] {
+    /// # use mynah::{Mynah, train::Example};
+    /// # let mynah = Mynah::embedded()?;
+    /// // The loss counts the second half alone: that is the completion.
+    /// let row = Example::completion(&[1, 2, 3], &[4, 5, 6]);
+    /// let mut lesson = mynah.lesson("lora").steps(1).examples(vec![row])?;
+    /// lesson.next().transpose()?;
+    /// assert_eq!(lesson.history().tokens, 6);
+    /// # }
+    /// # Ok(()) }
+    /// ```
     pub fn examples(self, rows: Vec<Example>) -> Result<Lesson> {
         self.draft(Data::new(rows))?.begin()
     }
@@ -356,6 +439,23 @@ impl Setup {
     /// # Errors
     /// `Invalid` for settings that cannot be used, by their names in [`Settings`], and for rows that the objective cannot
     /// learn from; `Unsupported` for unknown names of kinds, objectives and optimisers.
+    ///
+    /// ```
+    /// # fn main() -> mynah::Result<()> {
+    /// # #[cfg(feature = "base")] {
+    /// # let mynah = mynah::Mynah::embedded()?;
+    /// let setup = mynah.lesson("lora").context(64).epochs(2).batch(4);
+    /// let data = setup.read("notes.txt", mynah::base::NOTES.as_bytes())?;
+    /// let draft = setup.draft(data)?; // nothing is computed, no memory is taken
+    /// assert_eq!(draft.steps(), 2 * draft.rows().len().div_ceil(4) as u64);
+    ///
+    /// // Settings that cannot be used are named.
+    /// let setup = mynah.lesson("lora").patience(2);
+    /// let data = setup.read("notes.txt", b"Rain.")?;
+    /// assert!(setup.draft(data).err().unwrap().to_string().contains("patience"));
+    /// # }
+    /// # Ok(()) }
+    /// ```
     pub fn draft(self, data: Data) -> Result<Draft> {
         let Setup { mynah, method, settings, beneath, resumed, own, .. } = &self;
         let tokens = self.tokens()?;

@@ -101,6 +101,20 @@ impl Generation {
 ///
 /// [`Talk::say`] gives an answer as an iterator that borrows the conversation. A program that cannot hold such a borrow takes
 /// the same in steps: [`Talk::ask`], then [`Talk::step`] until there is no piece any more.
+///
+/// ```
+/// # fn main() -> mynah::Result<()> {
+/// # #[cfg(feature = "base")] {
+/// use mynah::{Mynah, text::chat::Message};
+///
+/// let mut talk = Mynah::embedded()?.generation().limit(12).talk()?;
+/// talk.say("Tell me a story about a bear.")?.finish()?;
+/// talk.say("And then?")?.finish()?;
+/// let roles: Vec<&str> = talk.messages().iter().map(|m: &Message| m.role.as_str()).collect();
+/// assert_eq!(roles, ["user", "assistant", "user", "assistant"]);
+/// # }
+/// # Ok(()) }
+/// ```
 pub struct Talk {
     mynah: Mynah,
     template: Template,
@@ -154,6 +168,17 @@ enum Then {
 
 impl Talk {
     /// The same, begun with what the system says, in the place of what it said before.
+    ///
+    /// ```
+    /// # fn main() -> mynah::Result<()> {
+    /// # #[cfg(feature = "base")] {
+    /// # let mynah = mynah::Mynah::embedded()?;
+    /// let mut talk = mynah.generation().limit(12).talk()?.system("Answer in one sentence.");
+    /// talk.say("Hello!")?.finish()?;
+    /// assert_eq!(talk.messages()[0].role, "system");
+    /// # }
+    /// # Ok(()) }
+    /// ```
     pub fn system(mut self, text: impl Into<String>) -> Talk {
         self.messages.retain(|m| m.role != SYSTEM);
         self.messages.insert(0, Message::new(SYSTEM, text));
@@ -223,6 +248,24 @@ impl Talk {
     ///
     /// # Errors
     /// Those of [`Session::replace`].
+    ///
+    /// ```
+    /// # fn main() -> mynah::Result<()> {
+    /// # #[cfg(feature = "base")] {
+    /// # use mynah::{Mynah, adapter::Stack};
+    /// # let mynah = Mynah::embedded()?;
+    /// let mut lesson = mynah.lesson("lora").steps(1).context(32).text(mynah::base::NOTES)?;
+    /// lesson.next().transpose()?;
+    /// let mut talk = mynah.generation().limit(8).talk()?;
+    /// talk.attach(lesson.to_bytes()?, 1.0)?;
+    /// let taught = talk.stack().clone();
+    /// talk.replace(Stack::new())?; // the model alone
+    /// assert!(talk.stack().is_empty());
+    /// talk.replace(taught)?; // and back
+    /// assert_eq!(talk.stack().all().len(), 1);
+    /// # }
+    /// # Ok(()) }
+    /// ```
     pub fn replace(&mut self, stack: Stack) -> Result<()> {
         self.end();
         self.read.clear();
@@ -233,11 +276,32 @@ impl Talk {
     }
 
     /// What is attached.
+    ///
+    /// ```
+    /// # fn main() -> mynah::Result<()> {
+    /// # #[cfg(feature = "base")] {
+    /// # let mynah = mynah::Mynah::embedded()?;
+    /// let talk = mynah.talk()?;
+    /// assert!(talk.stack().is_empty()); // the model alone speaks
+    /// # }
+    /// # Ok(()) }
+    /// ```
     pub fn stack(&self) -> &Stack {
         &self.stack
     }
 
     /// All turns, the system's first if there is one. An answer that is being made is not among them yet.
+    ///
+    /// ```
+    /// # fn main() -> mynah::Result<()> {
+    /// # #[cfg(feature = "base")] {
+    /// # let mut talk = mynah::Mynah::embedded()?.generation().limit(12).talk()?;
+    /// let answer = talk.say("Hello!")?.finish()?;
+    /// assert_eq!(talk.messages()[0].content, "Hello!");
+    /// assert_eq!(talk.messages()[1].content, answer.text);
+    /// # }
+    /// # Ok(()) }
+    /// ```
     pub fn messages(&self) -> &[Message] {
         &self.messages
     }
@@ -266,6 +330,18 @@ impl Talk {
     }
 
     /// Forgets all turns but the system's.
+    ///
+    /// ```
+    /// # fn main() -> mynah::Result<()> {
+    /// # #[cfg(feature = "base")] {
+    /// # let mynah = mynah::Mynah::embedded()?;
+    /// let mut talk = mynah.generation().limit(12).talk()?.system("Be brief.");
+    /// talk.say("Hello!")?.finish()?;
+    /// talk.clear();
+    /// assert_eq!(talk.messages().len(), 1); // what the system said
+    /// # }
+    /// # Ok(()) }
+    /// ```
     pub fn clear(&mut self) {
         self.end();
         self.messages.retain(|m| m.role == SYSTEM);
@@ -307,6 +383,18 @@ impl Talk {
     }
 
     /// Puts `text` in the place of the last answer, if there is one.
+    ///
+    /// ```
+    /// # fn main() -> mynah::Result<()> {
+    /// # #[cfg(feature = "base")] {
+    /// # let mut talk = mynah::Mynah::embedded()?.generation().limit(12).talk()?;
+    /// assert!(!talk.correct("A bear slept.")); // there is no answer yet
+    /// talk.say("Tell me a story about a bear.")?.finish()?;
+    /// assert!(talk.correct("A bear slept."));
+    /// assert_eq!(talk.last().unwrap().text, "A bear slept."); // the model reads it as its own
+    /// # }
+    /// # Ok(()) }
+    /// ```
     pub fn correct(&mut self, text: impl Into<String>) -> bool {
         self.end();
         let Some(last) = self.messages.last_mut().filter(|m| m.role == ASSISTANT) else { return false };
@@ -343,6 +431,19 @@ impl Talk {
     ///
     /// # Errors
     /// `Invalid` if there is no answer yet; those of [`Talk::say`].
+    ///
+    /// ```
+    /// # fn main() -> mynah::Result<()> {
+    /// # #[cfg(feature = "base")] {
+    /// # let mut talk = mynah::Mynah::embedded()?.generation().limit(12).talk()?;
+    /// let first = talk.say("Tell me a story about a bear.")?.finish()?;
+    /// let second = talk.regenerate()?.finish()?; // drawn anew
+    /// assert_eq!(talk.messages().len(), 2);
+    /// assert_eq!(talk.last().unwrap().text, second.text);
+    /// assert_eq!(talk.others().next().unwrap().text, first.text);
+    /// # }
+    /// # Ok(()) }
+    /// ```
     pub fn regenerate(&mut self) -> Result<Reply<'_>> {
         self.ask_again()?;
         Ok(Reply { talk: self })
@@ -353,6 +454,18 @@ impl Talk {
     ///
     /// # Errors
     /// Those of [`Talk::say`].
+    ///
+    /// ```
+    /// # fn main() -> mynah::Result<()> {
+    /// # #[cfg(feature = "base")] {
+    /// # use mynah::text::chat::Message;
+    /// # let mut talk = mynah::Mynah::embedded()?.generation().limit(12).talk()?;
+    /// let title = [Message::new("user", "A title for a story about a bear?")];
+    /// let said = talk.aside(&title, 6)?.finish()?;
+    /// assert!(said.ids.len() <= 6 && talk.messages().is_empty());
+    /// # }
+    /// # Ok(()) }
+    /// ```
     pub fn aside(&mut self, messages: &[Message], limit: usize) -> Result<Reply<'_>> {
         self.end();
         let mut messages = messages.to_vec();
@@ -524,6 +637,19 @@ impl Running {
 
 /// An answer as it comes: an iterator of its pieces. Joined they are the answer; of a model without a chat template the white
 /// space behind it is no part of it.
+///
+/// ```
+/// # fn main() -> mynah::Result<()> {
+/// # #[cfg(feature = "base")] {
+/// # let mut talk = mynah::Mynah::embedded()?.generation().limit(12).talk()?;
+/// let mut reply = talk.say("Tell me a story about a bear.")?;
+/// let first = reply.next().transpose()?; // a piece at a time
+/// let said = reply.end()?; // enough: this is the answer
+/// assert!(first.is_some() && said.ids.len() <= 1);
+/// assert_eq!(talk.last().unwrap().text, said.text);
+/// # }
+/// # Ok(()) }
+/// ```
 #[must_use = "to drop an answer is to end it"]
 pub struct Reply<'a> {
     talk: &'a mut Talk,
@@ -544,6 +670,17 @@ impl Reply<'_> {
     ///
     /// # Errors
     /// Those of [`Talk::step`].
+    ///
+    /// ```
+    /// # fn main() -> mynah::Result<()> {
+    /// # #[cfg(feature = "base")] {
+    /// # let mut talk = mynah::Mynah::embedded()?.generation().limit(12).talk()?;
+    /// let said = talk.say("Tell me a story about a bear.")?.finish()?;
+    /// assert!(said.ids.len() <= 12);
+    /// assert_eq!(talk.last().unwrap().text, said.text);
+    /// # }
+    /// # Ok(()) }
+    /// ```
     pub fn finish(self) -> Result<Said> {
         while self.talk.step()?.is_some() {}
         self.end()

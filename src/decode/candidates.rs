@@ -3,7 +3,7 @@
 use crate::kernel::Kernels;
 use std::prelude::v1::*;
 
-/// A token that may come next.
+/// A token that may come next: an entry of [`Candidates::list`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Candidate {
     /// The token.
@@ -28,6 +28,30 @@ pub(super) struct Room {
 }
 
 /// The logits of all tokens, until a stage makes a list of fewer. They are copied only if a stage writes.
+///
+/// ```
+/// # fn main() -> mynah::Result<()> {
+/// use mynah::decode::{Candidates, Sampler, Stage};
+///
+/// /// Never says the same token twice, and draws from the three likeliest others.
+/// #[derive(Clone)]
+/// struct Fresh;
+///
+/// impl Stage for Fresh {
+///     fn apply(&mut self, candidates: &mut Candidates, seen: &[u32]) {
+///         seen.iter().for_each(|&id| candidates.change(id, |_| -1e9));
+///         candidates.keep_best(3);
+///         assert_eq!(candidates.weighted()[0].weight, 1.0); // that of the likeliest
+///     }
+/// }
+///
+/// let kernels = mynah::Compute::best(1).kernels;
+/// let mut sampler = Sampler::chain(vec![Box::new(Fresh)], 1);
+/// sampler.accept(2);
+/// let id = sampler.pick(kernels, &[0.5, 0.7, 9.0, 0.6, -30.0])?;
+/// assert!([0, 1, 3].contains(&id));
+/// # Ok(()) }
+/// ```
 pub struct Candidates<'a> {
     kernels: &'static Kernels,
     given: &'a [f32],

@@ -7,6 +7,24 @@ use std::prelude::v1::*;
 
 /// Owns a decoder and gives out its text: an iterator of pieces, each whole characters and never empty. Or take
 /// [`Generator::next_token`], which takes no memory, and [`Generator::text`].
+///
+/// ```
+/// # fn main() -> mynah::Result<()> {
+/// # #[cfg(feature = "base")] {
+/// use mynah::decode::{Finish, Generator, Sampler, Sampling, Stop};
+/// use mynah::model::{Session, SessionConfig};
+///
+/// let mynah = mynah::Mynah::embedded()?;
+/// let session = Session::new(mynah.model(), SessionConfig { context: 64, ..Default::default() })?;
+/// let sampler = Sampler::new(&Sampling::greedy())?;
+/// let prompt = mynah.tokenizer().encode("The lighthouse", &Default::default())?;
+/// let mut text = Generator::new(session, sampler, &prompt, mynah.tokenizer(), Stop::new()).limit(4);
+/// let pieces: Vec<String> = text.by_ref().collect::<mynah::Result<_>>()?;
+/// println!("The lighthouse{}", pieces.concat());
+/// assert!(matches!(text.finish(), Some(Finish::Length | Finish::Eos(_))));
+/// # }
+/// # Ok(()) }
+/// ```
 pub struct Generator<D> {
     decoder: D,
     stream: TextStream,

@@ -148,7 +148,7 @@ impl<P: Predictor + ?Sized> Predictor for &mut P {
     }
 }
 
-/// Why a text ended.
+/// Why a text ended, as [`Generator::finish`] and the last [`Step`] of a [`Decoder`] say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Finish {
     /// The model gave one of its end tokens.
@@ -163,7 +163,7 @@ pub enum Finish {
     Stopped,
 }
 
-/// What a decoder did.
+/// What a call of [`Decoder::next`] did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
     /// The next token.
@@ -172,7 +172,7 @@ pub enum Step {
     End(Finish),
 }
 
-/// What a decoder has spent so far.
+/// What a [`Decoder`] has spent so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cost {
     /// Tokens that went through a model, those of the prompt among them.

@@ -6,6 +6,27 @@ use std::prelude::v1::*;
 use std::sync::Arc;
 
 /// Draws one token after another.
+///
+/// ```
+/// # fn main() -> mynah::Result<()> {
+/// # #[cfg(feature = "base")] {
+/// use mynah::decode::{Decoder, Finish, Sample, Sampler, Sampling, Step, Stop};
+/// use mynah::model::{Session, SessionConfig};
+///
+/// let mynah = mynah::Mynah::embedded()?;
+/// let session = Session::new(mynah.model(), SessionConfig { context: 5, ..Default::default() })?;
+/// let sampler = Sampler::new(&Sampling::default().seed(1))?;
+/// let mut sample = Sample::new(session, sampler, &[1, 2, 3], [].as_slice(), Stop::new()); // no token ends it
+/// let mut drawn = 0;
+/// while let Step::Token(_) = sample.next()? {
+///     drawn += 1;
+/// }
+/// assert_eq!(drawn, 3); // the last one needs no room: nobody reads it
+/// assert_eq!(sample.next()?, Step::End(Finish::Context));
+/// assert_eq!(sample.cost().tokens, 5);
+/// # }
+/// # Ok(()) }
+/// ```
 pub struct Sample<P> {
     predictor: P,
     sampler: Sampler,

@@ -48,6 +48,24 @@ impl Sampling {
 }
 
 /// Draws tokens.
+///
+/// ```
+/// # fn main() -> mynah::Result<()> {
+/// use mynah::decode::{Sampler, Sampling};
+///
+/// let kernels = mynah::Compute::best(1).kernels;
+/// let logits = [0.5, 2.0, 1.9, -3.0];
+/// assert_eq!(Sampler::new(&Sampling::greedy())?.pick(kernels, &logits)?, 1);
+///
+/// // The same seed draws the same tokens.
+/// let two = Sampling::plain().with("top k", 2).seed(7);
+/// let (mut a, mut b) = (Sampler::new(&two)?, Sampler::new(&two)?);
+/// for _ in 0..10 {
+///     let id = a.pick(kernels, &logits)?;
+///     assert!(id == b.pick(kernels, &logits)? && [1, 2].contains(&id));
+/// }
+/// # Ok(()) }
+/// ```
 pub struct Sampler {
     stages: Vec<Box<dyn Stage>>,
     greedy: bool,

@@ -33,7 +33,7 @@ pub trait Stage: CopyStage + Send {
     fn apply(&mut self, candidates: &mut Candidates, seen: &[u32]);
 }
 
-/// What a text that branches needs of its stages. Every stage that is `Clone` has it.
+/// What a text that branches needs of its stages. Every [`Stage`] that is `Clone` has it.
 pub trait CopyStage {
     /// A copy with its state.
     fn copy(&self) -> Box<dyn Stage>;
@@ -46,6 +46,17 @@ impl<S: Stage + Clone + 'static> CopyStage for S {
 }
 
 /// One row of [`STAGES`].
+///
+/// ```
+/// use mynah::decode::STAGES;
+///
+/// for stage in STAGES {
+///     for setting in stage.knobs {
+///         println!("{}: {}", stage.name, setting.knob.about);
+///     }
+/// }
+/// assert!(STAGES.iter().any(|stage| stage.name == "top-k" && stage.narrows));
+/// ```
 pub struct Row {
     /// As people call it.
     pub name: &'static str,

@@ -396,6 +396,43 @@ fn functions_of_the_command_are_short() {
     assert!(longest > 40, "{longest}: are functions found?");
 }
 
+/// Public types of files of the page and of decoding, with their doc comments.
+fn documented_types() -> Vec<(String, String)> {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let (mut files, mut found) = (Vec::new(), Vec::new());
+    ["app", "decode"].iter().for_each(|room| sources(&src.join(room), &mut files));
+    for path in files {
+        let mut docs = String::new();
+        let text = std::fs::read_to_string(path).unwrap();
+        for line in text.split("#[cfg(test)]").next().unwrap().lines() {
+            let word = ["pub struct ", "pub enum ", "pub trait "].iter().find_map(|begin| line.strip_prefix(begin));
+            if let Some(rest) = word {
+                let name = rest.split(|c: char| !c.is_alphanumeric()).next().unwrap();
+                found.push((name.to_string(), docs.clone()));
+            }
+            match line {
+                _ if line.starts_with("///") => docs += line,
+                // Attributes stand between a comment and its type.
+                _ if line.starts_with("#[") => {}
+                _ => docs.clear(),
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn public_types_of_the_page_have_examples() {
+    let types = documented_types();
+    let shown: Vec<&String> = types.iter().filter(|(_, docs)| docs.contains("```")).map(|(name, _)| name).collect();
+    assert!(shown.len() > 30, "are types found? {shown:?}");
+    for (name, docs) in &types {
+        let links = |to: &&String| ["`", "::"].iter().any(|end| docs.contains(&format!("[`{to}{end}")));
+        let has = docs.contains("```") || shown.iter().any(links);
+        assert!(has, "{name} has no example, and links to no type that has one");
+    }
+}
+
 #[test]
 fn unsafe_code_stays_in_its_files() {
     for (name, code) in library() {
