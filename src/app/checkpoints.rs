@@ -6,7 +6,7 @@ use crate::train::folder::Folder;
 use std::path::Path;
 use std::prelude::v1::*;
 
-/// A folder in which a lesson is saved every so many steps: the newest two checkpoints and the best stay there.
+/// A folder in which a lesson is saved at an interval of steps: the newest two checkpoints and the best stay there.
 ///
 /// ```no_run
 /// # use mynah::app::Checkpoints;
@@ -29,7 +29,7 @@ pub struct Checkpoints {
 }
 
 impl Checkpoints {
-    /// Opens a folder, or makes it, for a checkpoint every so many steps.
+    /// Opens a folder, or makes it, for a checkpoint every `every` steps.
     ///
     /// # Errors
     /// Those of [`Folder::open`].
@@ -57,7 +57,7 @@ impl Checkpoints {
         Ok(Checkpoints { folder: Folder::open(path.as_ref())?, every: every.max(1), saved: None })
     }
 
-    /// Saves a lesson if so many steps are done: to be called after each event. Whether it was saved.
+    /// Saves a lesson if it is due: call it after each event. Returns whether it was saved.
     ///
     /// # Errors
     /// Those of [`Checkpoints::save`].

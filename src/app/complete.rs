@@ -1,4 +1,4 @@
-//! A text that goes on: settings of what a model says, and plain continuation.
+//! Settings of generation, and plain continuation of a text.
 
 use super::{IntoReady, Mynah};
 use crate::adapter::Stack;
@@ -194,7 +194,7 @@ impl Generation {
         Generation { stop, ..self }
     }
 
-    /// Whether a continuation goes on behind the tokens with which the model ends a text. Conversations do not look at it.
+    /// Whether a continuation ignores the model's end tokens. Conversations never do.
     pub fn ignore_eos(self, ignore: bool) -> Generation {
         Generation { ignore_eos: ignore, ..self }
     }
@@ -205,7 +205,7 @@ impl Generation {
         Generation { parse_special: parse, ..self }
     }
 
-    /// A session of so many positions that computes so, with what is attached.
+    /// A session of `context` positions with these settings and the attached adapters.
     ///
     /// # Errors
     /// Those of [`Session::new`] and [`Session::replace`].

@@ -19,7 +19,7 @@ use std::path::Path;
 use std::prelude::v1::*;
 use std::sync::Arc;
 
-/// A lesson has failed after so many discarded steps one after the other.
+/// A lesson fails after this number of discarded steps in a row.
 pub const DISCARDS: u64 = 3;
 
 /// What one call of [`Lesson::next`] did.
@@ -126,7 +126,7 @@ pub enum Work {
 pub enum Ended {
     /// All steps are done.
     Done,
-    /// The held-out loss had not fallen for as many evaluations as [`Settings::patience`] says.
+    /// The held-out loss did not fall for [`Settings::patience`] evaluations.
     Early,
     /// Somebody stopped it: [`Lesson::cancel`].
     Cancelled,
@@ -205,7 +205,7 @@ pub struct Lesson {
     evaluation: Evaluation,
     history: History,
     stop: Stop,
-    /// Whether so many steps were discarded that no other is tried.
+    /// Whether [`DISCARDS`] steps in a row were discarded.
     gave_up: bool,
     ended: Option<Ended>,
 }

@@ -68,7 +68,7 @@ pub struct Settings {
     pub warmup: u64,
     /// Largest norm of all gradients together; 0 leaves them alone.
     pub clip: f32,
-    /// Gradients estimated from forward passes along so many random directions, for which parameters are moved so far.
+    /// Gradients estimated from forward passes along random directions: how many, and how far parameters are moved.
     pub zeroth: Option<(u32, f32)>,
     /// Part of the adapter's input that is left out at random in each step, below 1.
     pub dropout: Option<f32>,
@@ -120,7 +120,7 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// How to train `method` for so many steps.
+    /// How to train `method` for `steps` steps.
     pub(super) fn config(&self, method: &Method, steps: u64) -> Config {
         let gradient = match self.zeroth {
             Some((directions, eps)) => Gradient::Zeroth(Zeroth { directions, eps, seed: self.seed }),

@@ -53,7 +53,7 @@ pub struct Setup {
     pub(super) cache: Option<Box<OpenCache>>,
 }
 
-/// Opens a cache for the outputs of so many frozen blocks.
+/// Opens a cache for the outputs of that number of frozen blocks.
 type OpenCache = dyn FnOnce(usize) -> Result<Box<dyn Store>> + Send;
 
 impl Mynah {
@@ -168,7 +168,7 @@ impl Setup {
         self
     }
 
-    /// With so many optimiser steps.
+    /// Sets the number of optimiser steps.
     pub fn steps(self, steps: u64) -> Setup {
         self.settings(|s| s.steps = Some(steps))
     }
@@ -183,12 +183,12 @@ impl Setup {
         self.settings(|s| s.lr = Some(lr))
     }
 
-    /// With so many rows a step, which go through the model together.
+    /// Sets the rows of a step, which go through the model together.
     pub fn batch(self, rows: usize) -> Setup {
         self.settings(|s| s.batch = rows)
     }
 
-    /// With rows of at most so many tokens.
+    /// Sets the most tokens of a row.
     pub fn context(self, tokens: usize) -> Setup {
         self.settings(|s| s.context = Some(tokens))
     }
@@ -198,7 +198,7 @@ impl Setup {
         self.settings(|s| s.held_out = fraction)
     }
 
-    /// With an early end after so many evaluations that were no better than the best one. Needs [`Setup::held_out`].
+    /// Ends early after this number of evaluations that were no better than the best one. Needs [`Setup::held_out`].
     pub fn patience(self, evaluations: u64) -> Setup {
         self.settings(|s| s.patience = Some(evaluations))
     }
@@ -216,7 +216,7 @@ impl Setup {
         self.settings(|s| s.objective = objective)
     }
 
-    /// Within so many bytes of memory for the whole process. What it holds before the lesson, [`Draft::plan`] must be told; it
+    /// Fits the whole process into this number of bytes. What it holds before the lesson, [`Draft::plan`] must be told; it
     /// counts as nothing otherwise.
     pub fn memory(self, bytes: usize) -> Setup {
         self.settings(|s| s.memory = Some(bytes))
@@ -349,7 +349,7 @@ impl Setup {
         Ok(tokens)
     }
 
-    /// Begins to learn a text, cut into rows of as many tokens as [`Setup::context`] says.
+    /// Begins to learn a text, cut into rows of [`Setup::context`] tokens.
     ///
     /// # Errors
     /// Those of [`Reader::text`], [`Setup::draft`] and [`Draft::begin`].

@@ -20,9 +20,9 @@ const STEPS: u64 = 300;
 const BATCH: usize = 8;
 const LR: f32 = 8e-3;
 const SEED: u64 = 0;
-/// Every so many lines one is put aside, to measure on.
+/// One line in this number is held out.
 const HELD_OUT: f64 = 0.1;
-/// Words of a note that are given; the model goes on from there.
+/// Words of a note that are given; the model continues from there.
 const GIVEN: usize = 3;
 /// Tokens that it says.
 const SAYS: usize = 40;

@@ -30,7 +30,7 @@ pub fn compute(engine: &Engine) -> anyhow::Result<Compute> {
     Ok(Compute { kernels: setting(kernel::from_env())?, pool })
 }
 
-/// Threads: one on each of `cpus`, or so many wherever the system puts them.
+/// Threads: one on each of `cpus`, or that number wherever the system puts them.
 pub fn pool(threads: Option<usize>, cpus: &[usize]) -> mynah::Result<Pool> {
     if cpus.is_empty() { Ok(Pool::new(threads.unwrap_or_else(cores))) } else { Pool::pinned(cpus) }
 }

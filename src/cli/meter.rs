@@ -16,7 +16,7 @@ pub struct Meter {
 }
 
 impl Meter {
-    /// For so many units of work.
+    /// For `len` units of work.
     pub fn new(len: u64) -> Meter {
         let bar = ProgressBar::with_draw_target(Some(len), ProgressDrawTarget::hidden());
         let style = ProgressStyle::with_template("{bar:20} {pos}/{len}  {msg}  {eta} left");

@@ -341,7 +341,7 @@ pub fn backward(
     }
 }
 
-/// How the gradient of a sub-layer's output goes on.
+/// Where the gradient of a sub-layer's output continues.
 struct Branch {
     /// Whether it is in `g.branch[0]`, and not the stream's own.
     own: bool,

@@ -343,7 +343,7 @@ impl Session {
         forward(sessions, tokens, None, &|| false).map(|_| ())
     }
 
-    /// What can be read: tokens of the vocabulary, as many as there is room for.
+    /// Checks that the tokens are in the vocabulary and that the context has room for them.
     fn check(&self, tokens: &[u32]) -> Result<()> {
         let State { model, config, position, .. } = &self.state;
         let vocab = model.weights.vocab();

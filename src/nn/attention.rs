@@ -18,7 +18,7 @@ const QUERIES: usize = 16;
 const KEYS: usize = 64;
 /// Query rows for which nothing is decoded beforehand.
 const FEW: usize = 4;
-/// Scores of few rows are reserved for a multiple of so many positions, so that not every token asks for more.
+/// Scores of few rows are reserved for a multiple of this number of positions, so that most tokens reserve nothing.
 const STEP: usize = 512;
 
 /// The sizes of a layer's heads.
@@ -41,9 +41,9 @@ pub struct Heads {
 pub enum Sees {
     /// Those up to its own.
     Causal,
-    /// The last so many of those, its own among them.
+    /// The last of those, as many as the number says, its own among them.
     Window(usize),
-    /// Those that are at most half so many before or after its own, as in encoders.
+    /// Those at most half that number of positions before or after its own, as in encoders.
     Around(usize),
     /// All.
     All,
@@ -67,7 +67,7 @@ impl Sees {
 pub struct Source<'a> {
     /// Keys.
     pub keys: Memory<'a>,
-    /// Values, as many.
+    /// Values, one for each key.
     pub values: Memory<'a>,
     /// How many there are.
     pub n: usize,
@@ -380,7 +380,7 @@ fn few<'a>(
     });
 }
 
-/// Values that the passes over `n` positions hold for each thread. Where queries and keys are not as many, `n` is the
+/// Values that the passes over `n` positions hold for each thread. Where the numbers of queries and keys differ, `n` is the
 /// larger number.
 pub fn scratch(heads: Heads, n: usize) -> usize {
     let few = if n <= FEW { heads.q / heads.kv * STEP } else { 0 };

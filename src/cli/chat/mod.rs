@@ -182,7 +182,7 @@ impl Room<'_> {
         self.goes_on(done)
     }
 
-    /// What went wrong is said, and the conversation goes on; not if nobody reads it any more.
+    /// Prints what went wrong and continues the conversation, unless nobody reads the output any more.
     fn goes_on(&self, done: anyhow::Result<()>) -> anyhow::Result<()> {
         match done {
             Err(e) if out::is_closed_pipe(&e) => Err(e),
