@@ -449,7 +449,7 @@ impl Talk {
         Ok(Reply { talk: self })
     }
 
-    /// An answer to other turns, of at most so many tokens, which is no part of the conversation. It is drawn by the seed
+    /// An answer to other turns, of at most `limit` tokens, which is no part of the conversation. It is drawn by the seed
     /// alone, so the same turns have the same answer as long as nothing else is attached.
     ///
     /// # Errors

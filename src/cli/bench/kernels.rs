@@ -74,7 +74,7 @@ fn alone(kernels: &'static Kernels) -> Compute {
     Compute { kernels, pool: Pool::new(1) }
 }
 
-/// Seconds of one call: the best of as many as the budget allows, and at least of two.
+/// Seconds of one call: the best of the calls that the budget allows, at least two.
 fn time(mut f: impl FnMut()) -> f64 {
     let start = Instant::now();
     f();

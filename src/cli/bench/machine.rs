@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 
 /// Words that each thread reads, many times what caches hold together with those of the others.
 const WORDS: usize = 1 << 24;
-/// Each figure is the best of so many: a limit is what is reached undisturbed.
+/// Each figure is the best of this number of runs: a limit is what is reached undisturbed.
 const TRIES: usize = 5;
 /// About how long one of them takes.
 const TRY: Duration = Duration::from_millis(20);
 
-/// Of so many threads together.
+/// Of that number of threads together.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Bytes a second from memory.
