@@ -170,14 +170,7 @@ impl Gguf {
 
     /// A finite number stored as `f32` or `f64`.
     pub fn f32(&self, key: &str) -> Result<Option<f32>> {
-        self.typed(key, "finite f32", |v| {
-            match v {
-                Value::F32(x) => Some(*x),
-                Value::F64(x) => Some(*x as f32),
-                _ => None,
-            }
-            .filter(|x| x.is_finite())
-        })
+        self.typed(key, "finite f32", Value::finite)
     }
 
     /// A bool.
@@ -214,6 +207,29 @@ impl Gguf {
     /// An array of integers of any width that all fit.
     pub fn u32s(&self, key: &str) -> Result<Option<impl Iterator<Item = u32> + '_>> {
         self.elements(key, Array::u32s)
+    }
+
+    /// A value for each of `n` layers: one integer for all of them, or an array of `n`. A bool counts as 0 or 1.
+    ///
+    /// # Errors
+    /// Also `Mismatch` if the array has another length, or an element another type. The two getters below have this
+    /// error too.
+    pub fn each_u64(&self, key: &str, n: usize) -> Result<Option<Vec<u64>>> {
+        self.each(key, n, "u64", |v| v.whole()?.try_into().ok())
+    }
+
+    /// A value for each of `n` layers: one finite `f32` or `f64` for all of them, or an array of `n`.
+    pub fn each_f32(&self, key: &str, n: usize) -> Result<Option<Vec<f32>>> {
+        self.each(key, n, "finite f32", Value::finite)
+    }
+
+    /// A bool for each of `n` layers: one for all of them, or an array of `n`. The integers 0 and 1 are bools here.
+    pub fn each_bool(&self, key: &str, n: usize) -> Result<Option<Vec<bool>>> {
+        self.each(key, n, "bool", |v| match v.whole()? {
+            0 => Some(false),
+            1 => Some(true),
+            _ => None,
+        })
     }
 
     /// As [`Self::string`], for a required key.
@@ -346,6 +362,28 @@ impl Gguf {
         })
     }
 
+    fn each<T: Clone>(
+        &self,
+        key: &str,
+        n: usize,
+        wanted: &str,
+        read: impl Fn(&Value) -> Option<T>,
+    ) -> Result<Option<Vec<T>>> {
+        let Some(Value::Array(array)) = self.get(key) else {
+            return Ok(self.typed(key, wanted, read)?.map(|one| vec![one; n]));
+        };
+        let what = || format!("key {}", printable(key));
+        if array.len() != n {
+            return Err(Error::mismatch(what(), format!("{n} values, one for each layer"), array.len()));
+        }
+        let read = |(i, v): (usize, Value)| {
+            read(&v).ok_or_else(|| {
+                Error::mismatch(format!("{}, element {i}", what()), wanted, format!("{} {v}", v.kind().name()))
+            })
+        };
+        array.values().enumerate().map(read).collect::<Result<_>>().map(Some)
+    }
+
     fn elements<'a, T>(&'a self, key: &str, read: impl Fn(&'a Array) -> Result<T>) -> Result<Option<T>> {
         let array = self.array(key)?;
         array.map(read).transpose().map_err(|e| inside(e, format_args!("key {}", printable(key))))
@@ -378,12 +416,13 @@ mod tests {
         w.set("general.architecture", "llama").set("a.u8", 7u8).set("a.i64", -7i64).set("a.eps", 1e-5f32);
         w.set("general.alignment", 8u32).set("a.flag", true).set("a.big", u64::MAX);
         w.set("a.tokens", &["x", "", "é"][..]).set("a.types", &[1i32, -2][..]).set("a.scores", &[0.5f32][..]);
+        w.set("a.heads", &[0i32, 2, 0][..]).set("a.window", &[true, false][..]);
         w.tensor("w", &[3, 2], f32, values.clone()).tensor("b", &[3], f32, values[..12].to_vec());
         let bytes = w.finish().unwrap();
         assert_eq!(bytes, w.finish().unwrap());
 
         let g = Gguf::parse(bytes.into(), &Limits::default()).unwrap();
-        assert_eq!((g.version(), g.trailing(), g.pairs().count()), (3, 0, 9));
+        assert_eq!((g.version(), g.trailing(), g.pairs().count()), (3, 0, 11));
         assert_eq!(g.require_string("general.architecture").unwrap(), "llama");
         assert_eq!(g.u32("a.u8").unwrap(), Some(7));
         assert_eq!(g.f32("a.eps").unwrap(), Some(1e-5));
@@ -393,6 +432,15 @@ mod tests {
         assert!(g.strings("a.tokens").unwrap().unwrap().eq(["x", "", "é"]));
         assert!(g.i32s("a.types").unwrap().unwrap().eq([1, -2]));
         assert!(g.f32s("a.scores").unwrap().unwrap().eq([0.5]));
+        // One value for every layer, or an array of them.
+        assert_eq!(g.each_u64("a.u8", 3).unwrap(), Some(vec![7; 3]));
+        assert_eq!(g.each_u64("a.heads", 3).unwrap(), Some(vec![0, 2, 0]));
+        assert_eq!(g.each_u64("a.window", 2).unwrap(), Some(vec![1, 0]));
+        assert_eq!(g.each_bool("a.window", 2).unwrap(), Some(vec![true, false]));
+        assert_eq!(g.each_bool("a.flag", 2).unwrap(), Some(vec![true; 2]));
+        assert_eq!(g.each_f32("a.eps", 2).unwrap(), Some(vec![1e-5; 2]));
+        assert_eq!(g.each_f32("a.scores", 1).unwrap(), Some(vec![0.5]));
+        assert_eq!(g.each_u64("none", 2).unwrap(), None);
         assert_eq!(g.tensor("w").unwrap().dims(), [3, 2]);
         let m = g.matrix("w").unwrap();
         assert_eq!((m.rows, m.cols, &m.data()[..]), (2, 3, &values[..]));
@@ -402,6 +450,13 @@ mod tests {
             (g.u32("a.i64").unwrap_err(), "key a.i64 does not fit: wanted u32, found i64 -7"),
             (g.u32("a.big").unwrap_err(), "key a.big does not fit: wanted u32, found u64 18446744073709551615"),
             (g.string("a.types").unwrap_err(), "key a.types does not fit: wanted string, found array [2 × i32]"),
+            (
+                g.each_u64("a.types", 3).unwrap_err(),
+                "key a.types does not fit: wanted 3 values, one for each layer, found 2",
+            ),
+            (g.each_u64("a.types", 2).unwrap_err(), "key a.types, element 1 does not fit: wanted u64, found i32 -2"),
+            (g.each_bool("a.heads", 3).unwrap_err(), "key a.heads, element 1 does not fit: wanted bool, found i32 2"),
+            (g.each_f32("a.flag", 2).unwrap_err(), "key a.flag does not fit: wanted finite f32, found bool true"),
             (
                 g.u32s("a.types").map(|_| ()).unwrap_err(),
                 "key a.types: element of an array does not fit: wanted u32, found -2",

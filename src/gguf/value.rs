@@ -116,6 +116,24 @@ impl Value {
         })
     }
 
+    /// As [`Self::integer`]; a bool is 0 or 1.
+    pub(super) fn whole(&self) -> Option<i128> {
+        match self {
+            Value::Bool(v) => Some(i128::from(*v)),
+            other => other.integer(),
+        }
+    }
+
+    /// A finite number stored as `f32` or `f64`.
+    pub(super) fn finite(&self) -> Option<f32> {
+        match self {
+            Value::F32(x) => Some(*x),
+            Value::F64(x) => Some(*x as f32),
+            _ => None,
+        }
+        .filter(|x| x.is_finite())
+    }
+
     /// Reads a value of type `kind`. `file` holds the bytes that `cursor` reads: arrays become slices of it.
     pub(super) fn read(kind: Kind, cursor: &mut Cursor<'_>, file: &Bytes, limits: &Limits) -> Result<Value> {
         Ok(match kind {
@@ -409,6 +427,13 @@ scalars!(u8 => U8, i8 => I8, u16 => U16, i16 => I16, u32 => U32, i32 => I32, f32
 impl From<bool> for Value {
     fn from(v: bool) -> Self {
         Value::Bool(v)
+    }
+}
+
+impl From<&[bool]> for Value {
+    fn from(v: &[bool]) -> Self {
+        let data: Vec<u8> = v.iter().map(|&x| u8::from(x)).collect();
+        Value::Array(Array { kind: Kind::Bool, len: v.len(), data: data.into() })
     }
 }
 
