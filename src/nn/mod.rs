@@ -6,8 +6,12 @@
 //! used, so these loops give the same bits on every target.
 
 pub mod attention;
+pub mod conv;
+pub mod delta;
 pub mod embed;
+pub mod experts;
 pub mod ffn;
+pub mod gate;
 pub mod head;
 pub mod linear;
 pub mod norm;

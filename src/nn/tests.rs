@@ -16,6 +16,8 @@ use core::ops::Range;
 use std::prelude::v1::*;
 use std::sync::Arc;
 
+mod mixers;
+
 /// Values between −1 and 1, the same for the same seed.
 fn values(seed: u64, n: usize) -> Vec<f32> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
