@@ -31,18 +31,22 @@ pub enum Role {
     Qkv,
     /// Gate and up in one tensor.
     GateUp,
-    /// Gain of the norm of each query head.
+    /// Gain of the norm of queries: of each head, or of all of them.
     QNorm,
-    /// Gain of the norm of each key head.
+    /// Gain of the norm of keys.
     KNorm,
     /// Gain of the norm of attention's output, before it is added.
     PostAttnNorm,
     /// Gain of the norm of the feed-forward layer's output, before it is added.
     PostFfnNorm,
+    /// Gain of the norm of the stream after the block, where norms stand there.
+    OutNorm,
     /// Bias of [`Role::AttnNorm`].
     AttnNormBias,
     /// Bias of [`Role::FfnNorm`].
     FfnNormBias,
+    /// Bias of [`Role::OutNorm`].
+    OutNormBias,
     /// Bias of [`Role::Q`].
     QBias,
     /// Bias of [`Role::K`].
@@ -83,8 +87,8 @@ pub struct Sizes {
     pub keys: usize,
     /// Of the feed-forward layer.
     pub ff: usize,
-    /// Of one head.
-    pub head: usize,
+    /// Of the gains of the norms of queries and keys.
+    pub gains: [usize; 2],
 }
 
 /// One row of [`ROLES`].
@@ -161,12 +165,14 @@ pub static ROLES: [Row; Role::COUNT] = [
         matrix(Role::GateUp, "gate_up", "ffn_gate_up", "mlp.gate_up_proj", |s| [s.width, 2 * s.ff]),
         &[Role::Gate, Role::Up],
     ),
-    gain(Role::QNorm, "q_norm", "attn_q_norm", "self_attn.q_norm", |s| [s.head; 2]),
-    gain(Role::KNorm, "k_norm", "attn_k_norm", "self_attn.k_norm", |s| [s.head; 2]),
+    gain(Role::QNorm, "q_norm", "attn_q_norm", "self_attn.q_norm", |s| [s.gains[0]; 2]),
+    gain(Role::KNorm, "k_norm", "attn_k_norm", "self_attn.k_norm", |s| [s.gains[1]; 2]),
     gain(Role::PostAttnNorm, "post_attn_norm", "post_attention_norm", "post_attention_layernorm", |s| [s.width; 2]),
     gain(Role::PostFfnNorm, "post_ffn_norm", "post_ffw_norm", "post_feedforward_layernorm", |s| [s.width; 2]),
+    gain(Role::OutNorm, "out_norm", "layer_output_norm", "output.LayerNorm", |s| [s.width; 2]),
     bias(Role::AttnNormBias, Role::AttnNorm, "attn_norm_bias", "attn_norm", |s| [s.width; 2]),
     bias(Role::FfnNormBias, Role::FfnNorm, "ffn_norm_bias", "ffn_norm", |s| [s.width; 2]),
+    bias(Role::OutNormBias, Role::OutNorm, "out_norm_bias", "layer_output_norm", |s| [s.width; 2]),
     bias(Role::QBias, Role::Q, "q_bias", "attn_q", |s| [s.queries; 2]),
     bias(Role::KBias, Role::K, "k_bias", "attn_k", |s| [s.keys; 2]),
     bias(Role::VBias, Role::V, "v_bias", "attn_v", |s| [s.keys; 2]),

@@ -41,6 +41,8 @@ pub enum Slot {
     FfnOut,
     /// The output of attention, then that of the feed-forward layer.
     Out,
+    /// The stream after the feed-forward layer, before the norm that stands there.
+    Sum,
 }
 
 /// One row of [`SLOTS`].
@@ -80,11 +82,12 @@ pub static SLOTS: [SlotRow; Slot::COUNT] = [
     slot(Slot::Hidden, |_, l| l.ff, |_| false),
     slot(Slot::FfnOut, |h, l| only(l, Role::PostFfnNorm, h.width), |_| true),
     slot(Slot::Out, |h, _| h.width, |_| false),
+    slot(Slot::Sum, |h, l| only(l, Role::OutNorm, h.width), |_| true),
 ];
 
 impl Slot {
     /// Number of slots.
-    pub const COUNT: usize = Slot::Out as usize + 1;
+    pub const COUNT: usize = Slot::Sum as usize + 1;
 }
 
 /// Number of the extra that holds the log-sum-exp of attention. Extras are activations that adapters need beside [`SLOTS`];

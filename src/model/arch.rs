@@ -1,11 +1,12 @@
 //! The table of architectures. A row holds everything that follows neither from the metadata nor from the presence of
 //! tensors.
 
-use super::hparams::{HParams, Keys, Layer, RopeParams};
+use super::hparams::{HParams, HeadNorm, Keys, Layer, RopeParams};
+use super::weights::Key;
 use crate::error::{Error, Result};
 use crate::nn::attention::Sees;
 use crate::nn::norm;
-use crate::nn::rope::Pairing;
+use crate::nn::rope::{Pairing, Scaling};
 use crate::role::Role;
 use std::prelude::v1::*;
 
@@ -17,6 +18,8 @@ pub struct Arch {
     pub pairing: Pairing,
     /// The kind of its norms.
     pub norm: norm::Kind,
+    /// What norms of queries and keys go over, where a block has them.
+    pub head_norm: HeadNorm,
     /// The activation of its feed-forward layers, a name of `nn::ffn::ACTS`.
     pub act: &'static str,
     /// Tensors that every block has. A fused tensor may replace several of them.
@@ -27,6 +30,12 @@ pub struct Arch {
     pub may: &'static [Role],
     /// Names in its files that have another role than in the table of roles.
     pub bind: &'static [(&'static str, Role)],
+    /// Tensors outside the blocks that every file has, beside the token embeddings and the last norm.
+    pub globals: &'static [Key],
+    /// The name of the last norm, without suffix; empty if there is none.
+    pub last_norm: &'static str,
+    /// Whether rows read what follows them: the model makes embeddings of whole texts and predicts no token.
+    pub encoder: bool,
     /// Keys of features that `model` and `layer` read. Other architectures with such a key are refused.
     pub reads: &'static [&'static str],
     /// Sets what differs from a plain model: scales, caps, rotary embeddings.
@@ -39,6 +48,26 @@ pub struct Arch {
 pub const DENSE: &[Role] =
     &[Role::AttnNorm, Role::Q, Role::K, Role::V, Role::O, Role::FfnNorm, Role::Gate, Role::Up, Role::Down];
 
+/// The same without a gate, and with norms by mean and variance.
+const UNGATED: &[Role] = &[
+    Role::AttnNorm,
+    Role::AttnNormBias,
+    Role::Q,
+    Role::K,
+    Role::V,
+    Role::O,
+    Role::FfnNorm,
+    Role::FfnNormBias,
+    Role::Up,
+    Role::Down,
+];
+
+/// Attention and a gated feed-forward layer, without norms.
+const BARE: &[Role] = &[Role::Q, Role::K, Role::V, Role::O, Role::Gate, Role::Up, Role::Down];
+
+/// Norms of heads and behind sub-layers.
+const ALL_NORMS: &[Role] = &[Role::QNorm, Role::KNorm, Role::PostAttnNorm, Role::PostFfnNorm];
+
 /// Biases of all of its products.
 pub const BIASES: &[Role] =
     &[Role::QBias, Role::KBias, Role::VBias, Role::OBias, Role::GateBias, Role::UpBias, Role::DownBias, Role::QkvBias];
@@ -48,11 +77,15 @@ pub const PLAIN: Arch = Arch {
     name: "",
     pairing: Pairing::Halves,
     norm: norm::Kind::Rms,
+    head_norm: HeadNorm::Shared,
     act: "silu",
     needs: DENSE,
     also: &[],
     may: BIASES,
     bind: &[],
+    globals: &[],
+    last_norm: "output_norm",
+    encoder: false,
     reads: &[],
     model: |_, _| Ok(()),
     layer: |_, _, _| Ok(()),
@@ -60,39 +93,198 @@ pub const PLAIN: Arch = Arch {
 
 /// Every architecture this build runs.
 pub static ARCHES: &[Arch] = &[
-    Arch { name: "llama", pairing: Pairing::Neighbours, ..PLAIN },
+    // llama.cpp does not read the key of a window here, and models that have it run without.
+    Arch { name: "llama", pairing: Pairing::Neighbours, reads: &[WINDOW], ..PLAIN },
     Arch { name: "qwen2", ..PLAIN },
     Arch { name: "qwen3", also: &[Role::QNorm, Role::KNorm], ..PLAIN },
+    Arch { name: "gemma", act: "gelu_tanh", model: |_, h| scaled_embedding(h), ..PLAIN },
+    Arch {
+        name: "gemma2",
+        act: "gelu_tanh",
+        also: &[Role::PostAttnNorm, Role::PostFfnNorm],
+        reads: &[WINDOW],
+        model: |keys, h| {
+            let (positive, scores) = (|v: f32| v > 0.0 && v.is_finite(), "attn_logit_softcapping");
+            let cap = keys.number(scores, positive)?.unwrap_or(50.0);
+            h.finish.cap = Some(keys.number("final_logit_softcapping", positive)?.unwrap_or(30.0));
+            h.blocks.iter_mut().for_each(|b| b.heads.cap = Some(cap));
+            let base = keys.number("rope.freq_base_swa", |v| v > 0.0 && v <= 1e12)?;
+            h.ropes.push(RopeParams { base: base.unwrap_or(h.ropes[0].base), ..h.ropes[0].clone() });
+            // The largest scales scores by its width for each head; this is not in the file.
+            if h.layers == 46 {
+                scaled_by_width(h);
+            }
+            scaled_embedding(h)
+        },
+        layer: |keys, i, layer| windowed(keys, i, layer, Some(4096), 2, Sees::Window),
+        ..PLAIN
+    },
     Arch {
         name: "gemma3",
         act: "gelu_tanh",
-        also: &[Role::QNorm, Role::KNorm, Role::PostAttnNorm, Role::PostFfnNorm],
-        reads: &["attention.sliding_window"],
-        // Embeddings are scaled, and layers with a window have another rotary base, to which no scaling factor applies.
+        also: ALL_NORMS,
+        reads: &[WINDOW],
         model: |keys, h| {
-            h.embed_scale = libm::sqrtf(h.width as f32);
-            let base = keys.number("rope.freq_base_swa", |v| v > 0.0 && v <= 1e12)?.unwrap_or(10_000.0);
-            h.ropes.push(RopeParams { base, scale: 1.0, factors: false, ..h.ropes[0].clone() });
+            second_rope(keys, h)?;
             h.finish.cap = keys.number("final_logit_softcapping", |v| v > 0.0 && v.is_finite())?;
-            // The largest scales scores by its width for each head; this is not in the file.
             if h.layers == 62 {
-                let width = h.width as f32;
-                h.blocks.iter_mut().for_each(|b| b.heads.scale = 1.0 / libm::sqrtf(width / b.heads.q as f32));
+                scaled_by_width(h);
             }
+            scaled_embedding(h)
+        },
+        layer: |keys, i, layer| windowed(keys, i, layer, None, 6, Sees::Window),
+        ..PLAIN
+    },
+    Arch {
+        name: "gemma-embedding",
+        act: "gelu_tanh",
+        also: ALL_NORMS,
+        encoder: true,
+        reads: &[WINDOW],
+        model: |keys, h| {
+            second_rope(keys, h)?;
+            scaled_embedding(h)
+        },
+        layer: |keys, i, layer| {
+            layer.sees = Sees::All;
+            windowed(keys, i, layer, None, 6, Sees::Around)
+        },
+        ..PLAIN
+    },
+    Arch {
+        name: "phi3",
+        bind: &[("ffn_up", Role::GateUp)],
+        // llama.cpp reads the key and does not use it.
+        reads: &[WINDOW],
+        ..PLAIN
+    },
+    Arch {
+        name: "smollm3",
+        pairing: Pairing::Neighbours,
+        // Every fourth layer has no rotary embedding; this number is not in the file.
+        layer: |_, i, layer| {
+            layer.rope = layer.rope.filter(|_| (i + 1) % 4 != 0);
             Ok(())
         },
-        // Every sixth layer has full attention; this number is not in the file.
-        layer: |keys, i, layer| {
-            if let Some(window) = keys.size("attention.sliding_window", 1 << 20)?
-                && (i + 1) % 6 != 0
-            {
-                (layer.sees, layer.rope) = (Sees::Window(window), Some(1));
+        ..PLAIN
+    },
+    Arch {
+        name: "granite",
+        pairing: Pairing::Neighbours,
+        model: |keys, h| {
+            let factor = |name| keys.number(name, |v| v > 0.0 && v.is_finite());
+            h.embed_scale = factor("embedding_scale")?.unwrap_or(1.0);
+            h.finish.scale = 1.0 / factor("logit_scale")?.ok_or_else(|| keys.missing("logit_scale"))?;
+            let (residual, scores) = (factor("residual_scale")?, factor("attention.scale")?);
+            let turned = keys.switch("rope.scaling.finetuned")?.unwrap_or(true);
+            for block in &mut h.blocks {
+                block.residual = residual.unwrap_or(1.0);
+                block.heads.scale = scores.unwrap_or(block.heads.scale);
+                block.rope = block.rope.filter(|_| turned);
             }
             Ok(())
         },
         ..PLAIN
     },
+    Arch {
+        name: "olmo2",
+        needs: BARE,
+        also: ALL_NORMS,
+        head_norm: HeadNorm::Row,
+        globals: &[Key::Output],
+        reads: &[WINDOW],
+        // Layers with a window have angles without scaling.
+        model: |keys, h| {
+            let base = keys.number("rope.freq_base_swa", |v| v > 0.0 && v <= 1e12)?.unwrap_or(h.ropes[0].base);
+            h.ropes.push(RopeParams { base, scaling: Scaling::NONE, ..h.ropes[0].clone() });
+            Ok(())
+        },
+        layer: |keys, i, layer| windowed(keys, i, layer, None, 4, Sees::Window),
+        ..PLAIN
+    },
+    Arch {
+        name: "stablelm",
+        norm: norm::Kind::Layer,
+        needs: BARE,
+        also: &[Role::AttnNorm, Role::AttnNormBias],
+        // Without the second norm both sub-layers read the first.
+        may: &[Role::FfnNorm, Role::FfnNormBias, Role::QNorm, Role::KNorm, Role::QBias, Role::KBias, Role::VBias],
+        head_norm: HeadNorm::Each,
+        globals: &[Key::Output],
+        ..PLAIN
+    },
+    Arch { name: "starcoder2", norm: norm::Kind::Layer, act: "gelu_tanh_plain", needs: UNGATED, ..PLAIN },
+    Arch {
+        name: "gpt2",
+        norm: norm::Kind::Layer,
+        act: "gelu_tanh_plain",
+        needs: UNGATED,
+        globals: &[Key::Positions],
+        layer: |_, _, layer| {
+            layer.rope = None;
+            Ok(())
+        },
+        ..PLAIN
+    },
+    Arch {
+        name: "bert",
+        norm: norm::Kind::Layer,
+        act: "gelu_tanh_plain",
+        needs: &[Role::Q, Role::K, Role::V, Role::O, Role::Up, Role::Down],
+        also: &[Role::FfnNorm, Role::FfnNormBias, Role::OutNorm, Role::OutNormBias],
+        bind: &[("attn_output_norm", Role::FfnNorm), ("attn_output_norm", Role::FfnNormBias)],
+        globals: &[Key::Positions, Key::EmbedNorm, Key::EmbedNormBias],
+        last_norm: "",
+        encoder: true,
+        layer: |_, _, layer| {
+            (layer.rope, layer.sees) = (None, Sees::All);
+            Ok(())
+        },
+        ..PLAIN
+    },
 ];
+
+/// The key of a window's size.
+const WINDOW: &str = "attention.sliding_window";
+
+/// Embeddings are multiplied by the root of their width.
+fn scaled_embedding(h: &mut HParams) -> Result<()> {
+    h.embed_scale = libm::sqrtf(h.width as f32);
+    Ok(())
+}
+
+/// Scores are scaled by the width for each head instead of that of a head.
+fn scaled_by_width(h: &mut HParams) {
+    let width = h.width as f32;
+    h.blocks.iter_mut().for_each(|b| b.heads.scale = 1.0 / libm::sqrtf(width / b.heads.q as f32));
+}
+
+/// Layers with a window have another rotary base, to which no scaling applies.
+fn second_rope(keys: &Keys, h: &mut HParams) -> Result<()> {
+    let base = keys.number("rope.freq_base_swa", |v| v > 0.0 && v <= 1e12)?.unwrap_or(10_000.0);
+    h.ropes.push(RopeParams { base, scaling: Scaling::NONE, factors: false, ..h.ropes[0].clone() });
+    Ok(())
+}
+
+/// Gives layer `i` a window and the second rotary embedding, if it is one of those: of each `period` layers all but the last,
+/// unless the file has another period or names the layers. `usual` is the size where the file has none.
+fn windowed(
+    keys: &Keys,
+    i: usize,
+    layer: &mut Layer,
+    usual: Option<usize>,
+    period: usize,
+    sees: fn(usize) -> Sees,
+) -> Result<()> {
+    // A window of 0 is none.
+    let size = keys.whole(WINDOW, 1 << 20)?.or(usual).filter(|size| *size > 0);
+    if let Some(size) = size
+        && keys.every("attention.sliding_window_pattern", i, period)?
+    {
+        (layer.sees, layer.rope) = (sees(size), Some(1));
+    }
+    Ok(())
+}
 
 impl Arch {
     /// # Errors

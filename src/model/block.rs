@@ -2,7 +2,7 @@
 
 use super::acts::{LSE, Slot};
 use super::doors::{self, Out, Workspace};
-use super::hparams::Layer;
+use super::hparams::{Form, HeadNorm, Layer};
 use super::pass::{Caches, Pass, Target};
 use super::{Acts, HParams};
 use crate::adapter::{Place, Shape, Site, Spot};
@@ -26,9 +26,25 @@ pub fn forward(
 ) {
     hidden(p, layer, caches, x, a, work);
     down(p, layer, a, work);
-    let n = p.rows.positions.len() * p.model.hparams.width;
-    let ([mid, out], _) = a.parts([Slot::Mid, Slot::Out]);
-    sum(&p.model.compute, &mid[..n], &out[..n], p.model.hparams.width, &mut x[..n]);
+    let (n, d, cx) = (p.rows.positions.len(), p.model.hparams.width, &p.model.compute);
+    let ([base, out], _) = a.parts([base(&p.model.hparams.blocks[layer]), Slot::Out]);
+    if p.model.hparams.blocks[layer].form() != Form::Post {
+        return sum(cx, &base[..n * d], &out[..n * d], d, &mut x[..n * d]);
+    }
+    summed(p, layer, a);
+    doors::norm(p, layer, Role::OutNorm, a.view(Slot::Sum, d), x, work);
+}
+
+/// What the output of the feed-forward layer is added to.
+fn base(l: &Layer) -> Slot {
+    if l.form() == Form::Post { Slot::N2 } else { Slot::Mid }
+}
+
+/// The stream after the feed-forward layer, where a norm follows.
+fn summed(p: &Pass, layer: usize, a: &mut Acts) {
+    let (n, d) = (a.n, p.model.hparams.width);
+    let ([base, out, to], _) = a.parts([base(&p.model.hparams.blocks[layer]), Slot::Out, Slot::Sum]);
+    sum(&p.model.compute, &base[..n * d], &out[..n * d], d, &mut to[..n * d]);
 }
 
 /// Recomputes the activations that [`backward`] needs, from the block's input `x`, which stays as it is.
@@ -36,6 +52,9 @@ pub fn recompute(p: &Pass, layer: usize, x: &[f32], a: &mut Acts, work: &mut Wor
     hidden(p, layer, None, x, a, work);
     if doors::needs_down(p, layer) {
         down(p, layer, a, work);
+    }
+    if p.model.hparams.blocks[layer].form() == Form::Post {
+        summed(p, layer, a);
     }
 }
 
@@ -157,13 +176,22 @@ pub fn recompute_cheap(p: &Pass, layer: usize, x: &[f32], a: &mut Acts, work: &m
 
 fn normed_input(p: &Pass, layer: usize, x: &[f32], a: &mut Acts, work: &mut Workspace) {
     let (n, d) = (a.n, p.model.hparams.width);
-    doors::norm(p, layer, Role::AttnNorm, View::new(x, n, d), a.parts([Slot::N1]).0[0], work);
+    let n1 = &mut a.parts([Slot::N1]).0[0][..n * d];
+    match p.model.hparams.blocks[layer].has.has(Role::AttnNorm) {
+        true => doors::norm(p, layer, Role::AttnNorm, View::new(x, n, d), n1, work),
+        false => n1.copy_from_slice(&x[..n * d]),
+    }
 }
 
+/// The input of the feed-forward layer: the normed stream, the stream itself, or what attention read.
 fn normed_middle(p: &Pass, layer: usize, a: &mut Acts, work: &mut Workspace) {
-    let (n, d) = (a.n, p.model.hparams.width);
-    let ([mid, n2], _) = a.parts([Slot::Mid, Slot::N2]);
-    doors::norm(p, layer, Role::FfnNorm, View::new(mid, n, d), n2, work);
+    let (n, d, l) = (a.n, p.model.hparams.width, &p.model.hparams.blocks[layer]);
+    let ([n1, mid, n2], _) = a.parts([Slot::N1, Slot::Mid, Slot::N2]);
+    match (l.has.has(Role::FfnNorm), l.form()) {
+        (true, _) => doors::norm(p, layer, Role::FfnNorm, View::new(mid, n, d), n2, work),
+        (false, Form::Parallel) => n2[..n * d].copy_from_slice(&n1[..n * d]),
+        (false, _) => n2[..n * d].copy_from_slice(&mid[..n * d]),
+    }
 }
 
 /// Queries and keys as attention meets them: after the norms of their heads, if there are any, and the rotary embedding.
@@ -173,11 +201,19 @@ fn rotated(p: &Pass, layer: usize, a: &mut Acts, work: &mut Workspace) {
     for (heads, norm, raw, to) in heads(l) {
         let ([raw, to], _) = a.parts([raw, to]);
         if l.has.has(norm) {
-            doors::norm(p, layer, norm, View::new(raw, n * heads, l.heads.dim), to, work);
+            doors::norm(p, layer, norm, by_heads(l, raw, n, heads), to, work);
         }
         if let Some((rope, rotations)) = p.rotations(layer) {
             rope.apply(&p.model.compute, &mut Tile::new(to, n, heads * l.heads.dim), l.heads.dim, rotations, false);
         }
+    }
+}
+
+/// Queries or keys of `n` rows as their norm goes over them.
+fn by_heads<'a>(l: &Layer, x: &'a [f32], n: usize, heads: usize) -> View<'a> {
+    match l.head_norm {
+        HeadNorm::Row => View::new(x, n, heads * l.heads.dim),
+        HeadNorm::Shared | HeadNorm::Each => View::new(x, n * heads, l.heads.dim),
     }
 }
 
@@ -206,6 +242,8 @@ pub struct Grads {
     branch: [Buffer; 2],
     /// What adapters make of the gradient of queries, and of the log-sum-exp.
     spare: [Buffer; 2],
+    /// The gradient of the stream before the norm after a block, or that of rows which both sub-layers read.
+    sum: Buffer,
 }
 
 impl Grads {
@@ -221,7 +259,8 @@ impl Grads {
         let own = post > 0 || h.blocks.iter().any(|l| l.residual != 1.0) || rescales;
         let spare = norms.max(if attends { h.most(Layer::q_width) + h.most(|l| l.heads.q) } else { 0 });
         let heads = h.most(|l| attention::shared(l.heads, longest));
-        4 * (n * (rows + usize::from(own) * h.width + post * h.width + spare) + heads)
+        let sum = h.most(|l| if l.form() == Form::Pre { 0 } else { h.width });
+        4 * (n * (rows + usize::from(own) * h.width + post * h.width + spare + sum) + heads)
     }
 }
 
@@ -244,6 +283,15 @@ pub fn backward(
     let n = a.n;
     let (d, qw, kw, ff) = (h.width, l.q_width(), l.kv_width(), l.ff);
     let dx = &mut dx[..n * d];
+    let form = l.form();
+    if form == Form::Post {
+        // The norm after the block.
+        let to = g.sum.room(n * d);
+        to.fill(0.0);
+        let sum = View::new(a.parts([Slot::Sum]).0[0], n, d);
+        doors::norm_backward(p, layer, Role::OutNorm, sum, dx, to, target, work);
+        dx.copy_from_slice(to);
+    }
 
     // The feed-forward layer.
     let into = branch_backward(p, layer, Spot::FeedForward, a, dx, true, target, g, work);
@@ -270,7 +318,19 @@ pub fn backward(
             dn
         }
     };
-    doors::norm_backward(p, layer, Role::FfnNorm, View::new(mid, n, d), dn, dx, target, work);
+    match form {
+        // The stream goes on from the normed rows.
+        Form::Post => {
+            crate::nn::add(dx, dn);
+            dx.fill(0.0);
+            doors::norm_backward(p, layer, Role::FfnNorm, View::new(mid, n, d), dn, dx, target, work);
+        }
+        Form::Parallel => g.sum.room(n * d).copy_from_slice(dn),
+        Form::Pre if l.has.has(Role::FfnNorm) => {
+            doors::norm_backward(p, layer, Role::FfnNorm, View::new(mid, n, d), dn, dx, target, work);
+        }
+        Form::Pre => crate::nn::add(dn, dx),
+    }
 
     // Attention. What stands on its norm learns even where nothing below does.
     let below = below || !p.stack.at(Place::Site(Site { layer, role: Role::AttnNorm })).is_empty();
@@ -323,12 +383,11 @@ pub fn backward(
     }
     for ((heads, norm, raw, _), dy) in heads(l).into_iter().zip([&mut *dq, &mut *dk]) {
         if l.has.has(norm) {
-            let (rows, width) = (n * heads, l.heads.dim);
-            let draw = spare_q.room(rows * width);
+            let draw = spare_q.room(n * heads * l.heads.dim);
             draw.fill(0.0);
-            let raw = View::new(a.parts([raw]).0[0], rows, width);
+            let raw = by_heads(l, a.parts([raw]).0[0], n, heads);
             doors::norm_backward(p, layer, norm, raw, dy, draw, target, work);
-            dy.copy_from_slice(&draw[..rows * width]);
+            dy.copy_from_slice(&draw[..n * heads * l.heads.dim]);
         }
     }
     let ([n1], extras) = a.parts([Slot::N1]);
@@ -336,8 +395,15 @@ pub fn backward(
     let outs = [Out { role: Role::Q, y: dq }, Out { role: Role::K, y: dk }, Out { role: Role::V, y: dv }];
     let down = if below { Some(&mut *dn) } else { None };
     doors::project_backward(p, layer, View::new(n1, n, d), outs, into.place, down, extras, target, work);
-    if below {
-        doors::norm_backward(p, layer, Role::AttnNorm, View::new(x, n, d), dn, dx, target, work);
+    if !below {
+        return;
+    }
+    if form == Form::Parallel {
+        crate::nn::add(&g.sum[..n * d], dn);
+    }
+    match l.has.has(Role::AttnNorm) {
+        true => doors::norm_backward(p, layer, Role::AttnNorm, View::new(x, n, d), dn, dx, target, work),
+        false => crate::nn::add(dn, dx),
     }
 }
 

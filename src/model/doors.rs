@@ -6,7 +6,7 @@
 //! product sees what all of them left of it, and comes last.
 
 use super::acts::{Extra, LSE};
-use super::hparams::Layer;
+use super::hparams::{Form, Layer};
 use super::pass::{Pass, Target};
 use super::{HParams, Model};
 use crate::adapter::{At, Into, Member, Needs, Place, Seen, Shape, Site, Spot, Stack};
@@ -35,6 +35,8 @@ pub struct Workspace {
     fused: Buffer,
     /// Rows before an adapter of a stack.
     before: Buffer,
+    /// Embeddings before their norm, and their gradient.
+    pub embedded: Buffer,
     /// The rows that dropout leaves, and their gradient.
     dropped: [Buffer; 2],
 }
@@ -43,7 +45,8 @@ impl Workspace {
     /// Bytes of the passes over `n` rows, of which `targets` are multiplied with the output matrix, without what adapters need.
     pub fn bytes(m: &Model, precision: Precision, n: usize, targets: usize) -> usize {
         let fused = m.weights.blocks.iter().flat_map(|b| b.matrices()).filter(|(r, _)| !r.row().holds.is_empty());
-        let fused = 4 * n * fused.map(|(_, w)| w.rows).max().unwrap_or(0);
+        let embedded = if m.weights.embed_norm.is_some() { 2 * m.hparams.width } else { 0 };
+        let fused = 4 * n * (fused.map(|(_, w)| w.rows).max().unwrap_or(0) + embedded);
         if precision == Precision::F32 {
             return fused;
         }
@@ -106,7 +109,9 @@ fn listed(needs: &dyn Fn(Place) -> Needs, h: &HParams, layer: usize) -> Vec<Extr
 pub fn needs_down(p: &Pass, layer: usize) -> bool {
     let down = Place::Site(Site { layer, role: Role::Down });
     let wants = |place| p.stack.needs_at(place).output;
-    p.model.hparams.blocks[layer].has.has(Role::PostFfnNorm)
+    let l = &p.model.hparams.blocks[layer];
+    l.has.has(Role::PostFfnNorm)
+        || l.form() == Form::Post
         || wants(down)
         || wants(Place::Stream(layer, Spot::FeedForward))
 }

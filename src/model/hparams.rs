@@ -1,13 +1,15 @@
 //! The hyper-parameters of a model and of each layer, read from metadata and checked.
 
 use super::Arch;
+use super::weights::Key;
 use crate::error::{Error, Result};
-use crate::gguf::Gguf;
+use crate::gguf::{Gguf, Value};
 use crate::nn::attention::{Heads, Sees};
 use crate::nn::ffn::Act;
 use crate::nn::head::Finish;
 use crate::nn::norm::{self, Norm};
-use crate::role::{Roles, Sizes};
+use crate::nn::rope::{Scaling, Yarn};
+use crate::role::{Role, Roles, Sizes};
 use std::prelude::v1::*;
 
 /// Longest context.
@@ -30,10 +32,35 @@ pub struct HParams {
     pub context: usize,
     /// The rotary embeddings of queries and keys: layers name one of these.
     pub ropes: Vec<RopeParams>,
+    /// Positions that the model had been trained for before its context was extended. Where its file has long and short
+    /// divisors of rotary frequencies, longer contexts get the long ones.
+    pub original_context: usize,
     /// The factor of embedded tokens.
     pub embed_scale: f32,
     /// Scale and cap of logits.
     pub finish: Finish,
+}
+
+/// Where the norms of a block stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// Before attention and before the feed-forward layer, as far as the block has them.
+    Pre,
+    /// Attention and feed-forward layer read the same normed rows, and both outputs are added to the stream.
+    Parallel,
+    /// After each sum of the stream and an output.
+    Post,
+}
+
+/// What a norm of queries or keys goes over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeadNorm {
+    /// Each head, with one gain for all: `[D]`.
+    Shared,
+    /// Each head, with a gain of its own: `[H, D]`.
+    Each,
+    /// All heads of a row together: `[H·D]`.
+    Row,
 }
 
 /// One layer of a model.
@@ -45,6 +72,8 @@ pub struct Layer {
     pub sees: Sees,
     /// Which of [`HParams::ropes`] rotates queries and keys, if one does.
     pub rope: Option<usize>,
+    /// What norms of queries and keys go over, if it has any.
+    pub head_norm: HeadNorm,
     /// Width of the feed-forward layer.
     pub ff: usize,
     /// Its activation.
@@ -68,7 +97,26 @@ impl Layer {
 
     /// The widths that determine the shapes of its tensors.
     pub fn sizes(&self, width: usize) -> Sizes {
-        Sizes { width, queries: self.q_width(), keys: self.kv_width(), ff: self.ff, head: self.heads.dim }
+        let (queries, keys) = (self.q_width(), self.kv_width());
+        let gains = match self.head_norm {
+            HeadNorm::Shared => [self.heads.dim; 2],
+            HeadNorm::Each | HeadNorm::Row => [queries, keys],
+        };
+        Sizes { width, queries, keys, ff: self.ff, gains }
+    }
+
+    /// Where its norms stand, which follows from the tensors it has.
+    pub fn form(&self) -> Form {
+        match (self.has.has(Role::OutNorm), self.has.has(Role::AttnNorm), self.has.has(Role::FfnNorm)) {
+            (true, ..) => Form::Post,
+            (false, true, false) => Form::Parallel,
+            _ => Form::Pre,
+        }
+    }
+
+    /// Whether a row reads no row after its own.
+    pub fn causal(&self) -> bool {
+        matches!(self.sees, Sees::Causal | Sees::Window(_))
     }
 }
 
@@ -79,8 +127,8 @@ pub struct RopeParams {
     pub dims: usize,
     /// Base of the rotation frequencies.
     pub base: f32,
-    /// The factor of positions: 1, or 1 / factor for linear scaling.
-    pub scale: f32,
+    /// How its angles are scaled.
+    pub scaling: Scaling,
     /// Whether the frequency divisors of the file, if it has any, apply.
     pub factors: bool,
 }
@@ -89,6 +137,7 @@ pub struct RopeParams {
 pub struct Keys<'a> {
     gguf: &'a Gguf,
     prefix: &'static str,
+    layers: usize,
 }
 
 impl Keys<'_> {
@@ -97,27 +146,60 @@ impl Keys<'_> {
         format!("{}.{name}", self.prefix)
     }
 
+    /// The error for a required key that the file lacks.
+    pub fn missing(&self, name: &str) -> Error {
+        self.gguf.missing(&self.name(name))
+    }
+
     /// A size from 1 to `max`, if it exists.
     ///
     /// # Errors
     /// `Invalid` for another value.
     pub fn size(&self, name: &str, max: u64) -> Result<Option<usize>> {
+        self.between(name, 1, max)
+    }
+
+    /// A number from 0 to `max`, if it exists.
+    ///
+    /// # Errors
+    /// `Invalid` for another value.
+    pub fn whole(&self, name: &str, max: u64) -> Result<Option<usize>> {
+        self.between(name, 0, max)
+    }
+
+    fn between(&self, name: &str, min: u64, max: u64) -> Result<Option<usize>> {
         let key = self.name(name);
-        match self.gguf.u64(&key)? {
-            None => Ok(None),
-            Some(v) if v == 0 || v > max => Err(Error::invalid(key, format!("{v} is not between 1 and {max}"))),
-            Some(v) => Ok(Some(v as usize)),
-        }
+        let found = self.gguf.u64(&key)?;
+        found.map(|v| checked(&key, v, min, max)).transpose()
     }
 
     /// A required size.
     fn required(&self, name: &str, max: u64) -> Result<usize> {
+        self.size(name, max)?.ok_or_else(|| self.missing(name))
+    }
+
+    /// A number from `min` to `max` for each layer, if the file has one for all or an array of them.
+    ///
+    /// # Errors
+    /// `Invalid` for another value, `Mismatch` for an array of another length.
+    pub fn each(&self, name: &str, min: u64, max: u64) -> Result<Option<Vec<usize>>> {
         let key = self.name(name);
-        let v = self.gguf.require_u64(&key)?;
-        if v == 0 || v > max {
-            return Err(Error::invalid(key, format!("{v} is not between 1 and {max}")));
+        let found = self.gguf.each_u64(&key, self.layers)?;
+        found.map(|all| all.into_iter().map(|v| checked(&key, v, min, max)).collect()).transpose()
+    }
+
+    /// Whether layer `i` is one of those that a pattern names: an array says so for each layer; a number is a period, of
+    /// which the last layer is not.
+    ///
+    /// # Errors
+    /// Those of the file.
+    pub fn every(&self, name: &str, i: usize, usual: usize) -> Result<bool> {
+        let key = self.name(name);
+        if let Some(Value::Array(_)) = self.gguf.get(&key) {
+            return Ok(self.gguf.each_bool(&key, self.layers)?.is_some_and(|all| all[i]));
         }
-        Ok(v as usize)
+        let period = self.size(name, 1 << 20)?.unwrap_or(usual);
+        Ok((i + 1) % period != 0)
     }
 
     /// A number that passes `ok`, if it exists.
@@ -132,6 +214,14 @@ impl Keys<'_> {
         }
     }
 
+    /// A switch, if it exists.
+    ///
+    /// # Errors
+    /// Those of the file.
+    pub fn switch(&self, name: &str) -> Result<Option<bool>> {
+        self.gguf.bool(&self.name(name))
+    }
+
     /// A text, if it exists.
     ///
     /// # Errors
@@ -139,6 +229,13 @@ impl Keys<'_> {
     pub fn text(&self, name: &str) -> Result<Option<&str>> {
         self.gguf.string(&self.name(name))
     }
+}
+
+fn checked(key: &str, v: u64, min: u64, max: u64) -> Result<usize> {
+    if !(min..=max).contains(&v) {
+        return Err(Error::invalid(key, format!("{v} is not between {min} and {max}")));
+    }
+    Ok(v as usize)
 }
 
 /// Keys of features that change what a model computes. A file with such a key is refused unless its architecture reads
@@ -159,13 +256,15 @@ impl HParams {
     /// Those of [`HParams::read`].
     #[doc(hidden)]
     pub fn read_as(gguf: &Gguf, arch: &'static Arch) -> Result<HParams> {
-        let keys = Keys { gguf, prefix: arch.name };
+        let mut keys = Keys { gguf, prefix: arch.name, layers: 0 };
         let layers = keys.required("block_count", 10_000)?;
+        keys.layers = layers;
         let width = keys.required("embedding_length", 1 << 20)?;
-        let ff = keys.required("feed_forward_length", 1 << 22)?;
+        let ff = keys.each("feed_forward_length", 1, 1 << 22)?.ok_or_else(|| keys.missing("feed_forward_length"))?;
         let context = keys.required("context_length", u32::MAX as u64)?.min(MAX_CONTEXT as usize);
         let heads = heads(&keys, width)?;
-        let dims = keys.size("rope.dimension_count", heads.dim as u64)?.unwrap_or(heads.dim);
+        let dim = heads[0].dim;
+        let dims = keys.size("rope.dimension_count", dim as u64)?.unwrap_or(dim);
         if dims % 2 != 0 {
             return Err(Error::invalid(keys.name("rope.dimension_count"), format!("{dims} is odd")));
         }
@@ -175,25 +274,25 @@ impl HParams {
                 return Err(Error::unsupported("model feature", key));
             }
         }
-        let positive = |v: f32| v > 0.0 && v.is_finite();
-        let factor = match keys.text("rope.scaling.type")? {
-            None | Some("none") => keys.number("rope.scale_linear", positive)?,
-            Some("linear") => keys.number("rope.scaling.factor", positive)?,
-            Some(other) => return Err(Error::unsupported("rope scaling", other)),
-        };
+        if !arch.encoder && keys.switch("attention.causal")? == Some(false) {
+            return Err(Error::unsupported("model feature", format!("{} = false", keys.name("attention.causal"))));
+        }
+        let original_context = keys.size("rope.scaling.original_context_length", u32::MAX as u64)?.unwrap_or(context);
+        let scaling = scaling(&keys, original_context)?;
         let eps = match arch.norm {
             norm::Kind::Rms => "attention.layer_norm_rms_epsilon",
             norm::Kind::Layer => "attention.layer_norm_epsilon",
         };
-        let found = keys.number(eps, |v| v > 0.0 && v < 1.0)?;
-        let eps = found.ok_or_else(|| gguf.missing(&keys.name(eps)))?;
+        let eps = keys.number(eps, |v| v > 0.0 && v < 1.0)?.ok_or_else(|| keys.missing(eps))?;
         let base = keys.number("rope.freq_base", |v| v > 0.0 && v <= 1e12)?.unwrap_or(10_000.0);
-        let layer = Layer {
+        let act = Act::by_name(arch.act)?;
+        let layer = |(heads, ff)| Layer {
             heads,
             sees: Sees::Causal,
             rope: Some(0),
+            head_norm: arch.head_norm,
             ff,
-            act: Act::by_name(arch.act)?,
+            act,
             residual: 1.0,
             has: Roles::default(),
         };
@@ -201,10 +300,11 @@ impl HParams {
             arch,
             layers,
             width,
-            blocks: vec![layer; layers],
+            blocks: heads.into_iter().zip(ff).map(layer).collect(),
             norm: Norm { kind: arch.norm, eps },
             context,
-            ropes: vec![RopeParams { dims, base, scale: 1.0 / factor.unwrap_or(1.0), factors: true }],
+            ropes: vec![RopeParams { dims, base, scaling, factors: true }],
+            original_context,
             embed_scale: 1.0,
             finish: Finish::NONE,
         };
@@ -215,26 +315,72 @@ impl HParams {
         Ok(h)
     }
 
+    /// Whether the model predicts the next token: no row reads what follows it.
+    pub fn causal(&self) -> bool {
+        self.blocks.iter().all(Layer::causal)
+    }
+
+    /// How many positions have an embedding, if positions have embeddings.
+    pub fn most_positions(&self) -> Option<usize> {
+        self.arch.globals.contains(&Key::Positions).then_some(self.context)
+    }
+
     /// The largest value of `of` over all layers.
     pub fn most(&self, of: impl Fn(&Layer) -> usize) -> usize {
         self.blocks.iter().map(of).max().unwrap_or(0)
     }
 }
 
-/// The heads of all layers, from the keys of most architectures.
-fn heads(keys: &Keys, width: usize) -> Result<Heads> {
-    let q = keys.required("attention.head_count", 1 << 16)?;
-    let kv = keys.size("attention.head_count_kv", q as u64)?.unwrap_or(q);
-    if q % kv != 0 {
+/// How the angles of queries and keys are scaled, for a model that was first trained for `original` positions.
+fn scaling(keys: &Keys, original: usize) -> Result<Scaling> {
+    let positive = |v: f32| v > 0.0 && v.is_finite();
+    // 0 stands for no factor.
+    let factor = match keys.number("rope.scaling.factor", |v| v >= 0.0 && v.is_finite())? {
+        None => keys.number("rope.scale_linear", |v| v >= 0.0 && v.is_finite())?,
+        factor => factor,
+    };
+    let factor = factor.filter(|v| *v != 0.0).unwrap_or(1.0);
+    let magnitude = keys.number("rope.scaling.attn_factor", positive)?.unwrap_or(1.0);
+    let scale = 1.0 / factor;
+    // Without a type a factor is linear; longrope scales by the divisors of the file alone.
+    match keys.text("rope.scaling.type")? {
+        None | Some("linear") => Ok(Scaling { scale, yarn: None, magnitude }),
+        Some("none") => Ok(Scaling { magnitude, ..Scaling::NONE }),
+        Some("longrope") => Ok(Scaling { scale, yarn: None, magnitude }),
+        Some("yarn") => {
+            let [fast, slow] = [("yarn_beta_fast", 32.0), ("yarn_beta_slow", 1.0)]
+                .map(|(name, usual)| Ok(keys.number(&format!("rope.scaling.{name}"), positive)?.unwrap_or(usual)));
+            let share = keys.number("rope.scaling.yarn_ext_factor", f32::is_finite)?;
+            let share = share.filter(|v| *v >= 0.0).unwrap_or(1.0);
+            if share == 0.0 {
+                let own = keys.number("rope.scaling.yarn_attn_factor", positive)?.unwrap_or(1.0);
+                return Ok(Scaling { scale, yarn: None, magnitude: magnitude * own });
+            }
+            let yarn = Some(Yarn { original: original as f32, fast: fast?, slow: slow?, share });
+            // What the longer context adds to the magnitude, of which a multiplier may take a part back.
+            let grown = |by: f32| if factor > 1.0 { 1.0 + 0.1 * by * libm::logf(factor) } else { 1.0 };
+            let back = keys.number("rope.scaling.yarn_log_multiplier", |v| v >= 0.0 && v.is_finite())?.unwrap_or(0.0);
+            Ok(Scaling { scale, yarn, magnitude: magnitude * grown(1.0) / grown(back) })
+        }
+        Some(other) => Err(Error::unsupported("rope scaling", other)),
+    }
+}
+
+/// The heads of each layer, from the keys of most architectures.
+fn heads(keys: &Keys, width: usize) -> Result<Vec<Heads>> {
+    let count = "attention.head_count";
+    let q = keys.each(count, 1, 1 << 16)?.ok_or_else(|| keys.missing(count))?;
+    let kv = keys.each("attention.head_count_kv", 1, 1 << 16)?.unwrap_or_else(|| q.clone());
+    if let Some((q, kv)) = q.iter().zip(&kv).find(|(q, kv)| *q % *kv != 0) {
         let why = format!("{kv} does not divide the {q} query heads");
         return Err(Error::invalid(keys.name("attention.head_count_kv"), why));
     }
     let dim = match keys.size("attention.key_length", 1 << 16)? {
         Some(dim) => dim,
-        None if width.is_multiple_of(q) => width / q,
+        None if width.is_multiple_of(q[0]) => width / q[0],
         None => {
-            let why = format!("{q} heads do not divide the width {width}");
-            return Err(Error::invalid(keys.name("attention.head_count"), why));
+            let why = format!("{} heads do not divide the width {width}", q[0]);
+            return Err(Error::invalid(keys.name(count), why));
         }
     };
     if let Some(v) = keys.gguf.u64(&keys.name("attention.value_length"))?
@@ -242,5 +388,6 @@ fn heads(keys: &Keys, width: usize) -> Result<Heads> {
     {
         return Err(Error::unsupported("value head width", format!("{v} beside keys of {dim}")));
     }
-    Ok(Heads { q, kv, dim, scale: 1.0 / libm::sqrtf(dim as f32), cap: None })
+    let heads = |(q, kv)| Heads { q, kv, dim, scale: 1.0 / libm::sqrtf(dim as f32), cap: None };
+    Ok(q.into_iter().zip(kv).map(heads).collect())
 }

@@ -18,6 +18,7 @@ pub use acts::{ActType, Acts, SavedActs, SavedValues};
 pub use arch::{ARCHES, Arch};
 pub use cache::CacheType;
 pub use hparams::HParams;
+use hparams::HeadNorm;
 pub use pass::{Dropout, Pass, Rows, Target};
 pub use session::{Session, SessionConfig};
 pub use weights::Weights;
@@ -30,7 +31,7 @@ use crate::kernel::Compute;
 use crate::nn::attention::Heads;
 use crate::nn::rope::{self, Rope};
 use crate::quant::Matrix;
-use crate::role::TensorKind;
+use crate::role::{Role, TensorKind};
 use std::prelude::v1::*;
 use std::sync::Arc;
 
@@ -69,17 +70,29 @@ impl Model {
 
     fn make(gguf: &Gguf, mut hparams: HParams, compute: Compute) -> Result<Model> {
         let weights = Weights::read(gguf, &mut hparams)?;
-        let rope = |t: &hparams::RopeParams| {
-            let factors = weights.rope_factors.as_deref().filter(|_| t.factors);
-            Rope::new(hparams.arch.pairing, t.dims, t.base, t.scale, factors, 1.0)
-        };
         Ok(Model {
-            ropes: hparams.ropes.iter().map(rope).collect(),
+            ropes: ropes(&hparams, &weights, false),
             hparams: Arc::new(hparams),
             weights: Arc::new(weights),
             compute,
             file: gguf.bytes().clone(),
         })
+    }
+
+    /// The model as it is for contexts of that many positions: where its file has long and short divisors of rotary
+    /// frequencies, those of this length. Like llama.cpp this goes by the whole context and not by the text in it, with the
+    /// context rounded up to a multiple of 256.
+    pub fn at_context(&self, positions: usize) -> Model {
+        match self.long_context(positions) {
+            None => self.clone(),
+            Some(long) => Model { ropes: ropes(&self.hparams, &self.weights, long), ..self.clone() },
+        }
+    }
+
+    /// Whether contexts of that many positions take the long divisors of rotary frequencies, if the file has such.
+    pub fn long_context(&self, positions: usize) -> Option<bool> {
+        let rounded = positions.next_multiple_of(256);
+        self.weights.rope_factors.by_length().then_some(rounded > self.hparams.original_context)
     }
 
     /// An adapter, ready to be attached to this model.
@@ -124,6 +137,11 @@ impl Model {
             let mut shapes = Shapes::new(layer.heads);
             for row in &crate::role::ROLES {
                 let held = row.role.fused().is_some_and(|(whole, _)| layer.has.has(whole));
+                // Nothing of an adapter stands on norms with a gain for each head.
+                let own = layer.head_norm == HeadNorm::Each && [Role::QNorm, Role::KNorm].contains(&row.role);
+                if own {
+                    continue;
+                }
                 if !matches!(row.kind, TensorKind::Bias(_)) && (held || layer.has.has(row.role)) {
                     shapes[row.role] = Some((row.shape)(&sizes));
                 }
@@ -140,6 +158,14 @@ impl Model {
             frozen: Some(Arc::new(self.clone())),
         }
     }
+}
+
+/// The rotary embeddings of a model, for long contexts or for others.
+fn ropes(h: &HParams, weights: &Weights, long: bool) -> Arc<[Rope]> {
+    let factors = weights.rope_factors.of(long);
+    let rope =
+        |t: &hparams::RopeParams| Rope::new(h.arch.pairing, t.dims, t.base, t.scaling, factors.filter(|_| t.factors));
+    h.ropes.iter().map(rope).collect()
 }
 
 impl Frozen for Model {

@@ -4,7 +4,7 @@
 use super::acts::Extra;
 use super::cache::Cache;
 use super::doors::{self, Workspace};
-use super::weights::Offsets;
+use super::weights::{Key, NormWeights, Offsets};
 use super::{Acts, Model, block};
 use crate::adapter::{Member, Needs, Place, Stack};
 use crate::kernel::{Buffer, Tile, View};
@@ -249,6 +249,20 @@ impl Dropout {
 /// Embeds tokens, and rows before the text where a sequence begins. x: `[N, width]`, overwritten.
 pub fn embed(p: &Pass, tokens: &[u32], x: &mut [f32], work: &mut Workspace) {
     let (m, n, d) = (p.model, tokens.len(), p.model.hparams.width);
+    summed_embeddings(p, tokens, x, work);
+    if let Some(NormWeights { gain, bias }) = &m.weights.embed_norm {
+        let mut sums = core::mem::take(&mut work.embedded);
+        sums.room(n * d).copy_from_slice(&x[..n * d]);
+        let rows = View::new(&sums, n, d);
+        norm::forward(&m.compute, m.hparams.norm, rows, gain, bias.as_deref(), &mut Tile::new(x, n, d));
+        work.embedded = sums;
+    }
+    doors::pass_through(p, Place::Embedding, View::new(&[], n, 0), &mut Tile::new(x, n, d), None, work);
+}
+
+/// Embeddings of tokens, of positions and of the kind of text, before their norm.
+fn summed_embeddings(p: &Pass, tokens: &[u32], x: &mut [f32], work: &mut Workspace) {
+    let (m, n, d) = (p.model, tokens.len(), p.model.hparams.width);
     embed::forward(&m.compute, &m.weights.embed, tokens, m.hparams.embed_scale, &mut Tile::new(x, n, d));
     if p.rows.lead > 0 {
         for s in &p.rows.segments {
@@ -257,18 +271,48 @@ pub fn embed(p: &Pass, tokens: &[u32], x: &mut [f32], work: &mut Workspace) {
             doors::pass_through(p, Place::Rows, View::new(&[], p.rows.lead, 0), &mut tile, None, work);
         }
     }
-    doors::pass_through(p, Place::Embedding, View::new(&[], n, 0), &mut Tile::new(x, n, d), None, work);
+    if let Some(table) = &m.weights.positions {
+        embed::add(&m.compute, table, &|i| p.rows.positions[i] as usize, &mut Tile::new(x, n, d));
+    }
+    if let Some(table) = &m.weights.kinds {
+        embed::add(&m.compute, table, &|_| 0, &mut Tile::new(x, n, d));
+    }
 }
 
-/// The backward pass through [`embed`](fn@embed), for adapters that stand there.
-pub fn embed_backward(p: &Pass, dx: &mut [f32], target: &mut Target, work: &mut Workspace) {
-    let (n, d) = (p.rows.positions.len(), p.model.hparams.width);
+/// The backward pass through [`embed`](fn@embed): `dx` becomes the gradient of what was summed.
+pub fn embed_backward(p: &Pass, tokens: &[u32], dx: &mut [f32], target: &mut Target, work: &mut Workspace) {
+    let (m, n, d) = (p.model, p.rows.positions.len(), p.model.hparams.width);
     let dx = &mut dx[..n * d];
     doors::pass_back(p, Place::Embedding, View::new(&[], n, 0), None, &mut *dx, None, target, work);
+    if let Some(NormWeights { gain, .. }) = &m.weights.embed_norm {
+        // The sums are made again.
+        let mut sums = core::mem::take(&mut work.embedded);
+        let (x, dy) = sums.room(2 * n * d).split_at_mut(n * d);
+        summed_embeddings(p, tokens, x, work);
+        dy.copy_from_slice(dx);
+        dx.fill(0.0);
+        let (x, dy) = (View::new(x, n, d), View::new(dy, n, d));
+        norm::backward(&m.compute, m.hparams.norm, x, gain, dy, &mut Tile::new(dx, n, d));
+        if let Target::Weights(offsets, grads) = target {
+            norm_weights_backward(m, [Key::EmbedNorm, Key::EmbedNormBias], x, dy, offsets, grads);
+        }
+        work.embedded = sums;
+    }
     if p.rows.lead > 0 {
         for s in &p.rows.segments {
             let lead = &mut dx[s.start * d..(s.start + p.rows.lead) * d];
             doors::pass_back(p, Place::Rows, View::new(&[], p.rows.lead, 0), None, lead, None, target, work);
+        }
+    }
+    if let Target::Weights(offsets, grads) = target {
+        let dx = View::new(dx, n, d);
+        let at = |key| offsets.find(key);
+        embed::backward_weights(tokens, dx, m.hparams.embed_scale, &mut grads[at(Key::Embed).unwrap_or_default()]);
+        if let Some(at) = at(Key::Positions) {
+            embed::backward_weights(&p.rows.positions, dx, 1.0, &mut grads[at]);
+        }
+        if let Some(at) = at(Key::Kinds) {
+            (0..n).for_each(|i| crate::nn::add(dx.row(i), &mut grads[at.start..at.start + d]));
         }
     }
 }
@@ -322,12 +366,39 @@ pub fn blocks(
     }
 }
 
+/// The backward pass through the last norm: `dx += …`. x, dy, dx: `[N, width]`.
+pub fn finish_backward(p: &Pass, x: View, dy: View, dx: &mut Tile, target: &mut Target) {
+    let (m, h) = (p.model, &p.model.hparams);
+    let Some(NormWeights { gain, .. }) = &m.weights.norm else {
+        return (0..x.n).for_each(|i| crate::nn::add(dy.row(i), dx.row(i)));
+    };
+    if let Target::Weights(offsets, grads) = target {
+        norm_weights_backward(m, [Key::Norm, Key::NormBias], x, dy, offsets, grads);
+    }
+    norm::backward(&m.compute, h.norm, x, gain, dy, dx);
+}
+
+/// Gradients of the gain and of the bias of a norm outside the blocks.
+fn norm_weights_backward(m: &Model, keys: [Key; 2], x: View, dy: View, offsets: &Offsets, grads: &mut [f32]) {
+    let [gain, bias] = keys.map(|key| offsets.find(key));
+    let gain = gain.unwrap_or_default();
+    // The bias is stored after the gain.
+    let (before, after) = grads.split_at_mut(gain.end);
+    let bias = bias.map(|at| &mut after[at.start - gain.end..at.end - gain.end]);
+    norm::backward_weights(&m.compute, m.hparams.norm, x, dy, &mut before[gain], bias);
+}
+
 /// The last norm of some rows. x: `[N, width]`, y: `[N, width]`, overwritten. `kept` remembers what the norm made, where an
 /// adapter wants it.
 pub fn finish(p: &Pass, x: View, y: &mut [f32], kept: Option<&mut [f32]>, work: &mut Workspace) {
     let (m, w) = (p.model, &p.model.weights);
     let mut tile = Tile::new(y, x.n, x.c);
-    norm::forward(&m.compute, m.hparams.norm, x, &w.norm, w.norm_bias.as_deref(), &mut tile);
+    match &w.norm {
+        Some(NormWeights { gain, bias }) => {
+            norm::forward(&m.compute, m.hparams.norm, x, gain, bias.as_deref(), &mut tile);
+        }
+        None => (0..x.n).for_each(|i| tile.row(i).copy_from_slice(x.row(i))),
+    }
     doors::pass_through(p, Place::Final, x, &mut tile, kept, work);
 }
 

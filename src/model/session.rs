@@ -161,9 +161,13 @@ impl Session {
     /// Takes all memory the session will need, but for that of the logits of several rows.
     ///
     /// # Errors
-    /// `Invalid` for a context of 0 or beyond the model's; `Memory` if the memory is not there.
+    /// `Invalid` for a context of 0 or beyond the model's; `Unsupported` for an encoder, whose rows read what follows them;
+    /// `Memory` if the memory is not there.
     pub fn new(model: &Model, config: SessionConfig) -> Result<Session> {
         let h = &model.hparams;
+        if !h.causal() {
+            return Err(Error::unsupported("model that predicts no token", format!("{}: it makes embeddings", h.arch.name)));
+        }
         if config.context == 0 || config.context > h.context || config.chunk == 0 {
             let why = format!("{} positions; the model was made for 1 to {}", config.context, h.context);
             return Err(Error::invalid("context", why));
@@ -171,7 +175,7 @@ impl Session {
         let scratch = Some(Box::new(Scratch::new(model, config.chunk.min(config.context))));
         let cache = Cache::new(h, config.cache, config.context)?;
         let logits = Vec::with_capacity(model.weights.vocab());
-        let (model, stack) = (model.clone(), Arc::new(Stack::new()));
+        let (model, stack) = (model.at_context(config.context), Arc::new(Stack::new()));
         Ok(Session { state: State { model, config, stack, cache, position: 0, logits, known: false }, scratch })
     }
 
@@ -233,6 +237,9 @@ impl Session {
         self.truncate(0);
         let State { model, config, cache, .. } = &mut self.state;
         let positions = config.context + stack.needs().rows;
+        if let Some(most) = model.hparams.most_positions().filter(|most| positions > *most) {
+            return Err(Error::limit("positions of the model", positions as u64, most as u64));
+        }
         if cache.positions() != positions {
             *cache = Cache::new(&model.hparams, config.cache, positions)?;
         }
@@ -375,6 +382,9 @@ fn forward(
         let (model, precision) = (&session.state.model, session.state.config.precision);
         if !Arc::ptr_eq(&model.weights, &m.weights) || precision != config.precision {
             return Err(Error::mismatch("sessions of a pass", "one model and precision", "several"));
+        }
+        if model.long_context(session.state.config.context) != m.long_context(config.context) {
+            return Err(Error::mismatch("sessions of a pass", "long contexts, or short ones", "both"));
         }
         session.check(tokens)?;
     }

@@ -2,13 +2,14 @@
 //! the table of roles.
 
 use super::HParams;
+use super::hparams::{HeadNorm, Layer};
 use crate::adapter::{Group, Part, Start};
 use crate::bytes::Bytes;
 use crate::error::{Error, Result};
 use crate::gguf::Gguf;
 use crate::kernel::{Compute, Tile};
 use crate::quant::{Format, Matrix};
-use crate::role::{Role, TensorKind};
+use crate::role::{Role, Roles, TensorKind};
 use core::ops::Range;
 use std::prelude::v1::*;
 use std::sync::Arc;
@@ -70,7 +71,7 @@ impl Block {
     }
 
     /// The matrix of a role, or its rows of the tensor that holds it.
-    pub fn matrix(&self, role: Role, h: &super::hparams::Layer, width: usize) -> Option<Matrix> {
+    pub fn matrix(&self, role: Role, h: &Layer, width: usize) -> Option<Matrix> {
         if let Some(m) = self.stored(role) {
             return Some(m.clone());
         }
@@ -79,7 +80,7 @@ impl Block {
     }
 
     /// The bias of a role, or its part of that of the tensor that holds it. `[out]`
-    pub fn bias(&self, role: Role, h: &super::hparams::Layer, width: usize) -> Option<&[f32]> {
+    pub fn bias(&self, role: Role, h: &Layer, width: usize) -> Option<&[f32]> {
         if let Some(bias) = role.bias().and_then(|bias| self.vector(bias)) {
             return Some(bias);
         }
@@ -94,7 +95,7 @@ impl Block {
 }
 
 /// The tensor that may hold the rows of a role, and the range of these rows.
-fn held(role: Role, h: &super::hparams::Layer, width: usize) -> Option<(Role, Range<usize>)> {
+fn held(role: Role, h: &Layer, width: usize) -> Option<(Role, Range<usize>)> {
     let ((fused, at), sizes) = (role.fused()?, h.sizes(width));
     let rows = |role: &Role| (role.row().shape)(&sizes)[1];
     let first: usize = fused.row().holds[..at].iter().map(rows).sum();
@@ -108,14 +109,51 @@ pub struct Weights {
     pub embed: Matrix,
     /// The blocks, first to last.
     pub blocks: Vec<Block>,
-    /// Gain of the last norm, `[width]`.
-    pub norm: Vec<f32>,
-    /// Its bias, if it has one.
-    pub norm_bias: Option<Vec<f32>>,
     /// The output matrix, `[V, width]`; `None` if it is the embedding.
     pub output: Option<Matrix>,
-    /// Divisors of the rotary frequencies, if the file has them.
-    pub rope_factors: Option<Vec<f32>>,
+    /// What is added to the embedding at each position, `[positions, width]`.
+    pub positions: Option<Matrix>,
+    /// What is added to every embedding, by the kind of text: `[kinds, width]`, of which the first is used.
+    pub kinds: Option<Matrix>,
+    /// The norm of embeddings, if there is one.
+    pub embed_norm: Option<NormWeights>,
+    /// The last norm, if there is one.
+    pub norm: Option<NormWeights>,
+    /// Divisors of the rotary frequencies.
+    pub rope_factors: RopeFactors,
+}
+
+/// The gain of a norm outside the blocks, `[width]`, and its bias, if it has one.
+#[derive(Clone)]
+pub struct NormWeights {
+    /// The gain.
+    pub gain: Vec<f32>,
+    /// The bias.
+    pub bias: Option<Vec<f32>>,
+}
+
+/// Divisors of the rotary frequencies that a file may have, `[dims / 2]` each.
+#[derive(Clone, Default)]
+pub struct RopeFactors {
+    /// For every context.
+    pub any: Option<Vec<f32>>,
+    /// For contexts up to the original one.
+    pub short: Option<Vec<f32>>,
+    /// For longer ones.
+    pub long: Option<Vec<f32>>,
+}
+
+impl RopeFactors {
+    /// Those of a context, which is a long one or not.
+    pub fn of(&self, long: bool) -> Option<&[f32]> {
+        let by_length = if long { &self.long } else { &self.short };
+        self.any.as_deref().or(by_length.as_deref())
+    }
+
+    /// Whether they depend on the length of the context.
+    pub fn by_length(&self) -> bool {
+        self.any.is_none() && (self.short.is_some() || self.long.is_some())
+    }
 }
 
 /// The identity of a tensor of a model.
@@ -123,6 +161,14 @@ pub struct Weights {
 pub enum Key {
     /// Token embeddings.
     Embed,
+    /// Embeddings of positions.
+    Positions,
+    /// Embeddings of kinds of text.
+    Kinds,
+    /// Gain of the norm of embeddings.
+    EmbedNorm,
+    /// Its bias.
+    EmbedNormBias,
     /// A tensor of a block.
     Block(usize, Role),
     /// Gain of the last norm.
@@ -138,16 +184,47 @@ impl Key {
     pub fn name(self, h: &HParams) -> String {
         match self {
             Key::Embed => "token_embd.weight".into(),
+            Key::Positions => "position_embd.weight".into(),
+            Key::Kinds => "token_types.weight".into(),
+            Key::EmbedNorm => "token_embd_norm.weight".into(),
+            Key::EmbedNormBias => "token_embd_norm.bias".into(),
             Key::Block(layer, role) => format!("blk.{layer}.{}", h.arch.gguf(role)),
-            Key::Norm => "output_norm.weight".into(),
-            Key::NormBias => "output_norm.bias".into(),
+            Key::Norm => format!("{}.weight", h.arch.last_norm),
+            Key::NormBias => format!("{}.bias", h.arch.last_norm),
             Key::Output => "output.weight".into(),
         }
     }
 }
 
+/// Tensors outside the blocks.
+const GLOBALS: [Key; 8] = [
+    Key::Embed,
+    Key::Positions,
+    Key::Kinds,
+    Key::EmbedNorm,
+    Key::EmbedNormBias,
+    Key::Norm,
+    Key::NormBias,
+    Key::Output,
+];
+
+/// Names of divisors of the rotary frequencies.
+const ROPE_FACTORS: [&str; 3] = ["rope_freqs.weight", "rope_factors_short.weight", "rope_factors_long.weight"];
+
 /// Tensors in blocks of files that no current model uses.
 const HARMLESS: &[&str] = &["attn_rot_embd.weight", "attn.rope.freqs"];
+
+fn finite(name: &str, v: Vec<f32>) -> Result<Vec<f32>> {
+    match v.iter().position(|v| !v.is_finite()) {
+        Some(i) => Err(Error::invalid(format!("tensor {name}"), format!("value {i} is {}", v[i]))),
+        None => Ok(v),
+    }
+}
+
+/// Whether a gain of a layer is one for each head.
+fn own_gains(layer: &Layer, role: Role) -> bool {
+    layer.head_norm == HeadNorm::Each && [Role::QNorm, Role::KNorm].contains(&role)
+}
 
 /// The block of a tensor, and the rest of its name.
 fn in_block(name: &str) -> Option<(usize, &str)> {
@@ -158,13 +235,20 @@ fn in_block(name: &str) -> Option<(usize, &str)> {
 impl Weights {
     /// Every tensor, in the order of the flat weights of full-parameter training.
     pub fn each(&self) -> Vec<(Key, Tensor)> {
+        let norm = |norm: &Option<NormWeights>, [gain, bias]: [Key; 2]| {
+            let norm = norm.clone();
+            let bias = norm.as_ref().and_then(|norm| norm.bias.clone()).map(|v| (bias, Tensor::Vector(v)));
+            norm.map(|norm| (gain, Tensor::Vector(norm.gain))).into_iter().chain(bias)
+        };
         let mut out = vec![(Key::Embed, Tensor::Matrix(self.embed.clone()))];
+        out.extend(self.positions.clone().map(|m| (Key::Positions, Tensor::Matrix(m))));
+        out.extend(self.kinds.clone().map(|m| (Key::Kinds, Tensor::Matrix(m))));
+        out.extend(norm(&self.embed_norm, [Key::EmbedNorm, Key::EmbedNormBias]));
         for (layer, block) in self.blocks.iter().enumerate() {
             let there = Role::all().filter_map(|role| Some((role, block.tensors[role as usize].clone()?)));
             out.extend(there.map(|(role, tensor)| (Key::Block(layer, role), tensor)));
         }
-        out.push((Key::Norm, Tensor::Vector(self.norm.clone())));
-        out.extend(self.norm_bias.clone().map(|v| (Key::NormBias, Tensor::Vector(v))));
+        out.extend(norm(&self.norm, [Key::Norm, Key::NormBias]));
         out.extend(self.output.clone().map(|m| (Key::Output, Tensor::Matrix(m))));
         out
     }
@@ -243,14 +327,21 @@ impl Weights {
             if v.len() != len {
                 return Err(Error::mismatch(format!("shape of {name}"), len, v.len()));
             }
-            match v.iter().position(|v| !v.is_finite()) {
-                Some(i) => Err(Error::invalid(format!("tensor {name}"), format!("value {i} is {}", v[i]))),
-                None => Ok(v),
-            }
+            finite(name, v)
         };
-        let known = ["token_embd.weight", "output.weight", "output_norm.weight", "rope_freqs.weight"];
         let (arch, width) = (h.arch, h.width);
         let layered = arch.norm == crate::nn::norm::Kind::Layer;
+        let known = |name: &str| {
+            let has = |key: &Key| match key {
+                Key::Embed | Key::Output => true,
+                Key::Norm => !arch.last_norm.is_empty(),
+                Key::NormBias => !arch.last_norm.is_empty() && layered,
+                Key::Kinds => arch.globals.contains(&Key::Positions),
+                key => arch.globals.contains(key),
+            };
+            ROPE_FACTORS.contains(&name) || GLOBALS.iter().filter(|key| has(key)).any(|key| key.name(h) == name)
+        };
+        let mut has = vec![Roles::default(); h.layers];
         for tensor in gguf.tensors() {
             let name = &*tensor.name;
             let used = match in_block(name) {
@@ -264,13 +355,16 @@ impl Weights {
                 }
                 Some((layer, rest)) => {
                     let role = arch.role(rest).filter(|_| *name == *format!("blk.{layer}.{rest}"));
-                    role.map(|role| h.blocks[layer].has.add(role)).is_some() || HARMLESS.contains(&rest)
+                    role.map(|role| has[layer].add(role)).is_some() || HARMLESS.contains(&rest)
                 }
-                None => known.contains(&name) || layered && name == "output_norm.bias",
+                None => known(name),
             };
             if !used {
                 return Err(Error::unsupported("tensor of this architecture", crate::error::printable(name)));
             }
+        }
+        for (layer, has) in h.blocks.iter_mut().zip(has) {
+            layer.has = has;
         }
         let mut blocks = Vec::new();
         for (layer, of) in h.blocks.iter_mut().enumerate() {
@@ -299,28 +393,57 @@ impl Weights {
                 let [cols, rows] = (role.row().shape)(&sizes);
                 block.tensors[role as usize] = Some(match role.row().kind {
                     TensorKind::Matrix => Tensor::Matrix(matrix(&name, Some(rows), cols)?),
+                    // Gains of heads stand in rows.
+                    TensorKind::Gain if own_gains(of, role) => {
+                        let m = matrix(&name, Some(rows / of.heads.dim), of.heads.dim)?;
+                        if m.format.block != 1 {
+                            return Err(Error::unsupported("format of gains", format!("{} of {name}", m.format.name)));
+                        }
+                        let mut gains = vec![0.0; rows];
+                        for (i, row) in gains.chunks_exact_mut(m.cols).enumerate() {
+                            m.decode(i, 0..m.cols, row);
+                        }
+                        Tensor::Vector(finite(&name, gains)?)
+                    }
                     TensorKind::Gain | TensorKind::Bias(_) => Tensor::Vector(vector(&name, rows)?),
                 });
             }
             blocks.push(block);
         }
         let embed = matrix("token_embd.weight", None, width)?;
-        let output = match gguf.tensor("output.weight") {
-            Some(_) => Some(matrix("output.weight", Some(embed.rows), width)?),
-            None => None,
-        };
         if let Some(tokens) = gguf.array("tokenizer.ggml.tokens")?
             && tokens.len() != embed.rows
         {
             return Err(Error::mismatch("rows of token_embd.weight", format!("{} tokens", tokens.len()), embed.rows));
         }
-        let optional = |name: &str, len: usize| gguf.tensor(name).map(|_| vector(name, len)).transpose();
-        let rope_factors = optional("rope_freqs.weight", h.ropes.first().map_or(0, |r| r.dims / 2))?;
-        if rope_factors.as_ref().is_some_and(|f| f.iter().any(|v| *v <= 0.0)) {
-            return Err(Error::invalid("tensor rope_freqs.weight", "a divisor is not positive"));
-        }
-        let norm_bias = optional("output_norm.bias", width)?;
-        Ok(Weights { embed, blocks, norm: vector("output_norm.weight", width)?, norm_bias, output, rope_factors })
+        // A tensor outside the blocks, which the architecture needs or the file may have.
+        let there = |key: Key| arch.globals.contains(&key) || gguf.tensor(&key.name(h)).is_some();
+        let table = |key: Key, rows: Option<usize>| -> Result<Option<Matrix>> {
+            there(key).then(|| matrix(&key.name(h), rows, width)).transpose()
+        };
+        let norm = |gain: Key, bias: Key| -> Result<NormWeights> {
+            let bias = there(bias).then(|| vector(&bias.name(h), width)).transpose()?;
+            Ok(NormWeights { gain: vector(&gain.name(h), width)?, bias })
+        };
+        let embed_norm = arch.globals.contains(&Key::EmbedNorm);
+        let dims = h.ropes.first().map_or(0, |r| r.dims / 2);
+        let [any, short, long] = ROPE_FACTORS.map(|name| -> Result<Option<Vec<f32>>> {
+            let factors = gguf.tensor(name).map(|_| vector(name, dims)).transpose()?;
+            if factors.as_ref().is_some_and(|f| f.iter().any(|v| *v <= 0.0)) {
+                return Err(Error::invalid(format!("tensor {name}"), "a divisor is not positive"));
+            }
+            Ok(factors)
+        });
+        Ok(Weights {
+            output: table(Key::Output, Some(embed.rows))?,
+            positions: table(Key::Positions, Some(h.context))?,
+            kinds: table(Key::Kinds, None)?,
+            embed_norm: embed_norm.then(|| norm(Key::EmbedNorm, Key::EmbedNormBias)).transpose()?,
+            norm: (!arch.last_norm.is_empty()).then(|| norm(Key::Norm, Key::NormBias)).transpose()?,
+            rope_factors: RopeFactors { any: any?, short: short?, long: long? },
+            embed,
+            blocks,
+        })
     }
 
     /// The matrix that a forward pass multiplies with after this one.
@@ -372,6 +495,7 @@ impl Weights {
         };
         let mut out = self.clone();
         for (key, at) in &offsets.tensors {
+            let table = |m: &mut Option<Matrix>| m.as_mut().map_or(Ok(()), |m| matrix(m, at));
             match *key {
                 Key::Embed => matrix(&mut out.embed, at)?,
                 Key::Block(layer, role) => match &mut out.blocks[layer].tensors[role as usize] {
@@ -379,12 +503,16 @@ impl Weights {
                     Some(Tensor::Vector(v)) => v.copy_from_slice(&flat[at.clone()]),
                     None => unreachable!("a place for every tensor there is"),
                 },
-                Key::Norm => out.norm.copy_from_slice(&flat[at.clone()]),
-                Key::NormBias => out.norm_bias = Some(flat[at.clone()].to_vec()),
-                Key::Output => {
-                    if let Some(m) = &mut out.output {
-                        matrix(m, at)?;
-                    }
+                Key::Positions => table(&mut out.positions)?,
+                Key::Kinds => table(&mut out.kinds)?,
+                Key::Output => table(&mut out.output)?,
+                Key::EmbedNorm | Key::Norm => {
+                    let norm = if *key == Key::Norm { &mut out.norm } else { &mut out.embed_norm };
+                    norm.iter_mut().for_each(|norm| norm.gain.copy_from_slice(&flat[at.clone()]));
+                }
+                Key::EmbedNormBias | Key::NormBias => {
+                    let norm = if *key == Key::NormBias { &mut out.norm } else { &mut out.embed_norm };
+                    norm.iter_mut().for_each(|norm| norm.bias = Some(flat[at.clone()].to_vec()));
                 }
             }
         }

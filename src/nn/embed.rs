@@ -19,6 +19,19 @@ pub fn forward(cx: &Compute, table: &Matrix, tokens: &[u32], scale: f32, x: &mut
     });
 }
 
+/// `x[i] += E[row(i)]`: rows of positions, or of another table. E: `[T, C]`, x: `[N, C]`.
+pub fn add(cx: &Compute, table: &Matrix, row: &(dyn Fn(usize) -> usize + Sync), x: &mut Tile) {
+    let (n, c) = (x.n(), x.c());
+    cx.pool.rows([x.part(0..n, 0..c)], [ROWS], &|part, [mut x], scratch| {
+        let more = scratch.floats(c);
+        for i in 0..x.n() {
+            let row = row(part * ROWS + i);
+            (cx.kernels.decode)(table, row..row + 1, 0..c, more);
+            super::add(more, x.row(i));
+        }
+    });
+}
+
 /// `dE[tokens[i]] += dx[i] · scale`, for trained embeddings. dx: `[N, C]`, de: `[V, C]`.
 pub fn backward_weights(tokens: &[u32], dx: View, scale: f32, de: &mut [f32]) {
     for (i, &token) in tokens.iter().enumerate() {

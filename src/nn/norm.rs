@@ -1,6 +1,7 @@
 //! Norms of rows, by their root mean square or by their mean and variance.
 //!
-//! Norms of the heads of a row are the same functions on a view of `[N·H, D]`.
+//! Norms of the heads of a row are the same functions on a view of `[N·H, D]`. Gains may be several, `[G, C]`: row `i`
+//! takes gain `i mod G`, so that every head may have its own.
 
 use super::ROWS;
 use crate::kernel::{Compute, Tile, View};
@@ -59,12 +60,18 @@ fn total(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
     lanes.iter().sum()
 }
 
-/// x, y: `[N, C]`, gain, bias: `[C]`; y is overwritten.
+/// Where the gain of row `i` begins among `len` values of gains of rows of `c`.
+fn gain_at(i: usize, c: usize, len: usize) -> usize {
+    if len == c { 0 } else { i % (len / c) * c }
+}
+
+/// x, y: `[N, C]`, gain: `[G, C]`, bias: `[C]`; y is overwritten.
 pub fn forward(cx: &Compute, norm: Norm, x: View, gain: &[f32], bias: Option<&[f32]>, y: &mut Tile) {
     let (n, c) = (y.n(), y.c());
     cx.pool.rows([y.part(0..n, 0..c)], [ROWS], &|part, [mut y], _| {
         for i in 0..y.n() {
-            let x = x.row(part * ROWS + i);
+            let row = part * ROWS + i;
+            let (x, gain) = (x.row(row), &gain[gain_at(row, c, gain.len())..]);
             let (mean, r) = norm.of(cx, x);
             for ((y, x), w) in y.row(i).iter_mut().zip(x).zip(gain) {
                 *y = (x - mean) * r * w;
@@ -77,13 +84,14 @@ pub fn forward(cx: &Compute, norm: Norm, x: View, gain: &[f32], bias: Option<&[f
 }
 
 /// `dx += r · (g − h · mean(g ∘ h))` with `g = gain ∘ dy` and the normed row `h = (x − m) · r`; [`Kind::Layer`] also
-/// subtracts `mean(g)` in the bracket. x, dy, dx: `[N, C]`, gain: `[C]`.
+/// subtracts `mean(g)` in the bracket. x, dy, dx: `[N, C]`, gain: `[G, C]`.
 pub fn backward(cx: &Compute, norm: Norm, x: View, gain: &[f32], dy: View, dx: &mut Tile) {
     let (n, c) = (dx.n(), dx.c());
     cx.pool.rows([dx.part(0..n, 0..c)], [ROWS], &|part, [mut dx], scratch| {
         let [wdy, centred] = scratch.two(c, c);
         for i in 0..dx.n() {
-            let (x, dy) = (x.row(part * ROWS + i), dy.row(part * ROWS + i));
+            let row = part * ROWS + i;
+            let (x, dy, gain) = (x.row(row), dy.row(row), &gain[gain_at(row, c, gain.len())..]);
             let (mean, r) = norm.of(cx, x);
             for ((t, w), dy) in wdy.iter_mut().zip(gain).zip(dy) {
                 *t = w * dy;
@@ -106,10 +114,12 @@ pub fn backward(cx: &Compute, norm: Norm, x: View, gain: &[f32], dy: View, dx: &
 }
 
 /// `dgain += Σ_rows dy ∘ (x − m) · r` and `dbias += Σ_rows dy`, for trained gains and biases. x,
-/// dy: `[N, C]`, dgain, dbias: `[C]`.
+/// dy: `[N, C]`, dgain: `[G, C]`, dbias: `[C]`.
 pub fn backward_weights(cx: &Compute, norm: Norm, x: View, dy: View, dgain: &mut [f32], mut dbias: Option<&mut [f32]>) {
     for i in 0..x.n {
         let (mean, r) = norm.of(cx, x.row(i));
+        let at = gain_at(i, x.c, dgain.len());
+        let dgain = &mut dgain[at..];
         for ((dgain, x), dy) in dgain.iter_mut().zip(x.row(i)).zip(dy.row(i)) {
             *dgain += dy * ((x - mean) * r);
         }

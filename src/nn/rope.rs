@@ -14,6 +14,51 @@ pub enum Pairing {
     Halves,
 }
 
+/// How angles and magnitudes differ from those of positions that are counted one by one.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Scaling {
+    /// The factor of positions: 1, or 1 / factor where a context is extended.
+    pub scale: f32,
+    /// Which pairs keep their angles though positions are scaled, if some do.
+    pub yarn: Option<Yarn>,
+    /// The factor of rotated channels.
+    pub magnitude: f32,
+}
+
+impl Scaling {
+    /// None.
+    pub const NONE: Scaling = Scaling { scale: 1.0, yarn: None, magnitude: 1.0 };
+}
+
+/// YaRN (arXiv:2309.00071): pairs that turn often within the original context keep their angles, those that turn seldom
+/// get scaled ones, and between the two a ramp over the index of the pair blends both.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Yarn {
+    /// Positions of the original context.
+    pub original: f32,
+    /// Turns within it from which on a pair keeps its angles: β_fast.
+    pub fast: f32,
+    /// Turns within it up to which a pair gets scaled ones: β_slow.
+    pub slow: f32,
+    /// The share of the unscaled angles where a pair keeps them, usually 1.
+    pub share: f32,
+}
+
+impl Yarn {
+    /// The share of the unscaled angle of pair `i` of `dims / 2`.
+    fn kept(&self, i: usize, dims: usize, base: f32) -> f64 {
+        let (base, last) = (base as f64, dims as f64 - 1.0);
+        // The pair that turns so often: its wavelength 2π · base^(2i / dims) fits into the original context so many times.
+        let pair = |turns: f32| {
+            let wavelength = self.original as f64 / turns as f64;
+            dims as f64 * libm::log(wavelength / (2.0 * core::f64::consts::PI)) / (2.0 * libm::log(base))
+        };
+        let (low, high) = (libm::floor(pair(self.fast)).max(0.0), libm::ceil(pair(self.slow)).min(last));
+        let ramp = ((i as f64 - low) / (high - low).max(0.001)).clamp(0.0, 1.0);
+        (1.0 - ramp) * self.share as f64
+    }
+}
+
 /// The rotary embedding of the channels of a head.
 #[derive(Clone, Debug)]
 pub struct Rope {
@@ -42,22 +87,28 @@ impl Rotations {
 }
 
 impl Rope {
-    /// The angle of pair `i` at position `p` is `p · scale · base^(−2i / dims) / factors[i]`. Rotated channels are
-    /// multiplied by `magnitude`. It is 1, except for some methods of context extension (arXiv:2309.00071). factors:
-    /// `[dims / 2]`.
-    pub fn new(pairing: Pairing, dims: usize, base: f32, scale: f32, factors: Option<&[f32]>, magnitude: f32) -> Self {
+    /// The angle of pair `i` at position `p` is `p · scale · base^(−2i / dims) / factors[i]`; with YaRN a share of it is
+    /// that without the scale. Rotated channels are multiplied by the magnitude. factors: `[dims / 2]`.
+    pub fn new(pairing: Pairing, dims: usize, base: f32, scaling: Scaling, factors: Option<&[f32]>) -> Self {
+        let scale = scaling.scale as f64;
         let rates = (0..dims / 2)
             .map(|i| {
-                let rate = libm::pow(base as f64, -2.0 * i as f64 / dims as f64) * scale as f64;
+                let kept = scaling.yarn.map_or(0.0, |yarn| yarn.kept(i, dims, base));
+                let rate = libm::pow(base as f64, -2.0 * i as f64 / dims as f64) * (scale * (1.0 - kept) + kept);
                 rate / factors.map_or(1.0, |f| f[i] as f64)
             })
             .collect();
-        Rope { pairing, dims, rates, magnitude }
+        Rope { pairing, dims, rates, magnitude: scaling.magnitude }
     }
 
     /// Channels of a head that are rotated.
     pub fn dims(&self) -> usize {
         self.dims
+    }
+
+    /// The same rotations without the factor of rotated channels.
+    pub fn unscaled(&self) -> Rope {
+        Rope { magnitude: 1.0, ..self.clone() }
     }
 
     /// Computes the cosines and sines of the pairs of every row, once for all blocks of a pass. positions: `[N]`.

@@ -7,7 +7,7 @@ use super::ffn::{self, ACTS, Act};
 use super::head::{self, Finish, Logits};
 use super::linear::{self, Back, Precision, Quantized};
 use super::norm::{self, Kind, Norm};
-use super::rope::{Pairing, Rope, Rotations};
+use super::rope::{Pairing, Rope, Rotations, Scaling};
 use crate::bytes::Bytes;
 use crate::kernel::{self, Buffer, CODES, Compute, PLAIN, Pool, Stored, Tile, View};
 use crate::math;
@@ -407,7 +407,7 @@ fn heads_turn_by_their_positions() {
     let (x, dy) = (values(1, n * heads * head), values(2, n * heads * head));
     for pairing in [Pairing::Neighbours, Pairing::Halves] {
         for magnitude in [1.0, 1.25] {
-            let rope = Rope::new(pairing, dims, 1e4, 0.5, Some(&factors), magnitude);
+            let rope = Rope::new(pairing, dims, 1e4, Scaling { scale: 0.5, magnitude, ..Scaling::NONE }, Some(&factors));
             let run = |cx: &Compute, x: &[f32], inverse| {
                 let (mut y, mut rotations) = (x.to_vec(), Rotations::default());
                 rope.rotations(cx, &[9; 40], &mut rotations);

@@ -10,8 +10,8 @@ use crate::model::doors::{self, Workspace};
 use crate::model::pass::{self, Moment, Pass};
 use crate::model::weights::Key;
 use crate::model::{ActType, Acts, Dropout, HParams, Model, SavedActs, SavedValues, Target};
+use crate::nn::head;
 use crate::nn::linear::Precision;
-use crate::nn::{embed, head, norm};
 use std::prelude::v1::*;
 
 /// Activation checkpointing: which blocks recompute their activations in the backward pass. The input of every block is
@@ -296,14 +296,8 @@ impl Backprop {
             let weights: Vec<f32> = batch.owners.iter().map(|owner| slopes[*owner]).collect();
             let (head, norms) = (m.weights.head(), &self.norms[..targets]);
             head::backward_weights(cx, head, h.finish, x, &batch.targets, &weights, norms, &mut grads[at]);
-            let [gain, bias] = [Key::Norm, Key::NormBias].map(|key| offsets.find(key));
-            let gain = gain.unwrap_or_default();
-            // The bias is stored after the gain.
-            let (before, after) = grads.split_at_mut(gain.end);
-            let bias = bias.map(|at| &mut after[at.start - gain.end..at.end - gain.end]);
-            norm::backward_weights(cx, h.norm, gathered, dnormed, &mut before[gain], bias);
         }
-        norm::backward(cx, h.norm, gathered, &m.weights.norm, dnormed, &mut tile);
+        pass::finish_backward(&p, gathered, dnormed, &mut tile, target);
         let dx = self.dx.room(n * d);
         dx.fill(0.0);
         for (row, g) in batch.target_rows.iter().zip(dgathered.chunks_exact(d)) {
@@ -341,12 +335,8 @@ impl Backprop {
             let below = layer > lowest || embeds;
             block::backward(&p, layer, x, a, dx, target, below, &mut self.grads, &mut self.work);
         }
-        if embeds {
-            pass::embed_backward(&p, dx, target, &mut self.work);
-        }
-        if let Target::Weights(offsets, grads) = target {
-            let at = offsets.find(Key::Embed).unwrap_or_default();
-            embed::backward_weights(&batch.tokens, View::new(dx, n, d), h.embed_scale, &mut grads[at]);
+        if embeds || matches!(target, Target::Weights(..)) {
+            pass::embed_backward(&p, &batch.tokens, dx, target, &mut self.work);
         }
         loss
     }

@@ -1,7 +1,7 @@
 //! Every kind of adapter in double precision, written plainly from the definition on its page: it knows where the kind's
 //! parts lie, and shares none of the library's loops.
 
-use crate::twin::{Change, Seen, Twin};
+use crate::twin::{Change, Seen, Twin, turn};
 use mynah::adapter::{self, Adapter, Base, Kind, Place, Shape, Site, Spec, nola};
 use mynah::model::Model;
 use mynah::nn::attention::Heads;
@@ -245,9 +245,7 @@ fn pairs(model: &Model) -> Vec<Vec<(usize, usize, f64)>> {
     let of_layer = |rope: Option<usize>| {
         let Some(rope) = rope.map(|i| &h.ropes[i]) else { return Vec::new() };
         let pair = |i: usize| {
-            let divisor = model.weights.rope_factors.as_ref().filter(|_| rope.factors).map_or(1.0, |f| f64::from(f[i]));
-            let exponent = 2.0 * i as f64 / rope.dims as f64;
-            let angle = f64::from(rope.scale) / f64::from(rope.base).powf(exponent) / divisor;
+            let angle = turn(model, rope, i);
             match h.arch.pairing {
                 Pairing::Neighbours => (2 * i, 2 * i + 1, angle),
                 Pairing::Halves => (i, rope.dims / 2 + i, angle),

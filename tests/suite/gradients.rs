@@ -16,7 +16,7 @@ use mynah::model::{ARCHES, Arch, Model};
 use mynah::nn::attention::Sees;
 use mynah::nn::head::Finish;
 use mynah::nn::norm;
-use mynah::nn::rope::Pairing;
+use mynah::nn::rope::{Pairing, Scaling, Yarn};
 use mynah::role::Role;
 use mynah::train::{Config, Example, Recompute, Schedule, Trainer};
 
@@ -30,7 +30,9 @@ static BOUNDED: Arch = Arch {
         h.embed_scale = (h.width as f32).sqrt();
         h.finish = Finish { scale: 0.6, cap: Some(4.0) };
         h.ropes[0].dims = 8;
-        h.ropes.push(RopeParams { dims: 6, base: 50.0, scale: 0.5, factors: false });
+        let yarn = Yarn { original: 20.0, fast: 2.0, slow: 0.3, share: 0.8 };
+        let scaling = Scaling { scale: 0.5, yarn: Some(yarn), magnitude: 1.2 };
+        h.ropes.push(RopeParams { dims: 6, base: 50.0, scaling, factors: false });
         Ok(())
     },
     layer: |_, i, layer| {
@@ -96,7 +98,7 @@ pub fn sketches() -> Vec<Sketch> {
     }
     let own = |arch, tied| Sketch { layers: 3, ..Sketch::new(arch, 11, tied).full() };
     let heads = vec![("attention.key_length", 12u32.into())];
-    let fused = &[Role::Qkv, Role::GateUp];
+    let fused = vec![Role::Qkv, Role::GateUp];
     let scaled = vec![("rope.scaling.type", "linear".into()), ("rope.scaling.factor", 4.0f32.into())];
     all.push(Sketch { keys: heads, ..own(&BOUNDED, true) });
     all.push(own(&PLAINER, false));
@@ -139,7 +141,7 @@ fn every_feature_is_on_somewhere() {
     ];
     assert!(sees.iter().all(|is| layers().any(|l| is(&l.sees))));
     assert!(layers().any(|l| l.rope.is_none()) && layers().any(|l| l.rope == Some(1)));
-    assert!(models.iter().any(|m| m.weights.rope_factors.is_some() && m.weights.output.is_none()));
+    assert!(models.iter().any(|m| m.weights.rope_factors.any.is_some() && m.weights.output.is_none()));
 }
 
 #[test]

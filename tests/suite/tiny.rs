@@ -5,6 +5,8 @@ use mynah::adapter::{Kind, Spec};
 use mynah::bytes::{Bytes, Limits};
 use mynah::gguf::{Gguf, Value, Writer};
 use mynah::kernel::{Compute, Pool};
+use mynah::model::hparams::HeadNorm;
+use mynah::model::weights::Key;
 use mynah::model::{Arch, HParams, Model};
 use mynah::nn::norm;
 use mynah::quant::Format;
@@ -55,7 +57,7 @@ pub struct Sketch {
     /// Tensors of every block beside those that the row needs.
     pub more: Vec<Role>,
     /// Tensors that stand in the place of several.
-    pub fused: &'static [Role],
+    pub fused: Vec<Role>,
     /// Whether the file has divisors of rotary rates.
     pub factors: bool,
     /// Metadata beside the usual, without prefix.
@@ -66,8 +68,17 @@ impl Sketch {
     /// What the row needs, and no more.
     pub fn new(arch: &'static Arch, seed: u64, tied: bool) -> Sketch {
         let format = String::from("F32");
-        let (more, keys) = (Vec::new(), Vec::new());
-        Sketch { arch, seed, tied, format, layers: LAYERS, context: 64, more, fused: &[], factors: false, keys }
+        let (more, mut keys) = (Vec::new(), Vec::new());
+        // Some rows must have an output matrix, and some store several tensors as one.
+        let tied = tied && !arch.globals.contains(&Key::Output);
+        let fused = arch.bind.iter().map(|(_, role)| *role).filter(|role| !role.row().holds.is_empty()).collect();
+        if arch.name == "granite" {
+            keys.push(("logit_scale", 2.5f32.into()));
+        }
+        if arch.reads.contains(&"attention.sliding_window") && arch.encoder {
+            keys.push(("attention.sliding_window", 6u32.into()));
+        }
+        Sketch { arch, seed, tied, format, layers: LAYERS, context: 64, more, fused, factors: false, keys }
     }
 
     /// With every tensor that the row allows.
@@ -103,7 +114,7 @@ impl Sketch {
     /// The tensors of a block in the order in which they are drawn.
     fn roles(&self) -> Vec<Role> {
         let mut roles: Vec<Role> = self.arch.needs.iter().chain(self.arch.also).chain(&self.more).copied().collect();
-        for fused in self.fused {
+        for fused in &self.fused {
             let first = roles.iter().position(|r| fused.row().holds.contains(r)).unwrap();
             roles[first] = *fused;
             roles.retain(|r| !fused.row().holds.contains(r));
@@ -128,18 +139,34 @@ impl Sketch {
         let mut tensor = |name: String, dims: &[usize], base: f32, spread: f32| {
             let n = dims.iter().product();
             let values: Vec<f32> = (0..n).map(|_| base + rng.unit() * spread).collect();
-            let format = Format::by_name(if dims.len() == 1 { "F32" } else { &self.format }).unwrap();
+            let gain = dims.len() == 1 || name.contains("_norm.");
+            let format = Format::by_name(if gain { "F32" } else { &self.format }).unwrap();
             let mut bytes = vec![0; format.row_bytes(values.len()).unwrap()];
             format.encode.unwrap()(&values, &mut bytes);
             let dims: Vec<u64> = dims.iter().map(|d| *d as u64).collect();
             w.tensor(name, &dims, format, bytes);
         };
         tensor("token_embd.weight".into(), &[WIDTH, VOCAB], 0.0, 1.0);
+        for key in self.arch.globals {
+            match key {
+                Key::Positions => {
+                    tensor(key.name(&h), &[WIDTH, self.context], 0.0, 0.5);
+                    tensor(Key::Kinds.name(&h), &[WIDTH, 2], 0.0, 0.5);
+                }
+                Key::EmbedNorm => tensor(key.name(&h), &[WIDTH], 1.0, 0.3),
+                Key::EmbedNormBias => tensor(key.name(&h), &[WIDTH], 0.0, 0.3),
+                _ => {}
+            }
+        }
         for (l, layer) in h.blocks.iter().enumerate() {
             let sizes = layer.sizes(WIDTH);
             for role in self.roles() {
                 let (name, [cols, rows]) = (format!("blk.{l}.{}", self.arch.gguf(role)), (role.row().shape)(&sizes));
+                let heads = layer.head_norm == HeadNorm::Each && [Role::QNorm, Role::KNorm].contains(&role);
                 match role.row().kind {
+                    TensorKind::Gain if heads => {
+                        tensor(name, &[layer.heads.dim, rows / layer.heads.dim], 1.0, 0.3);
+                    }
                     TensorKind::Gain => tensor(name, &[rows], 1.0, 0.3),
                     TensorKind::Bias(_) => tensor(name, &[rows], 0.0, 0.3),
                     TensorKind::Matrix => {
@@ -149,9 +176,11 @@ impl Sketch {
                 }
             }
         }
-        tensor("output_norm.weight".into(), &[WIDTH], 1.0, 0.3);
-        if self.arch.norm == norm::Kind::Layer {
-            tensor("output_norm.bias".into(), &[WIDTH], 0.0, 0.3);
+        if !self.arch.last_norm.is_empty() {
+            tensor(Key::Norm.name(&h), &[WIDTH], 1.0, 0.3);
+            if self.arch.norm == norm::Kind::Layer {
+                tensor(Key::NormBias.name(&h), &[WIDTH], 0.0, 0.3);
+            }
         }
         if !self.tied {
             tensor("output.weight".into(), &[WIDTH, VOCAB], 0.0, 0.5);

@@ -2,7 +2,7 @@
 //! tensors as the library does, and shares none of its loops.
 
 use mynah::adapter::{Place, Site, Spot};
-use mynah::model::hparams::Layer;
+use mynah::model::hparams::{Form, HeadNorm, Layer, RopeParams};
 use mynah::model::weights::{Key, Offsets};
 use mynah::model::{HParams, Model};
 use mynah::nn::attention::{Heads, Sees};
@@ -52,6 +52,27 @@ fn add(x: &mut [f64], y: &[f64]) {
 fn gelu(x: f64) -> f64 {
     let u = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x);
     x / 2.0 * (1.0 + u.tanh())
+}
+
+/// By how much a position turns pair `i` of a head.
+pub fn turn(model: &Model, rope: &RopeParams, i: usize) -> f64 {
+    let own = f64::from(rope.base).powf(-2.0 * i as f64 / rope.dims as f64);
+    let scaled = own * f64::from(rope.scaling.scale);
+    let turn = rope.scaling.yarn.map_or(scaled, |yarn| {
+        // Pairs are numbered by how often they turn within the original context; the numbers of the two bounds are
+        // rounded outwards.
+        let number = |turns: f32| {
+            let length = f64::from(yarn.original) / (f64::from(turns) * std::f64::consts::TAU);
+            rope.dims as f64 * length.ln() / (2.0 * f64::from(rope.base).ln())
+        };
+        let first = number(yarn.fast).floor().max(0.0);
+        let last = number(yarn.slow).ceil().min(rope.dims as f64 - 1.0);
+        let past = ((i as f64 - first) / (last - first).max(0.001)).clamp(0.0, 1.0);
+        let share = f64::from(yarn.share) * (1.0 - past);
+        own * share + scaled * (1.0 - share)
+    });
+    let factors = model.weights.rope_factors.of(false).filter(|_| rope.factors);
+    turn / factors.map_or(1.0, |f| f64::from(f[i]))
 }
 
 /// One pass over one sequence.
@@ -134,11 +155,13 @@ impl Pass<'_, '_> {
         y
     }
 
-    /// A norm of a block, of rows or of heads, and its adapters.
+    /// A norm of a block, of rows or of heads, and its adapters. Heads may have a gain each, in turn.
     fn norms(&self, layer: usize, role: Role, x: &[Row]) -> Vec<Row> {
         let bias = role.bias().and_then(|bias| self.vector(layer, bias));
         let gain = self.vector(layer, role).unwrap();
-        let mut y: Vec<Row> = x.iter().map(|x| self.norm(x, gain, bias)).collect();
+        let gains: Vec<&[f64]> = gain.chunks_exact(x[0].len()).collect();
+        let each = x.iter().enumerate().map(|(i, x)| self.norm(x, gains[i % gains.len()], bias));
+        let mut y: Vec<Row> = each.collect();
         self.change(Place::Site(Site { layer, role }), x, &mut y);
         y
     }
@@ -183,16 +206,21 @@ impl Pass<'_, '_> {
         let mut heads: Vec<Row> =
             rows.iter().flat_map(|row| row.chunks_exact(l.heads.dim).map(|head| head.to_vec())).collect();
         if self.vector(layer, norm).is_some() {
-            heads = self.norms(layer, norm, &heads);
+            heads = match l.head_norm {
+                HeadNorm::Row => {
+                    let whole = self.norms(layer, norm, &rows);
+                    whole.iter().flat_map(|row| row.chunks_exact(l.heads.dim).map(|head| head.to_vec())).collect()
+                }
+                _ => self.norms(layer, norm, &heads),
+            };
         }
         if let Some(rope) = l.rope {
             let rope = &h.ropes[rope];
-            let factors = self.twin.model.weights.rope_factors.as_deref().filter(|_| rope.factors);
+            let magnitude = f64::from(rope.scaling.magnitude);
             for (at, head) in heads.iter_mut().enumerate() {
                 for i in 0..rope.dims / 2 {
-                    let power = f64::from(rope.base).powf(-2.0 * i as f64 / rope.dims as f64);
-                    let divisor = factors.map_or(1.0, |f| f64::from(f[i]));
-                    let (sin, cos) = ((at / each) as f64 * f64::from(rope.scale) * power / divisor).sin_cos();
+                    let (sin, cos) = ((at / each) as f64 * turn(self.twin.model, rope, i)).sin_cos();
+                    let (sin, cos) = (sin * magnitude, cos * magnitude);
                     let (a, b) = match h.arch.pairing {
                         Pairing::Neighbours => (2 * i, 2 * i + 1),
                         Pairing::Halves => (i, i + rope.dims / 2),
@@ -259,17 +287,36 @@ impl Pass<'_, '_> {
         if twin.lead > 0 {
             self.change(Place::Rows, &[], &mut rows[..twin.lead]);
         }
+        for (i, row) in rows.iter_mut().enumerate() {
+            let tables = [(Key::Positions, i), (Key::Kinds, 0)];
+            for (table, i) in tables.into_iter().filter_map(|(key, i)| Some((self.at(key)?, i))) {
+                add(row, &table[i * h.width..][..h.width]);
+            }
+            if let Some(gain) = self.at(Key::EmbedNorm) {
+                *row = self.norm(row, gain, self.at(Key::EmbedNormBias));
+            }
+        }
         self.change(Place::Embedding, &[], &mut rows);
         let mut states = vec![vec![0.0; twin.state]; rows.len()];
         for (layer, l) in h.blocks.iter().enumerate() {
-            let x = self.norms(layer, Role::AttnNorm, &rows);
+            let normed = |role: Role, rows: &[Row]| match self.vector(layer, role) {
+                Some(_) => self.norms(layer, role, rows),
+                None => rows.to_vec(),
+            };
+            let x = normed(Role::AttnNorm, &rows);
             let [q, k, v] = self.products(layer, [Role::Q, Role::K, Role::V], &x);
             let (q, k) = (self.rotated(layer, Role::QNorm, q), self.rotated(layer, Role::KNorm, k));
             let (mut att, lse) = self.attention(l, &q, &k, &v);
             self.change_with(Place::Attention(layer), &q, &mut att, &lse);
             let out = self.branch(layer, Spot::Attention, &x, self.product(layer, Role::O, &att));
             rows.iter_mut().zip(&out).for_each(|(row, out)| add(row, out));
-            let x = self.norms(layer, Role::FfnNorm, &rows);
+            let x = match l.form() {
+                Form::Parallel => x,
+                _ => normed(Role::FfnNorm, &rows),
+            };
+            if l.form() == Form::Post {
+                rows = x.clone();
+            }
             let each = |f: fn(f64) -> f64, rows: &[Row]| -> Vec<Row> {
                 rows.iter().map(|row| row.iter().map(|v| f(*v)).collect()).collect()
             };
@@ -287,6 +334,7 @@ impl Pass<'_, '_> {
             };
             let out = self.branch(layer, Spot::FeedForward, &x, self.product(layer, Role::Down, &hidden));
             rows.iter_mut().zip(&out).for_each(|(row, out)| add(row, out));
+            rows = normed(Role::OutNorm, &rows);
             if twin.state > 0 {
                 self.change(Place::State(layer), &rows, &mut states);
             }
@@ -299,7 +347,8 @@ impl Pass<'_, '_> {
 
     fn logits(&self, row: &Row) -> Row {
         let (x, finish) = (std::slice::from_ref(row), self.twin.h().finish);
-        let mut y = [self.norm(row, self.at(Key::Norm).unwrap(), self.at(Key::NormBias))];
+        let normed = self.at(Key::Norm).map(|gain| self.norm(row, gain, self.at(Key::NormBias)));
+        let mut y = [normed.unwrap_or_else(|| row.clone())];
         self.change(Place::Final, x, &mut y);
         let head = self.at(Key::Output).or_else(|| self.at(Key::Embed)).unwrap();
         let logit = |w: &[f64]| {

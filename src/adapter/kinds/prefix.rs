@@ -96,6 +96,8 @@ fn rotate(own: &Own, cx: &Compute, frozen: &dyn Frozen, slot: usize, keys: &mut 
     let place = own.shape.slots[slot].place;
     let (length, offset) = (own.values.whole(LENGTH.name) as usize, own.values.whole(OFFSET.name));
     let Some(rope) = place.layer().and_then(|layer| frozen.rope(layer)) else { return };
+    // Keys are turned alone: what a longer context multiplies is not theirs.
+    let rope = rope.unscaled();
     let (mut rotations, width) = (Rotations::default(), keys.len() / length);
     rope.rotations(cx, &vec![offset as u32; length], &mut rotations);
     let heads = place.layer().and_then(|layer| frozen.heads(layer)).expect("heads of a block with a rotary embedding");

@@ -15,7 +15,7 @@ use mynah::model::cache::PAGE;
 use mynah::nn::attention::{self, Heads, Memory, OnePiece, Sees, Side, Source};
 use mynah::nn::linear::{self, Accumulate, Back, Input, Precision, Quantized};
 use mynah::nn::norm::{self, Kind, Norm};
-use mynah::nn::rope::{Pairing, Rope, Rotations};
+use mynah::nn::rope::{Pairing, Rope, Rotations, Scaling};
 use mynah::quant::{FORMATS, Format, Matrix};
 use serde_json::json;
 use std::hint::black_box;
@@ -206,7 +206,7 @@ impl Bed {
         let (mut codes, mut scales) = (vec![0; T * KV], vec![0; T * KV / CODES]);
         (PLAIN.code)(&x[..T * KV], &mut codes, &mut scales);
         let (rope, mut rotations) =
-            (Rope::new(Pairing::Neighbours, HEADS.dim, 1e4, 1.0, None, 1.0), Rotations::default());
+            (Rope::new(Pairing::Neighbours, HEADS.dim, 1e4, Scaling::NONE, None), Rotations::default());
         let positions: [u32; 16] = std::array::from_fn(|i| 31 * i as u32);
         rope.rotations(&Compute { kernels: &PLAIN, pool: Pool::new(1) }, &positions, &mut rotations);
         // The likeliest; as `mynah run` has it; without a bound on the number.
