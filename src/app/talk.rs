@@ -577,7 +577,8 @@ impl Talk {
         let same =
             self.read.iter().zip(&tokens).take_while(|(a, b)| a == b).count().min(tokens.len().saturating_sub(1));
         let Some(mut session) = self.session.take() else { unreachable!("no answer is made") };
-        session.truncate(same);
+        // Where the session cannot go back so far, all of it is read again.
+        let same = session.truncate(same);
         self.stop.reset();
         let (new, tokenizer) = (&tokens[same..], &self.mynah.tokenizer);
         let said = Said { ids: Vec::new(), text: String::new(), prompt_tokens: new.len(), finish: Finish::Stopped };

@@ -61,8 +61,9 @@ use crate::model::Session;
 ///         100
 ///     }
 ///
-///     fn truncate(&mut self, position: usize) {
+///     fn truncate(&mut self, position: usize) -> usize {
 ///         self.0.truncate(position);
+///         self.0.len()
 ///     }
 /// }
 ///
@@ -87,8 +88,9 @@ pub trait Predictor {
     /// Tokens there is room for.
     fn context(&self) -> usize;
 
-    /// Forgets all tokens from `position` on; their logits are gone.
-    fn truncate(&mut self, position: usize);
+    /// Forgets all tokens from `position` on; their logits are gone. How many are left: `position`, or fewer if there is no
+    /// way back to it.
+    fn truncate(&mut self, position: usize) -> usize;
 
     /// The kernels that compute weights of candidates: the fastest, unless something else is known.
     fn kernels(&self) -> &'static Kernels {
@@ -113,8 +115,8 @@ impl Predictor for Session {
         Session::context(self)
     }
 
-    fn truncate(&mut self, position: usize) {
-        Session::truncate(self, position);
+    fn truncate(&mut self, position: usize) -> usize {
+        Session::truncate(self, position)
     }
 
     fn kernels(&self) -> &'static Kernels {
@@ -139,8 +141,8 @@ impl<P: Predictor + ?Sized> Predictor for &mut P {
         (**self).context()
     }
 
-    fn truncate(&mut self, position: usize) {
-        (**self).truncate(position);
+    fn truncate(&mut self, position: usize) -> usize {
+        (**self).truncate(position)
     }
 
     fn kernels(&self) -> &'static Kernels {

@@ -1,12 +1,13 @@
 //! Keys and values of the positions so far, in pages that sessions may share.
 //!
 //! A page is written by the one session that owns it. A fork shares the pages of its prefix; whoever writes to a shared
-//! page first takes a copy of it.
+//! page first takes a copy of it. Layers with a window have pages of their own: those that the window has passed are used
+//! again for what comes.
 
 use super::HParams;
 use crate::error::{Error, Result};
 use crate::kernel::{CODES, Kernels, Stored, View};
-use crate::nn::attention::{Head, Heads, Memory, Pages, Side};
+use crate::nn::attention::{Head, Heads, Memory, Pages, Sees, Side};
 use core::ops::Range;
 use std::prelude::v1::*;
 use std::sync::Arc;
@@ -36,7 +37,8 @@ impl CacheType {
         }
     }
 
-    /// Bytes of the keys and values of one position, all layers together.
+    /// Bytes of the keys and values of one position, all layers together. Layers with a window keep those of the window
+    /// alone.
     pub fn bytes(self, h: &HParams) -> usize {
         let row = |dim: usize| match self {
             CacheType::F16 => 2 * dim,
@@ -69,6 +71,8 @@ fn zeros<T: bytemuck::Zeroable>(len: Option<usize>) -> Result<Vec<T>> {
 #[derive(Clone, Copy)]
 struct Layer {
     heads: Heads,
+    /// Which group of pages it stands in.
+    group: usize,
     /// Values before it, and scales.
     values: usize,
     scales: usize,
@@ -96,9 +100,9 @@ struct Page {
 }
 
 impl Page {
-    fn new(kind: CacheType, layers: &[Layer], rows: usize) -> Result<Page> {
-        let last = layers.last().map_or((0, 0), |l| (l.values + 2 * l.widths().0, l.scales + 2 * l.widths().1));
-        let (values, scales) = (last.0.checked_mul(rows), last.1.checked_mul(rows));
+    /// A page of rows of so many values and scales.
+    fn new(kind: CacheType, (values, scales): (usize, usize), rows: usize) -> Result<Page> {
+        let (values, scales) = (values.checked_mul(rows), scales.checked_mul(rows));
         let store = match kind {
             CacheType::F16 => Store::F16(zeros(values)?),
             CacheType::F32 => Store::F32(zeros(values)?),
@@ -140,65 +144,146 @@ impl Page {
     }
 }
 
+/// Pages of layers that see equally far back.
+struct Group {
+    /// How many positions back a layer sees, its own among them, if not all.
+    window: Option<usize>,
+    /// Values and scales of a row of all its layers.
+    widths: (usize, usize),
+    /// Those that are not there yet are made before they are written to.
+    pages: Vec<Option<Arc<Page>>>,
+    /// Pages that the window has passed, to be used again.
+    spare: Vec<Page>,
+}
+
+impl Group {
+    /// The first position that must stay in the cache while position `at` is read, and be there for going back some
+    /// positions: a page more than the window.
+    fn oldest(&self, at: usize) -> usize {
+        self.window.map_or(0, |window| (at + 1).saturating_sub(window + PAGE))
+    }
+
+    /// Takes pages out that `keep` does not hold; those that nobody else has become spare ones.
+    fn retire(&mut self, keep: &Range<usize>) {
+        for (_, page) in self.pages.iter_mut().enumerate().filter(|(p, _)| !keep.contains(p)) {
+            self.spare.extend(page.take().and_then(Arc::into_inner));
+        }
+    }
+
+    /// A page of so many rows, made or used again.
+    fn page(&mut self, kind: CacheType, rows: usize) -> Result<Page> {
+        match self.spare.iter().position(|page| page.rows >= rows) {
+            Some(i) => Ok(self.spare.swap_remove(i)),
+            None => Page::new(kind, self.widths, rows),
+        }
+    }
+
+    /// See [`Cache::own`].
+    fn own(&mut self, kind: CacheType, positions: usize, range: &Range<usize>) -> Result<()> {
+        let written = range.start / PAGE..range.end.div_ceil(PAGE);
+        if self.window.is_some() {
+            self.retire(&(self.oldest(range.start) / PAGE..written.end));
+        }
+        for p in written {
+            if self.pages[p].as_mut().is_some_and(|page| Arc::get_mut(page).is_some()) {
+                continue;
+            }
+            let shared = self.pages[p].take();
+            let rows = PAGE.min(positions - p * PAGE);
+            let result = self.page(kind, rows);
+            // There is something in it that stays.
+            let kept = shared.as_ref().filter(|_| range.start > p * PAGE);
+            match (result, kept) {
+                (Ok(mut page), Some(shared)) if page.rows == shared.rows => {
+                    page.store.clone_from(&shared.store);
+                    self.pages[p] = Some(Arc::new(page));
+                }
+                (Ok(_), Some(shared)) => self.pages[p] = Some(Arc::new(Page::clone(shared))),
+                (Ok(page), None) => self.pages[p] = Some(Arc::new(page)),
+                (Err(e), _) => {
+                    self.pages[p] = shared;
+                    return Err(e);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn bytes(&self, of: impl Fn(&Arc<Page>) -> bool) -> usize {
+        let pages = self.pages.iter().flatten().filter(|page| of(page)).map(|page| page.bytes());
+        pages.chain(self.spare.iter().map(Page::bytes)).sum()
+    }
+}
+
 /// Keys and values of all layers.
 pub struct Cache {
     layers: Arc<[Layer]>,
     kind: CacheType,
     positions: usize,
-    /// Those that are not there yet are made before they are written to.
-    pages: Vec<Option<Arc<Page>>>,
+    groups: Vec<Group>,
 }
 
 impl Cache {
-    /// All memory is taken here.
+    /// All memory is taken here, for passes of at most `chunk` rows.
     ///
     /// # Errors
     /// `Memory` if the memory is not there.
-    pub fn new(h: &HParams, kind: CacheType, positions: usize) -> Result<Cache> {
-        let mut layers: Vec<Layer> = Vec::new();
-        for l in &h.blocks {
-            let (values, scales) =
-                layers.last().map_or((0, 0), |l| (l.values + 2 * l.widths().0, l.scales + 2 * l.widths().1));
-            layers.push(Layer { heads: l.heads, values, scales });
-        }
+    pub fn new(h: &HParams, kind: CacheType, positions: usize, chunk: usize) -> Result<Cache> {
+        let (mut layers, mut groups) = (Vec::new(), Vec::<Group>::new());
         if positions > u32::MAX as usize {
             return Err(Error::limit("positions of the cache", positions as u64, u32::MAX as u64));
         }
-        let mut cache = Cache { layers: layers.into(), kind, positions, pages: vec![None; positions.div_ceil(PAGE)] };
-        cache.own(0..positions)?;
-        Ok(cache)
+        for l in &h.blocks {
+            // A window that the context does not fill is none.
+            let window = match l.sees {
+                Sees::Window(window) if window < positions => Some(window),
+                _ => None,
+            };
+            let group = groups.iter().position(|g| g.window == window).unwrap_or(groups.len());
+            if group == groups.len() {
+                let pages = vec![None; positions.div_ceil(PAGE)];
+                groups.push(Group { window, widths: (0, 0), pages, spare: Vec::new() });
+            }
+            let (values, scales) = groups[group].widths;
+            let layer = Layer { heads: l.heads, group, values, scales };
+            groups[group].widths = (values + 2 * layer.widths().0, scales + 2 * layer.widths().1);
+            layers.push(layer);
+        }
+        for group in &mut groups {
+            // The pages of a window, of those before it that are kept, and of the rows of a pass; each may be cut.
+            let most = group.window.map_or(positions, |window| window + PAGE + chunk + 2 * PAGE);
+            group.own(kind, positions, &(0..most.min(positions)))?;
+        }
+        Ok(Cache { layers: layers.into(), kind, positions, groups })
     }
 
     /// A cache that shares the first `n` positions with this one. The memory of others is taken when they are written to.
     pub fn fork(&self, n: usize) -> Cache {
-        let mut pages = self.pages.clone();
-        pages.iter_mut().skip(n.div_ceil(PAGE)).for_each(|page| *page = None);
-        Cache { layers: self.layers.clone(), kind: self.kind, positions: self.positions, pages }
+        let group = |group: &Group| {
+            let mut pages = group.pages.clone();
+            pages.iter_mut().skip(n.div_ceil(PAGE)).for_each(|page| *page = None);
+            Group { pages, spare: Vec::new(), ..*group }
+        };
+        let groups = self.groups.iter().map(group).collect();
+        Cache { layers: self.layers.clone(), kind: self.kind, positions: self.positions, groups }
     }
 
     /// Makes this cache the only owner of the pages of positions `range`, which are written to next: what it shares is
-    /// copied.
+    /// copied. Pages that no window reaches from there any more are given up.
     ///
     /// # Errors
-    /// `Memory` if the memory is not there; no page has changed then.
+    /// `Memory` if the memory is not there; no position before `range` has changed then.
     pub fn own(&mut self, range: Range<usize>) -> Result<()> {
-        let (layers, kind, positions) = (self.layers.clone(), self.kind, self.positions);
-        for p in range.start / PAGE..range.end.div_ceil(PAGE) {
-            let page = &mut self.pages[p];
-            if page.as_mut().is_some_and(|page| Arc::get_mut(page).is_some()) {
-                continue;
-            }
-            match page {
-                // There is something in it that stays.
-                Some(page) if range.start > p * PAGE => {
-                    let mut copy = Page::new(kind, &layers, page.rows)?;
-                    copy.store.clone_from(&page.store);
-                    *page = Arc::new(copy);
-                }
-                _ => *page = Some(Arc::new(Page::new(kind, &layers, PAGE.min(positions - p * PAGE))?)),
-            }
-        }
-        Ok(())
+        let (kind, positions) = (self.kind, self.positions);
+        self.groups.iter_mut().try_for_each(|group| group.own(kind, positions, &range))
+    }
+
+    /// Whether the row at `position` could be read next: all that it sees is still here.
+    pub fn reaches(&self, position: usize) -> bool {
+        self.groups.iter().all(|group| {
+            let first = group.window.map_or(0, |window| (position + 1).saturating_sub(window));
+            group.pages[first / PAGE..position.div_ceil(PAGE)].iter().all(|page| page.is_some())
+        })
     }
 
     /// Its precision.
@@ -213,13 +298,12 @@ impl Cache {
 
     /// Bytes of its pages.
     pub fn bytes(&self) -> usize {
-        self.pages.iter().flatten().map(|page| page.bytes()).sum()
+        self.groups.iter().map(|group| group.bytes(|_| true)).sum()
     }
 
     /// Bytes of the pages that no other cache shares.
     pub fn own_bytes(&self) -> usize {
-        let own = self.pages.iter().flatten().filter(|page| Arc::strong_count(page) == 1);
-        own.map(|page| page.bytes()).sum()
+        self.groups.iter().map(|group| group.bytes(|page| Arc::strong_count(page) == 1)).sum()
     }
 
     /// Writes rows `x` of keys and values of `layer` from position `at` on. The cache owns these positions.
@@ -230,7 +314,7 @@ impl Cache {
         while done < n {
             let (page, row) = ((at + done) / PAGE, (at + done) % PAGE);
             let rows = (PAGE - row).min(n - done);
-            let Some(page) = self.pages[page].as_mut().and_then(Arc::get_mut) else {
+            let Some(page) = self.groups[l.group].pages[page].as_mut().and_then(Arc::get_mut) else {
                 unreachable!("pages are owned before a pass writes to them")
             };
             for (side, x) in [(Side::Keys, keys), (Side::Values, values)] {
@@ -254,7 +338,7 @@ impl Pages for Cache {
 
     fn rows(&self, layer: usize, side: Side, kv: usize, page: usize, range: Range<usize>) -> Head<'_> {
         let l = &self.layers[layer];
-        let Some(page) = &self.pages[page] else { unreachable!("positions that were read are in the cache") };
+        let Some(page) = &self.groups[l.group].pages[page] else { unreachable!("positions that were read are in the cache") };
         let (d, rows) = (l.heads.dim, page.rows);
         let (start, scale_start) = l.start(side, rows);
         match &page.store {

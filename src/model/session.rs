@@ -173,7 +173,7 @@ impl Session {
             return Err(Error::invalid("context", why));
         }
         let scratch = Some(Box::new(Scratch::new(model, config.chunk.min(config.context))));
-        let cache = Cache::new(h, config.cache, config.context)?;
+        let cache = Cache::new(h, config.cache, config.context, config.chunk.min(config.context))?;
         let logits = Vec::with_capacity(model.weights.vocab());
         let (model, stack) = (model.at_context(config.context), Arc::new(Stack::new()));
         Ok(Session { state: State { model, config, stack, cache, position: 0, logits, known: false }, scratch })
@@ -241,7 +241,7 @@ impl Session {
             return Err(Error::limit("positions of the model", positions as u64, most as u64));
         }
         if cache.positions() != positions {
-            *cache = Cache::new(&model.hparams, config.cache, positions)?;
+            *cache = Cache::new(&model.hparams, config.cache, positions, config.chunk.min(positions))?;
         }
         self.state.stack = Arc::new(stack);
         Ok(())
@@ -282,13 +282,22 @@ impl Session {
         if self.state.known { &self.state.logits } else { &[] }
     }
 
-    /// Forgets all positions from `position` on, and the logits with them if there were any. The cache holds every position
-    /// before, so nothing is answered from rows that are lost.
-    pub fn truncate(&mut self, position: usize) {
+    /// Forgets all positions from `position` on, and the logits with them if there were any. How many positions are left:
+    /// as many as asked for, or none if what they saw is gone, since layers with a window keep 256 positions more than it
+    /// sees. A [`Snapshot`] keeps all that its position saw.
+    pub fn truncate(&mut self, position: usize) -> usize {
         if position < self.state.position {
-            self.state.position = position;
-            self.state.known = false;
+            self.go_back(position);
         }
+        self.state.position
+    }
+
+    /// Stands at an earlier position, or at the beginning if what it saw is gone.
+    fn go_back(&mut self, position: usize) {
+        let State { cache, stack, .. } = &self.state;
+        let there = cache.reaches(position + stack.needs().rows);
+        self.state.position = if there { position } else { 0 };
+        self.state.known = false;
     }
 
     /// The model.
@@ -301,7 +310,7 @@ impl Session {
     /// # Errors
     /// `Invalid` for no token or one outside the vocabulary, and for logits that are not finite, naming the tensor at
     /// fault; `Limit` if the context is full; `Memory` if there is none for a page of the cache. Nothing counts as read
-    /// then.
+    /// then; if layers with a window have passed what was read before, the session starts again.
     pub fn feed(&mut self, tokens: &[u32]) -> Result<&[f32]> {
         forward(&mut [self], &[tokens], None, &|| false)?;
         Ok(&self.state.logits)
@@ -424,7 +433,9 @@ fn passes(
         for (session, tokens) in sessions.iter_mut().zip(tokens) {
             let read = left.min(tokens.len());
             left -= read;
-            session.state.position -= read;
+            if read > 0 {
+                session.go_back(session.state.position - read);
+            }
         }
     }
     result.map(|()| done)

@@ -55,8 +55,9 @@ impl Predictor for Table {
         self.context
     }
 
-    fn truncate(&mut self, position: usize) {
+    fn truncate(&mut self, position: usize) -> usize {
         self.seen.truncate(position);
+        self.seen.len()
     }
 }
 

@@ -5,9 +5,10 @@ use crate::tiny::{self, Sketch};
 use mynah::adapter::{self, KINDS, Ready, Spec};
 use mynah::kernel::{Compute, Pool, available};
 use mynah::model::cache::PAGE;
-use mynah::model::{ARCHES, CacheType, Model, Session, SessionConfig};
+use mynah::model::{ARCHES, Arch, CacheType, Model, Session, SessionConfig};
 use mynah::nn::linear::Precision;
 use mynah::rng::Random;
+use mynah::train::{Config, Example, Trainer};
 use std::sync::Arc;
 
 const CACHES: [CacheType; 3] = [CacheType::F16, CacheType::F32, CacheType::Q8];
@@ -292,4 +293,67 @@ fn a_token_takes_no_memory() {
     session.feed(&all[40..41]).unwrap();
     let ((), most) = alloc::largest(|| all[41..].iter().for_each(|t| _ = session.feed(&[*t]).unwrap()));
     assert_eq!(most, 0, "bytes reserved at once while decoding");
+}
+
+/// Five of six layers see the last 40 positions.
+fn windowed(threads: usize) -> Model {
+    let keys = vec![("attention.sliding_window", 40u32.into())];
+    let arch = Arch::by_name("gemma3").unwrap();
+    Sketch { layers: 6, keys, context: 8 * PAGE, ..Sketch::new(arch, 5, true) }.model(threads)
+}
+
+#[test]
+fn a_window_passes_over_what_it_has_left() {
+    let model = windowed(2);
+    let text = tokens(1, 7 * PAGE);
+    let exact = SessionConfig { precision: Precision::F32, ..config(CacheType::F32, 8 * PAGE) };
+    let mut session = Session::new(&model, exact.clone()).unwrap();
+    let bytes = session.cache_bytes();
+    // The layer that sees all has all pages; the others have those of the window, a page before it, and a pass.
+    let row = CacheType::F32.bytes(&model.hparams) / 6;
+    assert!(bytes < (8 + 5 * 5) * PAGE * row, "{bytes} bytes, {row} a layer and position");
+    let mut nll = 0.0;
+    let each = &mut |i: usize, logits: &[f32]| {
+        if let Some(next) = text.get(i + 1) {
+            let sum: f64 = logits.iter().map(|v| f64::from(*v).exp()).sum();
+            nll += sum.ln() - f64::from(logits[*next as usize]);
+        }
+    };
+    session.feed_each(&text, each).unwrap();
+    assert_eq!(session.cache_bytes(), bytes, "pages are used again");
+    let mut trainer = Trainer::full(&model, Config::default()).unwrap();
+    let row = Example::new(text.clone(), vec![true; text.len()]);
+    let want = trainer.assess(&[row]).unwrap();
+    assert_eq!(want.n, text.len() as u64 - 1);
+    assert!((nll / want.n as f64 - want.loss).abs() < 1e-6, "{} for {}", nll / want.n as f64, want.loss);
+}
+
+#[test]
+fn there_is_no_way_back_behind_a_window() {
+    let model = windowed(1);
+    let (text, rest) = (tokens(1, 6 * PAGE + 7), tokens(2, 20));
+    let fresh = |at: usize| {
+        let mut session = Session::new(&model, config(CacheType::F16, 8 * PAGE)).unwrap();
+        if at > 0 {
+            session.feed(&text[..at]).unwrap();
+        }
+        bits(session.feed(&rest).unwrap())
+    };
+    let mut session = Session::new(&model, config(CacheType::F16, 8 * PAGE)).unwrap();
+    session.feed(&text[..PAGE]).unwrap();
+    let early = session.snapshot();
+    session.feed(&text[PAGE..]).unwrap();
+    // Back by as many tokens as are kept beside the window.
+    let near = text.len() - PAGE / 2;
+    let late = session.snapshot();
+    assert_eq!(session.truncate(near), near);
+    assert_eq!(bits(session.feed(&rest).unwrap()), fresh(near));
+    session.restore(&late).unwrap();
+    // A snapshot keeps what it saw.
+    session.restore(&early).unwrap();
+    assert_eq!(bits(session.feed(&rest).unwrap()), fresh(PAGE));
+    session.restore(&late).unwrap();
+    assert_eq!(session.truncate(PAGE), 0);
+    assert_eq!((session.position(), session.logits()), (0, &[][..]));
+    assert_eq!(bits(session.feed(&rest).unwrap()), fresh(0));
 }
