@@ -117,8 +117,9 @@ pub struct Mynah {
 }
 
 impl Mynah {
-    /// Opens a GGUF file. It is mapped, so weights are read when they are first used. Computes on all cores that the
-    /// process may use, with the fastest kernels or those that `MYNAH_BACKEND` names.
+    /// Opens a GGUF file, or all parts of a model that is split if the file is one of them. It is mapped, so weights are
+    /// read when they are first used. Computes on all cores that the process may use, with the fastest kernels or those
+    /// that `MYNAH_BACKEND` names.
     ///
     /// # Errors
     /// `Io` from the system; those of [`Mynah::with`]. They name the file.
@@ -130,7 +131,7 @@ impl Mynah {
     #[cfg(feature = "std")]
     pub fn open(path: impl AsRef<Path>) -> Result<Mynah> {
         let path = path.as_ref();
-        let open = || Mynah::from_bytes(crate::bytes::map::open(path)?);
+        let open = || Mynah::with(Gguf::open(path, &Limits::default())?, compute()?);
         open().map_err(|e| e.in_file(path.to_string_lossy()))
     }
 
@@ -167,7 +168,7 @@ impl Mynah {
     /// From a file that was read, with the threads and kernels of the caller's choice.
     ///
     /// # Errors
-    /// Those of [`Tokenizer::from_gguf`] and [`Model::load`].
+    /// Those of [`Gguf::check_model`], [`Tokenizer::from_gguf`] and [`Model::load`].
     ///
     /// ```
     /// # #[cfg(feature = "base")] {
@@ -180,6 +181,7 @@ impl Mynah {
     /// # Ok::<(), mynah::Error>(())
     /// ```
     pub fn with(gguf: Gguf, compute: Compute) -> Result<Mynah> {
+        gguf.check_model()?;
         let tokenizer = Arc::new(Tokenizer::from_gguf(&gguf)?);
         let model = Model::load(&gguf, compute)?;
         Ok(Mynah { gguf, tokenizer, model, base: Once::default() })

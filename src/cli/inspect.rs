@@ -88,12 +88,23 @@ fn formats(gguf: &Gguf) -> BTreeMap<&'static str, [u64; 3]> {
     sums
 }
 
+/// Bytes of the file, or of all parts.
+fn file_bytes(gguf: &Gguf) -> usize {
+    gguf.files().iter().map(|file| file.len()).sum()
+}
+
 fn model_json(gguf: &Gguf) -> serde_json::Value {
     let metadata: BTreeMap<_, _> = gguf.pairs().map(|(key, value)| (key, value_json(value))).collect();
     let tensors: Vec<_> = gguf
         .tensors()
         .iter()
-        .map(|t| json!({ "name": t.name, "dims": t.dims(), "format": t.format.name, "offset": t.offset, "bytes": t.bytes }))
+        .map(|t| {
+            let mut row = json!({ "name": t.name, "dims": t.dims(), "format": t.format.name, "offset": t.offset, "bytes": t.bytes });
+            if gguf.files().len() > 1 {
+                row["part"] = json!(t.part + 1);
+            }
+            row
+        })
         .collect();
     let formats: BTreeMap<_, _> = formats(gguf)
         .into_iter()
@@ -102,7 +113,8 @@ fn model_json(gguf: &Gguf) -> serde_json::Value {
     json!({
         "type": "gguf",
         "version": gguf.version(),
-        "bytes": gguf.bytes().len(),
+        "bytes": file_bytes(gguf),
+        "parts": gguf.files().len(),
         "trailing_bytes": gguf.trailing(),
         "metadata": metadata,
         "tensors": tensors,
@@ -132,7 +144,10 @@ fn model_text(gguf: &Gguf) -> String {
         rows.add_row([name.into(), row[0].to_string(), row[1].to_string(), row[2].to_string(), format!("{bits:.2}")]);
         total.iter_mut().zip(row).for_each(|(sum, n)| *sum += n);
     }
-    text += &format!("{}\n\nGGUF version {}, {} bytes", rows.trim_fmt(), gguf.version(), gguf.bytes().len());
+    text += &format!("{}\n\nGGUF version {}, {} bytes", rows.trim_fmt(), gguf.version(), file_bytes(gguf));
+    if gguf.files().len() > 1 {
+        text += &format!(" in {} parts", gguf.files().len());
+    }
     if gguf.trailing() > 0 {
         text += &format!(", {} after the last tensor", gguf.trailing());
     }

@@ -5,7 +5,7 @@ use crate::out;
 use mynah::Mynah;
 use mynah::adapter::Stack;
 use mynah::app::Generation;
-use mynah::bytes::{Bytes, Limits, map};
+use mynah::bytes::{Bytes, Limits};
 use mynah::gguf::Gguf;
 use mynah::kernel::{self, Compute, Pool};
 use mynah::model::Model;
@@ -14,9 +14,9 @@ use mynah::text::chat::Template;
 use mynah::train::Checkpoint;
 use std::path::Path;
 
-/// A parsed file; errors name it.
+/// A parsed file, with the other parts if it is one; errors name the file.
 pub fn gguf(path: &Path) -> mynah::Result<Gguf> {
-    Gguf::parse(map::open(path)?, &Limits::default()).map_err(|e| e.in_file(path.to_string_lossy()))
+    Gguf::open(path, &Limits::default())
 }
 
 /// A file's tokenizer; errors name the file.

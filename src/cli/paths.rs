@@ -1,6 +1,7 @@
 //! Output paths: a command never overwrites its inputs or writes two outputs to one file. This is checked before any work.
 
 use crate::args::Usage;
+use mynah::gguf::Gguf;
 use std::fs::Metadata;
 use std::path::{Path, PathBuf};
 
@@ -14,6 +15,13 @@ impl Named {
     pub fn new(name: impl Into<String>, path: impl Into<PathBuf>) -> Named {
         Named { name: name.into(), path: path.into() }
     }
+}
+
+/// The files that `-m` reads: the one that it names, and the other parts of the model.
+pub fn of_model(path: &Path) -> Vec<Named> {
+    let mut all = vec![Named::new("-m", path)];
+    all.extend(Gguf::parts_beside(path).into_iter().filter(|p| p != path).map(|p| Named::new("-m", p)));
+    all
 }
 
 /// Checks that output paths differ from each other, from input paths, and from files inside input folders.
@@ -121,5 +129,9 @@ mod tests {
         assert!(why(&[named("-o", "x"), named("--log", "x")], &[]).starts_with("-o and --log name the same file: "));
         assert!(why(&[named("--log", "peft/weights")], &[named("--init", "peft")]).contains("--init"));
         apart(&[named("-o", "x"), named("--log", "y")], &[named("-m", "m"), named("-d", "m")]).unwrap();
+        let model = |i: usize| dir.path().join(format!("m-{i:05}-of-00002.gguf"));
+        let said = why(&[Named::new("-o", model(2))], &of_model(&model(1)));
+        assert!(said.starts_with("-o would overwrite what -m reads: "), "{said}");
+        apart(&[Named::new("-o", model(3))], &of_model(&model(1))).unwrap();
     }
 }

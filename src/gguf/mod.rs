@@ -12,11 +12,18 @@
 //!
 //! Like llama.cpp, this parser requires tensor data in the order of the table, without gaps. Trailing bytes are accepted
 //! and reported by [`Gguf::trailing`].
+//!
+//! A model may be split over several files. The first one holds the metadata, and each of them a table and the bytes of
+//! some tensors; `split.no` (from 0), `split.count` and `split.tensors.count` (of all files) say how they belong together.
+//! A set of them reads like one file: see [`Gguf::parse_parts`].
 #![cfg_attr(
     not(test),
     deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used, clippy::arithmetic_side_effects)
 )]
 
+#[cfg(feature = "std")]
+mod open;
+mod parts;
 mod read;
 mod value;
 mod write;
@@ -27,7 +34,9 @@ pub use write::Writer;
 use crate::bytes::{Bytes, Cursor, Limits};
 use crate::error::{Error, Result, printable};
 use crate::quant::{Format, Matrix};
-use read::{PAIR_BYTES, ROW_BYTES, alignment, fits, read_pairs, read_tensors, read_version, refuse_parts};
+use core::ops::Range;
+use parts::Part;
+use read::{PAIR_BYTES, ROW_BYTES, alignment, fits, read_pairs, read_tensors, read_version};
 use std::collections::BTreeMap;
 use std::prelude::v1::*;
 use value::inside;
@@ -44,7 +53,9 @@ pub struct Tensor {
     pub name: Box<str>,
     /// How the values are stored.
     pub format: &'static Format,
-    /// Offset of its bytes in the file.
+    /// Which of the files holds it, counted from 0.
+    pub part: usize,
+    /// Offset of its bytes in that file.
     pub offset: u64,
     /// Number of its bytes.
     pub bytes: u64,
@@ -71,12 +82,15 @@ impl core::fmt::Debug for Tensor {
     }
 }
 
-/// A parsed file. Cloning it copies the tables, not the data.
+/// A parsed file, or a set of files that one model was split into. Cloning it copies the tables, not the data.
 #[derive(Clone)]
 pub struct Gguf {
-    file: Bytes,
+    files: Vec<Bytes>,
     version: u32,
     pairs: BTreeMap<Box<str>, Value>,
+    /// Where the pairs of the first file lie in it, in its order, without those that tell of the splitting.
+    kept: Vec<Range<usize>>,
+    alignment: u64,
     tensors: Vec<Tensor>,
     /// Indices into `tensors`, sorted by name.
     by_name: Vec<u32>,
@@ -90,6 +104,15 @@ impl Gguf {
     /// `Corrupt` with key or tensor and offset; `Limit`; `Unsupported` for version 1, big-endian files, tensor formats
     /// this build does not know, and one part of a model split over several files.
     pub fn parse(bytes: Bytes, limits: &Limits) -> Result<Gguf> {
+        let gguf = Gguf::read(bytes, limits)?;
+        match Part::of(&gguf)? {
+            None => Ok(gguf),
+            Some(part) => Err(Error::unsupported("model file", format!("{part}; all parts are needed together"))),
+        }
+    }
+
+    /// A file, which may be one part of several.
+    fn read(bytes: Bytes, limits: &Limits) -> Result<Gguf> {
         Limits::check("bytes of a file", bytes.len() as u64, limits.file)?;
         let file = &bytes;
         let mut cursor = Cursor::new(file);
@@ -101,30 +124,20 @@ impl Gguf {
         Limits::check("metadata pairs", pairs, limits.pairs)?;
         fits("metadata pairs", pairs, PAIR_BYTES, 0, cursor.remaining(), at)?;
 
-        let pairs = read_pairs(&mut cursor, pairs, file, limits)?;
+        let (pairs, kept) = read_pairs(&mut cursor, pairs, file, limits)?;
         let alignment = alignment(&pairs, limits)?;
-        refuse_parts(&pairs)?;
         // Each tensor but the last also takes at least one alignment of data, so the table is bounded by the file.
         let each = ROW_BYTES.saturating_add(alignment);
         fits("tensors", tensors, each, alignment, cursor.remaining(), at)?;
         let (tensors, end) = read_tensors(&mut cursor, tensors, file, alignment, limits)?;
-
-        let mut by_name: Vec<u32> = (0..tensors.len() as u32).collect();
-        let name = |i: &u32| tensors.get(*i as usize).map_or("", |t: &Tensor| &t.name);
-        by_name.sort_unstable_by(|a, b| name(a).cmp(name(b)));
-        if let Some(twice) = by_name.windows(2).find_map(|w| match w {
-            [a, b] if name(a) == name(b) => Some(name(a)),
-            _ => None,
-        }) {
-            return Err(Error::corrupt(format!("tensor `{}` comes twice", printable(twice)), at));
-        }
+        let by_name = by_name(&tensors).map_err(|twice| Error::corrupt(twice, at))?;
         let trailing = usize::try_from((file.len() as u64).saturating_sub(end)).unwrap_or(usize::MAX);
-        Ok(Gguf { version, pairs, tensors, by_name, trailing, file: bytes })
+        Ok(Gguf { version, pairs, kept, alignment, tensors, by_name, trailing, files: vec![bytes] })
     }
 
-    /// The bytes of the whole file.
-    pub fn bytes(&self) -> &Bytes {
-        &self.file
+    /// The bytes of the file, or of all parts in order.
+    pub fn files(&self) -> &[Bytes] {
+        &self.files
     }
 
     /// Version of the format, 2 or 3.
@@ -132,7 +145,7 @@ impl Gguf {
         self.version
     }
 
-    /// Bytes after the last tensor that nothing refers to.
+    /// Bytes after the last tensor, of all parts, that nothing refers to.
     pub fn trailing(&self) -> usize {
         self.trailing
     }
@@ -267,28 +280,62 @@ impl Gguf {
 
     /// A description of what the file seems to be.
     pub fn looks_like(&self) -> String {
+        match (self.other(), self.get("general.architecture")) {
+            (Some((what, _)), _) => what.into(),
+            (None, Some(Value::String(name))) if !name.is_empty() => {
+                format!("a file of architecture {}", printable(name))
+            }
+            _ => "a file that names no architecture".into(),
+        }
+    }
+
+    /// Whether this may be a language model.
+    ///
+    /// # Errors
+    /// `Unsupported` for the other kinds of GGUF files that often lie beside models. It says which, and what to do with it.
+    pub fn check_model(&self) -> Result<()> {
+        match self.other() {
+            None => Ok(()),
+            Some((what, next)) => Err(Error::unsupported("model file", format!("{what}; {next}"))),
+        }
+    }
+
+    /// What a file is that is no model, and what to do with it.
+    fn other(&self) -> Option<(&'static str, &'static str)> {
         let text = |key| match self.get(key) {
             Some(Value::String(s)) => s.as_str(),
             _ => "",
         };
         let has = |key| self.get(key).is_some();
         let kind = text("general.type");
-        let arch = text("general.architecture");
-        if kind == "adapter" || has("adapter.type") {
-            "an adapter, not a model".into()
-        } else if kind == "mmproj" || arch == "clip" {
-            "a projector for images or sound, not a language model".into()
-        } else if kind == "imatrix" || has("imatrix.datasets") {
-            "an importance matrix, not a model".into()
-        } else if has("optimizer.type") || has("training.type") {
-            "the state of a training run, not a model".into()
-        } else if self.tensors.is_empty() && has("tokenizer.ggml.tokens") {
-            "a vocabulary without weights".into()
-        } else if arch.is_empty() {
-            "a file that names no architecture".into()
-        } else {
-            format!("a file of architecture {}", printable(arch))
-        }
+        let rows = [
+            (
+                kind == "adapter" || has("adapter.type"),
+                "an adapter, not a model",
+                "open its base model and attach the adapter to it (-m BASE -a ADAPTER)",
+            ),
+            (
+                kind == "mmproj" || text("general.architecture") == "clip",
+                "a projector for images or sound, not a language model",
+                "open the language model that it belongs to",
+            ),
+            (
+                kind == "imatrix" || has("imatrix.datasets"),
+                "an importance matrix, not a model",
+                "open the model that it was measured on",
+            ),
+            (
+                has("optimizer.type") || has("training.type"),
+                "the state of a training run, not a model",
+                "open the model that was trained",
+            ),
+            (
+                self.tensors.is_empty() && has("tokenizer.ggml.tokens"),
+                "a vocabulary without weights",
+                "it turns text into tokens, but only a model continues them",
+            ),
+        ];
+        rows.iter().find(|row| row.0).map(|row| (row.1, row.2))
     }
 
     /// All tensors, in the order of the file.
@@ -309,7 +356,9 @@ impl Gguf {
     /// `Corrupt` for a tensor of another, longer file.
     pub fn data(&self, tensor: &Tensor) -> Result<Bytes> {
         let place = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
-        self.file.slice(place(tensor.offset)..place(tensor.offset.saturating_add(tensor.bytes)))
+        let none = || Error::corrupt(format!("tensor `{}` of another file", printable(&tensor.name)), 0);
+        let file = self.files.get(tensor.part).ok_or_else(none)?;
+        file.slice(place(tensor.offset)..place(tensor.offset.saturating_add(tensor.bytes)))
     }
 
     /// A tensor of one or two dimensions as a matrix over the file's bytes; one dimension is one row.
@@ -392,7 +441,23 @@ impl Gguf {
 
 impl core::fmt::Debug for Gguf {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        write!(f, "Gguf({} pairs, {} tensors, {} bytes)", self.pairs.len(), self.tensors.len(), self.file.len())
+        let bytes: usize = self.files.iter().map(|file| file.len()).sum();
+        write!(f, "Gguf({} pairs, {} tensors, {bytes} bytes)", self.pairs.len(), self.tensors.len())
+    }
+}
+
+/// Indices of tensors, sorted by name, or what is wrong with the names.
+fn by_name(tensors: &[Tensor]) -> core::result::Result<Vec<u32>, String> {
+    let mut by_name: Vec<u32> = (0..tensors.len() as u32).collect();
+    let name = |i: &u32| tensors.get(*i as usize).map_or("", |t: &Tensor| &t.name);
+    by_name.sort_unstable_by(|a, b| name(a).cmp(name(b)));
+    let twice = by_name.windows(2).find_map(|w| match w {
+        [a, b] if name(a) == name(b) => Some(name(a)),
+        _ => None,
+    });
+    match twice {
+        Some(name) => Err(format!("tensor `{}` comes twice", printable(name))),
+        None => Ok(by_name),
     }
 }
 

@@ -1,10 +1,12 @@
 //! The parts of a file in the order they are read, each checked before anything is reserved for it.
 
+use super::parts::SPLIT_KEYS;
 use super::value::{self, Kind, Value, inside};
 use super::{ALIGNMENT_KEY, DEFAULT_ALIGNMENT, MAGIC, MAX_RANK, Tensor, unknown_format};
 use crate::bytes::{Bytes, Cursor, Limits};
 use crate::error::{Error, Result, printable};
 use crate::quant::{FORMATS, Format};
+use core::ops::Range;
 use std::collections::BTreeMap;
 use std::prelude::v1::*;
 
@@ -13,24 +15,79 @@ pub(super) const PAIR_BYTES: u64 = 8 + 1 + 4 + 1;
 /// Minimum size of a row of the tensor table: a name of one byte, one dimension.
 pub(super) const ROW_BYTES: u64 = 8 + 1 + 4 + 8 + 4 + 8;
 
-/// Files that are often mistaken for a model: their first bytes, and the message.
-const NOT_GGUF: &[(&[u8], &str)] = &[
-    (b"FUGG", "GGUF of a big-endian machine; convert it to little-endian"),
-    (b"ggml", "GGML, older than GGUF; convert the original model again"),
-    (b"GGML", "GGML, older than GGUF; convert the original model again"),
-    (b"lmgg", "GGML, older than GGUF; convert the original model again"),
-    (b"fmgg", "GGMF, older than GGUF; convert the original model again"),
-    (b"GGMF", "GGMF, older than GGUF; convert the original model again"),
-    (b"tjgg", "GGJT, older than GGUF; convert the original model again"),
-    (b"GGJT", "GGJT, older than GGUF; convert the original model again"),
-    (b"algg", "GGLA, an adapter older than GGUF; convert the original adapter again"),
-    (b"ggla", "GGLA, an adapter older than GGUF; convert the original adapter again"),
-    (b"GGLA", "GGLA, an adapter older than GGUF; convert the original adapter again"),
-    (b"PK\x03\x04", "a zip archive, perhaps a PyTorch checkpoint; convert it to GGUF"),
-    (b"version https://git-lfs", "a Git LFS pointer; fetch the file itself"),
-    (b"<", "HTML or XML, perhaps the error page of a download"),
-    (b"{", "JSON"),
+/// Files that are often mistaken for a model: bytes, where they stand, and the message.
+const NOT_GGUF: &[(usize, &[u8], &str)] = &[
+    (0, b"FUGG", "GGUF of a big-endian machine; convert it to little-endian"),
+    (0, b"ggml", GGML),
+    (0, b"GGML", GGML),
+    (0, b"lmgg", GGML),
+    (0, b"fmgg", GGMF),
+    (0, b"GGMF", GGMF),
+    (0, b"tjgg", GGJT),
+    (0, b"GGJT", GGJT),
+    (0, b"algg", GGLA),
+    (0, b"ggla", GGLA),
+    (0, b"GGLA", GGLA),
+    (
+        0,
+        b"\x8dMYN",
+        "an adapter or a checkpoint of mynah; open its base model and attach it to that (-m BASE -a ADAPTER)",
+    ),
+    (0, b"PK\x03\x04", "a zip archive, perhaps a PyTorch checkpoint; convert the model to GGUF"),
+    (0, b"\x80\x02", PICKLE),
+    (0, b"\x80\x03", PICKLE),
+    (0, b"\x80\x04", PICKLE),
+    (0, b"\x1f\x8b", "a gzip archive; unpack it"),
+    (0, b"\x28\xb5\x2f\xfd", "a zstd archive; unpack it"),
+    (0, b"version https://git-lfs", "a Git LFS pointer, not the file itself; fetch that (git lfs pull)"),
+    (4, b"TFL3", "TensorFlow Lite; get the model as GGUF"),
+    // A number of entries, the length of a name, a tensor's name.
+    (8, b"blk.", IMATRIX),
+    (8, b"output.weight", IMATRIX),
+    (8, b"token_embd.weight", IMATRIX),
 ];
+const GGML: &str = "GGML, older than GGUF; convert the original model again";
+const GGMF: &str = "GGMF, older than GGUF; convert the original model again";
+const GGJT: &str = "GGJT, older than GGUF; convert the original model again";
+const GGLA: &str = "GGLA, an adapter older than GGUF; convert the original adapter again";
+const PICKLE: &str = "a pickle, perhaps a PyTorch checkpoint; convert the model to GGUF";
+const IMATRIX: &str = "perhaps an importance matrix in its old form; open the model that it was measured on";
+
+/// What a file without the magic of GGUF seems to be, and what to do with it.
+fn other_format(file: &[u8]) -> Option<String> {
+    /// Bytes of a file that are looked at.
+    const LOOK: usize = 4096;
+    let start = file.get(..LOOK).unwrap_or(file);
+    let holds = |text: &[u8]| start.windows(text.len()).any(|w| w == text);
+    let stands = |row: &&(usize, &[u8], &str)| start.get(row.0..).is_some_and(|rest| rest.starts_with(row.1));
+    if let Some((_, _, what)) = NOT_GGUF.iter().find(stands) {
+        return Some((*what).into());
+    }
+    if start.get(8) == Some(&b'{') {
+        return Some(if holds(b"lora_A") || holds(b"lora_embedding") {
+            "an adapter as safetensors; attach the folder that it lies in to its base model (-m BASE -a FOLDER)".into()
+        } else {
+            "safetensors; convert the folder that it lies in to GGUF".into()
+        });
+    }
+    // Text: what a server said instead of the file. A cut character at the end of the part looked at is not its fault.
+    let text = match core::str::from_utf8(start) {
+        Ok(text) => text,
+        Err(e) if e.error_len().is_none() => core::str::from_utf8(start.get(..e.valid_up_to())?).ok()?,
+        Err(_) => return None,
+    };
+    let text = text.trim_start_matches('\u{feff}').trim();
+    if text.chars().any(|c| c.is_control() && !c.is_whitespace()) || text.len() < 8 {
+        return None;
+    }
+    let line = text.lines().next().unwrap_or_default();
+    let line: String = line.chars().take(60).collect();
+    Some(match text.chars().next() {
+        Some('<') => format!("HTML or XML, perhaps the error page of a download; download it again: {line}"),
+        Some('{' | '[') => format!("JSON, not a model: {line}"),
+        _ => format!("text, perhaps the error message of a download: {line}"),
+    })
+}
 
 /// Checks that `n` things of at least `each` bytes, the last of which may lack `spare`, can still follow.
 pub(super) fn fits(what: &str, n: u64, each: u64, spare: u64, remaining: usize, offset: usize) -> Result<()> {
@@ -46,11 +103,10 @@ pub(super) fn read_version(cursor: &mut Cursor<'_>) -> Result<u32> {
     if start.is_empty() {
         return Err(Error::corrupt("the file is empty", 0));
     }
-    if let Some((_, found)) = NOT_GGUF.iter().find(|(magic, _)| start.starts_with(magic)) {
+    if !start.starts_with(MAGIC)
+        && let Some(found) = other_format(start)
+    {
         return Err(Error::unsupported("file format", found));
-    }
-    if start.get(8) == Some(&b'{') {
-        return Err(Error::unsupported("file format", "perhaps safetensors; convert it to GGUF"));
     }
     let magic = cursor.array::<4>()?;
     if &magic != MAGIC {
@@ -81,13 +137,14 @@ fn read_name<'a>(what: &str, cursor: &mut Cursor<'a>, limit: u64) -> Result<&'a 
     Ok(name)
 }
 
+/// The metadata, and where its pairs lie, without those that tell of splitting.
 pub(super) fn read_pairs(
     cursor: &mut Cursor<'_>,
     n: u64,
     file: &Bytes,
     limits: &Limits,
-) -> Result<BTreeMap<Box<str>, Value>> {
-    let mut pairs = BTreeMap::new();
+) -> Result<(BTreeMap<Box<str>, Value>, Vec<Range<usize>>)> {
+    let (mut pairs, mut kept) = (BTreeMap::new(), Vec::<Range<usize>>::new());
     for i in 0..n {
         let offset = cursor.offset();
         let key = read_name("key", cursor, limits.key).map_err(|e| inside(e, format_args!("pair {i} of {n}")))?;
@@ -97,8 +154,13 @@ pub(super) fn read_pairs(
         if pairs.insert(key.into(), value).is_some() {
             return Err(Error::corrupt(format!("key {} comes twice", printable(key)), offset));
         }
+        match kept.last_mut() {
+            _ if key.starts_with(SPLIT_KEYS) => (),
+            Some(last) if last.end == offset => last.end = cursor.offset(),
+            _ => kept.push(offset..cursor.offset()),
+        }
     }
-    Ok(pairs)
+    Ok((pairs, kept))
 }
 
 pub(super) fn alignment(pairs: &BTreeMap<Box<str>, Value>, limits: &Limits) -> Result<u64> {
@@ -114,25 +176,9 @@ pub(super) fn alignment(pairs: &BTreeMap<Box<str>, Value>, limits: &Limits) -> R
     Ok(found)
 }
 
-/// Refuses one part of a split model. Tools mark a merged file by a count of 0 or 1.
-pub(super) fn refuse_parts(pairs: &BTreeMap<Box<str>, Value>) -> Result<()> {
-    let number = |key: &str| match pairs.get(key) {
-        None => Ok(None),
-        Some(v) => v
-            .integer()
-            .map(Some)
-            .ok_or_else(|| Error::mismatch(format!("key {key}"), "an integer", format!("{} {v}", v.kind().name()))),
-    };
-    let (count, part) = (number("split.count")?, number("split.no")?);
-    match count {
-        Some(count) if count > 1 => {
-            let part = part.map_or_else(|| "one part".into(), |n| format!("part {}", n.saturating_add(1)));
-            let what = format!("{part} of {count}; merge the parts with llama-gguf-split --merge");
-            Err(Error::unsupported("split model file", what))
-        }
-        Some(count) if count < 0 => Err(Error::mismatch("key split.count", "a count", count)),
-        _ => Ok(()),
-    }
+/// Bytes between the end of `len` and the next multiple of the alignment.
+pub(super) fn padding(len: u64, alignment: u64) -> u64 {
+    len.checked_next_multiple_of(alignment).map_or(0, |end| end.saturating_sub(len))
 }
 
 /// Bytes of a tensor, or what is wrong with its dimensions.
@@ -206,7 +252,7 @@ fn read_tensor(cursor: &mut Cursor<'_>, name: &str, next: u64, alignment: u64, l
     Limits::check("values of a tensor", elements.unwrap_or(u64::MAX), limits.elements)?;
     let id = cursor.u32()?;
     let format = FORMATS.iter().find(|f| f.id == id).ok_or_else(|| unknown_format(format_args!("id {id}"), name))?;
-    let mut tensor = Tensor { name: name.into(), format, offset: 0, bytes: 0, dims, rank: rank as u8 };
+    let mut tensor = Tensor { name: name.into(), format, part: 0, offset: 0, bytes: 0, dims, rank: rank as u8 };
     tensor.bytes = tensor_bytes(format, tensor.dims()).map_err(|why| Error::corrupt(why, at))?;
     let at = cursor.offset();
     tensor.offset = cursor.u64()?;

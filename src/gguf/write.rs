@@ -79,11 +79,7 @@ impl Writer {
             if !names.insert(&tensor.name) {
                 return Err(tensor.invalid("the name comes twice"));
             }
-            write_string(&tensor.name, &mut out);
-            out.extend((tensor.dims.len() as u32).to_le_bytes());
-            tensor.dims.iter().for_each(|d| out.extend(d.to_le_bytes()));
-            out.extend(tensor.format.id.to_le_bytes());
-            out.extend((offset as u64).to_le_bytes());
+            write_row(&tensor.name, &tensor.dims, tensor.format, offset as u64, &mut out);
             offset = padded(tensor.data.len())
                 .and_then(|n| offset.checked_add(n))
                 .ok_or_else(|| tensor.invalid("the file would not fit the address space"))?;
@@ -97,6 +93,15 @@ impl Writer {
         }
         Ok(out)
     }
+}
+
+/// A row of the tensor table.
+pub(super) fn write_row(name: &str, dims: &[u64], format: &Format, offset: u64, out: &mut Vec<u8>) {
+    write_string(name, out);
+    out.extend((dims.len() as u32).to_le_bytes());
+    dims.iter().for_each(|d| out.extend(d.to_le_bytes()));
+    out.extend(format.id.to_le_bytes());
+    out.extend(offset.to_le_bytes());
 }
 
 /// `n` rounded up to the alignment; `None` if that overflows.

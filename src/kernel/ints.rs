@@ -355,6 +355,7 @@ macro_rules! integers {
                     (32, false, 128) => int_rows::<P, 32, false, WHOLE, WIDE>(panels, piece, of),
                     (32, false, _) => int_rows::<P, 32, false, NARROW, WIDE>(panels, piece, of),
                     (_, false, 32) => int_rows::<P, 16, false, MIDDLE, WIDE>(panels, piece, of),
+                    (_, false, 128) => int_rows::<P, 16, false, WHOLE, WIDE>(panels, piece, of),
                     (_, false, _) => int_rows::<P, 16, false, NARROW, WIDE>(panels, piece, of),
                     (_, true, _) => int_rows::<P, 16, true, NARROW, WIDE>(panels, piece, of),
                 }

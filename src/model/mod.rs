@@ -46,16 +46,17 @@ pub struct Model {
     pub ropes: Arc<[Rope]>,
     /// Kernels and threads.
     pub compute: Compute,
-    file: Bytes,
+    file: Arc<[Bytes]>,
 }
 
 impl Model {
     /// A model over the tensors of a file; matrices are not copied.
     ///
     /// # Errors
-    /// `Unsupported` for an unknown architecture or format; `Corrupt`, `Mismatch`, `Invalid` where metadata or tensors
+    /// Those of [`Gguf::check_model`]; `Unsupported` for an unknown architecture or format; `Corrupt`, `Mismatch`, `Invalid` where metadata or tensors
     /// are inconsistent, naming the key or tensor.
     pub fn load(gguf: &Gguf, compute: Compute) -> Result<Model> {
+        gguf.check_model()?;
         Self::make(gguf, HParams::read(gguf)?, compute)
     }
 
@@ -75,7 +76,7 @@ impl Model {
             hparams: Arc::new(hparams),
             weights: Arc::new(weights),
             compute,
-            file: gguf.bytes().clone(),
+            file: gguf.merged()?.into(),
         })
     }
 
@@ -119,14 +120,19 @@ impl Model {
         Ok((self.with_weights(weights), taken))
     }
 
-    /// Bytes of the file.
+    /// Bytes of the file; of a model in parts, those of the file that merging gives.
     pub fn file_len(&self) -> usize {
-        self.file.len()
+        self.file.iter().map(|piece| piece.len()).sum()
     }
 
-    /// The BLAKE3 hash of the file, which adapters are bound to. Reads the whole file.
+    /// The BLAKE3 hash of the file, which adapters are bound to. Reads the whole file. A model in parts has the hash of the
+    /// file that merging gives, so that an adapter fits both: see [`Gguf::merged`].
     pub fn fingerprint(&self) -> [u8; 32] {
-        *blake3::hash(&self.file).as_bytes()
+        let mut hasher = blake3::Hasher::new();
+        self.file.iter().for_each(|piece| {
+            hasher.update(piece);
+        });
+        *hasher.finalize().as_bytes()
     }
 
     /// The description of the model for adapters. `tokenizer` is the tokenizer's fingerprint.

@@ -1,6 +1,6 @@
 //! The table of formats, and the loops that apply a function for one block to many.
 
-use super::{Codes, Format, float, iq, k, legacy, micro, ternary};
+use super::{Codes, Format, book, float, iq, k, legacy, micro, ternary};
 
 /// Decodes block after block.
 ///
@@ -152,20 +152,20 @@ formats! {
     13 "Q5_K"    256 176, codes   0 32 true  k::q5_k;
     14 "Q6_K"    256 210, codes  32 16 false k::q6_k;
     15 "Q8_K"    256 292;
-    16 "IQ2_XXS" 256  66;
-    17 "IQ2_XS"  256  74;
-    18 "IQ3_XXS" 256  98;
-    19 "IQ1_S"   256  50;
+    16 "IQ2_XXS" 256  66, codes 128 32 false book::iq2_xxs;
+    17 "IQ2_XS"  256  74, codes 128 16 false book::iq2_xs;
+    18 "IQ3_XXS" 256  98, codes 128 32 false book::iq3_xxs;
+    19 "IQ1_S"   256  50, codes  16 32 false book::iq1_s;
     20 "IQ4_NL"   32  18, codes 128 32 false iq::iq4_nl;
-    21 "IQ3_S"   256 110;
-    22 "IQ2_S"   256  82;
+    21 "IQ3_S"   256 110, codes  16 32 false book::iq3_s;
+    22 "IQ2_S"   256  82, codes 128 16 false book::iq2_s;
     23 "IQ4_XS"  256 136, codes 128 32 false iq::iq4_xs;
     24 "I8"        1   1;
     25 "I16"       1   2;
     26 "I32"       1   4;
     27 "I64"       1   8;
     28 "F64"       1   8;
-    29 "IQ1_M"   256  56;
+    29 "IQ1_M"   256  56, codes  16 16 false book::iq1_m;
     30 "BF16"      1   2, decode float::bf16, encode float::encode_bf16;
     34 "TQ1_0"   256  54, codes   1 32 false ternary::tq1_0;
     35 "TQ2_0"   256  66, codes   1 32 false ternary::tq2_0;

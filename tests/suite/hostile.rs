@@ -220,8 +220,8 @@ fn lies() -> Vec<(&'static str, Vec<u8>, &'static str)> {
         ("A30 order", two(32, 0, 64), "`a`: offset 32, wanted 0"),
         ("A32 by a byte", one(&[8], 0, 0, 31), "incomplete"),
         ("A32 at 0", one(&[8], 0, 0, 0), "incomplete"),
-        ("A34", p("split.count", 2, &[5, 0]), "one part of 5"),
-        ("A34 many", p("split.count", 4, &65_536u32.to_le_bytes()), "of 65536"),
+        ("A34", p("split.count", 2, &[5, 0]), "key split.no"),
+        ("A34 many", p("split.count", 4, &65_536u32.to_le_bytes()), "limit split.count"),
         ("A34 type", p("split.count", 8, &[1, 0, 0, 0, 0, 0, 0, 0, b'2']), "key split.count"),
         ("zip", b"PK\x03\x04 and more".to_vec(), "zip"),
         ("web page", b"<!DOCTYPE html>".to_vec(), "error page"),
@@ -352,7 +352,7 @@ fn a_scale_that_is_no_number_is_found_by_its_tensor() {
     let good = load(mynah::base::MODEL).unwrap();
     let matrix = good.matrix("blk.1.ffn_up.weight").unwrap();
     // The scale in the first bytes of the first block of row 2.
-    let at = matrix.data().as_ptr() as usize - good.bytes().as_ptr() as usize + 2 * matrix.row_bytes();
+    let at = matrix.data().as_ptr() as usize - good.files()[0].as_ptr() as usize + 2 * matrix.row_bytes();
     for (scale, same) in [(0x7e00u16, false), (0x7c00, false), (0x3c00, true)] {
         let mut file = mynah::base::MODEL.to_vec();
         file[at..at + 2].copy_from_slice(&scale.to_le_bytes());

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use wasm_bindgen_test::wasm_bindgen_test as test;
 
 /// Numbers from a seed.
-struct Random(u64);
+pub struct Random(pub u64);
 
 impl Random {
     fn bits(&mut self) -> u32 {
@@ -27,6 +27,11 @@ impl Random {
 
     /// Random blocks whose values are all of a size that sums of them can be compared.
     fn matrix(&mut self, format: &'static Format, rows: usize, cols: usize) -> Matrix {
+        self.matrix_below(1e6, format, rows, cols)
+    }
+
+    /// The same with values whose size is below `most`.
+    pub fn matrix_below(&mut self, most: f32, format: &'static Format, rows: usize, cols: usize) -> Matrix {
         let decode = format.decode.expect("a decoder");
         let mut bytes = vec![0; rows * format.row_bytes(cols).expect("whole blocks")];
         let mut values = vec![0.0; format.block];
@@ -34,7 +39,7 @@ impl Random {
             loop {
                 block.iter_mut().for_each(|b| *b = self.bits() as u8);
                 decode(block, &mut values);
-                if values.iter().all(|v| v.abs() < 1e6) {
+                if values.iter().all(|v| v.abs() < most) {
                     break;
                 }
             }

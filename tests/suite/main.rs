@@ -27,6 +27,7 @@ mod layers;
 #[cfg(feature = "base")]
 mod methods;
 mod objectives;
+mod parts;
 mod peft;
 mod peft_kinds;
 mod plan;

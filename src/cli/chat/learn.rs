@@ -59,7 +59,7 @@ impl<'a> Learner<'a> {
             [] => return Err(Usage::error("--learn needs an adapter to learn into: -a MINE.mynah")),
         };
         let [marks, before] = Feedback::files(&path).map(|file| Named::new("a file beside -a", file));
-        let mut read: Vec<Named> = args.model.model.iter().map(|model| Named::new("-m", model)).collect();
+        let mut read: Vec<Named> = args.model.model.iter().flat_map(|model| paths::of_model(model)).collect();
         if let [below @ .., _] = &args.model.adapters[..] {
             for name in below {
                 read.push(Named::new("an earlier -a", split_scale(name)?.0));

@@ -24,6 +24,7 @@ pub fn check(args: &Train, folder: Named) -> anyhow::Result<()> {
     // An adapter may take the place of the one it began from, which is read whole before.
     written.insert(0, Named::new("-o", &args.output));
     paths::apart(&written, &beneath)?;
-    paths::apart(&written, &[Named::new("-m", &args.model), Named::new("-d", &args.data)])?;
+    paths::apart(&written, &paths::of_model(&args.model))?;
+    paths::apart(&written, &[Named::new("-d", &args.data)])?;
     paths::writable(&args.output)
 }
