@@ -13,6 +13,7 @@ mod inspect;
 mod load;
 mod logits;
 mod meter;
+mod models;
 mod out;
 mod paths;
 mod plot;
@@ -46,6 +47,7 @@ fn command() -> anyhow::Result<Outcome> {
         Command::Tokenize(a) => tokens::tokenize(a, cli.json),
         Command::Detokenize(a) => tokens::detokenize(a, cli.json),
         Command::Inspect(a) => inspect::inspect(a, cli.json),
+        Command::Models => models::models(cli.json),
         Command::Bench(a) => bench::bench(a, cli.json),
     }
 }

@@ -6,6 +6,8 @@
 //! `pass.rs` is a pass through the whole model; `cache.rs` stores the keys and values of earlier positions;
 //! `session.rs` is a running text.
 //!
+//! `support.rs` is the table of what works and what proves it.
+//!
 //! Not here: sampling (`decode`), losses and optimisers (`train`).
 
 internal!(acts);
@@ -13,6 +15,7 @@ pub mod arch;
 internal!(block cache doors);
 pub mod hparams;
 internal!(pass session weights);
+pub mod support;
 
 pub use acts::{ActType, Acts, SavedActs, SavedValues};
 pub use arch::{ARCHES, Arch};
@@ -21,6 +24,7 @@ pub use hparams::HParams;
 use hparams::HeadNorm;
 pub use pass::{Dropout, Pass, Rows, Target};
 pub use session::{Session, SessionConfig};
+pub use support::{SUPPORT, Support};
 pub use weights::Weights;
 
 use crate::adapter::{Adapter, Base, Frozen, Ready, Shapes, Site};

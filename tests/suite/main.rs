@@ -38,6 +38,7 @@ mod samples;
 mod save;
 mod sessions;
 mod shared;
+mod support;
 mod survive;
 mod tiny;
 mod tokenizer;

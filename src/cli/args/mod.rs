@@ -126,6 +126,8 @@ pub enum Command {
     Detokenize(Detokenize),
     /// Show the contents of a model file or an adapter
     Inspect(Inspect),
+    /// List the architectures and block formats that are supported, and what proves it
+    Models,
     /// Measure speed and memory: of a model, or of every kernel of this machine
     Bench(Bench),
 }

@@ -1,0 +1,103 @@
+//! What is known of each architecture: whose models it opens, what works, and what proves it. `mynah models` prints this
+//! table, the README shows it, and a test compares its proofs with the reference files.
+
+use super::arch::{ARCHES, Arch};
+use std::prelude::v1::*;
+
+/// One row of [`SUPPORT`].
+pub struct Support {
+    /// The name of a row of [`ARCHES`]. One that is not there yet is not shown.
+    pub arch: &'static str,
+    /// Models of it that people have.
+    pub models: &'static str,
+    /// What it computes: `text`, or nothing.
+    pub run: &'static str,
+    /// What can be trained: kinds of adapters, or nothing.
+    pub train: &'static str,
+    /// Published chat templates of its models whose conversations are those of Hugging Face.
+    pub chat: &'static [&'static str],
+    /// Reference models whose logits are llama.cpp's.
+    pub logits: &'static [&'static str],
+    /// Reference models whose LoRA training is PEFT's.
+    pub training: &'static [&'static str],
+}
+
+impl Support {
+    /// The templates as text.
+    pub fn chat_cell(&self) -> String {
+        self.chat.join(", ")
+    }
+
+    /// What proves it, as text.
+    pub fn proof_cell(&self) -> String {
+        let parts = [("logits", self.logits), ("training", self.training)];
+        let parts = parts.iter().filter(|part| !part.1.is_empty());
+        parts.map(|(what, names)| format!("{what} of {}", names.join(", "))).collect::<Vec<_>>().join("; ")
+    }
+}
+
+/// A decoder that runs and learns.
+const DECODER: Support =
+    Support { arch: "", models: "", run: "text", train: "all kinds", chat: &[], logits: &[], training: &[] };
+
+/// A mixture of experts, whose experts are frozen.
+const MIXTURE: Support = Support { train: "all kinds, but not on experts", ..DECODER };
+
+/// A model that makes embeddings of texts.
+const ENCODER: Support = Support { run: "", train: "", ..DECODER };
+
+/// A row for each architecture.
+pub static SUPPORT: &[Support] = &[
+    Support {
+        arch: "llama",
+        models: "SmolLM2, TinyLlama, Llama 2 and 3.x, Mistral 7B and Nemo, Falcon3",
+        chat: &["mistral-nemo", "smollm2"],
+        logits: &["llama-linear", "llama-rope3", "llama-yarn"],
+        training: &["llama-rope3"],
+        ..DECODER
+    },
+    Support {
+        arch: "qwen2",
+        models: "Qwen2.5, QwQ, DeepSeek-R1-Distill-Qwen",
+        chat: &["deepseek-r1-qwen", "qwen2.5", "qwq"],
+        logits: &["qwen2", "qwen2-yarn"],
+        training: &["qwen2"],
+        ..DECODER
+    },
+    Support { arch: "qwen3", models: "Qwen3", chat: &["qwen3"], logits: &["qwen3"], training: &["qwen3"], ..DECODER },
+    Support { arch: "gemma", models: "Gemma", logits: &["gemma"], ..DECODER },
+    Support { arch: "gemma2", models: "Gemma 2", logits: &["gemma2"], ..DECODER },
+    Support { arch: "gemma3", models: "Gemma 3, text", logits: &["gemma3"], training: &["gemma3"], ..DECODER },
+    Support {
+        arch: "phi3",
+        models: "Phi-3, Phi-3.5-mini, Phi-4-mini",
+        chat: &["phi-3", "phi-3.5"],
+        logits: &["phi3", "phi3-longrope"],
+        training: &["phi3"],
+        ..DECODER
+    },
+    Support { arch: "smollm3", models: "SmolLM3", chat: &["smollm3"], logits: &["smollm3"], ..DECODER },
+    Support {
+        arch: "granite",
+        models: "Granite 3.x and 4.x, dense",
+        chat: &["granite-3.3", "granite-4.0"],
+        logits: &["granite"],
+        ..DECODER
+    },
+    Support { arch: "olmo2", models: "OLMo 2 and 3", logits: &["olmo2", "olmo3"], ..DECODER },
+    Support { arch: "stablelm", models: "StableLM 2", logits: &["stablelm", "stablelm-parallel"], ..DECODER },
+    Support { arch: "starcoder2", models: "StarCoder2", logits: &["starcoder2"], ..DECODER },
+    Support { arch: "gpt2", models: "GPT-2", logits: &["gpt2"], ..DECODER },
+    Support { arch: "lfm2", models: "LFM2, LFM2.5", logits: &["lfm2"], ..DECODER },
+    Support { arch: "qwen35", models: "Qwen3.5", chat: &["qwen3.5"], logits: &["qwen35"], ..DECODER },
+    Support { arch: "qwen2moe", models: "Qwen1.5-MoE-A2.7B", logits: &["qwen2moe"], ..MIXTURE },
+    Support { arch: "qwen3moe", models: "Qwen3-30B-A3B", logits: &["qwen3moe"], ..MIXTURE },
+    Support { arch: "olmoe", models: "OLMoE-1B-7B", logits: &["olmoe"], ..MIXTURE },
+    Support { arch: "bert", models: "MiniLM, bge", ..ENCODER },
+    Support { arch: "gemma-embedding", models: "EmbeddingGemma", ..ENCODER },
+];
+
+/// The rows of the architectures that this build has, with them.
+pub fn supported() -> impl Iterator<Item = (&'static Support, &'static Arch)> {
+    SUPPORT.iter().filter_map(|row| ARCHES.iter().find(|arch| arch.name == row.arch).map(|arch| (row, arch)))
+}
