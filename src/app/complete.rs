@@ -6,7 +6,6 @@ use crate::decode::{Cost, Finish, Generator, Sample, Sampler, Sampling, Stop};
 use crate::error::{Error, Result};
 use crate::model::{CacheType, Model, Session, SessionConfig};
 use crate::nn::linear::Precision;
-use crate::text::Encode;
 use core::fmt;
 use std::prelude::v1::*;
 
@@ -247,8 +246,7 @@ impl Generation {
     /// # Ok(()) }
     /// ```
     pub fn complete(&self, prompt: &str) -> Result<Completion> {
-        let options = Encode { add_special: true, parse_special: self.parse_special };
-        self.complete_tokens(&self.mynah.tokenizer.encode(prompt, &options)?)
+        self.complete_tokens(&self.mynah.tokenizer.prompt(prompt, self.parse_special)?)
     }
 
     /// The same for a prompt that is tokens already.
@@ -259,10 +257,8 @@ impl Generation {
     /// ```
     /// # fn main() -> mynah::Result<()> {
     /// # #[cfg(feature = "base")] {
-    /// # use mynah::text::Encode;
     /// # let mynah = mynah::Mynah::embedded()?;
-    /// let options = Encode { add_special: true, ..Encode::default() };
-    /// let ids = mynah.tokenizer().encode("Once upon a time", &options)?;
+    /// let ids = mynah.tokenizer().prompt("Once upon a time", false)?;
     /// let from_tokens = mynah.generation().limit(6).complete_tokens(&ids)?.finish()?;
     /// let from_text = mynah.generation().limit(6).complete("Once upon a time")?.finish()?;
     /// assert_eq!(from_tokens, from_text);

@@ -20,7 +20,7 @@ pub fn tokenize(args: &Tokenize, json: bool) -> anyhow::Result<Outcome> {
 
 pub fn detokenize(args: &Detokenize, json: bool) -> anyhow::Result<Outcome> {
     let tokenizer = load::tokenizer(&args.model)?;
-    let options = Decode { remove_special: false, unparse_special: args.parse_special };
+    let options = Decode { unparse_special: args.parse_special, ..Decode::default() };
     let bytes = setting(tokenizer.decode(&args.ids, &options))?;
     if json {
         let hex: String = bytes.iter().map(|b| format!("{b:02x}")).collect();

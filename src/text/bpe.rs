@@ -1,7 +1,9 @@
-//! Byte-level merging (`tokenizer.ggml.model` = `gpt2`): words of bytes, a list of merges, earlier merges first.
+//! Merging by a list of merges, earlier merges first (`tokenizer.ggml.model` = `gpt2`, `gemma4`). A word begins as its
+//! bytes, or as its characters where tokens are spelled raw.
 
 use super::merge::Merger;
-use super::split::Splitter;
+use super::split::{Cutter, Rule, Whole};
+use super::spm::{SPACE, with_spaces};
 use super::vocab::{NONE, TokenKind, Vocab};
 use crate::error::{Error, Result, printable};
 use std::prelude::v1::*;
@@ -86,6 +88,23 @@ pub(super) fn write_token(spelling: &[u8], kind: TokenKind, out: &mut Vec<u8>) -
     same
 }
 
+/// [`write_pair`] of raw spellings, which have U+2581 for a space.
+fn write_raw_pair(line: &[u8], out: &mut Vec<u8>) -> Option<usize> {
+    let line = core::str::from_utf8(line).ok()?;
+    // The first piece has a character, whatever that is.
+    let cut = line.char_indices().skip(1).find(|(_, c)| *c == ' ')?.0;
+    let write = |out: &mut Vec<u8>, piece: &str| {
+        piece.split(SPACE).enumerate().for_each(|(i, part)| {
+            out.extend((i > 0).then_some(b' '));
+            out.extend_from_slice(part.as_bytes());
+        });
+    };
+    write(out, &line[..cut]);
+    let middle = out.len();
+    write(out, &line[cut + 1..]);
+    Some(middle).filter(|&at| at < out.len())
+}
+
 /// The token that two neighbours merge into is found by the bytes of both, like any token. So a merge into a token is
 /// identified by the length of its left piece.
 struct Merge {
@@ -95,25 +114,38 @@ struct Merge {
 }
 
 pub(super) struct Bpe {
-    splitter: &'static Splitter,
+    cutter: Cutter,
+    whole: Whole,
+    raw: bool,
     /// By rank.
     merges: Vec<Merge>,
     /// The rank of a merge into each token, or [`NONE`].
     into: Vec<u32>,
+    /// The token of each byte.
     bytes: [u32; 256],
 }
 
 impl Bpe {
     /// `merges`: lines of two spellings in UTF-8 with a space between, best first. A merge whose pieces are no tokens
-    /// can never happen and is ignored.
+    /// can never happen and is ignored. `bytes`: the byte tokens of the file, where tokens are spelled raw.
     pub fn new<'a>(
-        splitter: &'static Splitter,
+        rule: &Rule,
         vocab: &Vocab,
         merges: impl ExactSizeIterator<Item = &'a [u8]>,
+        mut bytes: [u32; 256],
     ) -> Result<Self> {
-        let n = merges.len();
-        let bytes = core::array::from_fn(|b| vocab.find_text(&[b as u8]).unwrap_or(NONE));
-        let mut bpe = Bpe { splitter, merges: Vec::with_capacity(n), into: vec![NONE; vocab.len()], bytes };
+        if !rule.raw {
+            bytes = core::array::from_fn(|b| vocab.find_text(&[b as u8]).unwrap_or(NONE));
+        }
+        let mut bpe = Bpe {
+            cutter: Cutter::new(rule),
+            whole: rule.whole,
+            raw: rule.raw,
+            merges: Vec::with_capacity(merges.len()),
+            into: vec![NONE; vocab.len()],
+            bytes,
+        };
+        let write = if rule.raw { write_raw_pair } else { write_pair };
         let mut pair = Vec::new();
         // Tokens are mostly in the order of the merges that create them.
         let mut next = 0;
@@ -123,7 +155,7 @@ impl Bpe {
                 Error::corrupt(format!("merge {rank}, {:?}, {what}", printable(&line)), 0)
             };
             pair.clear();
-            let left = write_pair(line, &mut pair).ok_or_else(|| wrong("is not two pieces"))? as u32;
+            let left = write(line, &mut pair).ok_or_else(|| wrong("is not two pieces"))? as u32;
             let into = vocab.find_near(&pair, next).ok_or_else(|| wrong("makes what is no token"))?;
             next = into + 1;
             // A merge into a control token would let text spell it. Of two merges of the same pieces the first is used.
@@ -148,28 +180,46 @@ impl Bpe {
     }
 
     /// Appends the tokens of `text`. A byte without a token is left out, as in llama.cpp.
-    pub fn encode(&self, vocab: &Vocab, mut text: &str, merger: &mut Merger, out: &mut Vec<u32>) {
-        while !text.is_empty() {
-            let (word, rest) = text.split_at((self.splitter.first)(text));
-            text = rest;
-            if self.splitter.ignore_merges
-                && let Some(id) = vocab.find_text(word.as_bytes())
-            {
-                out.push(id);
-                continue;
+    pub fn encode(&self, vocab: &Vocab, text: &str, merger: &mut Merger, out: &mut Vec<u32>) {
+        let word = &mut |word: &str| self.word(vocab, word, merger, out);
+        if self.raw { self.cutter.words(&with_spaces(text), word) } else { self.cutter.words(text, word) }
+    }
+
+    fn word(&self, vocab: &Vocab, word: &str, merger: &mut Merger, out: &mut Vec<u32>) {
+        let bytes = word.as_bytes();
+        let whole = match self.whole {
+            Whole::Never => false,
+            Whole::Lines => bytes[0] == b'\n',
+            Whole::Always => true,
+        };
+        if whole && let Some(id) = vocab.find_text(bytes) {
+            out.push(id);
+            return;
+        }
+        merger.begin(bytes.len());
+        if self.raw {
+            for (i, c) in word.char_indices() {
+                let range = i..i + c.len_utf8();
+                merger.push(range.clone(), vocab.find_text(&bytes[range]).unwrap_or(NONE));
             }
-            merger.begin(word.len());
-            for (i, &byte) in word.as_bytes().iter().enumerate() {
+        } else {
+            for (i, &byte) in bytes.iter().enumerate() {
                 merger.push(i..i + 1, self.bytes[byte as usize]);
             }
-            merger.run(|left, right| {
-                if left.id == NONE || right.id == NONE {
-                    return None;
-                }
-                let into = vocab.find(&word.as_bytes()[left.range.start..right.range.end])?;
-                Some((self.rank(into, left.range.len() as u32)?, into))
-            });
-            out.extend(merger.spans().map(|span| span.id).filter(|&id| id != NONE));
+        }
+        merger.run(|left, right| {
+            if left.id == NONE || right.id == NONE {
+                return None;
+            }
+            let into = vocab.find(&bytes[left.range.start..right.range.end])?;
+            Some((self.rank(into, left.range.len() as u32)?, into))
+        });
+        for span in merger.spans() {
+            if span.id != NONE {
+                out.push(span.id);
+            } else if self.raw {
+                out.extend(bytes[span.range].iter().map(|&b| self.bytes[b as usize]).filter(|&id| id != NONE));
+            }
         }
     }
 }

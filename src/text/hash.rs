@@ -51,7 +51,7 @@ pub(super) struct Slots {
 
 impl Slots {
     pub fn with_capacity(n: usize) -> Self {
-        Slots { slots: vec![0; (2 * n + 1).next_power_of_two()] }
+        Slots { slots: vec![0; (2 * n).next_power_of_two().max(2)] }
     }
 
     /// The slot of the number with that hash for which `is` holds, or a free slot for it.

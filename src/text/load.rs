@@ -1,11 +1,11 @@
 //! A tokenizer from the metadata of a model file.
 
 use super::hash::Key;
-use super::special::{END_OF_MESSAGE, END_OF_TURN, FILL_ENDS, Finder, OTHER_ENDS, SHOWN};
+use super::special::{END_OF_MESSAGE, END_OF_TURN, FILL_ENDS, FILL_PARTS, Finder, OTHER_ENDS, SHOWN};
 use super::vocab::{NONE, TokenKind, Vocab};
-use super::{Bpe, Inner, Method, SPLITTERS, Splitter, Spm, Tokenizer, bpe, splitter, spm};
+use super::{Bpe, Inner, Method, SPLITTERS, Splitter, Spm, Tokenizer, Wpm, bpe, splitter, spm};
 use crate::error::{Error, Result, printable};
-use crate::gguf::{Array, Gguf};
+use crate::gguf::{Array, Gguf, Value};
 use std::collections::BTreeMap;
 use std::prelude::v1::*;
 use std::sync::Arc;
@@ -23,17 +23,21 @@ const DOMAIN: &[u8] = b"mynah tokenizer 1";
 /// Tokens by spelling, of the spellings that have a role.
 type Named<'a> = BTreeMap<&'a str, u32>;
 
-fn known_splitters() -> String {
-    let names: Vec<&str> = SPLITTERS.iter().flat_map(|row| row.names).copied().collect();
-    names.join(", ")
+fn read_splitter(name: &str) -> Result<&'static Splitter> {
+    splitter(name).ok_or_else(|| {
+        let known: usize = SPLITTERS.iter().map(|row| row.names.len()).sum();
+        let name = printable(name);
+        Error::unsupported(
+            "pre-tokenizer",
+            format!("{name}; not one of the {known} that are known, like qwen2, llama-bpe"),
+        )
+    })
 }
 
-/// How the file splits text; `None` for a method that does not.
-fn read_splitter(gguf: &Gguf) -> Result<&'static Splitter> {
-    let name = gguf.require_string(PRE)?;
-    splitter(name).ok_or_else(|| {
-        Error::unsupported("pre-tokenizer", format!("{}; known: {}", printable(name), known_splitters()))
-    })
+/// A list of texts.
+fn texts<'a>(gguf: &'a Gguf, key: &str) -> Result<&'a Array> {
+    gguf.strings(key)?;
+    gguf.require_array(key)
 }
 
 /// `count` values a token, or the error that names the key.
@@ -52,10 +56,13 @@ fn read_kinds(gguf: &Gguf, tokens: usize) -> Result<Vec<i32>> {
 }
 
 fn read_scores(gguf: &Gguf, tokens: usize) -> Result<Vec<f32>> {
-    let Some(array) = gguf.array(SCORES)? else { return Ok(vec![0.0; tokens]) };
-    let scores = match array.f32s() {
-        Ok(scores) => scores.collect(),
-        Err(_) => array.i32s()?.map(|score| score as f32).collect(),
+    if gguf.get(SCORES).is_none() {
+        return Ok(vec![0.0; tokens]);
+    }
+    let whole = gguf.i32s(SCORES).ok().flatten().map(|scores| scores.map(|score| score as f32).collect());
+    let scores = match whole {
+        Some(scores) => scores,
+        None => gguf.f32s(SCORES)?.into_iter().flatten().collect(),
     };
     let scores = fit(SCORES, scores, tokens)?;
     match scores.iter().position(|score| score.is_nan()) {
@@ -64,10 +71,20 @@ fn read_scores(gguf: &Gguf, tokens: usize) -> Result<Vec<f32>> {
     }
 }
 
+/// Whether a file means that there is no such token: -1, in the widths and signs that converters wrote.
+fn is_none(value: Option<&Value>) -> bool {
+    matches!(value.and_then(Value::integer), Some(-1 | 0xffff_ffff))
+}
+
 /// A token of a role; `default` where the file names none.
 fn read_id(gguf: &Gguf, role: &str, tokens: usize, default: Option<u32>) -> Result<Option<u32>> {
     let key = format!("tokenizer.ggml.{role}_token_id");
+    if is_none(gguf.get(&key)) {
+        return Ok(None);
+    }
     match gguf.u32(&key)? {
+        // Padding is never read, and files were written with vocabularies that lack it.
+        Some(id) if id as usize >= tokens && role == "padding" => Ok(None),
         Some(id) if id as usize >= tokens => Err(Error::mismatch(key, format!("a token below {tokens}"), id)),
         Some(id) => Ok(Some(id)),
         None => Ok(default.filter(|&id| (id as usize) < tokens)),
@@ -90,6 +107,107 @@ fn fingerprint(names: [&str; 2], tokens: &Array, kinds: &[i32], scores: &[f32], 
     hasher.finalize().into()
 }
 
+/// How the file turns text into tokens.
+enum Way<'a> {
+    Bpe(&'static Splitter, &'a Array),
+    Spm,
+    Wpm { lowercase: bool, strip_accents: bool },
+}
+
+impl<'a> Way<'a> {
+    fn read(gguf: &'a Gguf) -> Result<Self> {
+        match gguf.require_string(MODEL)? {
+            "gpt2" => Ok(Way::Bpe(read_splitter(gguf.require_string(PRE)?)?, texts(gguf, MERGES)?)),
+            model @ "gemma4" => Ok(Way::Bpe(read_splitter(model)?, texts(gguf, MERGES)?)),
+            "llama" => Ok(Way::Spm),
+            "bert" => {
+                let lowercase = gguf.bool("tokenizer.ggml.normalizer.lowercase")?.unwrap_or(true);
+                let strip = gguf.bool("tokenizer.ggml.normalizer.strip_accents")?.unwrap_or(lowercase);
+                Ok(Way::Wpm { lowercase, strip_accents: strip })
+            }
+            other => {
+                let what = format!("{}; known: gpt2, llama, bert, gemma4", printable(other));
+                Err(Error::unsupported("tokenizer", what))
+            }
+        }
+    }
+
+    /// What distinguishes files of the same method, for the fingerprint.
+    fn name(&self) -> &'static str {
+        match self {
+            Way::Bpe(splitter, _) => splitter.rule.name,
+            Way::Spm => "",
+            Way::Wpm { lowercase, strip_accents } => match (lowercase, strip_accents) {
+                (true, true) => "lowercase strip_accents",
+                (true, false) => "lowercase",
+                (false, true) => "strip_accents",
+                (false, false) => "",
+            },
+        }
+    }
+
+    /// Appends a token's bytes; says whether its bytes are what text is made of.
+    fn write_token(&self, piece: &[u8], kind: TokenKind, out: &mut Vec<u8>) -> Result<bool> {
+        match self {
+            Way::Bpe(splitter, _) if !splitter.rule.raw => Ok(bpe::write_token(piece, kind, out)),
+            _ => spm::write_token(core::str::from_utf8(piece).unwrap_or_default(), kind, out),
+        }
+    }
+}
+
+/// The tokens with a role.
+struct Roles {
+    bos: Option<u32>,
+    eos: Option<u32>,
+    eot: Option<u32>,
+    eom: Option<u32>,
+    unknown: Option<u32>,
+    padding: Option<u32>,
+    separator: Option<u32>,
+    /// Those that end a generation, sorted.
+    ends: Vec<u32>,
+}
+
+impl Roles {
+    fn read(gguf: &Gguf, way: &Way<'_>, named: &Named<'_>, n: usize) -> Result<Self> {
+        let id = |role, default| read_id(gguf, role, n, default);
+        let (spm, wpm) = match way {
+            Way::Bpe(..) => (None, None),
+            Way::Spm => (Some(()), None),
+            Way::Wpm { .. } => (None, Some(())),
+        };
+        let default = |in_spm: u32, in_wpm: u32| spm.map(|()| in_spm).or(wpm.map(|()| in_wpm));
+        let class = if wpm.is_some() { id("cls", Some(101))? } else { spm.map(|()| 1) };
+        let bos = id("bos", class)?;
+        let eos = id("eos", spm.map(|()| 2))?;
+        let unknown = id("unknown", default(0, 100))?;
+        let padding = id("padding", wpm.map(|()| 0))?;
+        let separator = id("seperator", wpm.map(|()| 102))?;
+        let eot = id("eot", None)?.or_else(|| first_named(named, END_OF_TURN));
+        let eom = id("eom", None)?.or_else(|| first_named(named, &[END_OF_MESSAGE]));
+        let mut ends = vec![eos, eot, eom];
+        for (role, spellings) in ["fim_pad", "fim_rep", "fim_sep"].into_iter().zip(FILL_ENDS) {
+            ends.push(id(role, None)?.or_else(|| first_named(named, spellings)));
+        }
+        let mut ends: Vec<u32> = ends.into_iter().flatten().collect();
+        ends.extend(END_OF_TURN.iter().chain(OTHER_ENDS).filter_map(|spelling| named.get(spelling)));
+        ends.sort_unstable();
+        ends.dedup();
+        Ok(Roles { bos, eos, eot, eom, unknown, padding, separator, ends })
+    }
+}
+
+/// Whether the file wants the token of a role added; what it says to a role without a token is an error, unless it
+/// also says that there is none.
+fn wants(gguf: &Gguf, role: &str, default: bool, id: Option<u32>) -> Result<bool> {
+    let said = gguf.bool(&format!("tokenizer.ggml.add_{role}_token"))?;
+    let key = format!("tokenizer.ggml.{role}_token_id");
+    if said.unwrap_or(default) && id.is_none() && !is_none(gguf.get(&key)) {
+        return Err(Error::mismatch(key, "a token, since it is to be added to texts", "none"));
+    }
+    Ok(said.unwrap_or(default))
+}
+
 impl Tokenizer {
     /// Reads the tokenizer of a model file.
     ///
@@ -97,80 +215,60 @@ impl Tokenizer {
     /// `Unsupported` for a method or a pre-tokenizer that this build does not know, `Mismatch` where arrays have
     /// different lengths or a token does not exist, `Corrupt` where tokens or merges are inconsistent.
     pub fn from_gguf(gguf: &Gguf) -> Result<Tokenizer> {
-        let model = gguf.require_string(MODEL)?;
-        let splitter = match model {
-            "gpt2" => Some(read_splitter(gguf)?),
-            "llama" => None,
-            other => return Err(Error::unsupported("tokenizer", format!("{}; known: gpt2, llama", printable(other)))),
-        };
-        let tokens = gguf.require_array(TOKENS)?;
-        let n = tokens.len();
+        let way = Way::read(gguf)?;
+        let tokens = texts(gguf, TOKENS)?;
+        let (n, pieces) = (tokens.len(), tokens.pieces()?);
         if n == 0 {
             return Err(Error::corrupt(format!("{TOKENS} is empty"), 0));
         }
         let kinds = read_kinds(gguf, n)?;
-        // Scores mean nothing to byte-level merging.
-        let scores = if splitter.is_none() { read_scores(gguf, n)? } else { Vec::new() };
-        let merges = if splitter.is_some() { Some(gguf.require_array(MERGES)?) } else { None };
-        let pre = splitter.map_or("", |row| row.names[0]);
-        let fingerprint = fingerprint([model, pre], tokens, &kinds, &scores, merges);
+        // Scores mean something to one method alone.
+        let scores = if let Way::Spm = way { read_scores(gguf, n)? } else { Vec::new() };
+        let merges = if let Way::Bpe(_, merges) = way { Some(merges) } else { None };
+        let model = gguf.require_string(MODEL)?;
+        let fingerprint = fingerprint([model, way.name()], tokens, &kinds, &scores, merges);
 
         let mut vocab = Vocab::with_capacity(n, tokens.data().len() - 8 * n, Key::new(&fingerprint));
         let mut named = Named::new();
         let mut bytes = [NONE; 256];
-        for (id, (piece, &kind)) in tokens.pieces()?.zip(&kinds).enumerate() {
+        for (id, (piece, &kind)) in pieces.zip(&kinds).enumerate() {
             let mut kind = TokenKind::from_file(kind);
-            let spelling = || core::str::from_utf8(piece).unwrap_or_default();
-            if matches!(piece, [b'<' | b'[' | b'_', ..])
-                && let Some(forced) = role_kind(spelling())
+            if (matches!(piece, [b'<' | b'[' | b'_', ..]) || piece.starts_with("▁<".as_bytes()))
+                && let Ok(spelling) = core::str::from_utf8(piece)
             {
-                named.entry(spelling()).or_insert(id as u32);
-                kind = forced;
+                if let Some(forced) = role_kind(spelling) {
+                    named.entry(spelling).or_insert(id as u32);
+                    kind = forced;
+                }
+                if let Some(byte) = spm::byte_token(spelling) {
+                    bytes[byte as usize] = id as u32;
+                }
             }
-            vocab.push(kind, |out| match splitter {
-                Some(_) => Ok(bpe::write_token(piece, kind, out)),
-                None => spm::write_token(spelling(), kind, out),
-            })?;
-            if splitter.is_none()
-                && let Some(byte) = spm::byte_token(spelling())
-            {
-                bytes[byte as usize] = id as u32;
-            }
+            vocab.push(kind, |out| way.write_token(piece, kind, out))?;
         }
-
-        let id = |role, default| read_id(gguf, role, n, default);
-        let spm_default = |id| splitter.is_none().then_some(id);
-        let bos = id("bos", spm_default(1))?;
-        let eos = id("eos", spm_default(2))?;
-        let unknown = id("unknown", spm_default(0))?;
-        let padding = id("padding", None)?;
-        let eot = id("eot", None)?.or_else(|| first_named(&named, END_OF_TURN));
-        let eom = id("eom", None)?.or_else(|| first_named(&named, &[END_OF_MESSAGE]));
-        let fill = ["fim_pad", "fim_rep", "fim_sep"];
-        let mut ends = vec![eos, eot, eom];
-        for (role, spellings) in fill.into_iter().zip(FILL_ENDS) {
-            ends.push(id(role, None)?.or_else(|| first_named(&named, spellings)));
-        }
-        let mut ends: Vec<u32> = ends.into_iter().flatten().collect();
-        ends.extend(END_OF_TURN.iter().chain(OTHER_ENDS).filter_map(|spelling| named.get(spelling)));
-        ends.sort_unstable();
-        ends.dedup();
+        let Roles { bos, eos, eot, eom, unknown, padding, separator, mut ends } = Roles::read(gguf, &way, &named, n)?;
         correct_ends(&named, &mut ends, &mut vocab);
 
         let flag = |name, default| Ok(gguf.bool(&format!("tokenizer.ggml.{name}"))?.unwrap_or(default));
-        let add_bos = flag("add_bos_token", splitter.is_none_or(|row| row.add_bos))?;
-        let add_eos = flag("add_eos_token", false)?;
-        for (add, id, role) in [(add_bos, bos, "bos"), (add_eos, eos, "eos")] {
-            if add && id.is_none() {
-                let key = format!("tokenizer.ggml.{role}_token_id");
-                return Err(Error::mismatch(key, "a token, since the file wants it added", "none"));
+        let splitter = if let Way::Bpe(splitter, _) = way { Some(splitter) } else { None };
+        // As llama.cpp: files of this rule were written with a wrong flag.
+        let must_begin = splitter.is_some_and(|row| row.rule.name == "gemma4") || matches!(way, Way::Wpm { .. });
+        let add_bos = must_begin || wants(gguf, "bos", splitter.is_none_or(|row| row.add_bos), bos)?;
+        let add_eos = wants(gguf, "eos", false, eos)?;
+        let add_separator = flag("add_sep_token", splitter.map_or(matches!(way, Way::Wpm { .. }), |row| row.add_sep))?;
+        let clean_spaces = splitter.map_or(matches!(way, Way::Wpm { .. }), |row| row.clean_spaces);
+        let name = gguf.string("general.name")?.unwrap_or_default().to_ascii_lowercase();
+        let strip_after = ["phi-3", "phi3"].iter().any(|part| name.contains(part));
+        let method = match way {
+            Way::Bpe(splitter, merges) => {
+                Method::Bpe(Box::new(Bpe::new(splitter.rule, &vocab, merges.pieces()?, bytes)?))
             }
-        }
-        let method = match (splitter, merges) {
-            (Some(splitter), Some(merges)) => Method::Bpe(Box::new(Bpe::new(splitter, &vocab, merges.pieces()?)?)),
-            _ => {
+            Way::Spm => {
                 let (space, extra) = (flag("add_space_prefix", true)?, flag("remove_extra_whitespaces", false)?);
                 Method::Spm(Box::new(Spm::new(&vocab, &scores, bytes, unknown, space, extra)))
+            }
+            Way::Wpm { lowercase, strip_accents } => {
+                Method::Wpm(Box::new(Wpm::new(&vocab, unknown, lowercase, strip_accents)))
             }
         };
         let always = Finder::new(&vocab, |kind| kind == TokenKind::UserDefined);
@@ -187,8 +285,12 @@ impl Tokenizer {
                 eom,
                 unknown,
                 padding,
+                separator,
                 add_bos,
                 add_eos,
+                add_separator,
+                clean_spaces,
+                strip_after,
                 eos_ids: ends,
                 fingerprint,
             }),
@@ -196,12 +298,12 @@ impl Tokenizer {
     }
 }
 
-/// The kind that a well-known spelling has, regardless of the file. All of them begin with `<`, `[` or `_`.
+/// The kind that a well-known spelling has, regardless of the file. All of them begin with `<`, `[`, `_` or `▁<`.
 fn role_kind(spelling: &str) -> Option<TokenKind> {
     if SHOWN.contains(&spelling) {
         return Some(TokenKind::UserDefined);
     }
-    let control = END_OF_TURN.iter().chain(OTHER_ENDS).chain(FILL_ENDS.iter().copied().flatten());
+    let control = END_OF_TURN.iter().chain(OTHER_ENDS).chain(FILL_PARTS).chain(FILL_ENDS.iter().copied().flatten());
     control.into_iter().any(|s| *s == spelling).then_some(TokenKind::Control)
 }
 

@@ -2,26 +2,29 @@
 //!
 //! A [`Tokenizer`] is read from a model file and behaves like llama.cpp with the same file. The differences: text never
 //! becomes a control token unless this is requested, even if merges would spell it; a pre-tokenizer that is not in
-//! [`SPLITTERS`] is an error, not a guess; decoding does not move spaces.
+//! [`SPLITTERS`] is an error, not a guess; decoding removes spaces before marks only if that is asked for.
 //!
 //! Encoding takes O(n log n) time for any text and any file.
 
 mod bpe;
 #[cfg(feature = "chat")]
 pub mod chat;
+mod clean;
 mod hash;
 mod load;
 mod merge;
+mod pattern;
 mod special;
 mod split;
 mod spm;
 mod stream;
 mod vocab;
+mod wpm;
 
 #[cfg(test)]
 mod tests;
 
-pub use split::{SPLITTERS, Splitter, splitter};
+pub use split::{Cut, Rule, SPLITTERS, Splitter, Whole, splitter};
 pub use stream::TextStream;
 pub use vocab::TokenKind;
 
@@ -34,11 +37,13 @@ use spm::Spm;
 use std::prelude::v1::*;
 use std::sync::Arc;
 use vocab::Vocab;
+use wpm::Wpm;
 
 /// Options of encoding.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Encode {
-    /// Add the tokens that the model expects at the beginning and the end.
+    /// Add the tokens that the model expects at the beginning and the end of a complete text. For a text that is to be
+    /// continued, see [`Tokenizer::prompt`].
     pub add_special: bool,
     /// Let spellings of control tokens become those tokens. Not for text that a user wrote.
     pub parse_special: bool,
@@ -51,6 +56,9 @@ pub struct Decode {
     pub remove_special: bool,
     /// Spell out control tokens; otherwise they are omitted.
     pub unparse_special: bool,
+    /// Remove spaces before marks, as llama.cpp does, if the pre-tokenizer asks for it: then text does not always come
+    /// back as it was.
+    pub clean_spaces: bool,
 }
 
 /// Turns text into tokens and back. A clone shares everything.
@@ -71,8 +79,13 @@ struct Inner {
     eom: Option<u32>,
     unknown: Option<u32>,
     padding: Option<u32>,
+    separator: Option<u32>,
     add_bos: bool,
     add_eos: bool,
+    add_separator: bool,
+    clean_spaces: bool,
+    /// Whether white space after special tokens is no text.
+    strip_after: bool,
     /// Sorted.
     eos_ids: Vec<u32>,
     fingerprint: [u8; 32],
@@ -81,7 +94,11 @@ struct Inner {
 enum Method {
     Bpe(Box<Bpe>),
     Spm(Box<Spm>),
+    Wpm(Box<Wpm>),
 }
+
+/// The special tokens of Phi-3 after which white space is text.
+const NOT_STRIPPED: [&[u8]; 3] = [b"<unk>", b"<s>", b"<|endoftext|>"];
 
 impl Tokenizer {
     /// The tokens of a text.
@@ -92,15 +109,46 @@ impl Tokenizer {
     pub fn encode(&self, text: &str, options: &Encode) -> Result<Vec<u32>> {
         let inner = &*self.inner;
         let mut out = Vec::new();
-        if options.add_special && inner.add_bos {
-            out.extend(inner.bos);
+        if options.add_special {
+            out.extend(self.before_text());
         }
         let finder = if options.parse_special { &inner.special } else { &inner.always };
         self.encode_into(text, finder, |_, _| true, &mut true, &mut out)?;
-        if options.add_special && inner.add_eos {
-            out.extend(inner.eos);
+        if options.add_special {
+            out.extend(self.after_text());
         }
         Ok(out)
+    }
+
+    /// The tokens of a text that is to be continued: [`Tokenizer::encode`] with what the model expects at the beginning
+    /// but nothing at the end.
+    ///
+    /// # Errors
+    /// Those of [`Tokenizer::encode`].
+    pub fn prompt(&self, text: &str, parse_special: bool) -> Result<Vec<u32>> {
+        let mut ids: Vec<u32> = self.before_text().into_iter().collect();
+        ids.extend(self.encode(text, &Encode { add_special: false, parse_special })?);
+        Ok(ids)
+    }
+
+    /// Whether the text spells a control token, which [`Encode::parse_special`] would make of it.
+    pub fn spells_control(&self, text: &str) -> bool {
+        let Inner { vocab, special, .. } = &*self.inner;
+        let hidden = |id: u32, _| vocab.kind(id).is_hidden();
+        special.cut(vocab, text.as_bytes(), hidden).iter().any(|part| matches!(part, Fragment::Token(_)))
+    }
+
+    /// What [`Encode::add_special`] puts first.
+    fn before_text(&self) -> Option<u32> {
+        self.inner.bos.filter(|_| self.inner.add_bos)
+    }
+
+    /// What [`Encode::add_special`] puts last.
+    fn after_text(&self) -> Option<u32> {
+        match self.inner.method {
+            Method::Wpm(_) => self.inner.separator,
+            _ => self.inner.eos.filter(|_| self.inner.add_eos),
+        }
     }
 
     /// Appends the tokens of a text. Spellings of `finder` are recognised if `allowed` accepts them. `fresh`: whether
@@ -119,16 +167,26 @@ impl Tokenizer {
             return Err(Error::limit("bytes of a text", text.len() as u64, most as u64));
         }
         let mut merger = Merger::default();
+        let mut strip = false;
         for fragment in finder.cut(&inner.vocab, text.as_bytes(), allowed) {
             *fresh = match fragment {
                 Fragment::Token(id) => {
                     out.push(id);
+                    strip = inner.strip_after && !NOT_STRIPPED.contains(&inner.vocab.bytes(id));
                     true
                 }
                 Fragment::Text(range) => {
+                    let mut text = &text[range];
+                    if core::mem::take(&mut strip) {
+                        text = text.trim_start_matches([' ', '\t', '\n', '\u{b}', '\u{c}', '\r']);
+                        if text.is_empty() {
+                            continue;
+                        }
+                    }
                     match &inner.method {
-                        Method::Bpe(bpe) => bpe.encode(&inner.vocab, &text[range], &mut merger, out),
-                        Method::Spm(spm) => spm.encode(&inner.vocab, &text[range], *fresh, &mut merger, out)?,
+                        Method::Bpe(bpe) => bpe.encode(&inner.vocab, text, &mut merger, out),
+                        Method::Spm(spm) => spm.encode(&inner.vocab, text, *fresh, &mut merger, out)?,
+                        Method::Wpm(wpm) => wpm.encode(&inner.vocab, text, out),
                     }
                     false
                 }
@@ -144,12 +202,13 @@ impl Tokenizer {
     pub fn decode(&self, mut ids: &[u32], options: &Decode) -> Result<Vec<u8>> {
         let inner = &*self.inner;
         let mut strip_space = matches!(&inner.method, Method::Spm(spm) if spm.add_space_prefix());
-        if options.remove_special && inner.add_bos && inner.bos.is_some() && ids.first().copied() == inner.bos {
+        let (before, after) = (self.before_text(), self.after_text());
+        if options.remove_special && before.is_some() && ids.first().copied() == before {
             // The space that encoding added follows the beginning token; llama.cpp keeps it there.
             strip_space = false;
             ids = &ids[1..];
         }
-        if options.remove_special && inner.add_eos && inner.eos.is_some() && ids.last().copied() == inner.eos {
+        if options.remove_special && after.is_some() && ids.last().copied() == after {
             ids = &ids[..ids.len() - 1];
         }
         let mut out = Vec::new();
@@ -164,7 +223,7 @@ impl Tokenizer {
             }
             strip_space = false;
         }
-        Ok(out)
+        Ok(if options.clean_spaces && inner.clean_spaces { clean::clean(&out) } else { out })
     }
 
     /// The bytes of a token, of control tokens their spelling; empty for a token that does not exist.
@@ -220,6 +279,16 @@ impl Tokenizer {
     /// Padding; never seen by the model.
     pub fn padding(&self) -> Option<u32> {
         self.inner.padding
+    }
+
+    /// Separates the texts of a pair; the end of a text for WordPiece.
+    pub fn separator(&self) -> Option<u32> {
+        self.inner.separator
+    }
+
+    /// Whether [`Tokenizer::separator`] belongs between the texts of a pair.
+    pub fn adds_separator(&self) -> bool {
+        self.inner.add_separator
     }
 
     /// Whether [`Encode::add_special`] puts [`Tokenizer::bos`] first.

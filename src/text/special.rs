@@ -46,6 +46,34 @@ pub(super) const FILL_ENDS: &[&[&str]] = &[
     &["<|file_sep|>"],
 ];
 
+/// Spellings of the parts of a text with a gap, which code models are given; structure too.
+pub(super) const FILL_PARTS: &[&str] = &[
+    "<|fim_prefix|>",
+    "<fim-prefix>",
+    "<fim_prefix>",
+    "<｜fim▁begin｜>",
+    "<PRE>",
+    "▁<PRE>",
+    "<|code_prefix|>",
+    "<|prefix|>",
+    "<|fim_suffix|>",
+    "<fim-suffix>",
+    "<fim_suffix>",
+    "<｜fim▁hole｜>",
+    "<SUF>",
+    "▁<SUF>",
+    "<|code_suffix|>",
+    "<|suffix|>",
+    "<|fim_middle|>",
+    "<fim-middle>",
+    "<fim_middle>",
+    "<｜fim▁end｜>",
+    "<MID>",
+    "▁<MID>",
+    "<|code_middle|>",
+    "<|middle|>",
+];
+
 /// Control spellings that are shown when decoding.
 pub(super) const SHOWN: &[&str] = &["<|channel|>", "<|message|>", "<|start|>", "<|constrain|>"];
 
@@ -78,7 +106,7 @@ impl Finder {
     }
 
     /// The longest spelling of at most `most` bytes that `text` begins with: length and token.
-    fn longest(&self, vocab: &Vocab, text: &[u8], most: usize) -> Option<(usize, u32)> {
+    pub fn longest(&self, vocab: &Vocab, text: &[u8], most: usize) -> Option<(usize, u32)> {
         let head = *text.first()? as usize;
         let mut range = &self.sorted[self.first[head] as usize..self.first[head + 1] as usize];
         let mut best = None;

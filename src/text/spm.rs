@@ -5,9 +5,10 @@
 use super::merge::Merger;
 use super::vocab::{NONE, TokenKind, Vocab};
 use crate::error::{Error, Result, printable};
+use std::borrow::Cow;
 use std::prelude::v1::*;
 
-const SPACE: char = '\u{2581}';
+pub(super) const SPACE: char = '\u{2581}';
 
 /// The byte that the spelling `<0xHH>` stands for.
 pub(super) fn byte_token(spelling: &str) -> Option<u8> {
@@ -16,6 +17,11 @@ pub(super) fn byte_token(spelling: &str) -> Option<u8> {
         return None;
     }
     u8::from_str_radix(digits, 16).ok()
+}
+
+/// The text with spaces for U+2581.
+pub(super) fn with_spaces(text: &str) -> Cow<'_, str> {
+    if text.contains(SPACE) { text.chars().map(|c| if c == SPACE { ' ' } else { c }).collect() } else { text.into() }
 }
 
 /// Appends a token's bytes; says whether its bytes are what text is made of.
@@ -28,7 +34,8 @@ pub(super) fn write_token(spelling: &str, kind: TokenKind, out: &mut Vec<u8>) ->
                 }
                 out.extend_from_slice(part.as_bytes());
             }
-            Ok(!spelling.contains(' '))
+            // llama.cpp reads spellings as strings of C, so that it never finds one with a NUL.
+            Ok(!spelling.contains([' ', '\0']))
         }
         TokenKind::Byte => {
             let wrong = || Error::corrupt(format!("byte token {:?} is not spelled <0xHH>", printable(spelling)), 0);
@@ -107,7 +114,7 @@ impl Spm {
                 spaced.push_str(word);
             }
         } else {
-            spaced.extend(text.chars().map(|c| if c == SPACE { ' ' } else { c }));
+            spaced.push_str(&with_spaces(text));
         }
         let bytes = spaced.as_bytes();
         merger.begin(bytes.len());

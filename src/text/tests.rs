@@ -274,7 +274,120 @@ fn added_tokens_and_spaces_are_as_the_file_says() {
     let round = load(&spm_pairs()).unwrap();
     let all = round.encode("ab", &Encode { add_special: true, parse_special: false }).unwrap();
     // As llama.cpp has it: the space that was added goes only where nothing is removed before it.
-    assert_eq!(round.decode(&all, &Decode { remove_special: true, unparse_special: true }).unwrap(), b" ab");
+    assert_eq!(
+        round.decode(&all, &Decode { remove_special: true, unparse_special: true, clean_spaces: false }).unwrap(),
+        b" ab"
+    );
+}
+
+#[test]
+fn none_is_spelled_in_several_ways() {
+    for none in [Value::from(u32::MAX), (-1i32).into(), (u32::MAX as u64).into(), (-1i64).into()] {
+        let mut pairs = with(spm_pairs(), "ggml.padding_token_id", 70_000u32);
+        for key in ["ggml.bos_token_id", "ggml.eos_token_id", "ggml.unknown_token_id", "ggml.eot_token_id"] {
+            pairs = with(pairs, key, none.clone());
+        }
+        let tokenizer = load(&with(pairs, "ggml.add_eos_token", true)).unwrap();
+        assert_eq!(
+            (tokenizer.bos(), tokenizer.eos(), tokenizer.unknown(), tokenizer.padding()),
+            (None, None, None, None)
+        );
+        // </s> ends a generation by its spelling.
+        assert_eq!((tokenizer.eot(), tokenizer.eos_ids()), (None, &[2][..]));
+        let all = tokenizer.encode("ab", &Encode { add_special: true, parse_special: false }).unwrap();
+        assert_eq!(spell(&tokenizer, &all), [" ab"]);
+    }
+}
+
+#[test]
+fn what_is_to_be_continued_has_no_end() {
+    let tokenizer = load(&with(spm_pairs(), "ggml.add_eos_token", true)).unwrap();
+    let all = tokenizer.encode("ab", &Encode { add_special: true, parse_special: false }).unwrap();
+    assert_eq!(spell(&tokenizer, &all), ["<s>", " ab", "</s>"]);
+    assert_eq!(spell(&tokenizer, &tokenizer.prompt("ab", false).unwrap()), ["<s>", " ab"]);
+    assert_eq!(spell(&tokenizer, &tokenizer.prompt("</s>ab", true).unwrap()), ["<s>", "</s>", " ab"]);
+}
+
+#[test]
+fn control_tokens_in_texts_are_seen() {
+    let spm = load(&spm_pairs()).unwrap();
+    let seen = ["<s>", "a</s>b", "<<s>"].map(|text| spm.spells_control(text));
+    assert_eq!(seen, [true; 3]);
+    let (_, pairs) = bpe_pairs(&merges(&["< s"]));
+    let bpe = load(&pairs).unwrap();
+    // What the file lets text become is no control token.
+    assert_eq!(
+        ["a<s>", "da", "< s>", "", "s>"].map(|text| bpe.spells_control(text)),
+        [true, false, false, false, false]
+    );
+}
+
+/// Words and pieces of them, and some marks.
+fn wpm_pairs() -> Pairs<'static> {
+    let tokens =
+        ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "▁a", "▁ab", "b", "bc", "▁.", "▁中", "▁e", "▁$", "▁A", "▁é", "▁("];
+    let mut kinds = [1i32; 15];
+    kinds[..4].fill(3);
+    vec![
+        ("ggml.model", "bert".into()),
+        ("ggml.tokens", tokens.as_slice().into()),
+        ("ggml.token_type", kinds.as_slice().into()),
+        ("ggml.unknown_token_id", 1u32.into()),
+        ("ggml.cls_token_id", 2u32.into()),
+        ("ggml.seperator_token_id", 3u32.into()),
+        ("ggml.padding_token_id", 0u32.into()),
+    ]
+}
+
+#[test]
+fn words_become_their_longest_pieces() {
+    let ids = |pairs: Pairs<'_>, text: &str| {
+        let tokenizer = load(&pairs).unwrap();
+        spell(&tokenizer, &tokenizer.encode(text, &PLAIN).unwrap()).concat()
+    };
+    let bert = |text: &str| ids(wpm_pairs(), text);
+    assert_eq!(bert("abbc a\tabc"), " abbc a[UNK]");
+    assert_eq!(bert("A.a$ É中a"), " a . a $ e 中 a");
+    assert_eq!(bert("a\u{301}\0\u{200b}b  \u{fffd}"), " ab");
+    assert_eq!(bert("[SEP]"), "[UNK][UNK][UNK]");
+    assert_eq!(bert(""), "");
+    let cased = with(wpm_pairs(), "ggml.normalizer.lowercase", false);
+    assert_eq!(ids(cased.clone(), "A a é E"), " A a é[UNK]");
+    assert_eq!(ids(with(cased, "ggml.normalizer.strip_accents", true), "é"), " e");
+    let tokenizer = load(&wpm_pairs()).unwrap();
+    let all = tokenizer.encode("a[SEP]a", &Encode { add_special: true, parse_special: true }).unwrap();
+    assert_eq!(spell(&tokenizer, &all).concat(), "[CLS] a[SEP] a[SEP]");
+    assert_eq!(tokenizer.decode(&all, &Decode { clean_spaces: true, ..Decode::default() }).unwrap(), b" a a");
+    assert!(tokenizer.adds_separator() && tokenizer.adds_bos() && !tokenizer.adds_eos());
+}
+
+#[test]
+fn spaces_before_marks_are_removed_when_asked() {
+    let cases = [
+        ("a . b ! ?", "a. b!?"),
+        ("it 's we 're I 'm they 've", "it's we're I'm they've"),
+        ("'t 'd 'll 't", "'t 'd 'll 't"),
+        ("a ' b ' ' c", "a'b'' c"),
+        (" .", "."),
+        ("", ""),
+    ];
+    for (text, want) in cases {
+        assert_eq!(String::from_utf8(clean::clean(text.as_bytes())).unwrap(), want, "{text:?}");
+    }
+}
+
+#[test]
+fn white_space_after_the_tokens_of_phi_3_is_no_text() {
+    let mut writer = Writer::new();
+    for (key, value) in spm_pairs() {
+        writer.set(format!("tokenizer.{key}"), value);
+    }
+    writer.set("general.name", "My Phi-3 mini");
+    let gguf = Gguf::parse(Bytes::from(writer.finish().unwrap()), &Limits::default()).unwrap();
+    let tokenizer = Tokenizer::from_gguf(&gguf).unwrap();
+    let ids = |text: &str| spell(&tokenizer, &tokenizer.encode(text, &PARSED).unwrap());
+    assert_eq!(ids("</s>\n ab</s> "), ["</s>", " ab", "</s>"]);
+    assert_eq!(ids("<s> ab"), ["<s>", " ", " ab"]);
 }
 
 #[test]
@@ -302,27 +415,38 @@ fn bad_files_are_errors() {
         (message, spm)
     };
     let text = |list: &[&str]| Value::from(list);
-    both("ggml.model", "bert".into());
+    assert!(both("ggml.model", "t5".into()).0.contains("t5"));
     both("ggml.model", 3u32.into());
     both("ggml.tokens", text(&[]));
     both("ggml.tokens", text(&["a"]));
     both("ggml.tokens", 7u32.into());
-    both("ggml.tokens", [1i32].as_slice().into());
+    let numbers = vec![7u32; n];
+    assert!(both("ggml.tokens", numbers.as_slice().into()).0.contains("tokens"));
     both("ggml.token_type", [1i32; 3].as_slice().into());
     both("ggml.token_type", vec![1f32; n].as_slice().into());
+    both("ggml.token_type", vec![u64::MAX; n].as_slice().into());
+    both("ggml.token_type", 1i32.into());
     for role in ["bos", "eos", "eot", "eom", "unknown", "padding", "fim_pad", "fim_rep", "fim_sep"] {
         let key: &'static str = format!("ggml.{role}_token_id").leak();
-        assert!(both(key, 100_000u32.into()).0.contains(role));
-        both(key, (-1i32).into());
+        // Padding is never read.
+        if role != "padding" {
+            assert!(both(key, 100_000u32.into()).0.contains(role));
+        }
+        both(key, (-2i32).into());
         both(key, "1".into());
     }
     both("ggml.add_bos_token", 1u32.into());
     assert!(load(&with(bpe.clone(), "ggml.add_eos_token", true)).is_err(), "eos to add, and none there");
-    for scores in [vec![0f32; 3], vec![f32::NAN; 271]] {
+    for scores in [vec![0f32; 3], vec![f32::NAN; 271], vec![]] {
         assert!(load(&with(spm_pairs(), "ggml.scores", scores.as_slice())).is_err());
     }
+    for scores in [Value::from(merges(&["a"]).as_slice()), 1f32.into(), [0f64; 271].as_slice().into()] {
+        assert!(load(&with(spm_pairs(), "ggml.scores", scores)).unwrap_err().to_string().contains("scores"));
+    }
+    assert!(load(&with(spm_pairs(), "ggml.scores", [0i32; 271].as_slice())).is_ok());
+    assert!(load(&with(bpe.clone(), "ggml.merges", [1i32].as_slice())).unwrap_err().to_string().contains("merges"));
     let message = load(&with(bpe.clone(), "ggml.pre", "no\u{1b}such")).unwrap_err().to_string();
-    assert!(message.contains("smollm") && message.contains("llama-bpe") && !message.contains('\u{1b}'), "{message}");
+    assert!(message.contains("no") && message.contains("llama-bpe") && !message.contains('\u{1b}'), "{message}");
     let bad = ["", " ", "a", "a ", " a", "ab", "a  b", "a x", "x a", "b a", "a b c", "é a", "😀 a"];
     for merge in bad {
         let message = load(&with(bpe.clone(), "ggml.merges", text(&[merge]))).unwrap_err().to_string();

@@ -3,7 +3,7 @@
 use crate::shared::shared;
 use mynah::bytes::{Bytes, Limits};
 use mynah::gguf::Gguf;
-use mynah::text::{Decode, Encode, TextStream, Tokenizer};
+use mynah::text::{Decode, Encode, SPLITTERS, TextStream, TokenKind, Tokenizer, Whole, splitter};
 use serde_json::Value;
 use std::path::Path;
 
@@ -11,7 +11,8 @@ const MODELS: &[(&str, &str)] =
     &[("smollm2", "models/SmolLM2-135M-Instruct.Q4_0.gguf"), ("stories260K", "models/stories260K.gguf")];
 
 const PLAIN: Encode = Encode { add_special: false, parse_special: false };
-const SPELL: Decode = Decode { remove_special: false, unparse_special: true };
+const CLEAN: Decode = Decode { remove_special: false, unparse_special: false, clean_spaces: true };
+const SPELL: Decode = Decode { unparse_special: true, ..CLEAN };
 
 fn tokenizer(root: &Path, model: &str) -> Tokenizer {
     let bytes = Bytes::from(std::fs::read(root.join(model)).unwrap());
@@ -30,32 +31,84 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
+fn hidden(tokenizer: &Tokenizer, id: &u32) -> bool {
+    matches!(tokenizer.kind(*id), Some(TokenKind::Control | TokenKind::Unknown))
+}
+
+/// Ids in three modes, the bytes of them, and text from a stream.
+fn check(name: &str, tokenizer: &Tokenizer, cases: &Value) {
+    for case in cases.as_array().unwrap() {
+        let text = case["text"].as_str().unwrap();
+        let encode =
+            |add_special, parse_special| tokenizer.encode(text, &Encode { add_special, parse_special }).unwrap();
+        let (plain, all) = (encode(false, false), encode(true, true));
+        assert_eq!(encode(true, false), ids(&case["ids_add_special"]), "{name}: {text:?}");
+        assert_eq!(plain, ids(&case["ids_plain"]), "{name}: {text:?}");
+        assert_eq!(all, ids(&case["ids_add_and_parse_special"]), "{name}: {text:?}");
+        let back = tokenizer.decode(&plain, &CLEAN).unwrap();
+        assert_eq!(hex(&back), case["detok_plain_hex"].as_str().unwrap(), "{name}: {text:?}");
+        let back = tokenizer.decode(&all, &SPELL).unwrap();
+        assert_eq!(hex(&back), case["detok_parse_special_hex"].as_str().unwrap(), "{name}: {text:?}");
+
+        let mut stream = TextStream::new(tokenizer, false);
+        let mut streamed: String = plain.iter().map(|&id| stream.push(id)).collect();
+        streamed += &stream.finish();
+        let shown = plain.iter().filter(|id| !hidden(tokenizer, id));
+        let whole: Vec<u8> = shown.flat_map(|&id| tokenizer.token_bytes(id)).copied().collect();
+        assert_eq!(streamed, String::from_utf8_lossy(&whole), "{name}: {text:?}");
+    }
+}
+
 #[test]
 fn ids_and_text_are_those_of_llama_cpp() {
     let Some(root) = shared() else { return };
     for (name, model) in MODELS {
-        let tokenizer = tokenizer(&root, model);
         let cases = json(root.join(format!("golden/llamacpp/tokenizer/tokenizer-{name}.json")));
-        for case in cases.as_array().unwrap() {
-            let text = case["text"].as_str().unwrap();
-            let encode =
-                |add_special, parse_special| tokenizer.encode(text, &Encode { add_special, parse_special }).unwrap();
-            let (plain, all) = (encode(false, false), encode(true, true));
-            assert_eq!(encode(true, false), ids(&case["ids_add_special"]), "{name}: {text:?}");
-            assert_eq!(plain, ids(&case["ids_plain"]), "{name}: {text:?}");
-            assert_eq!(all, ids(&case["ids_add_and_parse_special"]), "{name}: {text:?}");
-            let back = tokenizer.decode(&plain, &Decode::default()).unwrap();
-            assert_eq!(hex(&back), case["detok_plain_hex"].as_str().unwrap(), "{name}: {text:?}");
-            let back = tokenizer.decode(&all, &SPELL).unwrap();
-            assert_eq!(hex(&back), case["detok_parse_special_hex"].as_str().unwrap(), "{name}: {text:?}");
+        check(name, &tokenizer(&root, model), &cases);
+    }
+}
 
-            let mut stream = TextStream::new(&tokenizer, false);
-            let mut streamed: String = plain.iter().map(|&id| stream.push(id)).collect();
-            streamed += &stream.finish();
-            let whole: Vec<u8> = plain.iter().flat_map(|&id| tokenizer.token_bytes(id)).copied().collect();
-            assert_eq!(streamed, String::from_utf8_lossy(&whole), "{name}: {text:?}");
+#[test]
+fn every_vocabulary_has_the_ids_and_text_of_llama_cpp() {
+    let Some(root) = shared() else { return };
+    let mut names: Vec<String> = std::fs::read_dir(root.join("models/vocab"))
+        .unwrap()
+        .filter_map(|entry| entry.unwrap().file_name().to_str()?.strip_suffix(".gguf").map(String::from))
+        .collect();
+    names.sort_unstable();
+    // 39 pre-tokenizers and 7 vocabularies.
+    assert_eq!(names.len(), 46);
+    for name in names {
+        let cases = json(root.join(format!("golden/llamacpp/tokenizer-arch/{name}.json")));
+        check(&name, &tokenizer(&root, &format!("models/vocab/{name}.gguf")), &cases);
+    }
+}
+
+#[test]
+fn every_pre_tokenizer_of_llama_cpp_has_its_row_and_settings() {
+    let Some(root) = shared() else { return };
+    let mut known = 0;
+    for entry in json(root.join("golden/llamacpp/tokenizer-arch/names.json")).as_array().unwrap() {
+        let settings = entry["settings"].as_str().unwrap();
+        let file = entry["file"].as_str().unwrap().trim_start_matches("pre-").trim_end_matches(".gguf");
+        for name in entry["names"].as_array().unwrap() {
+            let name = name.as_str().unwrap();
+            let row = splitter(name).unwrap_or_else(|| panic!("{name} has no row"));
+            let same = splitter(file).unwrap();
+            assert!(row.rule.name == same.rule.name && row.rule.whole == same.rule.whole, "{name} is not {file}");
+            assert_eq!(row.rule.whole == Whole::Always, settings.contains("ignore_merges = true"), "{name}");
+            assert_eq!(row.add_sep, settings.contains("add_sep = true"), "{name}");
+            assert_eq!(row.clean_spaces, !settings.contains("clean_spaces = false"), "{name}");
+            assert_eq!(row.rule.raw, settings.contains("escape_whitespaces = true"), "{name}");
+            // The files of this rule are known to say it wrong.
+            assert_eq!(row.add_bos, settings.contains("add_bos = true") || row.rule.name == "gemma4", "{name}");
+            known += 1;
         }
     }
+    assert_eq!(known, SPLITTERS.iter().map(|row| row.names.len()).sum::<usize>());
+    // The last of the 91 has no reference: it is refused by its name.
+    assert_eq!(known, 90);
+    assert!(splitter("whitespace").is_none());
 }
 
 #[test]
@@ -111,10 +164,18 @@ fn a_user_cannot_write_a_control_token() {
         for id in 0..tokenizer.vocab_len() as u32 {
             let Ok(text) = core::str::from_utf8(tokenizer.token_bytes(id)) else { continue };
             let got = tokenizer.encode(text, &PLAIN).unwrap();
-            let hidden = |id: &u32| matches!(tokenizer.kind(*id), Some(mynah::text::TokenKind::Control));
-            assert!(!got.iter().any(hidden), "{text:?} became {got:?}");
+            assert!(!got.iter().any(|id| hidden(&tokenizer, id)), "{text:?} became {got:?}");
         }
     }
+}
+
+#[test]
+fn a_list_of_numbers_is_no_vocabulary() {
+    let Some(root) = shared() else { return };
+    let bytes = Bytes::from(std::fs::read(root.join("cases/hostile/01/tokens-u32.gguf")).unwrap());
+    let gguf = Gguf::parse(bytes, &Limits::default()).unwrap();
+    let message = Tokenizer::from_gguf(&gguf).unwrap_err().to_string();
+    assert!(message.contains("tokenizer.ggml.tokens") && message.contains("string"), "{message}");
 }
 
 /// FIPS 180-4.
