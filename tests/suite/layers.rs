@@ -95,6 +95,9 @@ const NAMED: &[(&str, &str, &str)] = &[
     ("app/feedback.rs", "prompt", "a key of rows of data"),
     ("text/split.rs", "qwen2", "the name of a pre-tokenizer in files"),
     ("text/load.rs", "llama", "the name of a tokenizer in files, not of an architecture"),
+    ("text/load.rs", "gpt2", "the same"),
+    ("text/load.rs", "bert", "the same"),
+    ("text/load.rs", "phi3", "a part of the name of models whose special tokens are followed by space"),
     ("cli/demo.rs", "nola", "the demonstration shows the smallest files"),
     ("cli/args/knobs.rs", "lora", "the usual kind of the command"),
 ];
