@@ -13,6 +13,10 @@ pub enum Role {
     AttnNorm,
     /// Gain of the norm before the feed-forward layer.
     FfnNorm,
+    /// What a short convolution goes over: the row, and two gates.
+    ConvIn,
+    /// The output projection of a short convolution.
+    ConvOut,
     /// Queries.
     Q,
     /// Keys.
@@ -27,6 +31,18 @@ pub enum Role {
     Up,
     /// The down projection.
     Down,
+    /// The logits of experts.
+    Router,
+    /// The gate of the feed-forward layer beside the experts: one number for a row.
+    SharedGate,
+    /// Gates of all experts.
+    ExpertGate,
+    /// Up projections of all experts.
+    ExpertUp,
+    /// Down projections of all experts.
+    ExpertDown,
+    /// Gates and up projections of all experts in one tensor, for each its gate and then its up projection.
+    ExpertGateUp,
     /// Queries, keys and values in one tensor.
     Qkv,
     /// Gate and up in one tensor.
@@ -41,6 +57,8 @@ pub enum Role {
     PostFfnNorm,
     /// Gain of the norm of the stream after the block, where norms stand there.
     OutNorm,
+    /// The taps of a convolution.
+    Taps,
     /// Bias of [`Role::AttnNorm`].
     AttnNormBias,
     /// Bias of [`Role::FfnNorm`].
@@ -74,6 +92,10 @@ pub enum TensorKind {
     Gain,
     /// The bias that is added to the output of another role.
     Bias(Role),
+    /// The taps of a convolution, a row for each channel.
+    Taps,
+    /// A matrix for each expert, one after the other.
+    Experts,
 }
 
 /// The widths of a block.
@@ -89,6 +111,12 @@ pub struct Sizes {
     pub ff: usize,
     /// Of the gains of the norms of queries and keys.
     pub gains: [usize; 2],
+    /// Taps of a convolution, and its channels.
+    pub taps: [usize; 2],
+    /// Experts.
+    pub experts: usize,
+    /// Of an expert's feed-forward layer.
+    pub expert_ff: usize,
 }
 
 /// One row of [`ROLES`].
@@ -141,6 +169,11 @@ const fn gain(
     Row { role, short, gguf, hf, kind: TensorKind::Gain, shape, holds: &[], wide: false }
 }
 
+/// Matrices of all experts; the shape is that of one.
+const fn experts(role: Role, short: &'static str, gguf: &'static str, shape: fn(&Sizes) -> [usize; 2]) -> Row {
+    Row { role, short, gguf, hf: "", kind: TensorKind::Experts, shape, holds: &[], wide: false }
+}
+
 /// The bias of `of`; its name in files differs in the suffix.
 const fn bias(role: Role, of: Role, short: &'static str, gguf: &'static str, shape: fn(&Sizes) -> [usize; 2]) -> Row {
     Row { role, short, gguf, hf: "", kind: TensorKind::Bias(of), shape, holds: &[], wide: false }
@@ -150,6 +183,8 @@ const fn bias(role: Role, of: Role, short: &'static str, gguf: &'static str, sha
 pub static ROLES: [Row; Role::COUNT] = [
     gain(Role::AttnNorm, "attn_norm", "attn_norm", "input_layernorm", |s| [s.width; 2]),
     gain(Role::FfnNorm, "ffn_norm", "ffn_norm", "post_attention_layernorm", |s| [s.width; 2]),
+    matrix(Role::ConvIn, "conv_in", "shortconv.in_proj", "conv.in_proj", |s| [s.width, 3 * s.width]),
+    matrix(Role::ConvOut, "conv_out", "shortconv.out_proj", "conv.out_proj", |s| [s.width; 2]),
     wide(matrix(Role::Q, "q", "attn_q", "self_attn.q_proj", |s| [s.width, s.queries])),
     wide(matrix(Role::K, "k", "attn_k", "self_attn.k_proj", |s| [s.width, s.keys])),
     wide(matrix(Role::V, "v", "attn_v", "self_attn.v_proj", |s| [s.width, s.keys])),
@@ -157,6 +192,15 @@ pub static ROLES: [Row; Role::COUNT] = [
     matrix(Role::Gate, "gate", "ffn_gate", "mlp.gate_proj", |s| [s.width, s.ff]),
     matrix(Role::Up, "up", "ffn_up", "mlp.up_proj", |s| [s.width, s.ff]),
     matrix(Role::Down, "down", "ffn_down", "mlp.down_proj", |s| [s.ff, s.width]),
+    wide(matrix(Role::Router, "router", "ffn_gate_inp", "mlp.gate", |s| [s.width, s.experts])),
+    matrix(Role::SharedGate, "shared_gate", "ffn_gate_inp_shexp", "mlp.shared_expert_gate", |s| [s.width, 1]),
+    experts(Role::ExpertGate, "expert_gate", "ffn_gate_exps", |s| [s.width, s.expert_ff]),
+    experts(Role::ExpertUp, "expert_up", "ffn_up_exps", |s| [s.width, s.expert_ff]),
+    experts(Role::ExpertDown, "expert_down", "ffn_down_exps", |s| [s.expert_ff, s.width]),
+    fused(
+        experts(Role::ExpertGateUp, "expert_gate_up", "ffn_gate_up_exps", |s| [s.width, 2 * s.expert_ff]),
+        &[Role::ExpertGate, Role::ExpertUp],
+    ),
     fused(
         wide(matrix(Role::Qkv, "qkv", "attn_qkv", "self_attn.qkv_proj", |s| [s.width, s.queries + 2 * s.keys])),
         &[Role::Q, Role::K, Role::V],
@@ -170,6 +214,7 @@ pub static ROLES: [Row; Role::COUNT] = [
     gain(Role::PostAttnNorm, "post_attn_norm", "post_attention_norm", "post_attention_layernorm", |s| [s.width; 2]),
     gain(Role::PostFfnNorm, "post_ffn_norm", "post_ffw_norm", "post_feedforward_layernorm", |s| [s.width; 2]),
     gain(Role::OutNorm, "out_norm", "layer_output_norm", "output.LayerNorm", |s| [s.width; 2]),
+    Row { kind: TensorKind::Taps, ..gain(Role::Taps, "taps", "shortconv.conv", "conv.conv", |s| s.taps) },
     bias(Role::AttnNormBias, Role::AttnNorm, "attn_norm_bias", "attn_norm", |s| [s.width; 2]),
     bias(Role::FfnNormBias, Role::FfnNorm, "ffn_norm_bias", "ffn_norm", |s| [s.width; 2]),
     bias(Role::OutNormBias, Role::OutNorm, "out_norm_bias", "layer_output_norm", |s| [s.width; 2]),
@@ -187,8 +232,19 @@ impl Role {
     /// How many there are.
     pub const COUNT: usize = Role::QkvBias as usize + 1;
 
-    /// The linear layers of a dense block as most files store them: the meaning of `all` in a list of layers.
-    pub const LINEAR: [Role; 7] = [Role::Q, Role::K, Role::V, Role::O, Role::Gate, Role::Up, Role::Down];
+    /// The linear layers of a block as most files store them: the meaning of `all` in a list of layers. No block has all of
+    /// them.
+    pub const LINEAR: [Role; 9] = [
+        Role::ConvIn,
+        Role::ConvOut,
+        Role::Q,
+        Role::K,
+        Role::V,
+        Role::O,
+        Role::Gate,
+        Role::Up,
+        Role::Down,
+    ];
 
     /// Its row.
     pub fn row(self) -> &'static Row {

@@ -130,7 +130,12 @@ impl Base {
                 }
                 [n_in; 2]
             }
-            Place::Attention(layer) => block(layer).map(|b| [b.heads.q * b.heads.dim; 2])?,
+            Place::Attention(layer) => match block(layer)?.heads {
+                Heads { q: 0, .. } => {
+                    return Err(Error::mismatch(format!("base of {place}"), "attention", "a block without"));
+                }
+                heads => [heads.q * heads.dim; 2],
+            },
             Place::Stream(layer, _) => block(layer).map(|_| [self.width; 2])?,
             Place::State(layer) => block(layer).map(|_| [self.width, 1])?,
             Place::Join => [1, self.width],

@@ -118,7 +118,30 @@ impl Spec {
         if let Some(role) = targets.iter().find(|role| role.row().kind != crate::role::TensorKind::Matrix) {
             return Err(Error::invalid("targets", format!("{} is no linear layer", role.row().short)));
         }
-        let targets = &targets;
-        Ok(layers.into_iter().flat_map(|layer| targets.iter().map(move |&role| Site { layer, role })).collect())
+        // Blocks differ in their layers: a target need not be in each. Of the lists that name what any block may have, it need
+        // not be in one.
+        let there = |site: &Site| base.shapes[site.layer][site.role].is_some();
+        let of = |role: Role| layers.iter().map(move |&layer| Site { layer, role });
+        let usual = Kind::by_name(&self.kind).is_ok_and(|kind| kind.targets == targets)
+            || Role::LINEAR.iter().all(|role| targets.contains(role));
+        let lacks = |role: &&Role| !of(**role).any(|site| there(&site));
+        let first = targets.iter().find(lacks).filter(|_| !usual || targets.iter().all(|role| lacks(&role)));
+        if let Some(&role) = first {
+            base.shape(Site { layer: layers[0], role })?;
+        }
+        let site = |layer| targets.iter().map(move |&role| Site { layer, role });
+        Ok(layers.iter().flat_map(|&layer| site(layer)).filter(there).collect())
+    }
+
+    /// Those of `blocks` that have attention.
+    ///
+    /// # Errors
+    /// `Invalid` if none has.
+    pub fn attending(&self, blocks: Vec<usize>, base: &Base) -> Result<Vec<usize>> {
+        let found: Vec<usize> = blocks.into_iter().filter(|layer| base.shapes[*layer].heads.q > 0).collect();
+        if found.is_empty() {
+            return Err(Error::invalid("layers", "none of them has attention"));
+        }
+        Ok(found)
     }
 }

@@ -372,12 +372,30 @@ impl Gguf {
             [cols, rows] => (cols, rows),
             ref dims => return Err(Error::mismatch(shape_of(name), "one or two dimensions", format!("{dims:?}"))),
         };
+        self.rows_of(tensor, rows, cols)
+    }
+
+    fn rows_of(&self, tensor: &Tensor, rows: u64, cols: u64) -> Result<Matrix> {
+        let name = &*tensor.name;
         if tensor.format.decode.is_none() {
             return Err(unknown_format(tensor.format.name, name));
         }
         let size = |n: u64| usize::try_from(n).map_err(|_| Error::limit("address space", n, usize::MAX as u64));
         Matrix::new(tensor.format, size(rows)?, size(cols)?, self.data(tensor)?)
             .map_err(|e| inside(e, format_args!("tensor `{}`", printable(name))))
+    }
+
+    /// A tensor of three dimensions: matrices of one shape, their rows one after the other.
+    ///
+    /// # Errors
+    /// As [`Self::matrix`].
+    pub fn matrices(&self, name: &str) -> Result<Matrix> {
+        let tensor = self.wanted(name)?;
+        let [cols, rows, count] = *tensor.dims() else {
+            return Err(Error::mismatch(shape_of(name), "three dimensions", format!("{:?}", tensor.dims())));
+        };
+        let rows = rows.checked_mul(count).ok_or_else(|| Error::limit("address space", u64::MAX, usize::MAX as u64))?;
+        self.rows_of(tensor, rows, cols)
     }
 
     /// The values of a tensor of one dimension, stored as floats of any width.

@@ -1,7 +1,7 @@
 //! The activations of a block, each once, and how they are saved until the backward pass.
 
 use super::HParams;
-use super::hparams::Layer;
+use super::hparams::{Layer, Mixer};
 use crate::adapter::Place;
 use crate::kernel::{Buffer, Compute, Tile, View};
 use crate::quant::float;
@@ -13,6 +13,8 @@ use std::prelude::v1::*;
 pub enum Slot {
     /// After the first norm.
     N1,
+    /// What a mixer other than attention reads.
+    In,
     /// Queries before the norm of their heads.
     RawQ,
     /// Keys before the norm of their heads.
@@ -23,7 +25,7 @@ pub enum Slot {
     K,
     /// Values.
     V,
-    /// The output of attention, before the o projection.
+    /// What the mixer put out, before the last projection.
     Att,
     /// The output of the o projection before its norm.
     AttOut,
@@ -37,6 +39,18 @@ pub enum Slot {
     Up,
     /// The input of the down projection.
     Hidden,
+    /// The logits of experts.
+    Logits,
+    /// Gates of pairs of a row and an expert.
+    ExpertGate,
+    /// What these multiply.
+    ExpertUp,
+    /// Their products, after the activation.
+    ExpertHidden,
+    /// What the expert that all rows have puts out, before its gate.
+    Shared,
+    /// That gate, one number for a row.
+    SharedGate,
     /// The output of the down projection before its norm.
     FfnOut,
     /// The output of attention, then that of the feed-forward layer.
@@ -54,10 +68,23 @@ pub struct SlotRow {
     /// Whether it takes matrix products to compute, so that it is saved. The cheap ones follow from the saved ones and the
     /// block's input by a few operations a value.
     pub costly: fn(&Layer) -> bool,
+    /// Whether it is saved unrounded, since something is chosen by it.
+    pub exact: bool,
 }
 
 const fn slot(slot: Slot, width: fn(&HParams, &Layer) -> usize, costly: fn(&Layer) -> bool) -> SlotRow {
-    SlotRow { slot, width, costly }
+    SlotRow { slot, width, costly, exact: false }
+}
+
+const fn exact(row: SlotRow) -> SlotRow {
+    SlotRow { exact: true, ..row }
+}
+
+impl SlotRow {
+    /// The type that it is saved in where that of the others is `usual`.
+    fn saved_as(&self, usual: ActType) -> ActType {
+        if self.exact { ActType::F32 } else { usual }
+    }
 }
 
 /// `width` where the layer has a tensor of that role.
@@ -68,18 +95,25 @@ fn only(l: &Layer, role: Role, width: usize) -> usize {
 /// Every activation of a block, in the order of [`Slot`].
 pub static SLOTS: [SlotRow; Slot::COUNT] = [
     slot(Slot::N1, |h, _| h.width, |_| false),
+    slot(Slot::In, |h, l| if l.mixer == Mixer::Attention { 0 } else { 3 * h.width }, |_| true),
     slot(Slot::RawQ, |_, l| only(l, Role::QNorm, l.q_width()), |_| true),
     slot(Slot::RawK, |_, l| only(l, Role::KNorm, l.kv_width()), |_| true),
     slot(Slot::Q, |_, l| l.q_width(), |l| !l.has.has(Role::QNorm)),
     slot(Slot::K, |_, l| l.kv_width(), |l| !l.has.has(Role::KNorm)),
     slot(Slot::V, |_, l| l.kv_width(), |_| true),
-    slot(Slot::Att, |_, l| l.q_width(), |_| true),
+    slot(Slot::Att, |h, l| l.mixed(h.width), |l| l.mixer == Mixer::Attention),
     slot(Slot::AttOut, |h, l| only(l, Role::PostAttnNorm, h.width), |_| true),
     slot(Slot::Mid, |h, _| h.width, |_| true),
     slot(Slot::N2, |h, _| h.width, |_| false),
     slot(Slot::Gate, |_, l| if l.act.gated { l.ff } else { 0 }, |_| true),
     slot(Slot::Up, |_, l| l.ff, |_| true),
     slot(Slot::Hidden, |_, l| l.ff, |_| false),
+    exact(slot(Slot::Logits, |_, l| l.mixture.map_or(0, |m| m.router.experts), |_| true)),
+    slot(Slot::ExpertGate, |_, l| l.expert_sizes().iter().product(), |_| true),
+    slot(Slot::ExpertUp, |_, l| l.expert_sizes().iter().product(), |_| true),
+    slot(Slot::ExpertHidden, |_, l| l.expert_sizes().iter().product(), |_| false),
+    slot(Slot::Shared, |h, l| only(l, Role::SharedGate, h.width), |_| true),
+    slot(Slot::SharedGate, |_, l| only(l, Role::SharedGate, 1), |_| true),
     slot(Slot::FfnOut, |h, l| only(l, Role::PostFfnNorm, h.width), |_| true),
     slot(Slot::Out, |h, _| h.width, |_| false),
     slot(Slot::Sum, |h, l| only(l, Role::OutNorm, h.width), |_| true),
@@ -142,17 +176,18 @@ impl Acts {
         (slots.map(|buffer| &mut buffer[..]), &mut self.extras)
     }
 
-    /// The costly activations of a layer: buffers and widths.
+    /// The costly activations of a layer: buffers, widths, and the types that they are saved in.
     fn costly<'a>(
         &'a mut self,
         h: &'a HParams,
         layer: &'a Layer,
         extras: &'a [Extra],
-    ) -> impl Iterator<Item = (&'a mut Buffer, usize)> {
+        act_type: ActType,
+    ) -> impl Iterator<Item = (&'a mut Buffer, usize, ActType)> {
         let slots = self.slots.iter_mut().zip(&SLOTS).filter(|(_, row)| (row.costly)(layer));
         let all = self.extras.iter_mut().enumerate();
-        let more = all.filter_map(|(door, b)| Some((b, extras.iter().find(|e| e.0 == door)?.1)));
-        slots.map(|(b, row)| (b, (row.width)(h, layer))).chain(more)
+        let more = all.filter_map(move |(door, b)| Some((b, extras.iter().find(|e| e.0 == door)?.1, act_type)));
+        slots.map(move |(b, row)| (b, (row.width)(h, layer), row.saved_as(act_type))).chain(more)
     }
 }
 
@@ -238,15 +273,16 @@ pub struct SavedActs {
 impl SavedActs {
     /// Bytes for `n` rows of a layer; `extras` is the sum of the widths that adapters need.
     pub fn bytes(h: &HParams, layer: &Layer, extras: usize, n: usize, act_type: ActType) -> usize {
-        let widths = SLOTS.iter().filter(|row| (row.costly)(layer)).map(|row| (row.width)(h, layer));
-        widths.map(|width| act_type.bytes(n * width)).sum::<usize>() + act_type.bytes(n * extras)
+        let slots = SLOTS.iter().filter(|row| (row.costly)(layer));
+        let bytes = slots.map(|row| row.saved_as(act_type).bytes(n * (row.width)(h, layer)));
+        bytes.sum::<usize>() + act_type.bytes(n * extras)
     }
 
     /// Saves the costly activations of `a`. `f32` values are not copied: the buffers are swapped, so `a` then holds other
     /// values.
     pub fn put(&mut self, cx: &Compute, h: &HParams, layer: &Layer, extras: &[Extra], act_type: ActType, a: &mut Acts) {
         let n = a.n;
-        for (i, (buffer, width)) in a.costly(h, layer, extras).enumerate() {
+        for (i, (buffer, width, act_type)) in a.costly(h, layer, extras, act_type).enumerate() {
             if self.parts.len() == i {
                 self.parts.push(SavedValues::default());
             }
@@ -261,7 +297,7 @@ impl SavedActs {
     /// Moves the saved activations back into `a`, which has room for them.
     pub fn get(&mut self, cx: &Compute, h: &HParams, layer: &Layer, extras: &[Extra], act_type: ActType, a: &mut Acts) {
         let n = a.n;
-        for (part, (buffer, width)) in self.parts.iter_mut().zip(a.costly(h, layer, extras)) {
+        for (part, (buffer, width, act_type)) in self.parts.iter_mut().zip(a.costly(h, layer, extras, act_type)) {
             match act_type {
                 ActType::F32 => core::mem::swap(&mut part.words, buffer),
                 _ => part.get(cx, act_type, &mut buffer[..n * width]),

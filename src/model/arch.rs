@@ -1,10 +1,11 @@
 //! The table of architectures. A row holds everything that follows neither from the metadata nor from the presence of
 //! tensors.
 
-use super::hparams::{HParams, HeadNorm, Keys, Layer, RopeParams};
+use super::hparams::{CONVOLUTION, HParams, HeadNorm, Keys, Layer, Mixer, Mixture, RopeParams};
 use super::weights::Key;
 use crate::error::{Error, Result};
 use crate::nn::attention::Sees;
+use crate::nn::experts::Router;
 use crate::nn::norm;
 use crate::nn::rope::{Pairing, Scaling};
 use crate::role::Role;
@@ -48,7 +49,21 @@ pub struct Arch {
 pub const DENSE: &[Role] =
     &[Role::AttnNorm, Role::Q, Role::K, Role::V, Role::O, Role::FfnNorm, Role::Gate, Role::Up, Role::Down];
 
-/// The same without a gate, and with norms by mean and variance.
+/// The tensors of a decoder with attention and a mixture of experts.
+const MIXTURE: &[Role] = &[
+    Role::AttnNorm,
+    Role::Q,
+    Role::K,
+    Role::V,
+    Role::O,
+    Role::FfnNorm,
+    Role::Router,
+    Role::ExpertGate,
+    Role::ExpertUp,
+    Role::ExpertDown,
+];
+
+/// The same as [`DENSE`] without a gate, and with norms by mean and variance.
 const UNGATED: &[Role] = &[
     Role::AttnNorm,
     Role::AttnNormBias,
@@ -227,6 +242,61 @@ pub static ARCHES: &[Arch] = &[
         ..PLAIN
     },
     Arch {
+        name: "lfm2",
+        also: &[Role::QNorm, Role::KNorm],
+        may: CONVOLUTION,
+        last_norm: "token_embd_norm",
+        reads: &[WINDOW],
+        // A layer without key heads has a short convolution.
+        layer: |keys, _, layer| {
+            if layer.heads.kv > 0 {
+                let window = keys.whole(WINDOW, 1 << 20)?.filter(|size| *size > 0);
+                layer.sees = window.map_or(layer.sees, Sees::Window);
+                return Ok(());
+            }
+            let taps = keys.required("shortconv.l_cache", 64)?;
+            if taps < 2 {
+                return Err(Error::invalid(keys.name("shortconv.l_cache"), "a convolution of one row"));
+            }
+            layer.without_heads(Mixer::Convolution { taps });
+            Ok(())
+        },
+        ..PLAIN
+    },
+    Arch {
+        name: "qwen3moe",
+        needs: MIXTURE,
+        also: &[Role::QNorm, Role::KNorm],
+        reads: &[EXPERTS],
+        model: |keys, h| mixture(keys, h, true),
+        ..PLAIN
+    },
+    Arch {
+        name: "qwen2moe",
+        needs: MIXTURE,
+        // An expert that all rows have.
+        also: &[Role::Gate, Role::Up, Role::Down, Role::SharedGate],
+        bind: &[("ffn_gate_shexp", Role::Gate), ("ffn_up_shexp", Role::Up), ("ffn_down_shexp", Role::Down)],
+        reads: &[EXPERTS],
+        model: |keys, h| {
+            let own = keys.size("expert_shared_feed_forward_length", 1 << 22)?;
+            let usual: Vec<usize> = h.blocks.iter().map(|b| own.unwrap_or(b.ff)).collect();
+            mixture(keys, h, false)?;
+            h.blocks.iter_mut().zip(usual).for_each(|(b, ff)| b.ff = ff);
+            Ok(())
+        },
+        ..PLAIN
+    },
+    Arch {
+        name: "olmoe",
+        needs: MIXTURE,
+        also: &[Role::QNorm, Role::KNorm],
+        head_norm: HeadNorm::Row,
+        reads: &[EXPERTS],
+        model: |keys, h| mixture(keys, h, false),
+        ..PLAIN
+    },
+    Arch {
         name: "bert",
         norm: norm::Kind::Layer,
         act: "gelu_tanh_plain",
@@ -246,6 +316,25 @@ pub static ARCHES: &[Arch] = &[
 
 /// The key of a window's size.
 const WINDOW: &str = "attention.sliding_window";
+
+/// The key of the number of experts.
+const EXPERTS: &str = "expert_count";
+
+/// Makes every feed-forward layer a mixture. Weights of a row's experts are divided by their sum or not; this is not in the
+/// file. The width of an expert is, or it is that of the feed-forward layer: whole for olmoe, a share for each expert of a row
+/// for the others.
+fn mixture(keys: &Keys, h: &mut HParams, normalised: bool) -> Result<()> {
+    let experts = keys.required(EXPERTS, 1 << 10)?;
+    let used = keys.required("expert_used_count", experts as u64)?;
+    let own = keys.each("expert_feed_forward_length", 1, 1 << 22)?;
+    let parts = if h.arch.name == "olmoe" { 1 } else { used };
+    for (i, block) in h.blocks.iter_mut().enumerate() {
+        let ff = own.as_ref().map_or(block.ff / parts, |own| own[i]);
+        block.mixture = Some(Mixture { router: Router { experts, used, normalised }, ff });
+        block.ff = 0;
+    }
+    Ok(())
+}
 
 /// Embeddings are multiplied by the root of their width.
 fn scaled_embedding(h: &mut HParams) -> Result<()> {

@@ -2,9 +2,9 @@
 
 use super::acts::{LSE, Slot};
 use super::doors::{self, Out, Workspace};
-use super::hparams::{Form, HeadNorm, Layer};
+use super::hparams::{Form, HeadNorm, Layer, Mixer};
 use super::pass::{Caches, Pass, Target};
-use super::{Acts, HParams};
+use super::{Acts, HParams, mixer, mixture};
 use crate::adapter::{Place, Shape, Site, Spot};
 use crate::kernel::{Buffer, Tile, View};
 use crate::nn::attention::{self, Memory, Source};
@@ -52,6 +52,8 @@ pub fn recompute(p: &Pass, layer: usize, x: &[f32], a: &mut Acts, work: &mut Wor
     hidden(p, layer, None, x, a, work);
     if doors::needs_down(p, layer) {
         down(p, layer, a, work);
+    } else {
+        mixture::add(p, layer, Slot::Out, true, a, work);
     }
     if p.model.hparams.blocks[layer].form() == Form::Post {
         summed(p, layer, a);
@@ -70,10 +72,40 @@ fn hidden(
     let (h, cx) = (&p.model.hparams, &p.model.compute);
     let l = &h.blocks[layer];
     let n = p.rows.positions.len();
-    let (d, qw, kw) = (h.width, l.q_width(), l.kv_width());
+    let d = h.width;
     a.resize(h, l, p.extras(layer), n);
 
     normed_input(p, layer, x, a, work);
+    match l.mixer {
+        Mixer::Attention => attention(p, layer, caches, a, work),
+        _ => mixer::forward(p, layer, caches, a, work),
+    }
+    let post = l.has.has(Role::PostAttnNorm);
+    let ([att, out], extras) = a.parts([Slot::Att, if post { Slot::AttOut } else { Slot::Out }]);
+    let outs = [Out { role: l.mixer.out(), y: out }];
+    doors::project(p, layer, View::new(att, n, l.mixed(d)), outs, extras, work);
+    branch(p, layer, Spot::Attention, a, work);
+    let ([mid, out], _) = a.parts([Slot::Mid, Slot::Out]);
+    sum(cx, &x[..n * d], &out[..n * d], d, &mut mid[..n * d]);
+
+    normed_middle(p, layer, a, work);
+    if l.dense() {
+        let ([n2, gate, up], extras) = a.parts([Slot::N2, Slot::Gate, Slot::Up]);
+        let (n2, up) = (View::new(n2, n, d), Out { role: Role::Up, y: up });
+        match l.act.gated {
+            true => doors::project(p, layer, n2, [Out { role: Role::Gate, y: gate }, up], extras, work),
+            false => doors::project(p, layer, n2, [up], extras, work),
+        }
+    }
+    mixture::route(p, layer, a, work);
+    activated(p, layer, a);
+}
+
+/// From the normed rows to what attention gathers.
+fn attention(p: &Pass, layer: usize, caches: Option<&mut (dyn Caches + '_)>, a: &mut Acts, work: &mut Workspace) {
+    let (h, cx) = (&p.model.hparams, &p.model.compute);
+    let (n, l) = (a.n, &h.blocks[layer]);
+    let (d, qw, kw) = (h.width, l.q_width(), l.kv_width());
     // Norms of heads want queries and keys as they came.
     let raw = |of: Slot, raw: Slot, norm: Role| if l.has.has(norm) { raw } else { of };
     let slots = [Slot::N1, raw(Slot::Q, Slot::RawQ, Role::QNorm), raw(Slot::K, Slot::RawK, Role::KNorm), Slot::V];
@@ -111,31 +143,18 @@ fn hidden(
         }
     }
     doors::attend(p, layer, q, att, extras, work);
-    let post = l.has.has(Role::PostAttnNorm);
-    let ([att, out], extras) = a.parts([Slot::Att, if post { Slot::AttOut } else { Slot::Out }]);
-    let outs = [Out { role: Role::O, y: out }];
-    doors::project(p, layer, View::new(att, n, qw), outs, extras, work);
-    branch(p, layer, Spot::Attention, a, work);
-    let ([mid, out], _) = a.parts([Slot::Mid, Slot::Out]);
-    sum(cx, &x[..n * d], &out[..n * d], d, &mut mid[..n * d]);
-
-    normed_middle(p, layer, a, work);
-    let ([n2, gate, up], extras) = a.parts([Slot::N2, Slot::Gate, Slot::Up]);
-    let (n2, up) = (View::new(n2, n, d), Out { role: Role::Up, y: up });
-    match l.act.gated {
-        true => doors::project(p, layer, n2, [Out { role: Role::Gate, y: gate }, up], extras, work),
-        false => doors::project(p, layer, n2, [up], extras, work),
-    }
-    activated(p, layer, a);
 }
 
 /// The last projection, and what becomes of it before it is added to the stream.
 fn down(p: &Pass, layer: usize, a: &mut Acts, work: &mut Workspace) {
     let l = &p.model.hparams.blocks[layer];
-    let post = l.has.has(Role::PostFfnNorm);
+    let to = if l.has.has(Role::PostFfnNorm) { Slot::FfnOut } else { Slot::Out };
     let n = a.n;
-    let ([hidden, out], extras) = a.parts([Slot::Hidden, if post { Slot::FfnOut } else { Slot::Out }]);
-    doors::project(p, layer, View::new(hidden, n, l.ff), [Out { role: Role::Down, y: out }], extras, work);
+    if l.dense() {
+        let ([hidden, out], extras) = a.parts([Slot::Hidden, mixture::own(l, to)]);
+        doors::project(p, layer, View::new(hidden, n, l.ff), [Out { role: Role::Down, y: out }], extras, work);
+    }
+    mixture::add(p, layer, to, false, a, work);
     branch(p, layer, Spot::FeedForward, a, work);
 }
 
@@ -165,13 +184,18 @@ fn of(spot: Spot) -> (Slot, Role, Slot) {
 /// Recomputes the cheap activations from `x` and the saved ones in `a`; the result equals that of [`recompute`]. No matrix
 /// product is computed twice.
 pub fn recompute_cheap(p: &Pass, layer: usize, x: &[f32], a: &mut Acts, work: &mut Workspace) {
-    let has = p.model.hparams.blocks[layer].has;
+    let (h, n) = (&p.model.hparams, a.n);
+    let has = h.blocks[layer].has;
+    // What is cheap here may have been saved in the block above, and its buffer be gone with that.
+    a.resize(h, &h.blocks[layer], p.extras(layer), n);
     normed_input(p, layer, x, a, work);
     if has.has(Role::QNorm) || has.has(Role::KNorm) {
         rotated(p, layer, a, work);
     }
+    mixer::again(p, layer, a);
     normed_middle(p, layer, a, work);
     activated(p, layer, a);
+    mixture::again(p, layer, a);
 }
 
 fn normed_input(p: &Pass, layer: usize, x: &[f32], a: &mut Acts, work: &mut Workspace) {
@@ -224,6 +248,9 @@ fn heads(l: &Layer) -> [(usize, Role, Slot, Slot); 2] {
 
 fn activated(p: &Pass, layer: usize, a: &mut Acts) {
     let (l, n) = (&p.model.hparams.blocks[layer], a.n);
+    if !l.dense() {
+        return;
+    }
     let ([gate, up, hidden], _) = a.parts([Slot::Gate, Slot::Up, Slot::Hidden]);
     let gate = View::new(gate, n, if l.act.gated { l.ff } else { 0 });
     ffn::forward(&p.model.compute, l.act, gate, View::new(up, n, l.ff), &mut Tile::new(hidden, n, l.ff));
@@ -232,7 +259,7 @@ fn activated(p: &Pass, layer: usize, a: &mut Acts) {
 /// Gradient buffers of a block.
 #[derive(Default)]
 pub struct Grads {
-    wide: Buffer,
+    pub(super) wide: Buffer,
     q: Buffer,
     k: Buffer,
     v: Buffer,
@@ -242,6 +269,10 @@ pub struct Grads {
     branch: [Buffer; 2],
     /// What adapters make of the gradient of queries, and of the log-sum-exp.
     spare: [Buffer; 2],
+    /// Of a mixer other than attention.
+    pub(super) mixer: [Buffer; 1],
+    /// Of a mixture: weights of experts, their logits, and what all rows have behind its gate.
+    pub(super) mixture: [Buffer; 3],
     /// The gradient of the stream before the norm after a block, or that of rows which both sub-layers read.
     sum: Buffer,
 }
@@ -249,18 +280,20 @@ pub struct Grads {
 impl Grads {
     /// Bytes of the buffers for `n` rows, the longest sequence of them `longest`, with an adapter of that shape.
     pub fn bytes(h: &HParams, shape: Option<&Shape>, n: usize, longest: usize) -> usize {
-        let wide = h.most(|l| l.ff.max(l.q_width()));
+        let wide = h.most(|l| l.ff.max(l.mixed(h.width)));
         let rows = wide + h.most(Layer::q_width) + 2 * h.most(Layer::kv_width) + h.width;
         let post = h.most(|l| usize::from(l.has.has(Role::PostAttnNorm) || l.has.has(Role::PostFfnNorm)));
         let norms = h.most(|l| if l.has.has(Role::QNorm) { l.q_width() } else { 0 });
         let at = |of: fn(&Place) -> bool| shape.is_some_and(|s| s.slots.iter().any(|slot| of(&slot.place)));
         let rescales = shape.is_some_and(|s| s.needs.rescales);
         let attends = at(|p| matches!(p, Place::Attention(_)));
-        let own = post > 0 || h.blocks.iter().any(|l| l.residual != 1.0) || rescales;
+        let own = post > 0 || h.blocks.iter().any(|l| l.residual != 1.0 || l.has.has(Role::SharedGate)) || rescales;
         let spare = norms.max(if attends { h.most(Layer::q_width) + h.most(|l| l.heads.q) } else { 0 });
         let heads = h.most(|l| attention::shared(l.heads, longest));
         let sum = h.most(|l| if l.form() == Form::Pre { 0 } else { h.width });
-        4 * (n * (rows + usize::from(own) * h.width + post * h.width + spare + sum) + heads)
+        let mixture: usize = (0..3).map(|i| h.most(|l| mixture::grads(h, l)[i])).sum();
+        let mixer = h.most(|l| mixer::grads(h, l, n));
+        4 * (n * (rows + usize::from(own) * h.width + post * h.width + spare + sum + mixture) + heads + mixer)
     }
 }
 
@@ -278,10 +311,10 @@ pub fn backward(
     g: &mut Grads,
     work: &mut Workspace,
 ) {
-    let (h, cx) = (&p.model.hparams, &p.model.compute);
+    let h = &p.model.hparams;
     let l = &h.blocks[layer];
     let n = a.n;
-    let (d, qw, kw, ff) = (h.width, l.q_width(), l.kv_width(), l.ff);
+    let d = h.width;
     let dx = &mut dx[..n * d];
     let form = l.form();
     if form == Form::Post {
@@ -295,29 +328,9 @@ pub fn backward(
 
     // The feed-forward layer.
     let into = branch_backward(p, layer, Spot::FeedForward, a, dx, true, target, g, work);
-    let dy = if into.own { &mut g.branch[0][..n * d] } else { &mut *dx };
-    let dh = g.wide.room(n * ff);
-    let ([hidden], extras) = a.parts([Slot::Hidden]);
-    let outs = [Out { role: Role::Down, y: dy }];
-    let hidden = View::new(hidden, n, ff);
-    doors::project_backward(p, layer, hidden, outs, Accumulate::Set, Some(dh), extras, target, work);
-    let ([gate, up, n2, mid], extras) = a.parts([Slot::Gate, Slot::Up, Slot::N2, Slot::Mid]);
-    let gated = if l.act.gated { ff } else { 0 };
-    let mut tiles = (Tile::new(gate, n, gated), Tile::new(up, n, ff));
-    ffn::backward(cx, l.act, &mut tiles.0, &mut tiles.1, View::new(dh, n, ff));
-    let (n2, dn) = (View::new(n2, n, d), g.width.room(n * d));
-    let up = Out { role: Role::Up, y: up };
-    let dn = match l.act.gated {
-        true => {
-            let outs = [Out { role: Role::Gate, y: gate }, up];
-            doors::project_backward(p, layer, n2, outs, into.place, Some(&mut *dn), extras, target, work);
-            dn
-        }
-        false => {
-            doors::project_backward(p, layer, n2, [up], into.place, Some(&mut *dn), extras, target, work);
-            dn
-        }
-    };
+    feed_backward(p, layer, a, dx, into, target, g, work);
+    let ([mid], _) = a.parts([Slot::Mid]);
+    let dn = g.width.room(n * d);
     match form {
         // The stream goes on from the normed rows.
         Form::Post => {
@@ -336,11 +349,92 @@ pub fn backward(
     let below = below || !p.stack.at(Place::Site(Site { layer, role: Role::AttnNorm })).is_empty();
     let into = branch_backward(p, layer, Spot::Attention, a, dx, below, target, g, work);
     let dy = if into.own { &mut g.branch[0][..n * d] } else { &mut *dx };
-    let datt = g.wide.room(n * qw);
+    let mixed = l.mixed(d);
+    let datt = g.wide.room(n * mixed);
     let ([att], extras) = a.parts([Slot::Att]);
-    let att = View::new(att, n, qw);
-    let outs = [Out { role: Role::O, y: dy }];
+    let att = View::new(att, n, mixed);
+    let outs = [Out { role: l.mixer.out(), y: dy }];
     doors::project_backward(p, layer, att, outs, Accumulate::Set, Some(datt), extras, target, work);
+    let mut width = core::mem::take(&mut g.width);
+    let dn = width.room(n * d);
+    let down = if below { Some(&mut *dn) } else { None };
+    match l.mixer {
+        Mixer::Attention => attention_backward(p, layer, a, into.place, down, target, g, work),
+        _ => mixer::backward(p, layer, a, into.place, down, target, g, work),
+    }
+    if below && form == Form::Parallel {
+        crate::nn::add(&g.sum[..n * d], dn);
+    }
+    match l.has.has(Role::AttnNorm) {
+        _ if !below => {}
+        true => doors::norm_backward(p, layer, Role::AttnNorm, View::new(x, n, d), dn, dx, target, work),
+        false => crate::nn::add(dn, dx),
+    }
+    g.width = width;
+}
+
+/// The backward pass through the feed-forward layer: from `dx` or the branch's own gradient makes that of its input, in
+/// `g.width`.
+fn feed_backward(
+    p: &Pass,
+    layer: usize,
+    a: &mut Acts,
+    dx: &mut [f32],
+    into: Branch,
+    target: &mut Target,
+    g: &mut Grads,
+    work: &mut Workspace,
+) {
+    let (cx, l) = (&p.model.compute, &p.model.hparams.blocks[layer]);
+    let (n, d, ff) = (a.n, p.model.hparams.width, l.ff);
+    let [mut width, mut branch] = [&mut g.width, &mut g.branch[0]].map(core::mem::take);
+    let dy = if into.own { &mut branch[..n * d] } else { dx };
+    let (dn, mut place) = (width.room(n * d), into.place);
+    if l.mixture.is_some() {
+        if place == Accumulate::Set {
+            dn.fill(0.0);
+            place = Accumulate::Add;
+        }
+        mixture::backward(p, layer, a, dy, dn, target, g, work);
+    }
+    if l.dense() {
+        let dh = g.wide.room(n * ff);
+        let ([hidden], extras) = a.parts([Slot::Hidden]);
+        let outs = [Out { role: Role::Down, y: dy }];
+        let hidden = View::new(hidden, n, ff);
+        doors::project_backward(p, layer, hidden, outs, Accumulate::Set, Some(dh), extras, target, work);
+        let ([gate, up, n2], extras) = a.parts([Slot::Gate, Slot::Up, Slot::N2]);
+        let gated = if l.act.gated { ff } else { 0 };
+        let mut tiles = (Tile::new(gate, n, gated), Tile::new(up, n, ff));
+        ffn::backward(cx, l.act, &mut tiles.0, &mut tiles.1, View::new(dh, n, ff));
+        let (n2, up) = (View::new(n2, n, d), Out { role: Role::Up, y: up });
+        match l.act.gated {
+            true => {
+                let outs = [Out { role: Role::Gate, y: gate }, up];
+                doors::project_backward(p, layer, n2, outs, place, Some(dn), extras, target, work);
+            }
+            false => doors::project_backward(p, layer, n2, [up], place, Some(dn), extras, target, work),
+        }
+    }
+    (g.width, g.branch[0]) = (width, branch);
+}
+
+/// The backward pass from what attention gathered, whose gradient is in `g.wide`, to the normed rows: makes `dn`, as `into`
+/// says, if it is wanted.
+fn attention_backward(
+    p: &Pass,
+    layer: usize,
+    a: &mut Acts,
+    into: Accumulate,
+    dn: Option<&mut [f32]>,
+    target: &mut Target,
+    g: &mut Grads,
+    work: &mut Workspace,
+) {
+    let (h, cx) = (&p.model.hparams, &p.model.compute);
+    let (n, l) = (a.n, &h.blocks[layer]);
+    let (d, qw, kw) = (h.width, l.q_width(), l.kv_width());
+    let datt = &mut g.wide[..n * qw];
     let adapted = !p.stack.at(Place::Attention(layer)).is_empty();
     let wants_lse = p.stack.needs_at(Place::Attention(layer)).lse;
     let ([q, k, v], extras) = a.parts([Slot::Q, Slot::K, Slot::V]);
@@ -391,20 +485,8 @@ pub fn backward(
         }
     }
     let ([n1], extras) = a.parts([Slot::N1]);
-    let dn = g.width.room(n * d);
     let outs = [Out { role: Role::Q, y: dq }, Out { role: Role::K, y: dk }, Out { role: Role::V, y: dv }];
-    let down = if below { Some(&mut *dn) } else { None };
-    doors::project_backward(p, layer, View::new(n1, n, d), outs, into.place, down, extras, target, work);
-    if !below {
-        return;
-    }
-    if form == Form::Parallel {
-        crate::nn::add(&g.sum[..n * d], dn);
-    }
-    match l.has.has(Role::AttnNorm) {
-        true => doors::norm_backward(p, layer, Role::AttnNorm, View::new(x, n, d), dn, dx, target, work),
-        false => crate::nn::add(dn, dx),
-    }
+    doors::project_backward(p, layer, View::new(n1, n, d), outs, into, dn, extras, target, work);
 }
 
 /// Where the gradient of a sub-layer's output continues.

@@ -221,6 +221,75 @@ pub struct Cache {
     kind: CacheType,
     positions: usize,
     groups: Vec<Group>,
+    /// What mixers other than attention carry along the text, if the model has such.
+    carried: Option<Carried>,
+}
+
+/// The states of all layers after a text, which cannot be taken back row by row: some earlier ones are kept.
+#[derive(Clone)]
+struct Carried {
+    /// The first value of each layer's state, and the number of values.
+    starts: Arc<[usize]>,
+    /// The states now.
+    now: Arc<Vec<f32>>,
+    /// Positions that were read. At 0 the values in `now` do not count.
+    at: usize,
+    /// States of fewer positions, with their number, oldest first.
+    kept: Vec<(usize, Arc<Vec<f32>>)>,
+}
+
+/// Earlier states that are kept.
+const KEPT: usize = 4;
+
+impl Carried {
+    fn new(h: &HParams) -> Result<Option<Carried>> {
+        let mut starts = vec![0];
+        for l in &h.blocks {
+            starts.push(starts[starts.len() - 1] + l.state(h.width));
+        }
+        let len = starts[h.blocks.len()];
+        let kept = Vec::with_capacity(KEPT);
+        let made = || Ok(Carried { starts: starts.into(), now: Arc::new(zeros(Some(len))?), at: 0, kept });
+        (len > 0).then(made).transpose()
+    }
+
+    /// Makes the states its own, since they are written to next.
+    fn own(&mut self) -> Result<()> {
+        match Arc::get_mut(&mut self.now) {
+            Some(now) if self.at == 0 => now.fill(0.0),
+            Some(_) => {}
+            None => {
+                let mut copy = zeros(Some(self.now.len()))?;
+                if self.at > 0 {
+                    copy.copy_from_slice(&self.now);
+                }
+                self.now = Arc::new(copy);
+            }
+        }
+        Ok(())
+    }
+
+    /// Goes back to the latest states of at most `position` positions: of how many.
+    fn back(&mut self, position: usize) -> usize {
+        self.kept.retain(|(at, _)| *at <= position);
+        if self.at > position {
+            self.at = 0;
+            if let Some((at, states)) = self.kept.last() {
+                (self.at, self.now) = (*at, states.clone());
+            }
+        }
+        self.at
+    }
+
+    fn keep(&mut self) {
+        if self.at == 0 || self.kept.last().is_some_and(|(at, _)| *at == self.at) {
+            return;
+        }
+        if self.kept.len() == KEPT {
+            self.kept.remove(0);
+        }
+        self.kept.push((self.at, self.now.clone()));
+    }
 }
 
 impl Cache {
@@ -254,7 +323,7 @@ impl Cache {
             let most = group.window.map_or(positions, |window| window + PAGE + chunk + 2 * PAGE);
             group.own(kind, positions, &(0..most.min(positions)))?;
         }
-        Ok(Cache { layers: layers.into(), kind, positions, groups })
+        Ok(Cache { layers: layers.into(), kind, positions, groups, carried: Carried::new(h)? })
     }
 
     /// A cache that shares the first `n` positions with this one. The memory of others is taken when they are written to.
@@ -265,7 +334,9 @@ impl Cache {
             Group { pages, spare: Vec::new(), ..*group }
         };
         let groups = self.groups.iter().map(group).collect();
-        Cache { layers: self.layers.clone(), kind: self.kind, positions: self.positions, groups }
+        let mut carried = self.carried.clone();
+        carried.iter_mut().for_each(|carried| _ = carried.back(n));
+        Cache { layers: self.layers.clone(), kind: self.kind, positions: self.positions, groups, carried }
     }
 
     /// Makes this cache the only owner of the pages of positions `range`, which are written to next: what it shares is
@@ -274,6 +345,7 @@ impl Cache {
     /// # Errors
     /// `Memory` if the memory is not there; no position before `range` has changed then.
     pub fn own(&mut self, range: Range<usize>) -> Result<()> {
+        self.carried.as_mut().map_or(Ok(()), Carried::own)?;
         let (kind, positions) = (self.kind, self.positions);
         self.groups.iter_mut().try_for_each(|group| group.own(kind, positions, &range))
     }
@@ -284,6 +356,35 @@ impl Cache {
             let first = group.window.map_or(0, |window| (position + 1).saturating_sub(window));
             group.pages[first / PAGE..position.div_ceil(PAGE)].iter().all(|page| page.is_some())
         })
+    }
+
+    /// The state that the mixer of `layer` carries along the text, after [`Cache::own`].
+    pub(super) fn state_mut(&mut self, layer: usize) -> &mut [f32] {
+        let carried = self.carried.as_mut().expect("the states of a model that has some");
+        let at = carried.starts[layer]..carried.starts[layer + 1];
+        let Some(now) = Arc::get_mut(&mut carried.now) else { unreachable!("states are owned before a pass writes to them") };
+        &mut now[at]
+    }
+
+    /// The states have gone `n` positions further.
+    pub(super) fn carry(&mut self, n: usize) {
+        self.carried.iter_mut().for_each(|carried| carried.at += n);
+    }
+
+    /// Keeps the states as they are, to go back to.
+    pub(super) fn keep(&mut self) {
+        self.carried.iter_mut().for_each(Carried::keep);
+    }
+
+    /// Goes back to `position`, or to the nearest one before it of which states are kept, if there are states: which it is. 0
+    /// if what the row there sees is gone.
+    pub(super) fn back(&mut self, position: usize) -> usize {
+        let at = self.carried.as_mut().map_or(position, |carried| carried.back(position));
+        let at = if self.reaches(at) { at } else { 0 };
+        if at == 0 {
+            self.carried.iter_mut().for_each(|carried| _ = carried.back(0));
+        }
+        at
     }
 
     /// Its precision.
@@ -298,12 +399,22 @@ impl Cache {
 
     /// Bytes of its pages.
     pub fn bytes(&self) -> usize {
-        self.groups.iter().map(|group| group.bytes(|_| true)).sum()
+        let states = self.states().map(|states| size_of_val(&states[..]));
+        self.groups.iter().map(|group| group.bytes(|_| true)).chain(states).sum()
     }
 
     /// Bytes of the pages that no other cache shares.
     pub fn own_bytes(&self) -> usize {
-        self.groups.iter().map(|group| group.bytes(|page| Arc::strong_count(page) == 1)).sum()
+        let states = self.states().filter(|states| Arc::strong_count(states) == 1);
+        let states = states.map(|states| size_of_val(&states[..]));
+        self.groups.iter().map(|group| group.bytes(|page| Arc::strong_count(page) == 1)).chain(states).sum()
+    }
+
+    /// The states now, and those that are kept of other positions.
+    fn states(&self) -> impl Iterator<Item = &Arc<Vec<f32>>> {
+        let now = self.carried.iter().map(|carried| &carried.now);
+        let others = self.carried.iter().flat_map(|c| c.kept.iter().map(|(_, s)| s).filter(|s| !Arc::ptr_eq(s, &c.now)));
+        now.chain(others)
     }
 
     /// Writes rows `x` of keys and values of `layer` from position `at` on. The cache owns these positions.

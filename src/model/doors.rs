@@ -11,6 +11,7 @@ use super::pass::{Pass, Target};
 use super::{HParams, Model};
 use crate::adapter::{At, Into, Member, Needs, Place, Seen, Shape, Site, Spot, Stack};
 use crate::kernel::{Buffer, Tile, View};
+use crate::nn::experts::{self, Choice};
 use crate::nn::linear::{self, Accumulate, Back, Input, Precision, Quantized};
 use crate::nn::{head, norm};
 use crate::quant::Matrix;
@@ -39,6 +40,9 @@ pub struct Workspace {
     pub embedded: Buffer,
     /// The rows that dropout leaves, and their gradient.
     dropped: [Buffer; 2],
+    /// Which experts rows have, and what these work in.
+    choice: Choice,
+    experts: experts::Work,
 }
 
 impl Workspace {
@@ -47,14 +51,34 @@ impl Workspace {
         let fused = m.weights.blocks.iter().flat_map(|b| b.matrices()).filter(|(r, _)| !r.row().holds.is_empty());
         let embedded = if m.weights.embed_norm.is_some() { 2 * m.hparams.width } else { 0 };
         let fused = 4 * n * (fused.map(|(_, w)| w.rows).max().unwrap_or(0) + embedded);
+        let fused = fused + Self::expert_bytes(m, precision, n);
         if precision == Precision::F32 {
             return fused;
         }
         let slice = head::slice(m.weights.head());
         let linears = || m.weights.blocks.iter().flat_map(|block| block.matrices());
         let inputs = linears().map(|(role, w)| (w, n, role.row().wide)).chain([(&slice, targets, false)]);
-        let products = linears().map(|(_, w)| (w, n)).chain([(&slice, targets)]);
+        let products = m.weights.blocks.iter().flat_map(|block| block.products()).map(|w| (w, n));
+        let products = products.chain([(&slice, targets)]);
         fused + Quantized::bytes(m.compute.kernels, inputs) + Back::bytes(products)
+    }
+
+    fn expert_bytes(m: &Model, precision: Precision, n: usize) -> usize {
+        let layers = m.hparams.blocks.iter().zip(&m.weights.blocks);
+        let mixtures = || layers.clone().filter_map(|(l, w)| Some((l.mixture?, w.experts.as_ref()?.of(l.act))));
+        let choices = mixtures().map(|(m, _)| Choice::bytes(m.router, n)).max().unwrap_or(0);
+        let work = mixtures().map(|(_, e)| experts::Work::bytes(&m.compute, precision, e, n, true)).max();
+        choices + work.unwrap_or(0)
+    }
+
+    /// The choice of experts, and what they work in.
+    pub fn experts(&mut self) -> (&mut Choice, &mut experts::Work) {
+        (&mut self.choice, &mut self.experts)
+    }
+
+    /// The same, with what the backward pass in 8 bits works in.
+    pub fn experts_back(&mut self) -> (&mut Choice, &mut experts::Work, &mut Back) {
+        (&mut self.choice, &mut self.experts, &mut self.back)
     }
 
     /// Bytes that a trained adapter makes the doors hold for `n` rows, beside what is remembered of a block.
@@ -111,6 +135,7 @@ pub fn needs_down(p: &Pass, layer: usize) -> bool {
     let wants = |place| p.stack.needs_at(place).output;
     let l = &p.model.hparams.blocks[layer];
     l.has.has(Role::PostFfnNorm)
+        || l.has.has(Role::SharedGate)
         || l.form() == Form::Post
         || wants(down)
         || wants(Place::Stream(layer, Spot::FeedForward))
@@ -647,11 +672,12 @@ pub fn pass_back(
 /// Whether the gradient of a sub-layer's output must be a copy of the stream's, since it is changed on its way.
 pub fn own_branch(p: &Pass, l: &Layer, layer: usize, spot: Spot) -> bool {
     let (role, post) = match spot {
-        Spot::Attention => (Role::O, Role::PostAttnNorm),
+        Spot::Attention => (l.mixer.out(), Role::PostAttnNorm),
         Spot::FeedForward => (Role::Down, Role::PostFfnNorm),
     };
     let rescales = |place| p.stack.needs_at(place).rescales;
     l.has.has(post)
+        || spot == Spot::FeedForward && l.has.has(Role::SharedGate)
         || l.residual != 1.0
         || rescales(Place::Stream(layer, spot))
         || rescales(Place::Site(Site { layer, role }))

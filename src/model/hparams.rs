@@ -5,6 +5,7 @@ use super::weights::Key;
 use crate::error::{Error, Result};
 use crate::gguf::{Gguf, Value};
 use crate::nn::attention::{Heads, Sees};
+use crate::nn::experts::Router;
 use crate::nn::ffn::Act;
 use crate::nn::head::Finish;
 use crate::nn::norm::{self, Norm};
@@ -63,6 +64,61 @@ pub enum HeadNorm {
     Row,
 }
 
+/// What lets the rows of a block see those before them.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Mixer {
+    /// Attention over keys and values, which a cache keeps.
+    Attention,
+    /// A short convolution between two gates, whose state is that many rows.
+    Convolution {
+        /// Taps of a channel, the row's own among them.
+        taps: usize,
+    },
+}
+
+impl Mixer {
+    /// The projection of what it puts out.
+    pub fn out(self) -> Role {
+        match self {
+            Mixer::Attention => Role::O,
+            Mixer::Convolution { .. } => Role::ConvOut,
+        }
+    }
+
+    /// The tensors that blocks with this mixer have and others have not.
+    pub fn roles(self) -> &'static [Role] {
+        match self {
+            Mixer::Attention => &[
+                Role::Q,
+                Role::K,
+                Role::V,
+                Role::O,
+                Role::Qkv,
+                Role::QNorm,
+                Role::KNorm,
+                Role::QBias,
+                Role::KBias,
+                Role::VBias,
+                Role::OBias,
+                Role::QkvBias,
+            ],
+            Mixer::Convolution { .. } => CONVOLUTION,
+        }
+    }
+}
+
+/// The tensors of a short convolution.
+pub const CONVOLUTION: &[Role] = &[Role::ConvIn, Role::Taps, Role::ConvOut];
+
+/// The experts of a feed-forward layer.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Mixture {
+    /// How rows choose.
+    pub router: Router,
+    /// Width of an expert.
+    pub ff: usize,
+}
+
 /// One layer of a model.
 #[derive(Clone, Debug)]
 pub struct Layer {
@@ -74,8 +130,12 @@ pub struct Layer {
     pub rope: Option<usize>,
     /// What norms of queries and keys go over, if it has any.
     pub head_norm: HeadNorm,
-    /// Width of the feed-forward layer.
+    /// What lets its rows see those before them. Without attention it has no heads.
+    pub mixer: Mixer,
+    /// Width of the feed-forward layer. In a mixture this is the expert that all rows have, or nothing.
     pub ff: usize,
+    /// The experts, if it is a mixture.
+    pub mixture: Option<Mixture>,
     /// Its activation.
     pub act: &'static Act,
     /// The factor of the outputs of attention and of the feed-forward layer before they are added to the stream.
@@ -102,7 +162,51 @@ impl Layer {
             HeadNorm::Shared => [self.heads.dim; 2],
             HeadNorm::Each | HeadNorm::Row => [queries, keys],
         };
-        Sizes { width, queries, keys, ff: self.ff, gains }
+        let taps = match self.mixer {
+            Mixer::Attention => [0; 2],
+            Mixer::Convolution { taps } => [taps, width],
+        };
+        let (experts, expert_ff) = self.mixture.map_or((0, 0), |m| (m.router.experts, m.ff));
+        Sizes { width, queries, keys, ff: self.ff, gains, taps, experts, expert_ff }
+    }
+
+    /// Width of what its mixer puts out, before the last projection.
+    pub fn mixed(&self, width: usize) -> usize {
+        match self.mixer {
+            Mixer::Attention => self.q_width(),
+            Mixer::Convolution { .. } => width,
+        }
+    }
+
+    /// Values of the state that its mixer carries along a sequence beside the cache.
+    pub fn state(&self, width: usize) -> usize {
+        match self.mixer {
+            Mixer::Attention => 0,
+            Mixer::Convolution { taps } => (taps - 1) * width,
+        }
+    }
+
+    /// Whether it has a feed-forward layer that all rows go through.
+    pub fn dense(&self) -> bool {
+        self.ff > 0
+    }
+
+    /// Whether a tensor belongs to a mixer other than its own.
+    pub fn foreign(&self, role: Role) -> bool {
+        let all = [Mixer::Attention, Mixer::Convolution { taps: 0 }];
+        let of = |mixer: &Mixer| mixer.roles().contains(&role);
+        !of(&self.mixer) && all.iter().any(of)
+    }
+
+    /// Pairs of a row and an expert for each row, and values of an expert's hidden row.
+    pub fn expert_sizes(&self) -> [usize; 2] {
+        self.mixture.map_or([0; 2], |m| [m.router.used, m.ff])
+    }
+
+    /// Makes its mixer another than attention: it has no heads then.
+    pub fn without_heads(&mut self, mixer: Mixer) {
+        (self.mixer, self.rope) = (mixer, None);
+        (self.heads.q, self.heads.kv) = (0, 0);
     }
 
     /// Where its norms stand, which follows from the tensors it has.
@@ -174,7 +278,10 @@ impl Keys<'_> {
     }
 
     /// A required size.
-    fn required(&self, name: &str, max: u64) -> Result<usize> {
+    ///
+    /// # Errors
+    /// `Invalid` for another value; that of the file if the key is missing.
+    pub fn required(&self, name: &str, max: u64) -> Result<usize> {
         self.size(name, max)?.ok_or_else(|| self.missing(name))
     }
 
@@ -291,7 +398,9 @@ impl HParams {
             sees: Sees::Causal,
             rope: Some(0),
             head_norm: arch.head_norm,
+            mixer: Mixer::Attention,
             ff,
+            mixture: None,
             act,
             residual: 1.0,
             has: Roles::default(),
@@ -311,8 +420,16 @@ impl HParams {
         (arch.model)(&keys, &mut h)?;
         for (i, layer) in h.blocks.iter_mut().enumerate() {
             (arch.layer)(&keys, i, layer)?;
+            if layer.mixer == Mixer::Attention && layer.heads.kv == 0 {
+                return Err(Error::invalid(keys.name("attention.head_count_kv"), format!("none in layer {i}")));
+            }
         }
         Ok(h)
+    }
+
+    /// Values of the states that mixers carry along a sequence, all layers together.
+    pub fn state(&self) -> usize {
+        self.blocks.iter().map(|l| l.state(self.width)).sum()
     }
 
     /// Whether the model predicts the next token: no row reads what follows it.
@@ -370,8 +487,8 @@ fn scaling(keys: &Keys, original: usize) -> Result<Scaling> {
 fn heads(keys: &Keys, width: usize) -> Result<Vec<Heads>> {
     let count = "attention.head_count";
     let q = keys.each(count, 1, 1 << 16)?.ok_or_else(|| keys.missing(count))?;
-    let kv = keys.each("attention.head_count_kv", 1, 1 << 16)?.unwrap_or_else(|| q.clone());
-    if let Some((q, kv)) = q.iter().zip(&kv).find(|(q, kv)| *q % *kv != 0) {
+    let kv = keys.each("attention.head_count_kv", 0, 1 << 16)?.unwrap_or_else(|| q.clone());
+    if let Some((q, kv)) = q.iter().zip(&kv).find(|(q, kv)| **kv != 0 && *q % *kv != 0) {
         let why = format!("{kv} does not divide the {q} query heads");
         return Err(Error::invalid(keys.name("attention.head_count_kv"), why));
     }

@@ -12,7 +12,7 @@
 
 internal!(acts);
 pub mod arch;
-internal!(block cache doors);
+internal!(block cache doors mixer mixture);
 pub mod hparams;
 internal!(pass session weights);
 pub mod support;
@@ -152,7 +152,8 @@ impl Model {
                 if own {
                     continue;
                 }
-                if !matches!(row.kind, TensorKind::Bias(_)) && (held || layer.has.has(row.role)) {
+                let adaptable = matches!(row.kind, TensorKind::Matrix | TensorKind::Gain);
+                if adaptable && (held || layer.has.has(row.role)) {
                     shapes[row.role] = Some((row.shape)(&sizes));
                 }
             }

@@ -282,9 +282,10 @@ impl Session {
         if self.state.known { &self.state.logits } else { &[] }
     }
 
-    /// Forgets all positions from `position` on, and the logits with them if there were any. How many positions are left:
-    /// as many as asked for, or none if what they saw is gone, since layers with a window keep 256 positions more than it
-    /// sees. A [`Snapshot`] keeps all that its position saw.
+    /// Forgets all positions from `position` on, and the logits with them if there were any. How many positions are left: as
+    /// many as asked for, or fewer if there is no way back to these. Layers with a window keep 256 positions more than it sees;
+    /// of what a model carries along the text beside its cache, the states before and after the last few calls are kept that
+    /// read several tokens. A [`Snapshot`] keeps all that its position saw.
     pub fn truncate(&mut self, position: usize) -> usize {
         if position < self.state.position {
             self.go_back(position);
@@ -292,11 +293,11 @@ impl Session {
         self.state.position
     }
 
-    /// Stands at an earlier position, or at the beginning if what it saw is gone.
+    /// Stands at an earlier position, or at one before it if what it saw is gone.
     fn go_back(&mut self, position: usize) {
-        let State { cache, stack, .. } = &self.state;
-        let there = cache.reaches(position + stack.needs().rows);
-        self.state.position = if there { position } else { 0 };
+        let lead = self.state.stack.needs().rows;
+        let rows = self.state.cache.back(if position > 0 { position + lead } else { 0 });
+        self.state.position = rows.saturating_sub(lead);
         self.state.known = false;
     }
 
@@ -310,7 +311,7 @@ impl Session {
     /// # Errors
     /// `Invalid` for no token or one outside the vocabulary, and for logits that are not finite, naming the tensor at
     /// fault; `Limit` if the context is full; `Memory` if there is none for a page of the cache. Nothing counts as read
-    /// then; if layers with a window have passed what was read before, the session starts again.
+    /// then. After a failed pass the session goes back as [`Session::truncate`] does, so that fewer tokens may count.
     pub fn feed(&mut self, tokens: &[u32]) -> Result<&[f32]> {
         forward(&mut [self], &[tokens], None, &|| false)?;
         Ok(&self.state.logits)
@@ -418,12 +419,18 @@ fn passes(
 ) -> Result<usize> {
     let mut done = 0;
     let mut run = |done: &mut usize| -> Result<()> {
-        for (session, _) in sessions.iter_mut().zip(tokens).filter(|(_, tokens)| !tokens.is_empty()) {
+        for (session, tokens) in sessions.iter_mut().zip(tokens).filter(|(_, tokens)| !tokens.is_empty()) {
             session.state.known = false;
             lead(session, s, m)?;
+            if tokens.len() > 1 && session.state.position > 0 {
+                session.state.cache.keep();
+            }
         }
         while *done < total && !stop() {
             *done += pass(sessions, tokens, *done, chunk, s, m, each)?;
+        }
+        for (session, _) in sessions.iter_mut().zip(tokens).filter(|(_, tokens)| tokens.len() > 1) {
+            session.state.cache.keep();
         }
         Ok(())
     };
@@ -433,7 +440,7 @@ fn passes(
         for (session, tokens) in sessions.iter_mut().zip(tokens) {
             let read = left.min(tokens.len());
             left -= read;
-            if read > 0 {
+            if !tokens.is_empty() {
                 session.go_back(session.state.position - read);
             }
         }
@@ -516,6 +523,9 @@ fn through(sessions: &mut [&mut Session], s: &mut Scratch, m: &Model) {
     pass::embed(&p, tokens, x, work);
     let mut caches = SessionCaches { sessions, owners };
     pass::blocks(&p, 0..m.hparams.layers, Some(&mut caches), x, acts, state, work, &mut |_, _, _, _| ());
+    for (i, segment) in rows.segments.iter().enumerate() {
+        caches.cache_mut(i).carry(segment.len());
+    }
 }
 
 /// The logits of the rows of `s` that are wanted; those after a session's last token become its own.

@@ -2,14 +2,16 @@
 //! the table of roles.
 
 use super::HParams;
-use super::hparams::{HeadNorm, Layer};
+use super::hparams::{HeadNorm, Layer, Mixer};
 use crate::adapter::{Group, Part, Start};
 use crate::bytes::Bytes;
 use crate::error::{Error, Result};
 use crate::gguf::Gguf;
 use crate::kernel::{Compute, Tile};
+use crate::nn::experts::Experts;
+use crate::nn::ffn::Act;
 use crate::quant::{Format, Matrix};
-use crate::role::{Role, Roles, TensorKind};
+use crate::role::{Role, Roles, Sizes, TensorKind};
 use core::ops::Range;
 use std::prelude::v1::*;
 use std::sync::Arc;
@@ -33,15 +35,59 @@ impl Tensor {
     }
 }
 
+/// The matrices of the experts of a block, as many of each as there are experts. They are frozen.
+#[derive(Clone, Default)]
+pub struct ExpertWeights {
+    /// Gates.
+    pub gate: Vec<Matrix>,
+    /// What these multiply.
+    pub up: Vec<Matrix>,
+    /// Outputs.
+    pub down: Vec<Matrix>,
+}
+
+impl ExpertWeights {
+    /// Reads those of a block, of which `name` gives the names.
+    fn read(gguf: &Gguf, name: &dyn Fn(Role) -> String, l: &Layer, sizes: &Sizes) -> Result<ExpertWeights> {
+        let of = |role: Role| -> Result<Vec<Matrix>> {
+            let ([cols, rows], name) = ((role.row().shape)(sizes), name(role));
+            let all = gguf.matrices(&name)?;
+            if all.rows != rows.saturating_mul(sizes.experts) || all.cols != cols {
+                let want = format!("{} × {rows} × {cols}", sizes.experts);
+                return Err(Error::mismatch(format!("shape of {name}"), want, format!("{} × {}", all.rows, all.cols)));
+            }
+            Ok((0..sizes.experts).map(|e| all.part(e * rows..(e + 1) * rows)).collect())
+        };
+        let down = of(Role::ExpertDown)?;
+        if !l.has.has(Role::ExpertGateUp) {
+            return Ok(ExpertWeights { gate: of(Role::ExpertGate)?, up: of(Role::ExpertUp)?, down });
+        }
+        let (both, ff) = (of(Role::ExpertGateUp)?, sizes.expert_ff);
+        let part = |from: usize| both.iter().map(|m| m.part(from..from + ff)).collect();
+        Ok(ExpertWeights { gate: part(0), up: part(ff), down })
+    }
+
+    /// As a pass takes them.
+    pub fn of<'a>(&'a self, act: &'a Act) -> Experts<'a> {
+        Experts { gate: &self.gate, up: &self.up, down: &self.down, act }
+    }
+
+    fn each_mut(&mut self) -> impl Iterator<Item = &mut Matrix> {
+        self.gate.iter_mut().chain(&mut self.up).chain(&mut self.down)
+    }
+}
+
 /// The tensors of one block.
 #[derive(Clone)]
 pub struct Block {
     tensors: [Option<Tensor>; Role::COUNT],
+    /// Its experts, if it is a mixture.
+    pub experts: Option<ExpertWeights>,
 }
 
 impl Default for Block {
     fn default() -> Block {
-        Block { tensors: [const { None }; Role::COUNT] }
+        Block { tensors: [const { None }; Role::COUNT], experts: None }
     }
 }
 
@@ -86,6 +132,12 @@ impl Block {
         }
         let (fused, rows) = held(role, h, width)?;
         Some(&self.vector(fused.bias()?)?[rows])
+    }
+
+    /// All its matrices: those of [`Block::matrices`], and one of each kind of the experts'.
+    pub fn products(&self) -> impl Iterator<Item = &Matrix> {
+        let experts = self.experts.iter().flat_map(|e| [&e.gate, &e.up, &e.down].into_iter().filter_map(|w| w.first()));
+        self.matrices().map(|(_, m)| m).chain(experts)
     }
 
     /// The matrices that are stored, in the order of the table.
@@ -221,6 +273,18 @@ fn finite(name: &str, v: Vec<f32>) -> Result<Vec<f32>> {
     }
 }
 
+/// The values of a matrix of floats that is no product, row by row.
+fn values(m: Matrix, name: &str) -> Result<Vec<f32>> {
+    if m.format.block != 1 {
+        return Err(Error::unsupported("format of values", format!("{} of {name}", m.format.name)));
+    }
+    let mut out = vec![0.0; m.rows * m.cols];
+    for (i, row) in out.chunks_exact_mut(m.cols).enumerate() {
+        m.decode(i, 0..m.cols, row);
+    }
+    finite(name, out)
+}
+
 /// Whether a gain of a layer is one for each head.
 fn own_gains(layer: &Layer, role: Role) -> bool {
     layer.head_norm == HeadNorm::Each && [Role::QNorm, Role::KNorm].contains(&role)
@@ -256,13 +320,25 @@ impl Weights {
     /// The first value of a matrix that is not finite: the tensor's name, row and column. Decodes all matrices up to
     /// there; used to explain a result that is not finite.
     pub fn not_finite(&self, h: &HParams) -> Option<(String, usize, usize)> {
-        self.each().into_iter().find_map(|(key, tensor)| {
-            let Tensor::Matrix(matrix) = tensor else { return None };
+        let bad = |matrix: &Matrix| {
             let mut values = vec![0.0; matrix.cols];
             (0..matrix.rows).find_map(|row| {
                 matrix.decode(row, 0..matrix.cols, &mut values);
-                let col = values.iter().position(|v| !v.is_finite())?;
-                Some((key.name(h), row, col))
+                Some((row, values.iter().position(|v| !v.is_finite())?))
+            })
+        };
+        let found = self.each().into_iter().find_map(|(key, tensor)| {
+            let Tensor::Matrix(matrix) = tensor else { return None };
+            bad(&matrix).map(|(row, col)| (key.name(h), row, col))
+        });
+        let mut experts = self.blocks.iter().enumerate().filter_map(|(layer, b)| Some((layer, b.experts.as_ref()?)));
+        found.or_else(|| {
+            experts.find_map(|(layer, e)| {
+                let roles = [(Role::ExpertGate, &e.gate), (Role::ExpertUp, &e.up), (Role::ExpertDown, &e.down)];
+                roles.into_iter().find_map(|(role, all)| {
+                    let (expert, (row, col)) = all.iter().enumerate().find_map(|(i, m)| Some((i, bad(m)?)))?;
+                    Some((format!("{}, expert {expert}", Key::Block(layer, role).name(h)), row, col))
+                })
             })
         })
     }
@@ -277,8 +353,11 @@ impl Weights {
     pub fn repack(&mut self, cx: &Compute, budget: usize) -> Result<usize> {
         /// Every copy is aligned to a cache line.
         const LINE: usize = 64;
-        let tensors = self.blocks.iter_mut().flat_map(|block| block.tensors.iter_mut().flatten());
-        let blocks = tensors.filter_map(|t| if let Tensor::Matrix(m) = t { Some(m) } else { None });
+        let blocks = self.blocks.iter_mut().flat_map(|block| {
+            let tensors = block.tensors.iter_mut().flatten();
+            let matrices = tensors.filter_map(|t| if let Tensor::Matrix(m) = t { Some(m) } else { None });
+            matrices.chain(block.experts.iter_mut().flat_map(|experts| experts.each_mut()))
+        });
         let (mut copies, mut taken, mut len) = (Vec::new(), 0, 0);
         for m in blocks.chain([self.output.as_mut().unwrap_or(&mut self.embed)]) {
             let size = m.data().len();
@@ -381,30 +460,38 @@ impl Weights {
                 let name = format!("tensor blk.{layer}.{}", arch.gguf(role));
                 return Err(Error::mismatch(name, "none without the tensor that it is added to", "one"));
             }
+            // What another mixer has would not be computed.
+            if let Some(role) = Role::all().filter(there).find(|role| of.foreign(*role)) {
+                return Err(Error::unsupported("tensor of this layer", format!("blk.{layer}.{}", arch.gguf(role))));
+            }
             let missing = |role: &&Role| !there(role) && role.fused().is_none_or(|(whole, _)| !there(&whole));
-            if let Some(role) = arch.needs.iter().chain(arch.also).find(missing) {
+            let usual = arch.needs.iter().chain(arch.also).filter(|role| !of.foreign(**role));
+            let own = if of.mixer == Mixer::Attention { &[] } else { of.mixer.roles() };
+            if let Some(role) = usual.chain(own).find(missing) {
                 let name = format!("tensor blk.{layer}.{}", arch.gguf(*role));
-                let what = if role.row().kind == TensorKind::Matrix { "a matrix" } else { "a vector" };
+                let what = match role.row().kind {
+                    TensorKind::Matrix | TensorKind::Taps => "a matrix",
+                    TensorKind::Experts => "matrices",
+                    TensorKind::Gain | TensorKind::Bias(_) => "a vector",
+                };
                 return Err(Error::mismatch(name, what, "nothing of that name"));
             }
             let mut block = Block::default();
+            if of.mixture.is_some() {
+                let name = |role| format!("blk.{layer}.{}", arch.gguf(role));
+                block.experts = Some(ExpertWeights::read(gguf, &name, of, &sizes)?);
+            }
             for role in Role::all().filter(there) {
                 let name = format!("blk.{layer}.{}", arch.gguf(role));
                 let [cols, rows] = (role.row().shape)(&sizes);
                 block.tensors[role as usize] = Some(match role.row().kind {
+                    TensorKind::Experts => continue,
                     TensorKind::Matrix => Tensor::Matrix(matrix(&name, Some(rows), cols)?),
                     // Gains of heads stand in rows.
                     TensorKind::Gain if own_gains(of, role) => {
-                        let m = matrix(&name, Some(rows / of.heads.dim), of.heads.dim)?;
-                        if m.format.block != 1 {
-                            return Err(Error::unsupported("format of gains", format!("{} of {name}", m.format.name)));
-                        }
-                        let mut gains = vec![0.0; rows];
-                        for (i, row) in gains.chunks_exact_mut(m.cols).enumerate() {
-                            m.decode(i, 0..m.cols, row);
-                        }
-                        Tensor::Vector(finite(&name, gains)?)
+                        Tensor::Vector(values(matrix(&name, Some(rows / of.heads.dim), of.heads.dim)?, &name)?)
                     }
+                    TensorKind::Taps => Tensor::Vector(values(matrix(&name, Some(rows), cols)?, &name)?),
                     TensorKind::Gain | TensorKind::Bias(_) => Tensor::Vector(vector(&name, rows)?),
                 });
             }

@@ -383,6 +383,9 @@ fn few<'a>(
 /// Values that the passes over `n` positions hold for each thread. Where the numbers of queries and keys differ, `n` is the
 /// larger number.
 pub fn scratch(heads: Heads, n: usize) -> usize {
+    if heads.q == 0 {
+        return 0;
+    }
     let few = if n <= FEW { heads.q / heads.kv * STEP } else { 0 };
     let tile = QUERIES.min(n) * n;
     let capped = if heads.cap.is_some() { tile } else { 0 };

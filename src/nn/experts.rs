@@ -166,7 +166,7 @@ fn gather(x: View, rows: &[u32], to: &mut [f32]) {
 }
 
 /// `y += Σ w · down(f(gate x) ∘ up x)` over the experts of each row. x, y: `[N, C]`. gate, up, hidden: `[N · used, F]`, in
-/// the order of pairs, overwritten; [`backward`] wants them.
+/// the order of pairs, overwritten; [`backward`] wants them. Without y these alone are made.
 pub fn forward(
     cx: &Compute,
     precision: Precision,
@@ -174,7 +174,7 @@ pub fn forward(
     choice: &Choice,
     x: View,
     hidden: [&mut [f32]; 3],
-    y: &mut Tile,
+    y: Option<&mut Tile>,
     work: &mut Work,
 ) {
     let Work { rows: [own, made, _], quantized: [outer, inner] } = work;
@@ -202,7 +202,7 @@ struct One<'a, 'b, 'c> {
     experts: Experts<'a>,
     choice: &'a Choice,
     hidden: [&'a mut [f32]; 3],
-    y: &'b mut Tile<'c>,
+    y: Option<&'b mut Tile<'c>>,
     made: &'a mut Buffer,
     inner: &'a mut Quantized,
 }
@@ -216,13 +216,14 @@ impl One<'_, '_, '_> {
         linear::forward(cx, &experts.gate[e], input.prefetch(&experts.up[e]), &mut Tile::new(gate, n, f));
         linear::forward(cx, &experts.up[e], input.prefetch(&experts.down[e]), &mut Tile::new(up, n, f));
         activate(cx, experts.act, View::new(gate, n, f), View::new(up, n, f), &mut Tile::new(hidden, n, f));
+        let Some(y) = &mut self.y else { return };
         let (hidden, down) = (View::new(hidden, n, f), &experts.down[e]);
         let input = Input::new(cx, self.precision, hidden, &[down], false, self.inner);
         let input = next.map_or(input, |e| input.prefetch(&experts.gate[e]));
         let made = self.made.room(n * c);
         linear::forward(cx, down, input, &mut Tile::new(made, n, c));
         for (i, made) in pairs.zip(made.chunks_exact(c)) {
-            let (y, weight) = (self.y.row(self.choice.rows[i] as usize), self.choice.weights[i]);
+            let (y, weight) = (y.row(self.choice.rows[i] as usize), self.choice.weights[i]);
             y.iter_mut().zip(made).for_each(|(y, v)| *y += weight * v);
         }
     }

@@ -296,7 +296,7 @@ impl Trainer {
     /// Trains every weight of `model`, in `f32`.
     ///
     /// # Errors
-    /// `Invalid` for settings that cannot be used.
+    /// `Invalid` for settings that cannot be used; `Unsupported` for a mixture, whose experts are frozen.
     pub fn full(model: &Model, config: Config) -> Result<Trainer> {
         config.check()?;
         if config.gradient != Gradient::Backward {
@@ -313,6 +313,9 @@ impl Trainer {
         }
         if config.dropout.is_some() {
             return Err(Error::invalid("dropout", "it is for adapters, not for all weights"));
+        }
+        if model.hparams.blocks.iter().any(|l| l.mixture.is_some()) {
+            return Err(Error::unsupported("training of all weights", "a mixture: its experts are frozen"));
         }
         let offsets = Offsets::of(&model.weights);
         let flat = Arc::new(model.weights.flatten(&offsets));

@@ -241,10 +241,10 @@ impl Run<'_> {
 
         let (precision, meeting) = (self.config.precision, targets.min(self.config.slice));
         let attention = f * h.most(|l| attention::scratch(l.heads, longest));
-        let block = &m.weights.blocks[lowest.min(h.layers - 1)];
-        let of = |(_, w)| linear::scratch(precision, w, n, threads);
+        let products = m.weights.blocks[lowest.min(h.layers - 1)..].iter().flat_map(|block| block.products());
+        let of = |w| linear::scratch(precision, w, n, threads);
         let head = linear::scratch(precision, &head::slice(m.weights.head()), meeting, threads);
-        let decoded = f * block.matrices().map(of).fold(head.max(size.scratch), usize::max);
+        let decoded = f * products.map(of).fold(head.max(size.scratch), usize::max);
         Ok(Plan {
             mapped: m.file_len(),
             held: self.held,

@@ -624,7 +624,7 @@ fn settings_that_cannot_be_used_are_named() {
         ("layers", |s| s.layers = Some(vec![1, 2])),
         ("layers", |s| s.layers = Some(vec![])),
         ("targets", |s| s.targets.clear()),
-        ("blk.1.ffn_gate.weight", |s| s.targets = vec![Role::Gate]),
+        ("blk.1.ffn_gate.weight", |s| (s.targets, s.layers) = (vec![Role::Gate], Some(vec![1]))),
         ("adapter kind: no such kind", |s| s.kind = "no such kind".into()),
     ];
     for (word, change) in cases {

@@ -292,6 +292,7 @@ fn prompt(spec: &Spec, base: &Base, _: &Model) -> Does {
 /// `o ← o + tanh(g_h) softmax(q K_pᵀ · scale) V_p`
 fn llama_adapter(spec: &Spec, base: &Base, _: &Model) -> Does {
     let frozen: BTreeMap<Place, [Vec<Vec<f64>>; 2]> = (0..base.layers())
+        .filter(|layer| base.shapes[*layer].heads.q > 0)
         .map(|layer| (Place::Attention(layer), [Role::K, Role::V].map(|role| matrix(base, layer, role))))
         .collect();
     let width = base.width;

@@ -5,7 +5,7 @@ use mynah::adapter::{Kind, Spec};
 use mynah::bytes::{Bytes, Limits};
 use mynah::gguf::{Gguf, Value, Writer};
 use mynah::kernel::{Compute, Pool};
-use mynah::model::hparams::HeadNorm;
+use mynah::model::hparams::{CONVOLUTION, HeadNorm};
 use mynah::model::weights::Key;
 use mynah::model::{Arch, HParams, Model};
 use mynah::nn::norm;
@@ -68,12 +68,20 @@ impl Sketch {
     /// What the row needs, and no more.
     pub fn new(arch: &'static Arch, seed: u64, tied: bool) -> Sketch {
         let format = String::from("F32");
-        let (more, mut keys) = (Vec::new(), Vec::new());
+        let (mut more, mut keys) = (Vec::new(), Vec::new());
         // Some rows must have an output matrix, and some store several tensors as one.
         let tied = tied && !arch.globals.contains(&Key::Output);
         let fused = arch.bind.iter().map(|(_, role)| *role).filter(|role| !role.row().holds.is_empty()).collect();
         if arch.name == "granite" {
             keys.push(("logit_scale", 2.5f32.into()));
+        }
+        if arch.may.contains(&Role::Taps) {
+            keys.push(("shortconv.l_cache", 3u32.into()));
+            more.extend_from_slice(CONVOLUTION);
+        }
+        if arch.needs.contains(&Role::Router) {
+            let sizes = [("expert_count", 4u32), ("expert_used_count", 2), ("expert_feed_forward_length", 32)];
+            keys.extend(sizes.map(|(name, size)| (name, size.into())));
         }
         if arch.reads.contains(&"attention.sliding_window") && arch.encoder {
             keys.push(("attention.sliding_window", 6u32.into()));
@@ -96,10 +104,15 @@ impl Sketch {
             ("embedding_length", WIDTH),
             ("feed_forward_length", FF),
             ("attention.head_count", HEADS),
-            ("attention.head_count_kv", KV_HEADS),
         ] {
             w.set(key(name), value as u32);
         }
+        // Where a layer may have a convolution, every second has attention.
+        let kv: Vec<u32> = (0..self.layers).map(|i| if i % 2 == 0 { 0 } else { KV_HEADS as u32 }).collect();
+        match self.arch.may.contains(&Role::Taps) {
+            true => w.set(key("attention.head_count_kv"), &kv[..]),
+            false => w.set(key("attention.head_count_kv"), KV_HEADS as u32),
+        };
         let eps = match self.arch.norm {
             norm::Kind::Rms => "attention.layer_norm_rms_epsilon",
             norm::Kind::Layer => "attention.layer_norm_epsilon",
@@ -122,6 +135,9 @@ impl Sketch {
         let all = roles.clone();
         // A bias stands beside its matrix or norm.
         roles.retain(|r| if let TensorKind::Bias(of) = r.row().kind { all.contains(&of) } else { true });
+        // One tensor or its parts.
+        let all = roles.clone();
+        roles.retain(|r| !r.row().holds.iter().any(|part| all.contains(part)));
         let mut once: Vec<Role> = Vec::new();
         roles.into_iter().for_each(|r| {
             if !once.contains(&r) {
@@ -139,7 +155,7 @@ impl Sketch {
         let mut tensor = |name: String, dims: &[usize], base: f32, spread: f32| {
             let n = dims.iter().product();
             let values: Vec<f32> = (0..n).map(|_| base + rng.unit() * spread).collect();
-            let gain = dims.len() == 1 || name.contains("_norm.");
+            let gain = dims.len() == 1 || name.contains("_norm.") || name.contains(".conv.") || name.contains("_inp");
             let format = Format::by_name(if gain { "F32" } else { &self.format }).unwrap();
             let mut bytes = vec![0; format.row_bytes(values.len()).unwrap()];
             format.encode.unwrap()(&values, &mut bytes);
@@ -160,7 +176,7 @@ impl Sketch {
         }
         for (l, layer) in h.blocks.iter().enumerate() {
             let sizes = layer.sizes(WIDTH);
-            for role in self.roles() {
+            for role in self.roles().into_iter().filter(|role| !layer.foreign(*role)) {
                 let (name, [cols, rows]) = (format!("blk.{l}.{}", self.arch.gguf(role)), (role.row().shape)(&sizes));
                 let heads = layer.head_norm == HeadNorm::Each && [Role::QNorm, Role::KNorm].contains(&role);
                 match role.row().kind {
@@ -169,6 +185,8 @@ impl Sketch {
                     }
                     TensorKind::Gain => tensor(name, &[rows], 1.0, 0.3),
                     TensorKind::Bias(_) => tensor(name, &[rows], 0.0, 0.3),
+                    TensorKind::Taps => tensor(name, &[cols, rows], 0.0, 0.6),
+                    TensorKind::Experts => tensor(name, &[cols, rows, sizes.experts], 0.0, 0.3),
                     TensorKind::Matrix => {
                         let spread = if [Role::Q, Role::K].contains(&role) { 0.4 } else { 0.3 };
                         tensor(name, &[cols, rows], 0.0, spread);

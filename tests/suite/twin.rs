@@ -2,12 +2,13 @@
 //! tensors as the library does, and shares none of its loops.
 
 use mynah::adapter::{Place, Site, Spot};
-use mynah::model::hparams::{Form, HeadNorm, Layer, RopeParams};
+use mynah::model::hparams::{Form, HeadNorm, Layer, Mixer, Mixture, RopeParams};
 use mynah::model::weights::{Key, Offsets};
 use mynah::model::{HParams, Model};
 use mynah::nn::attention::{Heads, Sees};
 use mynah::nn::norm::Kind;
 use mynah::nn::rope::Pairing;
+use mynah::quant::Matrix;
 use mynah::role::Role;
 use mynah::train::Example;
 use std::ops::Range;
@@ -232,6 +233,53 @@ impl Pass<'_, '_> {
         heads.chunks_exact(each).map(|heads| heads.concat()).collect()
     }
 
+    /// `c ∘ v`, `v` the sum of the taps and the last rows of `b ∘ z`, for rows `b`, `c`, `z`.
+    fn convolution(&self, layer: usize, len: usize, x: &[Row]) -> Vec<Row> {
+        let (rows, taps) = (self.product(layer, Role::ConvIn, x), self.vector(layer, Role::Taps).unwrap());
+        let d = rows[0].len() / 3;
+        let u = |t: usize, i: usize| rows[t][i] * rows[t][2 * d + i];
+        let v = |t: usize, i: usize| -> f64 {
+            (0..len).filter(|back| *back <= t).map(|back| taps[i * len + len - 1 - back] * u(t - back, i)).sum()
+        };
+        (0..rows.len()).map(|t| (0..d).map(|i| rows[t][d + i] * v(t, i)).collect()).collect()
+    }
+
+    /// What the experts make of each row, and `all`, what one makes of all rows, behind its gate.
+    fn mixture(&self, layer: usize, Mixture { router, .. }: Mixture, x: &[Row], all: Vec<Row>) -> Vec<Row> {
+        let logits = self.product(layer, Role::Router, x);
+        let open = self.vector(layer, Role::SharedGate).map(|_| self.product(layer, Role::SharedGate, x));
+        let experts = self.twin.model.weights.blocks[layer].experts.as_ref().unwrap();
+        let product = |w: &Matrix, x: &[f64]| -> Row {
+            let mut row = vec![0.0; w.cols];
+            let one = |i| {
+                w.decode(i, 0..w.cols, &mut row);
+                row.iter().zip(x).map(|(w, x)| f64::from(*w) * x).sum()
+            };
+            (0..w.rows).map(one).collect()
+        };
+        let one = |(i, x): (usize, &Row)| {
+            let z = &logits[i];
+            let sum: f64 = z.iter().map(|z| z.exp()).sum();
+            let mut order: Vec<usize> = (0..z.len()).collect();
+            order.sort_by(|a, b| z[*b].total_cmp(&z[*a]));
+            let own = &order[..router.used];
+            let whole = if router.normalised { own.iter().map(|e| z[*e].exp()).sum() } else { sum };
+            let mut out = vec![0.0; x.len()];
+            for &e in own {
+                let (gate, up) = (product(&experts.gate[e], x), product(&experts.up[e], x));
+                let hidden: Row = gate.iter().zip(up).map(|(g, u)| g / (1.0 + (-g).exp()) * u).collect();
+                let share = z[e].exp() / whole;
+                out.iter_mut().zip(product(&experts.down[e], &hidden)).for_each(|(o, v)| *o += share * v);
+            }
+            if let Some(all) = all.get(i) {
+                let open = open.as_ref().map_or(1.0, |open| 1.0 / (1.0 + (-open[i][0]).exp()));
+                out.iter_mut().zip(all).for_each(|(o, v)| *o += open * v);
+            }
+            out
+        };
+        x.iter().enumerate().map(one).collect()
+    }
+
     /// What every row gathers, and the log-sum-exp of its scores, a head each.
     fn attention(&self, l: &Layer, q: &[Row], k: &[Row], v: &[Row]) -> (Vec<Row>, Vec<Row>) {
         let (Heads { q: heads, kv, dim, scale, cap }, n) = (l.heads, q.len());
@@ -304,11 +352,17 @@ impl Pass<'_, '_> {
                 None => rows.to_vec(),
             };
             let x = normed(Role::AttnNorm, &rows);
-            let [q, k, v] = self.products(layer, [Role::Q, Role::K, Role::V], &x);
-            let (q, k) = (self.rotated(layer, Role::QNorm, q), self.rotated(layer, Role::KNorm, k));
-            let (mut att, lse) = self.attention(l, &q, &k, &v);
-            self.change_with(Place::Attention(layer), &q, &mut att, &lse);
-            let out = self.branch(layer, Spot::Attention, &x, self.product(layer, Role::O, &att));
+            let att = match l.mixer {
+                Mixer::Convolution { taps } => self.convolution(layer, taps, &x),
+                Mixer::Attention => {
+                    let [q, k, v] = self.products(layer, [Role::Q, Role::K, Role::V], &x);
+                    let (q, k) = (self.rotated(layer, Role::QNorm, q), self.rotated(layer, Role::KNorm, k));
+                    let (mut att, lse) = self.attention(l, &q, &k, &v);
+                    self.change_with(Place::Attention(layer), &q, &mut att, &lse);
+                    att
+                }
+            };
+            let out = self.branch(layer, Spot::Attention, &x, self.product(layer, l.mixer.out(), &att));
             rows.iter_mut().zip(&out).for_each(|(row, out)| add(row, out));
             let x = match l.form() {
                 Form::Parallel => x,
@@ -327,12 +381,20 @@ impl Pass<'_, '_> {
                 out
             };
             let hidden = match l.act.name {
+                _ if l.ff == 0 => vec![],
                 "silu" => gated(|v| v / (1.0 + (-v).exp())),
                 "gelu_tanh" => gated(gelu),
                 "gelu_tanh_plain" => each(gelu, &self.products(layer, [Role::Up], &x)[0]),
                 other => panic!("the twin has no {other}"),
             };
-            let out = self.branch(layer, Spot::FeedForward, &x, self.product(layer, Role::Down, &hidden));
+            let out = match l.mixture {
+                None => self.product(layer, Role::Down, &hidden),
+                Some(mixture) => {
+                    let all = if l.ff > 0 { self.product(layer, Role::Down, &hidden) } else { vec![] };
+                    self.mixture(layer, mixture, &x, all)
+                }
+            };
+            let out = self.branch(layer, Spot::FeedForward, &x, out);
             rows.iter_mut().zip(&out).for_each(|(row, out)| add(row, out));
             rows = normed(Role::OutNorm, &rows);
             if twin.state > 0 {

@@ -47,7 +47,7 @@ static PLAN: Plan = Plan {
             Some(_) => spec.blocks(base)?,
             None => (WITHOUT.min(base.layers().saturating_sub(1))..base.layers()).collect(),
         };
-        Ok(blocks.into_iter().map(Place::Attention).collect())
+        Ok(spec.attending(blocks, base)?.into_iter().map(Place::Attention).collect())
     },
     stands: |place| matches!(place, Place::Attention(_)),
     shape: |places, values, base| {

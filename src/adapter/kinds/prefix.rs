@@ -49,7 +49,7 @@ pub static KIND: Kind = Kind {
 
 static PLAN: Plan = Plan {
     kind: &KIND,
-    places: |spec, _, base| Ok(spec.blocks(base)?.into_iter().map(Place::Attention).collect()),
+    places: |spec, _, base| Ok(spec.attending(spec.blocks(base)?, base)?.into_iter().map(Place::Attention).collect()),
     stands: |place| matches!(place, Place::Attention(_)),
     shape: |places, values, base| {
         let length = values.whole(LENGTH.name) as usize;

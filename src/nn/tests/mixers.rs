@@ -346,7 +346,7 @@ fn mixtures_and_their_gradients_are_those_of_the_definition() {
             // The mixture is added to what is there.
             let mut y = vec![0.5; n * c];
             let mut tile = Tile::new(&mut y, n, c);
-            experts::forward(cx, Precision::F32, of, &choice, rows, [g, u, h], &mut tile, &mut work);
+            experts::forward(cx, Precision::F32, of, &choice, rows, [g, u, h], Some(&mut tile), &mut work);
             let (mut dw, mut dx, mut dz) = (vec![f32::NAN; pairs], vec![0.25; n * c], vec![f32::NAN; n * e]);
             let (dy, mut tile) = (View::new(&dy, n, c), Tile::new(&mut dx, n, c));
             experts::backward(cx, Precision::F32, of, &choice, [g, u], h, dy, &mut dw, &mut tile, &mut work, &mut back);
@@ -387,7 +387,7 @@ fn a_mixture_does_not_see_which_rows_are_together() {
                     let mut hidden = [(); 3].map(|()| vec![f32::NAN; rows * router.used * f]);
                     let (x, mut tile) = (View::new(&x[at * c..], rows, c), Tile::new(&mut y[at * c..], rows, c));
                     let hidden = hidden.each_mut().map(|h| &mut h[..]);
-                    experts::forward(cx, precision, of, &choice, x, hidden, &mut tile, &mut work);
+                    experts::forward(cx, precision, of, &choice, x, hidden, Some(&mut tile), &mut work);
                     at += rows;
                 }
                 y
