@@ -30,6 +30,7 @@
 //! | --- | --- | --- |
 //! | [`Lesson`] | [`Mynah::lesson`], [`Mynah::resume`] | an adapter or a model that is trained: an iterator of events |
 //! | [`Completion`] | [`Mynah::complete`], [`Generation`] | a text that is continued: an iterator of pieces |
+//! | vectors | [`Mynah::embed`], [`Embedding`] | one vector a text |
 //! | `Talk` | `Mynah::talk`, `Generation::talk` | a conversation; its answers are iterators of pieces (`chat`) |
 //! | `Feedback` | `Feedback::open` | marks of answers, and an adapter that learns from them (`chat` and `std`) |
 //!
@@ -41,6 +42,7 @@ mod checkpoints;
 mod complete;
 mod data;
 mod draft;
+mod embed;
 #[cfg(all(feature = "chat", feature = "std"))]
 mod feedback;
 mod history;
@@ -58,6 +60,7 @@ pub use checkpoints::Checkpoints;
 pub use complete::{Completion, Generation, Piece, Said};
 pub use data::{Data, RowNames};
 pub use draft::Draft;
+pub use embed::Embedding;
 #[cfg(all(feature = "chat", feature = "std"))]
 pub use feedback::{Feedback, LearnEvent, LearnSettings, Learning, Learnt, Mark};
 pub use history::History;

@@ -8,6 +8,7 @@ mod bench;
 mod chat;
 #[cfg(feature = "base")]
 mod demo;
+mod embed;
 mod eval;
 mod inspect;
 mod load;
@@ -43,6 +44,7 @@ fn command() -> anyhow::Result<Outcome> {
         Command::Train(a) => train::train(a, options, resumed, cli.json),
         Command::Plan(a) => train::plan(a, cli.json),
         Command::Eval(a) => eval::eval(a, cli.json),
+        Command::Embed(a) => embed::embed(a, cli.json),
         Command::Logits(a) => logits::logits(a, cli.json),
         Command::Tokenize(a) => tokens::tokenize(a, cli.json),
         Command::Detokenize(a) => tokens::detokenize(a, cli.json),

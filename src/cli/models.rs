@@ -30,7 +30,7 @@ pub fn models(as_json: bool) -> anyhow::Result<Outcome> {
         rows.add_row([support.arch, support.models, run, train, &support.chat_cell(), &support.proof_cell()]);
     }
     let more = "chat: published templates whose conversations are those of Hugging Face; other templates run too\n\
-        proof: models whose logits are those of llama.cpp, and whose training is that of PEFT";
+        proof: models whose logits or embeddings are those of llama.cpp, and whose training is that of PEFT";
     out::print(&format!("{}\n\n{more}\nblock formats: {}\n", rows.trim_fmt(), formats.join(", ")))?;
     Ok(Outcome::Done)
 }

@@ -33,6 +33,8 @@ pub struct Arch {
     pub bind: &'static [(&'static str, Role)],
     /// Tensors outside the blocks that every file has, beside the token embeddings and the last norm.
     pub globals: &'static [Key],
+    /// Whether its files may have projections of pooled embeddings.
+    pub projections: bool,
     /// The name of the last norm, without suffix; empty if there is none.
     pub last_norm: &'static str,
     /// Whether rows read what follows them: the model makes embeddings of whole texts and predicts no token.
@@ -99,6 +101,7 @@ pub const PLAIN: Arch = Arch {
     may: BIASES,
     bind: &[],
     globals: &[],
+    projections: false,
     last_norm: "output_norm",
     encoder: false,
     reads: &[],
@@ -154,6 +157,7 @@ pub static ARCHES: &[Arch] = &[
         name: "gemma-embedding",
         act: "gelu_tanh",
         also: ALL_NORMS,
+        projections: true,
         encoder: true,
         reads: &[WINDOW],
         model: |keys, h| {

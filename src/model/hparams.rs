@@ -40,6 +40,8 @@ pub struct HParams {
     pub embed_scale: f32,
     /// Scale and cap of logits.
     pub finish: Finish,
+    /// The number of how rows of a text become one vector, if the file has one: see [`Pooling::of`](super::Pooling::of).
+    pub pooling_type: Option<u64>,
 }
 
 /// Where the norms of a block stand.
@@ -416,6 +418,7 @@ impl HParams {
             original_context,
             embed_scale: 1.0,
             finish: Finish::NONE,
+            pooling_type: gguf.u64(&keys.name("pooling_type"))?,
         };
         (arch.model)(&keys, &mut h)?;
         for (i, layer) in h.blocks.iter_mut().enumerate() {

@@ -4,7 +4,7 @@
 //! reads the tensors by the table of `role`. `acts.rs` is the table of activations. `doors.rs` applies
 //! adapters at their places, and nothing else does; `block.rs` is one transformer block, forward and backward;
 //! `pass.rs` is a pass through the whole model; `cache.rs` stores the keys and values of earlier positions;
-//! `session.rs` is a running text.
+//! `session.rs` is a running text, `embedding.rs` makes vectors of whole ones.
 //!
 //! `support.rs` is the table of what works and what proves it.
 //!
@@ -12,7 +12,7 @@
 
 internal!(acts);
 pub mod arch;
-internal!(block cache doors mixer mixture);
+internal!(block cache doors embedding mixer mixture);
 pub mod hparams;
 internal!(pass session weights);
 pub mod support;
@@ -20,6 +20,7 @@ pub mod support;
 pub use acts::{ActType, Acts, SavedActs, SavedValues};
 pub use arch::{ARCHES, Arch};
 pub use cache::CacheType;
+pub use embedding::{Embedder, Pooling};
 pub use hparams::HParams;
 use hparams::HeadNorm;
 pub use pass::{Dropout, Pass, Rows, Target};
@@ -122,6 +123,11 @@ impl Model {
         let mut weights = Weights::clone(&self.weights);
         let taken = weights.repack(&self.compute, budget)?;
         Ok((self.with_weights(weights), taken))
+    }
+
+    /// Width of embeddings: that of the model, or of the last projection behind the pooling.
+    pub fn embedding_width(&self) -> usize {
+        self.weights.projections.last().map_or(self.hparams.width, |w| w.rows)
     }
 
     /// Bytes of the file; of a model in parts, those of the file that merging gives.

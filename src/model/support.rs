@@ -30,7 +30,8 @@ impl Support {
 
     /// What proves it, as text.
     pub fn proof_cell(&self) -> String {
-        let parts = [("logits", self.logits), ("training", self.training)];
+        let what = if self.run == ENCODER.run { "embeddings" } else { "logits" };
+        let parts = [(what, self.logits), ("training", self.training)];
         let parts = parts.iter().filter(|part| !part.1.is_empty());
         parts.map(|(what, names)| format!("{what} of {}", names.join(", "))).collect::<Vec<_>>().join("; ")
     }
@@ -44,7 +45,7 @@ const DECODER: Support =
 const MIXTURE: Support = Support { train: "all kinds, but not on experts", ..DECODER };
 
 /// A model that makes embeddings of texts.
-const ENCODER: Support = Support { run: "", train: "", ..DECODER };
+const ENCODER: Support = Support { run: "embeddings", train: "", ..DECODER };
 
 /// A row for each architecture.
 pub static SUPPORT: &[Support] = &[
@@ -93,8 +94,8 @@ pub static SUPPORT: &[Support] = &[
     Support { arch: "qwen2moe", models: "Qwen1.5-MoE-A2.7B", logits: &["qwen2moe"], ..MIXTURE },
     Support { arch: "qwen3moe", models: "Qwen3-30B-A3B", logits: &["qwen3moe"], ..MIXTURE },
     Support { arch: "olmoe", models: "OLMoE-1B-7B", logits: &["olmoe"], ..MIXTURE },
-    Support { arch: "bert", models: "MiniLM, bge", ..ENCODER },
-    Support { arch: "gemma-embedding", models: "EmbeddingGemma", ..ENCODER },
+    Support { arch: "bert", models: "MiniLM, bge", logits: &["bert"], ..ENCODER },
+    Support { arch: "gemma-embedding", models: "EmbeddingGemma", logits: &["gemma-embedding"], ..ENCODER },
 ];
 
 /// The rows of the architectures that this build has, with them.

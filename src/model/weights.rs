@@ -171,6 +171,8 @@ pub struct Weights {
     pub embed_norm: Option<NormWeights>,
     /// The last norm, if there is one.
     pub norm: Option<NormWeights>,
+    /// Projections of pooled embeddings, in turn: `[out, in]`. They are never trained.
+    pub projections: Vec<Matrix>,
     /// Divisors of the rotary frequencies.
     pub rope_factors: RopeFactors,
 }
@@ -262,6 +264,9 @@ const GLOBALS: [Key; 8] = [
 
 /// Names of divisors of the rotary frequencies.
 const ROPE_FACTORS: [&str; 3] = ["rope_freqs.weight", "rope_factors_short.weight", "rope_factors_long.weight"];
+
+/// Names of projections of pooled embeddings, in their order; `NAME_feat_in` and `NAME_feat_out` are their widths.
+const PROJECTIONS: [&str; 2] = ["dense_2", "dense_3"];
 
 /// Tensors in blocks of files that no current model uses.
 const HARMLESS: &[&str] = &["attn_rot_embd.weight", "attn.rope.freqs"];
@@ -418,7 +423,10 @@ impl Weights {
                 Key::Kinds => arch.globals.contains(&Key::Positions),
                 key => arch.globals.contains(key),
             };
-            ROPE_FACTORS.contains(&name) || GLOBALS.iter().filter(|key| has(key)).any(|key| key.name(h) == name)
+            let projects = || PROJECTIONS.iter().any(|p| name.strip_suffix(".weight") == Some(*p));
+            ROPE_FACTORS.contains(&name)
+                || arch.projections && projects()
+                || GLOBALS.iter().filter(|key| has(key)).any(|key| key.name(h) == name)
         };
         let mut has = vec![Roles::default(); h.layers];
         for tensor in gguf.tensors() {
@@ -512,6 +520,21 @@ impl Weights {
             let bias = there(bias).then(|| vector(&bias.name(h), width)).transpose()?;
             Ok(NormWeights { gain: vector(&gain.name(h), width)?, bias })
         };
+        let mut projections: Vec<Matrix> = Vec::new();
+        for name in PROJECTIONS.iter().filter(|_| arch.projections) {
+            let tensor = format!("{name}.weight");
+            if gguf.tensor(&tensor).is_none() {
+                continue;
+            }
+            let m = matrix(&tensor, None, projections.last().map_or(width, |m| m.rows))?;
+            for (end, size) in [("in", m.cols), ("out", m.rows)] {
+                let key = format!("{}.{name}_feat_{end}", arch.name);
+                if let Some(said) = gguf.u64(&key)?.filter(|said| *said != size as u64) {
+                    return Err(Error::mismatch(key, size, said));
+                }
+            }
+            projections.push(m);
+        }
         let embed_norm = arch.globals.contains(&Key::EmbedNorm);
         let dims = h.ropes.first().map_or(0, |r| r.dims / 2);
         let [any, short, long] = ROPE_FACTORS.map(|name| -> Result<Option<Vec<f32>>> {
@@ -527,6 +550,7 @@ impl Weights {
             kinds: table(Key::Kinds, None)?,
             embed_norm: embed_norm.then(|| norm(Key::EmbedNorm, Key::EmbedNormBias)).transpose()?,
             norm: (!arch.last_norm.is_empty()).then(|| norm(Key::Norm, Key::NormBias)).transpose()?,
+            projections,
             rope_factors: RopeFactors { any: any?, short: short?, long: long? },
             embed,
             blocks,

@@ -2,13 +2,14 @@
 //! (`golden/peft/g_arch`): which files there are is read from the goldens' own lists, so that a row needs no test of its own.
 
 use crate::golden::{compare, native_distance, open};
-use crate::peft::{close, config, examples, floats, ints, json, trajectory};
+use crate::peft::{close, config, examples, floats, ints, json, numbers, trajectory};
 use crate::shared::shared;
 use crate::tiny;
-use mynah::adapter::peft;
+use mynah::adapter::{Stack, peft};
 use mynah::bytes::{Bytes, Limits, map};
 use mynah::gguf::Gguf;
-use mynah::model::{ARCHES, Arch, CacheType, Model, Session, SessionConfig};
+use mynah::kernel::{Compute, Pool};
+use mynah::model::{ARCHES, Arch, CacheType, Embedder, Model, Pooling, Session, SessionConfig};
 use mynah::nn::linear::Precision;
 use mynah::text::{Encode, Tokenizer};
 use mynah::train::Trainer;
@@ -43,6 +44,7 @@ fn logits_are_llama_cpps() {
         let path = shared.join("models/arch").join(format!("{name}.gguf"));
         seen.push(architecture.clone());
         if Arch::by_name(&architecture).unwrap().encoder {
+            embeddings_of(&dir, &path, &name, &mut farther);
             continue;
         }
         let (model, tokenizer) = open(&path);
@@ -115,6 +117,41 @@ fn native_nll_differences(dir: &Path, name: &str) -> Vec<f64> {
         prompts.as_array().unwrap().iter().flat_map(nll).collect::<Vec<f64>>()
     });
     a.iter().zip(b).map(|(a, b)| (a - b).abs()).collect()
+}
+
+/// The same of an encoder's golden: components of pooled embeddings, which are not normalised.
+fn embeddings_of(dir: &Path, path: &Path, name: &str, farther: &mut Vec<String>) {
+    let gguf = Gguf::parse(map::open(path).unwrap(), &Limits::default()).unwrap();
+    let compute = Compute { kernels: mynah::kernel::best(), pool: Pool::new(2) };
+    let model = Model::load(&gguf, compute).unwrap();
+    let pooling = Pooling::of(&model.hparams).unwrap();
+    let [oracle, native] = ["f32ref", "native"].map(|mode| json(&dir.join(format!("{name}.{mode}.json"))));
+    let (mut texts, mut want, mut largest) = (Vec::new(), Vec::new(), 0.0f64);
+    for (golden, native) in oracle.as_array().unwrap().iter().zip(native.as_array().unwrap()) {
+        assert!(Pooling::named().any(|(name, p)| golden["pooling"] == name && p == pooling), "{name}");
+        texts.push(numbers(&golden["tokens"]).iter().map(|t| *t as u32).collect::<Vec<u32>>());
+        want.push(numbers(&golden["embedding"]));
+        largest = largest.max(farthest(&numbers(&native["embedding"]), &numbers(&golden["embedding"])));
+    }
+    let texts: Vec<&[u32]> = texts.iter().map(Vec::as_slice).collect();
+    for (precision, bound) in [(Precision::F32, MOST), (Precision::Int8, (2.0 * largest).max(MOST))] {
+        let got = Embedder::new(&model, Stack::new(), precision, pooling).embed(&texts).unwrap();
+        let off = got
+            .iter()
+            .zip(&want)
+            .map(|(got, want)| farthest(&got.iter().map(|v| f64::from(*v)).collect::<Vec<_>>(), want));
+        let off = off.fold(0.0, f64::max);
+        let line = format!("{name}: embeddings at {precision:?} off by at most {off:.2e}; llama.cpp's {largest:.2e}");
+        eprintln!("{line}");
+        if off > bound {
+            farther.push(line);
+        }
+    }
+}
+
+fn farthest(a: &[f64], b: &[f64]) -> f64 {
+    assert_eq!(a.len(), b.len());
+    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max)
 }
 
 /// LoRA on each: gradients of a batch, and twenty steps.

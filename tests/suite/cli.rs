@@ -565,3 +565,47 @@ fn kernels_are_checked_and_measured() {
     assert!(text.lines().all(|l| l.chars().count() <= 100), "{text}");
     assert!(names.iter().all(|name| text.contains(name)));
 }
+
+#[test]
+fn texts_become_vectors() {
+    let Some(shared) = shared() else { return };
+    let dir = Dir::new();
+    let m = model(&shared, "arch/tiny64-gemma-embedding-f32.gguf");
+    let numbers = |v: &Value| -> Vec<f64> {
+        assert_eq!(keys(v), ["embedding"]);
+        v["embedding"].as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect()
+    };
+    // As llama.cpp has it, and of length 1 without the option.
+    let golden = golden(&shared, "arch/tiny64-gemma-embedding-f32.f32ref.json");
+    let rows: Vec<&Value> = golden.as_array().unwrap().iter().collect();
+    let lines: Vec<String> = rows.iter().map(|g| serde_json::json!({"text": g["text"], "id": 7}).to_string()).collect();
+    let file = dir.file("texts.jsonl", &lines.join("\n"));
+    let plain = json(&["embed", "-m", &m, "-d", &file, "--exact", "--no-normalise", "--json"]);
+    let unit = json(&["embed", "-m", &m, "-d", &file, "--exact", "--json"]);
+    assert_eq!((plain.len(), unit.len()), (rows.len(), rows.len()));
+    for ((plain, unit), want) in plain.iter().zip(&unit).zip(&rows) {
+        let want: Vec<f64> = want["embedding"].as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect();
+        let length = want.iter().map(|v| v * v).sum::<f64>().sqrt();
+        for ((plain, unit), want) in numbers(plain).iter().zip(numbers(unit)).zip(want) {
+            assert!((plain - want).abs() < 1e-3 && (unit - want / length).abs() < 1e-5, "{plain} {unit} for {want}");
+        }
+    }
+    // One text alone, lines of a text, and standard input give the same numbers.
+    let text = rows[0]["text"].as_str().unwrap();
+    let alone = mynah(&["embed", "-m", &m, "-p", text]).stdout;
+    let threads = mynah(&["embed", "-m", &m, "-d", &dir.file("a.txt", &format!("{text}\n\nmore")), "--threads", "1"]);
+    let words = String::from_utf8(alone).unwrap();
+    assert_eq!(words.split_whitespace().count(), 64);
+    assert_eq!(String::from_utf8(threads.stdout).unwrap().lines().next(), words.lines().next());
+    // What cannot be done says why.
+    let long = "word ".repeat(600);
+    let said = refused(&["embed", "-m", &m, "-p", &long]);
+    assert!(said.contains("text 1 has") && said.contains("--ctx 512"), "{said}");
+    assert_eq!(status(&["embed", "-m", &m, "-p", &long, "--ctx", "32"]), 0);
+    assert_eq!(status(&["embed", "-m", &m]), 1);
+    assert_eq!(status(&["embed", "-m", &m, "-p", "a", "--pooling", "rank"]), 2);
+    let bad = dir.file("bad.jsonl", "{\"text\": \"a\"}\n{\"txt\": \"b\"}");
+    let out = mynah(&["embed", "-m", &m, "-d", &bad]);
+    let said = String::from_utf8_lossy(&out.stderr).to_string();
+    assert!(out.status.code() == Some(1) && said.contains("bad.jsonl: line 2"), "{said}");
+}

@@ -31,7 +31,17 @@ const UNSAFE: &[(&str, &str)] = &[
 /// Files of a room from top to bottom: one imports from those of its own line and of the lines above. `mod.rs` holds what
 /// all of them share.
 const INSIDE: &[(&str, &[&[&str]])] = &[
-    ("model", &[&["arch", "hparams"], &["weights"], &["acts"], &["cache"], &["pass", "doors", "block"], &["session"]]),
+    (
+        "model",
+        &[
+            &["arch", "hparams"],
+            &["weights"],
+            &["acts"],
+            &["cache"],
+            &["pass", "doors", "block"],
+            &["session", "embedding"],
+        ],
+    ),
     (
         "adapter",
         &[
@@ -71,6 +81,7 @@ const INSIDE: &[(&str, &[&[&str]])] = &[
             &["setup", "draft"],
             &["checkpoints"],
             &["complete"],
+            &["embed"],
             &["talk"],
             &["feedback"],
         ],

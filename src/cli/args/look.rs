@@ -1,6 +1,7 @@
 //! Options of the commands that inspect models, texts and files.
 
 use super::*;
+use mynah::model::Pooling;
 
 #[derive(Args)]
 #[command(after_help = "\
@@ -30,6 +31,59 @@ pub struct Eval {
 #[derive(ValueEnum, Clone, Copy)]
 pub enum Stride {
     Llama,
+}
+
+#[derive(Args)]
+#[command(after_help = "\
+The vector of a text is pooled as the model's file says: the mean of its rows, the first one (cls) or the last one. Files of
+models that continue texts usually say nothing; then the mean is taken. Vectors have length 1, so the product of two is the
+cosine of their angle. -d reads a text a line, or JSON Lines like {\"text\": \"...\"}; without -p and -d standard input is
+read so. There is one line of output for each text, in the same order.
+With --json: embedding, the numbers.
+
+Examples:
+  mynah embed -m model.gguf -p 'Where are the papers of the boat?'
+  mynah embed -m model.gguf -d notes.jsonl --json
+  mynah embed -m model.gguf -a my-search.mynah -d notes.txt --ctx 512")]
+pub struct Embed {
+    /// The model, a GGUF file [default: the built-in model]
+    #[arg(short, long, value_name = "MODEL", required = cfg!(not(feature = "base")))]
+    pub model: Option<PathBuf>,
+    /// Attach an adapter, as for `mynah run`. May be given several times
+    #[arg(short, long = "adapter", value_name = "ADAPTER[:STRENGTH]")]
+    pub adapters: Vec<String>,
+    /// A text. May be given several times
+    #[arg(short, long, value_name = "TEXT")]
+    pub prompt: Vec<String>,
+    /// Texts, one a line: plain or JSON Lines with `text`
+    #[arg(short, long, value_name = "DATA", conflicts_with = "prompt")]
+    pub data: Option<PathBuf>,
+    /// How the rows of a text become one vector [default: what the file says]
+    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(Pooling::named().map(|(name, _)| name)))]
+    pub pooling: Option<String>,
+    /// Leave vectors as long as the model makes them
+    #[arg(long, alias = "no-normalize")]
+    pub no_normalise: bool,
+    /// Compute with 32-bit activations
+    #[arg(long)]
+    pub exact: bool,
+    /// Cut texts of more tokens [default: longer texts than the model was made for are refused]
+    #[arg(long, value_name = "T", value_parser = count(1 << 24))]
+    pub ctx: Option<usize>,
+    #[command(flatten)]
+    pub engine: Engine,
+}
+
+impl Embed {
+    /// The model, as other commands take it.
+    pub fn model(&self) -> ModelArgs {
+        ModelArgs {
+            model: self.model.clone(),
+            adapters: self.adapters.clone(),
+            reading: Reading { exact: self.exact, cache: None, repack: None },
+            engine: self.engine.clone(),
+        }
+    }
 }
 
 /// How a text is encoded.

@@ -118,6 +118,8 @@ pub enum Command {
     Plan(Box<Plan>),
     /// Measure how well a model predicts a text
     Eval(Eval),
+    /// Turn texts into vectors, for search and comparison
+    Embed(Embed),
     /// Show what a model computes for a text: losses and next-token logits
     Logits(Logits),
     /// Split a text into tokens

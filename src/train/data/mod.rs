@@ -335,6 +335,27 @@ fn label(row: &Map<String, Value>) -> Result<Option<bool>> {
     }
 }
 
+/// The tokens of a whole text with those that the model expects around it, and whether it was cut: of more than `most` the
+/// first ones, and those that end a text.
+///
+/// # Errors
+/// Those of [`Tokenizer::encode`].
+pub fn whole(tokenizer: &Tokenizer, text: &str, most: usize) -> Result<(Vec<u32>, bool)> {
+    let encode = |add_special| tokenizer.encode(text, &Encode { add_special, parse_special: false });
+    let mut tokens = encode(true)?;
+    if tokens.len() <= most {
+        return Ok((tokens, false));
+    }
+    let plain = encode(false)?;
+    let around = tokens.len() - plain.len();
+    let before = (0..=around).find(|&n| tokens[n..].starts_with(&plain)).unwrap_or(around);
+    let after = tokens.split_off(before + plain.len());
+    tokens.truncate(most.saturating_sub(after.len()));
+    tokens.extend(after);
+    tokens.truncate(most);
+    Ok((tokens, true))
+}
+
 fn utf16(bytes: &[u8]) -> Result<()> {
     if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
         return Err(Error::invalid("data", "UTF-16; save it as UTF-8"));
