@@ -42,6 +42,8 @@ pub struct Provenance {
     pub first_loss: Option<f64>,
     /// Loss of the last step.
     pub last_loss: Option<f64>,
+    /// The rotary frequencies that it was trained with, `long` or `short`, where the base has both; else empty.
+    pub rope: String,
 }
 
 impl Provenance {
@@ -52,6 +54,9 @@ impl Provenance {
             if let Some(loss) = loss.filter(|x| x.is_finite()) {
                 head.set(key, loss);
             }
+        }
+        if !self.rope.is_empty() {
+            head.set("rope", self.rope.as_str());
         }
         head
     }
@@ -64,6 +69,7 @@ impl Provenance {
             steps: head.integer("steps")?,
             first_loss: loss("loss.first")?,
             last_loss: loss("loss.last")?,
+            rope: head.get("rope").map(|_| head.text("rope")).transpose()?.unwrap_or_default().into(),
         })
     }
 }

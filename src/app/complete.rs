@@ -353,6 +353,20 @@ pub struct Completion {
 }
 
 impl Completion {
+    /// Tokens there is room for, the prompt's among them.
+    ///
+    /// ```
+    /// # fn main() -> mynah::Result<()> {
+    /// # #[cfg(feature = "base")] {
+    /// let text = mynah::Mynah::embedded()?.generation().limit(8).complete("Once upon a time")?;
+    /// assert_eq!(text.context(), text.said().prompt_tokens + 8);
+    /// # }
+    /// # Ok(()) }
+    /// ```
+    pub fn context(&self) -> usize {
+        self.generator.decoder().predictor().context()
+    }
+
     /// What was said so far.
     ///
     /// ```

@@ -137,10 +137,11 @@ impl Draft {
         if let Some(blocks) = blocks {
             config.recompute = Recompute::AllBut(blocks);
         }
+        let model = mynah.model.at_context(tokens);
         let mut trainer = match method {
-            Method::Fresh(spec) => Trainer::on(&mynah.model, beneath, adapter::create(&spec, mynah.base())?, config)?,
-            Method::Given(adapter) => Trainer::on(&mynah.model, beneath, adapter, config)?,
-            Method::Weights => Trainer::full(&mynah.model, config)?,
+            Method::Fresh(spec) => Trainer::on(&model, beneath, adapter::create(&spec, mynah.base())?, config)?,
+            Method::Given(adapter) => Trainer::on(&model, beneath, adapter, config)?,
+            Method::Weights => Trainer::full(&model, config)?,
         };
         if let Some(open) = cache {
             match trainer.frozen_blocks() {

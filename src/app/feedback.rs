@@ -159,7 +159,8 @@ impl Feedback {
     /// # Ok(()) }
     /// ```
     pub fn open(talk: &mut Talk, path: impl AsRef<Path>, spec: &Spec) -> Result<Feedback> {
-        let (mynah, path) = (talk.mynah().clone(), path.as_ref());
+        // What is learnt meets the context of the conversation.
+        let (mynah, path) = (talk.mynah().at_context(talk.context()), path.as_ref());
         let named = |e: Error| e.in_file(path.to_string_lossy());
         let exists = path.try_exists().map_err(|source| named(Error::Io { doing: "look at", source }))?;
         let bytes = if exists {
@@ -686,6 +687,7 @@ impl Learning {
                 objective: objective.into(),
                 data: feedback.journal.digest(),
                 steps,
+                rope: mynah.model().rope_length().unwrap_or_default().into(),
                 ..Provenance::default()
             },
             beneath: feedback.beneath.clone(),

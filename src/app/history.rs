@@ -4,6 +4,7 @@ use crate::adapter::Provenance;
 use crate::bytes::Limits;
 use crate::container::head::Head;
 use crate::error::{Error, Result};
+use crate::model::Model;
 use crate::train::{Checkpoint, Report, objective};
 use std::prelude::v1::*;
 
@@ -66,7 +67,7 @@ impl History {
     }
 
     /// Where what was learnt comes from, for its file. `data` is the digest of the data.
-    pub(super) fn provenance(&self, objective: &objective::Kind, data: &[u8; 32]) -> Provenance {
+    pub(super) fn provenance(&self, objective: &objective::Kind, data: &[u8; 32], model: &Model) -> Provenance {
         Provenance {
             objective: match objective.name {
                 "sft" => "next token".into(),
@@ -76,6 +77,7 @@ impl History {
             steps: self.steps(),
             first_loss: self.losses.first().copied(),
             last_loss: self.losses.last().copied(),
+            rope: model.rope_length().unwrap_or_default().into(),
         }
     }
 

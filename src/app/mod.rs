@@ -120,6 +120,12 @@ pub struct Mynah {
 }
 
 impl Mynah {
+    /// The same with the model as it is for contexts of that many positions: see [`Model::at_context`].
+    #[cfg(all(feature = "chat", feature = "std"))]
+    fn at_context(&self, positions: usize) -> Mynah {
+        Mynah { model: self.model.at_context(positions), ..self.clone() }
+    }
+
     /// Opens a GGUF file, or all parts of a model that is split if the file is one of them. It is mapped, so weights are
     /// read when they are first used. Computes on all cores that the process may use, with the fastest kernels or those
     /// that `MYNAH_BACKEND` names.

@@ -17,7 +17,9 @@ use std::sync::Arc;
 /// Its bytes: an adapter's file or, where all weights are trained, a GGUF file in F32. `data` is the digest of the data.
 pub(super) fn encode(mynah: &Mynah, data: &[u8; 32], trainer: &Trainer, history: &History) -> Result<Vec<u8>> {
     match trainer.adapter_ref() {
-        Some(adapter) => adapter::to_bytes(adapter, mynah.base(), &history.provenance(trainer.kind(), data)),
+        Some(adapter) => {
+            adapter::to_bytes(adapter, mynah.base(), &history.provenance(trainer.kind(), data, trainer.model()))
+        }
         None => model_file(&mynah.gguf, trainer.model()),
     }
 }

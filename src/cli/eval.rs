@@ -44,6 +44,7 @@ pub fn eval(args: &Eval, json: bool) -> anyhow::Result<Outcome> {
         }
     };
 
+    load::say_ropes(&mynah, &args.model.adapters, ctx)?;
     let mut session = setting(load::generation(&mynah, &args.model)?.session(ctx))?;
     let meter = Meter::new(rows.len() as u64);
     let start = Instant::now();

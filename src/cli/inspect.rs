@@ -173,6 +173,7 @@ fn adapter_json(info: &adapter::Info) -> serde_json::Value {
             "steps": p.steps,
             "loss_first": p.first_loss,
             "loss_last": p.last_loss,
+            "rope": p.rope,
         })
     });
     json!({
@@ -199,6 +200,9 @@ fn adapter_text(info: &adapter::Info) -> String {
         let loss = |x: Option<f64>| x.map_or("-".into(), |x| format!("{x:.4}"));
         rows.add_row(["trained for", &printable(&p.objective)]).add_row(["data (BLAKE3)", &printable(&p.data)]);
         rows.add_row(["steps", &p.steps.to_string()]);
+        if !p.rope.is_empty() {
+            rows.add_row(["rotary frequencies", &printable(&p.rope)]);
+        }
         rows.add_row(["loss", &format!("{} → {}", loss(p.first_loss), loss(p.last_loss))]);
     }
     let mut text = format!("mynah adapter, {}\n\n{}\n\n", printable(info.kind()), rows.trim_fmt());

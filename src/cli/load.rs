@@ -88,6 +88,26 @@ pub fn stack(mynah: &Mynah, names: &[String]) -> anyhow::Result<Stack> {
     Ok(stack)
 }
 
+/// Says which adapters learnt with other rotary frequencies than a context has. Such models are few: the others take no look.
+pub fn say_ropes(mynah: &Mynah, names: &[String], context: usize) -> anyhow::Result<()> {
+    let Some(here) = mynah.model().at_context(context).rope_length() else { return Ok(()) };
+    for name in names {
+        let (path, _) = split_scale(name)?;
+        let info =
+            mynah::bytes::map::open(Path::new(path)).and_then(|b| mynah::adapter::info(b, &Limits::default())).ok();
+        let learnt = info.and_then(|info| info.provenance).map(|p| p.rope).unwrap_or_default();
+        if !learnt.is_empty() && learnt != here {
+            let original = mynah.model().hparams.original_context;
+            let ctx = if learnt == "long" { format!("more than {original}") } else { format!("at most {original}") };
+            out::say(&format!(
+                "{path} learnt with the {learnt} rotary frequencies of this model; a context of {context} takes the {here} \
+                 ones: --ctx of {ctx} takes those"
+            ));
+        }
+    }
+    Ok(())
+}
+
 /// The chat template, if the file has one, for now.
 pub fn template(mynah: &Mynah) -> mynah::Result<Option<Template>> {
     Ok(mynah.template()?.map(|t| t.at(now())))

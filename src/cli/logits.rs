@@ -27,7 +27,12 @@ pub fn logits(args: &Logits, json: bool) -> anyhow::Result<Outcome> {
     if tokens.is_empty() {
         return Err(Usage::error("the prompt has no tokens; --add-special adds those that the model expects"));
     }
-    let mut session = setting(load::generation(&mynah, &args.model)?.session(tokens.len()))?;
+    let ctx = args.ctx.unwrap_or(tokens.len());
+    if tokens.len() > ctx {
+        return Err(Usage::error(format!("--ctx {ctx}: the prompt has {} tokens", tokens.len())));
+    }
+    load::say_ropes(&mynah, &args.model.adapters, ctx)?;
+    let mut session = setting(load::generation(&mynah, &args.model)?.session(ctx))?;
     let (mut nll, mut last) = (Vec::new(), Vec::new());
     session.feed_each(&tokens, &mut |i, logits: &[f32]| match tokens.get(i + 1) {
         Some(&next) => nll.push(loss(logits, next)),

@@ -105,6 +105,7 @@ pub fn run(args: &Run, json: bool) -> anyhow::Result<Outcome> {
         }
         text => setting(text)?,
     };
+    load::say_ropes(&mynah, &args.model.adapters, text.context())?;
     let times = hear(&mut text, &mut show(json))?;
     let summary = times.summary(text.said());
     if json {

@@ -51,6 +51,8 @@ pub struct Model {
     pub ropes: Arc<[Rope]>,
     /// Kernels and threads.
     pub compute: Compute,
+    /// Whether the rotary embeddings are those of long contexts.
+    long: bool,
     file: Arc<[Bytes]>,
 }
 
@@ -81,6 +83,7 @@ impl Model {
             hparams: Arc::new(hparams),
             weights: Arc::new(weights),
             compute,
+            long: false,
             file: gguf.merged()?.into(),
         })
     }
@@ -89,16 +92,16 @@ impl Model {
     /// frequencies, those of this length. Like llama.cpp this goes by the whole context and not by the text in it, with the
     /// context rounded up to a multiple of 256.
     pub fn at_context(&self, positions: usize) -> Model {
-        match self.long_context(positions) {
-            None => self.clone(),
-            Some(long) => Model { ropes: ropes(&self.hparams, &self.weights, long), ..self.clone() },
+        let long = positions.next_multiple_of(256) > self.hparams.original_context;
+        match self.weights.rope_factors.by_length() && long != self.long {
+            true => Model { ropes: ropes(&self.hparams, &self.weights, long), long, ..self.clone() },
+            false => self.clone(),
         }
     }
 
-    /// Whether contexts of that many positions take the long divisors of rotary frequencies, if the file has such.
-    pub fn long_context(&self, positions: usize) -> Option<bool> {
-        let rounded = positions.next_multiple_of(256);
-        self.weights.rope_factors.by_length().then_some(rounded > self.hparams.original_context)
+    /// Which divisors of rotary frequencies it has, `long` or `short`, if its file has both.
+    pub fn rope_length(&self) -> Option<&'static str> {
+        self.weights.rope_factors.by_length().then_some(if self.long { "long" } else { "short" })
     }
 
     /// An adapter, ready to be attached to this model.

@@ -393,7 +393,7 @@ fn forward(
         if !Arc::ptr_eq(&model.weights, &m.weights) || precision != config.precision {
             return Err(Error::mismatch("sessions of a pass", "one model and precision", "several"));
         }
-        if model.long_context(session.state.config.context) != m.long_context(config.context) {
+        if model.rope_length() != m.rope_length() {
             return Err(Error::mismatch("sessions of a pass", "long contexts, or short ones", "both"));
         }
         session.check(tokens)?;

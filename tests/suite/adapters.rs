@@ -470,6 +470,7 @@ fn saved_and_loaded_is_equal_and_saved_again_the_same_bytes() {
         steps: 12,
         first_loss: Some(2.5),
         last_loss: Some(1.25),
+        rope: "long".into(),
     };
     for spec in specs() {
         let a = trained(&spec);

@@ -609,3 +609,39 @@ fn texts_become_vectors() {
     let said = String::from_utf8_lossy(&out.stderr).to_string();
     assert!(out.status.code() == Some(1) && said.contains("bad.jsonl: line 2"), "{said}");
 }
+
+/// Of a model with long and short rotary frequencies: which a context takes, and what an adapter that learnt with others says.
+#[test]
+fn a_long_context_takes_other_frequencies() {
+    let Some(shared) = shared() else { return };
+    let path = shared.join("models/arch/tiny64-phi3-longrope-f32.gguf");
+    let (m, dir) = (path.to_str().unwrap(), tempfile::tempdir().unwrap());
+    // The goldens are of contexts of 256 and of 512.
+    let golden = |ctx: &str| golden(&shared, &format!("arch/tiny64-phi3-longrope-f32-ctx{ctx}.f32ref.json"));
+    for ctx in ["256", "512"] {
+        let want = &golden(ctx)[0];
+        let text = want["text"].as_str().unwrap();
+        let args = ["logits", "-m", m, "-p", text, "--ctx", ctx, "--exact", "--add-special", "--json"];
+        let got = &json(&args)[0]["nll"];
+        for (got, want) in got.as_array().unwrap().iter().zip(want["nll"].as_array().unwrap()) {
+            let (got, want) = (got.as_f64().unwrap(), want.as_f64().unwrap());
+            assert!((got - want).abs() < 1e-3, "context {ctx}: {got} for {want}");
+        }
+    }
+    assert_eq!(status(&["logits", "-m", m, "-p", "a long text of words", "--ctx", "1"]), 2);
+    let (text, out) = (dir.path().join("t.txt"), dir.path().join("a.mynah"));
+    std::fs::write(&text, "One day a bird came to the lake and sang. ".repeat(30)).unwrap();
+    let (text, a) = (text.to_str().unwrap(), out.to_str().unwrap());
+    for (ctx, other, rope) in [("512", "64", "long"), ("64", "512", "short")] {
+        let train = ["train", "-m", m, "-d", text, "-o", a, "--steps", "1", "--ctx", ctx];
+        assert_eq!(status(&train), 0);
+        assert_eq!(json(&["inspect", a, "--json"])[0]["provenance"]["rope"], rope);
+        let said = |ctx: &str| {
+            let args = ["run", "-m", m, "-a", a, "-p", "One day", "-n", "400", "--ctx", ctx, "--ignore-end"];
+            String::from_utf8(mynah(&args).stderr).unwrap()
+        };
+        assert!(said(other).contains(&format!("learnt with the {rope} rotary frequencies")), "{}", said(other));
+        assert!(!said(ctx).contains("rotary frequencies"), "{}", said(ctx));
+        std::fs::remove_file(a).unwrap();
+    }
+}

@@ -1035,10 +1035,11 @@ fn masked(inner: Box<Change<'static>>, rate: f64, step: u64) -> Box<Change<'stat
         if !matches!(seen.place, Place::Site(_) | Place::Stream(..)) {
             return inner(seen);
         }
-        // Norms of heads have a row for each.
+        // Norms of heads have a row for each, unless they go over all of them together.
+        let alone = seen.x.first().is_some_and(|x| x.len() == seen.heads.dim);
         let each = match seen.place {
-            Place::Site(Site { role: Role::QNorm, .. }) => seen.heads.q,
-            Place::Site(Site { role: Role::KNorm, .. }) => seen.heads.kv,
+            Place::Site(Site { role: Role::QNorm, .. }) if alone => seen.heads.q,
+            Place::Site(Site { role: Role::KNorm, .. }) if alone => seen.heads.kv,
             _ => 1,
         };
         let stream = Stream::new(21, &format!("step {step}"), &format!("dropout {}", seen.place));

@@ -113,6 +113,9 @@ pub struct Logits {
     pub prompt: String,
     #[command(flatten)]
     pub text: TextArgs,
+    /// Positions of the context; some models compute otherwise in a long one [default: as many as the prompt has tokens]
+    #[arg(long, value_name = "N", value_parser = count(1 << 24))]
+    pub ctx: Option<usize>,
     /// Number of most likely next tokens to show; 0: all
     #[arg(long, value_name = "K", default_value_t = 10)]
     pub top: usize,

@@ -51,6 +51,7 @@ fn open(args: &Chat) -> anyhow::Result<Talk> {
         None => generation,
     };
     let talk = setting(generation.talk())?.at(load::now());
+    load::say_ropes(talk.mynah(), &args.model.adapters, talk.context())?;
     Ok(match &args.system {
         Some(text) => talk.system(text),
         None => talk,
