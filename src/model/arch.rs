@@ -2,7 +2,6 @@
 //! tensors.
 
 use super::hparams::{CONVOLUTION, HParams, HeadNorm, Keys, Layer, Mixer, Mixture, RopeParams};
-use super::weights::Key;
 use crate::error::{Error, Result};
 use crate::nn::attention::Sees;
 use crate::nn::experts::Router;
@@ -10,6 +9,46 @@ use crate::nn::norm;
 use crate::nn::rope::{Pairing, Scaling};
 use crate::role::Role;
 use std::prelude::v1::*;
+
+/// The identity of a tensor of a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Key {
+    /// Token embeddings.
+    Embed,
+    /// Embeddings of positions.
+    Positions,
+    /// Embeddings of types of tokens.
+    Types,
+    /// Gain of the norm of embeddings.
+    EmbedNorm,
+    /// Its bias.
+    EmbedNormBias,
+    /// A tensor of a block.
+    Block(usize, Role),
+    /// Gain of the last norm.
+    Norm,
+    /// Its bias.
+    NormBias,
+    /// The output matrix, if it is not the embedding.
+    Output,
+}
+
+impl Key {
+    /// Its name in a file of this model.
+    pub fn name(self, h: &HParams) -> String {
+        match self {
+            Key::Embed => "token_embd.weight".into(),
+            Key::Positions => "position_embd.weight".into(),
+            Key::Types => "token_types.weight".into(),
+            Key::EmbedNorm => "token_embd_norm.weight".into(),
+            Key::EmbedNormBias => "token_embd_norm.bias".into(),
+            Key::Block(layer, role) => format!("blk.{layer}.{}", h.arch.gguf(role)),
+            Key::Norm => format!("{}.weight", h.arch.last_norm),
+            Key::NormBias => format!("{}.bias", h.arch.last_norm),
+            Key::Output => "output.weight".into(),
+        }
+    }
+}
 
 /// One row of [`ARCHES`].
 pub struct Arch {

@@ -1,7 +1,7 @@
 //! The hyper-parameters of a model and of each layer, read from metadata and checked.
 
 use super::Arch;
-use super::weights::Key;
+use super::arch::Key;
 use crate::error::{Error, Result};
 use crate::gguf::{Gguf, Value};
 use crate::nn::attention::{Heads, Sees};

@@ -260,7 +260,7 @@ pub fn embed(p: &Pass, tokens: &[u32], x: &mut [f32], work: &mut Workspace) {
     doors::pass_through(p, Place::Embedding, View::new(&[], n, 0), &mut Tile::new(x, n, d), None, work);
 }
 
-/// Embeddings of tokens, of positions and of the kind of text, before their norm.
+/// Embeddings of tokens, of positions and of the type of token, before their norm.
 fn summed_embeddings(p: &Pass, tokens: &[u32], x: &mut [f32], work: &mut Workspace) {
     let (m, n, d) = (p.model, tokens.len(), p.model.hparams.width);
     embed::forward(&m.compute, &m.weights.embed, tokens, m.hparams.embed_scale, &mut Tile::new(x, n, d));
@@ -274,7 +274,7 @@ fn summed_embeddings(p: &Pass, tokens: &[u32], x: &mut [f32], work: &mut Workspa
     if let Some(table) = &m.weights.positions {
         embed::add(&m.compute, table, &|i| p.rows.positions[i] as usize, &mut Tile::new(x, n, d));
     }
-    if let Some(table) = &m.weights.kinds {
+    if let Some(table) = &m.weights.types {
         embed::add(&m.compute, table, &|_| 0, &mut Tile::new(x, n, d));
     }
 }
@@ -311,7 +311,7 @@ pub fn embed_backward(p: &Pass, tokens: &[u32], dx: &mut [f32], target: &mut Tar
         if let Some(at) = at(Key::Positions) {
             embed::backward_weights(&p.rows.positions, dx, 1.0, &mut grads[at]);
         }
-        if let Some(at) = at(Key::Kinds) {
+        if let Some(at) = at(Key::Types) {
             (0..n).for_each(|i| crate::nn::add(dx.row(i), &mut grads[at.start..at.start + d]));
         }
     }

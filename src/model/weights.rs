@@ -1,6 +1,8 @@
 //! The tensors of a model. The file determines which tensors exist; everything here that visits tensors is a loop over
 //! the table of roles.
 
+pub use super::arch::Key;
+
 use super::HParams;
 use super::hparams::{HeadNorm, Layer, Mixer};
 use crate::adapter::{Group, Part, Start};
@@ -165,8 +167,8 @@ pub struct Weights {
     pub output: Option<Matrix>,
     /// What is added to the embedding at each position, `[positions, width]`.
     pub positions: Option<Matrix>,
-    /// What is added to every embedding, by the kind of text: `[kinds, width]`, of which the first is used.
-    pub kinds: Option<Matrix>,
+    /// What is added to every embedding, by the type of token: `[types, width]`, of which the first is used.
+    pub types: Option<Matrix>,
     /// The norm of embeddings, if there is one.
     pub embed_norm: Option<NormWeights>,
     /// The last norm, if there is one.
@@ -210,51 +212,11 @@ impl RopeFactors {
     }
 }
 
-/// The identity of a tensor of a model.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Key {
-    /// Token embeddings.
-    Embed,
-    /// Embeddings of positions.
-    Positions,
-    /// Embeddings of kinds of text.
-    Kinds,
-    /// Gain of the norm of embeddings.
-    EmbedNorm,
-    /// Its bias.
-    EmbedNormBias,
-    /// A tensor of a block.
-    Block(usize, Role),
-    /// Gain of the last norm.
-    Norm,
-    /// Its bias.
-    NormBias,
-    /// The output matrix, if it is not the embedding.
-    Output,
-}
-
-impl Key {
-    /// Its name in a file of this model.
-    pub fn name(self, h: &HParams) -> String {
-        match self {
-            Key::Embed => "token_embd.weight".into(),
-            Key::Positions => "position_embd.weight".into(),
-            Key::Kinds => "token_types.weight".into(),
-            Key::EmbedNorm => "token_embd_norm.weight".into(),
-            Key::EmbedNormBias => "token_embd_norm.bias".into(),
-            Key::Block(layer, role) => format!("blk.{layer}.{}", h.arch.gguf(role)),
-            Key::Norm => format!("{}.weight", h.arch.last_norm),
-            Key::NormBias => format!("{}.bias", h.arch.last_norm),
-            Key::Output => "output.weight".into(),
-        }
-    }
-}
-
 /// Tensors outside the blocks.
 const GLOBALS: [Key; 8] = [
     Key::Embed,
     Key::Positions,
-    Key::Kinds,
+    Key::Types,
     Key::EmbedNorm,
     Key::EmbedNormBias,
     Key::Norm,
@@ -311,7 +273,7 @@ impl Weights {
         };
         let mut out = vec![(Key::Embed, Tensor::Matrix(self.embed.clone()))];
         out.extend(self.positions.clone().map(|m| (Key::Positions, Tensor::Matrix(m))));
-        out.extend(self.kinds.clone().map(|m| (Key::Kinds, Tensor::Matrix(m))));
+        out.extend(self.types.clone().map(|m| (Key::Types, Tensor::Matrix(m))));
         out.extend(norm(&self.embed_norm, [Key::EmbedNorm, Key::EmbedNormBias]));
         for (layer, block) in self.blocks.iter().enumerate() {
             let there = Role::all().filter_map(|role| Some((role, block.tensors[role as usize].clone()?)));
@@ -420,7 +382,7 @@ impl Weights {
                 Key::Embed | Key::Output => true,
                 Key::Norm => !arch.last_norm.is_empty(),
                 Key::NormBias => !arch.last_norm.is_empty() && layered,
-                Key::Kinds => arch.globals.contains(&Key::Positions),
+                Key::Types => arch.globals.contains(&Key::Positions),
                 key => arch.globals.contains(key),
             };
             let projects = || PROJECTIONS.iter().any(|p| name.strip_suffix(".weight") == Some(*p));
@@ -547,7 +509,7 @@ impl Weights {
         Ok(Weights {
             output: table(Key::Output, Some(embed.rows))?,
             positions: table(Key::Positions, Some(h.context))?,
-            kinds: table(Key::Kinds, None)?,
+            types: table(Key::Types, None)?,
             embed_norm: embed_norm.then(|| norm(Key::EmbedNorm, Key::EmbedNormBias)).transpose()?,
             norm: (!arch.last_norm.is_empty()).then(|| norm(Key::Norm, Key::NormBias)).transpose()?,
             projections,
@@ -615,7 +577,7 @@ impl Weights {
                     None => unreachable!("a place for every tensor there is"),
                 },
                 Key::Positions => table(&mut out.positions)?,
-                Key::Kinds => table(&mut out.kinds)?,
+                Key::Types => table(&mut out.types)?,
                 Key::Output => table(&mut out.output)?,
                 Key::EmbedNorm | Key::Norm => {
                     let norm = if *key == Key::Norm { &mut out.norm } else { &mut out.embed_norm };

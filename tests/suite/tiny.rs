@@ -167,7 +167,7 @@ impl Sketch {
             match key {
                 Key::Positions => {
                     tensor(key.name(&h), &[WIDTH, self.context], 0.0, 0.5);
-                    tensor(Key::Kinds.name(&h), &[WIDTH, 2], 0.0, 0.5);
+                    tensor(Key::Types.name(&h), &[WIDTH, 2], 0.0, 0.5);
                 }
                 Key::EmbedNorm => tensor(key.name(&h), &[WIDTH], 1.0, 0.3),
                 Key::EmbedNormBias => tensor(key.name(&h), &[WIDTH], 0.0, 0.3),

@@ -336,7 +336,7 @@ impl Pass<'_, '_> {
             self.change(Place::Rows, &[], &mut rows[..twin.lead]);
         }
         for (i, row) in rows.iter_mut().enumerate() {
-            let tables = [(Key::Positions, i), (Key::Kinds, 0)];
+            let tables = [(Key::Positions, i), (Key::Types, 0)];
             for (table, i) in tables.into_iter().filter_map(|(key, i)| Some((self.at(key)?, i))) {
                 add(row, &table[i * h.width..][..h.width]);
             }
