@@ -5,7 +5,7 @@ use super::special::{END_OF_MESSAGE, END_OF_TURN, FILL_ENDS, FILL_PARTS, Finder,
 use super::vocab::{NONE, TokenKind, Vocab};
 use super::{Bpe, Inner, Method, SPLITTERS, Splitter, Spm, Tokenizer, Wpm, bpe, splitter, spm};
 use crate::error::{Error, Result, printable};
-use crate::gguf::{Array, Gguf, Value};
+use crate::gguf::{Array, Gguf, Pieces, Value};
 use std::collections::BTreeMap;
 use std::prelude::v1::*;
 use std::sync::Arc;
@@ -132,6 +132,30 @@ impl<'a> Way<'a> {
         }
     }
 
+    fn defaults(&self) -> Defaults {
+        match self {
+            Way::Bpe(row, _) => Defaults {
+                add_bos: row.add_bos,
+                add_sep: row.add_sep,
+                clean_spaces: row.clean_spaces,
+                // As llama.cpp: files of this rule were written with a wrong flag.
+                must_begin: row.rule.name == "gemma4",
+                ..Defaults::default()
+            },
+            Way::Spm => Defaults { bos: Some(1), eos: Some(2), unknown: Some(0), add_bos: true, ..Defaults::default() },
+            Way::Wpm { .. } => Defaults {
+                bos: Some(101),
+                unknown: Some(100),
+                separator: Some(102),
+                padding: Some(0),
+                add_sep: true,
+                clean_spaces: true,
+                must_begin: true,
+                ..Defaults::default()
+            },
+        }
+    }
+
     /// What distinguishes files of the same method, for the fingerprint.
     fn name(&self) -> &'static str {
         match self {
@@ -155,6 +179,21 @@ impl<'a> Way<'a> {
     }
 }
 
+/// What holds where a file says nothing; tokens that do not exist do not count. All are llama.cpp's.
+#[derive(Default)]
+struct Defaults {
+    bos: Option<u32>,
+    eos: Option<u32>,
+    unknown: Option<u32>,
+    padding: Option<u32>,
+    separator: Option<u32>,
+    add_bos: bool,
+    add_sep: bool,
+    clean_spaces: bool,
+    /// Whether the token that begins a text is added even if the file says no.
+    must_begin: bool,
+}
+
 /// The tokens with a role.
 struct Roles {
     bos: Option<u32>,
@@ -169,20 +208,16 @@ struct Roles {
 }
 
 impl Roles {
-    fn read(gguf: &Gguf, way: &Way<'_>, named: &Named<'_>, n: usize) -> Result<Self> {
+    fn read(gguf: &Gguf, way: &Way<'_>, defaults: &Defaults, named: &Named<'_>, n: usize) -> Result<Self> {
         let id = |role, default| read_id(gguf, role, n, default);
-        let (spm, wpm) = match way {
-            Way::Bpe(..) => (None, None),
-            Way::Spm => (Some(()), None),
-            Way::Wpm { .. } => (None, Some(())),
-        };
-        let default = |in_spm: u32, in_wpm: u32| spm.map(|()| in_spm).or(wpm.map(|()| in_wpm));
-        let class = if wpm.is_some() { id("cls", Some(101))? } else { spm.map(|()| 1) };
+        // WordPiece files name the token that begins a text by its own name.
+        let class = if let Way::Wpm { .. } = way { id("cls", defaults.bos)? } else { defaults.bos };
         let bos = id("bos", class)?;
-        let eos = id("eos", spm.map(|()| 2))?;
-        let unknown = id("unknown", default(0, 100))?;
-        let padding = id("padding", wpm.map(|()| 0))?;
-        let separator = id("seperator", wpm.map(|()| 102))?;
+        let eos = id("eos", defaults.eos)?;
+        let unknown = id("unknown", defaults.unknown)?;
+        let padding = id("padding", defaults.padding)?;
+        // Files have the key with this mistake.
+        let separator = id("seperator", defaults.separator)?;
         let eot = id("eot", None)?.or_else(|| first_named(named, END_OF_TURN));
         let eom = id("eom", None)?.or_else(|| first_named(named, &[END_OF_MESSAGE]));
         let mut ends = vec![eos, eot, eom];
@@ -194,6 +229,37 @@ impl Roles {
         ends.sort_unstable();
         ends.dedup();
         Ok(Roles { bos, eos, eot, eom, unknown, padding, separator, ends })
+    }
+}
+
+/// The vocabulary of a file, the spellings in it that have a role, and the byte tokens.
+struct Words<'a> {
+    vocab: Vocab,
+    named: Named<'a>,
+    bytes: [u32; 256],
+}
+
+impl<'a> Words<'a> {
+    /// `size`: about the bytes of all pieces.
+    fn read(way: &Way<'_>, pieces: Pieces<'a>, kinds: &[i32], size: usize, key: Key) -> Result<Self> {
+        let mut words =
+            Words { vocab: Vocab::with_capacity(kinds.len(), size, key), named: Named::new(), bytes: [NONE; 256] };
+        for (id, (piece, &kind)) in pieces.zip(kinds).enumerate() {
+            let mut kind = TokenKind::from_file(kind);
+            if (matches!(piece, [b'<' | b'[' | b'_', ..]) || piece.starts_with("▁<".as_bytes()))
+                && let Ok(spelling) = core::str::from_utf8(piece)
+            {
+                if let Some(forced) = role_kind(spelling) {
+                    words.named.entry(spelling).or_insert(id as u32);
+                    kind = forced;
+                }
+                if let Some(byte) = spm::byte_token(spelling) {
+                    words.bytes[byte as usize] = id as u32;
+                }
+            }
+            words.vocab.push(kind, |out| way.write_token(piece, kind, out))?;
+        }
+        Ok(words)
     }
 }
 
@@ -228,36 +294,19 @@ impl Tokenizer {
         let model = gguf.require_string(MODEL)?;
         let fingerprint = fingerprint([model, way.name()], tokens, &kinds, &scores, merges);
 
-        let mut vocab = Vocab::with_capacity(n, tokens.data().len() - 8 * n, Key::new(&fingerprint));
-        let mut named = Named::new();
-        let mut bytes = [NONE; 256];
-        for (id, (piece, &kind)) in pieces.zip(&kinds).enumerate() {
-            let mut kind = TokenKind::from_file(kind);
-            if (matches!(piece, [b'<' | b'[' | b'_', ..]) || piece.starts_with("▁<".as_bytes()))
-                && let Ok(spelling) = core::str::from_utf8(piece)
-            {
-                if let Some(forced) = role_kind(spelling) {
-                    named.entry(spelling).or_insert(id as u32);
-                    kind = forced;
-                }
-                if let Some(byte) = spm::byte_token(spelling) {
-                    bytes[byte as usize] = id as u32;
-                }
-            }
-            vocab.push(kind, |out| way.write_token(piece, kind, out))?;
-        }
-        let Roles { bos, eos, eot, eom, unknown, padding, separator, mut ends } = Roles::read(gguf, &way, &named, n)?;
+        let key = Key::new(&fingerprint);
+        let Words { mut vocab, named, bytes } = Words::read(&way, pieces, &kinds, tokens.data().len() - 8 * n, key)?;
+        let defaults = way.defaults();
+        let roles = Roles::read(gguf, &way, &defaults, &named, n)?;
+        let Roles { bos, eos, eot, eom, unknown, padding, separator, mut ends } = roles;
         correct_ends(&named, &mut ends, &mut vocab);
 
         let flag = |name, default| Ok(gguf.bool(&format!("tokenizer.ggml.{name}"))?.unwrap_or(default));
-        let splitter = if let Way::Bpe(splitter, _) = way { Some(splitter) } else { None };
-        // As llama.cpp: files of this rule were written with a wrong flag.
-        let must_begin = splitter.is_some_and(|row| row.rule.name == "gemma4") || matches!(way, Way::Wpm { .. });
-        let add_bos = must_begin || wants(gguf, "bos", splitter.is_none_or(|row| row.add_bos), bos)?;
+        let add_bos = defaults.must_begin || wants(gguf, "bos", defaults.add_bos, bos)?;
         let add_eos = wants(gguf, "eos", false, eos)?;
-        let add_separator = flag("add_sep_token", splitter.map_or(matches!(way, Way::Wpm { .. }), |row| row.add_sep))?;
-        let clean_spaces = splitter.map_or(matches!(way, Way::Wpm { .. }), |row| row.clean_spaces);
-        let name = gguf.string("general.name")?.unwrap_or_default().to_ascii_lowercase();
+        let add_separator = flag("add_sep_token", defaults.add_sep)?;
+        // A name of another type says nothing about the tokenizer.
+        let name = gguf.string("general.name").ok().flatten().unwrap_or_default().to_ascii_lowercase();
         let strip_after = ["phi-3", "phi3"].iter().any(|part| name.contains(part));
         let method = match way {
             Way::Bpe(splitter, merges) => {
@@ -289,7 +338,7 @@ impl Tokenizer {
                 add_bos,
                 add_eos,
                 add_separator,
-                clean_spaces,
+                clean_spaces: defaults.clean_spaces,
                 strip_after,
                 eos_ids: ends,
                 fingerprint,

@@ -24,7 +24,7 @@ mod wpm;
 #[cfg(test)]
 mod tests;
 
-pub use split::{Cut, Rule, SPLITTERS, Splitter, Whole, splitter};
+pub use split::{Cut, CutFunction, Rule, SPLITTERS, Splitter, Whole, splitter};
 pub use stream::TextStream;
 pub use vocab::TokenKind;
 

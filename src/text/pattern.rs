@@ -13,6 +13,14 @@ use unicode_general_category::{GeneralCategory as G, get_general_category};
 
 /// The first letter of the general category: the classes of the expressions.
 fn class(c: char) -> char {
+    // Most letters of most texts, without a search.
+    if matches!(
+        c,
+        'À'..='Ö' | 'Ø'..='ö' | 'ø'..='ɏ' | 'Σ'..='ώ' | 'Ѐ'..='ҁ' | 'ؠ'..='ي' | 'ぁ'..='ゖ' | 'ァ'..='ヺ'
+            | '一'..='\u{9fff}' | '가'..='힣'
+    ) {
+        return 'L';
+    }
     match get_general_category(c) {
         G::UppercaseLetter | G::LowercaseLetter | G::TitlecaseLetter | G::ModifierLetter | G::OtherLetter => 'L',
         G::DecimalNumber | G::LetterNumber | G::OtherNumber => 'N',
@@ -123,9 +131,10 @@ impl Pattern {
         Pattern { any: Parser { chars: text.chars().peekable() }.alternatives() }
     }
 
-    /// The end of the match that begins at `at`, before the end of the text.
-    pub fn end(&self, text: &str, at: usize) -> Option<usize> {
-        any_end(&self.any, text, at)
+    /// Where the next match begins and ends, from `from` on.
+    pub fn find(&self, text: &str, from: usize) -> Option<(usize, usize)> {
+        let places = text[from..].char_indices().map(|(i, _)| from + i);
+        places.filter_map(|at| Some((at, any_end(&self.any, text, at)?))).find(|(at, end)| end > at)
     }
 }
 

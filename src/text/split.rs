@@ -37,9 +37,12 @@ pub struct Rule {
 pub enum Cut {
     /// Cuts out what the expression matches.
     Pattern(&'static str),
-    /// Hands the pieces of a text that is not empty to the consumer.
-    Function(fn(&str, &mut dyn FnMut(&str))),
+    /// What an expression would not do in linear time.
+    Function(CutFunction),
 }
+
+/// Hands the pieces of a text to the consumer.
+pub type CutFunction = fn(&str, &mut dyn FnMut(&str));
 
 /// Words that become tokens without merges.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -450,7 +453,7 @@ pub(super) struct Cutter {
 
 enum Step {
     Pattern(Pattern),
-    Function(fn(&str, &mut dyn FnMut(&str))),
+    Function(CutFunction),
 }
 
 impl Cutter {
@@ -476,15 +479,11 @@ fn cut(steps: &[Step], text: &str, word: &mut dyn FnMut(&str)) {
     match step {
         Step::Function(function) => function(text, &mut |piece| cut(rest, piece, word)),
         Step::Pattern(pattern) => {
-            let (mut start, mut at) = (0, 0);
-            while let Some(c) = text[at..].chars().next() {
-                let Some(end) = pattern.end(text, at).filter(|&end| end > at) else {
-                    at += c.len_utf8();
-                    continue;
-                };
+            let mut start = 0;
+            while let Some((at, end)) = pattern.find(text, start) {
                 cut(rest, &text[start..at], word);
                 cut(rest, &text[at..end], word);
-                (start, at) = (end, end);
+                start = end;
             }
             cut(rest, &text[start..], word);
         }
@@ -519,12 +518,12 @@ fn powers_of_spaces(text: &str, piece: &mut dyn FnMut(&str)) {
 
 /// Cuts a run of numbers into threes from its end; what precedes the run belongs to its first piece.
 fn thirds_after_text(text: &str, piece: &mut dyn FnMut(&str)) {
-    thirds(text, |c| is_class(c, 'N'), |left, first| left % 3 == 0 && !first, piece);
+    thirds(text, |c| is_class(c, 'N'), |left, first| left.is_multiple_of(3) && !first, piece);
 }
 
 /// `(?=([0-9]{3})+(?![0-9]))`: cuts a run of digits into threes from its end.
 fn thirds_of_digits(text: &str, piece: &mut dyn FnMut(&str)) {
-    thirds(text, |c| c.is_ascii_digit(), |left, _| left > 0 && left % 3 == 0, piece);
+    thirds(text, |c| c.is_ascii_digit(), |left, _| left > 0 && left.is_multiple_of(3), piece);
 }
 
 /// Cuts the runs of what `is` accepts, at their ends and within, where `here` accepts how many characters of the run
