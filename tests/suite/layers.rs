@@ -35,10 +35,11 @@ const INSIDE: &[(&str, &[&[&str]])] = &[
         "model",
         &[
             &["arch", "hparams"],
+            &["support"],
             &["weights"],
             &["acts"],
             &["cache"],
-            &["pass", "doors", "block"],
+            &["pass", "doors", "block", "mixer", "mixture"],
             &["session", "embedding"],
         ],
     ),
@@ -109,6 +110,7 @@ const NAMED: &[(&str, &str, &str)] = &[
     ("text/load.rs", "gpt2", "the same"),
     ("text/load.rs", "bert", "the same"),
     ("text/load.rs", "phi3", "a part of the name of models whose special tokens are followed by space"),
+    ("cli/args/look.rs", "prompt", "an option of the command"),
     ("cli/demo.rs", "nola", "the demonstration shows the smallest files"),
     ("cli/args/knobs.rs", "lora", "the usual kind of the command"),
 ];
