@@ -156,6 +156,13 @@ impl Draft {
         facts.set("data", short(digest.into())).set("tokens of a row", tokens as u64);
         facts.set("steps between looks", settings.eval_every(steps)).set("patience", settings.patience.unwrap_or(0));
         facts.set("packed rows", if settings.pack { "yes" } else { "no" });
+        // Only where they are asked for: runs that were saved without them go on.
+        if settings.merge_system {
+            facts.set("system messages", "merged");
+        }
+        if settings.parse_special {
+            facts.set("control tokens in data", "read");
+        }
         Lesson::new(mynah, trainer, settings, rows, order, micro, steps, digest, facts, resumed)
     }
 }

@@ -353,6 +353,8 @@ impl Feedback {
             tokenizer: self.mynah.tokenizer(),
             template: Some(talk.template()),
             ctx: self.mynah.model().hparams.context,
+            // What people and the model say is text.
+            parse_special: false,
             limits: Limits::default(),
         };
         Marks::read(&reader, self.journal.lines(), self.learnt())

@@ -83,6 +83,10 @@ pub struct Settings {
     pub memory: Option<usize>,
     /// Seconds since 1970 that chat templates take for now; templates that show the date need it.
     pub clock: Option<i64>,
+    /// Whether what the system says is put in front of the first user's turn, for chat templates that refuse it.
+    pub merge_system: bool,
+    /// Whether control tokens that the data spells become those tokens; otherwise such spellings are text.
+    pub parse_special: bool,
 }
 
 impl Default for Settings {
@@ -115,6 +119,8 @@ impl Default for Settings {
             act_type,
             memory: None,
             clock: None,
+            merge_system: false,
+            parse_special: false,
         }
     }
 }

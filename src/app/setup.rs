@@ -322,15 +322,18 @@ impl Setup {
 
     fn reader(&self, bytes: &[u8], read: impl FnOnce(&Reader) -> Result<Dataset>) -> Result<Data> {
         #[cfg(feature = "chat")]
+        let template = self.mynah.template()?.map(|t| t.merge_system(self.settings.merge_system));
+        #[cfg(feature = "chat")]
         let template = match self.settings.clock {
-            Some(now) => self.mynah.template()?.map(|t| t.at(now)),
-            None => self.mynah.template()?,
+            Some(now) => template.map(|t| t.at(now)),
+            None => template,
         };
         let reader = Reader {
             tokenizer: &self.mynah.tokenizer,
             #[cfg(feature = "chat")]
             template: template.as_ref(),
             ctx: self.tokens()?,
+            parse_special: self.settings.parse_special,
             limits: Limits::default(),
         };
         Ok(Data { rows: read(&reader)?, digest: *blake3::hash(bytes).as_bytes() })

@@ -190,6 +190,25 @@ impl Talk {
         Talk { template: self.template.clone().at(seconds), ..self }
     }
 
+    /// The same with what the system says put in front of the first question, for chat templates that refuse a system's turn
+    /// or do not show it: [`Template::check_system`] says whether this one does.
+    ///
+    /// ```
+    /// # fn main() -> mynah::Result<()> {
+    /// # #[cfg(feature = "base")] {
+    /// # let mynah = mynah::Mynah::embedded()?;
+    /// let mut talk = mynah.generation().limit(12).talk()?;
+    /// if talk.template().check_system().is_err() {
+    ///     talk = talk.merge_system(true);
+    /// }
+    /// talk.system("Answer in one sentence.").say("Hello!")?.finish()?;
+    /// # }
+    /// # Ok(()) }
+    /// ```
+    pub fn merge_system(self, merge: bool) -> Talk {
+        Talk { template: self.template.clone().merge_system(merge), ..self }
+    }
+
     /// Most tokens of the conversation.
     pub fn context(&self) -> usize {
         self.context
@@ -595,7 +614,7 @@ impl Talk {
         let first = messages.iter().take_while(|m| m.role == SYSTEM).count();
         let mut dropped = Vec::new();
         loop {
-            let tokens = self.template.tokens(&self.mynah.tokenizer, messages, true)?.len();
+            let tokens = self.template.tokens(&self.mynah.tokenizer, &*messages, true)?.len();
             if tokens + free <= self.context {
                 return Ok(dropped);
             }

@@ -35,12 +35,22 @@ pub fn eval(args: &Eval, json: bool) -> anyhow::Result<Outcome> {
     let name = args.data.to_string_lossy();
     let bytes = map::open(&args.data)?;
     let rows = match args.stride {
-        Some(Stride::Llama) => second_halves(&mynah, utf8(&bytes).with_context(|| name.to_string())?, ctx)?,
+        Some(Stride::Llama) => {
+            let text = utf8(&bytes).with_context(|| name.to_string())?;
+            second_halves(&mynah, text, args.rows.parse_special, ctx)?
+        }
         None => {
-            let template = load::template(&mynah)?;
-            let reader =
-                Reader { tokenizer: mynah.tokenizer(), template: template.as_ref(), ctx, limits: Limits::default() };
-            reader.file(&name, &bytes).with_context(|| name.to_string())?.examples
+            let template = load::template(&mynah)?.map(|t| t.merge_system(args.rows.merge_system));
+            let reader = Reader {
+                tokenizer: mynah.tokenizer(),
+                template: template.as_ref(),
+                ctx,
+                parse_special: args.rows.parse_special,
+                limits: Limits::default(),
+            };
+            let rows = reader.file(&name, &bytes).with_context(|| name.to_string())?;
+            load::notes(&rows);
+            rows.examples
         }
     };
 
@@ -92,9 +102,9 @@ pub fn eval(args: &Eval, json: bool) -> anyhow::Result<Outcome> {
 
 /// The rows of llama-perplexity: whole ones only, which start with the model's begin token if it has one; targets are
 /// the tokens of the second half.
-fn second_halves(mynah: &Mynah, text: &str, ctx: usize) -> anyhow::Result<Vec<Example>> {
+fn second_halves(mynah: &Mynah, text: &str, parse_special: bool, ctx: usize) -> anyhow::Result<Vec<Example>> {
     let t = mynah.tokenizer();
-    let ids = setting(t.encode(text, &Encode { add_special: true, parse_special: false }))?;
+    let ids = setting(t.encode(text, &Encode { add_special: true, parse_special }))?;
     let rows: Vec<Example> = ids
         .chunks_exact(ctx)
         .map(|chunk| {

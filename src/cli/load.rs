@@ -12,6 +12,7 @@ use mynah::model::Model;
 use mynah::text::Tokenizer;
 use mynah::text::chat::Template;
 use mynah::train::Checkpoint;
+use mynah::train::data::Dataset;
 use std::path::Path;
 
 /// A parsed file, with the other parts if it is one; errors name the file.
@@ -111,6 +112,27 @@ pub fn say_ropes(mynah: &Mynah, names: &[String], context: usize) -> anyhow::Res
 /// The chat template, if the file has one, for now.
 pub fn template(mynah: &Mynah) -> mynah::Result<Option<Template>> {
     Ok(mynah.template()?.map(|t| t.at(now())))
+}
+
+/// Most rows that are named one by one.
+const NAMED: usize = 8;
+
+/// Says which rows of data are left out and why, and whether rows spell control tokens that are read as text.
+pub fn notes(rows: &Dataset) {
+    let n = rows.left_out.len();
+    if n > 0 {
+        out::say(&format!("{n} rows left out: they cannot be used"));
+        rows.left_out.iter().take(NAMED).for_each(|row| out::say(&format!("  {row}")));
+        if n > NAMED {
+            out::say(&format!("  and {} more", n - NAMED));
+        }
+    }
+    if rows.spelled > 0 {
+        let n = rows.spelled;
+        out::say(&format!(
+            "{n} rows spell control tokens; they are read as text, --parse-special reads them as tokens"
+        ));
+    }
 }
 
 /// How a model speaks, as the options say.

@@ -11,6 +11,7 @@ mod bpe;
 pub mod chat;
 mod clean;
 mod hash;
+mod json;
 mod load;
 mod merge;
 mod pattern;
@@ -24,6 +25,7 @@ mod wpm;
 #[cfg(test)]
 mod tests;
 
+pub use json::Json;
 pub use split::{Cut, CutFunction, Rule, SPLITTERS, Splitter, Whole, splitter};
 pub use stream::TextStream;
 pub use vocab::TokenKind;

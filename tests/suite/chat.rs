@@ -151,12 +151,7 @@ fn spans_that_cannot_be_are_errors() {
         assert!(matches!(template.spans(&tokenizer, &conversation(turns)), Err(Error::Invalid { .. })));
     }
     let messages = conversation(&[("user", "x"), ("assistant", "y"), ("user", "z"), ("assistant", "w")]);
-    for source in [
-        "{{ messages | length }}{% for m in messages %}{{ m.content }}{% endfor %}",
-        "{% for m in messages[::-1] %}{{ m.content }}<|im_end|>{% endfor %}",
-        "{{ messages[-1].content }}",
-        "{{ raise_exception('no') }}",
-    ] {
+    for source in ["{{ messages[-1].content }}", "{{ messages | length }}", "{{ raise_exception('no') }}"] {
         let template = Template::new(source, &tokenizer).unwrap();
         assert!(matches!(template.spans(&tokenizer, &messages), Err(Error::Invalid { .. })), "{source}");
     }
@@ -165,6 +160,66 @@ fn spans_that_cannot_be_are_errors() {
         &tokenizer,
     );
     assert!(silent.unwrap().spans(&tokenizer, &messages).is_err());
+}
+
+#[test]
+fn turns_are_found_where_a_template_writes_them() {
+    let Some(root) = shared() else { return };
+    let (tokenizer, _) = smollm(&root);
+    let messages = conversation(&[("user", "x"), ("assistant", "y"), ("user", "z"), ("assistant", "w")]);
+    for (source, want) in [
+        // The beginning says how long the conversation is.
+        (
+            "{{ messages | length }}{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}",
+            "y<|im_end|>w<|im_end|>",
+        ),
+        ("{% for m in messages[::-1] %}{{ m.content }}<|im_end|>{% endfor %}", "w<|im_end|>y<|im_end|>"),
+        // The end of a turn is written once another follows.
+        (
+            "{% for m in messages %}{% if m.role == 'user' %}{% if not loop.first %}<|im_end|>{% endif %}<|im_start|>\
+             {{ m.content }}<|im_end|>{% else %}{{ m.content }}{% endif %}{% endfor %}",
+            "y<|im_end|>w<|im_end|>",
+        ),
+        // The author says what is learnt: not the first turn.
+        (
+            "{% for m in messages %}{% if m.role == 'user' or loop.index < 3 %}{{ m.content }}<|im_end|>{% else %}A:\
+             {%- generation %} {{ m.content }}{% endgeneration %}<|im_end|>{% endif %}{% endfor %}",
+            " w<|im_end|>",
+        ),
+    ] {
+        let template = Template::new(source, &tokenizer).unwrap();
+        let spans = template.spans(&tokenizer, &messages).unwrap();
+        let learned = spans.ids.iter().zip(&spans.mask).filter(|pair| *pair.1 == 1);
+        let learned: Vec<u8> = learned.flat_map(|(&id, _)| tokenizer.token_bytes(id)).copied().collect();
+        assert_eq!(String::from_utf8(learned).unwrap(), want, "{source}");
+    }
+}
+
+#[test]
+fn a_system_s_turn_is_shown_or_merged() {
+    let Some(root) = shared() else { return };
+    let (tokenizer, own) = smollm(&root);
+    own.check_system().unwrap();
+    let turns = [("system", "Be brief."), ("user", "x"), ("assistant", "y")];
+    let messages = conversation(&turns);
+    let refuses = "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}{% endif %}\
+                   {{ m.content }}<|im_end|>{% endfor %}";
+    let hides = "{% for m in messages if m.role != 'system' %}{{ m.content }}<|im_end|>{% endfor %}";
+    for (source, word) in [(refuses, "no system"), (hides, "does not show it")] {
+        let template = Template::new(source, &tokenizer).unwrap();
+        for error in [template.check_system().unwrap_err(), template.spans(&tokenizer, &messages).unwrap_err()] {
+            let error = error.to_string();
+            assert!(error.contains(word) && error.contains("--merge-system"), "{error}");
+        }
+        let merged = template.merge_system(true);
+        merged.check_system().unwrap();
+        assert_eq!(merged.render(&messages, false).unwrap(), "Be brief.\n\nx<|im_end|>y<|im_end|>");
+        let spans = merged.spans_from(&tokenizer, &messages, 2).unwrap();
+        assert_eq!(spans.mask.iter().filter(|m| **m == 1).count(), 2);
+        assert!(merged.spans_from(&tokenizer, &messages, 3).is_err());
+        let alone = merged.render(&messages[..1], false).unwrap_err().to_string();
+        assert!(alone.contains("no user's turn"), "{alone}");
+    }
 }
 
 #[test]

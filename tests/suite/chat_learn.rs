@@ -312,7 +312,13 @@ fn marks_are_rows_that_training_reads() {
         mynah::gguf::Gguf::parse(mynah::bytes::Bytes::from_static(mynah::base::MODEL), &Limits::default()).unwrap();
     let tokenizer = mynah::text::Tokenizer::from_gguf(&gguf).unwrap();
     let template = mynah::text::chat::Template::from_gguf(&gguf, &tokenizer).unwrap();
-    let reader = Reader { tokenizer: &tokenizer, template: template.as_ref(), ctx: 256, limits: Limits::default() };
+    let reader = Reader {
+        tokenizer: &tokenizer,
+        template: template.as_ref(),
+        ctx: 256,
+        parse_special: false,
+        limits: Limits::default(),
+    };
     let targets = |text: &str| reader.lines(text.as_bytes()).unwrap().examples[0].targets();
     assert_eq!(targets(&marks.lines().next().unwrap().replace(",\"ended\":false", "")), 6);
     assert_eq!(targets(marks.lines().next().unwrap()), 5);

@@ -40,6 +40,7 @@ mod sessions;
 mod shared;
 mod support;
 mod survive;
+mod templates;
 mod tiny;
 mod tokenizer;
 mod twin;

@@ -26,6 +26,19 @@ pub struct Eval {
     /// The tokens of a row that are predicted
     #[arg(long, value_enum)]
     pub stride: Option<Stride>,
+    #[command(flatten)]
+    pub rows: RowArgs,
+}
+
+/// How the rows of data are read.
+#[derive(Args, Clone)]
+pub struct RowArgs {
+    /// Put what the system says in front of the first user's turn, for chat templates that refuse a system role
+    #[arg(help_heading = DATA, long)]
+    pub merge_system: bool,
+    /// Read control tokens that the data spells as those tokens [default: they are text]
+    #[arg(help_heading = DATA, long)]
+    pub parse_special: bool,
 }
 
 #[derive(ValueEnum, Clone, Copy)]

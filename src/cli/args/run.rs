@@ -123,6 +123,9 @@ pub struct Chat {
     /// The system message
     #[arg(long, value_name = "TEXT")]
     pub system: Option<String>,
+    /// Put the system message in front of the first turn, for chat templates that refuse a system role
+    #[arg(long, requires = "system")]
+    pub merge_system: bool,
     /// Most tokens of an answer
     #[arg(short, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..))]
     pub n: u32,

@@ -115,6 +115,8 @@ pub struct Teach {
     /// Micro-batches of a step (gradient accumulation)
     #[arg(help_heading = DATA, long, value_name = "G", default_value_t = 1, value_parser = count(65_536))]
     pub accumulate: usize,
+    #[command(flatten)]
+    pub rows: RowArgs,
     /// Pack several short examples into a row; each is trained as if it were alone
     #[arg(help_heading = DATA, long)]
     pub pack: bool,

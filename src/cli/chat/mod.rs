@@ -50,12 +50,11 @@ fn open(args: &Chat) -> anyhow::Result<Talk> {
         Some(ctx) => generation.context(ctx as usize),
         None => generation,
     };
-    let talk = setting(generation.talk())?.at(load::now());
+    let talk = setting(generation.talk())?.at(load::now()).merge_system(args.merge_system);
     load::say_ropes(talk.mynah(), &args.model.adapters, talk.context())?;
-    Ok(match &args.system {
-        Some(text) => talk.system(text),
-        None => talk,
-    })
+    let Some(text) = &args.system else { return Ok(talk) };
+    setting(talk.template().check_system())?;
+    Ok(talk.system(text))
 }
 
 pub fn chat(args: &Chat, json: bool) -> anyhow::Result<Outcome> {

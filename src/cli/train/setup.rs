@@ -130,6 +130,8 @@ fn settings(args: &Teach, clock: i64, to: &mut Settings) {
         act_type: args.act_type.into(),
         memory: args.memory,
         clock: Some(clock),
+        merge_system: args.rows.merge_system,
+        parse_special: args.rows.parse_special,
     };
 }
 
@@ -145,6 +147,7 @@ pub fn draft(setup: Setup, path: &Path, bytes: &[u8]) -> anyhow::Result<(Draft, 
             out::say(&format!("{n} rows {what}"));
         }
     }
+    load::notes(&data.rows);
     let size = Size { rows: data.rows.examples.len(), tokens: data.rows.tokens() };
     let draft = flagged(setup.draft(data))?;
     if draft.pairs() > 0 {

@@ -9,18 +9,22 @@
 mod clock;
 mod methods;
 mod spans;
+mod trace;
+mod turns;
 
 pub use spans::Spans;
+pub use turns::Turns;
 
-use super::Tokenizer;
+use super::{Json, Tokenizer};
 use crate::error::{Error, Result, printable};
 use crate::gguf::Gguf;
 use clock::format_time;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Value};
-use minijinja::{Environment, ErrorKind, context};
+use minijinja::{Environment, ErrorKind, State};
 #[cfg(not(feature = "std"))]
 use real_std::io;
+use std::borrow::Cow;
 #[cfg(feature = "std")]
 use std::io;
 use std::prelude::v1::*;
@@ -41,6 +45,11 @@ const MAX_ROLE: usize = 64;
 /// The role whose turns the model writes.
 pub const ASSISTANT: &str = "assistant";
 
+/// The role that says how to answer.
+pub(crate) const SYSTEM: &str = "system";
+/// The role of the person.
+const USER: &str = "user";
+
 /// One turn of a conversation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
@@ -48,12 +57,88 @@ pub struct Message {
     pub role: String,
     /// What they say.
     pub content: String,
+    /// What else the template may look at: `tool_calls`, `tool_call_id`, `name`, `reasoning_content` and the like. A
+    /// field `content` takes the place of the text above, for example `null` in a turn that only calls a tool.
+    pub fields: Vec<(String, Json)>,
 }
 
 impl Message {
     /// A turn of `role`.
     pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
-        Message { role: role.into(), content: content.into() }
+        Message { role: role.into(), content: content.into(), fields: Vec::new() }
+    }
+
+    /// The same with another field.
+    ///
+    /// ```
+    /// use mynah::text::{Json, chat::Message};
+    ///
+    /// let call = Json::parse(br#"[{"type": "function", "function": {"name": "add", "arguments": {"a": 2}}}]"#, 8)?;
+    /// let turn = Message::new("assistant", "").with("tool_calls", call);
+    /// assert!(turn.field("tool_calls").is_some());
+    /// # Ok::<(), mynah::Error>(())
+    /// ```
+    pub fn with(mut self, field: impl Into<String>, value: Json) -> Self {
+        self.fields.push((field.into(), value));
+        self
+    }
+
+    /// All that is said, and all texts and keys of the fields.
+    fn texts(&self) -> impl Iterator<Item = &str> {
+        let fields = self.fields.iter().flat_map(|(_, json)| json.texts());
+        [self.content.as_str()].into_iter().chain(fields)
+    }
+
+    /// The value of a field.
+    pub fn field(&self, name: &str) -> Option<&Json> {
+        self.fields.iter().find(|(key, _)| key == name).map(|(_, value)| value)
+    }
+}
+
+/// What a template is run on. Messages alone are one without tools and variables.
+///
+/// ```
+/// # fn main() -> mynah::Result<()> {
+/// # #[cfg(feature = "base")] {
+/// use mynah::text::chat::{Conversation, Message};
+///
+/// # let mynah = mynah::Mynah::embedded()?;
+/// let template = mynah.template()?.unwrap();
+/// let messages = [Message::new("user", "Hello!")];
+/// let quick = [("enable_thinking".into(), false.into())];
+/// let conversation = Conversation { variables: &quick, ..Conversation::from(&messages) };
+/// // This template looks at no variables.
+/// assert_eq!(template.render(conversation, true)?, template.render(&messages, true)?);
+/// # }
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Conversation<'a> {
+    /// The turns.
+    pub messages: &'a [Message],
+    /// The tools that the model may call: a list.
+    pub tools: Option<&'a Json>,
+    /// Further variables that the template may look at, for example `enable_thinking`.
+    pub variables: &'a [(String, Json)],
+    /// Whether control tokens that the messages spell become those tokens. Not for text of people that are not trusted.
+    pub parse_special: bool,
+}
+
+impl<'a> From<&'a [Message]> for Conversation<'a> {
+    fn from(messages: &'a [Message]) -> Self {
+        Conversation { messages, ..Conversation::default() }
+    }
+}
+
+impl<'a> From<&'a Vec<Message>> for Conversation<'a> {
+    fn from(messages: &'a Vec<Message>) -> Self {
+        Conversation::from(messages.as_slice())
+    }
+}
+
+impl<'a, const N: usize> From<&'a [Message; N]> for Conversation<'a> {
+    fn from(messages: &'a [Message; N]) -> Self {
+        Conversation::from(messages.as_slice())
     }
 }
 
@@ -69,6 +154,9 @@ pub struct Template {
     engine: Environment<'static>,
     source: String,
     stop: Option<&'static str>,
+    merge_system: bool,
+    /// Whether the author says with tags what the model writes.
+    tagged: bool,
 }
 
 impl Template {
@@ -114,9 +202,10 @@ impl Template {
                 engine.add_global(name, Value::from(String::from_utf8_lossy(tokenizer.token_bytes(id)).as_ref()));
             }
         }
-        let source = without_generation_tags(source);
+        engine.add_filter(GENERATED, generated);
+        let (source, tagged) = with_generation_filter(source);
         engine.add_template_owned("chat", source.clone()).map_err(refused)?;
-        Ok(Template { engine, source, stop: None })
+        Ok(Template { engine, source, stop: None, merge_system: false, tagged })
     }
 
     /// For models without a template: each turn is a line that begins with `User:`, `Assistant:` or another role.
@@ -140,26 +229,96 @@ impl Template {
         self
     }
 
+    /// The template with what the system says put in front of the first user's turn, for models whose template refuses
+    /// a system role or does not show it.
+    pub fn merge_system(mut self, merge: bool) -> Template {
+        self.merge_system = merge;
+        self
+    }
+
+    /// Whether the template shows what the system says.
+    ///
+    /// # Errors
+    /// `Invalid` if it refuses the role or leaves its words out, with what can be done; `Limit` as [`Template::render`].
+    pub fn check_system(&self) -> Result<()> {
+        const WORDS: &str = "Answer in plain words.";
+        let messages = [Message::new(SYSTEM, WORDS), Message::new(USER, "Hello.")];
+        if self.render(&messages, true)?.contains(WORDS) { Ok(()) } else { Err(self.hides_system()) }
+    }
+
+    /// The error of a template that does not show what the system says.
+    fn hides_system(&self) -> Error {
+        Error::invalid("system message", format!("the chat template does not show it; {WITHOUT_SYSTEM}"))
+    }
+
     /// The conversation as the model was trained to see it; with `add_generation_prompt`, up to where its next turn
     /// begins.
     ///
     /// # Errors
     /// `Invalid` if the template refuses the messages or fails on them, `Limit` if it exceeds the work or output limit.
-    pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
-        for Message { role, .. } in messages {
+    pub fn render<'a>(&self, conversation: impl Into<Conversation<'a>>, add_generation_prompt: bool) -> Result<String> {
+        let conversation = conversation.into();
+        let messages = self.merged(conversation.messages)?;
+        self.draw(&Conversation { messages: &messages, ..conversation }, add_generation_prompt)
+    }
+
+    /// The messages that the template gets: all of them, or those without the system's, if these are merged.
+    fn merged<'a>(&self, messages: &'a [Message]) -> Result<Cow<'a, [Message]>> {
+        let system = messages.iter().take_while(|m| m.role == SYSTEM).count();
+        if !self.merge_system || system == 0 {
+            return Ok(messages.into());
+        }
+        let (system, rest) = messages.split_at(system);
+        let mut rest = rest.to_vec();
+        let Some(user) = rest.iter_mut().find(|m| m.role == USER) else {
+            return Err(Error::invalid("system message", "there is no user's turn to put it in front of"));
+        };
+        let parts: Vec<&str> = system.iter().chain([&*user]).map(|m| m.content.as_str()).collect();
+        user.content = parts.join("\n\n");
+        Ok(rest.into())
+    }
+
+    /// [`Template::render`] of messages that are merged. The error of a template that refuses a system role says so.
+    fn draw(&self, conversation: &Conversation, add_generation_prompt: bool) -> Result<String> {
+        let done = self.run(conversation, add_generation_prompt, None);
+        let messages = conversation.messages;
+        let system = messages.iter().take_while(|m| m.role == SYSTEM).count();
+        match done {
+            Err(Error::Invalid { why, .. })
+                if (1..messages.len()).contains(&system)
+                    && self
+                        .run(
+                            &Conversation { messages: &messages[system..], ..*conversation },
+                            add_generation_prompt,
+                            None,
+                        )
+                        .is_ok() =>
+            {
+                let why = format!("the chat template refuses it: {why}; {WITHOUT_SYSTEM}");
+                Err(Error::invalid("system message", why))
+            }
+            done => done,
+        }
+    }
+
+    /// Runs the template; `generated` are marks around what its tags say is written by the model.
+    fn run(&self, conversation: &Conversation, add_generation_prompt: bool, generated: Option<&str>) -> Result<String> {
+        for Message { role, .. } in conversation.messages {
             let plain = role.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
             if !plain || role.is_empty() || role.len() > MAX_ROLE {
                 return Err(Error::invalid("role", format!("{:?} is not a word", printable(role))));
             }
         }
-        let message = |m: &Message| context! { role => m.role.as_str(), content => m.content.as_str() };
-        let context = context! {
-            messages => messages.iter().map(message).collect::<Value>(),
-            add_generation_prompt,
-            // Defined and empty, as in Hugging Face's library.
-            tools => (),
-            documents => (),
-        };
+        // Defined and empty, as in Hugging Face's library. Of two with one name the later counts.
+        let mut pairs = vec![("documents", Value::from(()))];
+        pairs.extend(conversation.variables.iter().map(|(name, json)| (name.as_str(), value(json))));
+        pairs.extend([
+            ("messages", conversation.messages.iter().map(value_of_message).collect::<Value>()),
+            ("add_generation_prompt", add_generation_prompt.into()),
+            ("tools", conversation.tools.map_or(Value::from(()), value)),
+            (GENERATED, generated.unwrap_or_default().into()),
+        ]);
+        let context = Value::from_pairs(pairs);
         let mut page = Page::default();
         let done = self.engine.get_template("chat").and_then(|chat| chat.render_captured_to(context, &mut page));
         match done {
@@ -170,6 +329,35 @@ impl Template {
             Ok(_) => String::from_utf8(page.bytes).map_err(|_| Error::invalid("chat template", "does not make text")),
         }
     }
+}
+
+/// What to do where a template does not take what the system says.
+const WITHOUT_SYSTEM: &str =
+    "leave it out, or let it be put in front of the first user's turn (--merge-system, Template::merge_system)";
+
+/// A JSON value, as a template sees it.
+fn value(json: &Json) -> Value {
+    match json {
+        Json::Null => Value::from(()),
+        Json::Bool(value) => Value::from(*value),
+        Json::Number(number) => match (number.as_u64(), number.as_i64(), number.as_f64()) {
+            (Some(n), _, _) => Value::from(n),
+            (_, Some(n), _) => Value::from(n),
+            (_, _, n) => Value::from(n.unwrap_or(f64::NAN)),
+        },
+        Json::Text(text) => Value::from(text.as_str()),
+        Json::List(values) => values.iter().map(value).collect(),
+        Json::Object(pairs) => Value::from_pairs(pairs.iter().map(|(key, json)| (key.as_str(), value(json)))),
+    }
+}
+
+fn value_of_message(message: &Message) -> Value {
+    let mut pairs = vec![("role", Value::from(message.role.as_str()))];
+    if message.field("content").is_none() {
+        pairs.push(("content", Value::from(message.content.as_str())));
+    }
+    pairs.extend(message.fields.iter().map(|(key, json)| (key.as_str(), value(json))));
+    Value::from_pairs(pairs)
 }
 
 /// The output of a template. It is limited while it is written, since a list may be cheap to create and long to print.
@@ -219,10 +407,23 @@ fn failed(error: minijinja::Error) -> Error {
     }
 }
 
-/// `{% generation %}` marks what the model writes. Here that is found by other means, so the tags have no effect.
-fn without_generation_tags(source: &str) -> String {
+/// The name of the filter of what the model writes, and of the variable with the marks that it puts around that.
+const GENERATED: &str = "mynah_generated";
+
+/// Puts the marks of [`GENERATED`], if there are any, around a text.
+fn generated(state: &State, text: String) -> String {
+    let marks = state.lookup(GENERATED);
+    let mut marks = marks.as_ref().and_then(Value::as_str).unwrap_or_default().chars();
+    match (marks.next(), marks.next()) {
+        (Some(open), Some(close)) => format!("{open}{text}{close}"),
+        _ => text,
+    }
+}
+
+/// `{% generation %}` marks what the model writes: here it is a filter. Says whether there are such tags.
+fn with_generation_filter(source: &str) -> (String, bool) {
     let mut out = String::with_capacity(source.len());
-    let mut rest = source;
+    let (mut rest, mut tagged) = (source, false);
     while let Some(at) = rest.find("{%") {
         let (before, tag) = rest.split_at(at + 2);
         out.push_str(before);
@@ -233,17 +434,20 @@ fn without_generation_tags(source: &str) -> String {
         let closes = |tail: &str| tail.trim_start().trim_start_matches(['-', '+']).starts_with("%}");
         rest = match &word[..word.len() - end.len()] {
             "generation" if closes(end) => {
-                out.push_str(" if true ");
+                tagged = true;
+                out.push_str(" filter ");
+                out.push_str(GENERATED);
+                out.push(' ');
                 end
             }
             "endgeneration" if closes(end) => {
-                out.push_str(" endif ");
+                out.push_str(" endfilter ");
                 end
             }
             _ => body,
         };
     }
-    out + rest
+    (out + rest, tagged)
 }
 
 /// JSON as Python writes it with `ensure_ascii=False`.

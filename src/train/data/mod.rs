@@ -11,11 +11,16 @@
 //!
 //! Prompts and completions may be lists of messages, too. Without a prompt, the common beginning of `chosen` and
 //! `rejected` is the prompt. `"weight": 0.5` is the factor of a row's loss, `"aligned": [-1.2, -0.9]` the mean
-//! log-probabilities of a completion's tokens under aligned models, for PoFT. Other keys of a line are ignored. The
-//! shape may change from line to line. `"ended": false` in a last message marks it as cut off: its end token is no
-//! target.
+//! log-probabilities of a completion's tokens under aligned models, for PoFT. Other keys of a line are ignored, and `null`
+//! stands for a key that is absent. The shape may change from line to line.
+//!
+//! A message has a `role` and a `content`, which is a text or a list of text parts. The template also gets its other
+//! fields, such as `tool_calls`, and the columns `tools` and `chat_template_kwargs` of the row. An assistant's message with
+//! `"weight": 0` is no target. `"ended": false` in a last message marks it as cut off: its end token is no target.
+//!
+//! A row that cannot be used, because the template refuses its messages for example, is left out and named; a line that is
+//! no JSON is an error.
 
-mod json;
 mod order;
 
 pub use order::{Order, pack};
@@ -25,11 +30,8 @@ use crate::bytes::Limits;
 use crate::error::{Error, Result, printable};
 use crate::rng::Random;
 #[cfg(feature = "chat")]
-use crate::text::chat::{Message, Template};
-use crate::text::{Encode, Tokenizer};
-use json::{Strict, list, string};
-use serde::de::DeserializeSeed;
-use serde_json::{Map, Value};
+use crate::text::chat::{Conversation, Template, Turns};
+use crate::text::{Encode, Json, Tokenizer};
 use std::prelude::v1::*;
 
 const SHAPES: &str = r#"known are {"text"}, {"prompt", "completion"}, {"prompt", "completion", "label"}, {"prompt", "chosen", "rejected"}, {"tokens", "mask"} and {"messages"}"#;
@@ -43,6 +45,9 @@ pub struct Reader<'a> {
     pub template: Option<&'a Template>,
     /// Most tokens of a row.
     pub ctx: usize,
+    /// Whether control tokens that the data spells become those tokens; otherwise such spellings are text. Those of the chat
+    /// template always do.
+    pub parse_special: bool,
     /// Bounds on lines and nesting.
     pub limits: Limits,
 }
@@ -74,6 +79,25 @@ pub struct Dataset {
     pub cut: usize,
     /// Number of rows that were left out because they have no target token, perhaps after they were cut.
     pub skipped: usize,
+    /// Rows that were left out because they cannot be used.
+    pub left_out: Vec<LeftOut>,
+    /// Number of rows that spell control tokens which were read as text; of a plain text at most 1.
+    pub spelled: usize,
+}
+
+/// A row of a file that cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeftOut {
+    /// Its line, from 1.
+    pub line: usize,
+    /// The reason, on one line.
+    pub why: String,
+}
+
+impl core::fmt::Display for LeftOut {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "line {}: {}", self.line, self.why)
+    }
 }
 
 impl Dataset {
@@ -133,44 +157,71 @@ impl Reader<'_> {
     /// `Invalid` if there are not two tokens; those of [`Tokenizer::encode`].
     pub fn text(&self, text: &str) -> Result<Dataset> {
         self.check()?;
-        let ids = self.tokenizer.encode(text, &Encode { add_special: true, parse_special: false })?;
+        let ids = self.tokenizer.encode(text, &self.whole())?;
         let rows = ids.chunks(self.ctx).filter(|row| row.len() > 1);
         let examples: Vec<_> = rows.map(|row| Example::all(row.to_vec())).collect();
         if examples.is_empty() {
             return Err(Error::invalid("data", format!("{} tokens; at least 2 are needed", ids.len())));
         }
-        Ok(Dataset { examples, ..Dataset::default() })
+        let spelled = usize::from(!self.parse_special && self.tokenizer.spells_control(text));
+        Ok(Dataset { examples, spelled, ..Dataset::default() })
     }
 
-    /// JSON Lines. Empty lines, a byte order mark and Windows line ends are accepted.
+    /// How a whole text is encoded.
+    fn whole(&self) -> Encode {
+        Encode { add_special: true, parse_special: self.parse_special }
+    }
+
+    /// JSON Lines. Empty lines, a byte order mark and Windows line ends are accepted. Rows that cannot be used are left out.
     ///
     /// # Errors
-    /// `Invalid` with the number of a line that cannot be read, and if there is no usable row; `Limit` for long lines.
+    /// `Invalid` with the number of a line that is no JSON, and if there is no usable row, with the first reasons; `Limit` for
+    /// long lines.
     pub fn lines(&self, bytes: &[u8]) -> Result<Dataset> {
         self.check()?;
         utf16(bytes)?;
         let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
         let mut out = Dataset::default();
+        let mut first = None;
         for (number, line) in (1..).zip(bytes.split(|&b| b == b'\n')) {
             if line.trim_ascii().is_empty() {
                 continue;
             }
             let limit = || Limits::check("bytes of a line", line.len() as u64, self.limits.line);
-            let example = limit().and_then(|()| self.line(line)).map_err(|e| e.in_file(format!("line {number}")))?;
+            let json = limit().and_then(|()| Json::parse(line, self.limits.json_depth));
+            let json = json.map_err(|e| e.in_file(format!("line {number}")))?;
+            let mut example = match self.row(&json) {
+                Ok(example) => example,
+                Err(error) => {
+                    out.left_out.push(LeftOut { line: number, why: error.to_string() });
+                    first = first.or(Some(error));
+                    continue;
+                }
+            };
             out.cut += usize::from(example.sequences().any(|e| e.tokens.len() > self.ctx));
-            let mut example = example;
             let other = example.other.take().map(|o| Box::new(self.cut(*o)));
             let example = Example { other, line: Some(number), ..self.cut(example) };
-            let usable = example.sequences().all(|e| e.targets() > 0);
-            if usable { out.examples.push(example) } else { out.skipped += 1 }
+            if example.sequences().all(|e| e.targets() > 0) {
+                out.spelled += usize::from(self.spells(&json));
+                out.examples.push(example);
+            } else {
+                out.skipped += 1
+            }
         }
-        match (out.examples.len(), out.skipped) {
-            (0, 0) => Err(Error::invalid("data", "no rows")),
-            (0, n) => {
+        match (out.examples.len(), out.skipped, &out.left_out[..], first) {
+            (1.., ..) => Ok(out),
+            (_, 0, [one], Some(error)) => Err(error.in_file(format!("line {}", one.line))),
+            (_, skipped, left_out @ [_, ..], _) => {
+                let first: Vec<String> = left_out.iter().take(3).map(LeftOut::to_string).collect();
+                let more = if left_out.len() > 3 { "; and so on" } else { "" };
+                let why = format!("none of {} rows can be used: {}{more}", skipped + left_out.len(), first.join("; "));
+                Err(Error::invalid("data", why))
+            }
+            (_, 0, ..) => Err(Error::invalid("data", "no rows")),
+            (_, n, ..) => {
                 let why = format!("none of {n} rows has a target token within {} tokens", self.ctx);
                 Err(Error::invalid("data", why))
             }
-            _ => Ok(out),
         }
     }
 
@@ -187,46 +238,47 @@ impl Reader<'_> {
         Ok(())
     }
 
-    fn line(&self, line: &[u8]) -> Result<Example> {
-        let bad = |e: serde_json::Error| Error::invalid("JSON", printable(&e.to_string()));
-        let mut json = serde_json::Deserializer::from_slice(line);
-        let value = Strict { depth: self.limits.json_depth }.deserialize(&mut json).map_err(bad)?;
-        json.end().map_err(bad)?;
-        let Value::Object(row) = value else {
+    /// Whether a row spells control tokens that are read as text.
+    fn spells(&self, row: &Json) -> bool {
+        let texts = || KEYS.iter().chain(&["tools"]).filter_map(|key| row.get(key)).flat_map(Json::texts);
+        !self.parse_special && texts().any(|text| self.tokenizer.spells_control(text))
+    }
+
+    fn row(&self, row: &Json) -> Result<Example> {
+        let Some(pairs) = row.object() else {
             return Err(Error::invalid("row", format!("not an object; {SHAPES}")));
         };
-        let keys = ["text", "prompt", "completion", "chosen", "rejected", "tokens", "messages"];
-        let found: Vec<&str> = keys.into_iter().filter(|key| row.contains_key(*key)).collect();
+        let mut found: Vec<&str> = KEYS.into_iter().filter(|key| get(row, key).is_some()).collect();
+        leave_out_copies(row, &mut found)?;
         let mut example = match found[..] {
-            ["text"] => {
-                let text = string(&row, "text")?;
-                Example::all(self.tokenizer.encode(text, &Encode { add_special: true, parse_special: false })?)
-            }
-            ["prompt", "completion"] => Example { good: label(&row)?, ..self.answer(&row, "completion", 0)? },
+            ["text"] => Example::all(self.tokenizer.encode(text(row, "text")?, &self.whole())?),
+            ["prompt", "completion"] => Example { good: label(row)?, ..self.answer(row, true, "completion", 0)? },
             ["prompt", "chosen", "rejected"] | ["chosen", "rejected"] => {
-                let common = common(&row);
-                self.answer(&row, "chosen", common)?.over(self.answer(&row, "rejected", common)?)
+                let prompt = found[0] == "prompt";
+                let common = if prompt { 0 } else { common(row)? };
+                let answer = |key| self.answer(row, prompt, key, common);
+                answer("chosen")?.over(answer("rejected")?)
             }
-            ["tokens"] => self.tokens(&row)?,
-            ["messages"] => self.conversation(&[list(&row, "messages")?], 0)?,
+            ["tokens"] => self.tokens(row)?,
+            ["messages"] => self.conversation(row, &[list(row, "messages")?], 0)?,
             _ => {
-                let keys: Vec<_> = row.keys().map(|k| format!("{:?}", printable(k))).collect();
+                let keys: Vec<_> = pairs.iter().map(|(key, _)| format!("{:?}", printable(key))).collect();
                 return Err(Error::invalid("row", format!("keys {}; {SHAPES}", printable(&keys.join(", ")))));
             }
         };
-        let number = |key: &str, value: &Value| {
-            let number = value.as_f64().filter(|v| v.is_finite());
+        let number = |key: &str, value: &Json| {
+            let number = value.number().filter(|v| v.is_finite());
             number.ok_or_else(|| Error::invalid(key, "not a finite number"))
         };
-        if let Some(value) = row.get("weight") {
+        if let Some(value) = get(row, "weight") {
             let weight = number("weight", value)? as f32;
             if !(weight.is_finite() && weight >= 0.0) {
                 return Err(Error::invalid("weight", format!("{weight}; a number from 0 can be used")));
             }
             example.weight = Some(weight);
         }
-        if row.contains_key("aligned") {
-            let means = list(&row, "aligned")?;
+        if get(row, "aligned").is_some() {
+            let means = list(row, "aligned")?;
             let sum = means.iter().map(|v| number("aligned", v)).sum::<Result<f64>>()?;
             if means.is_empty() || sum > 0.0 {
                 return Err(Error::invalid("aligned", "a list of mean log-probabilities is needed, none above 0"));
@@ -237,13 +289,13 @@ impl Reader<'_> {
         Ok(example)
     }
 
-    /// The completion under `key` after its prompt. Without a prompt, the first `common` messages of the conversation
-    /// are the prompt.
-    fn answer(&self, row: &Map<String, Value>, key: &str, common: usize) -> Result<Example> {
-        match (row.get("prompt"), row.get(key)) {
-            (Some(Value::String(prompt)), Some(Value::String(text))) => self.completion(prompt, text),
-            (Some(Value::Array(prompt)), Some(Value::Array(said))) => self.conversation(&[prompt, said], prompt.len()),
-            (_, Some(Value::Array(said))) if common > 0 => self.conversation(&[said], common),
+    /// The completion under `key`, after the row's prompt if it has one. Otherwise the first `common` messages of the
+    /// conversation are the prompt.
+    fn answer(&self, row: &Json, prompt: bool, key: &str, common: usize) -> Result<Example> {
+        match (get(row, "prompt").filter(|_| prompt), get(row, key)) {
+            (Some(Json::Text(prompt)), Some(Json::Text(text))) => self.completion(prompt, text),
+            (Some(Json::List(prompt)), Some(Json::List(said))) => self.conversation(row, &[prompt, said], prompt.len()),
+            (None, Some(Json::List(said))) if common > 0 => self.conversation(row, &[said], common),
             _ => {
                 let why = "prompt and completions must be texts, or all lists of messages";
                 Err(Error::invalid(key, why))
@@ -254,7 +306,7 @@ impl Reader<'_> {
     /// Prompt and completion are encoded separately, so that no token crosses the border between them.
     fn completion(&self, prompt: &str, completion: &str) -> Result<Example> {
         let t = self.tokenizer;
-        let plain = Encode::default();
+        let plain = Encode { add_special: false, parse_special: self.parse_special };
         let mut tokens: Vec<u32> = t.bos().filter(|_| t.adds_bos()).into_iter().collect();
         tokens.extend(t.encode(prompt, &plain)?);
         let start = tokens.len();
@@ -263,12 +315,12 @@ impl Reader<'_> {
         Ok(Example::completion(&tokens[..start], &tokens[start..]))
     }
 
-    fn tokens(&self, row: &Map<String, Value>) -> Result<Example> {
+    fn tokens(&self, row: &Json) -> Result<Example> {
         let numbers = |key: &str, below: usize| -> Result<Option<Vec<u32>>> {
-            let Some(value) = row.get(key) else { return Ok(None) };
-            let list = value.as_array().ok_or_else(|| Error::invalid(key, "not a list"))?;
-            let good = |v: &Value| v.as_u64().filter(|&n| n < below as u64).map(|n| n as u32);
-            let number = |v| {
+            let Some(value) = get(row, key) else { return Ok(None) };
+            let list = value.list().ok_or_else(|| Error::invalid(key, "not a list"))?;
+            let good = |v: &Json| v.whole().filter(|&n| n < below as u64).map(|n| n as u32);
+            let number = |v: &Json| {
                 good(v).ok_or_else(|| {
                     Error::invalid(key, format!("{}; only whole numbers below {below}", printable(&v.to_string())))
                 })
@@ -288,18 +340,14 @@ impl Reader<'_> {
 
     /// Parts of a conversation; the assistant's words from message `first` on are the targets.
     #[cfg(feature = "chat")]
-    fn conversation(&self, parts: &[&Vec<Value>], first: usize) -> Result<Example> {
+    fn conversation(&self, row: &Json, parts: &[&[Json]], first: usize) -> Result<Example> {
         let template =
             self.template.ok_or_else(|| Error::invalid("messages", "the model file has no chat template"))?;
-        let message = |(i, value): (usize, &Value)| -> Result<Message> {
-            let turn = value.as_object().ok_or_else(|| Error::invalid(format!("message {i}"), "not an object"))?;
-            Ok(Message::new(string(turn, "role")?, string(turn, "content")?))
-        };
-        let messages = parts.iter().flat_map(|p| p.iter()).enumerate().map(message).collect::<Result<Vec<_>>>()?;
-        let mut spans = template.spans_from(self.tokenizer, &messages, first)?;
-        let ended = parts.iter().rev().find_map(|p| p.last()).and_then(|turn| turn.get("ended"));
-        let ended = ended.map(|e| e.as_bool().ok_or_else(|| Error::invalid("ended", "neither true nor false")));
-        if ended.transpose()? == Some(false)
+        let turns = parts.iter().try_fold(Turns::default(), |turns, part| turns.and(part))?.with_columns(row)?;
+        let turns = template.settle(turns)?;
+        let conversation = Conversation { parse_special: self.parse_special, ..turns.conversation() };
+        let mut spans = template.spans_of(self.tokenizer, conversation, |i| i >= first && turns.learn[i])?;
+        if turns.ended.last() == Some(&false)
             && let Some(last) = spans.mask.iter().rposition(|m| *m == 1)
             && self.tokenizer.is_eos(spans.ids[last])
         {
@@ -309,25 +357,86 @@ impl Reader<'_> {
     }
 
     #[cfg(not(feature = "chat"))]
-    fn conversation(&self, _: &[&Vec<Value>], _: usize) -> Result<Example> {
+    fn conversation(&self, _: &Json, _: &[&[Json]], _: usize) -> Result<Example> {
         Err(Error::unsupported("row of data", "messages: this build has no chat templates"))
     }
 }
 
+/// Keys that make a row's shape.
+const KEYS: [&str; 7] = ["text", "prompt", "completion", "chosen", "rejected", "tokens", "messages"];
+
+/// The value of a key; null stands for none.
+fn get<'a>(row: &'a Json, key: &str) -> Option<&'a Json> {
+    row.get(key).filter(|value| **value != Json::Null)
+}
+
+fn list<'a>(row: &'a Json, key: &str) -> Result<&'a [Json]> {
+    get(row, key).and_then(Json::list).ok_or_else(|| Error::invalid(key, "not a list"))
+}
+
+fn text<'a>(row: &'a Json, key: &str) -> Result<&'a str> {
+    get(row, key).and_then(Json::text).ok_or_else(|| Error::invalid(key, "missing or not a text"))
+}
+
+/// What a message says, if it is the user's.
+fn question(message: &Json) -> Option<&str> {
+    message.get("role").filter(|role| role.text() == Some("user"))?;
+    message.get("content")?.text()
+}
+
+/// Whether two messages are the same, in whatever order their keys are.
+fn same(a: &Json, b: &Json) -> bool {
+    match (a.object(), b.object()) {
+        (Some(pairs), Some(others)) => {
+            pairs.len() == others.len() && pairs.iter().all(|(key, value)| b.get(key) == Some(value))
+        }
+        _ => a == b,
+    }
+}
+
+/// Leaves keys out of `found` that say again what others say, as published sets have them: a text `prompt` beside
+/// conversations in which the user asks it first, and `messages` beside the same as `chosen`.
+///
+/// # Errors
+/// `Invalid` if such a key says something else.
+fn leave_out_copies(row: &Json, found: &mut Vec<&str>) -> Result<()> {
+    let has = |found: &[&str], key: &str| found.contains(&key);
+    let pair = has(found, "chosen") && has(found, "rejected");
+    if pair && has(found, "messages") {
+        let (messages, chosen) = (list(row, "messages")?, list(row, "chosen")?);
+        if messages.len() != chosen.len() || !messages.iter().zip(chosen).all(|(a, b)| same(a, b)) {
+            return Err(Error::invalid("messages", "it is in the way: neither the only shape nor the same as chosen"));
+        }
+        found.retain(|key| *key != "messages");
+    }
+    let prompt = get(row, "prompt").and_then(Json::text);
+    let said = ["messages", "chosen", "rejected"].into_iter().filter(|key| has(found, key));
+    let said: Vec<&[Json]> = said.filter_map(|key| get(row, key).and_then(Json::list)).collect();
+    if let Some(prompt) = prompt
+        && !said.is_empty()
+    {
+        let asked = |said: &[Json]| said.iter().find_map(question).is_some_and(|asked| asked.trim() == prompt.trim());
+        if !said.iter().all(|said| asked(said)) {
+            return Err(Error::invalid("prompt", "it is in the way: not what the user says first in the messages"));
+        }
+        found.retain(|key| *key != "prompt");
+    }
+    Ok(())
+}
+
 /// The number of messages that `chosen` and `rejected` have in common at the beginning, never their last ones.
-fn common(row: &Map<String, Value>) -> usize {
-    let conversation = |key: &str| row.get(key).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
-    let (a, b) = (conversation("chosen"), conversation("rejected"));
+fn common(row: &Json) -> Result<usize> {
+    let (a, b) = (list(row, "chosen")?, list(row, "rejected")?);
     let most = a.len().min(b.len()).saturating_sub(1);
-    a.iter().zip(b).take(most).take_while(|(a, b)| a == b).count()
+    Ok(a.iter().zip(b).take(most).take_while(|(a, b)| same(a, b)).count())
 }
 
 /// The verdict on a row's completion, if it has one.
-fn label(row: &Map<String, Value>) -> Result<Option<bool>> {
-    match row.get("label") {
+fn label(row: &Json) -> Result<Option<bool>> {
+    match get(row, "label") {
         None => Ok(None),
-        Some(Value::Bool(good)) => Ok(Some(*good)),
-        Some(value) => match value.as_u64() {
+        Some(Json::Bool(good)) => Ok(Some(*good)),
+        Some(value) => match value.whole() {
             Some(0) => Ok(Some(false)),
             Some(1) => Ok(Some(true)),
             _ => Err(Error::invalid("label", "it must be true or false")),
@@ -401,6 +510,7 @@ mod tests {
             #[cfg(feature = "chat")]
             template: None,
             ctx,
+            parse_special: false,
             limits: Limits::default(),
         };
         reader.lines(text.as_ref())
@@ -474,6 +584,7 @@ mod tests {
             #[cfg(feature = "chat")]
             template: None,
             ctx: 4,
+            parse_special: false,
             limits: Limits::default(),
         };
         let rows = |text: &str| reader.file("a.txt", text.as_bytes()).unwrap().examples;
