@@ -36,8 +36,7 @@ use crate::error::{Error, Result, printable};
 use crate::quant::{Format, Matrix};
 use core::ops::Range;
 use parts::Part;
-use read::{PAIR_BYTES, ROW_BYTES, alignment, fits, read_pairs, read_tensors, read_version};
-use std::collections::BTreeMap;
+use read::{PAIR_BYTES, Pairs, ROW_BYTES, alignment, fits, read_pairs, read_tensors, read_version};
 use std::prelude::v1::*;
 use value::inside;
 
@@ -87,7 +86,7 @@ impl core::fmt::Debug for Tensor {
 pub struct Gguf {
     files: Vec<Bytes>,
     version: u32,
-    pairs: BTreeMap<Box<str>, Value>,
+    pairs: Pairs,
     /// Where the pairs of the first file lie in it, in its order, without those that tell of the splitting.
     kept: Vec<Range<usize>>,
     alignment: u64,

@@ -10,6 +10,9 @@ use core::ops::Range;
 use std::collections::BTreeMap;
 use std::prelude::v1::*;
 
+/// Values by key.
+pub(super) type Pairs = BTreeMap<Box<str>, Value>;
+
 /// Minimum size of a pair: a key of one byte, its type, a value of one byte.
 pub(super) const PAIR_BYTES: u64 = 8 + 1 + 4 + 1;
 /// Minimum size of a row of the tensor table: a name of one byte, one dimension.
@@ -143,7 +146,7 @@ pub(super) fn read_pairs(
     n: u64,
     file: &Bytes,
     limits: &Limits,
-) -> Result<(BTreeMap<Box<str>, Value>, Vec<Range<usize>>)> {
+) -> Result<(Pairs, Vec<Range<usize>>)> {
     let (mut pairs, mut kept) = (BTreeMap::new(), Vec::<Range<usize>>::new());
     for i in 0..n {
         let offset = cursor.offset();
@@ -163,7 +166,7 @@ pub(super) fn read_pairs(
     Ok((pairs, kept))
 }
 
-pub(super) fn alignment(pairs: &BTreeMap<Box<str>, Value>, limits: &Limits) -> Result<u64> {
+pub(super) fn alignment(pairs: &Pairs, limits: &Limits) -> Result<u64> {
     let found = match pairs.get(ALIGNMENT_KEY) {
         None => return Ok(DEFAULT_ALIGNMENT as u64),
         Some(Value::U32(n)) => u64::from(*n),
