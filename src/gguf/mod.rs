@@ -53,7 +53,7 @@ pub struct Tensor {
     /// How the values are stored.
     pub format: &'static Format,
     /// Which of the files holds it, counted from 0.
-    pub part: usize,
+    pub part: u16,
     /// Offset of its bytes in that file.
     pub offset: u64,
     /// Number of its bytes.
@@ -356,7 +356,7 @@ impl Gguf {
     pub fn data(&self, tensor: &Tensor) -> Result<Bytes> {
         let place = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
         let none = || Error::corrupt(format!("tensor `{}` of another file", printable(&tensor.name)), 0);
-        let file = self.files.get(tensor.part).ok_or_else(none)?;
+        let file = self.files.get(usize::from(tensor.part)).ok_or_else(none)?;
         file.slice(place(tensor.offset)..place(tensor.offset.saturating_add(tensor.bytes)))
     }
 

@@ -82,9 +82,11 @@ impl Gguf {
         let mut all = parts.next().ok_or_else(|| (0, Error::mismatch("files of a model", "one at least", "none")))?;
         for (i, file) in parts.enumerate() {
             let no = i.saturating_add(1);
+            // `split.count` has 16 bits.
+            let part = u16::try_from(no).unwrap_or(u16::MAX);
             all.files.extend(file.files);
             all.trailing = all.trailing.saturating_add(file.trailing);
-            all.tensors.extend(file.tensors.into_iter().map(|tensor| super::Tensor { part: no, ..tensor }));
+            all.tensors.extend(file.tensors.into_iter().map(|tensor| super::Tensor { part, ..tensor }));
             // Checked after each file, so that the error names the one whose tensor is there already.
             all.by_name = by_name(&all.tensors).map_err(|twice| (no, Error::corrupt(twice, 0)))?;
         }

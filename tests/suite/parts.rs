@@ -43,7 +43,7 @@ fn any_part_names_the_whole_set() {
             assert_eq!(split.model().file_len(), whole.model().file_len(), "{stem}");
             // Weights lie in the mapped files.
             for tensor in gguf.tensors() {
-                let (data, file) = (gguf.data(tensor).unwrap(), &gguf.files()[tensor.part]);
+                let (data, file) = (gguf.data(tensor).unwrap(), &gguf.files()[usize::from(tensor.part)]);
                 assert!(file.as_ptr_range().contains(&data.as_ptr()), "{} is not copied", tensor.name);
             }
         }
