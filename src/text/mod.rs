@@ -2,7 +2,8 @@
 //!
 //! A [`Tokenizer`] is read from a model file and behaves like llama.cpp with the same file. The differences: text never
 //! becomes a control token unless this is requested, even if merges would spell it; a pre-tokenizer that is not in
-//! [`SPLITTERS`] is an error, not a guess; decoding removes spaces before marks only if that is asked for.
+//! [`SPLITTERS`] is an error, not a guess; decoding removes spaces before marks only if that is asked for; extra spaces
+//! are removed from text where a SentencePiece file says so, which llama.cpp does not read.
 //!
 //! Encoding takes O(n log n) time for any text and any file.
 

@@ -299,6 +299,20 @@ fn none_is_spelled_in_several_ways() {
     }
 }
 
+#[cfg(feature = "chat")]
+#[test]
+fn an_empty_chat_template_is_none() {
+    for (source, there) in [("", false), (" \n", false), ("x", true)] {
+        let mut writer = Writer::new();
+        for (key, value) in with(spm_pairs(), "chat_template", source) {
+            writer.set(format!("tokenizer.{key}"), value);
+        }
+        let gguf = Gguf::parse(Bytes::from(writer.finish().unwrap()), &Limits::default()).unwrap();
+        let tokenizer = Tokenizer::from_gguf(&gguf).unwrap();
+        assert_eq!(chat::Template::from_gguf(&gguf, &tokenizer).unwrap().is_some(), there, "{source:?}");
+    }
+}
+
 #[test]
 fn what_is_to_be_continued_has_no_end() {
     let tokenizer = load(&with(spm_pairs(), "ggml.add_eos_token", true)).unwrap();
@@ -500,11 +514,13 @@ fn long_texts_take_linear_time() {
     let (_, pairs) = bpe_pairs(&list);
     let tokenizer = load(&pairs).unwrap();
     let spm = load(&spm_pairs()).unwrap();
+    let wpm = load(&wpm_pairs()).unwrap();
     for unit in ["a", " ", "da", "ad", "abc", "<", "\n", "<s>", "é"] {
         let text = unit.repeat(1_000_000 / unit.len());
         for how in [PLAIN, PARSED] {
             assert!(tokenizer.encode(&text, &how).unwrap().len() <= text.len());
             assert!(spm.encode(&text, &how).unwrap().len() <= text.len() + 1);
+            assert!(wpm.encode(&text, &how).unwrap().len() <= text.len());
         }
     }
 }

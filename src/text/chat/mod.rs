@@ -165,7 +165,9 @@ impl Template {
     /// # Errors
     /// As [`Template::new`].
     pub fn from_gguf(gguf: &Gguf, tokenizer: &Tokenizer) -> Result<Option<Template>> {
-        gguf.string(KEY)?.map(|source| Template::new(source, tokenizer)).transpose()
+        // Converters write an empty text where there is none.
+        let source = gguf.string(KEY)?.filter(|source| !source.trim().is_empty());
+        source.map(|source| Template::new(source, tokenizer)).transpose()
     }
 
     /// Reads a template. The tokenizer provides `bos_token` and similar variables.
