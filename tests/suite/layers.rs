@@ -106,6 +106,7 @@ const NAMED: &[(&str, &str, &str)] = &[
     ("train/data/mod.rs", "prompt", "a key of rows of data"),
     ("app/feedback.rs", "prompt", "a key of rows of data"),
     ("text/split.rs", "qwen2", "the name of a pre-tokenizer in files"),
+    ("text/split.rs", "lfm2", "the same"),
     ("text/load.rs", "llama", "the name of a tokenizer in files, not of an architecture"),
     ("text/load.rs", "gpt2", "the same"),
     ("text/load.rs", "bert", "the same"),
