@@ -13,7 +13,9 @@ Data: a text file (.txt), or JSON Lines (.jsonl) with one row a line:
   {\"prompt\": ..., \"completion\": ..., \"label\": true}  liked or not, for --objective bco and kto
   {\"tokens\": [1, 2, 3], \"mask\": [0, 1, 1]}           tokens with mask 1 are targets; without mask, all
 
-Prompts and completions are texts, or lists of messages. \"weight\" is the factor of a row's loss.
+Prompts and completions are texts, or lists of messages. \"weight\" is the factor of a row's loss. A message may have
+\"tool_calls\", or \"weight\": 0, which is not learnt; a row of messages may have \"tools\". Rows that cannot be used are left
+out and named by their lines.
 
 The loss is the mean over all target tokens of a step, in nats, or that of --objective. Reference log-probabilities of
 the base are stored beside the data, in DATA.reference.
