@@ -308,7 +308,7 @@ impl Keys<'_> {
             return Ok(self.gguf.each_bool(&key, self.layers)?.is_some_and(|all| all[i]));
         }
         let period = self.size(name, 1 << 20)?.unwrap_or(usual);
-        Ok((i + 1) % period != 0)
+        Ok(!(i + 1).is_multiple_of(period))
     }
 
     /// A number that passes `ok`, if it exists.
