@@ -128,6 +128,10 @@ impl Batch {
                 return Err(Error::invalid(format!("example {i}"), why));
             }
             let Some(last) = (1..e.tokens.len()).rev().find(|t| e.mask[*t]) else { continue };
+            if let Some(most) = model.hparams.most_positions().filter(|most| lead + last > *most) {
+                let what = format!("positions of example {i}, {lead} of them an adapter's");
+                return Err(Error::limit(what, (lead + last) as u64, most as u64));
+            }
             let start = b.tokens.len();
             b.tokens.extend(core::iter::repeat_n(0, lead).chain(e.tokens[..last].iter().copied()));
             b.rows.positions.extend((0..lead + last).map(|p| p as u32));

@@ -12,7 +12,7 @@ use mynah::kernel::{Compute, Pool};
 use mynah::knob::Value;
 use mynah::model::arch::{BIASES, DENSE, PLAIN};
 use mynah::model::hparams::RopeParams;
-use mynah::model::{ARCHES, Arch, Model};
+use mynah::model::{ARCHES, Arch, Model, Session, SessionConfig};
 use mynah::nn::attention::Sees;
 use mynah::nn::head::Finish;
 use mynah::nn::norm;
@@ -154,6 +154,27 @@ fn a_bias_that_nothing_would_add_is_refused() {
     assert!(Model::load_as(&gguf, &FUSED, compute()).is_ok());
     let e = Model::load_as(&gguf, &STRAY, compute()).err().unwrap().to_string();
     assert!(e.contains("blk.0.wqkv.bias") && e.contains("without the tensor"), "{e}");
+}
+
+/// Where positions have embeddings, rows before the text take some of them.
+#[test]
+fn rows_beyond_the_last_position_are_refused() {
+    let sketch = Sketch::new(Arch::by_name("gpt2").unwrap(), 11, true);
+    let (model, n) = (sketch.model(1), sketch.context);
+    let base = model.base([0; 32]);
+    let prompt = || adapter::create(&Spec::new("prompt").with("length", 3), &base).unwrap();
+    let mut trainer = Trainer::adapter(&model, prompt(), config(Recompute::None)).unwrap();
+    let row = |len: usize| Example::new(vec![1; len], vec![true; len]);
+    assert!(trainer.step(&[&[row(n - 2)]]).is_ok());
+    let e = trainer.step(&[&[row(n - 1)]]).unwrap_err().to_string();
+    assert!(e.contains("positions of example 0, 3 of them"), "{e}");
+    let mut session = Session::new(&model, SessionConfig { context: n, ..Default::default() }).unwrap();
+    let e = session.attach(model.ready(prompt()).unwrap(), 1.0).unwrap_err().to_string();
+    assert!(e.contains("positions"), "{e}");
+    session.feed(&vec![1; n]).unwrap();
+    let mut session = Session::new(&model, SessionConfig { context: n - 3, ..Default::default() }).unwrap();
+    session.attach(model.ready(prompt()).unwrap(), 1.0).unwrap();
+    session.feed(&vec![1; n - 3]).unwrap();
 }
 
 #[test]
