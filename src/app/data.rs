@@ -107,6 +107,8 @@ fn shape(kind: &Kind, rows: Vec<Example>, context: usize, pairs: &mut usize) -> 
 
 fn fits(kind: &Kind, example: &Example) -> bool {
     match kind.shape {
+        Shape::Contrast => !example.passages.is_empty(),
+        _ if !example.passages.is_empty() => false,
         Shape::Completion => example.other.is_none() && example.good != Some(false),
         Shape::Pair => example.other.is_some(),
         Shape::Verdict => example.good.is_some(),

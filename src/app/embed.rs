@@ -103,7 +103,7 @@ impl Embedding {
         let (tokenizer, most) = (&self.mynah.tokenizer, self.tokens()?);
         let encode = |text: &_| {
             let text = <_ as AsRef<str>>::as_ref(text);
-            Ok(data::whole(tokenizer, text, self.context.map_or(usize::MAX, |_| most))?.0)
+            data::whole(tokenizer, text, self.context.map_or(usize::MAX, |_| most))
         };
         let tokens = texts.iter().map(encode).collect::<Result<Vec<_>>>()?;
         self.embed_tokens(&tokens.iter().map(Vec::as_slice).collect::<Vec<_>>())

@@ -13,6 +13,7 @@ use crate::container::head::Head;
 use crate::decode::Stop;
 use crate::error::{Error, Result};
 use crate::train::data::{self, Order};
+use crate::train::objective::Shape;
 use crate::train::{Checkpoint, Example, Report, Trainer, reference};
 #[cfg(feature = "std")]
 use std::path::Path;
@@ -474,9 +475,12 @@ impl Lesson {
         let step = self.history.steps();
         let all = self.examples.len() - self.learnt;
         let row = self.learnt + self.evaluation.rows;
-        let (loss, n) = self.trainer.evaluate(&self.examples[row..=row])?;
+        // Queries choose among the passages of all held-out rows.
+        let whole = self.trainer.kind().shape == Shape::Contrast;
+        let together = if whole { all } else { 1 };
+        let (loss, n) = self.trainer.evaluate(&self.examples[row..row + together])?;
         let Evaluation { rows, sum, counted } = &mut self.evaluation;
-        (*rows, *sum, *counted) = (*rows + 1, *sum + loss, *counted + n);
+        (*rows, *sum, *counted) = (*rows + together, *sum + loss, *counted + n);
         if *rows < all {
             return Ok(Event::Progress { work: Work::Evaluate, done: *rows as u64, total: all as u64 });
         }

@@ -2,8 +2,9 @@
 
 use super::method::Method;
 use crate::error::{Error, Result};
-use crate::model::ActType;
+use crate::model::{ActType, Model};
 use crate::nn::linear::Precision;
+use crate::train::objective::{OBJECTIVES, Shape};
 use crate::train::{Config, Dropout, Gradient, Recompute, Schedule, Zeroth, objective, optim};
 use std::prelude::v1::*;
 
@@ -147,6 +148,23 @@ impl Settings {
             dropout: self.dropout.filter(|rate| *rate > 0.0).map(|rate| Dropout { rate, seed: self.seed }),
             ..Config::default()
         }
+    }
+
+    /// # Errors
+    /// `Unsupported` if the model predicts no token, and the objective is of tokens; those of
+    /// [`objective::Contrast::new`].
+    pub(super) fn check_objective(&self, model: &Model) -> Result<()> {
+        let (kind, values) = self.objective.row()?;
+        if kind.shape == Shape::Contrast {
+            return objective::Contrast::new(&values, &model.hparams).map(|_| ());
+        }
+        if !model.hparams.causal() {
+            let names = OBJECTIVES.iter().filter(|k| k.shape == Shape::Contrast).map(|k| k.name);
+            let (name, usable) = (model.hparams.arch.name, names.collect::<Vec<_>>().join(", "));
+            let what = format!("{}: {name} makes embeddings and predicts no token; it learns by {usable}", kind.name);
+            return Err(Error::unsupported("objective of this model", what));
+        }
+        Ok(())
     }
 
     /// Rows of a step.

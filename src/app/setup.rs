@@ -471,7 +471,16 @@ impl Setup {
             let why = format!("they are for completions that were liked or not; {} is not", objective.name);
             return Err(Error::invalid("density ratios", why));
         }
+        settings.check_objective(&mynah.model)?;
         let rows = Rows::new(data.rows, settings, tokens)?;
+        if objective.shape == Shape::Contrast
+            && settings.step()? == 1
+            && rows.rows.iter().all(|row| row.len() == 1)
+            && rows.examples.iter().all(|e| e.passages.len() == 1)
+        {
+            let why = "1 row a step, and no row has a negative: a query would have one passage to choose from; try 16";
+            return Err(Error::invalid("batch", why));
+        }
         let shuffle = settings.shuffle.then_some(settings.seed);
         let order = Order::new(rows.rows.len(), settings.batch, settings.accumulate, shuffle)?;
         let steps = settings.steps.unwrap_or_else(|| settings.epochs.saturating_mul(order.steps_per_epoch()));
@@ -507,7 +516,12 @@ impl Setup {
     pub fn plan(&self, held: usize) -> Result<core::result::Result<Plan, Refusal>> {
         let tokens = self.tokens()?;
         self.method.check(&self.mynah, &self.settings, &self.beneath)?;
-        let rows = plan::Rows::full(tokens, self.settings.batch.saturating_mul(self.settings.accumulate).min(ROWS));
+        self.settings.check_objective(&self.mynah.model)?;
+        let rows = self.settings.batch.saturating_mul(self.settings.accumulate).min(ROWS);
+        let rows = match self.settings.objective.row()?.0.shape {
+            Shape::Contrast => plan::Rows::texts(tokens, rows),
+            _ => plan::Rows::full(tokens, rows),
+        };
         let config = self.settings.config(&self.method, 1);
         Ok(self.settle(rows, config, held)?.map(|(_, _, plan)| plan))
     }

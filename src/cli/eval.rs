@@ -1,4 +1,4 @@
-//! `mynah eval`: mean loss and perplexity over a text.
+//! `mynah eval`: mean loss and perplexity over a text, or how well queries find their passages.
 
 use crate::args::{Eval, Stride, Usage, setting};
 use crate::load;
@@ -8,12 +8,16 @@ use crate::{Outcome, out};
 use anyhow::Context;
 use mynah::Mynah;
 use mynah::bytes::{Limits, map};
+use mynah::model::Pooling;
 use mynah::text::Encode;
 use mynah::train::Example;
 use mynah::train::data::{Reader, utf8};
+use mynah::train::objective::Choice;
 use serde::Serialize;
 use std::time::Instant;
 
+/// What cosines are divided by, as training does where nothing is said.
+const TEMPERATURE: f64 = 0.05;
 /// The default number of tokens of a row.
 const CONTEXT: usize = 512;
 
@@ -53,6 +57,14 @@ pub fn eval(args: &Eval, json: bool) -> anyhow::Result<Outcome> {
             rows.examples
         }
     };
+    match rows.iter().filter(|row| !row.passages.is_empty()).count() {
+        0 if args.pooling.is_some() => {
+            return Err(Usage::error("--pooling is for rows of queries and passages"));
+        }
+        0 => {}
+        n if n == rows.len() => return find(args, &mynah, &rows, json),
+        n => anyhow::bail!("{name}: {n} of {} rows are queries with passages; all or none can be", rows.len()),
+    }
 
     load::say_ropes(&mynah, &args.model.adapters, ctx)?;
     let mut session = setting(load::generation(&mynah, &args.model)?.session(ctx))?;
@@ -95,6 +107,64 @@ pub fn eval(args: &Eval, json: bool) -> anyhow::Result<Outcome> {
         let Result { loss, perplexity, tokens, tokens_per_second } = result;
         out::print(&format!(
             "loss {loss:.4}  perplexity {perplexity:.4}  tokens {tokens}  tokens/s {tokens_per_second:.1}\n"
+        ))?;
+    }
+    Ok(Outcome::Done)
+}
+
+#[derive(Serialize)]
+struct Found {
+    loss: f64,
+    recall_at_1: f64,
+    queries: usize,
+    passages: usize,
+    tokens_per_second: f64,
+}
+
+/// How well queries find their passages, each among those of all rows.
+fn find(args: &Eval, mynah: &Mynah, rows: &[Example], json: bool) -> anyhow::Result<Outcome> {
+    let reading = &args.model.reading;
+    if reading.cache.is_some() {
+        return Err(Usage::error("--cache: embeddings use no cache"));
+    }
+    let model = reading.repack.map(|budget| load::repack(mynah.model(), budget)).transpose()?;
+    let mynah = model.map_or_else(|| mynah.clone(), |model| mynah.with_model(model));
+    let stack = load::stack(&mynah, &args.model.adapters)?;
+    let embedding = mynah.embedding().stack(stack).precision(reading.precision()).normalise(false);
+    let embedding = match &args.pooling {
+        Some(name) => embedding.pooling(Pooling::by_name(name)?),
+        None => embedding,
+    };
+    let texts: Vec<&[u32]> = rows.iter().flat_map(Example::sequences).map(|e| &*e.tokens).collect();
+    let (meter, start, width) = (Meter::new(texts.len() as u64), Instant::now(), mynah.model().embedding_width());
+    let (mut vectors, mut read) = (Vec::with_capacity(texts.len() * width), 0);
+    for some in texts.chunks(64) {
+        vectors.extend(setting(embedding.embed_tokens(some))?.concat());
+        read += some.iter().map(|text| text.len()).sum::<usize>();
+        meter.show((vectors.len() / width) as u64, || {
+            format!("{:.0} tokens/s", read as f64 / start.elapsed().as_secs_f64())
+        });
+    }
+    meter.done();
+    let seconds = start.elapsed().as_secs_f64();
+    let sums = Choice::of(rows).log_probs(&vectors, width, TEMPERATURE);
+    let mean = |of: &dyn Fn(&[f64; 2]) -> f64| sums.as_chunks::<2>().0.iter().map(of).sum::<f64>() / rows.len() as f64;
+    let found = Found {
+        loss: mean(&|[own, _]| -own),
+        recall_at_1: mean(&|[own, wrong]| f64::from(u8::from(own > wrong))),
+        queries: rows.len(),
+        passages: texts.len() - rows.len(),
+        tokens_per_second: read as f64 / seconds,
+    };
+    if !found.loss.is_finite() {
+        anyhow::bail!("{}: the mean loss of {} queries is {}", args.model.name(), found.queries, found.loss);
+    }
+    if json {
+        out::print_json(&found)?;
+    } else {
+        let Found { loss, recall_at_1, queries, passages, tokens_per_second } = found;
+        out::print(&format!(
+            "loss {loss:.4}  recall@1 {recall_at_1:.4}  queries {queries}  passages {passages}  tokens/s {tokens_per_second:.1}\n"
         ))?;
     }
     Ok(Outcome::Done)

@@ -45,7 +45,7 @@ const DECODER: Support =
 const MIXTURE: Support = Support { train: "all kinds, but not on experts", ..DECODER };
 
 /// A model that makes embeddings of texts.
-const ENCODER: Support = Support { run: "embeddings", train: "", ..DECODER };
+const ENCODER: Support = Support { run: "embeddings", train: "all kinds", ..DECODER };
 
 /// A row for each architecture.
 pub static SUPPORT: &[Support] = &[

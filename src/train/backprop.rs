@@ -9,7 +9,7 @@ use crate::model::block::{self, Grads};
 use crate::model::doors::{self, Workspace};
 use crate::model::pass::{self, Moment, Pass};
 use crate::model::weights::Key;
-use crate::model::{ActType, Acts, Dropout, HParams, Model, SavedActs, SavedValues, Target};
+use crate::model::{ActType, Acts, Dropout, HParams, Model, SavedActs, SavedValues, Target, embedding};
 use crate::nn::head;
 use crate::nn::linear::Precision;
 use std::prelude::v1::*;
@@ -74,8 +74,13 @@ pub(super) fn extras(h: &HParams, shape: Option<&Shape>, beneath: &Stack, layer:
     doors::extras_of(shape, beneath, h, layer).iter().map(|e| e.1).sum()
 }
 
-/// Computes a loss and its derivatives by the sums of log-probabilities of a batch, [`Batch::sums`] of them.
-pub(super) type LossFn<'a> = dyn FnMut(&[f64], &mut [f32]) -> f64 + 'a;
+/// What is read off a batch, and a function of it: it returns a loss and writes its derivatives.
+pub(super) enum LossFn<'a> {
+    /// The sums of log-probabilities, [`Batch::sums`] of them.
+    LogProbs(&'a mut dyn FnMut(&[f64], &mut [f32]) -> f64),
+    /// The embeddings of its texts, `[texts, Model::embedding_width]`.
+    Embeddings(&'a mut dyn FnMut(&[f32], &mut [f32]) -> f64),
+}
 
 /// The buffers of a pass; they grow to the largest batch once.
 pub(super) struct Backprop {
@@ -159,6 +164,14 @@ impl Backprop {
         self.score(&p, batch, false)
     }
 
+    /// The embeddings of the texts of a batch, without gradients. `[texts, Model::embedding_width]`
+    pub(super) fn vectors(&mut self, m: &Model, attached: Attached, batch: &Batch) -> Vec<f32> {
+        let p = Pass::new(m, attached.stack, self.precision, &batch.rows).dropping(attached.dropout);
+        self.forward(&p, batch, attached.frozen, attached.frozen, None);
+        self.finish(&p, batch);
+        self.pool(&p, batch)
+    }
+
     /// The mean over the rows of a batch of the base's last hidden states, after the last norm, scaled to length 1. No
     /// adapter is attached; the outputs of the first `frozen` blocks may come from the cache.
     pub(super) fn embed(&mut self, m: &Model, batch: &Batch, frozen: usize) -> Vec<f32> {
@@ -219,9 +232,9 @@ impl Backprop {
         pass::blocks(p, first..layers, None, x, a, state, work, &mut each);
     }
 
-    /// Sums of the targets' log-probabilities. With `grad`, also the gradient of each by its normed row, in `self.dnormed`.
-    fn score(&mut self, p: &Pass, batch: &Batch, grad: bool) -> Vec<f64> {
-        let (m, n, d) = (p.model, batch.target_rows.len(), p.model.hparams.width);
+    /// The last norm of the rows that are read, in `self.normed`.
+    fn finish(&mut self, p: &Pass, batch: &Batch) {
+        let (n, d) = (batch.target_rows.len(), p.model.hparams.width);
         let gathered = self.gathered.room(n * d);
         for (out, &row) in gathered.chunks_exact_mut(d).zip(&batch.target_rows) {
             out.copy_from_slice(&self.x[row * d..][..d]);
@@ -229,6 +242,29 @@ impl Backprop {
         let normed = self.normed.room(n * d);
         let last = if p.stack.needs_at(Place::Final).output { Some(self.last.room(n * d)) } else { None };
         pass::finish(p, View::new(gathered, n, d), normed, last, &mut self.work);
+    }
+
+    /// The embeddings of the texts, from the rows of [`Backprop::finish`].
+    fn pool(&mut self, p: &Pass, batch: &Batch) -> Vec<f32> {
+        let (d, texts) = (p.model.hparams.width, batch.groups.len());
+        let mut pooled = vec![0.0; texts * d];
+        embedding::pool(View::new(&self.normed, batch.target_rows.len(), d), &batch.groups, &mut pooled);
+        embedding::project(p.model, self.precision, &pooled, texts, &mut self.work)
+    }
+
+    /// The gradient by the rows of [`Backprop::finish`], in `self.dnormed`, from that by embeddings.
+    fn pool_backward(&mut self, p: &Pass, batch: &Batch, slopes: &[f32]) {
+        let (d, texts) = (p.model.hparams.width, batch.groups.len());
+        let pooled = embedding::project_backward(p.model, self.precision, slopes, texts, &mut self.work);
+        let dnormed = self.dnormed.room(batch.target_rows.len() * d);
+        embedding::pool_backward(View::new(&pooled, texts, d), &batch.groups, dnormed);
+    }
+
+    /// Sums of the targets' log-probabilities. With `grad`, also the gradient of each by its normed row, in `self.dnormed`.
+    fn score(&mut self, p: &Pass, batch: &Batch, grad: bool) -> Vec<f64> {
+        let (m, n, d) = (p.model, batch.target_rows.len(), p.model.hparams.width);
+        self.finish(p, batch);
+        let normed = &self.normed[..n * d];
         let (logp, norms) = (self.logp.room(n), self.norms.room(n));
         let g = if grad { Some(self.dnormed.room(n * d)) } else { None };
         let Workspace { quantized, back, .. } = &mut self.work;
@@ -260,7 +296,7 @@ impl Backprop {
         m: &Model,
         attached: Attached,
         batch: &Batch,
-        loss_fn: &mut LossFn,
+        loss_fn: LossFn,
         (lowest, embeds): (usize, bool),
         saved: usize,
         target: &mut Target,
@@ -269,19 +305,35 @@ impl Backprop {
         let (n, d, layers) = (batch.tokens.len(), h.width, h.layers);
         let p = Pass::new(m, attached.stack, self.precision, &batch.rows).saving().dropping(attached.dropout);
         self.forward(&p, batch, attached.frozen, lowest, Some(saved));
-        let sums = self.score(&p, batch, true);
-        let mut slopes = vec![0.0; sums.len()];
-        let loss = loss_fn(&sums, &mut slopes);
         // A loss that is not finite is discarded; without derivatives there is nothing to propagate.
-        if !loss.is_finite() || slopes.iter().all(|c| *c == 0.0) {
-            return loss;
-        }
-
+        let done = |loss: f64, slopes: &[f32]| !loss.is_finite() || slopes.iter().all(|c| *c == 0.0);
         let targets = batch.target_rows.len();
+        let (loss, weights) = match loss_fn {
+            LossFn::LogProbs(loss_fn) => {
+                let sums = self.score(&p, batch, true);
+                let mut slopes = vec![0.0; sums.len()];
+                let loss = loss_fn(&sums, &mut slopes);
+                if done(loss, &slopes) {
+                    return loss;
+                }
+                for (row, owner) in self.dnormed[..targets * d].chunks_exact_mut(d).zip(&batch.owners) {
+                    row.iter_mut().for_each(|v| *v *= slopes[*owner]);
+                }
+                (loss, Some(slopes))
+            }
+            LossFn::Embeddings(loss_fn) => {
+                self.finish(&p, batch);
+                let vectors = self.pool(&p, batch);
+                let mut slopes = vec![0.0; vectors.len()];
+                let loss = loss_fn(&vectors, &mut slopes);
+                if done(loss, &slopes) {
+                    return loss;
+                }
+                self.pool_backward(&p, batch, &slopes);
+                (loss, None)
+            }
+        };
         let dnormed = &mut self.dnormed[..targets * d];
-        for (row, owner) in dnormed.chunks_exact_mut(d).zip(&batch.owners) {
-            row.iter_mut().for_each(|v| *v *= slopes[*owner]);
-        }
         let gathered = View::new(&self.gathered, targets, d);
         let dgathered = self.dgathered.room(targets * d);
         dgathered.fill(0.0);
@@ -290,7 +342,7 @@ impl Backprop {
         let mut tile = Tile::new(dgathered, targets, d);
         doors::pass_back(&p, Place::Final, gathered, last, &mut *dnormed, Some(&mut tile), target, &mut self.work);
         let dnormed = View::new(dnormed, targets, d);
-        if let Target::Weights(offsets, grads) = target {
+        if let (Target::Weights(offsets, grads), Some(slopes)) = (&mut *target, weights) {
             let at = offsets.find(Key::Output).or_else(|| offsets.find(Key::Embed)).unwrap_or_default();
             let x = View::new(&self.normed, targets, d);
             let weights: Vec<f32> = batch.owners.iter().map(|owner| slopes[*owner]).collect();

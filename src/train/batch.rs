@@ -1,7 +1,8 @@
 //! Examples and batches: sequences are concatenated, never padded.
 
 use crate::error::{Error, Result};
-use crate::model::{Model, Rows};
+use crate::model::{Model, Pooling, Rows, embedding};
+use core::ops::Range;
 use std::prelude::v1::*;
 
 /// A sequence of tokens, the loss mask that says which of them are targets, and what the data set says about them.
@@ -19,6 +20,9 @@ pub struct Example {
     /// Another completion: in a pair the one that is worse, for [`super::objective`]s that estimate a divergence one that
     /// belongs to another prompt.
     pub other: Option<Box<Example>>,
+    /// Where the tokens are a query: the passage that it should find, then those that it should not. Their loss masks, and
+    /// that of the query, are not used.
+    pub passages: Vec<Example>,
     /// `ln p` of the completion under the reference model, in nats, once it is computed.
     pub reference: Option<f64>,
     /// The line of the file that it was read from, from 1, if files have lines.
@@ -52,6 +56,11 @@ impl Example {
         Example { other: Some(Box::new(worse)), ..self }
     }
 
+    /// The example as a query that should find the first of these passages.
+    pub fn finding(self, passages: Vec<Example>) -> Self {
+        Example { passages, ..self }
+    }
+
     /// The example with a factor of its loss.
     pub fn weighted(self, weight: f32) -> Self {
         Example { weight: Some(weight), ..self }
@@ -67,9 +76,9 @@ impl Example {
         (1..self.mask.len()).rev().find(|t| self.mask[*t]).map_or(0, |last| last - self.targets())
     }
 
-    /// The example itself and its other completion, if there is one.
+    /// The example itself and its other completion, if there is one; of a query its passages.
     pub fn sequences(&self) -> impl Iterator<Item = &Example> {
-        core::iter::once(self).chain(self.other.as_deref())
+        core::iter::once(self).chain(self.other.as_deref()).chain(&self.passages)
     }
 }
 
@@ -88,6 +97,8 @@ pub struct Batch {
     pub owners: Vec<usize>,
     /// Number of sums: two a sequence.
     pub sums: usize,
+    /// Where texts are embedded: the pooled rows of each, by their places in `target_rows`.
+    pub groups: Vec<Range<usize>>,
 }
 
 impl Batch {
@@ -112,6 +123,7 @@ impl Batch {
             targets: Vec::new(),
             owners: Vec::new(),
             sums: 0,
+            groups: Vec::new(),
         };
         for (i, (e, prompts)) in sequences.into_iter().enumerate() {
             b.sums = 2 * (i + 1);
@@ -141,6 +153,40 @@ impl Batch {
                 b.targets.push(e.tokens[t]);
                 b.owners.push(2 * i + usize::from(!e.mask[t]));
             }
+        }
+        b.rows.rotate(model);
+        Ok(b)
+    }
+
+    /// Lays whole texts end to end, to be embedded. Before each come `lead` rows that adapters write, which are not pooled.
+    /// `first` is the number of the first row among those of a step.
+    ///
+    /// # Errors
+    /// Those of [`embedding::check`].
+    pub fn texts<'a>(
+        texts: impl IntoIterator<Item = &'a Example>,
+        model: &Model,
+        pooling: Pooling,
+        lead: usize,
+        first: u64,
+    ) -> Result<Batch> {
+        let mut b = Batch {
+            tokens: Vec::new(),
+            rows: Rows::new(lead, first),
+            target_rows: Vec::new(),
+            targets: Vec::new(),
+            owners: Vec::new(),
+            sums: 0,
+            groups: Vec::new(),
+        };
+        for (i, text) in texts.into_iter().enumerate() {
+            embedding::check(model, i, &text.tokens, lead)?;
+            let start = b.tokens.len() + lead;
+            b.tokens.extend(core::iter::repeat_n(0, lead).chain(text.tokens.iter().copied()));
+            b.rows.push(0..lead + text.tokens.len());
+            let place = b.target_rows.len();
+            b.target_rows.extend(pooling.rows(start..b.tokens.len()));
+            b.groups.push(place..b.target_rows.len());
         }
         b.rows.rotate(model);
         Ok(b)

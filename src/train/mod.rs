@@ -52,9 +52,9 @@ use crate::model::{self, ActType, Model};
 use crate::nn::head;
 use crate::nn::linear::Precision;
 use activation_cache::ActivationCache;
-use backprop::{Attached, Backprop};
+use backprop::{Attached, Backprop, LossFn};
 use batch::Batch;
-use objective::{Metrics, Objective, Rewards, Shape as Rows, Totals};
+use objective::{Choice, Contrast, Metrics, Objective, Rewards, Shape as Rows, Totals};
 use optim::{Optimizer, Part};
 use std::prelude::v1::*;
 use std::sync::Arc;
@@ -254,6 +254,8 @@ pub struct Trainer {
     config: Config,
     kind: &'static objective::Kind,
     objective: Box<dyn Objective>,
+    /// How texts are compared, if queries should find passages.
+    contrast: Option<Contrast>,
     optimizer: Box<dyn Optimizer>,
     backprop: Backprop,
     grads: Vec<f32>,
@@ -327,10 +329,12 @@ impl Trainer {
     fn new(model: Model, trained: Trained, config: Config, parts: Vec<Part>, acc: usize) -> Result<Trainer> {
         let (optimizer, optimizer_values) = config.optimizer.row()?;
         let (kind, objective_values) = config.objective.row()?;
+        let contrast = (kind.shape == Rows::Contrast).then(|| Contrast::new(&objective_values, &model.hparams));
         let acc = if config.gradient == Gradient::Backward { acc } else { 0 };
         let params = parts.last().map_or(0, |p| p.range.end);
         Ok(Trainer {
             kind,
+            contrast: contrast.transpose()?,
             objective: (kind.create)(&objective_values),
             optimizer: (optimizer.create)(&optimizer_values, parts),
             backprop: Backprop::new(&config),
@@ -346,7 +350,8 @@ impl Trainer {
 
     /// One optimiser step over micro-batches, whose gradients are accumulated. The loss is that of all of them
     /// together; for plain text it is the mean over all target tokens. An objective that estimates a value from other
-    /// examples uses those of the same micro-batch.
+    /// examples uses those of the same micro-batch. Queries choose among the passages of the whole step: several
+    /// micro-batches go through the model twice, first for all embeddings and then for the gradients.
     ///
     /// # Errors
     /// `Invalid` if there is no target token, a token is outside the vocabulary, an example is longer than the model's
@@ -370,6 +375,10 @@ impl Trainer {
         self.rows = 0;
         let (mut metrics, mut flat) = (Metrics::default(), true);
         let loss = match self.config.gradient {
+            Gradient::Backward if self.contrast.is_some() => {
+                self.contrast(micro, &totals, &mut metrics, &mut flat)?;
+                metrics.loss
+            }
             Gradient::Backward => {
                 for examples in micro {
                     self.descend(examples, &totals, &mut metrics, &mut flat)?;
@@ -451,7 +460,7 @@ impl Trainer {
             targets += example.targets();
         }
         match targets {
-            0 => Err(Error::invalid("batch", "it has no target token")),
+            0 if self.contrast.is_none() => Err(Error::invalid("batch", "it has no target token")),
             _ => Ok(()),
         }
     }
@@ -485,12 +494,19 @@ impl Trainer {
     /// A forward and a backward pass, which adds gradients. `flat` stays true if no log-probability changes the loss.
     fn descend(&mut self, examples: &[Example], totals: &Totals, metrics: &mut Metrics, flat: &mut bool) -> Result<()> {
         let (batch, others) = (self.pack(examples)?, self.mismatched(examples)?);
-        let (kind, objective) = (self.kind, self.objective.as_mut());
+        let (kind, mut objective, examples) = (self.kind, self.objective.copy(), refs(examples));
         let mut loss_fn = |sums: &[f64], slopes: &mut [f32]| {
-            let loss = objective::apply(objective, kind, totals, examples, [sums, &others], slopes, metrics);
+            let loss = objective::apply(&mut *objective, kind, totals, &examples, [sums, &others], slopes, metrics);
             *flat &= slopes.iter().all(|c| *c == 0.0);
             loss
         };
+        self.through(&batch, LossFn::LogProbs(&mut loss_fn));
+        self.objective = objective;
+        Ok(())
+    }
+
+    /// A forward and a backward pass over a batch, which adds gradients.
+    fn through(&mut self, batch: &Batch, loss_fn: LossFn) {
         let (m, stack) = (&self.model, self.trained.stack());
         let dropout = self.config.dropout.map(|d| (d, self.step));
         let attached = self.trained.attached(m, stack, dropout);
@@ -504,9 +520,87 @@ impl Trainer {
             Trained::Weights { offsets, .. } => (model::Target::Weights(offsets, acc), (0, true)),
         };
         let saved = self.backprop.saved_blocks(&m.hparams, stack, batch.tokens.len(), from.0);
-        self.backprop.pass(m, attached, &batch, &mut loss_fn, from, saved, &mut target);
+        self.backprop.pass(m, attached, batch, loss_fn, from, saved, &mut target);
         self.rows += batch.tokens.len() as u64;
+    }
+
+    /// The texts of examples as a batch whose first row has this number in its step.
+    fn texts(&self, contrast: Contrast, examples: &[Example], first: u64) -> Result<Batch> {
+        let (texts, lead) = (examples.iter().flat_map(Example::sequences), self.trained.stack().needs().rows);
+        Batch::texts(texts, &self.model, contrast.pooling, lead, first)
+    }
+
+    /// The embeddings of all texts of micro-batches, by forward passes. `[texts, Model::embedding_width]`
+    fn vectors(&mut self, contrast: Contrast, micro: &[&[Example]], dropout: Option<Dropout>) -> Result<Vec<f32>> {
+        let (mut vectors, mut rows) = (Vec::new(), 0);
+        for examples in micro {
+            let batch = self.texts(contrast, examples, rows)?;
+            let attached = self.trained.attached(&self.model, self.trained.stack(), dropout.map(|d| (d, self.step)));
+            vectors.extend(self.backprop.vectors(&self.model, attached, &batch));
+            rows += batch.tokens.len() as u64;
+        }
+        Ok(vectors)
+    }
+
+    /// Forward and backward passes where queries should find their passages, which add gradients. One micro-batch goes
+    /// through once. Of several the embeddings come first, since every query chooses among the passages of all; then each
+    /// goes through again, with the gradients by its embeddings (arXiv:2101.06983). The bits are the same.
+    fn contrast(
+        &mut self,
+        micro: &[&[Example]],
+        totals: &Totals,
+        metrics: &mut Metrics,
+        flat: &mut bool,
+    ) -> Result<()> {
+        let Some(contrast) = self.contrast else { unreachable!("an objective of embeddings") };
+        let all: Vec<&Example> = micro.iter().flat_map(|m| m.iter()).collect();
+        let (choice, width) = (Choice::of(all.iter().copied()), self.model.embedding_width());
+        let (kind, mut objective) = (self.kind, self.objective.copy());
+        let mut loss_fn = |vectors: &[f32]| {
+            let sums = choice.log_probs(vectors, width, contrast.temperature);
+            let mut slopes = vec![0.0; sums.len()];
+            let loss = objective::apply(&mut *objective, kind, totals, &all, [&sums, &[]], &mut slopes, metrics);
+            let grads = choice.backward(vectors, width, contrast.temperature, &slopes);
+            *flat &= grads.iter().all(|g| *g == 0.0);
+            (loss, grads)
+        };
+        if let [examples] = micro {
+            let batch = self.texts(contrast, examples, self.rows)?;
+            let mut whole = |vectors: &[f32], slopes: &mut [f32]| {
+                let (loss, grads) = loss_fn(vectors);
+                slopes.copy_from_slice(&grads);
+                loss
+            };
+            self.through(&batch, LossFn::Embeddings(&mut whole));
+            return Ok(());
+        }
+        let vectors = self.vectors(contrast, micro, self.config.dropout)?;
+        let (loss, grads) = loss_fn(&vectors);
+        drop(vectors);
+        let mut left = &grads[..];
+        for examples in micro {
+            let batch = self.texts(contrast, examples, self.rows)?;
+            let mut own = |vectors: &[f32], slopes: &mut [f32]| {
+                let (mine, rest) = left.split_at(vectors.len());
+                slopes.copy_from_slice(mine);
+                left = rest;
+                loss
+            };
+            self.through(&batch, LossFn::Embeddings(&mut own));
+        }
         Ok(())
+    }
+
+    /// What queries choose, by forward passes: the sums of [`Choice::log_probs`], and the derivatives of the loss by them.
+    fn choose(&mut self, micro: &[&[Example]], totals: &Totals, metrics: &mut Metrics) -> Result<(Vec<f64>, Vec<f32>)> {
+        let Some(contrast) = self.contrast else { unreachable!("an objective of embeddings") };
+        let all: Vec<&Example> = micro.iter().flat_map(|m| m.iter()).collect();
+        let vectors = self.vectors(contrast, micro, None)?;
+        let choice = Choice::of(all.iter().copied());
+        let sums = choice.log_probs(&vectors, self.model.embedding_width(), contrast.temperature);
+        let mut slopes = vec![0.0; sums.len()];
+        objective::apply(self.objective.as_mut(), self.kind, totals, &all, [&sums, &[]], &mut slopes, metrics);
+        Ok((sums, slopes))
     }
 
     /// A forward pass: the sums, and the derivatives of the loss by them.
@@ -520,11 +614,12 @@ impl Trainer {
         let sums = self.sums(&batch);
         let mut slopes = vec![0.0; sums.len()];
         let (kind, objective) = (self.kind, self.objective.as_mut());
-        objective::apply(objective, kind, totals, examples, [&sums, &others], &mut slopes, metrics);
+        objective::apply(objective, kind, totals, &refs(examples), [&sums, &others], &mut slopes, metrics);
         Ok((sums, slopes))
     }
 
-    /// Evaluates `examples` with the present parameters. Does not change the objective's state.
+    /// Evaluates `examples` with the present parameters. Does not change the objective's state. Queries choose among the
+    /// passages of all `examples`; the accuracy of their [`Rewards`] is the recall at 1, how many find theirs first.
     ///
     /// # Errors
     /// Those of [`Trainer::step`] about examples.
@@ -532,7 +627,10 @@ impl Trainer {
         self.check(examples.iter())?;
         let (totals, mut metrics) = (Totals::of(examples), Metrics::default());
         let before = self.objective.copy();
-        let evaluated = self.evaluate_batch(examples, &totals, &mut metrics);
+        let evaluated = match self.contrast {
+            Some(_) => self.choose(&examples.chunks(1).collect::<Vec<_>>(), &totals, &mut metrics),
+            None => self.evaluate_batch(examples, &totals, &mut metrics),
+        };
         self.objective = before;
         let plain = self.kind.shape == Rows::Completion && !self.kind.reference;
         let n = if plain { totals.tokens as u64 } else { examples.len() as u64 };
@@ -686,4 +784,8 @@ impl Trainer {
     pub fn steps(&self) -> u64 {
         self.step
     }
+}
+
+fn refs(examples: &[Example]) -> Vec<&Example> {
+    examples.iter().collect()
 }

@@ -9,7 +9,7 @@ use super::activation_cache::ActivationCache;
 use super::backprop;
 use super::backprop::Recompute;
 use super::batch::Example;
-use super::objective::Shape;
+use super::objective::{Choice, Contrast, Shape};
 use super::{Config, Gradient};
 use crate::adapter::spec::RANK;
 use crate::adapter::{Adapter, Kind, Size, Spec, Stack};
@@ -18,7 +18,7 @@ use crate::knob::Value;
 use crate::model::block::Grads;
 use crate::model::doors::Workspace;
 use crate::model::weights::Offsets;
-use crate::model::{self, ActType, Acts, Model};
+use crate::model::{self, ActType, Acts, Model, Pooling};
 use crate::nn::{attention, head, linear};
 use std::prelude::v1::*;
 
@@ -40,22 +40,35 @@ pub struct Rows {
     pub rows: Vec<(usize, usize, usize)>,
     /// Tokens of the longest example; shorter than a row if rows are packed.
     pub longest: usize,
+    /// Whether sequences are whole texts to be embedded, so that all tokens go through the model.
+    pub texts: bool,
 }
 
 impl Rows {
     /// Any number of rows of `ctx` tokens, all of them targets.
     pub fn full(ctx: usize, rows: usize) -> Rows {
         let n = ctx.saturating_sub(1);
-        Rows { rows: vec![(n, n, 1); rows], longest: n }
+        Rows { rows: vec![(n, n, 1); rows], longest: n, texts: false }
+    }
+
+    /// Any number of queries with one passage each, texts of `ctx` tokens.
+    pub fn texts(ctx: usize, rows: usize) -> Rows {
+        Rows { rows: vec![(2 * ctx, 2 * ctx, 2); rows], longest: ctx, texts: true }
     }
 
     /// These rows, each of one example or several, given by their indices.
     pub fn of(rows: &[Vec<usize>], examples: &[Example]) -> Rows {
-        let mut out = Rows { rows: Vec::new(), longest: 0 };
+        let texts = examples.iter().any(|e| !e.passages.is_empty());
+        let mut out = Rows { rows: Vec::new(), longest: 0, texts };
         for row in rows {
             // Both completions of a pair go through the model together.
             let sequences = || row.iter().flat_map(|&i| examples[i].sequences());
-            let sizes = || sequences().map(|e| (e.tokens.len().saturating_sub(1), e.targets()));
+            let sizes = || {
+                sequences().map(|e| match texts {
+                    true => (e.tokens.len(), e.tokens.len()),
+                    false => (e.tokens.len().saturating_sub(1), e.targets()),
+                })
+            };
             out.longest = sizes().map(|s| s.0).fold(out.longest, usize::max);
             out.rows.push(sizes().fold((0, 0, 0), |sum, s| (sum.0 + s.0, sum.1 + s.1, sum.2 + 1)));
         }
@@ -64,8 +77,19 @@ impl Rows {
 
     /// These rows cut at `ctx` tokens.
     fn cut(&self, ctx: usize) -> Rows {
-        let n = ctx.saturating_sub(1);
-        Rows { rows: self.rows.iter().map(|r| (r.0.min(n), r.1.min(n), r.2)).collect(), longest: self.longest.min(n) }
+        let n = if self.texts { ctx } else { ctx.saturating_sub(1) };
+        let cut = |r: &(usize, usize, usize)| {
+            let n = if self.texts { n * r.2 } else { n };
+            (r.0.min(n), r.1.min(n), r.2)
+        };
+        Rows { rows: self.rows.iter().map(cut).collect(), longest: self.longest.min(n), texts: self.texts }
+    }
+
+    /// The most sequences of `count` rows.
+    fn sequences(&self, count: usize) -> usize {
+        let mut sizes: Vec<usize> = self.rows.iter().map(|r| r.2).collect();
+        sizes.sort_unstable_by(|a, b| b.cmp(a));
+        sizes.iter().take(count).sum()
     }
 
     /// The largest possible numbers of tokens and targets in `count` rows, with `lead` rows before each sequence.
@@ -217,7 +241,15 @@ impl Run<'_> {
         let zeroth = self.config.gradient != Gradient::Backward;
         let lead = shape.map_or(0, |shape| shape.needs.rows) + self.beneath.needs().rows;
         let (n, completions) = self.rows.worst(self.batch, lead);
-        let targets = if self.config.objective.row()?.0.prompts { n } else { completions };
+        let (objective, values) = self.config.objective.row()?;
+        let texts = objective.shape == Shape::Contrast;
+        let targets = match () {
+            () if texts && Contrast::new(&values, h)?.pooling != Pooling::Mean => self.rows.sequences(self.batch),
+            () if texts => n,
+            () if objective.prompts => n,
+            () => completions,
+        };
+        let vectors = if texts { Choice::bytes(self.rows.sequences(self.step), m.embedding_width()) } else { 0 };
         let (all, _) = self.rows.worst(self.step, lead);
         let longest = self.rows.longest + lead;
         let act_type = self.config.act_type;
@@ -239,11 +271,14 @@ impl Run<'_> {
         let remembered = if zeroth { 0 } else { (0..h.layers).map(wants).max().unwrap_or(0) };
         let store = if self.activation_cache && lowest > 0 { ActivationCache::bytes(h.width, n) } else { 0 };
 
-        let (precision, meeting) = (self.config.precision, targets.min(self.config.slice));
+        let (precision, meeting) = (self.config.precision, if texts { 0 } else { targets.min(self.config.slice) });
         let attention = f * h.most(|l| attention::scratch(l.heads, longest));
         let products = m.weights.blocks[lowest.min(h.layers - 1)..].iter().flat_map(|block| block.products());
         let of = |w| linear::scratch(precision, w, n, threads);
-        let head = linear::scratch(precision, &head::slice(m.weights.head()), meeting, threads);
+        let head = match texts {
+            true => m.weights.projections.iter().map(|w| linear::scratch(precision, w, n, threads)).max().unwrap_or(0),
+            false => linear::scratch(precision, &head::slice(m.weights.head()), meeting, threads),
+        };
         let decoded = f * products.map(of).fold(head.max(size.scratch), usize::max);
         Ok(Plan {
             mapped: m.file_len(),
@@ -253,7 +288,7 @@ impl Run<'_> {
             adapter: if full { 0 } else { f * (size.params + size.derived) },
             gradients: f * (size.params + if zeroth { 0 } else { size.gathered }),
             moments,
-            activations: saved + Acts::bytes(h, remembered, n) + ends + back + store,
+            activations: saved + Acts::bytes(h, remembered, n) + ends + back + store + vectors,
             saved,
             logits: head::Logits::bytes(meeting),
             rounded: Workspace::bytes(m, precision, n, meeting),
@@ -337,7 +372,9 @@ impl Run<'_> {
                 // A block's passes cost one product forward and one backward, and another one if it is recomputed. Each
                 // micro-batch decodes every matrix once a pass, which costs as much as some rows.
                 let recomputed = plan.blocks.saturating_sub(plan.saved_blocks) as f64 / plan.blocks.max(1) as f64;
-                let work = (2.0 + recomputed) * (1.0 + DECODE_ROWS / rows as f64);
+                // Queries choose among the passages of the whole step: of several micro-batches these are embedded before.
+                let again = if self.rows.texts && batch < self.step { 1.0 } else { 0.0 };
+                let work = (2.0 + recomputed + again) * (1.0 + DECODE_ROWS / rows as f64);
                 if best.as_ref().is_none_or(|b| work < b.0) {
                     best = Some((work, run, plan));
                 }

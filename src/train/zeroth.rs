@@ -89,6 +89,10 @@ impl Trainer {
     /// One forward pass over all examples: each sum with the derivative of the loss by it.
     fn forward(&mut self, micro: &[&[Example]], totals: &Totals) -> Result<(Metrics, Vec<(f64, f32)>)> {
         let (mut metrics, mut pairs) = (Metrics::default(), Vec::new());
+        if self.contrast.is_some() {
+            let (sums, slopes) = self.choose(micro, totals, &mut metrics)?;
+            return Ok((metrics, sums.into_iter().zip(slopes).collect()));
+        }
         for examples in micro {
             let (sums, slopes) = self.evaluate_batch(examples, totals, &mut metrics)?;
             pairs.extend(sums.into_iter().zip(slopes));

@@ -645,3 +645,60 @@ fn a_long_context_takes_other_frequencies() {
         std::fs::remove_file(a).unwrap();
     }
 }
+
+/// A search is trained, planned, measured and used from the command line.
+#[test]
+fn queries_learn_to_find_their_passages() {
+    let Some(shared) = shared() else { return };
+    let dir = Dir::new();
+    let m = model(&shared, "arch/tiny64-gemma-embedding-f32.gguf");
+    let words = ["boat", "tree", "river", "bird", "stone", "hat", "door", "cup"];
+    let row = |i: usize| {
+        let (query, passage) = (words[i % 8], words[(i * 3 + 1) % 8]);
+        serde_json::json!({"query": format!("where is the {query}?"), "positive": format!("look by the {passage}"), "negative": ["nothing here"]})
+    };
+    let rows: String = (0..8).map(|i| row(i).to_string() + "\n").collect();
+    let data = dir.file("queries.jsonl", &rows);
+    let recall = |more: &[&str]| {
+        let got = json(&[&["eval", "-m", &m, "-d", &data, "--exact", "--json"], more].concat()).remove(0);
+        let mut names = keys(&got);
+        names.sort();
+        assert_eq!(names, ["loss", "passages", "queries", "recall_at_1", "tokens_per_second"]);
+        assert_eq!((got["queries"].as_u64(), got["passages"].as_u64()), (Some(8), Some(16)));
+        (got["recall_at_1"].as_f64().unwrap(), got["loss"].as_f64().unwrap())
+    };
+    let before = recall(&[]);
+    let out = dir.name("search.mynah");
+    let train = ["-m", &m, "-d", &data, "--objective", "infonce", "--batch", "4", "--accumulate", "2", "--lr", "5e-3"];
+    let plan = json(&[&["plan"], &train[..], &["--json"]].concat()).remove(0);
+    assert!(plan["activations"].as_u64().unwrap() > 0 && plan["logits"] == 0);
+    let run = [&["train"], &train[..], &["--steps", "30", "-o", &out, "--json"]].concat();
+    let got = json(&run).remove(0);
+    assert!(got["loss_last"].as_f64() < got["loss_first"].as_f64(), "{got}");
+    let after = recall(&["-a", &out]);
+    assert!(after.0 > before.0 && after.1 < before.1, "{before:?} {after:?}");
+    // In less memory it is the same file.
+    let least = plan["total"].as_u64().unwrap() - plan["activations"].as_u64().unwrap() / 3;
+    let (small, bound) = (dir.name("small.mynah"), least.to_string());
+    json(&[&["train"], &train[..], &["--steps", "30", "-o", &small, "--memory", &bound, "--json"]].concat());
+    assert!(std::fs::read(&small).unwrap() == std::fs::read(&out).unwrap());
+    let plain = mynah(&["embed", "-m", &m, "-p", "boat"]).stdout;
+    assert!(plain != mynah(&["embed", "-m", &m, "-a", &out, "-p", "boat"]).stdout);
+
+    // What cannot be learnt says so.
+    let said = |args: &[&str]| String::from_utf8(mynah(args).stderr).unwrap();
+    let text = dir.file("text.txt", "Once upon a time there was a boat.");
+    let lm = said(&["train", "-m", &m, "-d", &text, "-o", "o"]);
+    assert!(lm.contains("gemma-embedding makes embeddings") && lm.contains("infonce"), "{lm}");
+    let wrong = said(&["train", "-m", &m, "-d", &text, "-o", "o", "--objective", "infonce"]);
+    assert!(wrong.contains("infonce learns from rows like {\"query\""), "{wrong}");
+    let lone =
+        dir.file("lone.jsonl", "{\"query\": \"a\", \"positive\": \"b\"}\n{\"query\": \"c\", \"positive\": \"d\"}");
+    let alone = refused(&["train", "-m", &m, "-d", &lone, "-o", "o", "--objective", "infonce"]);
+    assert!(alone.contains("batch: 1 row a step"), "{alone}");
+    let bad = dir.file("bad.jsonl", &format!("{rows}{{\"query\": \"a\", \"positive\": 7}}\n{{\"query\": \"a\", \"positive\": \"b\", \"negative\": [\"c\", null]}}"));
+    let out =
+        said(&["train", "-m", &m, "-d", &bad, "-o", &out, "--objective", "infonce", "--batch", "4", "--steps", "1"]);
+    assert!(out.contains("line 9") && out.contains("positive"), "{out}");
+    assert!(out.contains("line 10") && out.contains("negative[1]"), "{out}");
+}

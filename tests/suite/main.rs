@@ -11,6 +11,7 @@ mod cache;
 mod chat;
 mod chat_learn;
 mod cli;
+mod contrast;
 mod decode;
 mod density;
 mod digest;

@@ -70,6 +70,7 @@ fn cases(inputs: &Value, shape: Shape) -> (Vec<Case>, Totals) {
         prompt: Score { logp: at("prompt_logp_of_chosen_rows", i), len: at("len_prompt", i), reference: 0.0 },
     };
     let list: Vec<Case> = match shape {
+        Shape::Contrast => unreachable!("these references have no passages"),
         Shape::Completion => (0..n)
             .map(|i| {
                 let mut answer = score("chosen", i);
@@ -290,6 +291,10 @@ fn rows(kind: &objective::Kind) -> Vec<Example> {
     match kind.shape {
         Shape::Pair => pairs,
         Shape::Completion => pairs.into_iter().map(|e| Example { other: None, ..e }).collect(),
+        Shape::Contrast => {
+            let passage = |e: &Example| Example::completion(&e.other.as_ref().unwrap().tokens, &[]);
+            pairs.iter().map(|e| Example { other: None, ..e.clone() }.finding(vec![passage(e)])).collect()
+        }
         Shape::Verdict => {
             let mut rows = objective::unpair(pairs);
             if kind.mismatched {
@@ -325,7 +330,7 @@ fn every_objective_teaches_and_says_what_it_lacks() {
             let rewards = last.rewards.unwrap();
             assert!(rewards.accuracy > 0.9, "{}: {rewards:?}", kind.name);
             assert!(rewards.margin > reports[0].rewards.unwrap().margin, "{}: {rewards:?}", kind.name);
-            let bare = Example { other: None, good: None, ..rows[0].clone() };
+            let bare = Example { other: None, good: None, passages: Vec::new(), ..rows[0].clone() };
             let why = t.step(&[&[bare]]).unwrap_err().to_string();
             assert!(why.contains(kind.name) && why.contains(kind.shape.describe()), "{why}");
         }

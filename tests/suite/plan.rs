@@ -12,7 +12,7 @@ use mynah::nn::attention::{self, Heads, Sees};
 use mynah::nn::linear::Precision;
 use mynah::train::data::Order;
 use mynah::train::plan::{Change, Refusal, Rows, Run, Subject};
-use mynah::train::{Config, Example, Recompute, Trainer, optim};
+use mynah::train::{Config, Example, Recompute, Trainer, objective, optim};
 
 /// The embedded model, its pool fresh.
 /// Nothing beneath.
@@ -48,6 +48,7 @@ struct Case {
     layers: Option<Vec<usize>>,
     optimizer: &'static str,
     checkpoints: bool,
+    objective: &'static str,
 }
 
 const SIMPLE: Case = Case {
@@ -64,6 +65,7 @@ const SIMPLE: Case = Case {
     layers: None,
     optimizer: "adamw",
     checkpoints: false,
+    objective: "sft",
 };
 
 fn cases() -> Vec<Case> {
@@ -94,6 +96,8 @@ fn cases() -> Vec<Case> {
         Case { checkpoints: true, ..SIMPLE },
         Case { checkpoints: true, kind: "full", ..SIMPLE },
         Case { kind: "full", ..SIMPLE },
+        Case { objective: "infonce", recompute: Recompute::All, batch: 2, ..SIMPLE },
+        Case { objective: "infonce", recompute: Recompute::None, batch: 2, accumulate: 3, ctx: 64, ..SIMPLE },
     ];
     all.extend(kinds);
     all
@@ -106,8 +110,13 @@ fn measured(case: &Case) -> (usize, usize) {
     let spec = Spec { layers: case.layers.clone(), ..Spec::new(case.kind) };
     let optimizer = optim::Spec::new(case.optimizer);
     let Case { precision, recompute, act_type, slice, .. } = *case;
-    let config = Config { precision, recompute, act_type, slice, steps: 2, optimizer, ..Config::default() };
-    let data = examples(&model, case.batch * case.accumulate, case.ctx, case.targets);
+    let objective = objective::Spec::new(case.objective);
+    let config = Config { precision, recompute, act_type, slice, steps: 2, optimizer, objective, ..Config::default() };
+    let mut data = examples(&model, case.batch * case.accumulate, case.ctx, case.targets.min(case.ctx));
+    if case.objective == "infonce" {
+        // Queries, each with a passage of the same length.
+        data.iter_mut().for_each(|e| e.passages = examples(&model, 1, case.ctx, 0));
+    }
     let run = Run {
         beneath: &NONE,
         model: &model,

@@ -28,10 +28,23 @@ fn verdicts(n: usize) -> String {
     (0..n).map(|i| row(i).to_string() + "\n").collect()
 }
 
+/// Queries with what they should find, and what they should not.
+fn queries(n: usize) -> String {
+    let row = |i: usize| {
+        let positive = format!("{} was here.", ["The parrot", "A storm", "Old Finn"][i % 3]);
+        match i % 2 {
+            0 => json!({ "query": prompt(i), "positive": positive, "negative": ["Soup.", "A walk."] }),
+            _ => json!({ "query": prompt(i), "positive": positive, "negative": "A walk." }),
+        }
+    };
+    (0..n).map(|i| row(i).to_string() + "\n").collect()
+}
+
 fn place() -> Place {
     let place = Place::new();
     fs::write(place.path("pairs.jsonl"), pairs(12)).unwrap();
     fs::write(place.path("thumbs.jsonl"), verdicts(12)).unwrap();
+    fs::write(place.path("queries.jsonl"), queries(12)).unwrap();
     place
 }
 
@@ -43,6 +56,7 @@ fn every_objective_learns_from_the_command_line() {
             Shape::Completion => "liked.jsonl",
             Shape::Pair => "pairs.jsonl",
             Shape::Verdict => "thumbs.jsonl",
+            Shape::Contrast => "queries.jsonl",
         };
         let liked: String = verdicts(12).lines().filter(|l| !l.contains("false")).map(|l| format!("{l}\n")).collect();
         let aligned = |line: &str| line.replace("\"label\":true", "\"label\":true,\"aligned\":[-3.0,-2.0]") + "\n";

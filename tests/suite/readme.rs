@@ -50,6 +50,8 @@ fn every_command_runs() {
     for name in ["notes.txt", "other.txt"] {
         std::fs::write(dir.path().join(name), mynah::base::NOTES).unwrap();
     }
+    let row = |i: usize| format!("{{\"query\": \"What came on day {i}?\", \"positive\": \"Ship number {i} came.\"}}\n");
+    std::fs::write(dir.path().join("queries.jsonl"), (0..8).map(row).collect::<String>()).unwrap();
     let other =
         "{\"model_filename\": \"model.gguf\", \"n_prompt\": 512, \"n_gen\": 0, \"n_threads\": 1, \"avg_ts\": 9.0}\n";
     std::fs::write(dir.path().join("llama-bench.jsonl"), other).unwrap();

@@ -4,7 +4,7 @@
 use mynah::adapter::{Place, Site, Spot};
 use mynah::model::hparams::{Form, HeadNorm, Layer, Mixer, Mixture, RopeParams};
 use mynah::model::weights::{Key, Offsets};
-use mynah::model::{HParams, Model};
+use mynah::model::{HParams, Model, Pooling};
 use mynah::nn::attention::{Heads, Sees};
 use mynah::nn::norm::Kind;
 use mynah::nn::rope::Pairing;
@@ -103,6 +103,37 @@ impl<'a> Twin<'a> {
     pub fn logits(&self, w: &[f64], tokens: &[u32], change: &Change) -> Vec<f64> {
         let pass = Pass { twin: self, w, change, first: 0 };
         pass.logits(pass.rows(tokens).last().unwrap())
+    }
+
+    /// The embeddings of texts, one after another, through the projections.
+    pub fn vectors(&self, w: &[f64], texts: &[&[u32]], pooling: Pooling, change: &Change) -> Vec<Vec<f64>> {
+        let mut first = 0;
+        let one = |tokens: &&[u32]| {
+            let pass = Pass { twin: self, w, change, first };
+            let rows = pass.rows(tokens);
+            first += rows.len();
+            let rows: Vec<Row> = rows[self.lead..].iter().map(|row| pass.finish(row)).collect();
+            let mut vector = match pooling {
+                Pooling::Cls => rows[0].clone(),
+                Pooling::Last => rows.last().unwrap().clone(),
+                Pooling::Mean => {
+                    let mut sum = vec![0.0; rows[0].len()];
+                    rows.iter().for_each(|row| add(&mut sum, row));
+                    sum.iter().map(|v| v / rows.len() as f64).collect()
+                }
+            };
+            for matrix in &self.model.weights.projections {
+                let mut values = vec![0.0; matrix.cols];
+                vector = (0..matrix.rows)
+                    .map(|i| {
+                        matrix.decode(i, 0..matrix.cols, &mut values);
+                        values.iter().zip(&vector).map(|(w, v)| f64::from(*w) * v).sum()
+                    })
+                    .collect();
+            }
+            vector
+        };
+        texts.iter().map(one).collect()
     }
 
     /// The mean loss of `examples` with the base alone.
@@ -407,14 +438,20 @@ impl Pass<'_, '_> {
         rows
     }
 
-    fn logits(&self, row: &Row) -> Row {
-        let (x, finish) = (std::slice::from_ref(row), self.twin.h().finish);
+    /// The last norm.
+    fn finish(&self, row: &Row) -> Row {
         let normed = self.at(Key::Norm).map(|gain| self.norm(row, gain, self.at(Key::NormBias)));
         let mut y = [normed.unwrap_or_else(|| row.clone())];
-        self.change(Place::Final, x, &mut y);
+        self.change(Place::Final, std::slice::from_ref(row), &mut y);
+        let [y] = y;
+        y
+    }
+
+    fn logits(&self, row: &Row) -> Row {
+        let (y, finish) = (self.finish(row), self.twin.h().finish);
         let head = self.at(Key::Output).or_else(|| self.at(Key::Embed)).unwrap();
         let logit = |w: &[f64]| {
-            let z = dot(w, &y[0]) * f64::from(finish.scale);
+            let z = dot(w, &y) * f64::from(finish.scale);
             finish.cap.map_or(z, |c| f64::from(c) * (z / f64::from(c)).tanh())
         };
         head.chunks_exact(row.len()).map(logit).collect()

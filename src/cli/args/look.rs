@@ -8,7 +8,10 @@ use mynah::model::Pooling;
 Without --stride the text is cut into rows of T tokens, and all tokens of a row except the first are predicted.
 --stride llama works like llama-perplexity: whole rows only, with the first token replaced by the model's begin token
 if it has one, and only the second half of each row predicted.
-With --json: loss, perplexity, tokens (predicted), tokens_per_second (read).
+Rows like {\"query\": \"...\", \"positive\": \"...\"} measure search instead: how many queries find their passage first among
+those of all rows (recall@1), and the loss of `mynah train --objective infonce` over all of them.
+With --json: loss, perplexity, tokens (predicted), tokens_per_second (read); of search loss, recall_at_1, queries,
+passages, tokens_per_second.
 
 Examples:
   mynah eval -m model.gguf -d text.txt
@@ -23,6 +26,10 @@ pub struct Eval {
     /// Tokens of a row [default: 512, or the model's context if that is shorter]
     #[arg(long, value_name = "T", value_parser = count(1 << 24))]
     pub ctx: Option<usize>,
+    /// For rows of queries: how the rows of a text become one vector [default: what the file says]
+    #[arg(long, value_name = "NAME", conflicts_with = "stride",
+        value_parser = PossibleValuesParser::new(Pooling::named().map(|(name, _)| name)))]
+    pub pooling: Option<String>,
     /// The tokens of a row that are predicted
     #[arg(long, value_enum)]
     pub stride: Option<Stride>,

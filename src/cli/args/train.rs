@@ -11,6 +11,7 @@ Data: a text file (.txt), or JSON Lines (.jsonl) with one row a line:
   {\"messages\": [{\"role\": \"user\", \"content\": \"...\"}, ...]}   the assistant's words are targets
   {\"prompt\": ..., \"chosen\": ..., \"rejected\": ...}    a better and a worse completion, for --objective dpo and others
   {\"prompt\": ..., \"completion\": ..., \"label\": true}  liked or not, for --objective bco and kto
+  {\"query\": ..., \"positive\": ..., \"negative\": ...}  what a search should find and not find, for --objective infonce
   {\"tokens\": [1, 2, 3], \"mask\": [0, 1, 1]}           tokens with mask 1 are targets; without mask, all
 
 Prompts and completions are texts, or lists of messages. \"weight\" is the factor of a row's loss. A message may have
@@ -33,6 +34,7 @@ Examples:
   mynah train -m model.gguf -d notes.txt -o notes.mynah --method nola --eval-fraction 0.1
   mynah train -m model.gguf -d rows.jsonl -o rows.mynah --steps 100 --batch 2 --accumulate 2 --log rows.log.jsonl
   mynah train -m model.gguf -d pairs.jsonl -o mine.mynah --objective dpo --beta 0.1 --lr 5e-5
+  mynah train -m model.gguf -d queries.jsonl -o search.mynah --objective infonce --batch 16
   mynah train -m model.gguf -d notes.txt -o more.mynah --init notes.mynah --steps 50
   mynah train -m model.gguf -d notes.txt -o notes.mynah --checkpoints notes.saved --save-every 50 --max-minutes 20
   mynah train --resume notes.saved")]

@@ -8,6 +8,7 @@
 //! | `{"prompt": "…", "chosen": "…", "rejected": "…"}` | two completions, the first the better |
 //! | `{"tokens": [1, 2], "mask": [0, 1]}` | tokens with mask 1; all without `mask` |
 //! | `{"messages": [{"role": "user", "content": "…"}]}` | the assistant's words, by the model's chat template |
+//! | `{"query": "…", "positive": "…", "negative": "…"}` | none: texts to be embedded; `negative` may be a list, or missing |
 //!
 //! Prompts and completions may be lists of messages, too. Without a prompt, the common beginning of `chosen` and
 //! `rejected` is the prompt. `"weight": 0.5` is the factor of a row's loss, `"aligned": [-1.2, -0.9]` the mean
@@ -34,7 +35,7 @@ use crate::text::chat::{Conversation, Template, Turns};
 use crate::text::{Encode, Json, Tokenizer};
 use std::prelude::v1::*;
 
-const SHAPES: &str = r#"known are {"text"}, {"prompt", "completion"}, {"prompt", "completion", "label"}, {"prompt", "chosen", "rejected"}, {"tokens", "mask"} and {"messages"}"#;
+const SHAPES: &str = r#"known are {"text"}, {"prompt", "completion"}, {"prompt", "completion", "label"}, {"prompt", "chosen", "rejected"}, {"query", "positive", "negative"}, {"tokens", "mask"} and {"messages"}"#;
 
 /// A reader of training data: what it needs beside the data.
 pub struct Reader<'a> {
@@ -55,7 +56,7 @@ pub struct Reader<'a> {
 /// A digest of rows: BLAKE3 of their contents, without reference log-probabilities and line numbers.
 pub fn digest(rows: &[Example]) -> [u8; 32] {
     fn add(hash: &mut blake3::Hasher, row: &Example) {
-        let Example { tokens, mask, weight, good, other, reference: _, line: _ } = row;
+        let Example { tokens, mask, weight, good, other, passages, reference: _, line: _ } = row;
         hash.update(&(tokens.len() as u64).to_le_bytes());
         tokens.iter().for_each(|t| _ = hash.update(&t.to_le_bytes()));
         mask.iter().for_each(|c| _ = hash.update(&[u8::from(*c)]));
@@ -64,6 +65,7 @@ pub fn digest(rows: &[Example]) -> [u8; 32] {
         if let Some(other) = other {
             add(hash, other);
         }
+        passages.iter().for_each(|passage| add(hash, passage));
     }
     let mut hash = blake3::Hasher::new();
     rows.iter().for_each(|row| add(&mut hash, row));
@@ -199,9 +201,17 @@ impl Reader<'_> {
                 }
             };
             out.cut += usize::from(example.sequences().any(|e| e.tokens.len() > self.ctx));
+            if !example.passages.is_empty() {
+                let endings = endings(self.tokenizer)?;
+                let texts = core::iter::once(&mut example.tokens);
+                let texts = texts.chain(example.passages.iter_mut().map(|p| &mut p.tokens));
+                texts.for_each(|tokens| shorten(tokens, self.ctx, endings));
+                example.passages.iter_mut().for_each(|p| p.mask.truncate(self.ctx));
+            }
             let other = example.other.take().map(|o| Box::new(self.cut(*o)));
+            let texts = !example.passages.is_empty();
             let example = Example { other, line: Some(number), ..self.cut(example) };
-            if example.sequences().all(|e| e.targets() > 0) {
+            if texts || example.sequences().all(|e| e.targets() > 0) {
                 out.spelled += usize::from(self.spells(&json));
                 out.examples.push(example);
             } else {
@@ -231,6 +241,30 @@ impl Reader<'_> {
         example
     }
 
+    /// A query and its passages: whole texts, each with the tokens that the model expects around it.
+    fn query(&self, row: &Json) -> Result<Example> {
+        let whole = self.whole();
+        let text = |name: &str, value: Option<&Json>| {
+            let text = value.and_then(Json::text).ok_or_else(|| Error::invalid(name, "missing or not a text"))?;
+            let tokens = self.tokenizer.encode(text, &whole)?;
+            match tokens.len() {
+                0 => Err(Error::invalid(name, "it has no token")),
+                n => Ok(Example::new(tokens, vec![false; n])),
+            }
+        };
+        let mut passages = vec![text("positive", get(row, "positive"))?];
+        match get(row, "negative") {
+            None => {}
+            Some(Json::List(list)) => {
+                for (i, value) in list.iter().enumerate() {
+                    passages.push(text(&format!("negative[{i}]"), Some(value))?);
+                }
+            }
+            one => passages.push(text("negative", one)?),
+        }
+        Ok(text("query", get(row, "query"))?.finding(passages))
+    }
+
     fn check(&self) -> Result<()> {
         if self.ctx < 2 {
             return Err(Error::invalid("context", format!("{} tokens; at least 2 are needed", self.ctx)));
@@ -240,7 +274,12 @@ impl Reader<'_> {
 
     /// Whether a row spells control tokens that are read as text.
     fn spells(&self, row: &Json) -> bool {
-        let texts = || KEYS.iter().chain(&["tools"]).filter_map(|key| row.get(key)).flat_map(Json::texts);
+        let texts = || {
+            KEYS.iter()
+                .chain(&["tools", "query", "positive", "negative"])
+                .filter_map(|key| row.get(key))
+                .flat_map(Json::texts)
+        };
         !self.parse_special && texts().any(|text| self.tokenizer.spells_control(text))
     }
 
@@ -261,6 +300,7 @@ impl Reader<'_> {
             }
             ["tokens"] => self.tokens(row)?,
             ["messages"] => self.conversation(row, &[list(row, "messages")?], 0)?,
+            [] if get(row, "query").is_some() => self.query(row)?,
             _ => {
                 let keys: Vec<_> = pairs.iter().map(|(key, _)| format!("{:?}", printable(key))).collect();
                 return Err(Error::invalid("row", format!("keys {}; {SHAPES}", printable(&keys.join(", ")))));
@@ -444,25 +484,33 @@ fn label(row: &Json) -> Result<Option<bool>> {
     }
 }
 
-/// The tokens of a whole text with those that the model expects around it, and whether it was cut: of more than `most` the
-/// first ones, and those that end a text.
+/// The tokens of a whole text with those that the model expects around it; of more than `most` the first ones, and those that
+/// end a text.
 ///
 /// # Errors
 /// Those of [`Tokenizer::encode`].
-pub fn whole(tokenizer: &Tokenizer, text: &str, most: usize) -> Result<(Vec<u32>, bool)> {
-    let encode = |add_special| tokenizer.encode(text, &Encode { add_special, parse_special: false });
-    let mut tokens = encode(true)?;
-    if tokens.len() <= most {
-        return Ok((tokens, false));
+pub fn whole(tokenizer: &Tokenizer, text: &str, most: usize) -> Result<Vec<u32>> {
+    let mut tokens = tokenizer.encode(text, &Encode { add_special: true, parse_special: false })?;
+    if tokens.len() > most {
+        shorten(&mut tokens, most, endings(tokenizer)?);
     }
-    let plain = encode(false)?;
-    let around = tokens.len() - plain.len();
-    let before = (0..=around).find(|&n| tokens[n..].starts_with(&plain)).unwrap_or(around);
-    let after = tokens.split_off(before + plain.len());
-    tokens.truncate(most.saturating_sub(after.len()));
-    tokens.extend(after);
-    tokens.truncate(most);
-    Ok((tokens, true))
+    Ok(tokens)
+}
+
+/// How many tokens the tokenizer puts at the end of a text.
+fn endings(tokenizer: &Tokenizer) -> Result<usize> {
+    let encode = |add_special| tokenizer.encode("a", &Encode { add_special, parse_special: false });
+    let (all, plain) = (encode(true)?, encode(false)?);
+    Ok((0..=all.len() - plain.len()).find(|&n| all[all.len() - n - plain.len()..].starts_with(&plain)).unwrap_or(0))
+}
+
+/// The first `most` tokens, of which the last are the last of the whole text.
+fn shorten(tokens: &mut Vec<u32>, most: usize, endings: usize) {
+    let (n, endings) = (tokens.len(), endings.min(most));
+    if n > most {
+        tokens.copy_within(n - endings.., most - endings);
+        tokens.truncate(most);
+    }
 }
 
 fn utf16(bytes: &[u8]) -> Result<()> {

@@ -1,10 +1,12 @@
 //! The table of objectives, and their settings.
 
-use super::{Each, Objective, Shape, bco, dpo, kto, odds, sft};
+use super::{Each, Objective, Shape, bco, contrast, dpo, kto, odds, sft};
 use crate::container::head::Head;
 use crate::error::{Error, Result};
 use crate::knob::{Domain, Knob, Setting, Value, Values, resolve};
+use crate::model::Pooling;
 use crate::train::Example;
+use std::borrow::Cow;
 use std::prelude::v1::*;
 
 macro_rules! knob {
@@ -22,6 +24,19 @@ knob!(NLL, "nll", "N", 0.0 to 1e3, "Weight of the negative log-likelihood of bet
 knob!(LAMBDA, "lambda", "L", 0.0 to 1e3, "Factor of the odds terms");
 knob!(DESIRABLE, "desirable weight", "W", 0.0 to 1e3, "Factor of the loss of liked completions");
 knob!(UNDESIRABLE, "undesirable weight", "W", 0.0 to 1e3, "Factor of the loss of disliked completions");
+
+knob!(TEMPERATURE, "contrast temperature", "T", 1e-3 to 1e3, "What cosines are divided by before the softmax over passages");
+
+/// The word for the pooling that a model's file says.
+pub(super) const FILE: &str = "file";
+
+/// How texts become vectors.
+pub static POOLING: Knob = Knob {
+    name: "pooling",
+    about: "How the rows of a text become its vector: as the model's file says, or in this way",
+    metavar: "NAME",
+    domain: Domain::Word(|| core::iter::once(FILE).chain(Pooling::named().map(|(name, _)| name)).collect()),
+};
 
 /// β alone.
 const fn beta(beta: f64) -> [Setting; 1] {
@@ -219,6 +234,14 @@ pub static OBJECTIVES: &[Kind] = &[
         knobs: &beta(0.1),
         create: |values| Box::new(bco::Bco::new(values.real(BETA.name), false)),
     },
+    each!(
+        "infonce",
+        "embeddings: queries find their passages among those of the step (arXiv:1807.03748)",
+        Contrast,
+        false,
+        [Setting::real(&TEMPERATURE, 0.05), Setting { knob: &POOLING, value: Value::Word(Cow::Borrowed(FILE)) }],
+        contrast::infonce
+    ),
 ];
 
 impl Kind {
@@ -242,13 +265,20 @@ impl Kind {
         if self.shape == Shape::Verdict && example.good.is_none() {
             return lacks("it does not say whether it was liked");
         }
+        if self.shape == Shape::Contrast {
+            if example.passages.is_empty() {
+                return lacks("it has no passage that its query should find");
+            }
+        } else if !example.passages.is_empty() {
+            return lacks("it is a query with passages");
+        }
         if self.shape == Shape::Completion && (example.other.is_some() || example.good == Some(false)) {
             return lacks("it has a completion that is not to be learnt");
         }
         if self.mismatched && example.other.as_ref().is_none_or(|o| o.targets() == 0) {
             return fails("it has no completion of another prompt, see `objective::mismatch`".into());
         }
-        if example.targets() == 0 && self.shape != Shape::Completion {
+        if example.targets() == 0 && !matches!(self.shape, Shape::Completion | Shape::Contrast) {
             return fails("its completion has no token".into());
         }
         if self.reference && !example.sequences().all(|e| e.reference.is_some_and(f64::is_finite)) {

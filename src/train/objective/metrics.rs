@@ -50,7 +50,7 @@ impl Metrics {
             self.counts[bad] += 1;
         };
         reward(usize::from(sign < 0.0), term.reward);
-        if shape == Shape::Pair {
+        if matches!(shape, Shape::Pair | Shape::Contrast) {
             reward(1, term.against);
         }
     }
@@ -68,12 +68,13 @@ impl Metrics {
 }
 
 /// From the sums of a batch to the loss so far; `slopes` receives the derivatives by the sums. The batch's sequences are
-/// the examples and, of pairs, each one's other behind it; `others` are the sums of the mismatched completions.
+/// the examples and, of pairs, each one's other behind it; `others` are the sums of the mismatched completions. Of queries the
+/// sums are those of [`super::Choice`].
 pub(in crate::train) fn apply(
     objective: &mut dyn Objective,
     kind: &Kind,
     totals: &Totals,
-    examples: &[Example],
+    examples: &[&Example],
     [sums, others]: [&[f64]; 2],
     slopes: &mut [f32],
     metrics: &mut Metrics,
@@ -84,14 +85,19 @@ pub(in crate::train) fn apply(
         len: e.targets() as f64,
         reference: if kind.reference { e.reference.unwrap_or(0.0) } else { 0.0 },
     };
-    let case = |(i, e): (usize, &Example)| {
+    let case = |(i, e): (usize, &&Example)| {
+        let wrong = (kind.shape == Shape::Contrast).then(|| score(e, sums[2 * i + 1]));
         let other = e.other.as_deref().map(|o| score(o, if width == 4 { sums[4 * i + 2] } else { others[2 * i] }));
         Case {
             weight: e.weight.unwrap_or(1.0) as f64,
             answer: score(e, sums[width * i]),
-            other: other.filter(|_| width == 4 || kind.mismatched),
+            other: other.filter(|_| width == 4 || kind.mismatched).or(wrong),
             good: e.good.unwrap_or(true),
-            prompt: Score { logp: sums[width * i + 1], len: e.prompt() as f64, reference: 0.0 },
+            prompt: Score {
+                logp: if wrong.is_some() { 0.0 } else { sums[width * i + 1] },
+                len: e.prompt() as f64,
+                reference: 0.0,
+            },
         }
     };
     let cases: Vec<Case> = examples.iter().enumerate().map(case).collect();

@@ -2,11 +2,13 @@
 //! with its settings.
 //!
 //! A trainer turns examples into [`Case`]s, sums of log-probabilities in nats, and an objective turns these into
-//! [`LossTerm`]s: the loss and its derivatives by the sums. The rest follows: the gradient at the logits of a row is its
+//! [`LossTerm`]s: the loss and its derivatives by the sums. Where queries should find passages, the sum is the log-probability
+//! of the right choice, [`Choice`], read off embeddings. The rest follows: the gradient at the logits of a row is its
 //! sum's derivative times `onehot − softmax`. `ℓ` is the sum over a completion, `ℓ̄ = ℓ / |y|`, `h = ℓ − ℓ_ref`; the
 //! reference is the base without the adapter. Everything is computed in double precision.
 
 mod bco;
+mod contrast;
 mod dpo;
 mod kinds;
 mod kto;
@@ -16,7 +18,11 @@ mod sft;
 mod metrics;
 
 pub use super::state::{State, StateMut};
-pub use kinds::{BETA, DESIRABLE, GAMMA, Kind, LAMBDA, NLL, OBJECTIVES, SMOOTHING, Spec, UNDESIRABLE};
+pub use contrast::{Choice, Contrast};
+use kinds::FILE;
+pub use kinds::{
+    BETA, DESIRABLE, GAMMA, Kind, LAMBDA, NLL, OBJECTIVES, POOLING, SMOOTHING, Spec, TEMPERATURE, UNDESIRABLE,
+};
 pub use metrics::Rewards;
 pub(super) use metrics::{Metrics, apply};
 pub use rows::{mismatch, unpair};
@@ -36,6 +42,9 @@ pub enum Shape {
     Pair,
     /// Completions that were liked or not, [`Example::good`].
     Verdict,
+    /// Queries and the passages that they should find and not find, [`Example::passages`]. Embeddings are read, not
+    /// log-probabilities of tokens.
+    Contrast,
 }
 
 impl Shape {
@@ -45,6 +54,7 @@ impl Shape {
             Shape::Completion => r#"{"prompt", "completion"}, {"messages"} or {"text"}"#,
             Shape::Pair => r#"{"prompt", "chosen", "rejected"}"#,
             Shape::Verdict => r#"{"prompt", "completion", "label"} with a label of true or false"#,
+            Shape::Contrast => r#"{"query", "positive"} or {"query", "positive", "negative"}"#,
         }
     }
 }
