@@ -36,34 +36,18 @@ pub fn eval(args: &Eval, json: bool) -> anyhow::Result<Outcome> {
     if ctx < 2 || ctx > most {
         return Err(Usage::error(format!("--ctx {ctx}: the model was made for 2 to {most} tokens")));
     }
-    let name = args.data.to_string_lossy();
-    let bytes = map::open(&args.data)?;
-    let rows = match args.stride {
-        Some(Stride::Llama) => {
-            let text = utf8(&bytes).with_context(|| name.to_string())?;
-            second_halves(&mynah, text, args.rows.parse_special, ctx)?
-        }
-        None => {
-            let template = load::template(&mynah)?.map(|t| t.merge_system(args.rows.merge_system));
-            let reader = Reader {
-                tokenizer: mynah.tokenizer(),
-                template: template.as_ref(),
-                ctx,
-                parse_special: args.rows.parse_special,
-                limits: Limits::default(),
-            };
-            let rows = reader.file(&name, &bytes).with_context(|| name.to_string())?;
-            load::notes(&rows);
-            rows.examples
-        }
-    };
+    let rows = rows(args, &mynah, ctx)?;
     match rows.iter().filter(|row| !row.passages.is_empty()).count() {
         0 if args.pooling.is_some() => {
             return Err(Usage::error("--pooling is for rows of queries and passages"));
         }
         0 => {}
         n if n == rows.len() => return find(args, &mynah, &rows, json),
-        n => anyhow::bail!("{name}: {n} of {} rows are queries with passages; all or none can be", rows.len()),
+        n => anyhow::bail!(
+            "{}: {n} of {} rows are queries with passages; all or none can be",
+            args.data.display(),
+            rows.len()
+        ),
     }
 
     load::say_ropes(&mynah, &args.model.adapters, ctx)?;
@@ -110,6 +94,31 @@ pub fn eval(args: &Eval, json: bool) -> anyhow::Result<Outcome> {
         ))?;
     }
     Ok(Outcome::Done)
+}
+
+/// The rows of the data.
+fn rows(args: &Eval, mynah: &Mynah, ctx: usize) -> anyhow::Result<Vec<Example>> {
+    let name = args.data.to_string_lossy();
+    let bytes = map::open(&args.data)?;
+    Ok(match args.stride {
+        Some(Stride::Llama) => {
+            let text = utf8(&bytes).with_context(|| name.to_string())?;
+            second_halves(mynah, text, args.rows.parse_special, ctx)?
+        }
+        None => {
+            let template = load::template(mynah)?.map(|t| t.merge_system(args.rows.merge_system));
+            let reader = Reader {
+                tokenizer: mynah.tokenizer(),
+                template: template.as_ref(),
+                ctx,
+                parse_special: args.rows.parse_special,
+                limits: Limits::default(),
+            };
+            let rows = reader.file(&name, &bytes).with_context(|| name.to_string())?;
+            load::notes(&rows);
+            rows.examples
+        }
+    })
 }
 
 #[derive(Serialize)]
