@@ -248,7 +248,8 @@ pub fn backward(
                 head.missed(t, before.data, key, decay, m);
                 d.iter_mut().zip(&*m).for_each(|(d, m)| *d = beta * m);
                 let (dq, dk) = dqk.row(t).split_at_mut(dim);
-                (dq.fill(0.0), dk.fill(0.0));
+                dq.fill(0.0);
+                dk.fill(0.0);
                 (head.k.outer)(row(h_out), row(q), &mut Tile::new(ds, dim, dim));
                 (head.k.sums)(row(h_out), after, &mut Tile::new(dq, 1, dim));
                 (head.k.dots)(row(key), View::new(ds, dim, dim), &mut Tile::new(dd, 1, dim));
