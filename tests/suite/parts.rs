@@ -126,7 +126,8 @@ fn fakes() -> Vec<Fake> {
 
 #[test]
 fn parts_that_do_not_belong_together_are_refused_by_name() {
-    let change: [(&str, fn(&mut Vec<Fake>), &str); 9] = [
+    type Change = fn(&mut Vec<Fake>);
+    let change: [(&str, Change, &str); 9] = [
         ("nothing", |_| (), ""),
         ("another count", |set| set[1].count = 4, "part 2 of 3: key split.count does not fit: wanted 3, found 4"),
         ("the same twice", |set| set[2] = set[1].clone(), "part 3 of 3: key split.no does not fit: wanted 2, found 1"),
