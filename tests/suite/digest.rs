@@ -32,7 +32,11 @@ impl Frozen for Nothing {
 pub fn digests(threads: usize) -> Vec<u64> {
     let shapes = [[24, 24], [24, 12], [24, 12], [24, 24], [24, 37], [24, 37], [37, 24]];
     let empty = Shapes::new(Heads { q: 4, kv: 2, dim: 6, scale: 1.0, cap: None });
-    let block = Role::LINEAR.into_iter().zip(shapes).fold(empty, |block, (role, shape)| block.with(role, shape));
+    let block = adapter::parse_targets("attn,mlp")
+        .unwrap()
+        .into_iter()
+        .zip(shapes)
+        .fold(empty, |block, (role, shape)| block.with(role, shape));
     let mut second = block.clone();
     second[Role::Gate] = None;
     let base = Base {

@@ -7,7 +7,7 @@ use crate::shared::shared;
 use mynah::adapter::basis::Basis;
 use mynah::adapter::lowrank::{Factors, Layout, LowRank, Slot};
 use mynah::adapter::nola::{Given, Nola};
-use mynah::adapter::{Adapter, At, Base, Shapes, Site, gguf_adapter, peft};
+use mynah::adapter::{self, Adapter, At, Base, Shapes, Site, gguf_adapter, peft};
 use mynah::bytes::Limits;
 use mynah::gguf::Gguf;
 use mynah::kernel::{self, Buffer, Compute, Pool, Tile, View};
@@ -21,7 +21,11 @@ use std::path::Path;
 fn base() -> Base {
     let shapes = [[64, 64], [64, 32], [64, 32], [64, 64], [64, 172], [64, 172], [172, 64]];
     let empty = Shapes::new(Heads { q: 8, kv: 4, dim: 8, scale: 1.0, cap: None });
-    let block = Role::LINEAR.into_iter().zip(shapes).fold(empty, |block, (role, shape)| block.with(role, shape));
+    let block = adapter::parse_targets("attn,mlp")
+        .unwrap()
+        .into_iter()
+        .zip(shapes)
+        .fold(empty, |block, (role, shape)| block.with(role, shape));
     Base {
         architecture: "llama".into(),
         width: 64,
