@@ -121,7 +121,8 @@ const NAMED: usize = 8;
 pub fn notes(rows: &Dataset) {
     let n = rows.left_out.len();
     if n > 0 {
-        out::say(&format!("{n} rows left out: they cannot be used"));
+        let count = if n == 1 { "1 row is" } else { &format!("{n} rows are") };
+        out::say(&format!("{count} left out, since they cannot be used:"));
         rows.left_out.iter().take(NAMED).for_each(|row| out::say(&format!("  {row}")));
         if n > NAMED {
             out::say(&format!("  and {} more", n - NAMED));
@@ -130,7 +131,8 @@ pub fn notes(rows: &Dataset) {
     if rows.spelled > 0 {
         let n = rows.spelled;
         out::say(&format!(
-            "{n} rows spell control tokens; they are read as text, --parse-special reads them as tokens"
+            "{n} {} control tokens in data, which are read as text; --parse-special reads them as tokens",
+            if n == 1 { "row spells" } else { "rows spell" }
         ));
     }
 }

@@ -160,17 +160,34 @@ fn rows_that_do_not_fit_are_named_by_file_and_line() {
         (format!("{verdict}{pair}{}", verdict.replace(",\"label\":true", "")), "bco", 2, "line 3 is not"),
         (format!("{pair}{verdict}"), "simpo", 2, "line 2 is not"),
         (pair.clone(), "sft", 2, "line 1 is not"),
-        (format!("{verdict}{}", verdict.replace("true", "\"yes\"")), "kto", 1, "d.jsonl: line 2: label"),
-        (format!("{pair}{}", pair.replace("rejected", "refused")), "dpo", 1, "d.jsonl: line 2: row: keys"),
+        (verdict.replace("true", "\"yes\""), "kto", 1, "d.jsonl: line 1: label"),
+        (pair.replace("rejected", "refused"), "dpo", 1, "d.jsonl: line 1: row: keys"),
         (format!("{pair}{{\"prompt\": 1"), "dpo", 1, "d.jsonl: line 2: JSON"),
         (pair.replace("\" Tea.\"", "[]"), "dpo", 1, "d.jsonl: line 1: chosen"),
-        (format!("{pair}{}", pair.replacen('{', "{\"weight\":-1,", 1)), "dpo", 1, "d.jsonl: line 2: weight: -1"),
+        (pair.replacen('{', "{\"weight\":-1,", 1), "dpo", 1, "d.jsonl: line 1: weight: -1"),
         (verdict.clone(), "kto", 2, "at least two"),
     ] {
         fs::write(place.path("d.jsonl"), &rows).unwrap();
         let said = place.says(&format!("{TRAIN} -d d.jsonl -o x --steps 2 --objective {objective}"), status);
         assert!(said.contains(words), "{objective} {words}: {said}");
         assert!(!place.path("x").exists());
+    }
+}
+
+/// One bad row does not refuse the others.
+#[test]
+fn bad_rows_are_left_out_and_named() {
+    let place = place();
+    let (pair, verdict) = (pairs(1), verdicts(1));
+    for (rows, objective, words) in [
+        (format!("{}{}", verdicts(3), verdict.replace("true", "\"yes\"")), "kto", "line 4: label"),
+        (format!("{pair}{}", pair.replace("rejected", "refused")), "dpo", "line 2: row: keys"),
+        (format!("{}{pair}", pair.replacen('{', "{\"weight\":-1,", 1)), "dpo", "line 1: weight: -1"),
+    ] {
+        fs::write(place.path("d.jsonl"), &rows).unwrap();
+        let said = place.says(&format!("{TRAIN} -d d.jsonl -o x --steps 2 --objective {objective}"), 0);
+        assert!(said.contains("1 row is left out") && said.contains(words), "{objective} {words}: {said}");
+        fs::remove_file(place.path("x")).unwrap();
     }
 }
 

@@ -367,8 +367,8 @@ fn rows_of_other_people_are_used_or_refused_by_line_and_message() {
     let read = |rows: &str| mynah.lesson("lora").read("rows.jsonl", rows.as_bytes()).unwrap_err().to_string();
     let turns = r#"[{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]"#;
     for (row, word) in [
-        (format!(r#"{{"prompt": "Bye", "messages": {turns}}}"#), "prompt: it is in the way"),
-        (format!(r#"{{"chosen": {turns}, "rejected": {turns}, "messages": []}}"#), "messages: it is in the way"),
+        (format!(r#"{{"prompt": "Bye", "messages": {turns}}}"#), "prompt: another text"),
+        (format!(r#"{{"chosen": {turns}, "rejected": {turns}, "messages": []}}"#), "messages: neither the only shape"),
         (format!(r#"{{"messages": {turns}, "images": ["x.png"]}}"#), "column of a row: images"),
         (turns.replace("\"Hello\"", "null"), "message 1: content: there is none"),
         (turns.replace("\"Hello\"", "7"), "message 1: content: neither"),

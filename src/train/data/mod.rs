@@ -445,19 +445,22 @@ fn leave_out_copies(row: &Json, found: &mut Vec<&str>) -> Result<()> {
     if pair && has(found, "messages") {
         let (messages, chosen) = (list(row, "messages")?, list(row, "chosen")?);
         if messages.len() != chosen.len() || !messages.iter().zip(chosen).all(|(a, b)| same(a, b)) {
-            return Err(Error::invalid("messages", "it is in the way: neither the only shape nor the same as chosen"));
+            return Err(Error::invalid("messages", "neither the only shape of the row nor the same as chosen"));
         }
         found.retain(|key| *key != "messages");
     }
     let prompt = get(row, "prompt").and_then(Json::text);
     let said = ["messages", "chosen", "rejected"].into_iter().filter(|key| has(found, key));
-    let said: Vec<&[Json]> = said.filter_map(|key| get(row, key).and_then(Json::list)).collect();
+    let said: Vec<(&str, &[Json])> = said.filter_map(|key| Some((key, get(row, key)?.list()?))).collect();
     if let Some(prompt) = prompt
         && !said.is_empty()
     {
+        if let Some((key, _)) = said.iter().find(|(_, said)| said.is_empty()) {
+            return Err(Error::invalid(*key, "no messages"));
+        }
         let asked = |said: &[Json]| said.iter().find_map(question).is_some_and(|asked| asked.trim() == prompt.trim());
-        if !said.iter().all(|said| asked(said)) {
-            return Err(Error::invalid("prompt", "it is in the way: not what the user says first in the messages"));
+        if !said.iter().all(|(_, said)| asked(said)) {
+            return Err(Error::invalid("prompt", "another text than what the user says first in the messages"));
         }
         found.retain(|key| *key != "prompt");
     }
