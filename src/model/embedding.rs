@@ -197,7 +197,7 @@ impl Embedder {
     /// none depend on the others.
     ///
     /// # Errors
-    /// Those of [`check`], before anything is computed; `Invalid` for an embedding that is not finite, naming the tensor at
+    /// Those of the check of texts, before anything is computed; `Invalid` for an embedding that is not finite, naming the tensor at
     /// fault.
     pub fn embed(&mut self, texts: &[&[u32]]) -> Result<Vec<Vec<f32>>> {
         let lead = self.stack.needs().rows;

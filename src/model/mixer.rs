@@ -83,7 +83,7 @@ pub fn backward(
     doors::project_backward(p, layer, View::new(n1, n, d), outs, into, dn, extras, target, work);
 }
 
-/// Values of the gradient buffers of a layer for `n` rows, those of [`Grads::mixer`].
+/// Values of the gradient buffers of a layer for `n` rows, those of the mixer.
 pub fn grads(h: &HParams, l: &Layer, n: usize) -> usize {
     match l.mixer {
         Mixer::Attention => 0,

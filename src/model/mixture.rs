@@ -107,7 +107,7 @@ pub fn backward(
     }
 }
 
-/// Values of the gradient buffers of a layer for each row, those of [`Grads::mixture`].
+/// Values of the gradient buffers of a layer for each row, those of the mixture.
 pub fn grads(h: &HParams, l: &Layer) -> [usize; 3] {
     let router = l.mixture.map(|m| m.router);
     let shared = if l.has.has(Role::SharedGate) { h.width + 1 } else { 0 };

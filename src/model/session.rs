@@ -285,7 +285,7 @@ impl Session {
     /// Forgets all positions from `position` on, and the logits with them if there were any. How many positions are left: as
     /// many as asked for, or fewer if there is no way back to these. Layers with a window keep 256 positions more than it sees;
     /// of what a model carries along the text beside its cache, the states before and after the last few calls are kept that
-    /// read several tokens. A [`Snapshot`] keeps all that its position saw.
+    /// read several tokens. A snapshot keeps all that its position saw.
     pub fn truncate(&mut self, position: usize) -> usize {
         if position < self.state.position {
             self.go_back(position);

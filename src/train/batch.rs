@@ -162,7 +162,7 @@ impl Batch {
     /// `first` is the number of the first row among those of a step.
     ///
     /// # Errors
-    /// Those of [`embedding::check`].
+    /// Those of the check of texts.
     pub fn texts<'a>(
         texts: impl IntoIterator<Item = &'a Example>,
         model: &Model,
