@@ -129,6 +129,12 @@ pub enum Command {
     /// Show the contents of a model file or an adapter
     Inspect(Inspect),
     /// List the architectures and block formats that are supported, and what proves it
+    #[command(after_help = "\
+With --json: architectures, each with models, run, train, chat, logits and training; formats.
+
+Examples:
+  mynah models
+  mynah models --json")]
     Models,
     /// Measure speed and memory: of a model, or of every kernel of this machine
     Bench(Bench),
