@@ -20,12 +20,12 @@ pub fn models(as_json: bool) -> anyhow::Result<Outcome> {
                 "training": row.training,
             })
         };
-        let rows: Vec<_> = support::supported().map(|(support, _)| row(support)).collect();
+        let rows: Vec<_> = support::SUPPORT.iter().map(row).collect();
         out::print_json(&json!({ "architectures": rows, "formats": formats }))?;
         return Ok(Outcome::Done);
     }
     let mut rows = table(&["architecture", "models", "run", "train", "chat", "proof"], []);
-    for (support, _) in support::supported() {
+    for support in support::SUPPORT {
         let [run, train] = [support.run, support.train].map(|cell| if cell.is_empty() { "no" } else { cell });
         rows.add_row([support.arch, support.models, run, train, &support.chat_cell(), &support.proof_cell()]);
     }

@@ -105,7 +105,7 @@ const MIXTURE: &[Role] = &[
 ];
 
 /// The same as [`DENSE`] without a gate, and with norms by mean and variance.
-const UNGATED: &[Role] = &[
+pub const UNGATED: &[Role] = &[
     Role::AttnNorm,
     Role::AttnNormBias,
     Role::Q,

@@ -1,16 +1,15 @@
 //! What is known of each architecture: whose models it opens, what works, and what proves it. `mynah models` prints this
 //! table, the README shows it, and a test compares its proofs with the reference files.
 
-use super::arch::{ARCHES, Arch};
 use std::prelude::v1::*;
 
 /// One row of [`SUPPORT`].
 pub struct Support {
-    /// The name of a row of [`ARCHES`]. One that is not there yet is not shown.
+    /// The name of a row of [`ARCHES`](super::ARCHES).
     pub arch: &'static str,
     /// Models of it that people have.
     pub models: &'static str,
-    /// What it computes: `text`, or nothing.
+    /// What it computes: `text` or `embeddings`.
     pub run: &'static str,
     /// What can be trained: kinds of adapters, or nothing.
     pub train: &'static str,
@@ -90,15 +89,9 @@ pub static SUPPORT: &[Support] = &[
     Support { arch: "starcoder2", models: "StarCoder2", logits: &["starcoder2"], ..DECODER },
     Support { arch: "gpt2", models: "GPT-2", logits: &["gpt2"], ..DECODER },
     Support { arch: "lfm2", models: "LFM2, LFM2.5", logits: &["lfm2"], ..DECODER },
-    Support { arch: "qwen35", models: "Qwen3.5", chat: &["qwen3.5"], logits: &["qwen35"], ..DECODER },
     Support { arch: "qwen2moe", models: "Qwen1.5-MoE-A2.7B", logits: &["qwen2moe"], ..MIXTURE },
     Support { arch: "qwen3moe", models: "Qwen3-30B-A3B", logits: &["qwen3moe"], ..MIXTURE },
     Support { arch: "olmoe", models: "OLMoE-1B-7B", logits: &["olmoe"], ..MIXTURE },
     Support { arch: "bert", models: "MiniLM, bge", logits: &["bert"], ..ENCODER },
     Support { arch: "gemma-embedding", models: "EmbeddingGemma", logits: &["gemma-embedding"], ..ENCODER },
 ];
-
-/// The rows of the architectures that this build has, with them.
-pub fn supported() -> impl Iterator<Item = (&'static Support, &'static Arch)> {
-    SUPPORT.iter().filter_map(|row| ARCHES.iter().find(|arch| arch.name == row.arch).map(|arch| (row, arch)))
-}

@@ -10,7 +10,7 @@ use mynah::error::Error;
 use mynah::gguf::Gguf;
 use mynah::kernel::{Compute, Pool};
 use mynah::knob::Value;
-use mynah::model::arch::{BIASES, DENSE, PLAIN};
+use mynah::model::arch::{BIASES, DENSE, PLAIN, UNGATED};
 use mynah::model::hparams::RopeParams;
 use mynah::model::{ARCHES, Arch, Model, Session, SessionConfig};
 use mynah::nn::attention::Sees;
@@ -52,18 +52,7 @@ static PLAINER: Arch = Arch {
     pairing: Pairing::Neighbours,
     norm: norm::Kind::Layer,
     act: "gelu_tanh_plain",
-    needs: &[
-        Role::AttnNorm,
-        Role::AttnNormBias,
-        Role::Q,
-        Role::K,
-        Role::V,
-        Role::O,
-        Role::FfnNorm,
-        Role::FfnNormBias,
-        Role::Up,
-        Role::Down,
-    ],
+    needs: UNGATED,
     layer: |_, i, layer| {
         layer.sees = [Sees::Around(4), Sees::All, Sees::Causal][i % 3];
         Ok(())

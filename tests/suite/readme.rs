@@ -1,9 +1,11 @@
-//! What the README tells a newcomer to type works as it stands.
+//! What the README and its pages tell a newcomer to type works as it stands.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 const README: &str = include_str!("../../README.md");
+/// Pages with commands.
+const PAGES: [&str; 2] = [include_str!("../../docs/embeddings.md"), include_str!("../../docs/training.md")];
 
 /// An example that `cargo test` built, beside this test.
 fn example(name: &str) -> PathBuf {
@@ -50,19 +52,20 @@ fn every_command_runs() {
     for name in ["notes.txt", "other.txt"] {
         std::fs::write(dir.path().join(name), mynah::base::NOTES).unwrap();
     }
+    std::fs::write(dir.path().join("notes.jsonl"), "{\"text\": \"The papers lie in the boat.\"}\n").unwrap();
     let row = |i: usize| format!("{{\"query\": \"What came on day {i}?\", \"positive\": \"Ship number {i} came.\"}}\n");
     std::fs::write(dir.path().join("queries.jsonl"), (0..8).map(row).collect::<String>()).unwrap();
     let other =
         "{\"model_filename\": \"model.gguf\", \"n_prompt\": 512, \"n_gen\": 0, \"n_threads\": 1, \"avg_ts\": 9.0}\n";
     std::fs::write(dir.path().join("llama-bench.jsonl"), other).unwrap();
     let run = |program: &Path, args: &[String]| {
-        let out = Command::new(program).args(args).current_dir(dir.path()).output().unwrap();
+        let out = Command::new(program).args(args).current_dir(dir.path()).stdin(Stdio::null()).output().unwrap();
         assert!(out.status.success(), "{program:?} {args:?}: {}", String::from_utf8_lossy(&out.stderr));
         assert!(!out.stdout.is_empty() || ["train", "chat"].contains(&args[0].as_str()), "{args:?} prints nothing");
     };
     let mynah = Path::new(env!("CARGO_BIN_EXE_mynah"));
     let (mut ran, mut built) = (0, 0);
-    for command in commands(README) {
+    for command in [&[README], &PAGES[..]].concat().into_iter().flat_map(commands) {
         eprintln!("{command}");
         let words = words(&command);
         match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
