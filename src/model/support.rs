@@ -40,8 +40,8 @@ impl Support {
 const DECODER: Support =
     Support { arch: "", models: "", run: "text", train: "all kinds", chat: &[], logits: &[], training: &[] };
 
-/// A mixture of experts, whose experts are frozen.
-const MIXTURE: Support = Support { train: "all kinds, but not on experts", ..DECODER };
+/// A mixture of experts, which are frozen. `parallel` stands beside a feed-forward layer, and here all are experts.
+const MIXTURE: Support = Support { train: "adapters but parallel, not on experts", ..DECODER };
 
 /// A model that makes embeddings of texts.
 const ENCODER: Support = Support { run: "embeddings", train: "all kinds", ..DECODER };
@@ -89,7 +89,13 @@ pub static SUPPORT: &[Support] = &[
     Support { arch: "starcoder2", models: "StarCoder2", logits: &["starcoder2"], ..DECODER },
     Support { arch: "gpt2", models: "GPT-2", logits: &["gpt2"], ..DECODER },
     Support { arch: "lfm2", models: "LFM2, LFM2.5", logits: &["lfm2"], ..DECODER },
-    Support { arch: "qwen2moe", models: "Qwen1.5-MoE-A2.7B", logits: &["qwen2moe"], ..MIXTURE },
+    Support {
+        arch: "qwen2moe",
+        models: "Qwen1.5-MoE-A2.7B",
+        train: "adapters, not on experts",
+        logits: &["qwen2moe"],
+        ..MIXTURE
+    },
     Support { arch: "qwen3moe", models: "Qwen3-30B-A3B", logits: &["qwen3moe"], ..MIXTURE },
     Support { arch: "olmoe", models: "OLMoE-1B-7B", logits: &["olmoe"], ..MIXTURE },
     Support { arch: "bert", models: "MiniLM, bge", logits: &["bert"], ..ENCODER },

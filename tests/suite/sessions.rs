@@ -351,8 +351,10 @@ fn tokens_take_no_memory(arch: &str) {
     session.attach(adapters(&model)[0].clone(), 1.0).unwrap();
     let all = tokens(1, PAGE + 50);
     session.feed(&all[..40]).unwrap();
-    session.feed(&all[40..41]).unwrap();
-    let ((), most) = alloc::largest(|| all[41..].iter().for_each(|t| _ = session.feed(&[*t]).unwrap()));
+    // A thread takes its scratch at its first part of each kind, which may be another thread's for a few tokens.
+    let mut feed = |tokens: &[u32]| tokens.iter().for_each(|t| _ = session.feed(&[*t]).unwrap());
+    feed(&all[40..80]);
+    let ((), most) = alloc::largest(|| feed(&all[80..]));
     assert_eq!(most, 0, "bytes reserved at once while decoding with {arch}");
 }
 
