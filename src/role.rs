@@ -17,6 +17,16 @@ pub enum Role {
     ConvIn,
     /// The output projection of a short convolution.
     ConvOut,
+    /// What a gated delta rule goes over: queries, keys and values, before their convolution.
+    DeltaIn,
+    /// The gate of what it reads.
+    DeltaGate,
+    /// What its state decays by, a number for each head.
+    Alpha,
+    /// How much of a row its state takes up, a number for each head.
+    Beta,
+    /// The output projection of a gated delta rule.
+    DeltaOut,
     /// Queries.
     Q,
     /// Keys.
@@ -57,8 +67,14 @@ pub enum Role {
     PostFfnNorm,
     /// Gain of the norm of the stream after the block, where norms stand there.
     OutNorm,
+    /// Gain of the norm of what each head of a gated delta rule reads.
+    DeltaNorm,
     /// The taps of a convolution.
     Taps,
+    /// The factor of the logarithm of a head's decay, negative.
+    DecayRate,
+    /// What is added to [`Role::Alpha`].
+    DecayBias,
     /// Bias of [`Role::AttnNorm`].
     AttnNormBias,
     /// Bias of [`Role::FfnNorm`].
@@ -94,6 +110,8 @@ pub enum TensorKind {
     Bias(Role),
     /// The taps of a convolution, a row for each channel.
     Taps,
+    /// A number for each head, with the suffix of its name in files.
+    Numbers(&'static str),
     /// A matrix for each expert, one after the other.
     Experts,
 }
@@ -105,6 +123,8 @@ pub struct Sizes {
     pub width: usize,
     /// Of all query heads.
     pub queries: usize,
+    /// Of what the query projection makes: queries, and their gates if they have some.
+    pub asked: usize,
     /// Of all key heads.
     pub keys: usize,
     /// Of the feed-forward layer.
@@ -113,6 +133,8 @@ pub struct Sizes {
     pub gains: [usize; 2],
     /// Taps of a convolution, and its channels.
     pub taps: [usize; 2],
+    /// Of a gated delta rule: its heads of values, and the width of one.
+    pub delta: [usize; 2],
     /// Experts.
     pub experts: usize,
     /// Of an expert's feed-forward layer.
@@ -174,6 +196,17 @@ const fn experts(role: Role, short: &'static str, gguf: &'static str, shape: fn(
     Row { role, short, gguf, hf: "", kind: TensorKind::Experts, shape, holds: &[], wide: false }
 }
 
+/// Numbers of heads, with the suffix of their name in files.
+const fn numbers(
+    role: Role,
+    short: &'static str,
+    gguf: &'static str,
+    suffix: &'static str,
+    shape: fn(&Sizes) -> [usize; 2],
+) -> Row {
+    Row { kind: TensorKind::Numbers(suffix), ..gain(role, short, gguf, "", shape) }
+}
+
 /// The bias of `of`; its name in files differs in the suffix.
 const fn bias(role: Role, of: Role, short: &'static str, gguf: &'static str, shape: fn(&Sizes) -> [usize; 2]) -> Row {
     Row { role, short, gguf, hf: "", kind: TensorKind::Bias(of), shape, holds: &[], wide: false }
@@ -185,7 +218,12 @@ pub static ROLES: [Row; Role::COUNT] = [
     gain(Role::FfnNorm, "ffn_norm", "ffn_norm", "post_attention_layernorm", |s| [s.width; 2]),
     matrix(Role::ConvIn, "conv_in", "shortconv.in_proj", "conv.in_proj", |s| [s.width, 3 * s.width]),
     matrix(Role::ConvOut, "conv_out", "shortconv.out_proj", "conv.out_proj", |s| [s.width; 2]),
-    wide(matrix(Role::Q, "q", "attn_q", "self_attn.q_proj", |s| [s.width, s.queries])),
+    wide(matrix(Role::DeltaIn, "delta_in", "delta_in", "linear_attn.in_proj_qkv", |s| [s.width, s.taps[1]])),
+    matrix(Role::DeltaGate, "delta_gate", "attn_gate", "linear_attn.in_proj_z", |s| [s.width, s.delta[0] * s.delta[1]]),
+    wide(matrix(Role::Alpha, "alpha", "ssm_alpha", "linear_attn.in_proj_a", |s| [s.width, s.delta[0]])),
+    wide(matrix(Role::Beta, "beta", "ssm_beta", "linear_attn.in_proj_b", |s| [s.width, s.delta[0]])),
+    matrix(Role::DeltaOut, "delta_out", "ssm_out", "linear_attn.out_proj", |s| [s.delta[0] * s.delta[1], s.width]),
+    wide(matrix(Role::Q, "q", "attn_q", "self_attn.q_proj", |s| [s.width, s.asked])),
     wide(matrix(Role::K, "k", "attn_k", "self_attn.k_proj", |s| [s.width, s.keys])),
     wide(matrix(Role::V, "v", "attn_v", "self_attn.v_proj", |s| [s.width, s.keys])),
     matrix(Role::O, "o", "attn_output", "self_attn.o_proj", |s| [s.queries, s.width]),
@@ -202,7 +240,7 @@ pub static ROLES: [Row; Role::COUNT] = [
         &[Role::ExpertGate, Role::ExpertUp],
     ),
     fused(
-        wide(matrix(Role::Qkv, "qkv", "attn_qkv", "self_attn.qkv_proj", |s| [s.width, s.queries + 2 * s.keys])),
+        wide(matrix(Role::Qkv, "qkv", "attn_qkv", "self_attn.qkv_proj", |s| [s.width, s.asked + 2 * s.keys])),
         &[Role::Q, Role::K, Role::V],
     ),
     fused(
@@ -214,18 +252,21 @@ pub static ROLES: [Row; Role::COUNT] = [
     gain(Role::PostAttnNorm, "post_attn_norm", "post_attention_norm", "post_attention_layernorm", |s| [s.width; 2]),
     gain(Role::PostFfnNorm, "post_ffn_norm", "post_ffw_norm", "post_feedforward_layernorm", |s| [s.width; 2]),
     gain(Role::OutNorm, "out_norm", "layer_output_norm", "output.LayerNorm", |s| [s.width; 2]),
+    gain(Role::DeltaNorm, "delta_norm", "ssm_norm", "linear_attn.norm", |s| [s.delta[1]; 2]),
     Row { kind: TensorKind::Taps, ..gain(Role::Taps, "taps", "shortconv.conv", "conv.conv", |s| s.taps) },
+    numbers(Role::DecayRate, "decay_rate", "ssm_a", "", |s| [s.delta[0]; 2]),
+    numbers(Role::DecayBias, "decay_bias", "ssm_dt", "bias", |s| [s.delta[0]; 2]),
     bias(Role::AttnNormBias, Role::AttnNorm, "attn_norm_bias", "attn_norm", |s| [s.width; 2]),
     bias(Role::FfnNormBias, Role::FfnNorm, "ffn_norm_bias", "ffn_norm", |s| [s.width; 2]),
     bias(Role::OutNormBias, Role::OutNorm, "out_norm_bias", "layer_output_norm", |s| [s.width; 2]),
-    bias(Role::QBias, Role::Q, "q_bias", "attn_q", |s| [s.queries; 2]),
+    bias(Role::QBias, Role::Q, "q_bias", "attn_q", |s| [s.asked; 2]),
     bias(Role::KBias, Role::K, "k_bias", "attn_k", |s| [s.keys; 2]),
     bias(Role::VBias, Role::V, "v_bias", "attn_v", |s| [s.keys; 2]),
     bias(Role::OBias, Role::O, "o_bias", "attn_output", |s| [s.width; 2]),
     bias(Role::GateBias, Role::Gate, "gate_bias", "ffn_gate", |s| [s.ff; 2]),
     bias(Role::UpBias, Role::Up, "up_bias", "ffn_up", |s| [s.ff; 2]),
     bias(Role::DownBias, Role::Down, "down_bias", "ffn_down", |s| [s.width; 2]),
-    bias(Role::QkvBias, Role::Qkv, "qkv_bias", "attn_qkv", |s| [s.queries + 2 * s.keys; 2]),
+    bias(Role::QkvBias, Role::Qkv, "qkv_bias", "attn_qkv", |s| [s.asked + 2 * s.keys; 2]),
 ];
 
 impl Role {
@@ -234,9 +275,12 @@ impl Role {
 
     /// The linear layers of a block as most files store them: the meaning of `all` in a list of layers. No block has all of
     /// them.
-    pub const LINEAR: [Role; 9] = [
+    pub const LINEAR: [Role; 12] = [
         Role::ConvIn,
         Role::ConvOut,
+        Role::DeltaIn,
+        Role::DeltaGate,
+        Role::DeltaOut,
         Role::Q,
         Role::K,
         Role::V,
@@ -261,9 +305,13 @@ impl Role {
         self.row().hf
     }
 
-    /// The suffix of its name in GGUF files.
+    /// The suffix of its name in GGUF files; empty if there is none.
     pub fn suffix(self) -> &'static str {
-        if let TensorKind::Bias(_) = self.row().kind { "bias" } else { "weight" }
+        match self.row().kind {
+            TensorKind::Bias(_) => "bias",
+            TensorKind::Numbers(suffix) => suffix,
+            _ => "weight",
+        }
     }
 
     /// The role of the bias that is added to its output, if the table has one.

@@ -109,7 +109,8 @@ impl Place {
     /// The place of that name in a block, or outside.
     fn by_name(name: &str, layer: usize) -> Option<Place> {
         let site = |name: &str| {
-            let role = Role::all().find(|r| r.gguf() == name && !matches!(r.row().kind, TensorKind::Bias(_)))?;
+            let role = Role::all()
+                .find(|r| r.gguf() == name && !matches!(r.row().kind, TensorKind::Bias(_) | TensorKind::Numbers(_)))?;
             Some(Site { layer, role })
         };
         match name {
@@ -353,8 +354,9 @@ mod tests {
 
     #[test]
     fn every_place_has_a_number_and_a_name() {
-        let sites =
-            Role::all().filter(|r| !matches!(r.row().kind, TensorKind::Bias(_))).map(|role| Site { layer: 3, role });
+        let sites = Role::all()
+            .filter(|r| !matches!(r.row().kind, TensorKind::Bias(_) | TensorKind::Numbers(_)))
+            .map(|role| Site { layer: 3, role });
         let spots = [Spot::Attention, Spot::FeedForward].map(|s| Place::Stream(3, s));
         let inside: Vec<Place> = sites.flat_map(|s| [Place::Site(s), Place::Input(s)]).collect();
         let inside = [inside, spots.to_vec(), vec![Place::Attention(3), Place::State(3)]].concat();

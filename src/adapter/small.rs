@@ -35,7 +35,7 @@ pub static FACTOR: Knob = Knob {
 /// The outputs of the sub-layers whose last products are named.
 pub fn places(spec: &Spec, base: &Base) -> Result<Vec<Place>> {
     let place = |site: Site| match site.role {
-        Role::O | Role::ConvOut => Ok(Place::Stream(site.layer, Spot::Attention)),
+        Role::O | Role::ConvOut | Role::DeltaOut => Ok(Place::Stream(site.layer, Spot::Attention)),
         Role::Down => Ok(Place::Stream(site.layer, Spot::FeedForward)),
         other => {
             let why = format!("{}; o, conv_out and down can be used, the last products of sub-layers", other.row().short);

@@ -1,7 +1,7 @@
 //! The activations of a block, each once, and how they are saved until the backward pass.
 
-use super::HParams;
 use super::hparams::{Layer, Mixer};
+use super::{HParams, mixer};
 use crate::adapter::Place;
 use crate::kernel::{Buffer, Compute, Tile, View};
 use crate::quant::float;
@@ -13,8 +13,16 @@ use std::prelude::v1::*;
 pub enum Slot {
     /// After the first norm.
     N1,
-    /// What a mixer other than attention reads.
+    /// What a mixer other than attention goes over, or queries with their gates.
     In,
+    /// The gate of what a delta rule reads.
+    MixerGate,
+    /// What the state of a delta rule decays by.
+    Alpha,
+    /// How much of a row it takes up.
+    Beta,
+    /// What a delta rule goes over, after its convolution.
+    Convolved,
     /// Queries before the norm of their heads.
     RawQ,
     /// Keys before the norm of their heads.
@@ -25,6 +33,10 @@ pub enum Slot {
     K,
     /// Values.
     V,
+    /// What a gated mixer read, before its gate.
+    Read,
+    /// The same after the norm that a delta rule has there.
+    Normed,
     /// What the mixer put out, before the last projection.
     Att,
     /// The output of the o projection before its norm.
@@ -95,13 +107,19 @@ fn only(l: &Layer, role: Role, width: usize) -> usize {
 /// Every activation of a block, in the order of [`Slot`].
 pub static SLOTS: [SlotRow; Slot::COUNT] = [
     slot(Slot::N1, |h, _| h.width, |_| false),
-    slot(Slot::In, |h, l| if l.mixer == Mixer::Attention { 0 } else { 3 * h.width }, |_| true),
-    slot(Slot::RawQ, |_, l| only(l, Role::QNorm, l.q_width()), |_| true),
+    slot(Slot::In, mixer::input, |_| true),
+    slot(Slot::MixerGate, |h, l| only(l, Role::DeltaGate, l.mixed(h.width)), |_| true),
+    slot(Slot::Alpha, mixer::heads, |_| true),
+    slot(Slot::Beta, mixer::heads, |_| true),
+    slot(Slot::Convolved, |h, l| if l.has.has(Role::DeltaIn) { mixer::input(h, l) } else { 0 }, |_| false),
+    slot(Slot::RawQ, |_, l| if l.gated { 0 } else { only(l, Role::QNorm, l.q_width()) }, |_| true),
     slot(Slot::RawK, |_, l| only(l, Role::KNorm, l.kv_width()), |_| true),
-    slot(Slot::Q, |_, l| l.q_width(), |l| !l.has.has(Role::QNorm)),
+    slot(Slot::Q, |_, l| l.q_width(), |l| !l.has.has(Role::QNorm) && !l.gated),
     slot(Slot::K, |_, l| l.kv_width(), |l| !l.has.has(Role::KNorm)),
     slot(Slot::V, |_, l| l.kv_width(), |_| true),
-    slot(Slot::Att, |h, l| l.mixed(h.width), |l| l.mixer == Mixer::Attention),
+    slot(Slot::Read, |h, l| if mixer::gated(l) { l.mixed(h.width) } else { 0 }, |_| true),
+    slot(Slot::Normed, |h, l| only(l, Role::DeltaNorm, l.mixed(h.width)), |_| false),
+    slot(Slot::Att, |h, l| l.mixed(h.width), |l| l.mixer == Mixer::Attention && !l.gated),
     slot(Slot::AttOut, |h, l| only(l, Role::PostAttnNorm, h.width), |_| true),
     slot(Slot::Mid, |h, _| h.width, |_| true),
     slot(Slot::N2, |h, _| h.width, |_| false),

@@ -1,9 +1,10 @@
 //! The table of architectures. A row holds everything that follows neither from the metadata nor from the presence of
 //! tensors.
 
-use super::hparams::{CONVOLUTION, HParams, HeadNorm, Keys, Layer, Mixer, Mixture, RopeParams};
+use super::hparams::{CONVOLUTION, DELTA, HParams, HeadNorm, Keys, Layer, Mixer, Mixture, RopeParams};
 use crate::error::{Error, Result};
 use crate::nn::attention::Sees;
+use crate::nn::delta;
 use crate::nn::experts::Router;
 use crate::nn::norm;
 use crate::nn::rope::{Pairing, Scaling};
@@ -307,6 +308,15 @@ pub static ARCHES: &[Arch] = &[
         ..PLAIN
     },
     Arch {
+        name: "qwen35",
+        also: &[Role::QNorm, Role::KNorm],
+        may: DELTA,
+        bind: &[("attn_qkv", Role::DeltaIn), ("ssm_conv1d", Role::Taps), ("post_attention_norm", Role::FfnNorm)],
+        reads: &[NEXT],
+        model: delta_rules,
+        ..PLAIN
+    },
+    Arch {
         name: "qwen3moe",
         needs: MIXTURE,
         also: &[Role::QNorm, Role::KNorm],
@@ -362,6 +372,41 @@ const WINDOW: &str = "attention.sliding_window";
 
 /// The key of the number of experts.
 const EXPERTS: &str = "expert_count";
+
+/// The key of blocks at the end that guess further tokens.
+pub(super) const NEXT: &str = "nextn_predict_layers";
+
+/// Of each four layers three have a gated delta rule, unless the file has another period or names the layers. The queries of
+/// the others have gates.
+fn delta_rules(keys: &Keys, h: &mut HParams) -> Result<()> {
+    let most = 1 << 16;
+    let taps = keys.required("ssm.conv_kernel", 64)?;
+    let [dim, groups, values] =
+        ["ssm.state_size", "ssm.group_count", "ssm.time_step_rank"].map(|name| keys.required(name, most));
+    let heads = delta::Heads { keys: groups?, values: values?, dim: dim?, eps: h.norm.eps };
+    let wrong = |name: &str, why: String| Err(Error::invalid(keys.name(name), why));
+    if taps < 2 {
+        return wrong("ssm.conv_kernel", "a convolution of one row".into());
+    }
+    if !heads.values.is_multiple_of(heads.keys) {
+        return wrong(
+            "ssm.group_count",
+            format!("{} does not divide the {} heads of values", heads.keys, heads.values),
+        );
+    }
+    let (inner, width) = (keys.required("ssm.inner_size", most * most)?, heads.values * heads.dim);
+    if inner != width {
+        return wrong("ssm.inner_size", format!("{inner}; {} heads of {} make {width}", heads.values, heads.dim));
+    }
+    let period = keys.size("full_attention_interval", 1 << 20)?.unwrap_or(4);
+    for (i, block) in h.blocks.iter_mut().enumerate() {
+        match keys.every("attention.recurrent_layers", i, period)? {
+            true => block.without_heads(Mixer::Delta { taps, heads }),
+            false => block.gated = true,
+        }
+    }
+    Ok(())
+}
 
 /// Makes every feed-forward layer a mixture. Weights of a row's experts are divided by their sum or not; this is not in the
 /// file. The width of an expert is, or it is that of the feed-forward layer: whole for olmoe, a share for each expert of a row
@@ -430,7 +475,7 @@ impl Arch {
 
     /// The role of a tensor by its name without the block, `attn_q.weight`, if this architecture has it.
     pub fn role(&self, name: &str) -> Option<Role> {
-        let (gguf, suffix) = name.rsplit_once('.')?;
+        let (gguf, suffix) = name.rsplit_once('.').unwrap_or((name, ""));
         let bound = self.bind.iter().find(|(name, role)| *name == gguf && role.suffix() == suffix);
         let role =
             bound.map(|(_, role)| *role).or_else(|| Role::all().find(|r| r.gguf() == gguf && r.suffix() == suffix))?;
@@ -442,7 +487,8 @@ impl Arch {
     /// The name of a role in its files, without the block.
     pub fn gguf(&self, role: Role) -> String {
         let bound = self.bind.iter().find(|(_, r)| *r == role).map(|(name, _)| *name);
-        format!("{}.{}", bound.unwrap_or(role.gguf()), role.suffix())
+        let name = bound.unwrap_or(role.gguf());
+        if role.suffix().is_empty() { name.into() } else { format!("{name}.{}", role.suffix()) }
     }
 }
 

@@ -9,7 +9,7 @@ use crate::adapter::{Place, Shape, Site, Spot};
 use crate::kernel::{Buffer, Tile, View};
 use crate::nn::attention::{self, Memory, Source};
 use crate::nn::linear::Accumulate;
-use crate::nn::{ffn, sum};
+use crate::nn::{ffn, gate, sum};
 use crate::role::Role;
 use core::ops::Range;
 use std::prelude::v1::*;
@@ -107,14 +107,16 @@ fn attention(p: &Pass, layer: usize, caches: Option<&mut (dyn Caches + '_)>, a: 
     let (n, l) = (a.n, &h.blocks[layer]);
     let (d, qw, kw) = (h.width, l.q_width(), l.kv_width());
     // Norms of heads want queries and keys as they came.
-    let raw = |of: Slot, raw: Slot, norm: Role| if l.has.has(norm) { raw } else { of };
-    let slots = [Slot::N1, raw(Slot::Q, Slot::RawQ, Role::QNorm), raw(Slot::K, Slot::RawK, Role::KNorm), Slot::V];
+    let raw = |(_, norm, raw, to): (usize, Role, Slot, Slot)| if l.has.has(norm) || raw == Slot::In { raw } else { to };
+    let [queries, keys] = heads(l).map(raw);
+    let slots = [Slot::N1, queries, keys, Slot::V];
     let ([n1, q, k, v], extras) = a.parts(slots);
     let outs = [Out { role: Role::Q, y: q }, Out { role: Role::K, y: k }, Out { role: Role::V, y: v }];
     doors::project(p, layer, View::new(n1, n, d), outs, extras, work);
     rotated(p, layer, a, work);
 
-    let ([q, k, v, att], extras) = a.parts([Slot::Q, Slot::K, Slot::V, Slot::Att]);
+    let read = if l.gated { Slot::Read } else { Slot::Att };
+    let ([q, k, v, att], extras) = a.parts([Slot::Q, Slot::K, Slot::V, read]);
     let wants_lse = p.needs_at(Place::Attention(layer)).lse;
     if wants_lse {
         extras[LSE].room(n * l.heads.q);
@@ -143,6 +145,18 @@ fn attention(p: &Pass, layer: usize, caches: Option<&mut (dyn Caches + '_)>, a: 
         }
     }
     doors::attend(p, layer, q, att, extras, work);
+    opened(p, layer, a);
+}
+
+/// What goes through the gates of queries, if they have some.
+fn opened(p: &Pass, layer: usize, a: &mut Acts) {
+    let l = &p.model.hparams.blocks[layer];
+    if l.gated {
+        let (rows, d) = (a.n * l.heads.q, l.heads.dim);
+        let ([both, read, att], _) = a.parts([Slot::In, Slot::Read, Slot::Att]);
+        let gates = View::new(both, rows, 2 * d).cols(d..2 * d);
+        gate::forward(&p.model.compute, gates, View::new(read, rows, d), &mut Tile::new(att, rows, d));
+    }
 }
 
 /// The last projection, and what becomes of it before it is added to the stream.
@@ -189,10 +203,11 @@ pub fn recompute_cheap(p: &Pass, layer: usize, x: &[f32], a: &mut Acts, work: &m
     // What is cheap here may have been saved in the block above, and its buffer be gone with that.
     a.resize(h, &h.blocks[layer], p.extras(layer), n);
     normed_input(p, layer, x, a, work);
-    if has.has(Role::QNorm) || has.has(Role::KNorm) {
+    if has.has(Role::QNorm) || has.has(Role::KNorm) || h.blocks[layer].gated {
         rotated(p, layer, a, work);
     }
-    mixer::again(p, layer, a);
+    opened(p, layer, a);
+    mixer::again(p, layer, a, work);
     normed_middle(p, layer, a, work);
     activated(p, layer, a);
     mixture::again(p, layer, a);
@@ -222,10 +237,13 @@ fn normed_middle(p: &Pass, layer: usize, a: &mut Acts, work: &mut Workspace) {
 fn rotated(p: &Pass, layer: usize, a: &mut Acts, work: &mut Workspace) {
     let l = &p.model.hparams.blocks[layer];
     let n = a.n;
-    for (heads, norm, raw, to) in heads(l) {
-        let ([raw, to], _) = a.parts([raw, to]);
+    for (heads, norm, at, to) in heads(l) {
+        let ([raw, to], _) = a.parts([at, to]);
         if l.has.has(norm) {
-            doors::norm(p, layer, norm, by_heads(l, raw, n, heads), to, work);
+            doors::norm(p, layer, norm, by_heads(l, at, raw, n, heads), to, work);
+        } else if at == Slot::In {
+            let raw = by_heads(l, at, raw, n, heads);
+            to.chunks_exact_mut(l.heads.dim).take(raw.n).enumerate().for_each(|(i, to)| to.copy_from_slice(raw.row(i)));
         }
         if let Some((rope, rotations)) = p.rotations(layer) {
             rope.apply(&p.model.compute, &mut Tile::new(to, n, heads * l.heads.dim), l.heads.dim, rotations, false);
@@ -233,9 +251,10 @@ fn rotated(p: &Pass, layer: usize, a: &mut Acts, work: &mut Workspace) {
     }
 }
 
-/// Queries or keys of `n` rows as their norm goes over them.
-fn by_heads<'a>(l: &Layer, x: &'a [f32], n: usize, heads: usize) -> View<'a> {
+/// Queries or keys of `n` rows, which stand in slot `at`, as their norm goes over them.
+fn by_heads<'a>(l: &Layer, at: Slot, x: &'a [f32], n: usize, heads: usize) -> View<'a> {
     match l.head_norm {
+        _ if at == Slot::In => View::new(x, n * heads, 2 * l.heads.dim).cols(0..l.heads.dim),
         HeadNorm::Row => View::new(x, n, heads * l.heads.dim),
         HeadNorm::Shared | HeadNorm::Each => View::new(x, n * heads, l.heads.dim),
     }
@@ -243,7 +262,8 @@ fn by_heads<'a>(l: &Layer, x: &'a [f32], n: usize, heads: usize) -> View<'a> {
 
 /// Of queries and of keys: heads, the norm of each, where they stand before it and after the rotary embedding.
 fn heads(l: &Layer) -> [(usize, Role, Slot, Slot); 2] {
-    [(l.heads.q, Role::QNorm, Slot::RawQ, Slot::Q), (l.heads.kv, Role::KNorm, Slot::RawK, Slot::K)]
+    let queries = if l.gated { Slot::In } else { Slot::RawQ };
+    [(l.heads.q, Role::QNorm, queries, Slot::Q), (l.heads.kv, Role::KNorm, Slot::RawK, Slot::K)]
 }
 
 fn activated(p: &Pass, layer: usize, a: &mut Acts) {
@@ -269,8 +289,8 @@ pub struct Grads {
     branch: [Buffer; 2],
     /// What adapters make of the gradient of queries, and of the log-sum-exp.
     spare: [Buffer; 2],
-    /// Of a mixer other than attention.
-    pub(super) mixer: [Buffer; 1],
+    /// Of a mixer other than attention, or of queries with their gates.
+    pub(super) mixer: [Buffer; mixer::GRADS],
     /// Of a mixture: weights of experts, their logits, and what all rows have behind its gate.
     pub(super) mixture: [Buffer; 3],
     /// The gradient of the stream before the norm after a block, or that of rows which both sub-layers read.
@@ -278,12 +298,17 @@ pub struct Grads {
 }
 
 impl Grads {
+    /// Values that a thread works in between products, in the passes over sequences of at most `longest` rows.
+    pub fn scratch(h: &HParams, longest: usize) -> usize {
+        h.most(|l| attention::scratch(l.heads, longest).max(mixer::scratch(l, longest)))
+    }
+
     /// Bytes of the buffers for `n` rows, the longest sequence of them `longest`, with an adapter of that shape.
     pub fn bytes(h: &HParams, shape: Option<&Shape>, n: usize, longest: usize) -> usize {
         let wide = h.most(|l| l.ff.max(l.mixed(h.width)));
         let rows = wide + h.most(Layer::q_width) + 2 * h.most(Layer::kv_width) + h.width;
         let post = h.most(|l| usize::from(l.has.has(Role::PostAttnNorm) || l.has.has(Role::PostFfnNorm)));
-        let norms = h.most(|l| if l.has.has(Role::QNorm) { l.q_width() } else { 0 });
+        let norms = h.most(|l| if l.has.has(Role::QNorm) || l.gated { l.q_width() } else { 0 });
         let at = |of: fn(&Place) -> bool| shape.is_some_and(|s| s.slots.iter().any(|slot| of(&slot.place)));
         let rescales = shape.is_some_and(|s| s.needs.rescales);
         let attends = at(|p| matches!(p, Place::Attention(_)));
@@ -292,7 +317,7 @@ impl Grads {
         let heads = h.most(|l| attention::shared(l.heads, longest));
         let sum = h.most(|l| if l.form() == Form::Pre { 0 } else { h.width });
         let mixture: usize = (0..3).map(|i| h.most(|l| mixture::grads(h, l)[i])).sum();
-        let mixer = h.most(|l| mixer::grads(h, l, n));
+        let mixer: usize = (0..mixer::GRADS).map(|i| h.most(|l| mixer::grads(h, l, n, longest)[i])).sum();
         4 * (n * (rows + usize::from(own) * h.width + post * h.width + spare + sum + mixture) + heads + mixer)
     }
 }
@@ -435,6 +460,16 @@ fn attention_backward(
     let (n, l) = (a.n, &h.blocks[layer]);
     let (d, qw, kw) = (h.width, l.q_width(), l.kv_width());
     let datt = &mut g.wide[..n * qw];
+    if l.gated {
+        let (rows, dim) = (n * l.heads.q, l.heads.dim);
+        let ([both, read], _) = a.parts([Slot::In, Slot::Read]);
+        let gates = View::new(both, rows, 2 * dim).cols(dim..2 * dim);
+        let (dread, dboth) = (g.spare[0].room(n * qw), g.mixer[0].room(2 * n * qw));
+        let mut tiles = (Tile::new(dboth, rows, 2 * dim), Tile::new(dread, rows, dim));
+        let (read, dy) = (View::new(read, rows, dim), View::new(datt, rows, dim));
+        gate::backward(cx, gates, read, dy, &mut tiles.0.part(0..rows, dim..2 * dim), &mut tiles.1);
+        datt.copy_from_slice(dread);
+    }
     let adapted = !p.stack.at(Place::Attention(layer)).is_empty();
     let wants_lse = p.stack.needs_at(Place::Attention(layer)).lse;
     let ([q, k, v], extras) = a.parts([Slot::Q, Slot::K, Slot::V]);
@@ -479,11 +514,18 @@ fn attention_backward(
         if l.has.has(norm) {
             let draw = spare_q.room(n * heads * l.heads.dim);
             draw.fill(0.0);
-            let raw = by_heads(l, a.parts([raw]).0[0], n, heads);
+            let raw = by_heads(l, raw, a.parts([raw]).0[0], n, heads);
             doors::norm_backward(p, layer, norm, raw, dy, draw, target, work);
             dy.copy_from_slice(&draw[..n * heads * l.heads.dim]);
         }
     }
+    let dq = if l.gated {
+        let (dim, both) = (l.heads.dim, g.mixer[0].room(2 * n * qw));
+        both.chunks_exact_mut(2 * dim).zip(dq.chunks_exact(dim)).for_each(|(both, dq)| both[..dim].copy_from_slice(dq));
+        both
+    } else {
+        dq
+    };
     let ([n1], extras) = a.parts([Slot::N1]);
     let outs = [Out { role: Role::Q, y: dq }, Out { role: Role::K, y: dk }, Out { role: Role::V, y: dv }];
     doors::project_backward(p, layer, View::new(n1, n, d), outs, into, dn, extras, target, work);

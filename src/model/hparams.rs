@@ -1,10 +1,11 @@
 //! The hyper-parameters of a model and of each layer, read from metadata and checked.
 
 use super::Arch;
-use super::arch::Key;
+use super::arch::{Key, NEXT};
 use crate::error::{Error, Result};
 use crate::gguf::{Gguf, Value};
 use crate::nn::attention::{Heads, Sees};
+use crate::nn::delta;
 use crate::nn::experts::Router;
 use crate::nn::ffn::Act;
 use crate::nn::head::Finish;
@@ -23,6 +24,8 @@ pub struct HParams {
     pub arch: &'static Arch,
     /// Number of blocks.
     pub layers: usize,
+    /// Blocks of the file after these, which guess further tokens and are left out.
+    pub skipped: usize,
     /// Width of the residual stream.
     pub width: usize,
     /// The blocks.
@@ -76,6 +79,13 @@ pub enum Mixer {
         /// Taps of a channel, the row's own among them.
         taps: usize,
     },
+    /// A gated delta rule behind a short convolution, whose state is that of both.
+    Delta {
+        /// Taps of a channel, the row's own among them.
+        taps: usize,
+        /// Its heads.
+        heads: delta::Heads,
+    },
 }
 
 impl Mixer {
@@ -84,6 +94,7 @@ impl Mixer {
         match self {
             Mixer::Attention => Role::O,
             Mixer::Convolution { .. } => Role::ConvOut,
+            Mixer::Delta { .. } => Role::DeltaOut,
         }
     }
 
@@ -105,12 +116,26 @@ impl Mixer {
                 Role::QkvBias,
             ],
             Mixer::Convolution { .. } => CONVOLUTION,
+            Mixer::Delta { .. } => DELTA,
         }
     }
 }
 
 /// The tensors of a short convolution.
 pub const CONVOLUTION: &[Role] = &[Role::ConvIn, Role::Taps, Role::ConvOut];
+
+/// The tensors of a gated delta rule.
+pub const DELTA: &[Role] = &[
+    Role::DeltaIn,
+    Role::DeltaGate,
+    Role::Alpha,
+    Role::Beta,
+    Role::Taps,
+    Role::DecayRate,
+    Role::DecayBias,
+    Role::DeltaNorm,
+    Role::DeltaOut,
+];
 
 /// The experts of a feed-forward layer.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -132,6 +157,9 @@ pub struct Layer {
     pub rope: Option<usize>,
     /// What norms of queries and keys go over, if it has any.
     pub head_norm: HeadNorm,
+    /// Whether what its queries gather goes through gates, which the query projection makes: for each head its query, then
+    /// its gate.
+    pub gated: bool,
     /// What lets its rows see those before them. Without attention it has no heads.
     pub mixer: Mixer,
     /// Width of the feed-forward layer. In a mixture this is the expert that all rows have, or nothing.
@@ -164,12 +192,14 @@ impl Layer {
             HeadNorm::Shared => [self.heads.dim; 2],
             HeadNorm::Each | HeadNorm::Row => [queries, keys],
         };
-        let taps = match self.mixer {
-            Mixer::Attention => [0; 2],
-            Mixer::Convolution { taps } => [taps, width],
+        let (taps, delta) = match self.mixer {
+            Mixer::Attention => ([0; 2], [0; 2]),
+            Mixer::Convolution { taps } => ([taps, width], [0; 2]),
+            Mixer::Delta { taps, heads } => ([taps, heads.width()], [heads.values, heads.dim]),
         };
+        let asked = if self.gated { 2 * queries } else { queries };
         let (experts, expert_ff) = self.mixture.map_or((0, 0), |m| (m.router.experts, m.ff));
-        Sizes { width, queries, keys, ff: self.ff, gains, taps, experts, expert_ff }
+        Sizes { width, queries, asked, keys, ff: self.ff, gains, taps, delta, experts, expert_ff }
     }
 
     /// Width of what its mixer puts out, before the last projection.
@@ -177,6 +207,7 @@ impl Layer {
         match self.mixer {
             Mixer::Attention => self.q_width(),
             Mixer::Convolution { .. } => width,
+            Mixer::Delta { heads, .. } => heads.values * heads.dim,
         }
     }
 
@@ -185,6 +216,7 @@ impl Layer {
         match self.mixer {
             Mixer::Attention => 0,
             Mixer::Convolution { taps } => (taps - 1) * width,
+            Mixer::Delta { taps, heads } => (taps - 1) * heads.width() + heads.state(),
         }
     }
 
@@ -195,7 +227,8 @@ impl Layer {
 
     /// Whether a tensor belongs to a mixer other than its own.
     pub fn foreign(&self, role: Role) -> bool {
-        let all = [Mixer::Attention, Mixer::Convolution { taps: 0 }];
+        let none = delta::Heads { keys: 0, values: 0, dim: 0, eps: 0.0 };
+        let all = [Mixer::Attention, Mixer::Convolution { taps: 0 }, Mixer::Delta { taps: 0, heads: none }];
         let of = |mixer: &Mixer| mixer.roles().contains(&role);
         !of(&self.mixer) && all.iter().any(of)
     }
@@ -349,7 +382,7 @@ fn checked(key: &str, v: u64, min: u64, max: u64) -> Result<usize> {
 
 /// Keys of features that change what a model computes. A file with such a key is refused unless its architecture reads
 /// the key.
-const FEATURES: [&str; 2] = ["expert_count", "attention.sliding_window"];
+const FEATURES: [&str; 3] = ["expert_count", "attention.sliding_window", NEXT];
 
 impl HParams {
     /// # Errors
@@ -366,8 +399,11 @@ impl HParams {
     #[doc(hidden)]
     pub fn read_as(gguf: &Gguf, arch: &'static Arch) -> Result<HParams> {
         let mut keys = Keys { gguf, prefix: arch.name, layers: 0 };
-        let layers = keys.required("block_count", 10_000)?;
-        keys.layers = layers;
+        // Arrays in metadata have an entry for the blocks that are left out, too.
+        keys.layers = keys.required("block_count", 10_000)?;
+        let skipped =
+            if arch.reads.contains(&NEXT) { keys.whole(NEXT, keys.layers as u64 - 1)?.unwrap_or(0) } else { 0 };
+        let layers = keys.layers - skipped;
         let width = keys.required("embedding_length", 1 << 20)?;
         let ff = keys.each("feed_forward_length", 1, 1 << 22)?.ok_or_else(|| keys.missing("feed_forward_length"))?;
         let context = keys.required("context_length", u32::MAX as u64)?.min(MAX_CONTEXT as usize);
@@ -400,6 +436,7 @@ impl HParams {
             sees: Sees::Causal,
             rope: Some(0),
             head_norm: arch.head_norm,
+            gated: false,
             mixer: Mixer::Attention,
             ff,
             mixture: None,
@@ -410,8 +447,9 @@ impl HParams {
         let mut h = HParams {
             arch,
             layers,
+            skipped,
             width,
-            blocks: heads.into_iter().zip(ff).map(layer).collect(),
+            blocks: heads.into_iter().zip(ff).take(layers).map(layer).collect(),
             norm: Norm { kind: arch.norm, eps },
             context,
             ropes: vec![RopeParams { dims, base, scaling, factors: true }],

@@ -89,6 +89,7 @@ pub static SUPPORT: &[Support] = &[
     Support { arch: "starcoder2", models: "StarCoder2", logits: &["starcoder2"], ..DECODER },
     Support { arch: "gpt2", models: "GPT-2", logits: &["gpt2"], ..DECODER },
     Support { arch: "lfm2", models: "LFM2, LFM2.5", logits: &["lfm2"], ..DECODER },
+    Support { arch: "qwen35", models: "Qwen3.5, dense, text", chat: &["qwen3.5"], logits: &["qwen35"], ..DECODER },
     Support {
         arch: "qwen2moe",
         models: "Qwen1.5-MoE-A2.7B",

@@ -394,6 +394,7 @@ impl Weights {
         for tensor in gguf.tensors() {
             let name = &*tensor.name;
             let used = match in_block(name) {
+                Some((layer, _)) if (h.layers..h.layers + h.skipped).contains(&layer) => true,
                 Some((layer, _)) if layer >= h.layers => {
                     let blocks = format!("{} blocks, by the metadata", h.layers);
                     return Err(Error::mismatch(
@@ -442,7 +443,7 @@ impl Weights {
                 let what = match role.row().kind {
                     TensorKind::Matrix | TensorKind::Taps => "a matrix",
                     TensorKind::Experts => "matrices",
-                    TensorKind::Gain | TensorKind::Bias(_) => "a vector",
+                    TensorKind::Gain | TensorKind::Bias(_) | TensorKind::Numbers(_) => "a vector",
                 };
                 return Err(Error::mismatch(name, what, "nothing of that name"));
             }
@@ -462,7 +463,9 @@ impl Weights {
                         Tensor::Vector(values(matrix(&name, Some(rows / of.heads.dim), of.heads.dim)?, &name)?)
                     }
                     TensorKind::Taps => Tensor::Vector(values(matrix(&name, Some(rows), cols)?, &name)?),
-                    TensorKind::Gain | TensorKind::Bias(_) => Tensor::Vector(vector(&name, rows)?),
+                    TensorKind::Gain | TensorKind::Bias(_) | TensorKind::Numbers(_) => {
+                        Tensor::Vector(vector(&name, rows)?)
+                    },
                 });
             }
             blocks.push(block);

@@ -19,7 +19,7 @@ use crate::model::block::Grads;
 use crate::model::doors::Workspace;
 use crate::model::weights::Offsets;
 use crate::model::{self, ActType, Acts, Model, Pooling};
-use crate::nn::{attention, head, linear};
+use crate::nn::{head, linear};
 use std::prelude::v1::*;
 
 /// What is trained.
@@ -153,7 +153,7 @@ pub struct Plan {
     pub rounded: usize,
     /// Scratch memory of the threads: for each the larger of the next two.
     pub scratch: usize,
-    /// A thread's tiles of attention.
+    /// A thread's tiles of attention, or states of a delta rule.
     pub attention: usize,
     /// A thread's decoded rows, or the adapter's scratch for its factors.
     pub decoded: usize,
@@ -272,7 +272,7 @@ impl Run<'_> {
         let store = if self.activation_cache && lowest > 0 { ActivationCache::bytes(h.width, n) } else { 0 };
 
         let (precision, meeting) = (self.config.precision, if texts { 0 } else { targets.min(self.config.slice) });
-        let attention = f * h.most(|l| attention::scratch(l.heads, longest));
+        let attention = f * Grads::scratch(h, longest);
         let products = m.weights.blocks[lowest.min(h.layers - 1)..].iter().flat_map(|block| block.products());
         let of = |w| linear::scratch(precision, w, n, threads);
         let head = match texts {

@@ -233,3 +233,42 @@ fn gemma3_scales_scores_by_its_depth() {
         assert!(scales.eq((0..layers).map(|_| 1.0 / (divisor as f32).sqrt())));
     }
 }
+
+/// What the file has beside the decoder, to guess further tokens, is no part of it; elsewhere it would be missed.
+#[test]
+fn blocks_that_guess_further_tokens_are_left_out() {
+    let sketch = |arch: &str, more: usize| {
+        let mut sketch = tiny::Sketch::new(Arch::by_name(arch).unwrap(), 5, true);
+        sketch.keys.push(("nextn_predict_layers", (more as u32).into()));
+        tiny::Sketch { layers: 2 + more, ..sketch }
+    };
+    let logits = |more: usize| {
+        let model = sketch("qwen35", more).model(1);
+        assert_eq!((model.hparams.layers, model.hparams.skipped), (2, more));
+        let mut session = Session::new(&model, SessionConfig { context: 8, ..Default::default() }).unwrap();
+        session.feed(&[3, 1, 4, 1, 5]).unwrap().to_vec()
+    };
+    assert_eq!(logits(1), logits(0));
+    let refused = |sketch: tiny::Sketch| {
+        let gguf = Gguf::parse(Bytes::from(sketch.bare()), &Limits::default()).unwrap();
+        mynah::model::HParams::read(&gguf).err().unwrap().to_string()
+    };
+    assert!(refused(sketch("llama", 1)).contains("llama.nextn_predict_layers"));
+    let with = |name: &'static str, value: u32| {
+        let mut sketch = tiny::Sketch::new(Arch::by_name("qwen35").unwrap(), 5, true);
+        sketch.keys.retain(|(key, _)| *key != name);
+        sketch.keys.push((name, value.into()));
+        refused(sketch)
+    };
+    for (name, value) in [
+        ("nextn_predict_layers", 2),
+        ("ssm.conv_kernel", 1),
+        ("ssm.group_count", 3),
+        ("ssm.inner_size", 25),
+        ("ssm.state_size", 0),
+        ("full_attention_interval", 0),
+    ] {
+        let why = with(name, value);
+        assert!(why.contains(&format!("qwen35.{name}")), "{why}");
+    }
+}

@@ -303,7 +303,8 @@ fn threads_and_kept_activations_change_no_bit() {
         bits.extend(trainer.grads().iter().map(|g| g.to_bits()));
         bits
     };
-    let cases = [("llama", false), ("llama", true), ("lfm2", false), ("lfm2", true), ("qwen2moe", false)];
+    let cases =
+        [("llama", false), ("llama", true), ("lfm2", false), ("lfm2", true), ("qwen35", true), ("qwen2moe", false)];
     for (arch, full) in cases {
         let want = run(arch, 1, Recompute::None, full);
         for (threads, recompute) in

@@ -50,7 +50,7 @@ fn long(arch: &str, threads: usize) -> Model {
 
 #[test]
 fn a_fork_has_read_what_its_parent_has() {
-    for (arch, caches) in [("llama", &CACHES[..]), ("lfm2", &CACHES[..1])] {
+    for (arch, caches) in [("llama", &CACHES[..]), ("lfm2", &CACHES[..1]), ("qwen35", &CACHES[..1])] {
         forks_have_read(&long(arch, 2), caches);
     }
 }
@@ -110,7 +110,7 @@ fn a_shared_prefix_is_stored_once() {
 
 #[test]
 fn a_snapshot_brings_everything_back() {
-    ["gemma3", "lfm2", "olmoe"].iter().for_each(|arch| snapshots_bring_everything_back(arch));
+    ["gemma3", "lfm2", "qwen35", "olmoe"].iter().for_each(|arch| snapshots_bring_everything_back(arch));
 }
 
 fn snapshots_bring_everything_back(arch: &str) {
@@ -147,7 +147,7 @@ fn snapshots_bring_everything_back(arch: &str) {
 
 #[test]
 fn what_was_cut_is_not_answered_from() {
-    for arch in ["llama", "gemma3", "lfm2"] {
+    for arch in ["llama", "gemma3", "lfm2", "qwen35"] {
         let model = long(arch, 2);
         for cache in CACHES {
             let all = tokens(1, 2 * PAGE);
@@ -156,7 +156,10 @@ fn what_was_cut_is_not_answered_from() {
             for at in [2 * PAGE - 1, PAGE + 3, PAGE, 40, 1, 0] {
                 let left = session.truncate(at);
                 assert_eq!((session.position(), session.logits()), (left, &[][..]));
-                assert!(left == at || left < at && arch == "lfm2", "{arch} goes back to {left} for {at}");
+                assert!(
+                    left == at || left < at && ["lfm2", "qwen35"].contains(&arch),
+                    "{arch} goes back to {left} for {at}"
+                );
                 session.truncate(at + 5); // is no way back
                 assert_eq!(session.position(), left);
                 let mut fresh = Session::new(&model, config(cache, 3 * PAGE)).unwrap();
@@ -253,7 +256,7 @@ fn a_text_is_cut_where_states_are_kept() {
 
 #[test]
 fn company_changes_no_bit() {
-    for arch in ["llama", "qwen3", "gemma3", "lfm2", "qwen2moe", "olmoe"] {
+    for arch in ["llama", "qwen3", "gemma3", "lfm2", "qwen35", "qwen2moe", "olmoe"] {
         let row = ARCHES.iter().find(|a| a.name == arch).unwrap();
         let mut sketch = Sketch::new(row, 3, true).full();
         for (format, cache, precision) in
@@ -342,20 +345,24 @@ fn a_prompt_stops_between_chunks() {
 
 #[test]
 fn a_token_takes_no_memory() {
-    ["llama", "lfm2", "qwen2moe"].iter().for_each(|arch| tokens_take_no_memory(arch));
+    for arch in ["llama", "lfm2", "qwen35", "qwen2moe"] {
+        [1, 2].iter().for_each(|threads| tokens_take_no_memory(arch, *threads));
+    }
 }
 
-fn tokens_take_no_memory(arch: &str) {
-    let model = long(arch, 2);
-    let mut session = Session::new(&model, config(CacheType::F16, 2 * PAGE)).unwrap();
+fn tokens_take_no_memory(arch: &str, threads: usize) {
+    let model = long(arch, threads);
+    let mut session = Session::new(&model, config(CacheType::F16, 4 * PAGE)).unwrap();
     session.attach(adapters(&model)[0].clone(), 1.0).unwrap();
-    let all = tokens(1, PAGE + 50);
-    session.feed(&all[..40]).unwrap();
-    // A thread takes its scratch at its first part of each kind, which may be another thread's for a few tokens.
-    let mut feed = |tokens: &[u32]| tokens.iter().for_each(|t| _ = session.feed(&[*t]).unwrap());
-    feed(&all[40..80]);
-    let ((), most) = alloc::largest(|| feed(&all[80..]));
-    assert_eq!(most, 0, "bytes reserved at once while decoding with {arch}");
+    let (all, rounds) = (tokens(1, 70), if threads == 1 { 1 } else { 6 });
+    session.feed(&all[..41]).unwrap();
+    // A thread takes its scratch at its first part of each kind, which may be another thread's for some rounds.
+    let mut round = |tokens: &[u32]| alloc::largest(|| tokens.iter().for_each(|t| _ = session.feed(&[*t]).unwrap())).1;
+    if threads == 1 {
+        round(&all[..1]);
+    }
+    let most: Vec<usize> = (0..rounds).map(|_| round(&all)).collect();
+    assert!(most.contains(&0), "bytes reserved at once while decoding with {arch}: {most:?}");
 }
 
 /// Five of six layers see the last 40 positions.

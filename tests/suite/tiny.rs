@@ -5,7 +5,7 @@ use mynah::adapter::{Kind, Spec};
 use mynah::bytes::{Bytes, Limits};
 use mynah::gguf::{Gguf, Value, Writer};
 use mynah::kernel::{Compute, Pool};
-use mynah::model::hparams::{CONVOLUTION, HeadNorm};
+use mynah::model::hparams::{CONVOLUTION, DELTA, HeadNorm};
 use mynah::model::weights::Key;
 use mynah::model::{Arch, HParams, Model};
 use mynah::nn::norm;
@@ -75,9 +75,21 @@ impl Sketch {
         if arch.name == "granite" {
             keys.push(("logit_scale", 2.5f32.into()));
         }
-        if arch.may.contains(&Role::Taps) {
+        if arch.may.contains(&Role::ConvIn) {
             keys.push(("shortconv.l_cache", 3u32.into()));
             more.extend_from_slice(CONVOLUTION);
+        }
+        if arch.may.contains(&Role::DeltaIn) {
+            let sizes = [
+                ("ssm.conv_kernel", 3u32),
+                ("ssm.state_size", 6),
+                ("ssm.group_count", 2),
+                ("ssm.time_step_rank", 4),
+                ("ssm.inner_size", 24),
+            ];
+            keys.extend(sizes.map(|(name, size)| (name, size.into())));
+            keys.push(("full_attention_interval", 2u32.into()));
+            more.extend_from_slice(DELTA);
         }
         if arch.needs.contains(&Role::Router) {
             let sizes = [("expert_count", 4u32), ("expert_used_count", 2), ("expert_feed_forward_length", 32)];
@@ -109,7 +121,7 @@ impl Sketch {
         }
         // Where a layer may have a convolution, every second has attention.
         let kv: Vec<u32> = (0..self.layers).map(|i| if i % 2 == 0 { 0 } else { KV_HEADS as u32 }).collect();
-        match self.arch.may.contains(&Role::Taps) {
+        match self.arch.may.contains(&Role::ConvIn) {
             true => w.set(key("attention.head_count_kv"), &kv[..]),
             false => w.set(key("attention.head_count_kv"), KV_HEADS as u32),
         };
@@ -147,15 +159,20 @@ impl Sketch {
         once
     }
 
+    /// The bytes of a file without tensors.
+    pub fn bare(&self) -> Vec<u8> {
+        self.metadata().finish().unwrap()
+    }
+
     /// The bytes of the file.
     pub fn file(&self) -> Vec<u8> {
-        let bare = Gguf::parse(Bytes::from(self.metadata().finish().unwrap()), &Limits::default()).unwrap();
+        let bare = Gguf::parse(Bytes::from(self.bare()), &Limits::default()).unwrap();
         let h = HParams::read_as(&bare, self.arch).unwrap();
         let (mut rng, mut w) = (Rng(self.seed), self.metadata());
         let mut tensor = |name: String, dims: &[usize], base: f32, spread: f32| {
             let n = dims.iter().product();
             let values: Vec<f32> = (0..n).map(|_| base + rng.unit() * spread).collect();
-            let gain = dims.len() == 1 || name.contains("_norm.") || name.contains(".conv.") || name.contains("_inp");
+            let gain = dims.len() == 1 || name.contains("_norm.") || name.contains("conv") || name.contains("_inp");
             let format = Format::by_name(if gain { "F32" } else { &self.format }).unwrap();
             let mut bytes = vec![0; format.row_bytes(values.len()).unwrap()];
             format.encode.unwrap()(&values, &mut bytes);
@@ -184,6 +201,10 @@ impl Sketch {
                         tensor(name, &[layer.heads.dim, rows / layer.heads.dim], 1.0, 0.3);
                     }
                     TensorKind::Gain => tensor(name, &[rows], 1.0, 0.3),
+                    TensorKind::Numbers(_) => {
+                        let base = if role == Role::DecayRate { -1.0 } else { 0.0 };
+                        tensor(name, &[rows], base, 0.5);
+                    }
                     TensorKind::Bias(_) => tensor(name, &[rows], 0.0, 0.3),
                     TensorKind::Taps => tensor(name, &[cols, rows], 0.0, 0.6),
                     TensorKind::Experts => tensor(name, &[cols, rows, sizes.experts], 0.0, 0.3),
@@ -202,6 +223,9 @@ impl Sketch {
         }
         if !self.tied {
             tensor("output.weight".into(), &[WIDTH, VOCAB], 0.0, 0.5);
+        }
+        for l in h.layers..h.layers + h.skipped {
+            tensor(format!("blk.{l}.nextn.eh_proj.weight"), &[2 * WIDTH, WIDTH], 0.0, 0.3);
         }
         if self.factors {
             tensor("rope_freqs.weight".into(), &[h.ropes[0].dims / 2], 1.5, 0.5);

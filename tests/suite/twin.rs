@@ -6,6 +6,7 @@ use mynah::model::hparams::{Form, HeadNorm, Layer, Mixer, Mixture, RopeParams};
 use mynah::model::weights::{Key, Offsets};
 use mynah::model::{HParams, Model, Pooling};
 use mynah::nn::attention::{Heads, Sees};
+use mynah::nn::delta;
 use mynah::nn::norm::Kind;
 use mynah::nn::rope::Pairing;
 use mynah::quant::Matrix;
@@ -275,6 +276,46 @@ impl Pass<'_, '_> {
         (0..rows.len()).map(|t| (0..d).map(|i| rows[t][d + i] * v(t, i)).collect()).collect()
     }
 
+    /// What a gated delta rule reads, normed and through its gate: every head of every row by the state that the rows up to
+    /// it have made.
+    fn delta(&self, layer: usize, len: usize, heads: delta::Heads, x: &[Row]) -> Vec<Row> {
+        let delta::Heads { keys, values, dim, eps } = heads;
+        let vector = |role| self.vector(layer, role).unwrap();
+        let (rows, z) = (self.product(layer, Role::DeltaIn, x), self.product(layer, Role::DeltaGate, x));
+        let (alpha, beta) = (self.product(layer, Role::Alpha, x), self.product(layer, Role::Beta, x));
+        let silu = |v: f64| v / (1.0 + (-v).exp());
+        let taps = vector(Role::Taps);
+        let convolved = |t: usize, i: usize| -> f64 {
+            silu(
+                (0..len).filter(|back| *back <= t).map(|back| taps[i * len + len - 1 - back] * rows[t - back][i]).sum(),
+            )
+        };
+        let c: Vec<Row> = (0..rows.len()).map(|t| (0..rows[0].len()).map(|i| convolved(t, i)).collect()).collect();
+        let mut read = vec![];
+        let mut states = vec![vec![vec![0.0; dim]; dim]; values];
+        for (t, row) in c.iter().enumerate() {
+            for (h, state) in states.iter_mut().enumerate() {
+                let part = |head: usize| &row[head * dim..(head + 1) * dim];
+                let unit = |x: &[f64]| -> Row {
+                    let length = (dot(x, x) + f64::from(eps)).sqrt();
+                    x.iter().map(|v| v / length).collect()
+                };
+                let (q, k, v) = (unit(part(h % keys)), unit(part(keys + h % keys)), part(2 * keys + h));
+                let rate = vector(Role::DecayRate)[h] * (alpha[t][h] + vector(Role::DecayBias)[h]).exp().ln_1p();
+                let open = 1.0 / (1.0 + (-beta[t][h]).exp());
+                state.iter_mut().flatten().for_each(|s| *s *= rate.exp());
+                for (state, v) in state.iter_mut().zip(v) {
+                    let by = open * (v - dot(state, &k));
+                    state.iter_mut().zip(&k).for_each(|(s, k)| *s += by * k);
+                }
+                read.push(state.iter().map(|s| dot(s, &q) / (dim as f64).sqrt()).collect::<Row>());
+            }
+        }
+        let normed = self.norms(layer, Role::DeltaNorm, &read).concat();
+        let gated: Vec<f64> = normed.iter().zip(z.iter().flatten()).map(|(y, z)| y * silu(*z)).collect();
+        gated.chunks_exact(values * dim).map(|row| row.to_vec()).collect()
+    }
+
     /// What the experts make of each row, and `all`, what one makes of all rows, behind its gate.
     fn mixture(&self, layer: usize, Mixture { router, .. }: Mixture, x: &[Row], all: Vec<Row>) -> Vec<Row> {
         let logits = self.product(layer, Role::Router, x);
@@ -385,11 +426,26 @@ impl Pass<'_, '_> {
             let x = normed(Role::AttnNorm, &rows);
             let att = match l.mixer {
                 Mixer::Convolution { taps } => self.convolution(layer, taps, &x),
+                Mixer::Delta { taps, heads } => self.delta(layer, taps, heads, &x),
                 Mixer::Attention => {
                     let [q, k, v] = self.products(layer, [Role::Q, Role::K, Role::V], &x);
+                    // Of each head first the query and then its gate.
+                    let half = |rows: &[Row], which: usize| -> Vec<Row> {
+                        let half = |row: &Row| {
+                            row.chunks_exact(2 * l.heads.dim)
+                                .flat_map(|both| both[which * l.heads.dim..][..l.heads.dim].to_vec())
+                                .collect()
+                        };
+                        rows.iter().map(half).collect()
+                    };
+                    let gates = if l.gated { half(&q, 1) } else { vec![] };
+                    let q = if l.gated { half(&q, 0) } else { q };
                     let (q, k) = (self.rotated(layer, Role::QNorm, q), self.rotated(layer, Role::KNorm, k));
                     let (mut att, lse) = self.attention(l, &q, &k, &v);
                     self.change_with(Place::Attention(layer), &q, &mut att, &lse);
+                    for (att, gate) in att.iter_mut().flatten().zip(gates.iter().flatten()) {
+                        *att /= 1.0 + (-gate).exp();
+                    }
                     att
                 }
             };

@@ -20,7 +20,7 @@ pub static KIND: Kind = Kind {
     about: "small layers after attention and the feed-forward layer",
     rate: 1e-3,
     knobs: &[Setting::whole(&SIZE, 16), Setting::real(&FACTOR, 1.0)],
-    targets: &[Role::ConvOut, Role::O, Role::Down],
+    targets: &[Role::ConvOut, Role::DeltaOut, Role::O, Role::Down],
     shape: |spec, base| direct::shape(spec, base, &PLAN),
     create: |spec, base| Direct::create(spec, base, &PLAN, Serial),
     read: |stored| Direct::read(stored, &PLAN, Serial),
