@@ -1,7 +1,7 @@
 //! The activations of a block, each once, and how they are saved until the backward pass.
 
 use super::hparams::{Layer, Mixer};
-use super::{HParams, mixer};
+use super::HParams;
 use crate::adapter::Place;
 use crate::kernel::{Buffer, Compute, Tile, View};
 use crate::quant::float;
@@ -107,17 +107,17 @@ fn only(l: &Layer, role: Role, width: usize) -> usize {
 /// Every activation of a block, in the order of [`Slot`].
 pub static SLOTS: [SlotRow; Slot::COUNT] = [
     slot(Slot::N1, |h, _| h.width, |_| false),
-    slot(Slot::In, mixer::input, |_| true),
+    slot(Slot::In, |h, l| l.mixer_input(h.width), |_| true),
     slot(Slot::MixerGate, |h, l| only(l, Role::DeltaGate, l.mixed(h.width)), |_| true),
-    slot(Slot::Alpha, mixer::heads, |_| true),
-    slot(Slot::Beta, mixer::heads, |_| true),
-    slot(Slot::Convolved, |h, l| if l.has.has(Role::DeltaIn) { mixer::input(h, l) } else { 0 }, |_| false),
+    slot(Slot::Alpha, |_, l| l.delta_heads(), |_| true),
+    slot(Slot::Beta, |_, l| l.delta_heads(), |_| true),
+    slot(Slot::Convolved, |h, l| only(l, Role::DeltaIn, l.mixer_input(h.width)), |_| false),
     slot(Slot::RawQ, |_, l| if l.gated { 0 } else { only(l, Role::QNorm, l.q_width()) }, |_| true),
     slot(Slot::RawK, |_, l| only(l, Role::KNorm, l.kv_width()), |_| true),
     slot(Slot::Q, |_, l| l.q_width(), |l| !l.has.has(Role::QNorm) && !l.gated),
     slot(Slot::K, |_, l| l.kv_width(), |l| !l.has.has(Role::KNorm)),
     slot(Slot::V, |_, l| l.kv_width(), |_| true),
-    slot(Slot::Read, |h, l| if mixer::gated(l) { l.mixed(h.width) } else { 0 }, |_| true),
+    slot(Slot::Read, |h, l| if l.opens() { l.mixed(h.width) } else { 0 }, |_| true),
     slot(Slot::Normed, |h, l| only(l, Role::DeltaNorm, l.mixed(h.width)), |_| false),
     slot(Slot::Att, |h, l| l.mixed(h.width), |l| l.mixer == Mixer::Attention && !l.gated),
     slot(Slot::AttOut, |h, l| only(l, Role::PostAttnNorm, h.width), |_| true),

@@ -202,6 +202,26 @@ impl Layer {
         Sizes { width, queries, asked, keys, ff: self.ff, gains, taps, delta, experts, expert_ff }
     }
 
+    /// Width of what its mixer goes over, after the projection: queries with their gates, if attention has gates.
+    pub fn mixer_input(&self, width: usize) -> usize {
+        match self.mixer {
+            Mixer::Attention if self.gated => 2 * self.q_width(),
+            Mixer::Attention => 0,
+            Mixer::Convolution { .. } => 3 * width,
+            Mixer::Delta { heads, .. } => heads.width(),
+        }
+    }
+
+    /// Heads of its delta rule, or none.
+    pub fn delta_heads(&self) -> usize {
+        if let Mixer::Delta { heads, .. } = self.mixer { heads.values } else { 0 }
+    }
+
+    /// Whether what its mixer reads goes through a gate behind it.
+    pub fn opens(&self) -> bool {
+        self.gated || matches!(self.mixer, Mixer::Delta { .. })
+    }
+
     /// Width of what its mixer puts out, before the last projection.
     pub fn mixed(&self, width: usize) -> usize {
         match self.mixer {

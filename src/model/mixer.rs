@@ -16,26 +16,6 @@ use crate::nn::linear::Accumulate;
 use crate::role::Role;
 use std::prelude::v1::*;
 
-/// Width of what a mixer goes over after its projection: queries with their gates, if attention has gates.
-pub fn input(h: &HParams, l: &Layer) -> usize {
-    match l.mixer {
-        Mixer::Attention if l.gated => 2 * l.q_width(),
-        Mixer::Attention => 0,
-        Mixer::Convolution { .. } => 3 * h.width,
-        Mixer::Delta { heads, .. } => heads.width(),
-    }
-}
-
-/// Heads of a delta rule.
-pub fn heads(_: &HParams, l: &Layer) -> usize {
-    if let Mixer::Delta { heads, .. } = l.mixer { heads.values } else { 0 }
-}
-
-/// Whether what a mixer read goes through a gate behind it.
-pub fn gated(l: &Layer) -> bool {
-    l.gated || matches!(l.mixer, Mixer::Delta { .. })
-}
-
 /// From `N1` to `Att`.
 pub fn forward(p: &Pass, layer: usize, caches: Option<&mut (dyn Caches + '_)>, a: &mut Acts, work: &mut Workspace) {
     let (n, d, l) = (a.n, p.model.hparams.width, &p.model.hparams.blocks[layer]);
@@ -237,7 +217,7 @@ pub const GRADS: usize = 5;
 
 /// Values of these for `n` rows, the longest sequence of them `longest`.
 pub fn grads(h: &HParams, l: &Layer, n: usize, longest: usize) -> [usize; GRADS] {
-    let rows = n * input(h, l);
+    let rows = n * l.mixer_input(h.width);
     match l.mixer {
         Mixer::Attention | Mixer::Convolution { .. } => [rows, 0, 0, 0, 0],
         Mixer::Delta { heads, .. } => {

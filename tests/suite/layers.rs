@@ -107,6 +107,7 @@ const NAMED: &[(&str, &str, &str)] = &[
     ("app/feedback.rs", "prompt", "a key of rows of data"),
     ("text/split.rs", "qwen2", "the name of a pre-tokenizer in files"),
     ("text/split.rs", "lfm2", "the same"),
+    ("text/split.rs", "qwen35", "the same"),
     ("text/load.rs", "llama", "the name of a tokenizer in files, not of an architecture"),
     ("text/load.rs", "gpt2", "the same"),
     ("text/load.rs", "bert", "the same"),
