@@ -149,7 +149,7 @@ pub struct Row {
     pub short: &'static str,
     /// Its name in GGUF files, without block and suffix.
     pub gguf: &'static str,
-    /// Its path in a Hugging Face block.
+    /// Its usual path in a Hugging Face block.
     pub hf: &'static str,
     /// The kind of tensor.
     pub kind: TensorKind,
@@ -300,7 +300,7 @@ impl Role {
         self.row().gguf
     }
 
-    /// Its path in a Hugging Face block: `self_attn.q_proj`.
+    /// Its usual path in a Hugging Face block: `self_attn.q_proj`.
     pub fn hf(self) -> &'static str {
         self.row().hf
     }

@@ -72,6 +72,8 @@ pub struct Base {
     pub width: usize,
     /// The tensors of each block.
     pub shapes: Vec<Shapes>,
+    /// Paths of matrices in Hugging Face blocks, where they are not the usual ones.
+    pub hf: &'static [(&'static str, Role)],
     /// Whether rows of q and k come in neighbouring pairs (the NORM layout of GGUF files for llama-like architectures),
     /// so that rows of Hugging Face files, which pair the halves of a head, must be reordered.
     pub paired_rows: bool,
@@ -93,6 +95,12 @@ impl Base {
     /// Number of blocks.
     pub fn layers(&self) -> usize {
         self.shapes.len()
+    }
+
+    /// The path of a matrix in a Hugging Face block: `self_attn.q_proj`.
+    pub fn hf(&self, role: Role) -> &'static str {
+        let own = self.hf.iter().find(|(_, r)| *r == role);
+        own.map_or(role.hf(), |(path, _)| path)
     }
 
     /// Input and output width of a tensor.

@@ -1,7 +1,8 @@
 //! LoRA adapters as Hugging Face PEFT saves them: `adapter_config.json` and `adapter_model.safetensors`.
 //!
 //! Ranks are those of the tensors and must agree with the configuration. Every other option that changes what a LoRA
-//! computes is refused by name. Rows of q and k are put into the order of GGUF files.
+//! computes is refused by name. Modules are called as the architecture's blocks call them. Rows of q and k are put into the
+//! order of GGUF files.
 
 use super::json::Json;
 use super::kinds::lora::Lora;
@@ -77,7 +78,7 @@ pub fn read(config: &[u8], tensors: Bytes, base: &Base, limits: &Limits) -> Resu
     let mut halves: BTreeMap<Site, [Option<&Tensor>; 2]> = BTreeMap::new();
     let mut unknown: Vec<&str> = Vec::new();
     for tensor in file.tensors() {
-        match place(&tensor.name) {
+        match place(&tensor.name, base) {
             Some((site, half)) => {
                 let before = halves.entry(site).or_default()[half].replace(tensor);
                 if let Some(before) = before {
@@ -111,12 +112,12 @@ pub fn read(config: &[u8], tensors: Bytes, base: &Base, limits: &Limits) -> Resu
                 return Err(Error::mismatch(what, format!("{wanted:?}"), format!("{:?}", tensor.shape)));
             }
         }
-        let said = pattern(&config.ranks, *site).unwrap_or(config.rank as f64);
+        let said = pattern(&config.ranks, *site, base).unwrap_or(config.rank as f64);
         if said != rank as f64 {
             return Err(Error::mismatch(format!("rank of {site}"), said, rank));
         }
         Limits::check("rank", rank, limits.rank)?;
-        let alpha = pattern(&config.alphas, *site).unwrap_or(config.alpha) as f32;
+        let alpha = pattern(&config.alphas, *site, base).unwrap_or(config.alpha) as f32;
         slots.push(Slot::new(*site, base, rank as usize, alpha, config.stabilised)?);
     }
     Lora::assemble(slots, config.stabilised, |slot, a, b| {
@@ -137,20 +138,20 @@ pub fn read(config: &[u8], tensors: Bytes, base: &Base, limits: &Limits) -> Resu
 }
 
 /// Where a tensor belongs, and whether it is A (0) or B (1).
-fn place(name: &str) -> Option<(Site, usize)> {
+fn place(name: &str, base: &Base) -> Option<(Site, usize)> {
     let path = PREFIXES.iter().find_map(|p| name.strip_prefix(p).filter(|rest| rest.starts_with("layers.")))?;
     let path = path.strip_suffix(".weight")?;
     let path = path.strip_suffix(".default").unwrap_or(path);
     let halves = [path.strip_suffix(".lora_A"), path.strip_suffix(".lora_B")];
     let half = halves.iter().position(Option::is_some)?;
     // `model.` replaces the path before `layers`, which was checked.
-    Some((Site::by_hf(&format!("model.{}", halves[half]?))?, half))
+    Some((Site::by_hf(&format!("model.{}", halves[half]?), base)?, half))
 }
 
 /// The first pattern that matches the last names of the module. PEFT's patterns are regular expressions; in practice
 /// they are names.
-fn pattern(patterns: &[(String, f64)], site: Site) -> Option<f64> {
-    let module = format!("model.layers.{}.{}", site.layer, site.role.hf());
+fn pattern(patterns: &[(String, f64)], site: Site, base: &Base) -> Option<f64> {
+    let module = format!("model.layers.{}.{}", site.layer, base.hf(site.role));
     let fits = |p: &str| module.strip_suffix(p).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
     patterns.iter().find(|(p, _)| fits(p)).map(|(_, value)| *value)
 }

@@ -152,10 +152,11 @@ impl Site {
         Some(Site { layer: number(layer)?, role: Role::matrices().find(|r| r.gguf() == role)? })
     }
 
-    /// The site at the end of a Hugging Face module path: `….layers.3.mlp.up_proj`.
-    pub fn by_hf(path: &str) -> Option<Site> {
-        let role = Role::matrices().find(|r| path.strip_suffix(r.hf()).is_some_and(|rest| rest.ends_with('.')))?;
-        let (before, layer) = path.strip_suffix(role.hf())?.strip_suffix('.')?.rsplit_once('.')?;
+    /// The site at the end of a Hugging Face module path of this model: `….layers.3.mlp.up_proj`.
+    pub fn by_hf(path: &str, base: &Base) -> Option<Site> {
+        let before = |role: Role| path.strip_suffix(base.hf(role))?.strip_suffix('.');
+        let (role, before) = Role::matrices().find_map(|role| Some((role, before(role)?)))?;
+        let (before, layer) = before.rsplit_once('.')?;
         let parent = before.rsplit('.').next()?;
         Some(Site { layer: number(layer).filter(|_| parent == "layers")?, role })
     }
@@ -333,11 +334,21 @@ mod tests {
 
     #[test]
     fn every_spelling_names_its_layer() {
+        let base = Base {
+            architecture: "any".into(),
+            width: 0,
+            shapes: Vec::new(),
+            hf: &[],
+            paired_rows: false,
+            fingerprint: [0; 32],
+            tokenizer: [0; 32],
+            frozen: None,
+        };
         for role in Role::matrices() {
             let site = Site { layer: 12, role };
             assert_eq!(Site::by_gguf(&site.to_string()), Some(site));
             let path = format!("base_model.model.model.layers.12.{}", role.hf());
-            assert_eq!(Site::by_hf(&path), Some(site));
+            assert_eq!(Site::by_hf(&path, &base), Some(site));
             for name in [role.row().short, role.gguf(), role.hf()] {
                 assert_eq!(parse_targets(name).unwrap(), [role]);
             }
@@ -348,7 +359,7 @@ mod tests {
             assert_eq!(Site::by_gguf(bad), None, "{bad}");
         }
         for bad in ["layers.1.xself_attn.q_proj", "layer.1.mlp.up_proj", "layers.a.mlp.up_proj", "mlp.up_proj"] {
-            assert_eq!(Site::by_hf(bad), None, "{bad}");
+            assert_eq!(Site::by_hf(bad, &base), None, "{bad}");
         }
     }
 

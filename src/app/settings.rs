@@ -160,8 +160,11 @@ impl Settings {
         }
         if !model.hparams.causal() {
             let names = OBJECTIVES.iter().filter(|k| k.shape == Shape::Contrast).map(|k| k.name);
-            let (name, usable) = (model.hparams.arch.name, names.collect::<Vec<_>>().join(", "));
-            let what = format!("{}: {name} makes embeddings and predicts no token; it learns by {usable}", kind.name);
+            let (name, usable) = (model.hparams.arch.name, names.collect::<Vec<_>>().join(" or "));
+            let what = format!(
+                "{}: {name} makes embeddings (mynah embed) and predicts no token; it learns with --objective {usable}",
+                kind.name
+            );
             return Err(Error::unsupported("objective of this model", what));
         }
         Ok(())

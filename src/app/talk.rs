@@ -309,7 +309,8 @@ impl Talk {
         &self.stack
     }
 
-    /// All turns, the system's first if there is one. An answer that is being made is not among them yet.
+    /// All turns, the system's first if there is one. An answer that is being made is not among them yet. Where the template
+    /// opens a thought for the model, the answer's turn may begin with that: see [`Template::answer`].
     ///
     /// ```
     /// # fn main() -> mynah::Result<()> {
@@ -562,7 +563,7 @@ impl Talk {
                 _ => self.others.clear(),
             }
             self.ended = said.ended();
-            messages.push(Message::new(ASSISTANT, said.text.as_str()));
+            messages.push(self.template.answer(&self.mynah.tokenizer, &messages, &said.text));
             self.messages = messages;
         }
         self.said = Some(said);

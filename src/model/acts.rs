@@ -194,7 +194,7 @@ impl Acts {
         (slots.map(|buffer| &mut buffer[..]), &mut self.extras)
     }
 
-    /// The costly activations of a layer: buffers, widths, and the types that they are saved in.
+    /// The costly activations that a layer has: buffers, widths, and the types that they are saved in.
     fn costly<'a>(
         &'a mut self,
         h: &'a HParams,
@@ -202,7 +202,9 @@ impl Acts {
         extras: &'a [Extra],
         act_type: ActType,
     ) -> impl Iterator<Item = (&'a mut Buffer, usize, ActType)> {
-        let slots = self.slots.iter_mut().zip(&SLOTS).filter(|(_, row)| (row.costly)(layer));
+        // Buffers of other layers stay where they are.
+        let has = move |row: &SlotRow| (row.costly)(layer) && (row.width)(h, layer) > 0;
+        let slots = self.slots.iter_mut().zip(&SLOTS).filter(move |(_, row)| has(row));
         let all = self.extras.iter_mut().enumerate();
         let more = all.filter_map(move |(door, b)| Some((b, extras.iter().find(|e| e.0 == door)?.1, act_type)));
         slots.map(move |(b, row)| (b, (row.width)(h, layer), row.saved_as(act_type))).chain(more)

@@ -71,6 +71,8 @@ pub struct Arch {
     pub may: &'static [Role],
     /// Names in its files that have another role than in the table of roles.
     pub bind: &'static [(&'static str, Role)],
+    /// Paths of matrices in its Hugging Face blocks that are other than in the table of roles.
+    pub hf: &'static [(&'static str, Role)],
     /// Tensors outside the blocks that every file has, beside the token embeddings and the last norm.
     pub globals: &'static [Key],
     /// Whether its files may have projections of pooled embeddings.
@@ -140,6 +142,7 @@ pub const PLAIN: Arch = Arch {
     also: &[],
     may: BIASES,
     bind: &[],
+    hf: &[],
     globals: &[],
     projections: false,
     last_norm: "output_norm",
@@ -272,7 +275,14 @@ pub static ARCHES: &[Arch] = &[
         globals: &[Key::Output],
         ..PLAIN
     },
-    Arch { name: "starcoder2", norm: norm::Kind::Layer, act: "gelu_tanh_plain", needs: UNGATED, ..PLAIN },
+    Arch {
+        name: "starcoder2",
+        norm: norm::Kind::Layer,
+        act: "gelu_tanh_plain",
+        needs: UNGATED,
+        hf: &[("mlp.c_fc", Role::Up), ("mlp.c_proj", Role::Down)],
+        ..PLAIN
+    },
     Arch {
         name: "gpt2",
         norm: norm::Kind::Layer,
@@ -289,6 +299,12 @@ pub static ARCHES: &[Arch] = &[
         name: "lfm2",
         also: &[Role::QNorm, Role::KNorm],
         may: CONVOLUTION,
+        hf: &[
+            ("self_attn.out_proj", Role::O),
+            ("feed_forward.w1", Role::Gate),
+            ("feed_forward.w3", Role::Up),
+            ("feed_forward.w2", Role::Down),
+        ],
         last_norm: "token_embd_norm",
         reads: &[WINDOW],
         // A layer without key heads has a short convolution.
@@ -330,6 +346,11 @@ pub static ARCHES: &[Arch] = &[
         // An expert that all rows have.
         also: &[Role::Gate, Role::Up, Role::Down, Role::SharedGate],
         bind: &[("ffn_gate_shexp", Role::Gate), ("ffn_up_shexp", Role::Up), ("ffn_down_shexp", Role::Down)],
+        hf: &[
+            ("mlp.shared_expert.gate_proj", Role::Gate),
+            ("mlp.shared_expert.up_proj", Role::Up),
+            ("mlp.shared_expert.down_proj", Role::Down),
+        ],
         reads: &[EXPERTS],
         model: |keys, h| {
             let own = keys.size("expert_shared_feed_forward_length", 1 << 22)?;

@@ -172,6 +172,7 @@ impl Model {
             architecture: h.arch.name.into(),
             width: h.width,
             shapes: h.blocks.iter().map(shapes).collect(),
+            hf: h.arch.hf,
             paired_rows: h.arch.pairing == rope::Pairing::Neighbours,
             fingerprint: self.fingerprint(),
             tokenizer,

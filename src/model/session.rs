@@ -166,7 +166,8 @@ impl Session {
     pub fn new(model: &Model, config: SessionConfig) -> Result<Session> {
         let h = &model.hparams;
         if !h.causal() {
-            return Err(Error::unsupported("model that predicts no token", format!("{}: it makes embeddings", h.arch.name)));
+            let why = format!("{}: it makes embeddings (mynah embed, Mynah::embed)", h.arch.name);
+            return Err(Error::unsupported("model that predicts no token", why));
         }
         if config.context == 0 || config.context > h.context || config.chunk == 0 {
             let why = format!("{} positions; the model was made for 1 to {}", config.context, h.context);

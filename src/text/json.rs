@@ -37,7 +37,9 @@ impl Json {
     /// # Errors
     /// `Invalid` if the bytes are no JSON, if a key comes twice in an object, or if it is nested more deeply.
     pub fn parse(bytes: &[u8], depth: u64) -> Result<Json> {
-        let bad = |e: serde_json::Error| Error::invalid("JSON", printable(&e.to_string()));
+        // What is read is mostly one line of a file, whose number the caller says.
+        let place = |e: serde_json::Error| e.to_string().replace(" at line 1 column ", " at column ");
+        let bad = |e: serde_json::Error| Error::invalid("JSON", printable(&place(e)));
         let mut json = serde_json::Deserializer::from_slice(bytes);
         let value = Strict { depth }.deserialize(&mut json).map_err(bad)?;
         json.end().map_err(bad)?;

@@ -44,6 +44,7 @@ fn base_of(width: usize, heads: Heads, matrices: &[(Role, [usize; 2])]) -> Base 
         width,
         frozen: Some(Arc::new(Drawn(shapes.clone()))),
         shapes,
+        hf: &[],
         paired_rows: true,
         fingerprint: [1; 32],
         tokenizer: [2; 32],

@@ -27,6 +27,23 @@ fn mynah() -> Mynah {
     Mynah::with(Gguf::parse(Bytes::from_static(MODEL), &Limits::default()).unwrap(), compute()).unwrap()
 }
 
+/// The embedded model with another chat template, or without one.
+fn with_template(source: Option<&str>) -> Mynah {
+    let file = Gguf::parse(Bytes::from_static(MODEL), &Limits::default()).unwrap();
+    let mut other = Writer::new();
+    for (key, value) in file.pairs().filter(|(key, _)| *key != "tokenizer.chat_template") {
+        other.set(key, value.clone());
+    }
+    if let Some(source) = source {
+        other.set("tokenizer.chat_template", source);
+    }
+    for tensor in file.tensors() {
+        other.tensor(&*tensor.name, tensor.dims(), tensor.format, file.data(tensor).unwrap());
+    }
+    let bytes = other.finish().unwrap();
+    Mynah::with(Gguf::parse(bytes.into(), &Limits::default()).unwrap(), compute()).unwrap()
+}
+
 /// The command in a folder, with lines to read; its JSON.
 fn command(folder: &Path, args: &str, lines: &[&str]) -> Vec<Value> {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mynah"));
@@ -283,18 +300,83 @@ fn the_oldest_turns_go_openly_and_what_is_too_long_is_refused() {
     assert_eq!((talk.messages(), talk.last().unwrap().text), (&before[..], &*last));
 }
 
+/// What is learnt of a marked answer is what the template shows of it: with the thought, where the template shows that of the
+/// last turn, behind the same tokens that the model read.
+#[test]
+fn marks_teach_what_the_template_shows_of_thoughts() {
+    const ANSWER: &str = "Add them.\n</think>\n\nFour.";
+    let template = |content: &str, prompt: &str| {
+        format!(
+            "{{% for m in messages %}}{{% set c = m.content %}}{{% if m.role == 'assistant' %}}{content}<A>{{{{ c }}}}\
+             {{{{ eos_token }}}}{{% else %}}<U>{{{{ c }}}}{{% endif %}}{{% endfor %}}\
+             {{% if add_generation_prompt %}}<A>{prompt}{{% endif %}}"
+        )
+    };
+    let drops = "{% if '</think>' in c %}{% set c = c.split('</think>')[-1] %}{% endif %}";
+    let drops_earlier = &drops.replace("in c %}", "in c and not loop.last %}");
+    let splits = "{% set r = '' %}{% if '</think>' in c %}\
+        {% set r = c.split('</think>')[0].rstrip('\n').split('<think>')[-1].lstrip('\n') %}\
+        {% set c = c.split('</think>')[-1].lstrip('\n') %}{% endif %}\
+        {% if loop.last %}{% set c = '<think>\n' + r + '\n</think>\n\n' + c %}{% endif %}";
+    let open = "<think>\n";
+    let said = |thought: &str| format!("{thought}\n</think>\n\nFour.");
+    // How the turn begins, what is learnt of it, and whether that stands behind all that the model read.
+    for (name, source, begins, learnt, behind) in [
+        ("drops", template(drops, open), "", "\n\nFour.".to_string(), false),
+        ("shows the last", template(drops_earlier, open), open, said("Add them."), true),
+        ("splits", template(splits, open), "", said("Add them."), true),
+        ("splits, and opens nothing", template(splits, ""), "", said("<think>\nAdd them."), true),
+        ("knows no thoughts", template("", open), open, said("Add them."), true),
+        ("shut", template(drops, "<think>\n\n</think>\n\n"), "", "\n\nFour.".into(), false),
+    ] {
+        let mynah = with_template(Some(&source));
+        let (tokenizer, folder) = (mynah.tokenizer(), tempfile::tempdir().unwrap());
+        // What it says does not end by itself.
+        let wild = Sampling::plain().with("temp", 100.0);
+        let mut talk = mynah.generation().sampling(wild).context(512).limit(12).talk().unwrap();
+        let mut feedback = Feedback::open(&mut talk, folder.path().join("mine.mynah"), &Spec::new("lora")).unwrap();
+        let targets = |row: &mynah::train::Example| {
+            let ids = row.tokens.iter().zip(&row.mask).filter(|(_, m)| **m);
+            String::from_utf8(ids.flat_map(|(id, _)| tokenizer.token_bytes(*id)).copied().collect()).unwrap()
+        };
+        let end = String::from_utf8(tokenizer.token_bytes(tokenizer.eos().unwrap()).to_vec()).unwrap();
+
+        // Answers with thoughts, of which the earlier one is what the template leaves of it.
+        let mut messages = Vec::new();
+        for asked in ["2 and 2?", "And again?"] {
+            messages.push(Message::new("user", asked));
+            let turn = talk.template().answer(tokenizer, &messages, ANSWER);
+            assert_eq!(turn.content, format!("{begins}{ANSWER}"), "{name}");
+            messages.push(turn);
+        }
+        talk.set_messages(messages);
+        let read = talk.template().tokens(tokenizer, talk.before(), true).unwrap();
+        feedback.good(&mut talk).unwrap();
+        let marks = feedback.rows(&talk);
+        let row = &marks.examples[0];
+        assert_eq!(targets(row), format!("{learnt}{end}"), "{name}");
+        let first = row.mask.iter().position(|m| *m).unwrap();
+        assert_eq!(row.tokens[..first] == read[..], behind, "{name}");
+
+        // An answer that was cut off, in its thought where one was opened: what was read and said, without an end.
+        talk.clear();
+        let said = talk.say(BEAR).unwrap().finish().unwrap();
+        assert!(!said.text.is_empty() && !said.ended(), "{name}");
+        let read = talk.template().tokens(tokenizer, talk.before(), true).unwrap();
+        feedback.bad(&mut talk).unwrap();
+        let marks = feedback.rows(&talk);
+        let row = &marks.examples[1];
+        assert!(marks.left_out.is_empty() && row.good == Some(false), "{name}");
+        if !name.starts_with("splits") && name != "shut" {
+            let first = row.mask.iter().position(|m| *m).unwrap();
+            assert_eq!((&row.tokens[..first], targets(row)), (&read[..], said.text), "{name}");
+        }
+    }
+}
+
 #[test]
 fn models_without_a_template_talk_in_lines() {
-    let file = Gguf::parse(Bytes::from_static(MODEL), &Limits::default()).unwrap();
-    let mut bare = Writer::new();
-    for (key, value) in file.pairs().filter(|(key, _)| *key != "tokenizer.chat_template") {
-        bare.set(key, value.clone());
-    }
-    for tensor in file.tensors() {
-        bare.tensor(&*tensor.name, tensor.dims(), tensor.format, file.data(tensor).unwrap());
-    }
-    let bytes = bare.finish().unwrap();
-    let mynah = Mynah::with(Gguf::parse(bytes.into(), &Limits::default()).unwrap(), compute()).unwrap();
+    let mynah = with_template(None);
     let wild = Sampling::plain().with("temp", 1.5);
     let mut talk = mynah.generation().sampling(wild).context(256).limit(30).talk().unwrap();
     assert!(!talk.has_template());

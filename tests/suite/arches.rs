@@ -202,9 +202,9 @@ fn training_is_pefts() {
             let report = trainer.step(&[batch]).unwrap();
             let want = result[format!("loss_{kind}")].as_f64().unwrap();
             assert!((report.loss - want).abs() < 1e-5, "{name} {kind}: loss {} for {want}", report.loss);
-            let lora = open();
+            let (lora, lora_base) = (open(), model.base([0; 32]));
             for slot in lora.layout().slots() {
-                let module = format!("model.layers.{}.{}", slot.site.layer, slot.site.role.hf());
+                let module = format!("model.layers.{}.{}", slot.site.layer, lora_base.hf(slot.site.role));
                 let key = |half: &str| {
                     let end = format!("{module}.lora_{half}.weight");
                     let found = |end: &str| t.names().into_iter().find(|n| n.starts_with(kind) && n.ends_with(end));

@@ -646,6 +646,32 @@ fn a_long_context_takes_other_frequencies() {
     }
 }
 
+/// What an encoder cannot do ends with what can be done instead.
+#[test]
+fn encoders_name_what_they_are_for() {
+    let Some(shared) = shared() else { return };
+    let dir = Dir::new();
+    let text = dir.file("text.txt", "Once upon a time there was a boat.");
+    for name in ["bert", "gemma-embedding"] {
+        let m = model(&shared, &format!("arch/tiny64-{name}-f32.gguf"));
+        let words: &[(&[&str], &[&str])] = &[
+            (&["run", "-p", "hi"], &["mynah embed"]),
+            (&["chat"], &["mynah embed"]),
+            (&["logits", "-p", "hi"], &["mynah embed"]),
+            (&["eval", "-d", &text], &["mynah embed"]),
+            (&["bench"], &["mynah embed"]),
+            (&["plan", "-d", &text], &["mynah embed", "--objective infonce"]),
+            (&["train", "-d", &text, "-o", "o"], &["mynah embed", "--objective infonce"]),
+        ];
+        for (args, words) in words {
+            let out = mynah(&[*args, &["-m", &m]].concat());
+            let said = String::from_utf8(out.stderr).unwrap();
+            assert!(!out.status.success() && said.contains(name), "{args:?}: {said}");
+            assert!(words.iter().all(|word| said.contains(word)), "{args:?}: {said}");
+        }
+    }
+}
+
 /// A search is trained, planned, measured and used from the command line.
 #[test]
 fn queries_learn_to_find_their_passages() {
@@ -689,7 +715,7 @@ fn queries_learn_to_find_their_passages() {
     let said = |args: &[&str]| String::from_utf8(mynah(args).stderr).unwrap();
     let text = dir.file("text.txt", "Once upon a time there was a boat.");
     let lm = said(&["train", "-m", &m, "-d", &text, "-o", "o"]);
-    assert!(lm.contains("gemma-embedding makes embeddings") && lm.contains("infonce"), "{lm}");
+    assert!(lm.contains("gemma-embedding makes embeddings") && lm.contains("--objective infonce"), "{lm}");
     let wrong = said(&["train", "-m", &m, "-d", &text, "-o", "o", "--objective", "infonce"]);
     assert!(wrong.contains("infonce learns from rows like {\"query\""), "{wrong}");
     let lone =

@@ -43,6 +43,7 @@ pub fn digests(threads: usize) -> Vec<u64> {
         architecture: "llama".into(),
         width: 24,
         shapes: vec![block, second],
+        hf: &[],
         paired_rows: true,
         fingerprint: [1; 32],
         tokenizer: [2; 32],

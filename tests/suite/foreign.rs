@@ -4,6 +4,7 @@
 use crate::alloc::largest;
 use crate::digest::Nothing;
 use crate::shared::shared;
+use crate::tiny;
 use mynah::adapter::basis::Basis;
 use mynah::adapter::lowrank::{Factors, Layout, LowRank, Slot};
 use mynah::adapter::nola::{Given, Nola};
@@ -11,9 +12,11 @@ use mynah::adapter::{self, Adapter, At, Base, Shapes, Site, gguf_adapter, peft};
 use mynah::bytes::Limits;
 use mynah::gguf::Gguf;
 use mynah::kernel::{self, Buffer, Compute, Pool, Tile, View};
+use mynah::model::ARCHES;
 use mynah::nn::attention::Heads;
 use mynah::role::Role;
-use safetensors::SafeTensors;
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
 use std::ops::Range;
 use std::path::Path;
 
@@ -30,6 +33,7 @@ fn base() -> Base {
         architecture: "llama".into(),
         width: 64,
         shapes: vec![block; 5],
+        hf: &[],
         paired_rows: true,
         fingerprint: [0; 32],
         tokenizer: [0; 32],
@@ -92,6 +96,93 @@ fn peft_directories_load_with_rows_in_gguf_order() {
     }
     let lora = peft::open(&golden.join("lora/final"), &base(), &Limits::default()).unwrap();
     assert_eq!(lora.layout().slots().len(), 35);
+}
+
+/// Modules as Hugging Face calls them in the first blocks of these architectures that have them, and what they are here.
+const SPELLED: &[(&str, &[(&str, Role)])] = &[
+    (
+        "lfm2",
+        &[
+            ("conv.in_proj", Role::ConvIn),
+            ("conv.out_proj", Role::ConvOut),
+            ("self_attn.q_proj", Role::Q),
+            ("self_attn.k_proj", Role::K),
+            ("self_attn.v_proj", Role::V),
+            ("self_attn.out_proj", Role::O),
+            ("feed_forward.w1", Role::Gate),
+            ("feed_forward.w3", Role::Up),
+            ("feed_forward.w2", Role::Down),
+        ],
+    ),
+    (
+        "qwen2moe",
+        &[
+            ("self_attn.o_proj", Role::O),
+            ("mlp.gate", Role::Router),
+            ("mlp.shared_expert_gate", Role::SharedGate),
+            ("mlp.shared_expert.gate_proj", Role::Gate),
+            ("mlp.shared_expert.up_proj", Role::Up),
+            ("mlp.shared_expert.down_proj", Role::Down),
+        ],
+    ),
+    ("starcoder2", &[("self_attn.o_proj", Role::O), ("mlp.c_fc", Role::Up), ("mlp.c_proj", Role::Down)]),
+];
+
+#[test]
+fn peft_directories_name_modules_as_their_architecture_does() {
+    const CONFIG: &str = r#"{"peft_type": "LORA", "r": 1, "lora_alpha": 2"#;
+    for (arch, modules) in SPELLED {
+        let model = tiny::model(arch, 3, true, 1);
+        let base = model.base([0; 32]);
+        let file = |modules: &[(Site, &str)]| {
+            let mut tensors = Vec::new();
+            for (n, (site, path)) in modules.iter().enumerate() {
+                let [n_in, n_out] = base.shape(*site).unwrap();
+                for (half, shape) in [("A", vec![1, n_in]), ("B", vec![n_out, 1])] {
+                    let value = n as f32 + if half == "A" { 1.0 } else { 0.5 };
+                    let bytes: Vec<u8> = (0..n_in.max(n_out)).flat_map(|_| value.to_le_bytes()).collect();
+                    let name = format!("base_model.model.model.layers.{}.{path}.lora_{half}.weight", site.layer);
+                    let len = 4 * shape.iter().product::<usize>();
+                    tensors.push((name, shape, bytes[..len].to_vec()));
+                }
+            }
+            let views = tensors
+                .iter()
+                .map(|(name, shape, bytes)| (name, TensorView::new(Dtype::F32, shape.clone(), bytes).unwrap()));
+            safetensors::serialize(views, None).unwrap()
+        };
+        let place = |role: Role| base.sites().find(|site| site.role == role).unwrap();
+        let spelled: Vec<(Site, &str)> = modules.iter().map(|(path, role)| (place(*role), *path)).collect();
+        let last = spelled.last().unwrap().1;
+        let config = format!(r#"{CONFIG}, "alpha_pattern": {{"{last}": 3}}}}"#);
+        let lora = peft::read(config.as_bytes(), file(&spelled).into(), &base, &Limits::default()).unwrap();
+        assert_eq!(lora.layout().slots().len(), modules.len(), "{arch}");
+        for (n, (site, path)) in spelled.iter().enumerate() {
+            let (a, b, s) = factors(&lora, *site);
+            let n = n as f32;
+            assert!(a.data.iter().all(|v| *v == n + 1.0) && b.data.iter().all(|v| *v == n + 0.5), "{arch} {path}");
+            assert_eq!(s, if *path == last { 3.0 } else { 2.0 }, "{arch} {path}");
+        }
+        // What others call so is not there.
+        let [config, up] = [format!("{CONFIG}}}"), "mlp.up_proj".into()];
+        let e = peft::read(config.as_bytes(), file(&[(place(Role::Up), &up)]).into(), &base, &Limits::default());
+        assert!(e.err().unwrap().to_string().contains("mlp.up_proj"), "{arch}");
+    }
+}
+
+#[test]
+fn paths_of_modules_lead_back_to_their_roles() {
+    for arch in ARCHES {
+        let base = Base { hf: arch.hf, ..base() };
+        for role in Role::matrices() {
+            let site = Site { layer: 7, role };
+            let path = format!("model.layers.7.{}", base.hf(role));
+            assert_eq!(Site::by_hf(&path, &base), Some(site), "{} {path}", arch.name);
+        }
+        for (_, role) in arch.hf {
+            assert!([arch.needs, arch.also, arch.may].iter().any(|roles| roles.contains(role)), "{}", arch.name);
+        }
+    }
 }
 
 #[test]

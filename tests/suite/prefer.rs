@@ -174,7 +174,7 @@ fn rows_that_do_not_fit_are_named_by_file_and_line() {
     }
 }
 
-/// One bad row does not refuse the others.
+/// One bad row does not refuse the others, and neither does a file that was cut off.
 #[test]
 fn bad_rows_are_left_out_and_named() {
     let place = place();
@@ -183,6 +183,8 @@ fn bad_rows_are_left_out_and_named() {
         (format!("{}{}", verdicts(3), verdict.replace("true", "\"yes\"")), "kto", "line 4: label"),
         (format!("{pair}{}", pair.replace("rejected", "refused")), "dpo", "line 2: row: keys"),
         (format!("{}{pair}", pair.replacen('{', "{\"weight\":-1,", 1)), "dpo", "line 1: weight: -1"),
+        (format!("{pair}not JSON\n"), "dpo", "line 2: JSON: expected ident at column 2"),
+        (format!("{pair}{}", &pair[..pair.len() / 2]), "dpo", "line 2: JSON: EOF"),
     ] {
         fs::write(place.path("d.jsonl"), &rows).unwrap();
         let said = place.says(&format!("{TRAIN} -d d.jsonl -o x --steps 2 --objective {objective}"), 0);

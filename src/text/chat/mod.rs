@@ -3,6 +3,9 @@
 //! A template is untrusted code: it runs without files, clock or network, and with bounded work, depth and output.
 //! Templates are written for Jinja in Hugging Face's configuration, so the same functions and filters are provided.
 //!
+//! Templates of models that see pictures may take contents as lists of parts alone. [`Template::new`] finds out by rendering,
+//! and such a template gets each text as a list of one part.
+//!
 //! The text of a message never becomes a control token: [`Template::tokens`] knows which parts of the rendered text
 //! come from messages and treats spellings in them as text.
 
@@ -157,6 +160,8 @@ pub struct Template {
     merge_system: bool,
     /// Whether the author says with tags what the model writes.
     tagged: bool,
+    /// Roles whose contents it shows as lists of text parts alone.
+    parts: Vec<&'static str>,
 }
 
 impl Template {
@@ -207,7 +212,51 @@ impl Template {
         engine.add_filter(GENERATED, generated);
         let (source, tagged) = with_generation_filter(source);
         engine.add_template_owned("chat", source.clone()).map_err(refused)?;
-        Ok(Template { engine, source, stop: None, merge_system: false, tagged })
+        let template = Template { engine, source, stop: None, merge_system: false, tagged, parts: Vec::new() };
+        // A template that shows the date cannot be run without one.
+        let parts = template.clone().at(0).roles_of_parts();
+        Ok(Template { parts, ..template })
+    }
+
+    /// Roles whose contents the template shows as lists of text parts, as templates of models that see do, and not as texts.
+    fn roles_of_parts(mut self) -> Vec<&'static str> {
+        const WORDS: &str = "How are you?";
+        // The user comes first, since the other roles need a user's turn.
+        for role in [USER, SYSTEM, ASSISTANT] {
+            let (asked, said) = (Message::new(USER, "Hello."), Message::new(role, WORDS));
+            let messages = match role {
+                USER => vec![said],
+                SYSTEM => vec![said, asked],
+                _ => vec![asked, said],
+            };
+            let shows = |t: &Template| t.run(&(&messages).into(), false, None).is_ok_and(|text| text.contains(WORDS));
+            if !shows(&self) {
+                self.parts.push(role);
+                if !shows(&self) {
+                    self.parts.pop();
+                }
+            }
+        }
+        self.parts
+    }
+
+    /// What the template sees as the content of a message. Roles beyond the usual ones are like the user.
+    fn content(&self, role: &str, text: &str) -> Value {
+        let like = if [SYSTEM, ASSISTANT].contains(&role) { role } else { USER };
+        match self.parts.contains(&like) {
+            true => Value::from(vec![Value::from_pairs([("type", "text"), ("text", text)])]),
+            false => Value::from(text),
+        }
+    }
+
+    /// A message, as the template sees it.
+    fn value_of_message(&self, message: &Message) -> Value {
+        let mut pairs = vec![("role", Value::from(message.role.as_str()))];
+        if message.field("content").is_none() {
+            pairs.push(("content", self.content(&message.role, &message.content)));
+        }
+        pairs.extend(message.fields.iter().map(|(key, json)| (key.as_str(), value(json))));
+        Value::from_pairs(pairs)
     }
 
     /// For models without a template: each turn is a line that begins with `User:`, `Assistant:` or another role.
@@ -315,7 +364,7 @@ impl Template {
         let mut pairs = vec![("documents", Value::from(()))];
         pairs.extend(conversation.variables.iter().map(|(name, json)| (name.as_str(), value(json))));
         pairs.extend([
-            ("messages", conversation.messages.iter().map(value_of_message).collect::<Value>()),
+            ("messages", conversation.messages.iter().map(|m| self.value_of_message(m)).collect::<Value>()),
             ("add_generation_prompt", add_generation_prompt.into()),
             ("tools", conversation.tools.map_or(Value::from(()), value)),
             (GENERATED, generated.unwrap_or_default().into()),
@@ -351,15 +400,6 @@ fn value(json: &Json) -> Value {
         Json::List(values) => values.iter().map(value).collect(),
         Json::Object(pairs) => Value::from_pairs(pairs.iter().map(|(key, json)| (key.as_str(), value(json)))),
     }
-}
-
-fn value_of_message(message: &Message) -> Value {
-    let mut pairs = vec![("role", Value::from(message.role.as_str()))];
-    if message.field("content").is_none() {
-        pairs.push(("content", Value::from(message.content.as_str())));
-    }
-    pairs.extend(message.fields.iter().map(|(key, json)| (key.as_str(), value(json))));
-    Value::from_pairs(pairs)
 }
 
 /// The output of a template. It is limited while it is written, since a list may be cheap to create and long to print.

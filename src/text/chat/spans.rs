@@ -101,6 +101,31 @@ impl Template {
     }
 }
 
+impl Template {
+    /// The assistant's turn that says what the model wrote: `text`, behind the prompt of generation after `before`. Some
+    /// templates open a thought there (`<think>`) and do not write that before the text of a turn: then the turn begins with
+    /// it, so that the template shows what the model read and wrote. Where the template leaves thoughts out, or the prompt ends
+    /// with control tokens, the turn is the text alone.
+    pub fn answer(&self, tokenizer: &Tokenizer, before: &[Message], text: &str) -> Message {
+        let turn = |text: &str| Message::new(ASSISTANT, text);
+        let shown = |turn: Message| self.render(&[before, &[turn]].concat(), false);
+        let (Ok(prompt), Ok(other)) = (self.render(before, true), shown(turn("…"))) else { return turn(text) };
+        let opened = &prompt[common(&prompt, &other)..];
+        let whole = turn(&format!("{opened}{text}"));
+        let fits = !opened.is_empty() && !tokenizer.spells_control(opened);
+        match fits && shown(whole.clone()).is_ok_and(|shown| shown.starts_with(&prompt)) {
+            true => whole,
+            false => turn(text),
+        }
+    }
+}
+
+/// How many bytes two texts have in common at the beginning.
+fn common(a: &str, b: &str) -> usize {
+    let other = a.char_indices().zip(b.chars()).find(|((_, a), b)| a != b);
+    other.map_or(a.len().min(b.len()), |((at, _), _)| at)
+}
+
 /// The parts of a text in which control tokens are not looked for.
 fn said(tokenizer: &Tokenizer, conversation: &Conversation, trace: Option<&Trace>) -> Result<Vec<Range<usize>>> {
     match trace {
@@ -263,9 +288,7 @@ impl<'a> Page<'a> {
         let added = |conversation: &Conversation| {
             let with = self.template.draw(conversation, true).ok()?;
             let without = self.template.draw(conversation, false).ok()?;
-            let same = with.char_indices().zip(without.chars()).find(|((_, a), b)| a != b);
-            let from = same.map_or(without.len().min(with.len()), |((at, _), _)| at);
-            Some(with[from..].to_string()).filter(|added| !added.is_empty())
+            Some(with[common(&with, &without)..].to_string()).filter(|added| !added.is_empty())
         };
         let of = |messages| added(&Conversation { messages, ..self.conversation });
         let plain = [Message::new(super::USER, "Hello.")];

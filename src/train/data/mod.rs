@@ -19,8 +19,8 @@
 //! fields, such as `tool_calls`, and the columns `tools` and `chat_template_kwargs` of the row. An assistant's message with
 //! `"weight": 0` is no target. `"ended": false` in a last message marks it as cut off: its end token is no target.
 //!
-//! A row that cannot be used, because the template refuses its messages for example, is left out and named; a line that is
-//! no JSON is an error.
+//! A row that cannot be used is left out and named: the template refuses its messages, for example, or its line is no JSON,
+//! as the last line of a file that was cut off.
 
 mod order;
 
@@ -174,11 +174,12 @@ impl Reader<'_> {
         Encode { add_special: true, parse_special: self.parse_special }
     }
 
-    /// JSON Lines. Empty lines, a byte order mark and Windows line ends are accepted. Rows that cannot be used are left out.
+    /// JSON Lines. Empty lines, a byte order mark and Windows line ends are accepted. Rows that cannot be used are left out,
+    /// and so are lines that are no JSON.
     ///
     /// # Errors
-    /// `Invalid` with the number of a line that is no JSON, and if there is no usable row, with the first reasons; `Limit` for
-    /// long lines.
+    /// `Invalid` if there is no usable row, with the numbers of the first lines and the reasons. The error of an only row is
+    /// that row's own.
     pub fn lines(&self, bytes: &[u8]) -> Result<Dataset> {
         self.check()?;
         utf16(bytes)?;
@@ -189,11 +190,8 @@ impl Reader<'_> {
             if line.trim_ascii().is_empty() {
                 continue;
             }
-            let limit = || Limits::check("bytes of a line", line.len() as u64, self.limits.line);
-            let json = limit().and_then(|()| Json::parse(line, self.limits.json_depth));
-            let json = json.map_err(|e| e.in_file(format!("line {number}")))?;
-            let mut example = match self.row(&json) {
-                Ok(example) => example,
+            let (json, mut example) = match self.line(line) {
+                Ok(read) => read,
                 Err(error) => {
                     out.left_out.push(LeftOut { line: number, why: error.to_string() });
                     first = first.or(Some(error));
@@ -233,6 +231,14 @@ impl Reader<'_> {
                 Err(Error::invalid("data", why))
             }
         }
+    }
+
+    /// A line and the row that it makes.
+    fn line(&self, line: &[u8]) -> Result<(Json, Example)> {
+        Limits::check("bytes of a line", line.len() as u64, self.limits.line)?;
+        let json = Json::parse(line, self.limits.json_depth)?;
+        let example = self.row(&json)?;
+        Ok((json, example))
     }
 
     fn cut(&self, mut example: Example) -> Example {
@@ -603,8 +609,7 @@ mod tests {
 
     #[test]
     fn a_bad_line_is_named() {
-        let good = "{\"text\": \"ab\"}\n";
-        assert!(why(format!("{good}{{\"text\": ")).starts_with("line 2: JSON"));
+        assert!(why("\n{\"text\": ").starts_with("line 2: JSON"));
         assert!(why("{\"text\": \"a\", \"text\": \"b\"}").contains("comes twice"));
         assert!(why("{\"text\": \"a\", \"x\": {\"y\": 1, \"y\": 1}}").contains("comes twice"));
         assert!(why("[1]").contains("messages"));
@@ -625,6 +630,34 @@ mod tests {
         assert!(why(format!("{{\"x\": {}1{}}}", "[".repeat(70), "]".repeat(70))).contains("deep"));
         assert!(why(vec![b' '; 9 << 20].into_iter().chain(*b"x").collect::<Vec<_>>()).contains("8388608"));
         assert!(why("{\"messages\": []}").contains("template"));
+    }
+
+    #[test]
+    fn lines_that_are_no_json_are_left_out() {
+        let good = "{\"text\": \"ab\"}";
+        let long = " ".repeat(9 << 20);
+        let bad = ["{\"text\": \"a", "[1]", "7", "{\"text\": \"a\"} x", "\u{1}", &long];
+        let text = bad.iter().map(|bad| format!("{bad}{}\n{good}\n", if *bad == long { "x" } else { "" }));
+        let got = lines(64, text.collect::<String>()).unwrap();
+        let named = |rows: &[LeftOut]| rows.iter().map(|row| row.line).collect::<Vec<_>>();
+        assert_eq!((got.examples.len(), named(&got.left_out)), (6, vec![1, 3, 5, 7, 9, 11]));
+        let of: Vec<Option<usize>> = got.examples.iter().map(|e| e.line).collect();
+        assert_eq!(of, [2, 4, 6, 8, 10, 12].map(Some), "lines keep their numbers");
+        let reasons = ["EOF", "not an object", "not an object", "trailing", "expected value", "8388608"];
+        for (row, reason) in got.left_out.iter().zip(reasons) {
+            assert!(row.why.contains(reason) && !row.why.contains('\n'), "{row}");
+        }
+
+        // A file that was cut off, inside a character too.
+        let whole = format!("{good}\n{{\"text\": \"\u{e9}\"}}");
+        for end in [good.len() + 2, whole.len() - 3, whole.len() - 1] {
+            let got = lines(64, &whole.as_bytes()[..end]).unwrap();
+            assert_eq!((got.examples.len(), named(&got.left_out)), (1, vec![2]), "{end} bytes");
+        }
+
+        let none = why("{\"text\": \"a\n[1]\n\n{\"txt\": 1}\n7");
+        assert!(none.contains("none of 4 rows") && none.contains("line 1: JSON: EOF"), "{none}");
+        assert!(none.contains("line 4: row: keys") && none.ends_with("; and so on"), "{none}");
     }
 
     #[test]
