@@ -4,6 +4,7 @@ mod compare;
 mod kernels;
 mod machine;
 mod models;
+mod report;
 
 use crate::args::{Bench, Usage};
 use crate::{Outcome, load, meter};
@@ -12,6 +13,7 @@ use mynah::kernel::{self, Kernels};
 pub fn bench(args: &Bench, json: bool) -> anyhow::Result<Outcome> {
     meter::catch_interrupt("stopping after this test")?;
     match &args.model {
+        Some(path) if args.report => report::report(args, path),
         Some(path) => models::bench(args, path, json),
         None => kernels::bench(args, json),
     }

@@ -136,7 +136,7 @@ fn find(args: &Eval, mynah: &Mynah, rows: &[Example], json: bool) -> anyhow::Res
     if reading.cache.is_some() {
         return Err(Usage::error("--cache: embeddings use no cache"));
     }
-    let model = reading.repack.map(|budget| load::repack(mynah.model(), budget)).transpose()?;
+    let model = reading.repack.map(|budget| load::repack_if_faster(mynah.model(), budget)).transpose()?.flatten();
     let mynah = model.map_or_else(|| mynah.clone(), |model| mynah.with_model(model));
     let stack = load::stack(&mynah, &args.model.adapters)?;
     let embedding = mynah.embedding().stack(stack).precision(reading.precision()).normalise(false);

@@ -187,7 +187,7 @@ pub struct Inspect {
     pub file: PathBuf,
 }
 
-#[derive(Args)]
+#[derive(Args, Clone)]
 #[command(after_help = "\
 The tests of a model are those of llama-bench: ppN reads a prompt of N tokens, tgN decodes N tokens one by one, from an
 empty cache, or with @dD from a cache of D positions. Tokens are random, and sampling is not included. After a warm-up,
@@ -204,6 +204,7 @@ Examples:
   mynah bench -m model.gguf -p 512 -n 0 -t 1,2,4 --markdown
   mynah bench -m model.gguf -p 0 -n 32 -d 0,2000 --cache q8_0
   mynah bench -m model.gguf --compare llama-bench.jsonl
+  mynah bench -m model.gguf --report
   mynah bench --kernels
   mynah bench --kernels --backend avx2 --format Q4_0,Q8_0")]
 pub struct Bench {
@@ -239,6 +240,10 @@ pub struct Bench {
     /// Print the table as Markdown
     #[arg(long, conflicts_with = "kernels")]
     pub markdown: bool,
+    /// Print a section for docs/performance.md: machine, date, command, the tests with mapped and with copied weights, and
+    /// training of an adapter
+    #[arg(long, conflicts_with_all = ["kernels", "compare", "repack"])]
+    pub report: bool,
     /// Check every kernel against the plain one, and compare its speed with the machine's peak
     #[arg(long)]
     pub kernels: bool,

@@ -178,7 +178,8 @@ pub struct Reading {
     #[arg(long, alias = "cache-type", value_enum)]
     pub cache: Option<Cache>,
     /// Copy weights to memory for faster reading, into large pages and, where it helps, with 16 rows interleaved: all
-    /// weights, or at most SIZE, for example 200M. Results are the same. Otherwise weights are read from the mapped file
+    /// weights, or at most SIZE, for example 200M. Results are the same. A part is copied and measured first: where copies are
+    /// no faster, as on some CPUs, weights are read from the mapped file as without this. `bench` always copies
     #[arg(long, value_name = "SIZE", value_parser = size, num_args = 0..=1, require_equals = true,
         default_missing_value = "1000000G")]
     pub repack: Option<usize>,

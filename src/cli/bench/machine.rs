@@ -104,3 +104,11 @@ pub fn arithmetic(k: &Kernels, threads: usize, cpus: &[usize], bytes: f64) -> my
 pub fn limits(k: &Kernels, threads: usize, cpus: &[usize]) -> mynah::Result<Limits> {
     arithmetic(k, threads, cpus, bandwidth(threads, cpus)?)
 }
+
+/// What the system calls the CPU.
+pub fn cpu() -> String {
+    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let of = |key: &str| info.lines().find_map(|line| line.strip_prefix(key)?.split_once(':').map(|(_, v)| v.trim()));
+    let name = of("model name").or_else(|| of("Model")).or_else(|| of("Hardware"));
+    name.map_or_else(|| std::env::consts::ARCH.into(), String::from)
+}

@@ -263,7 +263,29 @@ struct Row {
     compare_ratio: Option<f64>,
 }
 
+/// What was measured of a model.
+pub(super) struct Measured {
+    ready: Ready,
+    kernels: &'static Kernels,
+    tests: Vec<Test>,
+    threads: Vec<usize>,
+    rows: Vec<Row>,
+    limits: Vec<Limits>,
+    others: Option<Vec<Other>>,
+    file: String,
+}
+
 pub fn bench(args: &Bench, path: &Path, json: bool) -> anyhow::Result<Outcome> {
+    let Some(measured) = measure(args, path)? else { return Ok(Outcome::Interrupted) };
+    match json {
+        true => measured.rows.iter().try_for_each(out::print_json)?,
+        false => out::print(&text(args, &measured))?,
+    }
+    Ok(Outcome::Done)
+}
+
+/// Runs the tests; `None` if Ctrl-C came.
+pub(super) fn measure(args: &Bench, path: &Path) -> anyhow::Result<Option<Measured>> {
     let kernels = match super::backends(args, || Ok(vec![kernel::from_env()?]))?[..] {
         [kernels] => kernels,
         _ => return Err(Usage::error("a model runs on one backend at a time")),
@@ -290,7 +312,7 @@ pub fn bench(args: &Bench, path: &Path, json: bool) -> anyhow::Result<Outcome> {
 
     let mut ready = load(args, path, &compute, context)?;
     let Some(samples) = run(args, &mut ready, &tests, &threads, &compute.pool)? else {
-        return Ok(Outcome::Interrupted);
+        return Ok(None);
     };
     let memory = meter::memory();
     let mut loads = vec![ready.load];
@@ -312,12 +334,7 @@ pub fn bench(args: &Bench, path: &Path, json: bool) -> anyhow::Result<Outcome> {
             rows.push(row);
         }
     }
-    if json {
-        rows.iter().try_for_each(out::print_json)?;
-    } else {
-        out::print(&text(args, &file, &ready, kernels, &tests, &threads, &rows, &limits, others.as_deref()))?;
-    }
-    Ok(Outcome::Done)
+    Ok(Some(Measured { ready, kernels, tests, threads, rows, limits, others, file: file.into_owned() }))
 }
 
 /// The times of each test with each number of threads; `None` if Ctrl-C came.
@@ -467,17 +484,8 @@ impl Row {
     }
 }
 
-fn text(
-    args: &Bench,
-    file: &str,
-    ready: &Ready,
-    kernels: &Kernels,
-    tests: &[Test],
-    threads: &[usize],
-    rows: &[Row],
-    limits: &[Limits],
-    others: Option<&[Other]>,
-) -> String {
+fn text(args: &Bench, measured: &Measured) -> String {
+    let Measured { ready, kernels, tests, threads, rows, limits, others, file } = measured;
     let first = &rows[0];
     let mut text = format!(
         "{} ({}), {} weights; backend {}{}\n",
@@ -566,4 +574,29 @@ fn tests_table(tests: &[Test], threads: usize, rows: &[Row], compared: bool) -> 
         table.add_row(cells);
     }
     table
+}
+
+impl Measured {
+    /// The model's name, its kind, the bytes of its weights, and the backend.
+    pub fn what(&self) -> String {
+        let (file, kind, size) = (printable(&self.file), &self.ready.kind, out::bytes(self.rows[0].model_size));
+        format!("{file} ({kind}, {size} of weights), backend {}", self.kernels.name)
+    }
+
+    /// What the machine can do, in Markdown.
+    pub fn machine(&self) -> String {
+        let mut table = machine_table(&self.threads, &self.limits);
+        table.load_style(ASCII_MARKDOWN);
+        table.trim_fmt()
+    }
+
+    /// Of each test and number of threads: its name, tokens a second in the middle, at least and at most, and the part of
+    /// the limit that this is.
+    pub fn speeds(&self) -> impl Iterator<Item = (String, usize, [f64; 3], f64)> {
+        self.rows.iter().enumerate().map(|(i, row)| {
+            let limit = row.fraction_of_memory.max(row.fraction_of_arithmetic.unwrap_or(0.0));
+            let speeds = [row.median_ts, row.min_ts, row.max_ts];
+            (self.tests[i / self.threads.len()].name(), row.n_threads, speeds, limit)
+        })
+    }
 }

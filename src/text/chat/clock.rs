@@ -31,8 +31,11 @@ fn days_before(year: i64) -> i64 {
     365 * (year - 1970) + (y.div_euclid(4) - 492) - (y.div_euclid(100) - 19) + (y.div_euclid(400) - 4)
 }
 
-/// `seconds` since 1970 in a format of `strftime`, or an error message.
-pub(super) fn format_time(format: &str, seconds: i64) -> Result<String, String> {
+/// `seconds` since 1970 in a format of `strftime`.
+///
+/// # Errors
+/// What is wrong with the format or the time, in words.
+pub fn format_time(format: &str, seconds: i64) -> Result<String, String> {
     let (days, second) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
     let guess = 1970 + days.div_euclid(366).max(-2000);
     let year = (guess..).take_while(|&year| days_before(year) <= days && year < YEARS.end).last();

@@ -15,13 +15,14 @@ mod spans;
 mod trace;
 mod turns;
 
+pub use clock::format_time;
 pub use spans::Spans;
 pub use turns::Turns;
 
 use super::{Json, Tokenizer};
 use crate::error::{Error, Result, printable};
 use crate::gguf::Gguf;
-use clock::format_time;
+
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Value};
 use minijinja::{Environment, ErrorKind, State};
