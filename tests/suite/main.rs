@@ -15,6 +15,7 @@ mod contrast;
 mod decode;
 mod density;
 mod digest;
+mod docs;
 mod doors;
 mod doubles;
 mod fast;
