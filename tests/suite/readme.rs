@@ -5,7 +5,17 @@ use std::process::{Command, Stdio};
 
 const README: &str = include_str!("../../README.md");
 /// Pages with commands.
-const PAGES: [&str; 2] = [include_str!("../../docs/embeddings.md"), include_str!("../../docs/training.md")];
+const PAGES: [&str; 9] = [
+    include_str!("../../docs/DESIGN.md"),
+    include_str!("../../docs/adapters.md"),
+    include_str!("../../docs/boards.md"),
+    include_str!("../../docs/comparison.md"),
+    include_str!("../../docs/embedding.md"),
+    include_str!("../../docs/embeddings.md"),
+    include_str!("../../docs/guarantees.md"),
+    include_str!("../../docs/models.md"),
+    include_str!("../../docs/training.md"),
+];
 
 /// An example that `cargo test` built, beside this test.
 fn example(name: &str) -> PathBuf {
