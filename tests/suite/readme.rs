@@ -93,7 +93,7 @@ fn every_command_runs() {
         ran += 1;
     }
     assert!(ran >= 10 && built == 2, "{ran} commands, {built} of cargo's own");
-    assert!(dir.path().join("mine.mynah").exists());
+    assert!(dir.path().join("facts.mynah").exists());
 }
 
 #[test]
