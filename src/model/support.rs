@@ -102,3 +102,23 @@ pub static SUPPORT: &[Support] = &[
     Support { arch: "bert", models: "MiniLM, bge", logits: &["bert"], ..ENCODER },
     Support { arch: "gemma-embedding", models: "EmbeddingGemma", logits: &["gemma-embedding"], ..ENCODER },
 ];
+
+/// What is known of a system.
+pub struct Platform {
+    /// The system.
+    pub name: &'static str,
+    /// What was tried on it.
+    pub state: &'static str,
+}
+
+/// A row for each system; docs/boards.md says more.
+pub static PLATFORMS: &[Platform] = &[
+    Platform { name: "Linux on x86-64", state: "developed, tested and measured" },
+    Platform {
+        name: "Linux on 64-bit Arm: Raspberry Pi 3 to 5 and others",
+        state: "builds; kernels are tested under emulation, not on hardware",
+    },
+    Platform { name: "WebAssembly", state: "runs and trains; tested in Node" },
+    Platform { name: "no system (`no_std`)", state: "the library builds" },
+    Platform { name: "macOS, Windows, Android, iOS", state: "not tried yet" },
+];

@@ -1,8 +1,9 @@
 //! The table of what is supported: a row for every architecture, with the proofs that the reference files give.
 
 use crate::shared::shared;
-use mynah::model::support::{SUPPORT, Support};
+use mynah::model::support::{PLATFORMS, SUPPORT, Support};
 use mynah::model::{ARCHES, Arch};
+use mynah::train::objective::{OBJECTIVES, Shape};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -38,6 +39,24 @@ fn markdown() -> String {
 fn the_readme_shows_the_table() {
     let (readme, table) = (include_str!("../../README.md"), markdown());
     assert!(readme.contains(&table), "README.md lacks this table:\n{table}");
+}
+
+/// Kinds, objectives by the rows they learn from, and systems are those of the code.
+#[test]
+fn the_readme_shows_kinds_objectives_and_systems() {
+    let readme = include_str!("../../README.md");
+    for kind in mynah::adapter::KINDS {
+        assert!(readme.contains(&format!("`{}`", kind.name)), "README.md lacks {}", kind.name);
+    }
+    for shape in [Shape::Completion, Shape::Pair, Shape::Verdict, Shape::Contrast] {
+        let of = OBJECTIVES.iter().filter(|kind| kind.shape == shape);
+        let cell = of.map(|kind| format!("`{}`", kind.name)).collect::<Vec<_>>().join(", ");
+        assert!(readme.contains(&format!("| {cell} |")), "README.md lacks this cell:\n| {cell} |");
+    }
+    for platform in PLATFORMS {
+        let row = format!("| {} | {} |", platform.name, platform.state);
+        assert!(readme.contains(&row), "README.md lacks this row:\n{row}");
+    }
 }
 
 #[test]
