@@ -6,7 +6,7 @@ use crate::bytes::{Bytes, Limits, map};
 use crate::decode::Stop;
 use crate::error::{Error, Result};
 use crate::text::chat::Message;
-use crate::train::data::Reader;
+use crate::train::data::{Options, Reader};
 use crate::train::feedback::{self, Answer, Divergence, Marks, Plan, Verdict};
 use crate::train::journal::Journal;
 use crate::train::{Checkpoint, Example, Report};
@@ -355,6 +355,7 @@ impl Feedback {
             ctx: self.mynah.model().hparams.context,
             // What people and the model say is text.
             parse_special: false,
+            options: Options::default(),
             limits: Limits::default(),
         };
         Marks::read(&reader, self.journal.lines(), self.learnt())

@@ -4,6 +4,7 @@ use super::method::Method;
 use crate::error::{Error, Result};
 use crate::model::{ActType, Model};
 use crate::nn::linear::Precision;
+use crate::train::data;
 use crate::train::objective::{OBJECTIVES, Shape};
 use crate::train::{Config, Dropout, Gradient, Recompute, Schedule, Zeroth, objective, optim};
 use std::prelude::v1::*;
@@ -88,6 +89,8 @@ pub struct Settings {
     pub merge_system: bool,
     /// Whether control tokens that the data spells become those tokens; otherwise such spellings are text.
     pub parse_special: bool,
+    /// What the caller says of the data: encoding, columns, speaker, how texts become rows.
+    pub data: data::Options,
 }
 
 impl Default for Settings {
@@ -122,6 +125,7 @@ impl Default for Settings {
             clock: None,
             merge_system: false,
             parse_special: false,
+            data: data::Options::default(),
         }
     }
 }

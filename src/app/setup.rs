@@ -11,6 +11,8 @@ use crate::adapter::{self, Stack};
 use crate::bytes::{Cursor, Limits};
 use crate::error::{Error, Result};
 use crate::train::activation_cache::Store;
+#[cfg(feature = "std")]
+use crate::train::data::Files;
 use crate::train::data::{Dataset, Order, Reader};
 use crate::train::objective::{self, Shape};
 use crate::train::plan::{self, Plan, Refusal, Run};
@@ -297,8 +299,7 @@ impl Setup {
         &self.method
     }
 
-    /// Reads data: JSON Lines if the name ends so or, where it does not tell, if the bytes begin with a brace; else a text.
-    /// The shapes of lines are those of [`crate::train::data`].
+    /// Reads a file of data, whose name tells what it holds: [`crate::train::data`].
     ///
     /// # Errors
     /// Those of [`Reader::file`], and of the model's chat template.
@@ -317,10 +318,27 @@ impl Setup {
     /// # Ok(()) }
     /// ```
     pub fn read(&self, name: &str, bytes: &[u8]) -> Result<Data> {
-        self.reader(bytes, |reader| reader.file(name, bytes))
+        self.reader(*blake3::hash(bytes).as_bytes(), |reader| reader.file(name, bytes))
     }
 
-    fn reader(&self, bytes: &[u8], read: impl FnOnce(&Reader) -> Result<Dataset>) -> Result<Data> {
+    /// Reads a file or all files of a folder.
+    ///
+    /// # Errors
+    /// Those of [`Reader::files`], and of the model's chat template.
+    ///
+    /// ```no_run
+    /// # let mynah = mynah::Mynah::open("smollm2.gguf")?;
+    /// let setup = mynah.lesson("lora");
+    /// let data = setup.read_files(&mynah::train::data::Files::open("notes".as_ref())?)?;
+    /// # Ok::<(), mynah::Error>(())
+    /// ```
+    #[cfg(feature = "std")]
+    pub fn read_files(&self, files: &Files) -> Result<Data> {
+        self.reader(files.digest(), |reader| reader.files(files))
+    }
+
+    /// Data that have this digest, unless options make other rows of them.
+    fn reader(&self, digest: [u8; 32], read: impl FnOnce(&Reader) -> Result<Dataset>) -> Result<Data> {
         #[cfg(feature = "chat")]
         let template = self.mynah.template()?.map(|t| t.merge_system(self.settings.merge_system));
         #[cfg(feature = "chat")]
@@ -334,9 +352,15 @@ impl Setup {
             template: template.as_ref(),
             ctx: self.tokens()?,
             parse_special: self.settings.parse_special,
+            options: self.settings.data.clone(),
             limits: Limits::default(),
         };
-        Ok(Data { rows: read(&reader)?, digest: *blake3::hash(bytes).as_bytes() })
+        let facts = self.settings.data.facts();
+        let digest = match facts.is_empty() {
+            true => digest,
+            false => *blake3::hash(&[&digest[..], facts.as_bytes()].concat()).as_bytes(),
+        };
+        Ok(Data { rows: read(&reader)?, digest })
     }
 
     /// Most tokens of a row.
@@ -352,7 +376,7 @@ impl Setup {
         Ok(tokens)
     }
 
-    /// Begins to learn a text, cut into rows of [`Setup::context`] tokens.
+    /// Begins to learn a text, cut into rows of at most [`Setup::context`] tokens: entries or paragraphs of it.
     ///
     /// # Errors
     /// Those of [`Reader::text`], [`Setup::draft`] and [`Draft::begin`].
@@ -370,7 +394,7 @@ impl Setup {
     /// ```
     pub fn text(self, text: impl AsRef<str>) -> Result<Lesson> {
         let text = text.as_ref();
-        let data = self.reader(text.as_bytes(), |reader| reader.text(text))?;
+        let data = self.reader(*blake3::hash(text.as_bytes()).as_bytes(), |reader| reader.text(text))?;
         self.draft(data)?.begin()
     }
 
@@ -392,7 +416,7 @@ impl Setup {
     /// ```
     pub fn lines(self, lines: impl AsRef<[u8]>) -> Result<Lesson> {
         let lines = lines.as_ref();
-        let data = self.reader(lines, |reader| reader.lines(lines))?;
+        let data = self.reader(*blake3::hash(lines).as_bytes(), |reader| reader.lines(lines))?;
         self.draft(data)?.begin()
     }
 
@@ -410,7 +434,7 @@ impl Setup {
     #[cfg(feature = "std")]
     pub fn file(self, path: impl AsRef<Path>) -> Result<Lesson> {
         let name = path.as_ref().to_string_lossy();
-        let read = || self.read(&name, &crate::bytes::map::open(path.as_ref())?);
+        let read = || self.read_files(&Files::open(path.as_ref())?);
         let data = read().map_err(|e| e.in_file(&*name))?;
         self.draft(data)?.begin()
     }

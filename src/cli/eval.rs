@@ -1,6 +1,6 @@
 //! `mynah eval`: mean loss and perplexity over a text, or how well queries find their passages.
 
-use crate::args::{Eval, Stride, Usage, setting};
+use crate::args::{Eval, Usage, setting};
 use crate::load;
 use crate::logits::loss;
 use crate::meter::Meter;
@@ -11,7 +11,7 @@ use mynah::bytes::{Limits, map};
 use mynah::model::Pooling;
 use mynah::text::Encode;
 use mynah::train::Example;
-use mynah::train::data::{Reader, utf8};
+use mynah::train::data::{Files, Reader, text_of};
 use mynah::train::objective::Choice;
 use serde::Serialize;
 use std::time::Instant;
@@ -99,26 +99,24 @@ pub fn eval(args: &Eval, json: bool) -> anyhow::Result<Outcome> {
 /// The rows of the data.
 fn rows(args: &Eval, mynah: &Mynah, ctx: usize) -> anyhow::Result<Vec<Example>> {
     let name = args.data.to_string_lossy();
-    let bytes = map::open(&args.data)?;
-    Ok(match args.stride {
-        Some(Stride::Llama) => {
-            let text = utf8(&bytes).with_context(|| name.to_string())?;
-            second_halves(mynah, text, args.rows.parse_special, ctx)?
-        }
-        None => {
-            let template = load::template(mynah)?.map(|t| t.merge_system(args.rows.merge_system));
-            let reader = Reader {
-                tokenizer: mynah.tokenizer(),
-                template: template.as_ref(),
-                ctx,
-                parse_special: args.rows.parse_special,
-                limits: Limits::default(),
-            };
-            let rows = reader.file(&name, &bytes).with_context(|| name.to_string())?;
-            load::notes(&rows);
-            rows.examples
-        }
-    })
+    if args.stride.is_some() {
+        let bytes = map::open(&args.data)?;
+        let text = text_of(&bytes).with_context(|| name.to_string())?;
+        return second_halves(mynah, &text, args.rows.parse_special, ctx);
+    }
+    let files = Files::open(&args.data)?;
+    let template = load::template(mynah)?.map(|t| t.merge_system(args.rows.merge_system));
+    let reader = Reader {
+        tokenizer: mynah.tokenizer(),
+        template: template.as_ref(),
+        ctx,
+        parse_special: args.rows.parse_special,
+        options: args.rows.options(),
+        limits: Limits::default(),
+    };
+    let rows = reader.files(&files).with_context(|| name.to_string())?;
+    load::notes(&rows);
+    Ok(rows.examples)
 }
 
 #[derive(Serialize)]

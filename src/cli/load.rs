@@ -115,19 +115,40 @@ pub fn template(mynah: &Mynah) -> mynah::Result<Option<Template>> {
     Ok(mynah.template()?.map(|t| t.at(now())))
 }
 
-/// Most rows that are named one by one.
+/// Most reasons, and most rows of each, that are named.
 const NAMED: usize = 8;
 
-/// Says which rows of data are left out and why, and whether rows spell control tokens that are read as text.
+/// Says what was guessed of data, which rows are left out and why, and whether rows spell control tokens that are read as text.
 pub fn notes(rows: &Dataset) {
-    let n = rows.left_out.len();
-    if n > 0 {
-        let count = if n == 1 { "1 row is" } else { &format!("{n} rows are") };
-        out::say(&format!("{count} left out, since they cannot be used:"));
-        rows.left_out.iter().take(NAMED).for_each(|row| out::say(&format!("  {row}")));
-        if n > NAMED {
-            out::say(&format!("  and {} more", n - NAMED));
+    for note in rows.notes.iter().take(NAMED) {
+        out::say(&format!("data: {note}"));
+    }
+    if rows.notes.len() > NAMED {
+        out::say(&format!("data: and {} more notes", rows.notes.len() - NAMED));
+    }
+    let mut reasons: Vec<(&str, Vec<String>)> = Vec::new();
+    for row in &rows.left_out {
+        let place = row.file.as_ref().map_or(String::new(), |file| format!("{file}: ")) + &format!("line {}", row.line);
+        match reasons.iter_mut().find(|(why, _)| *why == row.why) {
+            Some((_, places)) => places.push(place),
+            None => reasons.push((&row.why, vec![place])),
         }
+    }
+    if !reasons.is_empty() {
+        let n = rows.left_out.len();
+        out::say(if n == 1 { "1 row is left out:".into() } else { format!("{n} rows are left out:") }.as_str());
+    }
+    for (why, places) in reasons.iter().take(NAMED) {
+        let more = if places.len() > NAMED { format!(" and {} more", places.len() - NAMED) } else { String::new() };
+        out::say(&format!("  {}{more}: {why}", places[..places.len().min(NAMED)].join(", ")));
+    }
+    if reasons.len() > NAMED {
+        out::say(&format!("  and {} other reasons", reasons.len() - NAMED));
+    }
+    if rows.cut > 0 {
+        let (n, longest) = (rows.cut, rows.longest);
+        let what = if n == 1 { "1 row is" } else { &format!("{n} rows are") };
+        out::say(&format!("{what} cut at the context; the longest has {longest} tokens"));
     }
     if rows.spelled > 0 {
         let n = rows.spelled;

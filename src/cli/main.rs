@@ -6,6 +6,7 @@
 mod args;
 mod bench;
 mod chat;
+mod data;
 #[cfg(feature = "base")]
 mod demo;
 mod embed;
@@ -43,6 +44,7 @@ fn command() -> anyhow::Result<Outcome> {
         Command::Chat(a) => chat::chat(a, cli.json),
         Command::Train(a) => train::train(a, options, resumed, cli.json),
         Command::Plan(a) => train::plan(a, cli.json),
+        Command::Data(a) => data::data(a, cli.json),
         Command::Eval(a) => eval::eval(a, cli.json),
         Command::Embed(a) => embed::embed(a, cli.json),
         Command::Logits(a) => logits::logits(a, cli.json),

@@ -317,6 +317,7 @@ fn marks_are_rows_that_training_reads() {
         template: template.as_ref(),
         ctx: 256,
         parse_special: false,
+        options: Default::default(),
         limits: Limits::default(),
     };
     let targets = |text: &str| reader.lines(text.as_bytes()).unwrap().examples[0].targets();

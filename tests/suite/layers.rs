@@ -103,7 +103,7 @@ const NAMED: &[(&str, &str, &str)] = &[
     ("adapter/spec.rs", "lora", "the usual kind of a library's caller"),
     ("adapter/peft.rs", "lora", "what that program's files hold is this kind"),
     ("adapter/gguf_adapter.rs", "lora", "what that program's files hold is this kind, and they say so"),
-    ("train/data/mod.rs", "prompt", "a key of rows of data"),
+    ("train/data/shape.rs", "prompt", "a key of rows of data"),
     ("app/feedback.rs", "prompt", "a key of rows of data"),
     ("text/split.rs", "qwen2", "the name of a pre-tokenizer in files"),
     ("text/split.rs", "lfm2", "the same"),

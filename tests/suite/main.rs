@@ -12,6 +12,7 @@ mod chat;
 mod chat_learn;
 mod cli;
 mod contrast;
+mod data;
 mod decode;
 mod density;
 mod digest;

@@ -5,11 +5,12 @@ use std::process::{Command, Stdio};
 
 const README: &str = include_str!("../../README.md");
 /// Pages with commands.
-const PAGES: [&str; 9] = [
+const PAGES: [&str; 10] = [
     include_str!("../../docs/DESIGN.md"),
     include_str!("../../docs/adapters.md"),
     include_str!("../../docs/boards.md"),
     include_str!("../../docs/comparison.md"),
+    include_str!("../../docs/data.md"),
     include_str!("../../docs/embedding.md"),
     include_str!("../../docs/embeddings.md"),
     include_str!("../../docs/guarantees.md"),
@@ -63,6 +64,9 @@ fn every_command_runs() {
         std::fs::write(dir.path().join(name), mynah::base::NOTES).unwrap();
     }
     std::fs::write(dir.path().join("notes.jsonl"), "{\"text\": \"The papers lie in the boat.\"}\n").unwrap();
+    let chat = "[5.3.24, 10:00:00] Ben: Tea?\n[5.3.24, 10:01:00] Ann: At four.\n";
+    std::fs::write(dir.path().join("chat.txt"), chat).unwrap();
+    std::fs::write(dir.path().join("answers.csv"), "question,answer\nWhere is the key?,On the hook.\n").unwrap();
     let row = |i: usize| format!("{{\"query\": \"What came on day {i}?\", \"positive\": \"Ship number {i} came.\"}}\n");
     std::fs::write(dir.path().join("queries.jsonl"), (0..8).map(row).collect::<String>()).unwrap();
     let other =

@@ -353,7 +353,9 @@ fn contents_are_lists_of_parts_where_a_template_takes_nothing_else() {
         let got = template.render(turns.conversation(), true).unwrap();
         assert_eq!(got, format!("{date}<|u|>Say <|end|>.<|end|><|a|>No.<|end|><|a|>"), "{name}");
         let (ctx, limits) = (256, Limits::default());
-        let reader = Reader { tokenizer: &tokenizer, template: Some(&template), ctx, parse_special: false, limits };
+        let options = Default::default();
+        let reader =
+            Reader { tokenizer: &tokenizer, template: Some(&template), ctx, parse_special: false, options, limits };
         let data = reader.lines(row.as_bytes()).unwrap_or_else(|e| panic!("{name}: {e}"));
         let example = &data.examples[0];
         let learnt = spelled(&tokenizer, &example.tokens, example.mask.iter().copied(), true);
@@ -445,6 +447,7 @@ fn calls_of_tools_are_learnt_where_the_template_shows_them() {
         template: Some(&template),
         ctx: 4096,
         parse_special: false,
+        options: Default::default(),
         limits: Limits::default(),
     };
     // Nothing said is null, an empty text or not there; arguments are an object, or a text that says one.

@@ -2,6 +2,7 @@
 
 use super::*;
 use mynah::model::Pooling;
+use mynah::train::data::{self, Split};
 
 #[derive(Args)]
 #[command(after_help = "\
@@ -46,6 +47,78 @@ pub struct RowArgs {
     /// Read control tokens that the data spells as those tokens [default: they are text]
     #[arg(help_heading = DATA, long)]
     pub parse_special: bool,
+    /// Encoding of the data, such as windows-1252 or gbk [default: UTF-8 or UTF-16, which are recognised]
+    #[arg(help_heading = DATA, long, value_name = "NAME")]
+    pub encoding: Option<String>,
+    /// Columns or keys of other names: prompt=Question,completion=Reply
+    #[arg(help_heading = DATA, long, value_name = "KEY=NAME,..", value_delimiter = ',', value_parser = column)]
+    pub columns: Vec<(String, String)>,
+    /// Whose words are learnt in exports of chats and mails
+    #[arg(help_heading = DATA, long, value_name = "NAME")]
+    pub speaker: Option<String>,
+    /// How a text becomes rows
+    #[arg(help_heading = DATA, long, value_name = "HOW", default_value = "auto",
+        value_parser = rows(Split::ALL.iter().map(|(name, _, about)| (*name, *about))))]
+    pub split: String,
+}
+
+impl RowArgs {
+    /// What is said of the data.
+    pub fn options(&self) -> data::Options {
+        data::Options {
+            encoding: self.encoding.clone(),
+            columns: self.columns.clone(),
+            speaker: self.speaker.clone(),
+            split: Split::ALL.iter().find(|(name, ..)| *name == self.split).map_or(Split::Auto, |(_, split, _)| *split),
+        }
+    }
+}
+
+/// A key and the column that stands for it.
+fn column(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, name)) if !key.is_empty() && !name.is_empty() => Ok((key.into(), name.into())),
+        _ => Err("it must be KEY=NAME, for example prompt=Question".into()),
+    }
+}
+
+#[derive(Args)]
+pub struct Data {
+    #[command(subcommand)]
+    pub command: DataCommand,
+}
+
+#[derive(Subcommand)]
+pub enum DataCommand {
+    /// Show the first rows of data as the model will see them, and what is left out
+    Look(Look),
+}
+
+#[derive(Args)]
+#[command(after_help = "\
+What is learnt of a row is coloured, or without a terminal put between « and ». Control tokens are spelled out.
+With --json: rows, tokens, learnt (tokens), lengths (min, median, max), longer (rows that are cut at --ctx), left_out (file,
+line, why), notes (what was guessed), first (rows, each with line, tokens, learnt and parts: text and whether it is learnt).
+
+Examples:
+  mynah data look notes.txt
+  mynah data look -m model.gguf rows.jsonl --rows 5
+  mynah data look -m model.gguf chat.txt --speaker Ann")]
+pub struct Look {
+    /// The data: a file, a folder, or - for standard input
+    #[arg(value_name = "DATA")]
+    pub data: PathBuf,
+    /// The model, a GGUF file [default: the built-in model]
+    #[arg(short, long, value_name = "MODEL", required = cfg!(not(feature = "base")))]
+    pub model: Option<PathBuf>,
+    /// Tokens of a row [default: 256, or the model's context if that is shorter]
+    #[arg(long, value_name = "T", value_parser = count(1 << 24))]
+    pub ctx: Option<usize>,
+    /// Number of rows to show
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    pub rows: usize,
+    #[command(flatten)]
+    pub how: RowArgs,
 }
 
 #[derive(ValueEnum, Clone, Copy)]

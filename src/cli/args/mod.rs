@@ -116,6 +116,15 @@ pub enum Command {
     Train(Box<Train>),
     /// Plan the memory of a `train` command without running it
     Plan(Box<Plan>),
+    /// Look at training data as the model will see it
+    #[command(
+        subcommand_required = true,
+        after_help = "\
+Examples:
+  mynah data look notes.txt
+  mynah data look -m model.gguf rows.jsonl"
+    )]
+    Data(Data),
     /// Measure how well a model predicts a text
     Eval(Eval),
     /// Turn texts into vectors, for search and comparison

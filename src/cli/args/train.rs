@@ -5,7 +5,8 @@ use super::*;
 #[derive(Args)]
 #[command(override_usage = "mynah train -m MODEL -d DATA -o OUT [OPTIONS]\n       mynah train --resume DIR [OPTIONS]")]
 #[command(after_help = "\
-Data: a text file (.txt), or JSON Lines (.jsonl) with one row a line:
+Data: a text (.txt, .md), which becomes rows by entries or paragraphs; rows of JSON (.jsonl, .json) or of a table (.csv,
+.tsv); an export of a chat or of mails (.mbox); or a folder of these. `mynah data look DATA` shows the rows. Rows are like:
   {\"text\": \"...\"}                                   every token is a target
   {\"prompt\": \"...\", \"completion\": \"...\"}            the completion and the end token are targets
   {\"messages\": [{\"role\": \"user\", \"content\": \"...\"}, ...]}   the assistant's words are targets
@@ -13,6 +14,7 @@ Data: a text file (.txt), or JSON Lines (.jsonl) with one row a line:
   {\"prompt\": ..., \"completion\": ..., \"label\": true}  liked or not, for --objective bco and kto
   {\"query\": ..., \"positive\": ..., \"negative\": ...}  what a search should find and not find, for --objective infonce
   {\"tokens\": [1, 2, 3], \"mask\": [0, 1, 1]}           tokens with mask 1 are targets; without mask, all
+  instruction/input/output (Alpaca), conversations (ShareGPT), question/answer and other published shapes
 
 Prompts and completions are texts, or lists of messages. \"weight\" is the factor of a row's loss. A message may have
 \"tool_calls\", or \"weight\": 0, which is not learnt; a row of messages may have \"tools\". Rows that cannot be used are left
@@ -42,7 +44,8 @@ pub struct Train {
     /// The model, a GGUF file; it is not changed
     #[arg(short, long, help_heading = COMMON, value_name = "MODEL")]
     pub model: PathBuf,
-    /// Training data: .txt or .jsonl
+    /// Training data: a text, rows of JSON, a table, an export of a chat or of mails, a folder of these, or - for standard
+    /// input
     #[arg(short, long, help_heading = COMMON, value_name = "DATA")]
     pub data: PathBuf,
     /// The adapter to write (with --method full: the new model, a GGUF file in F32)

@@ -24,6 +24,7 @@ use anyhow::Context;
 use mynah::app::{DISCARDS, Ended, Event, Lesson, Work};
 use mynah::bytes::map;
 use mynah::container::head::Head;
+use mynah::train::data::Files;
 use mynah::{Error, Mynah};
 use resume::{Saved, Saver};
 use setup::{Size, flagged};
@@ -49,6 +50,7 @@ pub fn train(options: &Train, given: Head, resumed: Option<Resumed>, json: bool)
     }
     let mut run = Run {
         log,
+        notes: size.notes,
         saver: Some(Saver::new(options, given, folder)?),
         most_steps: args.max_steps,
         most_time: args.max_minutes.map(|m| Duration::from_secs_f32(m * 60.0)),
@@ -99,10 +101,10 @@ struct Begun {
 /// Begins or continues the lesson; `None` if Ctrl-C came while rows were weighed.
 fn begin(options: &Train, mynah: &Mynah, saved: Option<Saved>, from: Option<&Path>) -> anyhow::Result<Option<Begun>> {
     let args = &options.teach;
-    let bytes = map::open(&options.data)?;
+    let files = Files::open(&options.data)?;
     let clock = saved.as_ref().map_or_else(load::now, |s| s.clock);
-    let setup = setup::setup(args, mynah, saved, clock, Some(bytes.clone()))?;
-    let (mut draft, size) = setup::draft(setup, &options.data, &bytes)?;
+    let setup = setup::setup(args, mynah, saved, clock, Some(&files))?;
+    let (mut draft, size) = setup::draft(setup, &options.data, &files)?;
     let planned = plan::settled(args, flagged(draft.plan(plan::held(mynah)))?)?.total();
     let mut lesson = draft.begin().map_err(|e| named(e, from))?;
     meter::catch_interrupt("stopping after this step")?;

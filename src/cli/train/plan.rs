@@ -7,9 +7,9 @@ use crate::{Outcome, meter, out};
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
 use mynah::Mynah;
-use mynah::bytes::map;
 use mynah::model::ActType;
 use mynah::nn::head;
+use mynah::train::data::Files;
 use mynah::train::plan::{Change, Plan, Refusal};
 use serde_json::{Value, json};
 
@@ -57,11 +57,11 @@ pub fn plan(options: &Options, json: bool) -> anyhow::Result<Outcome> {
     let args = &options.teach;
     args.check()?;
     let mynah = load::open(&options.model, &args.engine)?;
-    let data = options.data.as_ref().map(|path| map::open(path)).transpose()?;
-    let setup = setup::setup(args, &mynah, None, load::now(), data.clone())?;
-    let plan = match (&options.data, data) {
-        (Some(path), Some(bytes)) => {
-            let (mut draft, _) = setup::draft(setup, path, &bytes)?;
+    let data = options.data.as_ref().map(|path| Files::open(path)).transpose()?;
+    let setup = setup::setup(args, &mynah, None, load::now(), data.as_ref())?;
+    let plan = match (&options.data, &data) {
+        (Some(path), Some(files)) => {
+            let (mut draft, _) = setup::draft(setup, path, files)?;
             flagged(draft.plan(held(&mynah)))?
         }
         _ => flagged(setup.plan(held(&mynah)))?,

@@ -7,6 +7,7 @@ use crate::out;
 use mynah::Lesson;
 use mynah::app::Work;
 use mynah::bytes::map;
+use mynah::train::data::is_stream;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
@@ -24,7 +25,8 @@ pub fn fill(data: &Path, lesson: &mut Lesson) -> anyhow::Result<()> {
         return Ok(());
     }
     let path = beside(data);
-    if path.exists() {
+    let stream = is_stream(data);
+    if !stream && path.exists() {
         let found = map::open(&path).and_then(|bytes| lesson.fill_reference(bytes));
         if let Err(e) = found {
             out::say(&format!("{}: cannot be used here ({e}); computed again", path.display()));
@@ -42,6 +44,9 @@ pub fn fill(data: &Path, lesson: &mut Lesson) -> anyhow::Result<()> {
         meter.show(missing - lesson.missing_reference() as u64, || "reference log-probabilities".into());
     }
     meter.done();
+    if stream {
+        return Ok(()); // there is nothing that a file could stand beside
+    }
     // Without the file the next run computes it again: no reason to stop.
     match map::replace(&path, &lesson.reference_file()) {
         Ok(()) => {

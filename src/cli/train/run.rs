@@ -27,6 +27,8 @@ pub struct Summary {
     pub peak_rss_bytes: Option<u64>,
     pub interrupted: bool,
     pub ended: &'static str,
+    /// What was guessed of the data.
+    pub notes: Vec<String>,
 }
 
 /// What a lesson does next; Ctrl-C is its end.
@@ -48,12 +50,14 @@ pub struct Run {
     pub most_time: Option<Duration>,
     /// Why the step before was discarded, if it was.
     pub discarded: Option<mynah::Error>,
+    /// What was guessed of the data.
+    pub notes: Vec<String>,
 }
 
 impl Run {
     /// All steps, with nothing written.
     pub fn new(lesson: Lesson) -> Run {
-        Run { lesson, log: None, saver: None, most_steps: None, most_time: None, discarded: None }
+        Run { lesson, log: None, saver: None, most_steps: None, most_time: None, discarded: None, notes: Vec::new() }
     }
 
     /// Runs until one of the reasons to end, or to pause.
@@ -175,6 +179,7 @@ impl Run {
                 Some(ended) => ended.name(),
                 None => "paused",
             },
+            notes: self.notes.clone(),
         }
     }
 

@@ -8,8 +8,8 @@ use crate::out;
 use anyhow::Context;
 use mynah::adapter::{self, Spec};
 use mynah::app::{Data, Draft, Method, Settings, Setup};
-use mynah::bytes::Bytes;
 use mynah::nn::linear::Precision;
+use mynah::train::data::Files;
 use mynah::train::{Schedule, objective, optim};
 use mynah::{Error, Mynah};
 use std::path::Path;
@@ -44,7 +44,7 @@ pub fn setup(
     mynah: &Mynah,
     saved: Option<Saved>,
     clock: i64,
-    data: Option<Bytes>,
+    data: Option<&Files>,
 ) -> anyhow::Result<Setup> {
     let setup = match (&args.init, saved) {
         // The file may be gone, or be the output: the checkpoint holds the adapter.
@@ -66,8 +66,9 @@ pub fn setup(
     let setup = setup.stack(load::stack(mynah, &args.adapters)?).settings(|s| settings(args, clock, s));
     let Some(path) = args.activation_cache.clone() else { return Ok(setup) };
     let (limit, mynah) = (args.activation_cache_size as u64, mynah.clone());
+    let data = data.map_or_else(|| blake3::hash(&[]).into(), Files::digest);
     Ok(setup.activation_cache(move |blocks| {
-        let subject = Subject::new(&mynah, data.as_deref().unwrap_or_default());
+        let subject = Subject::new(&mynah, data);
         let file = activation_cache::File::open(&path, limit, &subject, blocks)?;
         out::say(&file.says());
         Ok(Box::new(file))
@@ -132,23 +133,18 @@ fn settings(args: &Teach, clock: i64, to: &mut Settings) {
         clock: Some(clock),
         merge_system: args.rows.merge_system,
         parse_special: args.rows.parse_special,
+        data: args.rows.options(),
     };
 }
 
-/// The rows of a file. Says how many were cut, left out or split.
-pub fn draft(setup: Setup, path: &Path, bytes: &[u8]) -> anyhow::Result<(Draft, Size)> {
+/// The rows of data. Says what was guessed, and how many were cut, left out or split.
+pub fn draft(setup: Setup, path: &Path, files: &Files) -> anyhow::Result<(Draft, Size)> {
     let name = path.to_string_lossy();
     // Settings first: what is wrong with them is not the file's fault.
     flagged(setup.tokens())?;
-    let data: Data = setup.read(&name, bytes).with_context(|| name.to_string())?;
-    for (n, what) in [(data.rows.cut, "cut at the context"), (data.rows.skipped, "left out: they have no target token")]
-    {
-        if n > 0 {
-            out::say(&format!("{n} rows {what}"));
-        }
-    }
+    let data: Data = setup.read_files(files).with_context(|| name.to_string())?;
     load::notes(&data.rows);
-    let size = Size { rows: data.rows.examples.len(), tokens: data.rows.tokens() };
+    let size = Size { rows: data.rows.examples.len(), tokens: data.rows.tokens(), notes: data.rows.notes.clone() };
     let draft = flagged(setup.draft(data))?;
     if draft.pairs() > 0 {
         let n = draft.pairs();
@@ -161,4 +157,6 @@ pub fn draft(setup: Setup, path: &Path, bytes: &[u8]) -> anyhow::Result<(Draft, 
 pub struct Size {
     pub rows: usize,
     pub tokens: usize,
+    /// What was guessed of it.
+    pub notes: Vec<String>,
 }

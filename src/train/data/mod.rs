@@ -1,6 +1,10 @@
-//! Training data: plain text, or JSON Lines of several shapes, as token rows with loss masks.
+//! Training data as people have it: texts, JSON, tables, exports of chats and mails, as token rows with loss masks.
 //!
-//! | line | target tokens |
+//! [`Reader::file`] recognises what a file holds by its name, and by its first bytes where the name does not tell. A text
+//! becomes rows by entries or paragraphs ([`Split`]); everything else has rows, whose keys say what is learnt of them. The
+//! shapes are rows of a table, [`SHAPES`]:
+//!
+//! | row | target tokens |
 //! | --- | --- |
 //! | `{"text": "…"}` | every token |
 //! | `{"prompt": "…", "completion": "…"}` | the completion and the end token |
@@ -10,32 +14,50 @@
 //! | `{"messages": [{"role": "user", "content": "…"}]}` | the assistant's words, by the model's chat template |
 //! | `{"query": "…", "positive": "…", "negative": "…"}` | none: texts to be embedded; `negative` may be a list, or missing |
 //!
-//! Prompts and completions may be lists of messages, too. Without a prompt, the common beginning of `chosen` and
-//! `rejected` is the prompt. `"weight": 0.5` is the factor of a row's loss, `"aligned": [-1.2, -0.9]` the mean
-//! log-probabilities of a completion's tokens under aligned models, for PoFT. Other keys of a line are ignored, and `null`
-//! stands for a key that is absent. The shape may change from line to line.
+//! The others are those of published sets. Prompts and completions may be lists of messages, too. Without a prompt, the common
+//! beginning of `chosen` and `rejected` is the prompt. `"weight": 0.5` is the factor of a row's loss, `"aligned": [-1.2, -0.9]`
+//! the mean log-probabilities of a completion's tokens under aligned models, for PoFT. Other keys of a row are ignored, and
+//! `null` stands for a key that is absent. The shape may change from row to row.
 //!
 //! A message has a `role` and a `content`, which is a text or a list of text parts. The template also gets its other
 //! fields, such as `tool_calls`, and the columns `tools` and `chat_template_kwargs` of the row. An assistant's message with
 //! `"weight": 0` is no target. `"ended": false` in a last message marks it as cut off: its end token is no target.
 //!
 //! A row that cannot be used is left out and named: the template refuses its messages, for example, or its line is no JSON,
-//! as the last line of a file that was cut off.
+//! as the last line of a file that was cut off, or nothing of it is to be learnt. What was guessed of a file is said in
+//! [`Dataset::notes`].
 
+mod dates;
+mod encoding;
+mod entries;
+#[cfg(feature = "std")]
+mod files;
+mod format;
+mod json;
+#[cfg(feature = "imports")]
+mod mail;
 mod order;
+mod shape;
+mod table;
+mod talk;
+mod turns;
 
+pub use entries::Split;
+#[cfg(feature = "std")]
+pub use files::{Files, is_stream};
+pub use format::Format;
 pub use order::{Order, pack};
+pub use shape::{SHAPES, Shape};
 
 use super::Example;
 use crate::bytes::Limits;
-use crate::error::{Error, Result, printable};
+use crate::error::{Error, Result};
 use crate::rng::Random;
 #[cfg(feature = "chat")]
-use crate::text::chat::{Conversation, Template, Turns};
+use crate::text::chat::Template;
 use crate::text::{Encode, Json, Tokenizer};
+use std::borrow::Cow;
 use std::prelude::v1::*;
-
-const SHAPES: &str = r#"known are {"text"}, {"prompt", "completion"}, {"prompt", "completion", "label"}, {"prompt", "chosen", "rejected"}, {"query", "positive", "negative"}, {"tokens", "mask"} and {"messages"}"#;
 
 /// A reader of training data: what it needs beside the data.
 pub struct Reader<'a> {
@@ -49,8 +71,36 @@ pub struct Reader<'a> {
     /// Whether control tokens that the data spells become those tokens; otherwise such spellings are text. Those of the chat
     /// template always do.
     pub parse_special: bool,
+    /// What the caller says of the data.
+    pub options: Options,
     /// Bounds on lines and nesting.
     pub limits: Limits,
+}
+
+/// What a person says about data that the data do not say.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// The encoding of files, such as `windows-1252`; UTF-8 and UTF-16 are recognised.
+    pub encoding: Option<String>,
+    /// Keys that columns, or keys, of other names stand for: `("prompt", "Frage")`.
+    pub columns: Vec<(String, String)>,
+    /// Whose words are learnt in exports of chats and mails.
+    pub speaker: Option<String>,
+    /// How texts become rows.
+    pub split: Split,
+}
+
+impl Options {
+    /// What tells these options from others; nothing if all are the usual ones.
+    pub fn facts(&self) -> String {
+        match *self == Options::default() {
+            true => String::new(),
+            false => {
+                let Options { encoding, columns, speaker, split } = self;
+                format!("{encoding:?} {columns:?} {speaker:?} {split:?}")
+            }
+        }
+    }
 }
 
 /// A digest of rows: BLAKE3 of their contents, without reference log-probabilities and line numbers.
@@ -79,10 +129,12 @@ pub struct Dataset {
     pub examples: Vec<Example>,
     /// Number of rows that were cut because they were longer than the context.
     pub cut: usize,
-    /// Number of rows that were left out because they have no target token, perhaps after they were cut.
-    pub skipped: usize,
-    /// Rows that were left out because they cannot be used.
+    /// Tokens of the longest row, before it was cut.
+    pub longest: usize,
+    /// Rows that were left out because they cannot be used, or because nothing of them is to be learnt.
     pub left_out: Vec<LeftOut>,
+    /// What was guessed of the data, a line each.
+    pub notes: Vec<String>,
     /// Number of rows that spell control tokens which were read as text; of a plain text at most 1.
     pub spelled: usize,
 }
@@ -90,6 +142,8 @@ pub struct Dataset {
 /// A row of a file that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeftOut {
+    /// Its file, in a folder of several.
+    pub file: Option<String>,
     /// Its line, from 1.
     pub line: usize,
     /// The reason, on one line.
@@ -98,7 +152,8 @@ pub struct LeftOut {
 
 impl core::fmt::Display for LeftOut {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        write!(f, "line {}: {}", self.line, self.why)
+        let file = self.file.as_ref().map(|file| format!("{file}: ")).unwrap_or_default();
+        write!(f, "{file}line {}: {}", self.line, self.why)
     }
 }
 
@@ -138,35 +193,123 @@ impl Dataset {
 }
 
 impl Reader<'_> {
-    /// Reads the rows of a file: as JSON Lines if its name has such a suffix, or if it has no known suffix and begins
-    /// with a brace; otherwise as text.
+    /// Reads the rows of a file, whose name tells what it holds; where it does not, the first bytes do.
     ///
     /// # Errors
-    /// Those of [`Reader::text`] and [`Reader::lines`].
+    /// `Unsupported` for files that hold something else; `Invalid` with line and column of bytes in another encoding, and if
+    /// there is no usable row, with the numbers of the first lines and the reasons. The error of an only row is that row's
+    /// own.
     pub fn file(&self, name: &str, bytes: &[u8]) -> Result<Dataset> {
-        let ends = |list: &[&str]| list.iter().any(|end| name.to_ascii_lowercase().ends_with(end));
-        let brace = || bytes.trim_ascii_start().first() == Some(&b'{');
-        if ends(&[".jsonl", ".ndjson", ".json"]) || (!ends(&[".txt", ".md"]) && brace()) {
-            self.lines(bytes)
-        } else {
-            self.text(utf8(bytes)?)
-        }
+        self.collect(|out| self.read(name, bytes, out))
     }
 
-    /// One text, cut into rows of `ctx` tokens; the last may be shorter.
+    /// Reads the rows of several files, as those of a folder.
+    ///
+    /// # Errors
+    /// Those of [`Reader::file`], with the file's name in a folder.
+    #[cfg(feature = "std")]
+    pub fn files(&self, files: &Files) -> Result<Dataset> {
+        self.collect(|out| {
+            for (name, bytes) in &files.list {
+                out.file = Some(name.clone()).filter(|_| files.folder);
+                let read = self.read(name, bytes, out);
+                read.map_err(|e| if files.folder { e.in_file(name) } else { e })?;
+            }
+            out.file = None;
+            if !files.others.is_empty() {
+                let first: Vec<&str> = files.others.iter().take(3).map(String::as_str).collect();
+                let more = if files.others.len() > 3 { " and others" } else { "" };
+                out.note(format!(
+                    "{} files of other endings are not read: {}{more}",
+                    files.others.len(),
+                    first.join(", ")
+                ));
+            }
+            Ok(())
+        })
+    }
+
+    /// A text, cut into rows as [`Options::split`] says.
     ///
     /// # Errors
     /// `Invalid` if there are not two tokens; those of [`Tokenizer::encode`].
     pub fn text(&self, text: &str) -> Result<Dataset> {
+        self.collect(|out| self.entries(text, out))
+    }
+
+    /// Rows of JSON: one a line, one list of all, or rows over several lines. Empty lines, a byte order mark and Windows line
+    /// ends are accepted. Rows that cannot be used are left out, and so are lines that are no JSON.
+    ///
+    /// # Errors
+    /// Those of [`Reader::file`].
+    pub fn lines(&self, bytes: &[u8]) -> Result<Dataset> {
+        self.collect(|out| self.json(bytes, out))
+    }
+
+    fn collect(&self, read: impl FnOnce(&mut Collector) -> Result<()>) -> Result<Dataset> {
         self.check()?;
-        let ids = self.tokenizer.encode(text, &self.whole())?;
-        let rows = ids.chunks(self.ctx).filter(|row| row.len() > 1);
-        let examples: Vec<_> = rows.map(|row| Example::all(row.to_vec())).collect();
-        if examples.is_empty() {
-            return Err(Error::invalid("data", format!("{} tokens; at least 2 are needed", ids.len())));
+        let mut out = Collector::new(self);
+        read(&mut out)?;
+        out.finish()
+    }
+
+    fn read(&self, name: &str, bytes: &[u8], out: &mut Collector) -> Result<()> {
+        let (format, note) = Format::of(name, bytes)?;
+        note.into_iter().for_each(|note| out.note(note));
+        // Mails say themselves how they are encoded, each part of them.
+        match format {
+            Format::Json => return self.json(bytes, out),
+            Format::Mail => return self.mail(bytes, out),
+            _ => {}
         }
-        let spelled = usize::from(!self.parse_special && self.tokenizer.spells_control(text));
-        Ok(Dataset { examples, spelled, ..Dataset::default() })
+        let text = self.decode(bytes, false, out)?;
+        match format {
+            Format::Table { tabs } => {
+                let columns = &self.options.columns;
+                let note = table::rows(&text, tabs, columns, &mut |line, row| out.push(line, row))?;
+                out.note(note);
+                Ok(())
+            }
+            Format::Chat if self.options.split == Split::Auto => self.talk(&text, out),
+            _ => self.entries(&text, out),
+        }
+    }
+
+    #[cfg(feature = "imports")]
+    fn mail(&self, bytes: &[u8], out: &mut Collector) -> Result<()> {
+        self.mails(bytes, out)
+    }
+
+    #[cfg(not(feature = "imports"))]
+    fn mail(&self, _: &[u8], _: &mut Collector) -> Result<()> {
+        Err(Error::unsupported("data", "mails: this build does not read them"))
+    }
+
+    fn json(&self, bytes: &[u8], out: &mut Collector) -> Result<()> {
+        let text = self.decode(bytes, true, out)?;
+        let note = json::rows(&text, &self.limits, &mut |line, json| {
+            out.push(line, json.map(|row| self.renamed(row)));
+        });
+        note.into_iter().for_each(|note| out.note(note));
+        Ok(())
+    }
+
+    fn decode<'b>(&self, bytes: &'b [u8], cut: bool, out: &mut Collector) -> Result<Cow<'b, str>> {
+        let mut notes = Vec::new();
+        let text = encoding::decode(bytes, self.options.encoding.as_deref(), cut, &mut notes)?;
+        notes.into_iter().for_each(|note| out.note(note));
+        Ok(text)
+    }
+
+    /// A row with the keys that its own stand for.
+    fn renamed(&self, row: Json) -> Json {
+        let Json::Object(mut pairs) = row else { return row };
+        for (key, name) in &self.options.columns {
+            if let Some(pair) = pairs.iter_mut().find(|(own, _)| own == name) {
+                pair.0 = key.clone();
+            }
+        }
+        Json::Object(pairs)
     }
 
     /// How a whole text is encoded.
@@ -174,101 +317,10 @@ impl Reader<'_> {
         Encode { add_special: true, parse_special: self.parse_special }
     }
 
-    /// JSON Lines. Empty lines, a byte order mark and Windows line ends are accepted. Rows that cannot be used are left out,
-    /// and so are lines that are no JSON.
-    ///
-    /// # Errors
-    /// `Invalid` if there is no usable row, with the numbers of the first lines and the reasons. The error of an only row is
-    /// that row's own.
-    pub fn lines(&self, bytes: &[u8]) -> Result<Dataset> {
-        self.check()?;
-        utf16(bytes)?;
-        let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
-        let mut out = Dataset::default();
-        let mut first = None;
-        for (number, line) in (1..).zip(bytes.split(|&b| b == b'\n')) {
-            if line.trim_ascii().is_empty() {
-                continue;
-            }
-            let (json, mut example) = match self.line(line) {
-                Ok(read) => read,
-                Err(error) => {
-                    out.left_out.push(LeftOut { line: number, why: error.to_string() });
-                    first = first.or(Some(error));
-                    continue;
-                }
-            };
-            out.cut += usize::from(example.sequences().any(|e| e.tokens.len() > self.ctx));
-            if !example.passages.is_empty() {
-                let endings = endings(self.tokenizer)?;
-                let texts = core::iter::once(&mut example.tokens);
-                let texts = texts.chain(example.passages.iter_mut().map(|p| &mut p.tokens));
-                texts.for_each(|tokens| shorten(tokens, self.ctx, endings));
-                example.passages.iter_mut().for_each(|p| p.mask.truncate(self.ctx));
-            }
-            let other = example.other.take().map(|o| Box::new(self.cut(*o)));
-            let texts = !example.passages.is_empty();
-            let example = Example { other, line: Some(number), ..self.cut(example) };
-            if texts || example.sequences().all(|e| e.targets() > 0) {
-                out.spelled += usize::from(self.spells(&json));
-                out.examples.push(example);
-            } else {
-                out.skipped += 1
-            }
-        }
-        match (out.examples.len(), out.skipped, &out.left_out[..], first) {
-            (1.., ..) => Ok(out),
-            (_, 0, [one], Some(error)) => Err(error.in_file(format!("line {}", one.line))),
-            (_, skipped, left_out @ [_, ..], _) => {
-                let first: Vec<String> = left_out.iter().take(3).map(LeftOut::to_string).collect();
-                let more = if left_out.len() > 3 { "; and so on" } else { "" };
-                let why = format!("none of {} rows can be used: {}{more}", skipped + left_out.len(), first.join("; "));
-                Err(Error::invalid("data", why))
-            }
-            (_, 0, ..) => Err(Error::invalid("data", "no rows")),
-            (_, n, ..) => {
-                let why = format!("none of {n} rows has a target token within {} tokens", self.ctx);
-                Err(Error::invalid("data", why))
-            }
-        }
-    }
-
-    /// A line and the row that it makes.
-    fn line(&self, line: &[u8]) -> Result<(Json, Example)> {
-        Limits::check("bytes of a line", line.len() as u64, self.limits.line)?;
-        let json = Json::parse(line, self.limits.json_depth)?;
-        let example = self.row(&json)?;
-        Ok((json, example))
-    }
-
     fn cut(&self, mut example: Example) -> Example {
         example.tokens.truncate(self.ctx);
         example.mask.truncate(self.ctx);
         example
-    }
-
-    /// A query and its passages: whole texts, each with the tokens that the model expects around it.
-    fn query(&self, row: &Json) -> Result<Example> {
-        let whole = self.whole();
-        let text = |name: &str, value: Option<&Json>| {
-            let text = value.and_then(Json::text).ok_or_else(|| Error::invalid(name, "missing or not a text"))?;
-            let tokens = self.tokenizer.encode(text, &whole)?;
-            match tokens.len() {
-                0 => Err(Error::invalid(name, "it has no token")),
-                n => Ok(Example::new(tokens, vec![false; n])),
-            }
-        };
-        let mut passages = vec![text("positive", get(row, "positive"))?];
-        match get(row, "negative") {
-            None => {}
-            Some(Json::List(list)) => {
-                for (i, value) in list.iter().enumerate() {
-                    passages.push(text(&format!("negative[{i}]"), Some(value))?);
-                }
-            }
-            one => passages.push(text("negative", one)?),
-        }
-        Ok(text("query", get(row, "query"))?.finding(passages))
     }
 
     fn check(&self) -> Result<()> {
@@ -280,216 +332,116 @@ impl Reader<'_> {
 
     /// Whether a row spells control tokens that are read as text.
     fn spells(&self, row: &Json) -> bool {
-        let texts = || {
-            KEYS.iter()
-                .chain(&["tools", "query", "positive", "negative"])
-                .filter_map(|key| row.get(key))
-                .flat_map(Json::texts)
-        };
-        !self.parse_special && texts().any(|text| self.tokenizer.spells_control(text))
+        let keys = SHAPES.iter().flat_map(|shape| shape.keys.iter().chain(shape.beside)).chain(&["tools"]);
+        let mut texts = keys.filter_map(|key| row.get(key)).flat_map(Json::texts);
+        !self.parse_special && texts.any(|text| self.tokenizer.spells_control(text))
+    }
+}
+
+/// Takes the rows of files as they are read.
+struct Collector<'a> {
+    reader: &'a Reader<'a>,
+    data: Dataset,
+    /// The file that is read, in a folder of several.
+    file: Option<String>,
+    /// The first error of a row.
+    first: Option<Error>,
+    /// Most tokens that a row would need so that something of it is learnt.
+    wanted: usize,
+}
+
+impl<'a> Collector<'a> {
+    fn new(reader: &'a Reader<'a>) -> Collector<'a> {
+        Collector { reader, data: Dataset::default(), file: None, first: None, wanted: 0 }
     }
 
-    fn row(&self, row: &Json) -> Result<Example> {
-        let Some(pairs) = row.object() else {
-            return Err(Error::invalid("row", format!("not an object; {SHAPES}")));
-        };
-        let mut found: Vec<&str> = KEYS.into_iter().filter(|key| get(row, key).is_some()).collect();
-        leave_out_copies(row, &mut found)?;
-        let mut example = match found[..] {
-            ["text"] => Example::all(self.tokenizer.encode(text(row, "text")?, &self.whole())?),
-            ["prompt", "completion"] => Example { good: label(row)?, ..self.answer(row, true, "completion", 0)? },
-            ["prompt", "chosen", "rejected"] | ["chosen", "rejected"] => {
-                let prompt = found[0] == "prompt";
-                let common = if prompt { 0 } else { common(row)? };
-                let answer = |key| self.answer(row, prompt, key, common);
-                answer("chosen")?.over(answer("rejected")?)
+    fn note(&mut self, note: String) {
+        let file = self.file.as_ref().map(|file| format!("{file}: ")).unwrap_or_default();
+        self.data.notes.push(file + &note);
+    }
+
+    /// Rows that were read so far, used or not.
+    fn rows(&self) -> usize {
+        self.data.examples.len() + self.data.left_out.len()
+    }
+
+    fn leave_out(&mut self, line: usize, why: Error) {
+        self.data.left_out.push(LeftOut { file: self.file.clone(), line, why: why.to_string() });
+        self.first.get_or_insert(why);
+    }
+
+    /// A row as it stands in the data, or why there is none, and the line where it begins.
+    fn push(&mut self, line: usize, row: Result<Json>) {
+        let reader = self.reader;
+        match row.and_then(|row| Ok((reader.row(&row)?, row))) {
+            Ok((example, row)) => {
+                let spells = self.add(line, example) && reader.spells(&row);
+                self.data.spelled += usize::from(spells);
             }
-            ["tokens"] => self.tokens(row)?,
-            ["messages"] => self.conversation(row, &[list(row, "messages")?], 0)?,
-            [] if get(row, "query").is_some() => self.query(row)?,
-            _ => {
-                let keys: Vec<_> = pairs.iter().map(|(key, _)| format!("{:?}", printable(key))).collect();
-                return Err(Error::invalid("row", format!("keys {}; {SHAPES}", printable(&keys.join(", ")))));
-            }
+            Err(why) => self.leave_out(line, why),
+        }
+    }
+
+    /// A row of tokens that begins in this line. Returns whether it is used.
+    fn add(&mut self, line: usize, mut example: Example) -> bool {
+        let ctx = self.reader.ctx;
+        let longest = example.sequences().map(|e| e.tokens.len()).max().unwrap_or(0);
+        let (texts, silent) = (!example.passages.is_empty(), example.weight == Some(0.0));
+        // Where the first token stands that is learnt.
+        let begin = |e: &Example| (1..e.mask.len()).find(|t| e.mask[*t]);
+        let begins: Vec<Option<usize>> = example.sequences().map(begin).collect();
+        let why = match begins.iter().copied().collect::<Option<Vec<usize>>>() {
+            _ if silent => Some("nothing to learn: its weight is 0".into()),
+            _ if texts => None,
+            None => Some("nothing to learn: no token of it counts".into()),
+            Some(begins) => begins.into_iter().max().filter(|begin| *begin >= ctx).map(|begin| {
+                self.wanted = self.wanted.max(longest);
+                format!("nothing to learn within {ctx} tokens: what counts begins at token {}", begin + 1)
+            }),
         };
-        let number = |key: &str, value: &Json| {
-            let number = value.number().filter(|v| v.is_finite());
-            number.ok_or_else(|| Error::invalid(key, "not a finite number"))
-        };
-        if let Some(value) = get(row, "weight") {
-            let weight = number("weight", value)? as f32;
-            if !(weight.is_finite() && weight >= 0.0) {
-                return Err(Error::invalid("weight", format!("{weight}; a number from 0 can be used")));
+        if let Some(why) = why {
+            self.leave_out(line, Error::invalid("row", why));
+            return false;
+        }
+        self.data.longest = self.data.longest.max(longest);
+        self.data.cut += usize::from(longest > ctx);
+        if texts && longest > ctx {
+            let endings = endings(self.reader.tokenizer).unwrap_or(0);
+            let texts = core::iter::once(&mut example.tokens);
+            let texts = texts.chain(example.passages.iter_mut().map(|p| &mut p.tokens));
+            texts.for_each(|tokens| shorten(tokens, ctx, endings));
+            example.passages.iter_mut().for_each(|p| p.mask.truncate(ctx));
+        }
+        let other = example.other.take().map(|o| Box::new(self.reader.cut(*o)));
+        let line = Some(line).filter(|_| self.file.is_none());
+        self.data.examples.push(Example { other, line, ..self.reader.cut(example) });
+        true
+    }
+
+    fn finish(self) -> Result<Dataset> {
+        let Collector { data, first, wanted, reader, .. } = self;
+        match (data.examples.len(), &data.left_out[..], first) {
+            (1.., ..) => Ok(data),
+            (_, [], _) => Err(Error::invalid("data", "no rows")),
+            (_, all, _) if wanted > 0 => {
+                let (n, ctx) = (all.len(), reader.ctx);
+                let why = format!(
+                    "none of {n} rows has anything to learn within {ctx} tokens; {wanted} would take the longest whole \
+                     (--ctx, Settings::context)"
+                );
+                Err(Error::invalid("data", why))
             }
-            example.weight = Some(weight);
-        }
-        if get(row, "aligned").is_some() {
-            let means = list(row, "aligned")?;
-            let sum = means.iter().map(|v| number("aligned", v)).sum::<Result<f64>>()?;
-            if means.is_empty() || sum > 0.0 {
-                return Err(Error::invalid("aligned", "a list of mean log-probabilities is needed, none above 0"));
+            (_, [one], Some(error)) => {
+                let error = error.in_file(format!("line {}", one.line));
+                Err(one.file.iter().fold(error, |error, file| error.in_file(file)))
             }
-            let targets = self.cut(example.clone()).targets();
-            example.reference = Some(sum / means.len() as f64 * targets as f64);
-        }
-        Ok(example)
-    }
-
-    /// The completion under `key`, after the row's prompt if it has one. Otherwise the first `common` messages of the
-    /// conversation are the prompt.
-    fn answer(&self, row: &Json, prompt: bool, key: &str, common: usize) -> Result<Example> {
-        match (get(row, "prompt").filter(|_| prompt), get(row, key)) {
-            (Some(Json::Text(prompt)), Some(Json::Text(text))) => self.completion(prompt, text),
-            (Some(Json::List(prompt)), Some(Json::List(said))) => self.conversation(row, &[prompt, said], prompt.len()),
-            (None, Some(Json::List(said))) if common > 0 => self.conversation(row, &[said], common),
-            _ => {
-                let why = "prompt and completions must be texts, or all lists of messages";
-                Err(Error::invalid(key, why))
+            (_, all, _) => {
+                let first: Vec<String> = all.iter().take(3).map(LeftOut::to_string).collect();
+                let more = if all.len() > 3 { "; and so on" } else { "" };
+                let why = format!("none of {} rows can be used: {}{more}", all.len(), first.join("; "));
+                Err(Error::invalid("data", why))
             }
         }
-    }
-
-    /// Prompt and completion are encoded separately, so that no token crosses the border between them.
-    fn completion(&self, prompt: &str, completion: &str) -> Result<Example> {
-        let t = self.tokenizer;
-        let plain = Encode { add_special: false, parse_special: self.parse_special };
-        let mut tokens: Vec<u32> = t.bos().filter(|_| t.adds_bos()).into_iter().collect();
-        tokens.extend(t.encode(prompt, &plain)?);
-        let start = tokens.len();
-        tokens.extend(t.encode(completion, &plain)?);
-        tokens.extend(t.eos());
-        Ok(Example::completion(&tokens[..start], &tokens[start..]))
-    }
-
-    fn tokens(&self, row: &Json) -> Result<Example> {
-        let numbers = |key: &str, below: usize| -> Result<Option<Vec<u32>>> {
-            let Some(value) = get(row, key) else { return Ok(None) };
-            let list = value.list().ok_or_else(|| Error::invalid(key, "not a list"))?;
-            let good = |v: &Json| v.whole().filter(|&n| n < below as u64).map(|n| n as u32);
-            let number = |v: &Json| {
-                good(v).ok_or_else(|| {
-                    Error::invalid(key, format!("{}; only whole numbers below {below}", printable(&v.to_string())))
-                })
-            };
-            list.iter().map(number).collect::<Result<_>>().map(Some)
-        };
-        let tokens = numbers("tokens", self.tokenizer.vocab_len())?.unwrap_or_default();
-        let mask = match numbers("mask", 2)? {
-            Some(mask) if mask.len() != tokens.len() => {
-                return Err(Error::invalid("mask", format!("{} entries for {} tokens", mask.len(), tokens.len())));
-            }
-            Some(mask) => mask.iter().map(|m| *m == 1).collect(),
-            None => vec![true; tokens.len()],
-        };
-        Ok(Example::new(tokens, mask))
-    }
-
-    /// Parts of a conversation; the assistant's words from message `first` on are the targets.
-    #[cfg(feature = "chat")]
-    fn conversation(&self, row: &Json, parts: &[&[Json]], first: usize) -> Result<Example> {
-        let template =
-            self.template.ok_or_else(|| Error::invalid("messages", "the model file has no chat template"))?;
-        let turns = parts.iter().try_fold(Turns::default(), |turns, part| turns.and(part))?.with_columns(row)?;
-        let turns = template.settle(turns)?;
-        let conversation = Conversation { parse_special: self.parse_special, ..turns.conversation() };
-        let mut spans = template.spans_of(self.tokenizer, conversation, |i| i >= first && turns.learn[i])?;
-        if turns.ended.last() == Some(&false)
-            && let Some(last) = spans.mask.iter().rposition(|m| *m == 1)
-            && self.tokenizer.is_eos(spans.ids[last])
-        {
-            spans.mask[last] = 0;
-        }
-        Ok(Example::new(spans.ids, spans.mask.iter().map(|m| *m == 1).collect()))
-    }
-
-    #[cfg(not(feature = "chat"))]
-    fn conversation(&self, _: &Json, _: &[&[Json]], _: usize) -> Result<Example> {
-        Err(Error::unsupported("row of data", "messages: this build has no chat templates"))
-    }
-}
-
-/// Keys that make a row's shape.
-const KEYS: [&str; 7] = ["text", "prompt", "completion", "chosen", "rejected", "tokens", "messages"];
-
-/// The value of a key; null stands for none.
-fn get<'a>(row: &'a Json, key: &str) -> Option<&'a Json> {
-    row.get(key).filter(|value| **value != Json::Null)
-}
-
-fn list<'a>(row: &'a Json, key: &str) -> Result<&'a [Json]> {
-    get(row, key).and_then(Json::list).ok_or_else(|| Error::invalid(key, "not a list"))
-}
-
-fn text<'a>(row: &'a Json, key: &str) -> Result<&'a str> {
-    get(row, key).and_then(Json::text).ok_or_else(|| Error::invalid(key, "missing or not a text"))
-}
-
-/// What a message says, if it is the user's.
-fn question(message: &Json) -> Option<&str> {
-    message.get("role").filter(|role| role.text() == Some("user"))?;
-    message.get("content")?.text()
-}
-
-/// Whether two messages are the same, in whatever order their keys are.
-fn same(a: &Json, b: &Json) -> bool {
-    match (a.object(), b.object()) {
-        (Some(pairs), Some(others)) => {
-            pairs.len() == others.len() && pairs.iter().all(|(key, value)| b.get(key) == Some(value))
-        }
-        _ => a == b,
-    }
-}
-
-/// Leaves keys out of `found` that say again what others say, as published sets have them: a text `prompt` beside
-/// conversations in which the user asks it first, and `messages` beside the same as `chosen`.
-///
-/// # Errors
-/// `Invalid` if such a key says something else.
-fn leave_out_copies(row: &Json, found: &mut Vec<&str>) -> Result<()> {
-    let has = |found: &[&str], key: &str| found.contains(&key);
-    let pair = has(found, "chosen") && has(found, "rejected");
-    if pair && has(found, "messages") {
-        let (messages, chosen) = (list(row, "messages")?, list(row, "chosen")?);
-        if messages.len() != chosen.len() || !messages.iter().zip(chosen).all(|(a, b)| same(a, b)) {
-            return Err(Error::invalid("messages", "neither the only shape of the row nor the same as chosen"));
-        }
-        found.retain(|key| *key != "messages");
-    }
-    let prompt = get(row, "prompt").and_then(Json::text);
-    let said = ["messages", "chosen", "rejected"].into_iter().filter(|key| has(found, key));
-    let said: Vec<(&str, &[Json])> = said.filter_map(|key| Some((key, get(row, key)?.list()?))).collect();
-    if let Some(prompt) = prompt
-        && !said.is_empty()
-    {
-        if let Some((key, _)) = said.iter().find(|(_, said)| said.is_empty()) {
-            return Err(Error::invalid(*key, "no messages"));
-        }
-        let asked = |said: &[Json]| said.iter().find_map(question).is_some_and(|asked| asked.trim() == prompt.trim());
-        if !said.iter().all(|(_, said)| asked(said)) {
-            return Err(Error::invalid("prompt", "another text than what the user says first in the messages"));
-        }
-        found.retain(|key| *key != "prompt");
-    }
-    Ok(())
-}
-
-/// The number of messages that `chosen` and `rejected` have in common at the beginning, never their last ones.
-fn common(row: &Json) -> Result<usize> {
-    let (a, b) = (list(row, "chosen")?, list(row, "rejected")?);
-    let most = a.len().min(b.len()).saturating_sub(1);
-    Ok(a.iter().zip(b).take(most).take_while(|(a, b)| same(a, b)).count())
-}
-
-/// The verdict on a row's completion, if it has one.
-fn label(row: &Json) -> Result<Option<bool>> {
-    match get(row, "label") {
-        None => Ok(None),
-        Some(Json::Bool(good)) => Ok(Some(*good)),
-        Some(value) => match value.whole() {
-            Some(0) => Ok(Some(false)),
-            Some(1) => Ok(Some(true)),
-            _ => Err(Error::invalid("label", "it must be true or false")),
-        },
     }
 }
 
@@ -522,22 +474,12 @@ fn shorten(tokens: &mut Vec<u32>, most: usize, endings: usize) {
     }
 }
 
-fn utf16(bytes: &[u8]) -> Result<()> {
-    if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
-        return Err(Error::invalid("data", "UTF-16; save it as UTF-8"));
-    }
-    Ok(())
-}
-
-/// A text file without its byte order mark.
+/// The text of a file in UTF-8 or UTF-16, without its byte order mark.
 ///
 /// # Errors
-/// `Invalid` if it is not UTF-8, with the first byte that is not.
-pub fn utf8(bytes: &[u8]) -> Result<&str> {
-    utf16(bytes)?;
-    let text = core::str::from_utf8(bytes)
-        .map_err(|e| Error::invalid("data", format!("not UTF-8 at byte {}", e.valid_up_to())))?;
-    Ok(text.strip_prefix('\u{feff}').unwrap_or(text))
+/// `Invalid` with line and column of the first byte that is neither.
+pub fn text_of(bytes: &[u8]) -> Result<Cow<'_, str>> {
+    encoding::decode(bytes, None, false, &mut Vec::new())
 }
 
 #[cfg(test)]
@@ -568,6 +510,7 @@ mod tests {
             template: None,
             ctx,
             parse_special: false,
+            options: Options::default(),
             limits: Limits::default(),
         };
         reader.lines(text.as_ref())
@@ -595,16 +538,26 @@ mod tests {
                 row(5, &[5, 6], &[1, 1]),
             ]
         );
-        assert_eq!((got.cut, got.skipped), (0, 0));
+        assert_eq!((got.cut, got.left_out.len()), (0, 0));
     }
 
     #[test]
     fn long_rows_are_cut_and_empty_ones_left_out() {
         let text = "{\"text\": \"abcdef\"}\n{\"prompt\": \"abcdef\", \"completion\": \"b\"}\n{\"tokens\": [4]}";
         let got = lines(4, text).unwrap();
-        assert_eq!((got.examples.len(), got.cut, got.skipped), (1, 2, 2));
+        assert_eq!((got.examples.len(), got.cut, got.longest), (1, 1, 7));
+        let why: Vec<&str> = got.left_out.iter().map(|row| row.why.as_str()).collect();
+        assert_eq!(why.len(), 2);
+        assert!(
+            why[0].contains("within 4 tokens: what counts begins at token 8") && why[1].contains("no token"),
+            "{why:?}"
+        );
         assert_eq!(got.examples[0].tokens, [1, 100, 101, 102]);
-        assert!(lines(4, "{\"tokens\": [4, 5], \"mask\": [1, 0]}").unwrap_err().to_string().contains("none of 1"));
+        assert!(
+            lines(4, "{\"tokens\": [4, 5], \"mask\": [1, 0]}").unwrap_err().to_string().contains("nothing to learn")
+        );
+        let long = lines(4, "{\"prompt\": \"abcdef\", \"completion\": \"b\"}").unwrap_err().to_string();
+        assert!(long.contains("within 4 tokens; 9 would take") && long.contains("--ctx"), "{long}");
     }
 
     #[test]
@@ -624,7 +577,7 @@ mod tests {
         assert!(why("{\"tokens\": [1, 2], \"mask\": [1, 2]}").contains("below 2"));
         assert!(why("{\"text\": \"a\"} x").contains("line 1"));
         assert!(why(b"{\"text\": \"\xff\"}").contains("line 1"));
-        assert!(why(b"\xff\xfe{\0").contains("UTF-16"));
+        assert!(why(b"\xff\xfe{\0").contains("EOF"), "UTF-16 is read");
         assert!(why("").contains("no rows") && why("\n\n").contains("no rows"));
         assert!(why(format!("{{\"text\": {}1{}}}", "[".repeat(100_000), "]".repeat(100_000))).contains("line 1"));
         assert!(why(format!("{{\"x\": {}1{}}}", "[".repeat(70), "]".repeat(70))).contains("deep"));
@@ -669,11 +622,12 @@ mod tests {
             template: None,
             ctx: 4,
             parse_special: false,
+            options: Options::default(),
             limits: Limits::default(),
         };
         let rows = |text: &str| reader.file("a.txt", text.as_bytes()).unwrap().examples;
-        assert_eq!(rows("abcdef").iter().map(|e| e.tokens.len()).collect::<Vec<_>>(), [4, 3]);
-        assert_eq!(rows("abcd").len(), 1); // a last row of one token has nothing to predict
+        assert_eq!(rows("abcdef").iter().map(|e| e.tokens.len()).collect::<Vec<_>>(), [4, 4]);
+        assert_eq!(rows("abcd").iter().map(|e| e.tokens.len()).collect::<Vec<_>>(), [3, 3]); // about as long
         assert!(reader.file("a.txt", b"").is_err() && reader.file("a.txt", b"\xff").is_err());
         assert_eq!(reader.file("a", b" {\"tokens\": [1, 2]}").unwrap().examples.len(), 1);
     }

@@ -1,0 +1,413 @@
+//! Texts become rows: by entries that dates, headings or rules begin, or by paragraphs.
+
+use super::dates::{begins_with_date, plain};
+use super::{Collector, Reader};
+use crate::error::Result;
+use crate::text::{Encode, Json};
+use crate::train::Example;
+use core::ops::Range;
+use std::prelude::v1::*;
+
+/// How a text becomes rows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Split {
+    /// By entries if there are some, otherwise by paragraphs.
+    #[default]
+    Auto,
+    /// By paragraphs, which empty lines part. Short ones are joined.
+    Paragraphs,
+    /// Every line is a row.
+    Lines,
+    /// Rows that fill the context, wherever they begin and end.
+    Whole,
+}
+
+impl Split {
+    /// The ways, by name, and what they do.
+    pub const ALL: [(&'static str, Split, &'static str); 4] = [
+        ("auto", Split::Auto, "by entries that dates, headings or rules begin; otherwise by paragraphs"),
+        ("paragraphs", Split::Paragraphs, "by paragraphs, short ones joined"),
+        ("lines", Split::Lines, "every line is a row"),
+        ("whole", Split::Whole, "rows that fill the context, wherever they begin and end"),
+    ];
+}
+
+/// Least tokens of a row of paragraphs, where the context is not small.
+const SHORT: usize = 64;
+/// Rows that a text should have before its paragraphs are joined to longer ones.
+const ROWS: usize = 64;
+/// Paragraphs of a mean entry above which dates are taken for parts of sentences.
+const PARAGRAPHS: usize = 12;
+
+/// A line of a text.
+struct Line<'a> {
+    start: usize,
+    text: &'a str,
+}
+
+impl Line<'_> {
+    fn is_blank(&self) -> bool {
+        self.text.trim().is_empty()
+    }
+}
+
+/// A part of a text: its bytes.
+type Part = Range<usize>;
+
+/// Kinds of lines that begin an entry: what they are called, and how they are recognised by the line and the next one.
+const BEGINNINGS: [(&str, fn(&str, &str) -> bool); 4] = [
+    ("a date", |line, _| begins_with_date(line)),
+    ("a heading", is_heading),
+    ("a number", |line, _| is_numbered(line)),
+    ("a rule", |line, _| is_rule(line)),
+];
+const DATE: usize = 0;
+const HEADING: usize = 1;
+/// Rules are no part of an entry.
+const RULE: usize = 3;
+
+impl Reader<'_> {
+    /// Gives the rows of a text to `out`.
+    ///
+    /// # Errors
+    /// Those of [`Tokenizer::encode`](crate::text::Tokenizer::encode).
+    pub(super) fn entries(&self, text: &str, out: &mut Collector) -> Result<()> {
+        let split = self.options.split;
+        if split == Split::Whole {
+            return self.fill(text, out);
+        }
+        let (text, skipped) = without_front_matter(text);
+        if skipped > 0 {
+            out.note(format!("{skipped} lines of metadata at the beginning are left out"));
+        }
+        let lines = lines(text);
+        let found = if split == Split::Auto { entries(&lines) } else { None };
+        let (parts, mut note) = match (&found, split) {
+            (Some((_, parts)), _) => (parts.clone(), String::new()),
+            (None, Split::Lines) => {
+                let parts = lines.iter().filter(|line| !line.is_blank()).map(|l| l.start..l.start + l.text.len());
+                (parts.collect(), String::new())
+            }
+            _ => self.joined(text, &paragraphs(&lines))?,
+        };
+        let (mut cut, mut line, mut at) = (0, 1 + skipped, 0);
+        let n = parts.len();
+        for part in parts {
+            let pieces = self.fitting(&text[part.clone()])?;
+            cut += usize::from(pieces.len() > 1);
+            let begin = part.start;
+            for piece in pieces {
+                let start = begin + piece.start;
+                line += text[at..start].matches('\n').count();
+                at = start;
+                out.push(line, Ok(Json::Object(vec![("text".into(), text[start..begin + piece.end].into())])));
+            }
+        }
+        if let Some((what, _)) = found {
+            note = format!("{n} entries, each begun by {what}");
+        }
+        if cut > 0 {
+            let what = format!("{cut} of them cut at ends of sentences to fit {} tokens", self.ctx);
+            note = if note.is_empty() { what.replacen("of them", "rows", 1) } else { format!("{note}; {what}") };
+        }
+        if !note.is_empty() {
+            out.note(note);
+        }
+        Ok(())
+    }
+
+    /// Rows that fill the context.
+    fn fill(&self, text: &str, out: &mut Collector) -> Result<()> {
+        let ids = self.tokenizer.encode(text, &self.whole())?;
+        for row in ids.chunks(self.ctx).filter(|row| row.len() > 1) {
+            out.add(1, Example::all(row.to_vec()));
+        }
+        out.data.examples.iter_mut().for_each(|row| row.line = None);
+        out.data.spelled += usize::from(!self.parse_special && self.tokenizer.spells_control(text));
+        Ok(())
+    }
+
+    /// Tokens of a text alone.
+    pub(super) fn count(&self, text: &str) -> Result<usize> {
+        let plain = Encode { add_special: false, parse_special: self.parse_special };
+        Ok(self.tokenizer.encode(text, &plain)?.len())
+    }
+
+    /// Paragraphs, short ones joined.
+    fn joined(&self, text: &str, paragraphs: &[Part]) -> Result<(Vec<Part>, String)> {
+        let counts = paragraphs.iter().map(|p| self.count(&text[p.clone()])).collect::<Result<Vec<_>>>()?;
+        let total: usize = counts.iter().sum();
+        let most = self.ctx * 3 / 4;
+        let least = (total / ROWS).clamp(SHORT.min(self.ctx / 4), most.max(SHORT.min(self.ctx / 4)));
+        let mut rows: Vec<(Part, usize)> = Vec::new();
+        for (part, n) in paragraphs.iter().zip(counts) {
+            match rows.last_mut() {
+                Some((row, m)) if *m < least && *m + n < most => (row.end, *m) = (part.end, *m + n),
+                _ => rows.push((part.clone(), n)),
+            }
+        }
+        // A short rest belongs to the row before.
+        if let [.., (before, n), (last, m)] = &mut rows[..]
+            && *m < least / 2
+            && *n + *m < most
+        {
+            before.end = last.end;
+            rows.pop();
+        }
+        let note = match (paragraphs.len(), rows.len()) {
+            (0 | 1, _) => String::new(),
+            (n, rows) if n == rows => format!("{n} paragraphs, a row each"),
+            (n, rows) => format!("{n} paragraphs, joined into {rows} rows"),
+        };
+        Ok((rows.into_iter().map(|(part, _)| part).collect(), note))
+    }
+
+    /// The text cut so that every piece fits the context, at the ends of paragraphs, sentences, lines or words, whichever is
+    /// there; the pieces are of about the same length.
+    fn fitting(&self, text: &str) -> Result<Vec<Part>> {
+        let special = self.tokenizer.encode("", &self.whole())?.len();
+        let most = self.ctx.saturating_sub(special).max(1);
+        let tokens = self.count(text)?;
+        let mut pieces = Vec::new();
+        let (mut at, mut left) = (0, tokens);
+        while left > most {
+            let rest = &text[at..];
+            let mut aim = (rest.len() / left.div_ceil(most)).max(1);
+            let (end, n) = loop {
+                let end = cut_near(rest, aim);
+                let n = self.count(&rest[..end])?;
+                if n <= most || end <= 1 || aim <= 1 {
+                    break (end, n);
+                }
+                aim = (end * most / n).min(aim * 9 / 10);
+            };
+            pieces.push(trimmed(text, at..at + end));
+            at += end;
+            // Pieces count a little otherwise than the whole does.
+            left = if at < text.len() && left <= n + most { self.count(&text[at..])? } else { left.saturating_sub(n) };
+        }
+        if at < text.len() {
+            pieces.push(trimmed(text, at..text.len()));
+        }
+        pieces.retain(|piece: &Part| piece.start < piece.end);
+        Ok(pieces)
+    }
+}
+
+/// A part without space around it.
+fn trimmed(text: &str, part: Part) -> Part {
+    let all = &text[part.clone()];
+    let start = part.start + all.len() - all.trim_start().len();
+    start..start + all.trim().len()
+}
+
+/// Where a text is cut to have about `aim` bytes: never at 0.
+fn cut_near(text: &str, aim: usize) -> usize {
+    let floor = |mut at: usize| {
+        at = at.min(text.len());
+        while !text.is_char_boundary(at) {
+            at -= 1;
+        }
+        at
+    };
+    let (low, high) = (floor(aim * 3 / 5), floor(aim * 23 / 20));
+    let window = &text[low..high];
+    let behind = |at: Option<usize>, n: usize| at.map(|at| low + at + n);
+    let cut = behind(window.rfind("\n\n"), 2)
+        .or_else(|| sentence_ends(&text[..high]).take_while(|end| *end <= high).filter(|end| *end > low).last())
+        .or_else(|| behind(window.rfind('\n'), 1))
+        .or_else(|| behind(window.rfind(' '), 1));
+    let least = text.chars().next().map_or(1, char::len_utf8);
+    cut.unwrap_or_else(|| floor(aim)).max(least)
+}
+
+/// Words before a full stop that end no sentence.
+const ABBREVIATIONS: [&str; 20] = [
+    "mr", "mrs", "ms", "dr", "st", "prof", "sr", "jr", "vs", "no", "nr", "e.g", "i.e", "etc", "cf", "approx", "bzw",
+    "z.b", "ca", "usw",
+];
+
+/// The places behind the sentences of a text, with the space that follows.
+fn sentence_ends(text: &str) -> impl Iterator<Item = usize> + '_ {
+    let close = |c: char| matches!(c, '"' | '\'' | ')' | ']' | '»' | '”' | '’' | '」' | '』');
+    text.char_indices().filter_map(move |(i, c)| {
+        let end = i + c.len_utf8();
+        let wide = matches!(c, '。' | '！' | '？');
+        if !(wide || matches!(c, '.' | '!' | '?' | '…')) {
+            return None;
+        }
+        let behind = text[end..].trim_start_matches(close);
+        let next = behind.trim_start();
+        if !wide && next.len() == behind.len() || next.starts_with(char::is_lowercase) {
+            return None;
+        }
+        let word = text[..i].rsplit(|c: char| c.is_whitespace() || c == '(').next().unwrap_or_default();
+        let initial = word.chars().count() == 1 && word.starts_with(char::is_alphabetic);
+        let short = initial || ABBREVIATIONS.contains(&word.to_lowercase().as_str());
+        (c != '.' || !short).then(|| text.len() - next.len())
+    })
+}
+
+/// Whether a line ends as a sentence does.
+fn ends_sentence(line: &str) -> bool {
+    let line = line.trim_end().trim_end_matches(['"', '\'', ')', ']', '»', '”', '’', '*', '_']);
+    line.ends_with(['.', '!', '?', '…', ':', '。', '！', '？'])
+}
+
+fn lines(text: &str) -> Vec<Line<'_>> {
+    let line = |at: &mut usize, piece: &'_ str| {
+        let start = *at;
+        *at += piece.len();
+        Some(start)
+    };
+    let mut at = 0;
+    text.split_inclusive('\n')
+        .filter_map(|piece| Some(Line { start: line(&mut at, piece)?, text: piece.trim_end_matches(['\n', '\r']) }))
+        .collect()
+}
+
+/// A Markdown file may begin with metadata between two rules: the text behind it, and how many lines it has.
+fn without_front_matter(text: &str) -> (&str, usize) {
+    let Some(rest) = text.strip_prefix("---\n").or_else(|| text.strip_prefix("---\r\n")) else { return (text, 0) };
+    let mut at = text.len() - rest.len();
+    for (n, line) in rest.split_inclusive('\n').enumerate() {
+        at += line.len();
+        let line = line.trim_end();
+        match line {
+            "---" | "..." => return (&text[at..], n + 2),
+            _ if line.contains(':') || line.is_empty() || line.starts_with([' ', '-', '#']) => {}
+            _ => break,
+        }
+    }
+    (text, 0)
+}
+
+/// The paragraphs of a text. Fences are kept whole. Where lines are paragraphs without empty lines between them, each is one.
+fn paragraphs(lines: &[Line]) -> Vec<Part> {
+    let alone = stand_alone(lines);
+    let (mut parts, mut open, mut fence): (Vec<Part>, bool, bool) = (Vec::new(), false, false);
+    for line in lines {
+        if line.is_blank() && !fence {
+            open = false;
+            continue;
+        }
+        let end = line.start + line.text.len();
+        match parts.last_mut() {
+            Some(part) if open => part.end = end,
+            _ => parts.push(line.start..end),
+        }
+        fence ^= is_fence(line);
+        open = fence || !alone;
+    }
+    parts
+}
+
+/// Whether lines are paragraphs: most of them end a sentence or, if no empty lines part them, they are not of one length, as
+/// wrapped ones are.
+fn stand_alone(lines: &[Line]) -> bool {
+    let filled: Vec<&Line> = lines.iter().filter(|line| !line.is_blank()).collect();
+    let n = filled.len();
+    let lengths: Vec<usize> = filled.iter().map(|line| line.text.chars().count()).collect();
+    let longest = lengths.iter().copied().max().unwrap_or(0);
+    let full = lengths.iter().filter(|len| **len * 4 >= longest * 3).count();
+    let wrapped = (40..=120).contains(&longest) && full * 5 >= n * 3;
+    let ended = filled.iter().filter(|line| ends_sentence(line.text)).count();
+    let last = lines.iter().rposition(|line| !line.is_blank()).map_or(0, |last| last + 1);
+    ended * 5 >= n * 4 || n > 3 && !wrapped && lines[..last].iter().all(|line| !line.is_blank())
+}
+
+fn is_fence(line: &Line) -> bool {
+    line.text.trim_start().starts_with("```")
+}
+
+/// What begins the entries of a text, and the entries; `None` if there are not at least two.
+fn entries(lines: &[Line]) -> Option<(&'static str, Vec<Part>)> {
+    let paragraphs = paragraphs(lines).len();
+    let fenced = fenced(lines);
+    let kinds: Vec<Option<usize>> = (0..lines.len())
+        .map(|i| {
+            let (line, next) = (lines[i].text, lines.get(i + 1).map_or("", |line| line.text));
+            let kind = BEGINNINGS.iter().position(|(_, is)| is(line, next)).filter(|_| !fenced[i])?;
+            // Not inside a sentence.
+            let before = i.checked_sub(1).map(|i| &lines[i]);
+            let fresh = before.is_none_or(|line| line.is_blank() || ends_sentence(line.text) || is_rule(line.text));
+            let above = i > 0 && BEGINNINGS.iter().any(|(_, is)| is(lines[i - 1].text, line));
+            (fresh || above || kind == HEADING).then_some(kind)
+        })
+        .collect();
+    let count = |kind: usize| kinds.iter().filter(|k| **k == Some(kind)).count();
+    let enough = |kind: usize| {
+        let n = count(kind) + usize::from(kind == RULE);
+        n >= 2 && (kind != DATE || n * PARAGRAPHS >= paragraphs)
+    };
+    let chosen = (0..BEGINNINGS.len()).find(|kind| enough(*kind))?;
+    let mut begins = vec![false; lines.len()];
+    let mut next = false;
+    for (i, _) in lines.iter().enumerate().rev().filter(|(_, line)| !line.is_blank() && !is_underline(line.text)) {
+        // A heading above a beginning belongs to it, as the month of a diary does.
+        begins[i] = kinds[i] == Some(chosen) || kinds[i] == Some(HEADING) && next && chosen != RULE;
+        next = begins[i];
+    }
+    let mut parts: Vec<Part> = Vec::new();
+    let mut bare = false;
+    for (i, line) in lines.iter().enumerate().filter(|(_, line)| !line.is_blank()) {
+        let end = line.start + line.text.len();
+        match parts.last_mut() {
+            _ if begins[i] && chosen == RULE => parts.push(end..end),
+            Some(part) if part.start == part.end => *part = line.start..end,
+            Some(part) if !begins[i] || bare => part.end = end,
+            _ => parts.push(line.start..end),
+        }
+        bare = kinds[i] == Some(HEADING) && begins[i] || bare && is_underline(line.text);
+    }
+    parts.retain(|part| part.start < part.end);
+    (parts.len() >= 2).then(|| (BEGINNINGS[chosen].0, parts))
+}
+
+/// Which lines stand between fences of code.
+fn fenced(lines: &[Line]) -> Vec<bool> {
+    let mut fence = false;
+    let of = |line: &Line| {
+        let (was, mark) = (fence, is_fence(line));
+        fence ^= mark;
+        was || mark
+    };
+    lines.iter().map(of).collect()
+}
+
+fn is_heading(line: &str, next: &str) -> bool {
+    let marks = line.len() - line.trim_start_matches('#').len();
+    let hashed = (1..=6).contains(&marks) && line[marks..].starts_with(' ') && !line[marks..].trim().is_empty();
+    let words = line.trim();
+    hashed || !words.is_empty() && words.len() < 80 && !is_rule(line) && is_underline(next)
+}
+
+/// Whether a line makes a heading of the one above it.
+fn is_underline(line: &str) -> bool {
+    let line = line.trim_end();
+    line.len() >= 3 && ['=', '-'].iter().any(|mark| line.chars().all(|c| c == *mark))
+}
+
+fn is_rule(line: &str) -> bool {
+    let marks: String = line.chars().filter(|c| !c.is_whitespace()).collect();
+    let same = |mark: char| marks.chars().all(|c| c == mark);
+    marks == "⁂" || marks.chars().count() >= 3 && "*-_=~".chars().any(same)
+}
+
+/// Words that are numbered at the beginning of an entry.
+const NUMBERED: [&str; 16] = [
+    "day", "entry", "chapter", "week", "letter", "part", "lesson", "note", "log", "tag", "kapitel", "brief", "woche",
+    "jour", "chapitre", "día",
+];
+
+/// Whether a line is like `Day 12` or `Chapter IV:`.
+fn is_numbered(line: &str) -> bool {
+    let line = plain(line).to_lowercase();
+    let Some((word, rest)) = line.split_once(' ') else { return false };
+    let rest = rest.trim_start_matches(['#', ' ']);
+    let end = rest.find(|c: char| !(c.is_ascii_digit() || "ivxlc".contains(c))).unwrap_or(rest.len());
+    NUMBERED.contains(&word)
+        && end > 0
+        && (end == rest.len()
+            || rest[end..].starts_with([':', '.', ',', '-', '–', '—', ' ']) && !rest[end..].starts_with(" of"))
+}
