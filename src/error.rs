@@ -4,6 +4,8 @@
 //! escaped before it enters a message, so a hostile file cannot write to the terminal.
 
 use core::fmt;
+#[cfg(feature = "std")]
+use std::io::ErrorKind::NotFound;
 use std::prelude::v1::*;
 
 /// The result of everything here that can fail.
@@ -164,10 +166,16 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             #[cfg(feature = "std")]
-            Error::Io { doing, source } => write!(f, "{doing}: {source}"),
-            Error::Corrupt { what, offset } => write!(f, "corrupt file: {what} (at byte {offset})"),
-            Error::Limit { what, asked, allowed } => write!(f, "limit {what}: asked {asked}, allowed {allowed}"),
-            Error::Memory { what, bytes } => write!(f, "memory for {what}: the system did not give {bytes} bytes"),
+            Error::Io { doing: "open", source } if source.kind() == NotFound => f.write_str("no such file"),
+            #[cfg(feature = "std")]
+            Error::Io { doing: "list", source } if source.kind() == NotFound => f.write_str("no such folder"),
+            #[cfg(feature = "std")]
+            Error::Io { doing, source } => write!(f, "cannot {doing}: {source}"),
+            // Of what is wrong with no byte in particular the place is 0.
+            Error::Corrupt { what, offset: 0 } => write!(f, "damaged file: {what}"),
+            Error::Corrupt { what, offset } => write!(f, "damaged file: {what} (at byte {offset})"),
+            Error::Limit { what, asked, allowed } => write!(f, "{what}: {asked}; at most {allowed} can be used"),
+            Error::Memory { what, bytes } => write!(f, "not enough memory for {what}: {bytes} bytes are needed"),
             Error::Unsupported { what, name } => write!(f, "unsupported {what}: {name}"),
             Error::Mismatch { what, wanted, found } => write!(f, "{what} does not fit: wanted {wanted}, found {found}"),
             Error::Changed(changes) => {

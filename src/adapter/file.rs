@@ -18,12 +18,13 @@
 //! sections `seeds`, two u64 a site, and `start`, A₀ of all sites as f32. The other kinds add the values of their
 //! settings.
 
+use super::foreign;
 use super::place::{self, Shaped};
 use super::{Adapter, Base, Kind, Part};
 use crate::bytes::{Bytes, Limits};
 use crate::container::head::Head;
 use crate::container::{Builder, Container, codec};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, printable};
 use std::prelude::v1::*;
 
 const KIND: &str = "adapter";
@@ -197,7 +198,7 @@ pub fn restore_as(kind: &Kind, bytes: Bytes, base: &Base, limits: &Limits) -> Re
     let (container, head) = open(bytes, limits)?;
     let found = head.text("kind")?;
     if found != kind.name {
-        return Err(Error::mismatch("adapter kind", kind.name, crate::error::printable(found)));
+        return Err(Error::mismatch("adapter kind", kind.name, printable(found)));
     }
     read(&container, &head, kind, base, limits, Fit::Same)
 }
@@ -216,8 +217,8 @@ fn read(
     if architecture != base.architecture {
         return Err(Error::mismatch(
             "architecture of the base",
-            crate::error::printable(architecture),
-            crate::error::printable(&base.architecture),
+            printable(architecture),
+            printable(&base.architecture),
         ));
     }
     let places = place::read(head.list("targets")?, base)?;
@@ -228,7 +229,10 @@ fn read(
         let wanted = head.text(what)?;
         if fit == Fit::Same && wanted != hex(found) {
             let name = if what == "base.tokenizer" { "tokenizer of the base" } else { "weights of the base" };
-            return Err(Error::mismatch(name, crate::error::printable(wanted), hex(found)));
+            // The first digits tell two models apart.
+            let [wanted, found] = [wanted, &hex(found)].map(|digest| printable(digest.get(..16).unwrap_or(digest)));
+            let found = format!("others ({found}…); attach it to the very model file that it was trained on");
+            return Err(Error::mismatch(name, format!("those of its training ({wanted}…)"), found));
         }
     }
 
@@ -319,7 +323,7 @@ pub fn info(bytes: Bytes, limits: &Limits) -> Result<Info> {
 }
 
 fn open(bytes: Bytes, limits: &Limits) -> Result<(Container, Head)> {
-    let container = Container::read(bytes, limits)?;
+    let container = Container::read(bytes.clone(), limits).map_err(|e| foreign::file(bytes, limits).unwrap_or(e))?;
     container.require_kind(KIND)?;
     let head = Head::decode(&container.require("head")?, limits)?;
     Ok((container, head))

@@ -19,7 +19,8 @@ const SUFFIXES: [&str; 2] = [".lora_a", ".lora_b"];
 /// does not fit the base or is no adapter; `Invalid` if it would change nothing.
 pub fn read(file: &Gguf, base: &Base, limits: &Limits) -> Result<Lora> {
     if file.string("general.type")? != Some("adapter") {
-        return Err(Error::mismatch("kind of file", "an adapter", file.looks_like()));
+        let why = format!("it is {}; a model is what an adapter attaches to (-m MODEL)", file.looks_like());
+        return Err(Error::invalid("not an adapter", why));
     }
     let kind = file.require_string("adapter.type")?;
     if kind != "lora" {

@@ -17,6 +17,7 @@
 mod base;
 internal!(basis direct);
 pub mod file;
+mod foreign;
 pub mod gguf_adapter;
 mod json;
 pub mod kinds;

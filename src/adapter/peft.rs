@@ -9,7 +9,7 @@ use super::kinds::lora::Lora;
 use super::lowrank::Slot;
 use super::safetensors::{Safetensors, Tensor};
 use super::{Base, Site, gguf_row};
-use crate::bytes::{Bytes, Limits};
+use crate::bytes::{Bytes, FETCH, LFS_POINTER, Limits};
 use crate::error::{Error, Result, printable};
 use std::collections::BTreeMap;
 use std::prelude::v1::*;
@@ -56,13 +56,12 @@ struct Config {
 #[cfg(feature = "std")]
 pub fn open(directory: &std::path::Path, base: &Base, limits: &Limits) -> Result<Lora> {
     use crate::bytes::map;
+    if let Some(e) = super::foreign::folder(directory) {
+        return Err(e.in_file(directory.to_string_lossy()));
+    }
     let config = directory.join("adapter_config.json");
     let config_bytes = map::read(&config, limits.json).map_err(|e| e.in_file(config.to_string_lossy()))?;
     let tensors = directory.join("adapter_model.safetensors");
-    if !tensors.exists() && directory.join("adapter_model.bin").exists() {
-        let pickle = directory.join("adapter_model.bin");
-        return Err(super::safetensors::pickled().in_file(pickle.to_string_lossy()));
-    }
     let bytes = map::open(&tensors).map_err(|e| e.in_file(tensors.to_string_lossy()))?;
     read(&config_bytes, bytes, base, limits).map_err(|e| e.in_file(directory.to_string_lossy()))
 }
@@ -157,6 +156,9 @@ fn pattern(patterns: &[(String, f64)], site: Site, base: &Base) -> Option<f64> {
 }
 
 fn read_config(bytes: &[u8], limits: &Limits) -> Result<Config> {
+    if bytes.starts_with(LFS_POINTER) {
+        return Err(Error::invalid("adapter_config.json", FETCH));
+    }
     Limits::check("bytes of a JSON text", bytes.len() as u64, limits.json)?;
     let (mut kind, mut rank, mut alpha) = (None, None, None);
     let mut config = Config::default();

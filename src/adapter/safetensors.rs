@@ -1,7 +1,7 @@
 //! safetensors files: a JSON table of tensors, then their bytes, without holes.
 
 use super::json::Json;
-use crate::bytes::{Bytes, Cursor, Limits};
+use crate::bytes::{Bytes, Cursor, FETCH, LFS_POINTER, Limits};
 use crate::error::{Error, Result, printable};
 use crate::quant::{Format, Matrix};
 use core::ops::Range;
@@ -31,6 +31,9 @@ const DTYPES: &[Dtype] = &[
     ("BOOL", 8, None),
 ];
 
+/// How files of PyTorch begin: zip archives, and pickles of several versions.
+pub(super) const PICKLES: &[&[u8]] = &[b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"];
+
 /// One row of the table.
 #[derive(Clone, Debug)]
 pub struct Tensor {
@@ -54,9 +57,11 @@ impl Safetensors {
     /// `Corrupt` with the tensor and the offset; `Limit`; `Unsupported` for other files and unknown types.
     pub fn parse(file: Bytes, limits: &Limits) -> Result<Safetensors> {
         Limits::check("bytes of a file", file.len() as u64, limits.file)?;
-        let pickle = [b"PK\x03\x04".as_slice(), b"\x80\x02", b"\x80\x03", b"\x80\x04"];
-        if pickle.iter().any(|magic| file.starts_with(magic)) {
+        if PICKLES.iter().any(|magic| file.starts_with(magic)) {
             return Err(pickled());
+        }
+        if file.starts_with(LFS_POINTER) {
+            return Err(Error::invalid("not a safetensors file", FETCH));
         }
         let mut cursor = Cursor::new(&file);
         let length = cursor.u64()?;
@@ -64,7 +69,7 @@ impl Safetensors {
         let length = usize::try_from(length).unwrap_or(usize::MAX);
         let header = cursor.take(length)?;
         if header.first() != Some(&b'{') {
-            return Err(Error::corrupt("the header of a safetensors file begins with `{`", 8));
+            return Err(Error::invalid("not a safetensors file", "no table of tensors follows its first 8 bytes"));
         }
         let data = cursor.offset();
         let mut tensors: Vec<Tensor> = Vec::new();
@@ -126,7 +131,8 @@ impl Safetensors {
 
 /// The error for a pickle. It is never read, since reading one runs the program in it.
 pub(super) fn pickled() -> Error {
-    Error::unsupported("file format", "a pickle; convert it to safetensors")
+    let why = "a pickle, which could run any program; convert it to safetensors, as PEFT's save_pretrained writes them";
+    Error::unsupported("file format", why)
 }
 
 fn read_tensor(json: &mut Json, name: &str, data: usize, len: usize, limits: &Limits) -> Result<Tensor> {

@@ -162,7 +162,7 @@ impl Feedback {
         // What is learnt meets the context of the conversation.
         let (mynah, path) = (talk.mynah().at_context(talk.context()), path.as_ref());
         let named = |e: Error| e.in_file(path.to_string_lossy());
-        let exists = path.try_exists().map_err(|source| named(Error::Io { doing: "look at", source }))?;
+        let exists = path.try_exists().map_err(|source| named(Error::Io { doing: "open", source }))?;
         let bytes = if exists {
             if !path.is_file() {
                 return Err(named(Error::invalid("adapter", "no file; what is learnt is written into one")));
@@ -459,7 +459,7 @@ impl Feedback {
     pub fn undo(&mut self, talk: &mut Talk) -> Result<bool> {
         let before = beside(&self.path, BEFORE);
         let named = |e: Error| e.in_file(before.to_string_lossy());
-        if !before.try_exists().map_err(|source| named(Error::Io { doing: "look at", source }))? {
+        if !before.try_exists().map_err(|source| named(Error::Io { doing: "open", source }))? {
             return Ok(false);
         }
         let bytes = map::read(&before, Limits::default().file)?;

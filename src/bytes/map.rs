@@ -123,7 +123,7 @@ fn regular(meta: &Metadata) -> Result<()> {
     if kind.is_file() {
         return Ok(());
     }
-    let mut found = if kind.is_dir() { "a directory" } else { "something else" };
+    let mut found = if kind.is_dir() { "a directory" } else { "of another kind" };
     #[cfg(unix)]
     {
         use std::os::unix::fs::FileTypeExt;
@@ -135,20 +135,20 @@ fn regular(meta: &Metadata) -> Result<()> {
             found = "a device";
         }
     }
-    Err(Error::invalid("file", format!("a regular file is needed and this is {found}")))
+    Err(Error::invalid("not a file", format!("it is {found}")))
 }
 
 /// Opens a regular file for reading. The kind is checked before, so that no device or pipe is opened, and again on the
 /// open file, since the name may mean another file by then. `O_NONBLOCK` keeps such a file, if it is a pipe, from blocking;
 /// it has no effect on regular files.
 fn open_regular(path: &Path) -> Result<(File, u64)> {
-    regular(&fs::metadata(path).map_err(io("look at"))?)?;
+    regular(&fs::metadata(path).map_err(io("open"))?)?;
     let mut options = OpenOptions::new();
     options.read(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, libc::O_NONBLOCK);
     let file = options.open(path).map_err(io("open"))?;
-    let meta = file.metadata().map_err(io("look at"))?;
+    let meta = file.metadata().map_err(io("open"))?;
     regular(&meta)?;
     Ok((file, meta.len()))
 }
@@ -193,12 +193,15 @@ fn replace_inner(disk: &mut dyn Disk, path: &Path, bytes: &[u8]) -> Result<()> {
     let old = match fs::metadata(path) {
         Ok(meta) => Some(meta),
         Err(e) if e.kind() == io::ErrorKind::NotFound => None,
-        Err(e) => return Err(io("look at")(e)),
+        Err(e) => return Err(io("open")(e)),
     };
     if let Some(meta) = &old {
         regular(meta)?;
         if meta.permissions().readonly() {
-            return Err(Error::invalid("file", "it is marked read-only and will not be replaced"));
+            return Err(Error::invalid(
+                "a file marked read-only",
+                "it is not replaced; change its permissions or name another",
+            ));
         }
     }
     let folder = match path.parent() {
@@ -215,7 +218,7 @@ fn replace_inner(disk: &mut dyn Disk, path: &Path, bytes: &[u8]) -> Result<()> {
         disk.remove(&temporary).ok();
     }
     written?;
-    disk.sync_folder(folder).map_err(io("force the folder to disk"))
+    disk.sync_folder(folder).map_err(io("sync the folder to the disk"))
 }
 
 /// A new file with an unused name in the target's folder.
@@ -256,7 +259,7 @@ fn write_and_rename(
         disk.set_permissions(&file, permissions).map_err(io("set permissions"))?;
     }
     // After an error the data may be lost: a second sync could succeed without having written it.
-    disk.sync(&file).map_err(io("force to disk"))?;
+    disk.sync(&file).map_err(io("sync to the disk"))?;
     drop(file);
     disk.rename(temporary, path).map_err(io("rename"))
 }
@@ -321,8 +324,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let missing = dir.path().join("no\nsuch");
         for e in [open(&missing).unwrap_err(), read(&missing, 1).unwrap_err()] {
-            assert!(matches!(e.inner(), Error::Io { doing: "look at", .. }), "{e}");
-            assert!(e.to_string().contains("no\\nsuch: look at"), "{e}");
+            assert!(matches!(e.inner(), Error::Io { doing: "open", .. }), "{e}");
+            assert!(e.to_string().contains("no\\nsuch: no such file"), "{e}");
         }
         for e in [open(dir.path()).unwrap_err(), replace(dir.path(), b"x").unwrap_err()] {
             assert!(e.to_string().contains("a directory"), "{e}");

@@ -19,6 +19,11 @@ use core::ops::{Deref, Range};
 use std::prelude::v1::*;
 use std::sync::Arc;
 
+/// How the text begins that Git keeps in the place of a large file.
+pub(crate) const LFS_POINTER: &[u8] = b"version https://git-lfs";
+/// What such a file is, and what to do about it.
+pub(crate) const FETCH: &str = "it is a Git LFS pointer, not the file itself; fetch that (git lfs pull)";
+
 /// A slice together with its owner. Cloning and slicing copy no bytes.
 #[derive(Clone)]
 pub struct Bytes {
@@ -85,6 +90,12 @@ impl Bytes {
                 range.start,
             )),
         }
+    }
+}
+
+impl AsRef<[u8]> for Bytes {
+    fn as_ref(&self) -> &[u8] {
+        self
     }
 }
 

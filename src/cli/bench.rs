@@ -2,7 +2,7 @@
 
 mod compare;
 mod kernels;
-mod machine;
+pub mod machine;
 mod models;
 mod report;
 

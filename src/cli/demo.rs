@@ -1,6 +1,6 @@
 //! `mynah demo`: the whole path on the built-in model, with no file at hand.
 
-use crate::args::{Demo, setting};
+use crate::args::{Demo, Usage, setting};
 use crate::train::{Run, Summary};
 use crate::{Outcome, load, meter, out, paths};
 use mynah::Mynah;
@@ -13,7 +13,12 @@ use mynah::text::Encode;
 use mynah::train::Example;
 use mynah::train::data::Dataset;
 use serde::Serialize;
+use std::path::PathBuf;
 
+/// The usual file.
+const FILE: &str = "demo.mynah";
+/// More bytes than an adapter of the demo has.
+const MOST: u64 = 1 << 20;
 /// Optimiser steps: about ten seconds on two cores.
 const STEPS: u64 = 300;
 /// Lines of a step.
@@ -42,9 +47,7 @@ struct Result {
 }
 
 pub fn demo(args: &Demo, json: bool) -> anyhow::Result<Outcome> {
-    if let Some(path) = &args.output {
-        paths::writable(path)?;
-    }
+    let output = Output::of(args)?;
     let mynah = load::embedded(&args.engine)?;
     let data = rows(&mynah)?;
     out::say(&format!(
@@ -65,12 +68,7 @@ pub fn demo(args: &Demo, json: bool) -> anyhow::Result<Outcome> {
     out::say("\nWhat it says now:");
     let after = speak(&mynah, stack, &prompts)?;
     out::say(&format!("\nThe adapter has {} bytes; the model has {}.", file.len(), MODEL.len()));
-    if let Some(path) = &args.output {
-        map::replace(path, &file)?;
-        out::say(&format!("It is in {}.", path.display()));
-    } else {
-        out::say("It is gone now; `mynah demo -o FILE` keeps it.");
-    }
+    output.keep(&file, &prompts)?;
     let zip = prompts.into_iter().zip(before).zip(after);
     let samples = zip.map(|((prompt, before), after)| Sample { prompt, before, after }).collect();
     let result = Result { summary, samples };
@@ -87,6 +85,52 @@ pub fn demo(args: &Demo, json: bool) -> anyhow::Result<Outcome> {
         ))?;
     }
     Ok(Outcome::Done)
+}
+
+/// Where the adapter goes.
+enum Output {
+    /// Where the options say.
+    Named(PathBuf),
+    /// Where they say nothing: unless another file lies there.
+    Usual(PathBuf),
+}
+
+impl Output {
+    /// # Errors
+    /// If nothing can be written there, or a file is there that is not to be replaced.
+    fn of(args: &Demo) -> anyhow::Result<Output> {
+        let Some(path) = &args.output else { return Ok(Output::Usual(FILE.into())) };
+        paths::writable(path)?;
+        if path.exists() && !args.force {
+            return Err(Usage::error(format!("-o {}: the file is there already; --force replaces it", path.display())));
+        }
+        Ok(Output::Named(path.clone()))
+    }
+
+    /// Writes the adapter, and says how to go on with it.
+    fn keep(&self, file: &[u8], prompts: &[String]) -> anyhow::Result<()> {
+        let path = match self {
+            Output::Named(path) => path,
+            // The same notes give the same bytes, so what differs is somebody's.
+            Output::Usual(path) if path.exists() && map::read(path, MOST).ok().is_none_or(|there| there != file) => {
+                out::say(&format!(
+                    "{} is another file, and stays; `mynah demo -o FILE` saves this one.",
+                    path.display()
+                ));
+                return Ok(());
+            }
+            Output::Usual(path) if paths::writable(path).is_err() => {
+                out::say("Nothing can be saved in this folder; `mynah demo -o FILE` saves it elsewhere.");
+                return Ok(());
+            }
+            Output::Usual(path) => path,
+        };
+        map::replace(path, file)?;
+        let (name, prompt) = (path.display(), prompts.first().map_or("", String::as_str));
+        out::say(&format!("It is in {name}. Talk with it, or let it continue a text:\n"));
+        out::say(&format!("  mynah chat -a {name}\n  mynah run -a {name} -p '{prompt}'\n"));
+        Ok(())
+    }
 }
 
 /// Teaches the notes; none if it was interrupted.

@@ -4,12 +4,11 @@ use crate::args::{Embed, Usage, setting};
 use crate::{Outcome, load, meter, out};
 use anyhow::{Context, anyhow};
 use mynah::app::Embedding;
-use mynah::bytes::Limits;
+use mynah::bytes::{Limits, map};
 use mynah::model::Pooling;
 use mynah::nn::linear::Precision;
 use serde::{Deserialize, Serialize};
-use std::fs::File;
-use std::io::{BufRead, BufReader, IsTerminal, Read};
+use std::io::{BufRead, BufReader, Cursor, IsTerminal, Read};
 
 /// Texts that are read before they go through the model.
 const TOGETHER: usize = 64;
@@ -104,14 +103,14 @@ fn texts(args: &Embed) -> anyhow::Result<Box<dyn Iterator<Item = anyhow::Result<
         return Ok(Box::new(lines(BufReader::new(std::io::stdin()), "standard input".into(), None)));
     };
     let name = path.display().to_string();
-    let file = File::open(path).with_context(|| name.clone())?;
+    let file = Cursor::new(map::open(path)?);
     let ends = |list: &[&str]| list.iter().any(|end| name.to_ascii_lowercase().ends_with(end));
     let rows = match (ends(&[".jsonl", ".ndjson", ".json"]), ends(&[".txt", ".md"])) {
         (true, _) => Some(true),
         (_, true) => Some(false),
         _ => None,
     };
-    Ok(Box::new(lines(BufReader::new(file), name, rows)))
+    Ok(Box::new(lines(file, name, rows)))
 }
 
 /// The texts of lines: rows of JSON or plain ones, or whichever the first one is. Empty lines are left out.

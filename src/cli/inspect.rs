@@ -77,7 +77,7 @@ fn value_json(value: &Value) -> serde_json::Value {
 }
 
 /// For each format: tensors, values, bytes.
-fn formats(gguf: &Gguf) -> BTreeMap<&'static str, [u64; 3]> {
+pub fn formats(gguf: &Gguf) -> BTreeMap<&'static str, [u64; 3]> {
     let mut sums = BTreeMap::new();
     for t in gguf.tensors() {
         let row: &mut [u64; 3] = sums.entry(t.format.name).or_default();
@@ -89,7 +89,7 @@ fn formats(gguf: &Gguf) -> BTreeMap<&'static str, [u64; 3]> {
 }
 
 /// Bytes of the file, or of all parts.
-fn file_bytes(gguf: &Gguf) -> usize {
+pub fn file_bytes(gguf: &Gguf) -> usize {
     gguf.files().iter().map(|file| file.len()).sum()
 }
 

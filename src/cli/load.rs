@@ -1,7 +1,9 @@
 //! Files to models, tokenizers, templates and adapters.
 
 use crate::args::{Engine, ModelArgs, Usage, setting};
+use crate::names::{self, What};
 use crate::out;
+use anyhow::Context;
 use mynah::Mynah;
 use mynah::adapter::Stack;
 use mynah::app::Generation;
@@ -13,17 +15,19 @@ use mynah::text::Tokenizer;
 use mynah::text::chat::Template;
 use mynah::train::Checkpoint;
 use mynah::train::data::Dataset;
+use std::io::Read;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// A parsed file, with the other parts if it is one; errors name the file.
-pub fn gguf(path: &Path) -> mynah::Result<Gguf> {
-    Gguf::open(path, &Limits::default())
+pub fn gguf(path: &Path) -> anyhow::Result<Gguf> {
+    names::check(path, What::Model)?;
+    Ok(Gguf::open(path, &Limits::default())?)
 }
 
 /// A file's tokenizer; errors name the file.
-pub fn tokenizer(path: &Path) -> mynah::Result<Tokenizer> {
-    Tokenizer::from_gguf(&gguf(path)?).map_err(|e| e.in_file(path.to_string_lossy()))
+pub fn tokenizer(path: &Path) -> anyhow::Result<Tokenizer> {
+    Ok(Tokenizer::from_gguf(&gguf(path)?).map_err(|e| e.in_file(path.to_string_lossy()))?)
 }
 
 /// What computes.
@@ -46,6 +50,16 @@ pub fn cores() -> usize {
 pub fn adapter_in(bytes: Bytes) -> Bytes {
     // What is no checkpoint, or a damaged one, is left to who reads adapters to complain of.
     Checkpoint::read(bytes.clone(), &Limits::default()).and_then(|saved| saved.adapter()).unwrap_or(bytes)
+}
+
+/// The text of standard input, without the mark that some programs put in front of it.
+pub fn input() -> anyhow::Result<String> {
+    let mut bytes = Vec::new();
+    std::io::stdin().lock().read_to_end(&mut bytes).context("standard input")?;
+    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
+    let not =
+        |e: std::str::Utf8Error| format!("standard input: not UTF-8 at byte {}; convert it first", e.valid_up_to());
+    Ok(std::str::from_utf8(bytes).map_err(|e| Usage(not(e)))?.into())
 }
 
 /// Seconds since 1970.
@@ -85,6 +99,7 @@ pub fn stack(mynah: &Mynah, names: &[String]) -> anyhow::Result<Stack> {
     let mut stack = Stack::new();
     for name in names {
         let (path, strength) = split_scale(name)?;
+        names::check(Path::new(path), What::Adapter)?;
         setting(stack.push(mynah.ready(path)?, strength))?;
     }
     Ok(stack)
@@ -249,13 +264,15 @@ impl ModelArgs {
     }
 }
 
+const STRENGTH: &str = " is no strength; a number can follow the colon, such as 0.5";
+
 /// A path, and what follows its last colon if that is a number and no file is called so.
 pub fn split_scale(name: &str) -> anyhow::Result<(&str, f32)> {
     match name.rsplit_once(':') {
         Some((path, scale)) if !Path::new(name).exists() => match scale.parse::<f32>() {
             Ok(scale) if scale.is_finite() && !path.is_empty() => Ok((path, scale)),
-            Ok(_) => Err(Usage::error(format!("adapter {name}: {scale} is no scale"))),
-            Err(_) if Path::new(path).exists() => Err(Usage::error(format!("adapter {path}: {scale:?} is no scale"))),
+            Ok(_) => Err(Usage::error(format!("-a {name}: {scale}{STRENGTH}"))),
+            Err(_) if Path::new(path).exists() => Err(Usage::error(format!("-a {path}: {scale:?}{STRENGTH}"))),
             Err(_) => Ok((name, 1.0)),
         },
         _ => Ok((name, 1.0)),

@@ -1,7 +1,7 @@
 //! The command `mynah`: the library's public names behind options, files and a terminal.
 //!
 //! Results go to standard output, everything for eyes to standard error. Exit status 0 is success, 1 a failure, 2 wrong
-//! use, 130 an interruption.
+//! use, 130 and 143 that it was asked to stop (128 and the signal), 141 that the reader of its output had gone.
 
 mod args;
 mod bench;
@@ -9,6 +9,7 @@ mod chat;
 mod data;
 #[cfg(feature = "base")]
 mod demo;
+mod doctor;
 mod embed;
 mod eval;
 mod inspect;
@@ -16,10 +17,12 @@ mod load;
 mod logits;
 mod meter;
 mod models;
+mod names;
 mod out;
 mod paths;
 mod plot;
 mod run;
+mod signals;
 mod tokens;
 mod train;
 
@@ -31,11 +34,39 @@ use train::Line;
 pub enum Outcome {
     /// All done.
     Done,
-    /// Stopped by Ctrl-C, with what was done so far in safety.
+    /// Stopped by Ctrl-C or another signal, with what was done so far in safety.
     Interrupted,
 }
 
+/// What to try, for who types the name alone. A test runs these lines.
+const HELLO: &str = if cfg!(feature = "base") {
+    "\
+mynah teaches a language model on the device it runs on. Three lines to try:
+
+  mynah demo                 teach the built-in model a lighthouse keeper's log, in half a minute
+  mynah chat -a demo.mynah   talk with what has learnt
+  mynah doctor               what this machine can do
+
+With a model of your own, a GGUF file: mynah doctor -m model.gguf says what it takes here.
+mynah --help lists all commands.
+"
+} else {
+    "\
+mynah teaches a language model on the device it runs on. Three lines to try:
+
+  mynah doctor -m model.gguf                              what a model, a GGUF file, takes on this machine
+  mynah run -m model.gguf -p 'Once upon a time'           continue a text
+  mynah train -m model.gguf -d notes.txt -o mine.mynah    teach it your notes
+
+mynah --help lists all commands.
+"
+};
+
 fn command() -> anyhow::Result<Outcome> {
+    if std::env::args_os().len() <= 1 {
+        out::print(HELLO)?;
+        return Ok(Outcome::Done);
+    }
     let Line { cli, options, resumed } = Line::read()?;
     match &cli.command {
         #[cfg(feature = "base")]
@@ -52,6 +83,7 @@ fn command() -> anyhow::Result<Outcome> {
         Command::Detokenize(a) => tokens::detokenize(a, cli.json),
         Command::Inspect(a) => inspect::inspect(a, cli.json),
         Command::Models => models::models(cli.json),
+        Command::Doctor(a) => doctor::doctor(a, cli.json),
         Command::Bench(a) => bench::bench(a, cli.json),
     }
 }
@@ -59,9 +91,9 @@ fn command() -> anyhow::Result<Outcome> {
 fn main() -> ExitCode {
     match command() {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
-        Ok(Outcome::Interrupted) => ExitCode::from(130),
-        // Whoever read our output has seen enough.
-        Err(e) if out::is_closed_pipe(&e) => ExitCode::SUCCESS,
+        Ok(Outcome::Interrupted) => ExitCode::from(meter::status()),
+        // Whoever read our output has seen enough: the status is that of a program which the signal for this has ended.
+        Err(e) if out::is_closed_pipe(&e) => ExitCode::from(141),
         Err(e) => {
             out::say(&format!("mynah: {}", out::why(&e)));
             match e.downcast_ref::<args::Usage>() {

@@ -1,8 +1,11 @@
 //! Long runs: a progress line on a terminal, peak memory, Ctrl-C.
 
+use crate::signals;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use mynah::decode::Stop;
-use std::sync::atomic::{AtomicUsize, Ordering};
+#[cfg(unix)]
+use nix::sys::termios::{self, Termios};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
 use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -69,6 +72,10 @@ pub fn peak_rss() -> Option<u64> {
 }
 
 static INTERRUPTS: AtomicUsize = AtomicUsize::new(0);
+/// The last signal that asked to stop.
+static SIGNAL: AtomicI32 = AtomicI32::new(signals::INTERRUPT);
+/// Whether nothing is being done: a line is waited for.
+static IDLE: AtomicBool = AtomicBool::new(false);
 static STOP: LazyLock<Stop> = LazyLock::new(Stop::new);
 static HINT: Mutex<Option<String>> = Mutex::new(None);
 
@@ -77,19 +84,64 @@ pub fn at_second_interrupt(hint: Option<String>) {
     *HINT.lock().unwrap_or_else(PoisonError::into_inner) = hint;
 }
 
-/// From now on the first Ctrl-C, or request to terminate, is recorded and prints `what`; the second one ends the process.
+/// From now on the first Ctrl-C, or request to terminate, is recorded and prints `what`; the second one ends the process. A
+/// request to terminate ends it at once while a line is waited for.
 pub fn catch_interrupt(what: &'static str) -> anyhow::Result<()> {
-    ctrlc::set_handler(move || {
-        if INTERRUPTS.fetch_add(1, Ordering::Relaxed) > 0 {
+    #[cfg(unix)]
+    let terminal = Terminal::now();
+    signals::watch(move |signal| {
+        SIGNAL.store(signal, Ordering::SeqCst);
+        let again = INTERRUPTS.fetch_add(1, Ordering::Relaxed) > 0;
+        if again || IDLE.load(Ordering::SeqCst) && terminated() {
             if let Some(hint) = &*HINT.lock().unwrap_or_else(PoisonError::into_inner) {
                 crate::out::say(hint);
             }
-            std::process::exit(130);
+            #[cfg(unix)]
+            terminal.restore();
+            std::process::exit(status().into());
         }
         STOP.pull();
         crate::out::say(&format!("\n{what}; Ctrl-C again to end at once"));
     })?;
     Ok(())
+}
+
+/// How standard input was, if it is a terminal: whoever edits a line changes it for that long.
+#[cfg(unix)]
+struct Terminal(Option<Termios>);
+
+#[cfg(unix)]
+impl Terminal {
+    fn now() -> Terminal {
+        Terminal(termios::tcgetattr(std::io::stdin()).ok())
+    }
+
+    fn restore(&self) {
+        // There is nothing to be done about a failure: the process ends.
+        self.0.iter().for_each(|was| _ = termios::tcsetattr(std::io::stdin(), termios::SetArg::TCSANOW, was));
+    }
+}
+
+/// The exit status of a process that was asked to stop: 128 and the number of the signal.
+pub fn status() -> u8 {
+    128 + SIGNAL.load(Ordering::SeqCst) as u8
+}
+
+/// Whether a request to terminate, rather than Ctrl-C, was the last.
+fn terminated() -> bool {
+    SIGNAL.load(Ordering::SeqCst) != signals::INTERRUPT
+}
+
+/// Waits for something from outside, such as a line. A request to terminate ends the process meanwhile.
+pub fn idly<T>(wait: impl FnOnce() -> T) -> T {
+    IDLE.store(true, Ordering::SeqCst);
+    if terminated() {
+        // It came while there was something to do, which has been stopped.
+        std::process::exit(status().into());
+    }
+    let done = wait();
+    IDLE.store(false, Ordering::SeqCst);
+    done
 }
 
 /// Whether Ctrl-C was pressed.

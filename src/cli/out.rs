@@ -10,20 +10,32 @@ pub fn say(line: &str) {
     let _ = writeln!(io::stderr(), "{line}");
 }
 
+/// Standard output cannot be written to.
+#[derive(Debug)]
+struct Unwritten(io::Error);
+
+impl std::fmt::Display for Unwritten {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "standard output cannot be written: {}", self.0)
+    }
+}
+
+impl std::error::Error for Unwritten {}
+
+/// The error for standard output.
+pub fn unwritten(e: io::Error) -> anyhow::Error {
+    Unwritten(e).into()
+}
+
 /// Prints the text of a result and flushes it.
 pub fn print(text: &str) -> anyhow::Result<()> {
-    let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes())?;
-    out.flush()?;
-    Ok(())
+    print_bytes(text.as_bytes())
 }
 
 /// Writes the bytes of a result and flushes them.
 pub fn print_bytes(bytes: &[u8]) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
-    out.write_all(bytes)?;
-    out.flush()?;
-    Ok(())
+    out.write_all(bytes).and_then(|()| out.flush()).map_err(unwritten)
 }
 
 /// Prints a result as one line of JSON.
@@ -43,17 +55,32 @@ pub fn table(head: &[&str], right: impl IntoIterator<Item = usize>) -> Table {
     table
 }
 
-/// Whether the error means that the reader of the output has gone.
-pub fn is_closed_pipe(e: &anyhow::Error) -> bool {
-    e.chain().any(|e| e.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == ErrorKind::BrokenPipe))
+/// Whether the error means that standard output cannot be written, so that there is no point in going on.
+pub fn is_unwritten(e: &anyhow::Error) -> bool {
+    e.is::<Unwritten>()
 }
 
-/// An error and its causes on one line, without causes that its text already contains.
+/// Whether the error means that the reader of the output has gone.
+pub fn is_closed_pipe(e: &anyhow::Error) -> bool {
+    e.downcast_ref::<Unwritten>().is_some_and(|e| e.0.kind() == ErrorKind::BrokenPipe)
+}
+
+/// An error and its causes on one line. The library's errors, and some others, say their causes themselves.
 pub fn why(e: &anyhow::Error) -> String {
-    e.chain()
-        .map(ToString::to_string)
-        .reduce(|all, cause| if all.ends_with(&cause) { all } else { all + ": " + &cause })
-        .unwrap_or_default()
+    let mut all = String::new();
+    for cause in e.chain() {
+        let text = cause.to_string();
+        if !all.is_empty() && !all.ends_with(&text) {
+            all += ": ";
+        }
+        if !all.ends_with(&text) {
+            all += &text;
+        }
+        if cause.is::<mynah::Error>() {
+            break;
+        }
+    }
+    all
 }
 
 /// Model text for a terminal: control characters but line ends and tabs are escaped.

@@ -1,6 +1,7 @@
 //! Output paths: a command never overwrites its inputs or writes two outputs to one file. This is checked before any work.
 
 use crate::args::Usage;
+use anyhow::Context;
 use mynah::gguf::Gguf;
 use std::fs::Metadata;
 use std::path::{Path, PathBuf};
@@ -48,9 +49,26 @@ pub fn apart(written: &[Named], read: &[Named]) -> anyhow::Result<()> {
 /// Checks that a file can be written at `path`, as far as this can be known.
 pub fn writable(path: &Path) -> anyhow::Result<()> {
     let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    anyhow::ensure!(parent.is_dir(), "{}: there is no such directory", parent.display());
-    anyhow::ensure!(!path.is_dir(), "{}: a directory; a file is written", path.display());
-    Ok(())
+    anyhow::ensure!(parent.is_dir(), "{}: no such folder; make it first, or name another file", parent.display());
+    anyhow::ensure!(path.file_name().is_some(), "{}: it does not end in the name of a file", path.display());
+    if let Ok(there) = path.metadata() {
+        let what = "a folder, a pipe or a device, and a file is written; name another";
+        anyhow::ensure!(there.is_file(), "{}: it is {what}", path.display());
+        anyhow::ensure!(
+            !there.permissions().readonly(),
+            "{}: it is marked read-only; name another file",
+            path.display()
+        );
+    }
+    // Who may write into a folder, only the system knows.
+    tempfile_in(parent).with_context(|| format!("{}: no file can be written in this folder", parent.display()))
+}
+
+/// Creates a file in a folder, and removes it.
+fn tempfile_in(folder: &Path) -> std::io::Result<()> {
+    let path = folder.join(format!(".mynah-{}.tmp", std::process::id()));
+    std::fs::File::options().write(true).create_new(true).open(&path)?;
+    std::fs::remove_file(path)
 }
 
 /// Whether two paths name the same file, existing or not.

@@ -5,7 +5,7 @@ use crate::{Outcome, load, meter, out};
 use mynah::app::{Piece, Said};
 use mynah::decode::Finish;
 use serde::Serialize;
-use std::io::{IsTerminal, Read};
+use std::io::IsTerminal;
 use std::time::Instant;
 
 #[derive(Serialize)]
@@ -83,8 +83,7 @@ fn prompt(args: &Run) -> anyhow::Result<String> {
         Some(prompt) => Ok(prompt.clone()),
         None if std::io::stdin().is_terminal() => Err(Usage::error("nothing to say: give -p PROMPT")),
         None => {
-            let mut text = String::new();
-            std::io::stdin().lock().read_to_string(&mut text)?;
+            let text = load::input()?;
             Ok(text.strip_suffix('\n').map(|t| t.strip_suffix('\r').unwrap_or(t).to_string()).unwrap_or(text))
         }
     }
@@ -101,7 +100,9 @@ pub fn run(args: &Run, json: bool) -> anyhow::Result<Outcome> {
     };
     let mut text = match generation.complete(&prompt) {
         Err(mynah::Error::Limit { what, asked, allowed }) if what == "tokens of the prompt" => {
-            return Err(Usage::error(format!("the prompt has {asked} tokens, and there is room for {allowed}")));
+            return Err(Usage::error(format!(
+                "the prompt has {asked} tokens, and there is room for {allowed}: shorten it, or give more --ctx"
+            )));
         }
         text => setting(text)?,
     };

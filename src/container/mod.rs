@@ -87,7 +87,7 @@ impl Container {
         let length = cursor.u64()?;
         if length != bytes.len() as u64 {
             let what = match length > bytes.len() as u64 {
-                true => format!("incomplete: {} of {length} bytes", bytes.len()),
+                true => format!("incomplete: {} of {length} bytes; copy it again", bytes.len()),
                 false => format!("{} bytes, of which only {length} belong to it", bytes.len()),
             };
             return Err(Error::corrupt(what, bytes.len()));
@@ -271,24 +271,24 @@ fn word(padded: &[u8]) -> Option<&str> {
 }
 
 fn read_magic(cursor: &mut Cursor<'_>) -> Result<()> {
-    if cursor.remaining() == 0 {
-        return Err(Error::corrupt("the file is empty", 0));
-    }
-    let magic: [u8; 8] = cursor.array()?;
+    let no = |why: String| Err(Error::invalid("not a file of mynah's", why));
+    let Ok(magic) = cursor.array::<8>() else {
+        return no(match cursor.remaining() {
+            0 => "it is empty; copy or make it again".into(),
+            n => format!("it has {n} bytes"),
+        });
+    };
     if magic == MAGIC {
         return Ok(());
     }
     if magic.starts_with(b"GGUF") {
-        return Err(Error::unsupported("file format", "GGUF, but a file of mynah's own format is needed"));
-    }
-    if magic.starts_with(b"PK\x03\x04") || magic.starts_with(&[0x80, 2]) {
-        return Err(Error::unsupported("file format", "a pickle or zip archive; convert it to safetensors"));
+        return no("it is a GGUF file".into());
     }
     // 8D M Y N survives partly: the high byte is cut to 0D or spelt in UTF-8, or line ends were rewritten.
     if magic.get(1..4) == Some(b"MYN") || magic.get(2..5) == Some(b"MYN") {
         return Err(Error::corrupt("damaged by a transfer that took it for text; send it as binary", 0));
     }
-    Err(Error::corrupt(format!("first bytes {magic:02x?}, wanted {MAGIC:02x?}"), 0))
+    no(format!("it begins with the bytes {magic:02x?}"))
 }
 
 fn read_table(cursor: &mut Cursor<'_>, count: usize, bytes: &[u8]) -> Result<Vec<Section>> {
@@ -425,7 +425,7 @@ mod tests {
             (change(0, &[0x0d]), "took it for text"),
             (change(4, b"\n\x1a\n"), "took it for text"),
             (change(8, &[2]), "container version: 2.0"),
-            (change(12, &[255; 4]), "limit sections"),
+            (change(12, &[255; 4]), "sections: "),
             (change(12, &[255, 255, 0, 0]), "longer than the"),
             (change(16, &[255; 8]), "incomplete"),
             (change(24, b"A"), "kind"),

@@ -3,7 +3,7 @@
 use super::parts::SPLIT_KEYS;
 use super::value::{self, Kind, Value, inside};
 use super::{ALIGNMENT_KEY, DEFAULT_ALIGNMENT, MAGIC, MAX_RANK, Tensor, unknown_format};
-use crate::bytes::{Bytes, Cursor, Limits};
+use crate::bytes::{Bytes, Cursor, FETCH, LFS_POINTER, Limits};
 use crate::error::{Error, Result, printable};
 use crate::quant::{FORMATS, Format};
 use core::ops::Range;
@@ -17,6 +17,8 @@ pub(super) type Pairs = BTreeMap<Box<str>, Value>;
 pub(super) const PAIR_BYTES: u64 = 8 + 1 + 4 + 1;
 /// Minimum size of a row of the tensor table: a name of one byte, one dimension.
 pub(super) const ROW_BYTES: u64 = 8 + 1 + 4 + 8 + 4 + 8;
+
+const NO_GGUF: &str = "not a GGUF file";
 
 /// Files that are often mistaken for a model: bytes, where they stand, and the message.
 const NOT_GGUF: &[(usize, &[u8], &str)] = &[
@@ -42,7 +44,7 @@ const NOT_GGUF: &[(usize, &[u8], &str)] = &[
     (0, b"\x80\x04", PICKLE),
     (0, b"\x1f\x8b", "a gzip archive; unpack it"),
     (0, b"\x28\xb5\x2f\xfd", "a zstd archive; unpack it"),
-    (0, b"version https://git-lfs", "a Git LFS pointer, not the file itself; fetch that (git lfs pull)"),
+    (0, LFS_POINTER, FETCH),
     (4, b"TFL3", "TensorFlow Lite; get the model as GGUF"),
     // A number of entries, the length of a name, a tensor's name.
     (8, b"blk.", IMATRIX),
@@ -104,16 +106,18 @@ pub(super) fn fits(what: &str, n: u64, each: u64, spare: u64, remaining: usize, 
 pub(super) fn read_version(cursor: &mut Cursor<'_>) -> Result<u32> {
     let start = cursor.clone().take(cursor.remaining())?;
     if start.is_empty() {
-        return Err(Error::corrupt("the file is empty", 0));
+        return Err(Error::invalid(NO_GGUF, "it is empty; copy or download it again"));
     }
     if !start.starts_with(MAGIC)
         && let Some(found) = other_format(start)
     {
-        return Err(Error::unsupported("file format", found));
+        return Err(Error::invalid(NO_GGUF, found));
     }
-    let magic = cursor.array::<4>()?;
+    let Ok(magic) = cursor.array::<4>() else {
+        return Err(Error::invalid(NO_GGUF, format!("it has {} bytes", start.len())));
+    };
     if &magic != MAGIC {
-        return Err(Error::corrupt(format!("first bytes {magic:02x?}, those of GGUF are {MAGIC:02x?}"), 0));
+        return Err(Error::invalid(NO_GGUF, format!("it begins with the bytes {magic:02x?}; models are GGUF files")));
     }
     let version = cursor.u32()?;
     match version {

@@ -157,8 +157,12 @@ fn names(path: &Path) -> Result<Vec<String>> {
 fn lock(path: &Path) -> Result<File> {
     let io = |doing| move |source| Error::Io { doing, source };
     fs::create_dir_all(path).map_err(io("make the folder"))?;
-    let file =
-        File::options().create(true).truncate(false).write(true).open(path.join(LOCK)).map_err(io("open lock"))?;
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(path.join(LOCK))
+        .map_err(io("open the lock of"))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(Error::invalid("folder", "another run uses it")),

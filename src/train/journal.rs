@@ -54,11 +54,11 @@ impl Journal {
     }
 
     fn open_inner(path: &Path) -> Result<Journal> {
-        let fresh = !path.try_exists().map_err(io("look at"))?;
+        let fresh = !path.try_exists().map_err(io("open"))?;
         let mut file = open(path)?;
         if fresh {
             let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-            System.sync_folder(folder).map_err(io("force the folder to disk"))?;
+            System.sync_folder(folder).map_err(io("sync the folder to the disk"))?;
         }
         let mut text = map::read(path, MOST)?;
         let whole = text.iter().rposition(|b| *b == b'\n').map_or(0, |at| at + 1);
@@ -109,7 +109,7 @@ impl Journal {
 
     fn write(&mut self, bytes: &[u8]) -> Result<()> {
         let written = self.file.write_all(bytes).map_err(io("write"));
-        let synced = written.and_then(|()| self.file.sync_data().map_err(io("force to disk")));
+        let synced = written.and_then(|()| self.file.sync_data().map_err(io("sync to the disk")));
         match synced {
             Ok(()) => self.text.extend_from_slice(bytes),
             // If this fails too, the next opening of the file removes the rest.

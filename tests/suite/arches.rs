@@ -3,7 +3,7 @@
 
 use crate::golden::{compare, native_distance, open};
 use crate::peft::{close, config, examples, floats, ints, json, numbers, trajectory};
-use crate::shared::shared;
+use crate::shared::{needs_shared, shared};
 use crate::tiny;
 use mynah::adapter::{Stack, peft};
 use mynah::bytes::{Bytes, Limits, map};
@@ -35,9 +35,10 @@ fn files(shared: &Path) -> Vec<(String, String)> {
     out
 }
 
+#[needs_shared]
 #[test]
 fn logits_are_llama_cpps() {
-    let Some(shared) = shared() else { return };
+    let shared = shared();
     let dir = shared.join("golden/llamacpp/arch");
     let (mut seen, mut farther) = (Vec::new(), Vec::new());
     for (name, architecture) in files(&shared) {
@@ -155,9 +156,10 @@ fn farthest(a: &[f64], b: &[f64]) -> f64 {
 }
 
 /// LoRA on each: gradients of a batch, and twenty steps.
+#[needs_shared]
 #[test]
 fn training_is_pefts() {
-    let Some(shared) = shared() else { return };
+    let shared = shared();
     let dir = shared.join("golden/peft/g_arch");
     let file = std::fs::read(dir.join("batch.safetensors")).unwrap();
     let batch = SafeTensors::deserialize(&file).unwrap();

@@ -1,6 +1,6 @@
 //! The cache of keys and values: what its precisions cost and save.
 
-use crate::shared::shared;
+use crate::shared::{needs_shared, shared};
 use mynah::bytes::{Limits, map};
 use mynah::gguf::Gguf;
 use mynah::kernel::{Compute, Pool, available};
@@ -44,9 +44,10 @@ fn some_tokens(n: usize, vocab: usize) -> Vec<u32> {
     (0..n as u64).map(|i| (i * i * 7919 + 31 * i + 1) as u32 % vocab as u32).collect()
 }
 
+#[needs_shared]
 #[test]
 fn bits_do_not_depend_on_pieces_threads_or_backend() {
-    let Some(shared) = shared() else { return };
+    let shared = shared();
     // One with heads of 8, each with its own keys, and one with several query heads to a key.
     for name in ["stories260K-q4_0.gguf", "stories260K-h192-q4_0.gguf"] {
         for cache in [CacheType::F16, CacheType::Q8, CacheType::F32] {
@@ -68,9 +69,10 @@ fn bits_do_not_depend_on_pieces_threads_or_backend() {
     }
 }
 
+#[needs_shared]
 #[test]
 fn eight_bits_take_half_the_memory_and_hardly_change_the_loss() {
-    let Some(shared) = shared() else { return };
+    let shared = shared();
     let compute = Compute { kernels: mynah::kernel::best(), pool: Pool::new(2) };
     let (model, tokenizer) = open(&shared.join("models/SmolLM2-135M-Instruct.Q4_0.gguf"), compute);
     let text = std::fs::read_to_string(shared.join("golden/llamacpp/ppl/text.txt")).unwrap();

@@ -1,6 +1,6 @@
 //! Chat templates against Jinja2, and what training sees of a conversation.
 
-use crate::shared::shared;
+use crate::shared::{needs_shared, shared};
 use mynah::bytes::{Bytes, Limits};
 use mynah::error::Error;
 use mynah::gguf::Gguf;
@@ -35,9 +35,10 @@ fn reference() -> Value {
     serde_json::from_str(include_str!("../data/chat.json")).unwrap()
 }
 
+#[needs_shared]
 #[test]
 fn templates_render_as_jinja_renders_them() {
-    let Some(root) = shared() else { return };
+    let root = shared();
     let tokenizer = stories(&root);
     let reference = reference();
     for case in reference["cases"].as_array().unwrap() {
@@ -51,9 +52,10 @@ fn templates_render_as_jinja_renders_them() {
     }
 }
 
+#[needs_shared]
 #[test]
 fn the_model_s_own_template_gives_the_reference_prompt() {
-    let Some(root) = shared() else { return };
+    let root = shared();
     let (tokenizer, template) = smollm(&root);
     let cases: Value =
         serde_json::from_slice(&std::fs::read(root.join("golden/llamacpp/model/smollm2-Q4_0.f32ref.json")).unwrap())
@@ -68,9 +70,10 @@ fn the_model_s_own_template_gives_the_reference_prompt() {
     assert_eq!(got.iter().map(|&id| id as u64).collect::<Vec<_>>(), want);
 }
 
+#[needs_shared]
 #[test]
 fn what_assistants_say_is_learned_and_nothing_else() {
-    let Some(root) = shared() else { return };
+    let root = shared();
     let (tokenizer, template) = smollm(&root);
     let messages =
         conversation(&[("user", "Hi"), ("assistant", "Hello there!"), ("user", "Bye"), ("assistant", "Goodbye.")]);
@@ -83,9 +86,10 @@ fn what_assistants_say_is_learned_and_nothing_else() {
     assert_eq!(String::from_utf8(learned).unwrap(), "Hello there!<|im_end|>Goodbye.<|im_end|>");
 }
 
+#[needs_shared]
 #[test]
 fn every_style_of_template_shows_what_is_said() {
-    let Some(root) = shared() else { return };
+    let root = shared();
     let tokenizer = stories(&root);
     let reference = reference();
     let messages =
@@ -109,9 +113,10 @@ fn every_style_of_template_shows_what_is_said() {
     }
 }
 
+#[needs_shared]
 #[test]
 fn messages_cannot_spell_control_tokens() {
-    let Some(root) = shared() else { return };
+    let root = shared();
     let (tokenizer, template) = smollm(&root);
     let control = |ids: &[u32]| ids.iter().filter(|&&id| id < 17).count();
     let honest = conversation(&[("user", "x"), ("assistant", "y")]);
@@ -143,9 +148,10 @@ fn messages_cannot_spell_control_tokens() {
     assert!(error.to_string().contains("role"), "{error}");
 }
 
+#[needs_shared]
 #[test]
 fn spans_that_cannot_be_are_errors() {
-    let Some(root) = shared() else { return };
+    let root = shared();
     let (tokenizer, template) = smollm(&root);
     for turns in [&[][..], &[("user", "x")], &[("system", "x"), ("tool", "y")]] {
         assert!(matches!(template.spans(&tokenizer, &conversation(turns)), Err(Error::Invalid { .. })));
@@ -162,9 +168,10 @@ fn spans_that_cannot_be_are_errors() {
     assert!(silent.unwrap().spans(&tokenizer, &messages).is_err());
 }
 
+#[needs_shared]
 #[test]
 fn turns_are_found_where_a_template_writes_them() {
-    let Some(root) = shared() else { return };
+    let root = shared();
     let (tokenizer, _) = smollm(&root);
     let messages = conversation(&[("user", "x"), ("assistant", "y"), ("user", "z"), ("assistant", "w")]);
     for (source, want) in [
@@ -195,9 +202,10 @@ fn turns_are_found_where_a_template_writes_them() {
     }
 }
 
+#[needs_shared]
 #[test]
 fn a_system_s_turn_is_shown_or_merged() {
-    let Some(root) = shared() else { return };
+    let root = shared();
     let (tokenizer, own) = smollm(&root);
     own.check_system().unwrap();
     let turns = [("system", "Be brief."), ("user", "x"), ("assistant", "y")];
@@ -222,9 +230,10 @@ fn a_system_s_turn_is_shown_or_merged() {
     }
 }
 
+#[needs_shared]
 #[test]
 fn hostile_templates_are_errors() {
-    let Some(root) = shared() else { return };
+    let root = shared();
     let tokenizer = stories(&root);
     let messages = conversation(&[("user", "x")]);
     let big = "x".repeat((256 << 10) + 1);

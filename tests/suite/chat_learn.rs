@@ -1,5 +1,6 @@
 //! `mynah chat` as a process, driven from a script: the conversation, and what is learnt from it.
 
+use crate::shared::{needs_shared, shared};
 use crate::tiny::Rng;
 use mynah::bytes::Limits;
 use mynah::train::data::Reader;
@@ -128,9 +129,10 @@ fn an_interrupt_stops_the_answer_and_not_the_program() {
     assert!(child.wait().unwrap().success() && stopped > 0, "{stopped}");
 }
 
+#[needs_shared]
 #[test]
 fn models_talk_by_their_template_or_without_one() {
-    let Some(shared) = crate::shared::shared() else { return };
+    let shared = shared();
     let place = Place::new();
     let model = |name: &str| shared.join("models").join(name).canonicalize().unwrap().display().to_string();
     let options = format!("-m {} -n 4 --temp 0", model("SmolLM2-135M-Instruct.Q4_0.gguf"));

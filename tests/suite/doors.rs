@@ -968,7 +968,7 @@ fn reserved_is_planned_alone() {
 fn reserved_is_planned() {
     let test = std::env::current_exe().unwrap();
     let out = std::process::Command::new(test)
-        .args(["doors::", "--ignored", "--nocapture", "--test-threads=1"])
+        .args(["doors::reserved_is_planned_alone", "--exact", "--ignored", "--nocapture"])
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&out.stderr);

@@ -1,6 +1,6 @@
 //! Products of rounded activations: near f32 precision, and the same bits everywhere.
 
-use crate::shared::shared;
+use crate::shared::{needs_shared, shared};
 use crate::tiny::{self, Rng};
 use mynah::adapter::{self, Spec};
 use mynah::bytes::{Bytes, Limits, map};
@@ -65,9 +65,10 @@ fn gradients_are_within_a_few_percent() {
     assert!(off > 0.0 && off < 0.03, "gradients are {off} off");
 }
 
+#[needs_shared]
 #[test]
 fn gradients_of_a_larger_model_are_within_a_few_percent() {
-    let Some(shared) = shared() else { return };
+    let shared = shared();
     let text = std::fs::read_to_string(shared.join("golden/llamacpp/ppl/text.txt")).unwrap();
     let bytes = map::open(&shared.join("models/SmolLM2-135M-Instruct.Q4_0.gguf")).unwrap();
     let (model, tokenizer) = model(bytes, kernel::best(), 2);

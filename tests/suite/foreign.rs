@@ -3,7 +3,7 @@
 
 use crate::alloc::largest;
 use crate::digest::Nothing;
-use crate::shared::shared;
+use crate::shared::{needs_shared, shared};
 use crate::tiny;
 use mynah::adapter::basis::Basis;
 use mynah::adapter::lowrank::{Factors, Layout, LowRank, Slot};
@@ -61,9 +61,10 @@ fn read(path: &Path) -> Vec<u8> {
     std::fs::read(path).unwrap()
 }
 
+#[needs_shared]
 #[test]
 fn peft_directories_load_with_rows_in_gguf_order() {
-    let Some(shared) = shared() else { return };
+    let shared = shared();
     let golden = shared.join("golden/peft/b_peft");
     for (folder, weights, factor) in [
         ("lora/init", "lora/init", 2.0),
@@ -185,9 +186,10 @@ fn paths_of_modules_lead_back_to_their_roles() {
     }
 }
 
+#[needs_shared]
 #[test]
 fn other_peft_methods_are_refused_by_name() {
-    let Some(shared) = shared() else { return };
+    let shared = shared();
     let golden = shared.join("golden/peft/b_peft");
     for (method, word) in [
         ("dora", "use_dora"),
@@ -203,9 +205,10 @@ fn other_peft_methods_are_refused_by_name() {
     }
 }
 
+#[needs_shared]
 #[test]
 fn gguf_adapters_load() {
-    let Some(shared) = shared() else { return };
+    let shared = shared();
     let bytes = read(&shared.join("golden/llamacpp/lora/lora-stories-public.gguf"));
     let file = Gguf::parse(bytes.into(), &Limits::default()).unwrap();
     let lora = gguf_adapter::read(&file, &base(), &Limits::default()).unwrap();
@@ -228,9 +231,10 @@ fn gguf_adapters_load() {
 }
 
 /// The authors' bases are drawn bit for bit, and their assembled factors and gradients of coefficients are ours.
+#[needs_shared]
 #[test]
 fn nola_of_its_authors() {
-    let Some(shared) = shared() else { return };
+    let shared = shared();
     let golden = shared.join("golden/peft/c_nola");
     let raw = read(&golden.join("nola_llm.safetensors"));
     let file = SafeTensors::deserialize(&raw).unwrap();
@@ -304,9 +308,10 @@ fn nola_of_its_authors() {
     assert_eq!(changed(&*back), changed(&nola));
 }
 
+#[needs_shared]
 #[test]
 fn torch_draws_are_reproduced() {
-    let Some(shared) = shared() else { return };
+    let shared = shared();
     let path = shared.join("golden/peft/c_nola/torch_cpu_random.json");
     let json: serde_json::Value = serde_json::from_slice(&read(&path)).unwrap();
     for case in json["cases"].as_array().unwrap() {

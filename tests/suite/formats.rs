@@ -1,7 +1,7 @@
 //! Every row of FORMATS against ggml: decoded values, encoded bytes, codes.
 
 use crate::kernels::Random;
-use crate::shared::shared;
+use crate::shared::{needs_shared, shared};
 use mynah::bytes::Limits;
 use mynah::gguf::{Gguf, Writer};
 use mynah::kernel::{Compute, Pool};
@@ -63,9 +63,10 @@ fn assert_codes_fit(format: &Format, bytes: &[u8], want: &[f32], what: &str) {
     }
 }
 
+#[needs_shared]
 #[test]
 fn formats_agree_with_ggml() {
-    let Some(shared) = shared() else { return };
+    let shared = shared();
     let folder = shared.join("golden/llamacpp/quant");
     let inputs = read(&folder, "inputs").unwrap();
     let source = floats(&tensor(&SafeTensors::deserialize(&inputs).unwrap(), "src").unwrap());

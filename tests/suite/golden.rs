@@ -1,6 +1,6 @@
 //! Whole models against llama.cpp's numbers (`golden/llamacpp/model`).
 
-use crate::shared::shared;
+use crate::shared::{needs_shared, shared};
 use mynah::adapter::{Ready, gguf_adapter};
 use mynah::bytes::{Limits, map};
 use mynah::gguf::Gguf;
@@ -125,9 +125,10 @@ fn assert_exact(model: &Model, tokenizer: &Tokenizer, adapter: Option<&Arc<Ready
     assert!(logit <= MOST && nll <= MOST, "{name}: {logit} {nll}");
 }
 
+#[needs_shared]
 #[test]
 fn exact_path_equals_the_oracle() {
-    let Some(shared) = shared() else { return };
+    let shared = shared();
     for (path, name) in models(&shared) {
         let (model, tokenizer) = open(&path);
         assert_exact(&model, &tokenizer, None, &shared, &name);
@@ -140,9 +141,10 @@ const LORAS: [(&str, &str, &str); 2] = [
     ("SmolLM2-135M-Instruct.Q4_0.gguf", "lora-smol-public.gguf", "smollm2-Q4_0-lora"),
 ];
 
+#[needs_shared]
 #[test]
 fn attached_adapters_equal_the_oracle() {
-    let Some(shared) = shared() else { return };
+    let shared = shared();
     for (model, lora, name) in LORAS {
         let (model, tokenizer) = open(&shared.join("models").join(model));
         let lora = adapter(&shared, lora, &model, &tokenizer);
@@ -172,9 +174,10 @@ pub fn native_distance(dir: &Path, name: &str) -> [f64; 2] {
     [worst, f64::sqrt(squares / count)]
 }
 
+#[needs_shared]
 #[test]
 fn fast_path_is_no_farther_than_llama_cpp() {
-    let Some(shared) = shared() else { return };
+    let shared = shared();
     let dir = shared.join("golden/llamacpp/model");
     let mut farther = Vec::new();
     let mut check = |model: &Model, tokenizer: &Tokenizer, adapter: Option<&Arc<Ready>>, name: &str| {

@@ -2,7 +2,7 @@
 //! the larger of 1 MiB and twice the file.
 
 use crate::alloc::largest;
-use crate::shared::shared;
+use crate::shared::{needs_shared, shared};
 use mynah::bytes::{Limits, map};
 use mynah::container::{Builder, Container, head::Head};
 use mynah::error::{Error, Result};
@@ -309,9 +309,10 @@ fn containers_reserve_no_more_than_they_hold() {
     bounded(&empty_texts, |b| Head::decode(&b, &Limits::default())).unwrap();
 }
 
+#[needs_shared]
 #[test]
 fn models_of_the_field_load() {
-    let Some(shared) = shared() else { return };
+    let shared = shared();
     let mut seen = 0;
     for folder in ["models", "models/tiny256", "golden/llamacpp/lora"] {
         for entry in std::fs::read_dir(shared.join(folder)).unwrap() {
@@ -374,7 +375,7 @@ mod models {
 
     use super::{bounded, load};
     use crate::alloc::largest;
-    use crate::shared::shared;
+    use crate::shared::{needs_shared, shared};
     use crate::tiny::{self, Rng};
     use mynah::adapter::{Adapter, At, Into, KINDS, Kind, Needs, NewPart, Place, Ready, Seen, Shape, Site, Start};
     use mynah::container::head::Head;
@@ -497,18 +498,24 @@ mod models {
         let all: Vec<_> = (0..tiny::LAYERS).flat_map(|l| roles.iter().map(move |&role| (l, role))).collect();
         let all: Vec<_> = all.into_iter().map(|(layer, role)| bias(layer, role)).collect();
         biases_are_added(&other(&file, |_| true, &all));
-        let Some(shared) = shared() else { return };
+    }
+
+    #[needs_shared]
+    #[test]
+    fn biases_of_the_shared_cases_are_added() {
         for name in ["ffn_bias", "out_bias"] {
-            biases_are_added(&std::fs::read(shared.join(format!("cases/17/{name}.gguf"))).unwrap());
+            biases_are_added(&std::fs::read(shared().join(format!("cases/17/{name}.gguf"))).unwrap());
         }
+    }
+
+    #[track_caller]
+    fn refused(bytes: &[u8], tensor: &str) {
+        let e = open(bytes).err().unwrap_or_else(|| panic!("{tensor} was accepted")).to_string();
+        assert!(e.contains(tensor), "wanted `{tensor}` in: {e}");
     }
 
     #[test]
     fn tensors_that_nobody_would_read_are_named() {
-        let refused = |bytes: &[u8], tensor: &str| {
-            let e = open(bytes).err().unwrap_or_else(|| panic!("{tensor} was accepted")).to_string();
-            assert!(e.contains(tensor), "wanted `{tensor}` in: {e}");
-        };
         let file = load(&tiny::file("llama", 3, true)).unwrap();
         for name in [
             "blk.0.mystery.weight",
@@ -531,9 +538,13 @@ mod models {
         }
         refused(&other(&file, |_| true, &[("blk.1.attn_k.bias".into(), vec![0.0; 32])]), "blk.1.attn_k.bias");
         refused(&other(&file, |_| true, &[("blk.1.attn_q.bias".into(), vec![f32::NAN; 32])]), "blk.1.attn_q.bias");
-        let Some(shared) = shared() else { return };
+    }
+
+    #[needs_shared]
+    #[test]
+    fn tensors_of_the_shared_cases_are_named() {
         for (name, tensor) in [("blocks4", "blk.4."), ("unknown_tensor", "blk.0.mystery.weight")] {
-            refused(&std::fs::read(shared.join(format!("cases/17/{name}.gguf"))).unwrap(), tensor);
+            refused(&std::fs::read(shared().join(format!("cases/17/{name}.gguf"))).unwrap(), tensor);
         }
     }
 
@@ -565,9 +576,13 @@ mod models {
             file.tensors().iter().for_each(|t| _ = w.tensor(&*t.name, t.dims(), t.format, file.data(t).unwrap()));
             is_light(&w.finish().unwrap());
         }
-        let Some(shared) = shared() else { return };
+    }
+
+    #[needs_shared]
+    #[test]
+    fn a_long_context_of_the_shared_cases_costs_nothing() {
         for name in ["rope-128", "rope-1k"] {
-            is_light(&std::fs::read(shared.join(format!("cases/hostile/02/{name}.gguf"))).unwrap());
+            is_light(&std::fs::read(shared().join(format!("cases/hostile/02/{name}.gguf"))).unwrap());
         }
     }
 }

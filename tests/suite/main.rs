@@ -28,6 +28,8 @@ mod hostile;
 mod kernels;
 mod layers;
 #[cfg(feature = "base")]
+mod manners;
+#[cfg(feature = "base")]
 mod methods;
 mod objectives;
 mod parts;

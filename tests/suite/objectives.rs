@@ -1,7 +1,7 @@
 //! Objectives against the numbers of TRL and of the authors (`golden/peft/d_preference`), and what a trainer makes of them.
 
 use crate::peft::{close, config, floats, golden, ints, json, numbers, open_lora};
-use crate::shared::shared;
+use crate::shared::{needs_shared, shared};
 use crate::tiny::{self, Rng, VOCAB};
 use mynah::adapter;
 use mynah::knob::Values;
@@ -106,9 +106,10 @@ fn gradients(terms: &[LossTerm], shape: Shape) -> [Vec<f64>; 2] {
     }
 }
 
+#[needs_shared]
 #[test]
 fn values_and_gradients_are_those_of_the_references() {
-    let Some(shared) = shared() else { return };
+    let shared = shared();
     let all = json(&shared.join("golden/peft/d_preference/losses.json"));
     let mut compared = 0;
     for which in ["typical", "extreme"] {
@@ -143,9 +144,10 @@ fn values_and_gradients_are_those_of_the_references() {
     assert!(compared >= 45, "{compared} losses were compared");
 }
 
+#[needs_shared]
 #[test]
 fn the_shift_of_bco_follows_its_batches_and_can_be_restored() {
-    let Some(shared) = shared() else { return };
+    let shared = shared();
     let all = json(&shared.join("golden/peft/d_preference/losses.json"));
     for (kind, pick) in [("bco", None), ("bco_pair", Some("bco_pair"))] {
         let (kind, settings) = Spec::new(kind).row().unwrap();
@@ -223,9 +225,10 @@ fn derivatives_agree_with_differences() {
     }
 }
 
+#[needs_shared]
 #[test]
 fn lora_by_dpo_simpo_and_orpo_is_that_of_the_references() {
-    let Some(shared) = shared() else { return };
+    let shared = shared();
     let (dir, model) = golden(&shared);
     let file = std::fs::read(dir.join("d_preference/e2e_lora/grads.safetensors")).unwrap();
     let t = SafeTensors::deserialize(&file).unwrap();

@@ -1,6 +1,6 @@
 //! Models in parts, and files that are given as a model and are none.
 
-use crate::shared::shared;
+use crate::shared::{needs_shared, shared};
 use mynah::Mynah;
 use mynah::bytes::{Bytes, Limits};
 use mynah::gguf::{Gguf, Writer};
@@ -22,9 +22,10 @@ fn logits(mynah: &Mynah) -> Vec<f32> {
     Session::new(mynah.model(), config).unwrap().feed(&[5, 300, 17, 17, 42]).unwrap().to_vec()
 }
 
+#[needs_shared]
 #[test]
 fn any_part_names_the_whole_set() {
-    let Some(shared) = shared() else { return };
+    let shared = shared();
     for (stem, whole) in SETS {
         let whole = Mynah::open(shared.join("models").join(whole)).unwrap();
         let want = logits(&whole);
@@ -58,9 +59,10 @@ fn whole_data(whole: &Mynah, name: &str) -> Bytes {
     whole.gguf().data(whole.gguf().tensor(name).unwrap()).unwrap()
 }
 
+#[needs_shared]
 #[test]
 fn commands_take_any_part() {
-    let Some(shared) = shared() else { return };
+    let shared = shared();
     let folder = tempfile::tempdir().unwrap();
     let text = folder.path().join("notes.txt");
     std::fs::write(&text, "one two three four five six seven eight nine ten\n".repeat(20)).unwrap();

@@ -1,6 +1,6 @@
 //! Training against PyTorch's and PEFT's numbers (`golden/peft`: a_base, b_peft lora and rslora, c_nola).
 
-use crate::shared::shared;
+use crate::shared::{needs_shared, shared};
 use mynah::adapter::basis::Basis;
 use mynah::adapter::lora::Lora;
 use mynah::adapter::lowrank::{Layout, Slot};
@@ -133,9 +133,10 @@ pub fn close(name: &str, got: &[f32], want: &[f32]) {
     }
 }
 
+#[needs_shared]
 #[test]
 fn base_model() {
-    let Some(shared) = shared() else { return };
+    let shared = shared();
     let (dir, model) = golden(&shared);
     let file = std::fs::read(dir.join("a_base/base.safetensors")).unwrap();
     let t = SafeTensors::deserialize(&file).unwrap();
@@ -166,9 +167,10 @@ fn base_model() {
     }
 }
 
+#[needs_shared]
 #[test]
 fn lora() {
-    let Some(shared) = shared() else { return };
+    let shared = shared();
     let (dir, model) = golden(&shared);
     let base = model.base([0; 32]);
     let (grad, train) = batches(&dir);
@@ -210,9 +212,10 @@ fn lora() {
     }
 }
 
+#[needs_shared]
 #[test]
 fn nola() {
-    let Some(shared) = shared() else { return };
+    let shared = shared();
     let (dir, model) = golden(&shared);
     let base = model.base([0; 32]);
     let (grad, train) = batches(&dir);

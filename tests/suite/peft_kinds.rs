@@ -2,7 +2,7 @@
 //! steps. Each kind's parameters are read into a fresh adapter, part by part.
 
 use crate::peft::{batches, close, config, floats, golden, json, trajectory};
-use crate::shared::shared;
+use crate::shared::{needs_shared, shared};
 use mynah::adapter::{self, Place, Spec};
 use mynah::train::Trainer;
 use safetensors::SafeTensors;
@@ -21,7 +21,7 @@ fn either(plain: &SafeTensors, layout: &SafeTensors, prefix: &str, name: &str) -
 
 /// Loss, gradients and twenty steps of a method. `values` says where our parts are among PEFT's tensors.
 fn compare(method: &str, spec: &Spec, values: &Values) {
-    let Some(shared) = shared() else { return };
+    let shared = shared();
     let (dir, model) = golden(&shared);
     let (grad, train) = batches(&dir);
     let at = dir.join("b_peft").join(method);
@@ -69,6 +69,7 @@ fn module(place: Place) -> String {
     format!("base_model.model.model.layers.{}.{}", site.layer, site.role.hf())
 }
 
+#[needs_shared]
 #[test]
 fn ia3() {
     let values: &Values =
@@ -82,6 +83,7 @@ fn transposed(b: &[f32], rank: usize) -> Vec<f32> {
     (0..b.len()).map(|i| b[i % out * rank + i / out]).collect()
 }
 
+#[needs_shared]
 #[test]
 fn dora() {
     let values: &Values = &|plain, layout, prefix, place, part| {
@@ -95,6 +97,7 @@ fn dora() {
     compare("dora", &Spec::new("dora").with("rank", 4).with("alpha", 8.0), values);
 }
 
+#[needs_shared]
 #[test]
 fn prompt() {
     let values: &Values = &|plain, _, prefix, _, _| floats(plain, &format!("{prefix}prompt_embeddings"));
@@ -102,6 +105,7 @@ fn prompt() {
 }
 
 /// Of a row the key of block `l` is the `2l`-th piece, the value the next; rows of keys are paired as those of the matrix.
+#[needs_shared]
 #[test]
 fn prefix() {
     let (kv, d, layers) = (4, 8, 5);

@@ -1,7 +1,7 @@
 //! Memory: what a plan says against what is reserved, what is chosen under a bound, and what is never kept.
 
 use crate::alloc;
-use crate::shared::shared;
+use crate::shared::{needs_shared, shared};
 use crate::tiny::{self, Rng, bases};
 use mynah::adapter::{self, Provenance, Spec, Stack, file};
 use mynah::bytes::{Bytes, Limits, map};
@@ -109,8 +109,12 @@ fn cases() -> Vec<Case> {
         Case { objective: "infonce", recompute: Recompute::None, batch: 2, accumulate: 3, ctx: 64, ..SIMPLE },
     ];
     all.extend(kinds);
-    // Convolutions and mixtures of experts, which have scratch of their own.
-    let miniatures = ["lfm2", "qwen3moe", "qwen2moe"].into_iter().flat_map(|arch| {
+    all
+}
+
+/// Convolutions and mixtures of experts, which have scratch of their own.
+fn miniatures() -> Vec<Case> {
+    let adapters = ["lfm2", "qwen3moe", "qwen2moe"].into_iter().flat_map(|arch| {
         let of = Case { arch, ..SIMPLE };
         [
             Case { recompute: Recompute::None, ..of.clone() },
@@ -123,33 +127,25 @@ fn cases() -> Vec<Case> {
     });
     let full = [Recompute::None, Recompute::All].map(|recompute| Case { kind: "full", recompute, ..SIMPLE });
     let full = full.map(|case| Case { arch: "lfm2", ..case });
-    all.extend(miniatures.chain(full).filter(|_| shared().is_some()));
-    all
+    adapters.chain(full).collect()
 }
 
 /// What the plan says and what was reserved at the peak of two steps and a save.
-fn measured(case: &Case) -> (usize, usize) {
-    let model = match case.arch {
-        "" => model(case.threads),
-        arch => {
-            let path = shared().unwrap().join(format!("models/arch/tiny64-{arch}-f32.gguf"));
-            loaded(map::open(&path).unwrap(), case.threads)
-        }
-    };
+fn measured(case: &Case, model: &Model) -> (usize, usize) {
     let base = model.base([0; 32]);
     let spec = Spec { layers: case.layers.clone(), ..Spec::new(case.kind) };
     let optimizer = optim::Spec::new(case.optimizer);
     let Case { precision, recompute, act_type, slice, .. } = *case;
     let objective = objective::Spec::new(case.objective);
     let config = Config { precision, recompute, act_type, slice, steps: 2, optimizer, objective, ..Config::default() };
-    let mut data = examples(&model, case.batch * case.accumulate, case.ctx, case.targets.min(case.ctx));
+    let mut data = examples(model, case.batch * case.accumulate, case.ctx, case.targets.min(case.ctx));
     if case.objective == "infonce" {
         // Queries, each with a passage of the same length.
-        data.iter_mut().for_each(|e| e.passages = examples(&model, 1, case.ctx, 0));
+        data.iter_mut().for_each(|e| e.passages = examples(model, 1, case.ctx, 0));
     }
     let run = Run {
         beneath: &NONE,
-        model: &model,
+        model,
         subject: if case.kind == "full" { Subject::Weights } else { Subject::Fresh(&spec, &base) },
         config: config.clone(),
         rows: Rows::of(&(0..data.len()).map(|i| vec![i]).collect::<Vec<_>>(), &data),
@@ -162,8 +158,8 @@ fn measured(case: &Case) -> (usize, usize) {
     let plan = run.plan().unwrap();
     let ((), peak) = alloc::peak(|| {
         let mut trainer = match case.kind {
-            "full" => Trainer::full(&model, config).unwrap(),
-            _ => Trainer::adapter(&model, adapter::create(&spec, &base).unwrap(), config).unwrap(),
+            "full" => Trainer::full(model, config).unwrap(),
+            _ => Trainer::adapter(model, adapter::create(&spec, &base).unwrap(), config).unwrap(),
         };
         let micro: Vec<&[Example]> = data.chunks(case.batch).collect();
         trainer.step(&micro).unwrap();
@@ -182,11 +178,10 @@ fn measured(case: &Case) -> (usize, usize) {
     (plan.reserved() - file, peak)
 }
 
-#[test]
-#[ignore = "counts the whole process's memory; the next test runs it alone"]
-fn reserved_is_planned_alone() {
-    for (i, case) in cases().iter().enumerate() {
-        let (planned, peak) = measured(case);
+/// Measures the cases, each with its model.
+fn all_are_planned(cases: &[Case], model: impl Fn(&Case) -> Model) {
+    for (i, case) in cases.iter().enumerate() {
+        let (planned, peak) = measured(case, &model(case));
         let ratio = peak as f64 / planned as f64;
         let arch = case.arch;
         eprintln!("case {i} {arch}: {planned} bytes planned, {peak} reserved at the peak, {ratio:.3}");
@@ -196,7 +191,23 @@ fn reserved_is_planned_alone() {
 }
 
 #[test]
-#[ignore = "counts the whole process's memory; the next test runs it alone"]
+#[ignore = "counts the whole process's memory; a test below runs it alone"]
+fn reserved_is_planned_alone() {
+    all_are_planned(&cases(), |case| model(case.threads));
+}
+
+#[needs_shared]
+#[test]
+#[ignore = "counts the whole process's memory; a test below runs it alone"]
+fn reserved_of_miniatures_is_planned_alone() {
+    all_are_planned(&miniatures(), |case| {
+        let path = shared().join(format!("models/arch/tiny64-{}-f32.gguf", case.arch));
+        loaded(map::open(&path).unwrap(), case.threads)
+    });
+}
+
+#[test]
+#[ignore = "counts the whole process's memory; a test below runs it alone"]
 fn attention_holds_no_square_of_positions_alone() {
     let heads = Heads { q: 4, kv: 2, dim: 16, scale: 0.25, cap: None };
     let mut held = Vec::new();
@@ -241,16 +252,28 @@ fn turns_of_rows_are_planned() {
     }
 }
 
-#[test]
-fn reserved_is_planned() {
-    let test = std::env::current_exe().unwrap();
-    let out = std::process::Command::new(test)
-        .args(["plan::", "--ignored", "--nocapture", "--test-threads=1"])
+/// Runs a test in a process of its own. How many figures it printed.
+fn alone(test: &str) -> usize {
+    let out = std::process::Command::new(std::env::current_exe().unwrap())
+        .args([&format!("plan::{test}"), "--exact", "--ignored", "--nocapture", "--test-threads=1"])
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&out.stderr);
     eprintln!("{text}");
-    assert!(out.status.success() && text.matches("bytes planned").count() == cases().len() + 1, "{text}");
+    assert!(out.status.success(), "{text}");
+    text.matches("bytes planned").count()
+}
+
+#[test]
+fn reserved_is_planned() {
+    assert_eq!(alone("reserved_is_planned_alone"), cases().len());
+    assert_eq!(alone("attention_holds_no_square_of_positions_alone"), 1);
+}
+
+#[needs_shared]
+#[test]
+fn reserved_of_miniatures_is_planned() {
+    assert_eq!(alone("reserved_of_miniatures_is_planned_alone"), miniatures().len());
 }
 
 fn run<'a>(model: &'a Model, subject: Subject<'a>, rows: Rows, batch: usize) -> Run<'a> {
@@ -521,7 +544,7 @@ fn halves_round_gradients_and_nothing_else() {
 mod command {
     //! The same through the command, on real models.
 
-    use crate::shared::shared;
+    use crate::shared::{needs_shared, shared};
     use serde_json::Value;
     use std::path::Path;
     use std::process::{Command, Output, Stdio};
@@ -543,9 +566,10 @@ mod command {
         path.to_str().unwrap().into()
     }
 
+    #[needs_shared]
     #[test]
     fn resident_memory_is_planned() {
-        let Some(shared) = shared() else { return };
+        let shared = shared();
         let dir = tempfile::tempdir().unwrap();
         let data = text(&shared, dir.path(), 9000);
         let model = shared.join("models/SmolLM2-135M-Instruct.Q4_0.gguf");
@@ -576,9 +600,10 @@ mod command {
         assert_eq!(said.lines().filter(|l| l.starts_with("  --")).count(), 3, "{said}");
     }
 
+    #[needs_shared]
     #[test]
     fn a_bound_changes_no_bit_and_neither_does_a_file_of_lower_outputs() {
-        let Some(shared) = shared() else { return };
+        let shared = shared();
         let dir = tempfile::tempdir().unwrap();
         let data = text(&shared, dir.path(), 20000);
         let model = shared.join("models/stories260K-q8_0.gguf");

@@ -1,6 +1,6 @@
 //! The table of what is supported: a row for every architecture, with the proofs that the reference files give.
 
-use crate::shared::shared;
+use crate::shared::{needs_shared, shared};
 use mynah::model::support::{PLATFORMS, SUPPORT, Support};
 use mynah::model::{ARCHES, Arch};
 use mynah::train::objective::{OBJECTIVES, Shape};
@@ -81,9 +81,10 @@ fn short(name: &str) -> String {
     ["-f32", "-q4_k_m"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name).to_string()
 }
 
+#[needs_shared]
 #[test]
 fn proofs_are_those_of_the_reference_files() {
-    let Some(shared) = shared() else { return };
+    let shared = shared();
     let dir = shared.join("golden/llamacpp/arch");
     let manifest = json(&dir.join("manifest.json"));
     let arch_of =

@@ -196,7 +196,7 @@ fn pauses_damage_and_repeated_options_change_nothing() {
     bytes[middle] ^= 1;
     fs::write(&newest, &bytes).unwrap();
     let text = place.says("train --resume out.checkpoints --max-steps 1", 0);
-    assert!(text.contains("skipped: ") && text.contains("checkpoint-13.mynah: corrupt file"), "{text}");
+    assert!(text.contains("skipped: ") && text.contains("checkpoint-13.mynah: damaged file"), "{text}");
     assert!(text.contains("continues after step 12") && text.contains("paused after step 13"), "{text}");
     fs::write(place.path("out.checkpoints/checkpoint-14.mynah"), &bytes[..middle]).unwrap();
     let text = place.says("train --resume out.checkpoints --max-minutes 0", 0);

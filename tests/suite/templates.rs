@@ -1,7 +1,7 @@
 //! Published chat templates: their renderings against Jinja2, what is learnt of conversations under them, and rows of data as
 //! other people's files have them.
 
-use crate::shared::shared;
+use crate::shared::{needs_shared, shared};
 use mynah::Mynah;
 use mynah::app::{Data, Settings};
 use mynah::bytes::Limits;
@@ -80,9 +80,9 @@ struct Golden {
 }
 
 impl Golden {
-    fn open() -> Option<Golden> {
-        let folder = shared()?.join("golden/chat");
-        Some(Golden { index: json(&folder.join("index.json")), all: json(&folder.join("chat.json")), folder })
+    fn open() -> Golden {
+        let folder = shared().join("golden/chat");
+        Golden { index: json(&folder.join("index.json")), all: json(&folder.join("chat.json")), folder }
     }
 
     fn cases(&self) -> &[Json] {
@@ -111,9 +111,10 @@ impl Golden {
     }
 }
 
+#[needs_shared]
 #[test]
 fn every_published_template_renders_as_jinja_renders_it() {
-    let Some(golden) = Golden::open() else { return };
+    let golden = Golden::open();
     let mut rendered = 0;
     for name in golden.names() {
         let (template, _, roles) = golden.template(name);
@@ -178,9 +179,10 @@ fn spelled(tokenizer: &Tokenizer, ids: &[u32], mask: impl IntoIterator<Item = bo
     String::from_utf8(chosen.copied().collect()).unwrap()
 }
 
+#[needs_shared]
 #[test]
 fn every_published_template_shows_what_is_learnt() {
-    let Some(golden) = Golden::open() else { return };
+    let golden = Golden::open();
     assert_eq!(golden.names(), LEARNT.iter().map(|(name, _)| *name).collect::<Vec<_>>());
     for (name, [lead, end, last_lead, last_end, thought, call, bare_call]) in LEARNT {
         let (template, tokenizer, _) = golden.template(name);
@@ -247,9 +249,10 @@ const STYLES: &[(&str, &str, &str, bool, &str, &str)] = &[
     ("vicuna", " ", "</s>", false, "", ""),
 ];
 
+#[needs_shared]
 #[test]
 fn conversations_are_learnt_with_every_template_with_which_chat_works() {
-    let Some(root) = shared() else { return };
+    let root = shared();
     let folder = root.join("cases/26");
     let files = |ending: &str| {
         let paths = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());
@@ -390,9 +393,10 @@ const ROWS: &[(&str, &[&str], &str)] = &[
     ("07/parts_img", &[], "line 1: message 0: content: part 0 is of type image_url; only parts of type text can be used"),
 ];
 
+#[needs_shared]
 #[test]
 fn rows_of_other_people_are_used_or_refused_by_line_and_message() {
-    let Some(root) = shared() else { return };
+    let root = shared();
     let mynah = Mynah::open(root.join("models/SmolLM2-135M-Instruct.Q4_0.gguf")).unwrap();
     let learnt = |e: &Example| spelled(mynah.tokenizer(), &e.tokens, e.mask.iter().copied(), true);
     for (name, want, why) in ROWS {
@@ -438,9 +442,10 @@ fn rows_of_other_people_are_used_or_refused_by_line_and_message() {
     assert!(why.contains("line 3: ") && !why.contains("line 4: "), "{why}");
 }
 
+#[needs_shared]
 #[test]
 fn calls_of_tools_are_learnt_where_the_template_shows_them() {
-    let Some(golden) = Golden::open() else { return };
+    let golden = Golden::open();
     let (template, tokenizer, _) = golden.template("qwen2.5");
     let reader = Reader {
         tokenizer: &tokenizer,
@@ -482,9 +487,10 @@ fn calls_of_tools_are_learnt_where_the_template_shows_them() {
     assert_eq!(honest.spelled, 0);
 }
 
+#[needs_shared]
 #[test]
 fn chat_learns_from_marks_under_templates_that_think() {
-    let Some(root) = shared() else { return };
+    let root = shared();
     for name in ["r1", "qwen3", "llama3"] {
         let place = tempfile::tempdir().unwrap();
         let mut child = Command::new(env!("CARGO_BIN_EXE_mynah"))

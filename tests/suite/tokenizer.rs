@@ -1,6 +1,6 @@
 //! Tokenizers against llama.cpp: ids in every mode, text back from them, and a long text.
 
-use crate::shared::shared;
+use crate::shared::{needs_shared, shared};
 use mynah::bytes::{Bytes, Limits};
 use mynah::gguf::Gguf;
 use mynah::text::{Decode, Encode, SPLITTERS, TextStream, TokenKind, Tokenizer, Whole, splitter};
@@ -59,18 +59,20 @@ fn check(name: &str, tokenizer: &Tokenizer, cases: &Value) {
     }
 }
 
+#[needs_shared]
 #[test]
 fn ids_and_text_are_those_of_llama_cpp() {
-    let Some(root) = shared() else { return };
+    let root = shared();
     for (name, model) in MODELS {
         let cases = json(root.join(format!("golden/llamacpp/tokenizer/tokenizer-{name}.json")));
         check(name, &tokenizer(&root, model), &cases);
     }
 }
 
+#[needs_shared]
 #[test]
 fn every_vocabulary_has_the_ids_and_text_of_llama_cpp() {
-    let Some(root) = shared() else { return };
+    let root = shared();
     let mut names: Vec<String> = std::fs::read_dir(root.join("models/vocab"))
         .unwrap()
         .filter_map(|entry| entry.unwrap().file_name().to_str()?.strip_suffix(".gguf").map(String::from))
@@ -84,9 +86,10 @@ fn every_vocabulary_has_the_ids_and_text_of_llama_cpp() {
     }
 }
 
+#[needs_shared]
 #[test]
 fn every_pre_tokenizer_of_llama_cpp_has_its_row_and_settings() {
-    let Some(root) = shared() else { return };
+    let root = shared();
     let mut known = 0;
     for entry in json(root.join("golden/llamacpp/tokenizer-arch/names.json")).as_array().unwrap() {
         let settings = entry["settings"].as_str().unwrap();
@@ -111,9 +114,10 @@ fn every_pre_tokenizer_of_llama_cpp_has_its_row_and_settings() {
     assert!(splitter("whitespace").is_none());
 }
 
+#[needs_shared]
 #[test]
 fn a_long_text_has_the_ids_of_llama_cpp() {
-    let Some(root) = shared() else { return };
+    let root = shared();
     let text = std::fs::read_to_string(root.join("golden/llamacpp/ppl/text.txt")).unwrap();
     let want = json(root.join("golden/llamacpp/ppl/text-tokens.json"));
     for (name, model) in MODELS {
@@ -127,9 +131,10 @@ fn a_long_text_has_the_ids_of_llama_cpp() {
     }
 }
 
+#[needs_shared]
 #[test]
 fn ids_are_those_of_the_reference_encoder() {
-    let Some(root) = shared() else { return };
+    let root = shared();
     let tokenizer = tokenizer(&root, "models/stories260K.gguf");
     let base = json(root.join("golden/peft/a_base/base.json"));
     for case in base["tokenizer_cases"].as_array().unwrap() {
@@ -139,9 +144,10 @@ fn ids_are_those_of_the_reference_encoder() {
     }
 }
 
+#[needs_shared]
 #[test]
 fn roles_and_ends_are_known() {
-    let Some(root) = shared() else { return };
+    let root = shared();
     let smol = tokenizer(&root, MODELS[0].1);
     assert_eq!((smol.bos(), smol.eos(), smol.eot(), smol.eom()), (Some(1), Some(2), Some(2), None));
     assert_eq!((smol.vocab_len(), smol.adds_bos(), smol.adds_eos()), (49152, false, false));
@@ -156,9 +162,10 @@ fn roles_and_ends_are_known() {
     assert_ne!(stories.fingerprint(), smol.fingerprint());
 }
 
+#[needs_shared]
 #[test]
 fn a_user_cannot_write_a_control_token() {
-    let Some(root) = shared() else { return };
+    let root = shared();
     for (_, model) in MODELS {
         let tokenizer = tokenizer(&root, model);
         for id in 0..tokenizer.vocab_len() as u32 {
@@ -169,9 +176,10 @@ fn a_user_cannot_write_a_control_token() {
     }
 }
 
+#[needs_shared]
 #[test]
 fn a_list_of_numbers_is_no_vocabulary() {
-    let Some(root) = shared() else { return };
+    let root = shared();
     let bytes = Bytes::from(std::fs::read(root.join("cases/hostile/01/tokens-u32.gguf")).unwrap());
     let gguf = Gguf::parse(bytes, &Limits::default()).unwrap();
     let message = Tokenizer::from_gguf(&gguf).unwrap_err().to_string();

@@ -230,9 +230,7 @@ pub fn setting_arg(knob: &'static Knob, help: String, heading: &'static str) -> 
         Domain::Word(names) => arg
             .value_name(knob.metavar)
             .value_parser(PossibleValuesParser::new(names()).map(|name| Value::from(&*name))),
-        Domain::Real { low, .. } => {
-            arg.value_name(knob.metavar).allow_negative_numbers(low < 0.0).value_parser(parse(knob, "not a number"))
-        }
+        Domain::Real { .. } => arg.value_name(knob.metavar).value_parser(parse(knob, "not a number")),
         Domain::Whole { .. } => arg.value_name(knob.metavar).value_parser(parse(knob, "not a whole number")),
     }
 }
@@ -252,12 +250,20 @@ pub fn given(knobs: impl IntoIterator<Item = &'static Knob>, matches: &ArgMatche
     values
 }
 
-/// Parses a value. The library checks bounds, with a message that names the setting.
+/// Parses a value. The library checks bounds, with a message that names the setting; negative numbers that are outside of
+/// them are refused here, since a setting may have no room for their sign.
 fn parse(
     knob: &'static Knob,
     otherwise: &'static str,
-) -> impl Fn(&str) -> Result<Value, &'static str> + Clone + Send + Sync + 'static {
-    move |text| knob.domain.parse(text).ok_or(otherwise)
+) -> impl Fn(&str) -> Result<Value, String> + Clone + Send + Sync + 'static {
+    move |text| {
+        let value = knob.domain.parse(text);
+        let fits = |value: &Value| !text.starts_with('-') || knob.domain.take(value).is_some();
+        value.filter(fits).ok_or_else(|| match text.parse::<f64>() {
+            Ok(_) if text.starts_with('-') => format!("it must be {}", knob.domain),
+            _ => otherwise.into(),
+        })
+    }
 }
 
 fn heading<T: Table>(name: &str) -> &'static str {

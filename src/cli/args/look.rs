@@ -210,7 +210,7 @@ pub struct Logits {
     #[arg(long, value_name = "N", value_parser = count(1 << 24))]
     pub ctx: Option<usize>,
     /// Number of most likely next tokens to show; 0: all
-    #[arg(long, value_name = "K", default_value_t = 10)]
+    #[arg(long, value_name = "K", default_value_t = 10, value_parser = whole::<usize>(0..))]
     pub top: usize,
 }
 
@@ -246,7 +246,7 @@ pub struct Detokenize {
     #[arg(long)]
     pub parse_special: bool,
     /// Token ids
-    #[arg(value_name = "IDS", required = true)]
+    #[arg(value_name = "IDS", required = true, value_parser = whole::<u32>(0..))]
     pub ids: Vec<u32>,
 }
 
@@ -285,19 +285,20 @@ pub struct Bench {
     #[arg(short, long, value_name = "MODEL", required_unless_present = "kernels", conflicts_with = "kernels")]
     pub model: Option<PathBuf>,
     /// Prompt lengths, one test each; 0: none
-    #[arg(short = 'p', long, value_name = "N,..", value_delimiter = ',', default_value = "128,512")]
+    #[arg(short = 'p', long, value_name = "N,..", value_delimiter = ',', default_value = "128,512",
+        value_parser = whole::<usize>(0..))]
     pub n_prompt: Vec<usize>,
     /// Numbers of tokens to decode, one test each; 0: none
-    #[arg(short, long, value_name = "N,..", value_delimiter = ',', default_value = "128")]
+    #[arg(short, long, value_name = "N,..", value_delimiter = ',', default_value = "128", value_parser = whole::<usize>(0..))]
     pub n_gen: Vec<usize>,
     /// Numbers of threads; every test runs with each [default: 1 and all cores]
     #[arg(short, long, value_name = "T,..", value_delimiter = ',', value_parser = count(1024))]
     pub threads: Vec<usize>,
     /// Cores to run on; T threads use the first T of them [default: chosen by the system]
-    #[arg(long, value_name = "CORE,..", value_delimiter = ',')]
+    #[arg(long, value_name = "CORE,..", value_delimiter = ',', value_parser = whole::<usize>(0..))]
     pub cpus: Vec<usize>,
     /// Positions in the cache before a test; every test runs with each
-    #[arg(short = 'd', long, value_name = "N,..", value_delimiter = ',', default_value = "0")]
+    #[arg(short = 'd', long, value_name = "N,..", value_delimiter = ',', default_value = "0", value_parser = whole::<usize>(0..))]
     pub n_depth: Vec<usize>,
     /// Numbers of sequences that are decoded in parallel; every test runs with each; tokens/s are those of all together
     #[arg(long, value_name = "N,..", value_delimiter = ',', default_value = "1", value_parser = count(256))]
@@ -326,4 +327,26 @@ pub struct Bench {
     /// Weight formats whose kernels are measured, or all [default: common ones]
     #[arg(long, value_name = "NAME,..", value_delimiter = ',', conflicts_with = "model")]
     pub format: Vec<String>,
+}
+
+#[derive(Args)]
+#[command(after_help = "\
+Memory to run is the model's file, which is mapped, and a cache for the conversation; memory to train is what `mynah plan`
+says with its defaults. Tokens a second are an estimate, and more than will be reached: the bytes that are read for a token at
+the memory bandwidth, which is measured in less than a second. `mynah bench` measures the speed itself.
+
+With --json: version, system, architecture, features, processor, threads, backend, backends, memory_bytes, free_bytes,
+page_bytes, large_pages, bytes_per_second; with -m also model (file, bytes, architecture, weights, formats, context,
+chat_template, run_bytes, cache_bytes, train_bytes, bytes_per_token, tokens_per_second).
+
+Examples:
+  mynah doctor
+  mynah doctor -m model.gguf
+  mynah doctor -m model.gguf --threads 1 --json")]
+pub struct Doctor {
+    /// Say what this model, a GGUF file, will take
+    #[arg(short, long, value_name = "MODEL")]
+    pub model: Option<PathBuf>,
+    #[command(flatten)]
+    pub engine: Engine,
 }

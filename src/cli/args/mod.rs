@@ -10,12 +10,16 @@ pub use look::*;
 pub use run::*;
 pub use train::*;
 
+use crate::out;
 use clap::builder::{PossibleValue, PossibleValuesParser};
-use clap::{Arg, ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap::{Arg, ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use mynah::knob::{Knob, Value};
 use mynah::model::{ActType, CacheType};
 use mynah::nn::linear::Precision;
 use mynah::train::{Recompute, objective};
+use std::ffi::OsString;
+use std::io::Write;
+use std::ops::{Bound, RangeBounds};
 use std::path::PathBuf;
 
 // Headings of the help texts.
@@ -70,7 +74,7 @@ Examples:
       The same model with the adapter
 
 Results go to standard output, everything else to standard error.
-Exit status: 0 success, 1 failure, 2 wrong use, 130 interrupted.";
+Exit status: 0 success, 1 failure, 2 wrong use, 130 interrupted, 141 nobody reads the output, 143 terminated.";
 
 /// Teaches a language model on the device it runs on.
 ///
@@ -98,9 +102,36 @@ fn version_option() -> Arg {
     version.help("Print version").global(true).help_heading(OTHER)
 }
 
+/// The command line. What looks like a negative number is one, so that its bounds are what refuses it.
+fn command() -> clap::Command {
+    let number = |arg: Arg| match arg.get_action().takes_values() && !arg.is_allow_hyphen_values_set() {
+        true => arg.allow_negative_numbers(true),
+        false => arg,
+    };
+    Cli::command().mut_subcommands(|command| command.mut_args(number))
+}
+
 /// The command line in which `train --resume` needs no other options.
 pub fn loose() -> clap::Command {
-    Cli::command().mut_subcommand("train", |train| train.mut_args(|arg| arg.required(false)))
+    command().mut_subcommand("train", |train| train.mut_args(|arg| arg.required(false)))
+}
+
+impl Cli {
+    /// Reads a command line. Help and wrong use are printed and end the process.
+    ///
+    /// # Errors
+    /// If help cannot be printed.
+    pub fn read(words: impl IntoIterator<Item = OsString>) -> anyhow::Result<Cli> {
+        let mut command = command();
+        let read = command.try_get_matches_from_mut(words).and_then(|matches| Cli::from_arg_matches(&matches));
+        read.or_else(|e| {
+            let e = e.format(&mut command);
+            match e.print().and_then(|()| std::io::stdout().flush()) {
+                Err(why) if !e.use_stderr() => Err(out::unwritten(why)),
+                _ => std::process::exit(e.exit_code()),
+            }
+        })
+    }
 }
 
 #[derive(Subcommand)]
@@ -147,16 +178,18 @@ Examples:
     Models,
     /// Measure speed and memory: of a model, or of every kernel of this machine
     Bench(Bench),
+    /// Show what this machine has, and what a model will take on it
+    Doctor(Doctor),
 }
 
 /// Threads and cores.
 #[derive(Args, Clone)]
 pub struct Engine {
     /// Number of threads; results do not depend on it [default: all cores]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    #[arg(long, value_name = "N", value_parser = whole::<u16>(1..=1024))]
     pub threads: Option<u16>,
     /// Cores to run on, one pinned thread each, with the system's numbers
-    #[arg(long, value_name = "CORE,..", value_delimiter = ',', conflicts_with = "threads")]
+    #[arg(long, value_name = "CORE,..", value_delimiter = ',', conflicts_with = "threads", value_parser = whole::<usize>(0..))]
     pub cpus: Vec<usize>,
 }
 
@@ -246,12 +279,28 @@ fn real(knob: &'static Knob) -> impl Fn(&str) -> Result<f64, String> + Clone + S
     }
 }
 
+/// A whole number in a range.
+fn whole<T: TryFrom<i128>>(
+    range: impl RangeBounds<i128> + Clone + Send + Sync + 'static,
+) -> impl Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static {
+    move |text| {
+        let value: i128 = text.parse().map_err(|_| "not a whole number".to_string())?;
+        let low = match range.start_bound() {
+            Bound::Included(low) => *low,
+            _ => 0,
+        };
+        let fits = Some(value).filter(|value| range.contains(value)).and_then(|value| T::try_from(value).ok());
+        fits.ok_or_else(|| match range.end_bound() {
+            Bound::Included(high) => format!("it must be {low} to {high}"),
+            _ if value < low => format!("it must be {low} or more"),
+            _ => "it is too large".into(),
+        })
+    }
+}
+
 /// A whole number from 1 to `high`.
 fn count(high: usize) -> impl Fn(&str) -> Result<usize, String> + Clone + Send + Sync + 'static {
-    move |text| {
-        let value: usize = text.parse().map_err(|_| "not a whole number".to_string())?;
-        if (1..=high).contains(&value) { Ok(value) } else { Err(format!("it must be 1 to {high}")) }
-    }
+    whole::<usize>(1..=high as i128)
 }
 
 /// Bytes: a number, optionally followed by K, M or G, powers of 1024.
@@ -308,6 +357,7 @@ fn keep(text: &str) -> Result<Recompute, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use clap::error::ErrorKind;
 
     #[test]
     fn options_are_consistent() {
@@ -338,6 +388,47 @@ mod tests {
             assert_eq!([parse(&["--keep", old]), parse(&["--recompute", new])], [want; 2]);
         }
         assert_eq!(parse(&[]), Recompute::Auto);
+    }
+
+    /// No option takes a negative number for another option, and those that are numbers say what they can be.
+    #[test]
+    fn negative_numbers_are_numbers() {
+        let mut refused = 0;
+        for sub in command().get_subcommands() {
+            for arg in sub.get_arguments().filter(|arg| arg.get_action().takes_values()) {
+                let option = match (arg.get_long(), arg.get_short()) {
+                    (Some(long), _) => Some(format!("--{long}")),
+                    (None, short) => short.map(|short| format!("-{short}")),
+                };
+                let equals = arg.is_require_equals_set();
+                let words = match option {
+                    Some(option) if equals => vec![format!("{option}=-1")],
+                    Some(option) => vec![option, "-1".into()],
+                    None => vec!["-1".into()],
+                };
+                let line = ["mynah", sub.get_name()].map(String::from).into_iter().chain(words.clone());
+                let Err(e) = command().try_get_matches_from(line) else { continue };
+                let (said, name) = (e.to_string(), sub.get_name());
+                assert!(e.kind() != ErrorKind::UnknownArgument, "{name} {words:?}: {said}");
+                if e.kind() == ErrorKind::ValueValidation {
+                    let why = ["it must be", "not a number of bytes", "it is too large"];
+                    assert!(why.iter().any(|why| said.contains(why)), "{name} {words:?}: {said}");
+                    refused += 1;
+                }
+            }
+        }
+        assert!(refused > 50, "{refused}");
+    }
+
+    #[test]
+    fn whole_numbers_have_bounds() {
+        let parse = |text: &str| whole::<u16>(1..=9)(text).map_err(|e| e.to_string());
+        assert_eq!(parse("9"), Ok(9));
+        for (text, why) in [("0", "it must be 1 to 9"), ("-1", "it must be 1 to 9"), ("x", "not a whole number")] {
+            assert_eq!(parse(text), Err(why.into()), "{text}");
+        }
+        assert_eq!(whole::<u16>(1..)("-3"), Err("it must be 1 or more".into()));
+        assert_eq!(whole::<u16>(1..)("70000"), Err("it is too large".into()));
     }
 
     #[test]

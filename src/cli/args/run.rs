@@ -14,7 +14,7 @@ const SEED: &str = "seed";
 
 impl Args for SamplingArgs {
     fn augment_args(command: clap::Command) -> clap::Command {
-        let seed = Arg::new(SEED).long(SEED).value_name("S").value_parser(clap::value_parser!(u64));
+        let seed = Arg::new(SEED).long(SEED).value_name("S").value_parser(whole::<u64>(0..));
         let seed = seed.help("The same seed gives the same text [default: 0]").help_heading(SAMPLING);
         let of = |setting: &Setting| setting_arg(setting.knob, setting_help(setting), SAMPLING);
         command.args(STAGES.iter().flat_map(|row| row.knobs).map(of)).arg(seed)
@@ -41,14 +41,18 @@ impl FromArgMatches for SamplingArgs {
 #[derive(Args)]
 #[command(after_help = "\
 The built-in model answers questions, learns the built-in notes with a NOLA adapter, and answers them again.
+The adapter is saved, to talk with.
 
 Examples:
   mynah demo
   mynah demo -o notes.mynah")]
 pub struct Demo {
-    /// Save the adapter to this file
+    /// Save the adapter to this file [default: demo.mynah]
     #[arg(short, long, value_name = "OUT")]
     pub output: Option<PathBuf>,
+    /// Replace the file of -o if there is one
+    #[arg(long, requires = "output")]
+    pub force: bool,
     #[command(flatten)]
     pub engine: Engine,
 }
@@ -70,10 +74,10 @@ pub struct Run {
     #[arg(short, long)]
     pub prompt: Option<String>,
     /// Most tokens to generate
-    #[arg(short, value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(short, value_name = "N", default_value_t = 128, value_parser = whole::<u32>(1..))]
     pub n: u32,
     /// Most tokens of prompt and answer [default: the model's context, at most 4096]
-    #[arg(long, value_name = "T", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "T", value_parser = whole::<u32>(1..))]
     pub ctx: Option<u32>,
     /// Read spellings of control tokens in the prompt, such as <|im_start|>, as those tokens
     #[arg(long)]
@@ -127,7 +131,7 @@ pub struct Chat {
     #[arg(long, requires = "system")]
     pub merge_system: bool,
     /// Most tokens of an answer
-    #[arg(short, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(short, value_name = "N", default_value_t = 512, value_parser = whole::<u32>(1..))]
     pub n: u32,
     /// Learn from marks, into the adapter of -a, which is created if the file does not exist
     #[arg(long)]
@@ -135,7 +139,7 @@ pub struct Chat {
     #[command(flatten, next_help_heading = LEARNING)]
     pub lesson: LessonArgs,
     /// Most tokens of the conversation [default: the model's context, at most 4096]
-    #[arg(long, value_name = "T", value_parser = clap::value_parser!(u32).range(8..))]
+    #[arg(long, value_name = "T", value_parser = whole::<u32>(8..))]
     pub ctx: Option<u32>,
     #[command(flatten)]
     pub sampling: SamplingArgs,
@@ -150,13 +154,13 @@ pub struct LessonArgs {
     #[arg(long, value_name = "LR", help = rates::<Kinds>(), value_parser = between(1e-12, 1000.0), requires = "learn")]
     pub lr: Option<f32>,
     /// Most passes of /learn over the new marks
-    #[arg(long, value_name = "P", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..), requires = "learn")]
+    #[arg(long, value_name = "P", default_value_t = 10, value_parser = whole::<u64>(1..), requires = "learn")]
     pub passes: u64,
     /// Stop a lesson once its loss drops to this (it starts near 0.69); lower values move the model further from its base
     #[arg(long, value_name = "LOSS", default_value_t = 0.15, value_parser = between(0.0, 1e6), requires = "learn")]
     pub enough: f32,
     /// Most marks of earlier lessons that /learn repeats
-    #[arg(long, value_name = "N", default_value_t = 16, requires = "learn")]
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = whole::<usize>(0..), requires = "learn")]
     pub replay: usize,
     /// How strongly rewards follow log-probabilities; smaller values move the model further from its base [default: that of
     /// the objective]

@@ -89,7 +89,7 @@ pub struct Teach {
     #[command(flatten)]
     pub method: Choice<Methods>,
     /// Optimiser steps [default: from --epochs]
-    #[arg(help_heading = COMMON, long, value_name = "N", conflicts_with = "epochs", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(help_heading = COMMON, long, value_name = "N", conflicts_with = "epochs", value_parser = whole::<u64>(1..))]
     pub steps: Option<u64>,
     /// Peak learning rate
     #[arg(help_heading = COMMON, long, value_name = "LR", help = rates::<Methods>(), value_parser = between(1e-12, 1000.0))]
@@ -114,7 +114,7 @@ pub struct Teach {
     #[arg(help_heading = ADAPTER, long, value_name = "ADAPTER", conflicts_with_all = own())]
     pub init: Option<PathBuf>,
     /// Number of passes over the data [default: 3]
-    #[arg(help_heading = DATA, long, value_name = "E", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(help_heading = DATA, long, value_name = "E", value_parser = whole::<u64>(1..))]
     pub epochs: Option<u64>,
     /// Rows of a micro-batch, which go through the model together
     #[arg(help_heading = DATA, long, value_name = "B", default_value_t = 1, value_parser = count(65_536))]
@@ -131,7 +131,7 @@ pub struct Teach {
     #[arg(help_heading = DATA, long, value_enum, default_value_t = RowOrder::Shuffled)]
     pub order: RowOrder,
     /// Seed of all random choices
-    #[arg(help_heading = DATA, long, value_name = "S", default_value_t = 0)]
+    #[arg(help_heading = DATA, long, value_name = "S", default_value_t = 0, value_parser = whole::<u64>(0..))]
     pub seed: u64,
     #[command(flatten)]
     pub optimizer: Choice<Optimizers>,
@@ -139,13 +139,13 @@ pub struct Teach {
     #[arg(help_heading = OPTIMISER, long, value_enum, default_value_t = Schedule::Cosine)]
     pub schedule: Schedule,
     /// Warm-up steps, over which the learning rate rises from 0
-    #[arg(help_heading = OPTIMISER, long, value_name = "W", default_value_t = 0)]
+    #[arg(help_heading = OPTIMISER, long, value_name = "W", default_value_t = 0, value_parser = whole::<u64>(0..))]
     pub warmup: u64,
     /// Gradient clipping: largest norm of the gradients; 0 is off
     #[arg(help_heading = OPTIMISER, long, value_name = "C", default_value_t = 1.0, value_parser = between(0.0, 1e9))]
     pub clip: f32,
     /// Estimate gradients from forward passes along D random directions a step; needs only the memory of inference
-    #[arg(help_heading = OPTIMISER, long, value_name = "D", num_args = 0..=1, default_missing_value = "1", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    #[arg(help_heading = OPTIMISER, long, value_name = "D", num_args = 0..=1, default_missing_value = "1", value_parser = whole::<u32>(1..=4096))]
     pub zeroth: Option<u32>,
     /// Size of the perturbation of --zeroth
     #[arg(help_heading = OPTIMISER, long, value_name = "E", default_value_t = 1e-3, requires = "zeroth", value_parser = between(1e-6, 1.0))]
@@ -186,23 +186,23 @@ pub struct Teach {
     #[arg(help_heading = PROGRESS, long, value_name = "F", default_value_t = 0.0, value_parser = between(0.0, 0.99))]
     pub eval_fraction: f32,
     /// Evaluate on the held-out rows every N steps [default: an eighth of all steps]
-    #[arg(help_heading = PROGRESS, long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(help_heading = PROGRESS, long, value_name = "N", value_parser = whole::<u64>(1..))]
     pub eval_every: Option<u64>,
     /// Stop early when the held-out loss has not improved N times in a row; the best state is saved
-    #[arg(help_heading = PROGRESS, long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(help_heading = PROGRESS, long, value_name = "N", value_parser = whole::<u64>(1..))]
     pub patience: Option<u64>,
     /// Folder of checkpoints: the newest two, and the one with the best held-out loss
     /// [default: OUT.checkpoints, which is deleted when the run ends]
     #[arg(help_heading = PROGRESS, long, value_name = "DIR")]
     pub checkpoints: Option<PathBuf>,
     /// Write a checkpoint every N steps [default: every minute]
-    #[arg(help_heading = PROGRESS, long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(help_heading = PROGRESS, long, value_name = "N", value_parser = whole::<u64>(1..))]
     pub save_every: Option<u64>,
     /// Continue from the newest checkpoint in DIR as if the run had never stopped; other options are optional
     #[arg(help_heading = PROGRESS, long, value_name = "DIR")]
     pub resume: Option<PathBuf>,
     /// Pause after N more steps
-    #[arg(help_heading = PROGRESS, long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(help_heading = PROGRESS, long, value_name = "N", value_parser = whole::<u64>(1..))]
     pub max_steps: Option<u64>,
     /// Pause after M minutes
     #[arg(help_heading = PROGRESS, long, value_name = "M", value_parser = between(0.0, 1e6))]

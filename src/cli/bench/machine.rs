@@ -69,13 +69,13 @@ fn together<T>(
     Ok((0..TRIES).map(rate).fold(0.0, f64::max))
 }
 
-/// Bytes a second that `threads` read from memory, in large pages where the system gives them.
-fn bandwidth(threads: usize, cpus: &[usize]) -> mynah::Result<f64> {
+/// Bytes a second that `threads` read from memory, in large pages where the system gives them; each reads `words` of 8 bytes.
+pub fn bandwidth(threads: usize, cpus: &[usize], words: usize) -> mynah::Result<f64> {
     let read = |data: &Bytes| {
         black_box(peak::read(black_box(bytemuck::cast_slice(data))));
         data.len() as u64
     };
-    together(threads, cpus, || Bytes::filled(8 * WORDS, |data| data.fill(1)), read)
+    together(threads, cpus, || Bytes::filled(8 * words, |data| data.fill(1)), read)
 }
 
 /// Operations a second of `threads` in a loop of this unit, if the backend has one.
@@ -102,7 +102,7 @@ pub fn arithmetic(k: &Kernels, threads: usize, cpus: &[usize], bytes: f64) -> my
 
 /// All limits of a backend, likewise.
 pub fn limits(k: &Kernels, threads: usize, cpus: &[usize]) -> mynah::Result<Limits> {
-    arithmetic(k, threads, cpus, bandwidth(threads, cpus)?)
+    arithmetic(k, threads, cpus, bandwidth(threads, cpus, WORDS)?)
 }
 
 /// What the system calls the CPU.

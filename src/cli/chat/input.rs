@@ -1,6 +1,6 @@
 //! Lines from a person or a pipe.
 
-use crate::out;
+use crate::{meter, out};
 use anyhow::Context;
 use mynah::bytes::Limits;
 use rustyline::DefaultEditor;
@@ -46,7 +46,7 @@ impl Input {
 
     fn one(&mut self, prompt: &str) -> anyhow::Result<Option<String>> {
         match self {
-            Input::Terminal(editor) => match editor.readline(prompt) {
+            Input::Terminal(editor) => match meter::idly(|| editor.readline(prompt)) {
                 Ok(line) => {
                     editor.add_history_entry(&line).ok();
                     Ok(Some(line))
@@ -60,9 +60,11 @@ impl Input {
             },
             Input::Pipe(stdin) => {
                 let (mut line, most) = (Vec::new(), Limits::default().line);
-                let n = stdin.take(most + 1).read_until(b'\n', &mut line).context("standard input")?;
+                let n = meter::idly(|| stdin.take(most + 1).read_until(b'\n', &mut line)).context("standard input")?;
                 Limits::check("bytes of a line", n as u64, most)?;
-                let line = line.strip_suffix(b"\n").unwrap_or(&line);
+                // Some programs mark a text's beginning.
+                let line = line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&line);
+                let line = line.strip_suffix(b"\n").unwrap_or(line);
                 let line = line.strip_suffix(b"\r").unwrap_or(line);
                 let text = String::from_utf8(line.to_vec()).context("standard input is not UTF-8")?;
                 Ok(Some(text).filter(|_| n > 0))

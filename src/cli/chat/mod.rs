@@ -35,6 +35,8 @@ struct Room<'a> {
     talk: Talk,
     learner: Option<Learner<'a>>,
     json: bool,
+    /// Whether something that was asked for was not done.
+    failed: bool,
 }
 
 /// The conversation that the options ask for; what learns is attached by who teaches it.
@@ -64,7 +66,7 @@ pub fn chat(args: &Chat, json: bool) -> anyhow::Result<Outcome> {
     }
     let mut talk = open(args)?;
     let learner = args.learn.then(|| Learner::open(args, &mut talk, json)).transpose()?;
-    let mut room = Room { talk, learner, json };
+    let mut room = Room { talk, learner, json, failed: false };
     let mut input = Input::open()?;
     if !room.talk.has_template() {
         out::say("the model file has no chat template: turns are lines that begin with User: and Assistant:");
@@ -89,6 +91,7 @@ pub fn chat(args: &Chat, json: bool) -> anyhow::Result<Outcome> {
                 room.goes_on(done)?;
             }
             _ if line.starts_with('/') && !line.starts_with("//") => {
+                room.failed = true;
                 out::say(&format!("{word}: no such command; /help shows them"));
             }
             _ => room.say(line.strip_prefix('/').unwrap_or(&line))?,
@@ -97,6 +100,8 @@ pub fn chat(args: &Chat, json: bool) -> anyhow::Result<Outcome> {
     if let Some((_, new @ 1..)) = room.learner.as_ref().map(Learner::marks) {
         out::say(&format!("{new} marks are kept for the next /learn"));
     }
+    // A person has seen it and gone on; a program sees the exit status.
+    anyhow::ensure!(!room.failed || input.terminal(), "not all that was asked for was done; the reasons are above");
     Ok(Outcome::Done)
 }
 
@@ -183,10 +188,11 @@ impl Room<'_> {
     }
 
     /// Prints what went wrong and continues the conversation, unless nobody reads the output any more.
-    fn goes_on(&self, done: anyhow::Result<()>) -> anyhow::Result<()> {
+    fn goes_on(&mut self, done: anyhow::Result<()>) -> anyhow::Result<()> {
         match done {
-            Err(e) if out::is_closed_pipe(&e) => Err(e),
+            Err(e) if out::is_unwritten(&e) => Err(e),
             Err(e) => {
+                self.failed = true;
                 out::say(&out::why(&e));
                 Ok(())
             }

@@ -12,7 +12,7 @@ mod resume;
 mod run;
 mod setup;
 
-pub use plan::plan;
+pub use plan::{held, plan};
 pub use resume::{Line, Resumed};
 pub use run::{Run, Summary};
 

@@ -5,7 +5,7 @@ use crate::paths::same;
 use crate::{meter, out};
 use anyhow::Context;
 use clap::parser::ValueSource;
-use clap::{ArgMatches, Command, Parser, ValueHint};
+use clap::{ArgMatches, Command, ValueHint};
 use mynah::Error;
 use mynah::Lesson;
 use mynah::app::Ended;
@@ -56,11 +56,11 @@ impl Line {
         let matches = command.clone().try_get_matches_from(&args).ok();
         let train = matches.as_ref().and_then(|m| m.subcommand_matches("train"));
         let (Some(given), Some(train)) = (train, command.find_subcommand("train")) else {
-            return Ok(Line { cli: Cli::parse(), options: Head::new(), resumed: None });
+            return Ok(Line { cli: Cli::read(args)?, options: Head::new(), resumed: None });
         };
         let given_options = collect(train, given);
         let Some(path) = given.get_one::<PathBuf>("resume") else {
-            return Ok(Line { cli: Cli::parse(), options: kept(given_options), resumed: None });
+            return Ok(Line { cli: Cli::read(args)?, options: kept(given_options), resumed: None });
         };
         if let Some(other) = given.get_one::<PathBuf>("checkpoints").filter(|other| !same(other, path)) {
             let (path, other) = (path.display(), other.display());
@@ -103,7 +103,7 @@ impl Line {
         given_options.fields().for_each(|(name, value)| _ = all.set(name, value.clone()));
         let json = given.get_flag("json").then_some("--json".into());
         let line = ["mynah".into(), "train".into()].into_iter().chain(json).chain(spell(&all));
-        let cli = Cli::parse_from(line);
+        let cli = Cli::read(line)?;
         Ok(Line {
             cli,
             options: kept(all),
