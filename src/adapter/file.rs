@@ -39,9 +39,9 @@ pub struct Provenance {
     pub data: String,
     /// Steps of the optimiser.
     pub steps: u64,
-    /// Loss of the first step.
+    /// Loss at the beginning: a mean over several steps where there are enough.
     pub first_loss: Option<f64>,
-    /// Loss of the last step.
+    /// Loss at the end, likewise.
     pub last_loss: Option<f64>,
     /// The rotary frequencies that it was trained with, `long` or `short`, where the base has both; else empty.
     pub rope: String,

@@ -5,6 +5,7 @@ use crate::error::{Error, Result};
 use crate::train::Example;
 use crate::train::data::{self, Dataset};
 use crate::train::objective::{self, Kind, Shape};
+use crate::train::plan;
 use core::fmt;
 use std::prelude::v1::*;
 
@@ -63,7 +64,8 @@ pub(super) struct Rows {
 
 impl Rows {
     pub fn new(data: Dataset, settings: &Settings, context: usize) -> Result<Rows> {
-        let (learn, held_out) = data.split(settings.held_out, settings.seed)?;
+        let fraction = settings.held_out(data.examples.len());
+        let (learn, held_out) = data.split(fraction, settings.seed)?;
         let (kind, _) = settings.objective.row()?;
         let mut pairs = 0;
         let mut examples = shape(kind, learn, context, &mut pairs)?;
@@ -71,6 +73,17 @@ impl Rows {
         let rows = rows(settings.pack, context, &examples);
         examples.extend(shape(kind, held_out, context, &mut pairs)?);
         Ok(Rows { examples, learnt, rows, pairs })
+    }
+
+    /// Tokens that go through the model in an epoch.
+    pub fn tokens(&self) -> usize {
+        self.lengths().rows.iter().take(self.rows.len()).map(|row| row.0).sum()
+    }
+
+    /// The lengths of rows, for a plan: of those to learn, then of each that is held out, which are evaluated alone.
+    pub fn lengths(&self) -> plan::Rows {
+        let held_out = (self.learnt..self.examples.len()).map(|i| vec![i]);
+        plan::Rows::of(&self.rows.iter().cloned().chain(held_out).collect::<Vec<_>>(), &self.examples)
     }
 }
 

@@ -9,7 +9,7 @@ use crate::adapter;
 use crate::container::head::{Field, Head};
 use crate::error::{Error, Result};
 use crate::train::data::Order;
-use crate::train::plan::{self, Plan, Refusal};
+use crate::train::plan::{Plan, Refusal};
 use crate::train::{Config, Example, Recompute, Trainer, checkpoint};
 use std::prelude::v1::*;
 
@@ -36,7 +36,7 @@ pub struct Draft {
     pub(super) rows: Rows,
     pub(super) order: Order,
     pub(super) steps: u64,
-    pub(super) tokens: usize,
+    pub(super) context: usize,
     pub(super) digest: [u8; 32],
     pub(super) began: Option<Field>,
     pub(super) config: Config,
@@ -65,6 +65,16 @@ impl Draft {
         self.steps
     }
 
+    /// Tokens of the rows to learn, as often as they go through the model in an epoch.
+    pub fn tokens(&self) -> usize {
+        self.rows.tokens()
+    }
+
+    /// How often every row will be seen.
+    pub fn epochs(&self) -> f64 {
+        self.steps as f64 / self.order.steps_per_epoch() as f64
+    }
+
     /// What memory the lesson will take. `held` are the bytes that the process holds already, but for the model's file.
     ///
     /// # Errors
@@ -89,9 +99,9 @@ impl Draft {
     /// # Ok(()) }
     /// ```
     pub fn plan(&mut self, held: usize) -> Result<core::result::Result<Plan, Refusal>> {
-        let rows = plan::Rows::of(&self.rows.rows, &self.rows.examples);
+        let rows = self.rows.lengths();
         let config = self.setup.settings.config(&self.setup.method, self.steps);
-        Ok(self.setup.settle(rows, config, held)?.map(|(config, micro, plan)| {
+        Ok(self.setup.settle(rows, config, held, !self.held_out().is_empty())?.map(|(config, micro, plan)| {
             (self.config, self.micro) = (config, micro);
             self.plan = Some(plan.clone());
             plan
@@ -130,14 +140,14 @@ impl Draft {
             let bytes = self.setup.settings.memory.unwrap_or(0) as u64;
             return Err(Error::limit("bytes of memory", refusal.least.total() as u64, bytes));
         }
-        let Draft { setup, rows, order, steps, tokens, digest, began, mut config, micro, .. } = self;
+        let Draft { setup, rows, order, steps, context, digest, began, mut config, micro, .. } = self;
         let Setup { mynah, method, settings, beneath, resumed, cache, .. } = setup;
         // Where saved activations are rounded, the number of such blocks decides bits: it stays as it was.
         let blocks = resumed.as_ref().and_then(|saved| saved.facts().text(checkpoint::SAVED_BLOCKS).ok()?.parse().ok());
         if let Some(blocks) = blocks {
             config.recompute = Recompute::AllBut(blocks);
         }
-        let model = mynah.model.at_context(tokens);
+        let model = mynah.model.at_context(context);
         let mut trainer = match method {
             Method::Fresh(spec) => Trainer::on(&model, beneath, adapter::create(&spec, mynah.base())?, config)?,
             Method::Given(adapter) => Trainer::on(&model, beneath, adapter, config)?,
@@ -153,7 +163,7 @@ impl Draft {
         if let Some(began) = began {
             facts.set(BEGAN, began);
         }
-        facts.set("data", short(digest.into())).set("tokens of a row", tokens as u64);
+        facts.set("data", short(digest.into())).set("tokens of a row", context as u64);
         facts.set("steps between looks", settings.eval_every(steps)).set("patience", settings.patience.unwrap_or(0));
         facts.set("packed rows", if settings.pack { "yes" } else { "no" });
         // Only where they are asked for: runs that were saved without them go on.

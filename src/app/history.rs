@@ -6,6 +6,7 @@ use crate::container::head::Head;
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::train::{Checkpoint, Report, objective};
+use std::borrow::Cow;
 use std::prelude::v1::*;
 
 /// Sums, losses and the log of all steps so far, those before a checkpoint included.
@@ -39,7 +40,7 @@ pub struct History {
     pub discarded: u64,
     /// A line of JSON for every step: `step`, `loss`, `grad_norm`, `lr`, `tokens`.
     pub log: String,
-    /// The file of the best step so far, if a lesson may end with that.
+    /// The file of the best step so far, if rows are held out.
     pub best_file: Option<Vec<u8>>,
 }
 
@@ -55,6 +56,27 @@ impl History {
         after.copied().min_by(|a, b| a.1.total_cmp(&b.1))
     }
 
+    /// The step whose state [`Lesson::to_bytes`](super::Lesson::to_bytes) gives: the best one if rows are held out, else the last.
+    pub fn saved(&self) -> u64 {
+        self.best_file.as_ref().and(self.best()).map_or(self.steps(), |best| best.0)
+    }
+
+    /// The mean loss over the first and over the last epoch, or over a quarter of the steps done if that is shorter. `None`
+    /// before the first step. `epoch` are the steps of one. One step alone tells little, since rows differ.
+    ///
+    /// ```
+    /// # use mynah::app::History;
+    /// let history = History { losses: vec![4.0, 2.0, 3.0, 1.0, 3.0, 2.0, 2.0, 1.0], ..History::default() };
+    /// assert_eq!(history.mean_losses(2), Some((3.0, 1.5)));
+    /// assert_eq!(history.mean_losses(100), Some((3.0, 1.5)));
+    /// assert_eq!(history.mean_losses(1), Some((4.0, 1.0)));
+    /// ```
+    pub fn mean_losses(&self, epoch: u64) -> Option<(f64, f64)> {
+        let n = (epoch as usize).min(self.losses.len() / 4).max(1);
+        let mean = |losses: &[f64]| losses.iter().sum::<f64>() / n as f64;
+        Some((mean(self.losses.get(..n)?), mean(self.losses.get(self.losses.len() - n..)?)))
+    }
+
     /// Evaluations since the best one.
     pub fn waited(&self) -> u64 {
         let best = self.best().map_or(0, |best| best.0);
@@ -66,8 +88,15 @@ impl History {
         if self.seconds > 0.0 { self.tokens as f64 / self.seconds } else { 0.0 }
     }
 
-    /// Where what was learnt comes from, for its file. `data` is the digest of the data.
-    pub(super) fn provenance(&self, objective: &objective::Kind, data: &[u8; 32], model: &Model) -> Provenance {
+    /// Where what was learnt comes from, for its file. `data` is the digest of the data, `epoch` the steps of one.
+    pub(super) fn provenance(
+        &self,
+        objective: &objective::Kind,
+        data: &[u8; 32],
+        model: &Model,
+        epoch: u64,
+    ) -> Provenance {
+        let losses = self.mean_losses(epoch);
         Provenance {
             objective: match objective.name {
                 "sft" => "next token".into(),
@@ -75,8 +104,8 @@ impl History {
             },
             data: blake3::Hash::from(*data).to_hex().as_str().into(),
             steps: self.steps(),
-            first_loss: self.losses.first().copied(),
-            last_loss: self.losses.last().copied(),
+            first_loss: losses.map(|l| l.0),
+            last_loss: losses.map(|l| l.1),
             rope: model.rope_length().unwrap_or_default().into(),
         }
     }
@@ -91,17 +120,17 @@ impl History {
     }
 
     /// As sections of a checkpoint.
-    pub(super) fn notes(&self) -> Vec<(&'static str, Vec<u8>)> {
+    pub(super) fn notes(&self) -> Vec<(&'static str, Cow<'_, [u8]>)> {
         let mut sums = Head::new();
         sums.set("tokens", self.tokens).set("seconds", self.seconds).set("discarded", self.discarded);
         let held_out = self.held_out.iter().flat_map(|(step, loss)| [step.to_le_bytes(), loss.to_le_bytes()]);
         let mut notes = vec![
-            ("sums", sums.encode()),
+            ("sums", sums.encode().into()),
             ("losses", self.losses.iter().flat_map(|loss| loss.to_le_bytes()).collect()),
             ("held-out", held_out.flatten().collect()),
-            ("log", self.log.clone().into_bytes()),
+            ("log", self.log.as_bytes().into()),
         ];
-        notes.extend(self.best_file.clone().map(|file| ("best", file)));
+        notes.extend(self.best_file.as_deref().map(|file| ("best", file.into())));
         notes
     }
 

@@ -161,6 +161,12 @@ struct Evaluation {
 /// of [`Lesson::stopper`] for other threads. At any moment, in a pause, after the end or on the way, [`Lesson::to_bytes`] is
 /// what was learnt, and [`Lesson::checkpoint`] is what [`Mynah::resume`] continues from.
 ///
+/// | what | with rows held out | without |
+/// | --- | --- | --- |
+/// | [`Lesson::to_bytes`], [`Lesson::save`] | the state with the lowest held-out loss | the last state |
+/// | [`Lesson::encode`], [`Lesson::into_adapter`] | the last state | the last state |
+/// | [`Lesson::checkpoint`] | the last state, and the file of the best | the last state |
+///
 /// The order of events is: preparation of rows, an evaluation of the untouched model if rows are held out, then steps with
 /// evaluations among them, the last one after the last step.
 ///
@@ -284,6 +290,11 @@ impl Lesson {
     /// Optimiser steps of the whole lesson.
     pub fn steps(&self) -> u64 {
         self.steps
+    }
+
+    /// Optimiser steps in which every row is seen once.
+    pub fn steps_per_epoch(&self) -> u64 {
+        self.order.steps_per_epoch()
     }
 
     /// What was done so far.
@@ -488,7 +499,7 @@ impl Lesson {
         self.evaluation = Evaluation::default();
         self.history.held_out.push((step, loss));
         let best = self.history.best().is_some_and(|best| best.0 == step);
-        if best && self.patience.is_some() {
+        if best {
             self.history.best_file = Some(self.encode()?);
         }
         Ok(Event::Evaluated { step, loss, best })
@@ -531,11 +542,11 @@ impl Lesson {
     /// # Errors
     /// `Invalid` if a parameter is not finite or too large for the file.
     pub fn encode(&self) -> Result<Vec<u8>> {
-        output::encode(&self.mynah, &self.digest, &self.trainer, &self.history)
+        output::encode(&self.mynah, &self.digest, &self.trainer, &self.history, self.steps_per_epoch())
     }
 
-    /// The file of what was learnt: that of the best evaluation if [`Settings::patience`] was set, else
-    /// [`Lesson::encode`].
+    /// The file of what was learnt: if rows are held out, of the state with the lowest loss on them, which
+    /// [`History::saved`] names; else of the last state, as [`Lesson::encode`].
     ///
     /// # Errors
     /// Those of [`Lesson::encode`].
@@ -631,11 +642,11 @@ impl Lesson {
             return Err(Error::invalid("checkpoint", "rows are still being weighed"));
         }
         let mut own = self.history.notes();
-        own.extend(self.clock.map(|clock| ("clock", clock.to_le_bytes().to_vec())));
+        own.extend(self.clock.map(|clock| ("clock", clock.to_le_bytes().to_vec().into())));
         // Of all weights the reference is gone after the first step, so what it said is saved.
         let gone = self.needs_reference() && self.trainer.adapter_ref().is_none();
-        own.extend(gone.then(|| ("reference", self.reference_file())));
-        let mut all: Vec<(&str, &[u8])> = own.iter().map(|(name, bytes)| (*name, bytes.as_slice())).collect();
+        own.extend(gone.then(|| ("reference", self.reference_file().into())));
+        let mut all: Vec<(&str, &[u8])> = own.iter().map(|(name, bytes)| (*name, &**bytes)).collect();
         for &(name, bytes) in notes {
             let spelt = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || b"._-".contains(&c);
             if !(1..=14).contains(&name.len()) || !name.bytes().all(spelt) {

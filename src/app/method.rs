@@ -58,7 +58,7 @@ impl Method {
         match self {
             Method::Fresh(spec) => plan::Subject::Fresh(spec, mynah.base()),
             Method::Given(adapter) => plan::Subject::Adapter(adapter.as_ref()),
-            Method::Weights => plan::Subject::Weights,
+            Method::Weights => plan::Subject::Weights(mynah.base()),
         }
     }
 

@@ -14,11 +14,19 @@ use std::collections::BTreeSet;
 use std::prelude::v1::*;
 use std::sync::Arc;
 
-/// Its bytes: an adapter's file or, where all weights are trained, a GGUF file in F32. `data` is the digest of the data.
-pub(super) fn encode(mynah: &Mynah, data: &[u8; 32], trainer: &Trainer, history: &History) -> Result<Vec<u8>> {
+/// Its bytes: an adapter's file or, where all weights are trained, a GGUF file in F32. `data` is the digest of the data,
+/// `epoch` the steps of one.
+pub(super) fn encode(
+    mynah: &Mynah,
+    data: &[u8; 32],
+    trainer: &Trainer,
+    history: &History,
+    epoch: u64,
+) -> Result<Vec<u8>> {
     match trainer.adapter_ref() {
         Some(adapter) => {
-            adapter::to_bytes(adapter, mynah.base(), &history.provenance(trainer.kind(), data, trainer.model()))
+            let provenance = history.provenance(trainer.kind(), data, trainer.model(), epoch);
+            adapter::to_bytes(adapter, mynah.base(), &provenance)
         }
         None => model_file(&mynah.gguf, trainer.model()),
     }

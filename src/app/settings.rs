@@ -9,6 +9,15 @@ use crate::train::objective::{OBJECTIVES, Shape};
 use crate::train::{Config, Dropout, Gradient, Recompute, Schedule, Zeroth, objective, optim};
 use std::prelude::v1::*;
 
+/// Steps of a lesson where nothing is said, if that is a sensible number of epochs.
+const ENOUGH: u64 = 80;
+/// The fewest and the most epochs for that.
+const EPOCHS: [u64; 2] = [3, 12];
+/// The most tokens that a lesson reads where nothing is said.
+const MOST_READ: u128 = 300_000;
+/// Of fewer rows none are put aside where nothing is said.
+const FEW_ROWS: usize = 16;
+
 /// Everything that can be set of a lesson, beside what is trained.
 ///
 /// ```
@@ -17,7 +26,7 @@ use std::prelude::v1::*;
 /// use mynah::{Mynah, app::Settings, train::{Schedule, optim}};
 ///
 /// let mynah = Mynah::embedded()?;
-/// assert_eq!(Settings::default().epochs, 3);
+/// assert_eq!(Settings::default().epochs, None);
 /// let setup = mynah.lesson("lora").context(32).settings(|s| {
 ///     s.steps = Some(1);
 ///     (s.batch, s.accumulate) = (2, 2); // four rows a step
@@ -36,8 +45,8 @@ pub struct Settings {
     pub lr: Option<f32>,
     /// Optimiser steps; without them `epochs` decides.
     pub steps: Option<u64>,
-    /// How often every row is seen.
-    pub epochs: u64,
+    /// How often every row is seen; without it and `steps`, as often as suits the data: [`Settings::usual_steps`].
+    pub epochs: Option<u64>,
     /// Rows that go through the model together.
     pub batch: usize,
     /// Batches of one step.
@@ -50,8 +59,9 @@ pub struct Settings {
     pub shuffle: bool,
     /// Everything random follows from it but a fresh adapter's start, which follows from [`Spec::seed`](crate::adapter::Spec::seed).
     pub seed: u64,
-    /// Part of the rows that is put aside to measure on, from 0 and below 1.
-    pub held_out: f64,
+    /// Part of the rows that is put aside to measure on, from 0 and below 1; without it what suits their number:
+    /// [`Settings::usual_held_out`]. Where rows are held out, the best state by their loss is what a lesson leaves.
+    pub held_out: Option<f64>,
     /// Steps between evaluations on the held-out rows, of which another follows the last step; without it an eighth of
     /// all steps.
     pub eval_every: Option<u64>,
@@ -100,14 +110,14 @@ impl Default for Settings {
         Settings {
             lr: None,
             steps: None,
-            epochs: 3,
+            epochs: None,
             batch: 1,
             accumulate: 1,
             context: None,
             pack: false,
             shuffle: true,
             seed: 0,
-            held_out: 0.0,
+            held_out: None,
             eval_every: None,
             patience: None,
             objective,
@@ -172,6 +182,46 @@ impl Settings {
             return Err(Error::unsupported("objective of this model", what));
         }
         Ok(())
+    }
+
+    /// Optimiser steps where nothing is said: the epochs that have 80 steps, but 3 at least and 12 at most, and never more
+    /// steps than read 300,000 tokens. `tokens` and `steps` are those of one epoch.
+    ///
+    /// A small adapter takes some 80 steps at the usual rates until it predicts texts of a kind, however many of them there
+    /// are. More than 12 passes over a few rows only memorise them; fewer than 3 over many waste what they could teach. The
+    /// bound keeps a lesson of a small model under an hour or two on two cores.
+    ///
+    /// ```
+    /// use mynah::app::Settings;
+    ///
+    /// assert_eq!(Settings::usual_steps(300, 5), 12 * 5);
+    /// assert_eq!(Settings::usual_steps(1_500, 18), 5 * 18); // a diary of twenty entries
+    /// assert_eq!(Settings::usual_steps(50_000, 200), 3 * 200);
+    /// assert_eq!(Settings::usual_steps(3_000_000, 10_000), 1_000); // a tenth of the rows
+    /// ```
+    pub fn usual_steps(tokens: usize, steps: u64) -> u64 {
+        let (tokens, steps) = (tokens.max(1) as u128, steps.max(1));
+        let epochs = ENOUGH.div_ceil(steps).clamp(EPOCHS[0], EPOCHS[1]);
+        let bound = (MOST_READ * u128::from(steps)).div_ceil(tokens);
+        epochs.saturating_mul(steps).min(u64::try_from(bound).unwrap_or(u64::MAX))
+    }
+
+    /// Rows put aside where nothing is said: a tenth, but 2 at least and 64 at most; none of fewer than 16.
+    ///
+    /// Fewer rows are too dear to give up, and one row alone measures little. More than 64 would cost time and tell the same.
+    ///
+    /// ```
+    /// use mynah::app::Settings;
+    ///
+    /// assert_eq!([8, 16, 40, 5_000].map(Settings::usual_held_out), [0, 2, 4, 64]);
+    /// ```
+    pub fn usual_held_out(rows: usize) -> usize {
+        if rows < FEW_ROWS { 0 } else { rows.div_ceil(10).clamp(2, 64) }
+    }
+
+    /// The part of `rows` that is put aside.
+    pub(super) fn held_out(&self, rows: usize) -> f64 {
+        self.held_out.unwrap_or_else(|| Settings::usual_held_out(rows) as f64 / rows.max(1) as f64)
     }
 
     /// Rows of a step.

@@ -36,7 +36,7 @@ const ROWS: usize = 1 << 20;
 /// # #[cfg(feature = "base")] {
 /// # let mynah = mynah::Mynah::embedded()?;
 /// let setup = mynah.lesson("lora").epochs(1).rate(2e-3).batch(2).context(64).held_out(0.2).patience(2).seed(7);
-/// assert_eq!((setup.settings.epochs, setup.settings.lr), (1, Some(2e-3)));
+/// assert_eq!((setup.settings.epochs, setup.settings.lr), (Some(1), Some(2e-3)));
 /// let mut lesson = setup.text(mynah::base::NOTES)?;
 /// assert_eq!(lesson.steps(), lesson.rows().len().div_ceil(2) as u64); // one epoch of two rows a step
 /// assert!(!lesson.held_out().is_empty());
@@ -177,7 +177,7 @@ impl Setup {
 
     /// With every row seen so often, if no steps are set.
     pub fn epochs(self, epochs: u64) -> Setup {
-        self.settings(|s| s.epochs = epochs)
+        self.settings(|s| s.epochs = Some(epochs))
     }
 
     /// With this highest learning rate.
@@ -195,9 +195,9 @@ impl Setup {
         self.settings(|s| s.context = Some(tokens))
     }
 
-    /// With this part of the rows put aside to measure on.
+    /// With this part of the rows put aside to measure on; 0 puts none aside, so that the last state is what is left.
     pub fn held_out(self, fraction: f64) -> Setup {
-        self.settings(|s| s.held_out = fraction)
+        self.settings(|s| s.held_out = Some(fraction))
     }
 
     /// Ends early after this number of evaluations that were no better than the best one. Needs [`Setup::held_out`].
@@ -289,6 +289,10 @@ impl Setup {
         // What templates took for now is part of the rows.
         let clock = || Cursor::new(&saved.note("clock").ok()?).u64().ok();
         self.settings.clock = self.settings.clock.or_else(|| clock().map(|c| c as i64));
+        // A run that began without rows held out, as earlier versions did where nothing was said, continues without.
+        if saved.step() > 0 && saved.note("held-out").is_ok_and(|losses| losses.is_empty()) {
+            self.settings.held_out = self.settings.held_out.or(Some(0.0));
+        }
         self.resumed = Some(saved);
         self.own = false;
         self
@@ -486,9 +490,6 @@ impl Setup {
     pub fn draft(self, data: Data) -> Result<Draft> {
         let Setup { mynah, method, settings, beneath, resumed, own, .. } = &self;
         let tokens = self.tokens()?;
-        if settings.patience.is_some() && settings.held_out == 0.0 {
-            return Err(Error::invalid("patience", "it measures on held-out rows, and none are put aside"));
-        }
         method.check(mynah, settings, beneath)?;
         let (objective, _) = settings.objective.row()?;
         if settings.density_ratios && objective.shape != Shape::Verdict {
@@ -497,6 +498,9 @@ impl Setup {
         }
         settings.check_objective(&mynah.model)?;
         let rows = Rows::new(data.rows, settings, tokens)?;
+        if settings.patience.is_some() && rows.learnt == rows.examples.len() {
+            return Err(Error::invalid("patience", "it measures on held-out rows, and none are put aside"));
+        }
         if objective.shape == Shape::Contrast
             && settings.step()? == 1
             && rows.rows.iter().all(|row| row.len() == 1)
@@ -507,7 +511,14 @@ impl Setup {
         }
         let shuffle = settings.shuffle.then_some(settings.seed);
         let order = Order::new(rows.rows.len(), settings.batch, settings.accumulate, shuffle)?;
-        let steps = settings.steps.unwrap_or_else(|| settings.epochs.saturating_mul(order.steps_per_epoch()));
+        let epoch = order.steps_per_epoch();
+        let steps = match (settings.steps, settings.epochs, resumed) {
+            (Some(steps), ..) => steps,
+            (None, Some(epochs), _) => epochs.saturating_mul(epoch),
+            // As many as it had, also where another version would choose another number.
+            (None, None, Some(saved)) => saved.facts().integer("steps")?,
+            (None, None, None) => Settings::usual_steps(rows.tokens(), epoch),
+        };
         let began = match (&method, resumed) {
             (Method::Given(_), Some(saved)) if *own => saved.facts().get(BEGAN).cloned(),
             (Method::Given(adapter), _) => {
@@ -518,7 +529,18 @@ impl Setup {
         };
         let config = settings.config(method, steps);
         let micro = settings.batch;
-        Ok(Draft { rows, order, steps, tokens, digest: data.digest, began, config, micro, plan: None, setup: self })
+        Ok(Draft {
+            rows,
+            order,
+            steps,
+            context: tokens,
+            digest: data.digest,
+            began,
+            config,
+            micro,
+            plan: None,
+            setup: self,
+        })
     }
 
     /// What memory a lesson would take whose rows all fill the context. `held` are the bytes that the process holds already,
@@ -547,15 +569,18 @@ impl Setup {
             _ => plan::Rows::full(tokens, rows),
         };
         let config = self.settings.config(&self.method, 1);
-        Ok(self.settle(rows, config, held)?.map(|(_, _, plan)| plan))
+        // Without data rows may be held out.
+        let best = self.settings.held_out != Some(0.0);
+        Ok(self.settle(rows, config, held, best)?.map(|(_, _, plan)| plan))
     }
 
-    /// Configuration, micro-batch and plan, with blocks and micro-batch settled.
+    /// Configuration, micro-batch and plan, with blocks and micro-batch settled. `best`: whether rows are held out.
     pub(super) fn settle(
         &self,
         rows: plan::Rows,
         config: Config,
         held: usize,
+        best: bool,
     ) -> Result<core::result::Result<(Config, usize, Plan), Refusal>> {
         let run = Run {
             model: &self.mynah.model,
@@ -566,6 +591,7 @@ impl Setup {
             batch: self.settings.batch,
             step: self.settings.step()?,
             checkpoints: true,
+            best,
             activation_cache: self.cache.is_some(),
             held,
         };

@@ -129,7 +129,7 @@ fn model(path: &Path, compute: Compute, bandwidth: f64) -> anyhow::Result<Model>
     sums.sort_by_key(|(_, [_, values, _])| std::cmp::Reverse(*values));
     let text = !h.arch.encoder;
     let cache = if text { CacheType::F16.bytes(h) * h.context.min(POSITIONS) } else { 0 };
-    let held = train::held(&mynah);
+    let held = train::held();
     let (train_bytes, train) = match trained(&mynah, held) {
         Ok(bytes) => (Some(bytes as u64), out::bytes(bytes as u64)),
         Err(e) => (None, e.to_string()),

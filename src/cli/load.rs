@@ -73,14 +73,19 @@ pub fn open(path: &Path, engine: &Engine) -> anyhow::Result<Mynah> {
     Ok(Mynah::with(file, compute(engine)?).map_err(|e| e.in_file(path.to_string_lossy()))?)
 }
 
-/// The model that `-m` names, or else the built-in one, which is said.
+/// The model of these options.
 pub fn model(args: &ModelArgs) -> anyhow::Result<Mynah> {
-    match &args.model {
-        Some(path) => open(path, &args.engine),
+    named(args.model.as_deref(), &args.engine)
+}
+
+/// The model that `-m` names, or else the built-in one, which is said.
+pub fn named(path: Option<&Path>, engine: &Engine) -> anyhow::Result<Mynah> {
+    match path {
+        Some(path) => open(path, engine),
         #[cfg(feature = "base")]
         None => {
             out::say("the built-in model; -m MODEL takes another");
-            embedded(&args.engine)
+            embedded(engine)
         }
         #[cfg(not(feature = "base"))]
         None => Err(Usage::error("which model? give -m MODEL")),

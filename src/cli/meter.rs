@@ -52,8 +52,8 @@ pub struct Memory {
     pub peak: u64,
     /// Present memory that does not belong to a file.
     pub anonymous: u64,
-    /// Present memory of mapped files.
-    pub mapped: u64,
+    /// The program and its libraries, all pages of them, whether present yet or not.
+    pub program: u64,
 }
 
 /// Memory of this process, if the system provides it.
@@ -63,7 +63,18 @@ pub fn memory() -> Option<Memory> {
         let line = status.lines().find_map(|l| l.strip_prefix(key))?;
         line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
     };
-    Some(Memory { peak: value("VmHWM:")?, anonymous: value("RssAnon:")?, mapped: value("RssFile:")? })
+    let maps = std::fs::read_to_string("/proc/self/maps").ok()?;
+    let program = std::env::current_exe().ok()?;
+    let program = maps.lines().filter_map(|line| mapping(line, &program.to_string_lossy())).sum();
+    Some(Memory { peak: value("VmHWM:")?, anonymous: value("RssAnon:")?, program })
+}
+
+/// The bytes of a line of `maps`, if it is of the program or of a library.
+fn mapping(line: &str, program: &str) -> Option<u64> {
+    let path = line.splitn(6, ' ').nth(5)?.trim_start();
+    let (low, high) = line.split(' ').next()?.split_once('-')?;
+    let at = |text| u64::from_str_radix(text, 16).ok();
+    (path == program || path.contains(".so")).then_some(at(high)?.checked_sub(at(low)?)?)
 }
 
 /// Peak memory of this process in bytes, if the system provides it.

@@ -95,6 +95,15 @@ pub fn harmless(text: &str) -> String {
     })
 }
 
+/// A number with commas between thousands.
+pub fn number(n: u64) -> String {
+    let digits = n.to_string();
+    let comma = |i: usize| i > 0 && (digits.len() - i).is_multiple_of(3);
+    digits
+        .char_indices()
+        .fold(String::new(), |out, (i, digit)| if comma(i) { out + "," } else { out } + &digit.to_string())
+}
+
 /// Bytes in readable units: `1 234 B`, `56.7 KiB`.
 pub fn bytes(n: u64) -> String {
     let units = [("GiB", 1u64 << 30), ("MiB", 1 << 20), ("KiB", 10 << 10)];

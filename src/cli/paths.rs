@@ -46,7 +46,7 @@ pub fn apart(written: &[Named], read: &[Named]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Checks that a file can be written at `path`, as far as this can be known.
+/// Checks that a file can be written at `path`: the folder takes a new file, which is removed at once.
 pub fn writable(path: &Path) -> anyhow::Result<()> {
     let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     anyhow::ensure!(parent.is_dir(), "{}: no such folder; make it first, or name another file", parent.display());

@@ -12,7 +12,7 @@ use super::batch::Example;
 use super::objective::{Choice, Contrast, Shape};
 use super::{Config, Gradient};
 use crate::adapter::spec::RANK;
-use crate::adapter::{Adapter, Kind, Size, Spec, Stack};
+use crate::adapter::{Adapter, KINDS, Kind, Size, Spec, Stack, parse_targets};
 use crate::error::Result;
 use crate::knob::Value;
 use crate::model::block::Grads;
@@ -29,8 +29,8 @@ pub enum Subject<'a> {
     Fresh(&'a Spec, &'a crate::adapter::Base),
     /// This adapter.
     Adapter(&'a dyn Adapter),
-    /// All weights.
-    Weights,
+    /// All weights of a model that adapters see so.
+    Weights(&'a crate::adapter::Base),
 }
 
 /// The lengths of the rows that a run reads.
@@ -122,6 +122,8 @@ pub struct Run<'a> {
     pub step: usize,
     /// Whether checkpoints are written, which include the optimiser's state.
     pub checkpoints: bool,
+    /// Whether the file of the best state is kept until the end.
+    pub best: bool,
     /// Whether outputs of frozen blocks are cached; its contents are not part of the plan.
     pub activation_cache: bool,
     /// Bytes that the process already holds: the program, the tokenizer, the data.
@@ -189,8 +191,12 @@ impl Plan {
 pub enum Change {
     /// Rows of at most this number of tokens.
     Context(usize),
+    /// An adapter of this kind, with what the present one has of its settings.
+    Kind(&'static str),
     /// An adapter of this rank.
     Rank(usize),
+    /// An adapter of these linear layers, a list for [`parse_targets`].
+    Targets(&'static str),
     /// An adapter in the blocks from this one on.
     Layers(usize),
     /// Saved activations of this type.
@@ -208,7 +214,7 @@ pub struct Refusal {
     pub would_fit: Vec<(Vec<Change>, Plan)>,
 }
 
-/// Number of proposals of a refusal.
+/// With fewer proposals a refusal combines changes.
 const WAYS: usize = 3;
 
 impl Run<'_> {
@@ -222,7 +228,7 @@ impl Run<'_> {
         let shape = match self.subject {
             Subject::Fresh(spec, base) => Some((Kind::by_name(&spec.kind)?.shape)(spec, base)?),
             Subject::Adapter(adapter) => Some(adapter.shape().clone()),
-            Subject::Weights => None,
+            Subject::Weights(_) => None,
         };
         let shape = shape.as_ref();
         let (size, parts) = match shape {
@@ -233,7 +239,7 @@ impl Run<'_> {
             }
         };
         let lowest = shape.map_or(0, |shape| shape.lowest(h.layers));
-        let full = matches!(self.subject, Subject::Weights);
+        let full = matches!(self.subject, Subject::Weights(_));
         // An adapter that grows is planned at its largest.
         let now = parts.last().map_or(0, |p| p.range.end).max(1);
         let moments = ((self.config.optimizer.row()?.0.bytes)(&parts) * size.params.max(now)).div_ceil(now);
@@ -280,6 +286,8 @@ impl Run<'_> {
             false => linear::scratch(precision, &head::slice(m.weights.head()), meeting, threads),
         };
         let decoded = f * products.map(of).fold(head.max(size.scratch), usize::max);
+        // Bytes of a parameter in the file of the best state: adapters are saved in f16, models in f32.
+        let best = if self.best { if full { 4 } else { 2 } } else { 0 };
         Ok(Plan {
             mapped: m.file_len(),
             held: self.held,
@@ -298,12 +306,13 @@ impl Run<'_> {
             // Tokens, positions, rows, targets and owners, some of them in vectors with twice the capacity.
             batch: 64 * all,
             // An adapter in f16 and its file; a model in f32 and its file; an adapter's file in f32 and its checkpoint,
-            // or the checkpoint of all weights, with the optimiser's state.
+            // or the checkpoint of all weights, with the optimiser's state. The file of the best state lies beside, and is
+            // in the checkpoint once more.
             file: match (full, self.checkpoints) {
-                (false, false) => 4 * size.params,
-                (false, true) => 8 * size.params + moments,
-                (true, false) => 8 * size.params,
-                (true, true) => 4 * size.params + moments.max(4 * size.params),
+                (false, false) => (4 + best) * size.params,
+                (false, true) => (8 + 2 * best) * size.params + moments,
+                (true, false) => (8 + best) * size.params,
+                (true, true) => (4 + 2 * best) * size.params + moments.max(4 * size.params),
             },
             micro: self.batch.min(self.step),
             slice: self.config.slice,
@@ -388,22 +397,18 @@ impl Run<'_> {
 
     /// Changes that make it fit: single ones, then combinations, until there are enough.
     fn ways(&self, bytes: usize) -> Result<Vec<(Vec<Change>, Plan)>> {
-        let specs = match self.subject {
-            Subject::Fresh(spec, base) => smaller(spec, base.layers()),
-            _ => Vec::new(),
-        };
-        let (mut found, mut before, mut run) = (Vec::new(), Vec::new(), self.clone());
+        let spec = if let Subject::Fresh(spec, _) = self.subject { Some(spec.clone()) } else { None };
+        let mut now = Variant { spec, rows: self.rows.clone(), config: self.config.clone() };
+        let (mut found, mut before) = (Vec::new(), Vec::new());
         loop {
-            let kinds = changes(&run, &specs);
+            let kinds = now.changes(self);
             for kind in &kinds {
-                for (change, run) in kind {
-                    if let Some((_, plan)) = run.widest(bytes)? {
-                        found.push(([&before[..], &[*change]].concat(), plan));
-                        break;
-                    }
+                // Not every kind of adapter fits every model.
+                let fits = |variant: &Variant| Some(variant.run(self).widest(bytes).ok()??.1);
+                if let Some((change, plan)) = kind.iter().find_map(|(change, v)| Some((*change, fits(v)?))) {
+                    found.push(([&before[..], &[change]].concat(), plan));
                 }
             }
-            found.truncate(WAYS);
             // Not enough: continue with a run that is considerably smaller in one more setting.
             let smaller = kinds.into_iter().rev().find_map(|kind| {
                 let middle = kind.len() / 2;
@@ -412,7 +417,7 @@ impl Run<'_> {
             match smaller {
                 Some((change, next)) if found.len() < WAYS && before.len() < TOGETHER => {
                     before.push(change);
-                    run = next;
+                    now = next;
                 }
                 _ => return Ok(found),
             }
@@ -420,64 +425,96 @@ impl Run<'_> {
     }
 }
 
-/// Runs that differ from `run` in one setting, grouped by setting, smallest change first; the settings that cost least
-/// come last.
-fn changes<'a>(run: &Run<'a>, specs: &'a [Spec]) -> Vec<Vec<(Change, Run<'a>)>> {
-    let mut contexts = Vec::new();
-    let mut ctx = run.rows.longest + 1;
-    while ctx > SHORTEST {
-        ctx = (ctx * 7 / 8).max(SHORTEST);
-        contexts.push((Change::Context(ctx), Run { rows: run.rows.cut(ctx), ..run.clone() }));
-    }
-    let (mut layers, mut ranks) = (Vec::new(), Vec::new());
-    if let Subject::Fresh(now, base) = run.subject {
-        for spec in specs {
-            let next = Run { subject: Subject::Fresh(spec, base), ..run.clone() };
-            match &spec.layers {
-                _ if spec.layers == now.layers && rank(spec) < rank(now) => {
-                    ranks.push((Change::Rank(rank(spec)), next))
-                }
-                Some(upper) if now.layers.is_none() && rank(spec) == rank(now) => {
-                    layers.push((Change::Layers(upper[0]), next));
-                }
-                _ => {}
-            }
-        }
-    }
-    let mut act_types = Vec::new();
-    if run.config.act_type == ActType::F32 {
-        let mut next = run.clone();
-        next.config.act_type = ActType::Bf16;
-        act_types.push((Change::ActType(ActType::Bf16), next));
-    }
-    let mut moments = Vec::new();
-    if run.config.optimizer.kind == "adamw" {
-        let name = "adamw_8bit";
-        let mut next = run.clone();
-        next.config.optimizer.kind = name.into();
-        moments.push((Change::Moments(name), next));
-    }
-    vec![contexts, layers, ranks, moments, act_types]
+/// What may differ from a run that does not fit.
+#[derive(Clone)]
+struct Variant {
+    /// The new adapter, if one is created.
+    spec: Option<Spec>,
+    rows: Rows,
+    config: Config,
 }
 
+impl Variant {
+    fn run<'a>(&'a self, from: &Run<'a>) -> Run<'a> {
+        let subject = match (&self.spec, from.subject) {
+            (Some(spec), Subject::Fresh(_, base) | Subject::Weights(base)) => Subject::Fresh(spec, base),
+            (_, subject) => subject,
+        };
+        Run { subject, rows: self.rows.clone(), config: self.config.clone(), ..from.clone() }
+    }
+
+    /// Variants that differ in one more setting, grouped by setting, smallest change first; the settings that cost least come
+    /// last.
+    fn changes(&self, from: &Run) -> Vec<Vec<(Change, Variant)>> {
+        let mut contexts = Vec::new();
+        let mut ctx = self.rows.longest + 1;
+        while ctx > SHORTEST {
+            ctx = (ctx * 7 / 8).max(SHORTEST);
+            contexts.push((Change::Context(ctx), Variant { rows: self.rows.cut(ctx), ..self.clone() }));
+        }
+        let with = |spec| Variant { spec: Some(spec), ..self.clone() };
+        let kinds = self.kinds(from.subject).into_iter().map(|(name, spec)| (Change::Kind(name), with(spec))).collect();
+        let (mut layers, mut targets, mut ranks) = (Vec::new(), Vec::new(), Vec::new());
+        if let (Some(spec), Subject::Fresh(_, base)) = (&self.spec, from.subject) {
+            let upper = |first: usize| Spec { layers: Some((first..base.layers()).collect()), ..spec.clone() };
+            let first = if spec.layers.is_none() { 1 } else { base.layers() };
+            layers = (first..base.layers()).map(|first| (Change::Layers(first), with(upper(first)))).collect();
+            let fewer = NARROWER.iter().filter_map(|list| Some((*list, parse_targets(list).ok()?)));
+            let fewer = fewer.filter(|(_, roles)| {
+                roles.len() < spec.targets.len() && roles.iter().all(|role| spec.targets.contains(role))
+            });
+            targets = fewer
+                .map(|(list, roles)| (Change::Targets(list), with(Spec { targets: roles, ..spec.clone() })))
+                .collect();
+            let lower =
+                core::iter::successors(Some(rank(spec) / 2), |rank| Some(rank / 2)).take_while(|rank| *rank > 0);
+            ranks = lower.map(|rank| (Change::Rank(rank), with(spec.clone().with(RANK.name, rank)))).collect();
+        }
+        let (mut act_types, mut moments) = (Vec::new(), Vec::new());
+        if self.config.act_type == ActType::F32 {
+            let config = Config { act_type: ActType::Bf16, ..self.config.clone() };
+            act_types.push((Change::ActType(ActType::Bf16), Variant { config, ..self.clone() }));
+        }
+        if self.config.optimizer.kind == "adamw" {
+            let name = "adamw_8bit";
+            let mut next = self.clone();
+            next.config.optimizer.kind = name.into();
+            moments.push((Change::Moments(name), next));
+        }
+        vec![contexts, kinds, layers, targets, ranks, moments, act_types]
+    }
+
+    /// Adapters of other kinds that change linear layers, with what the present one has of their settings.
+    fn kinds(&self, subject: Subject) -> Vec<(&'static str, Spec)> {
+        let now = match (&self.spec, subject) {
+            (Some(spec), _) => spec.clone(),
+            (None, Subject::Weights(_)) => Spec { kind: String::new(), targets: Vec::new(), ..Spec::default() },
+            _ => return Vec::new(),
+        };
+        let usual = Kind::by_name(&now.kind).is_ok_and(|kind| kind.targets == now.targets);
+        let others = KINDS.iter().filter(|kind| kind.name != now.kind && !kind.targets.is_empty());
+        others
+            .map(|kind| {
+                let mut spec = Spec { layers: now.layers.clone(), seed: now.seed, ..Spec::new(kind.name) };
+                if !usual && !now.targets.is_empty() {
+                    spec.targets = now.targets.clone();
+                }
+                let known = now.values.iter().filter(|(name, _)| kind.knobs.iter().any(|set| set.knob.name == *name));
+                known.for_each(|(name, value)| _ = spec.values.set(name, value.clone()));
+                (kind.name, spec)
+            })
+            .collect()
+    }
+}
+
+/// Lists of linear layers that a refusal proposes, as `parse_targets` reads them.
+const NARROWER: [&str; 3] = ["mlp", "attn", "q,v"];
 /// Rows whose products cost about what decoding a matrix does.
 const DECODE_ROWS: f64 = 24.0;
 /// The shortest context that a refusal proposes.
 const SHORTEST: usize = 16;
 /// Most changes that are combined with a further one.
 const TOGETHER: usize = 3;
-
-/// The adapter with lower ranks and with fewer lower blocks, in all combinations, smallest change first.
-fn smaller(spec: &Spec, blocks: usize) -> Vec<Spec> {
-    let ranks = core::iter::successors(Some(rank(spec)), |rank| Some(rank / 2)).take_while(|rank| *rank > 0);
-    let upper = |first: usize| Some((first..blocks).collect::<Vec<_>>());
-    let layers: Vec<_> = match &spec.layers {
-        None => core::iter::once(None).chain((1..blocks).map(upper)).collect(),
-        given => vec![given.clone()],
-    };
-    let smaller = |rank, layers: &Option<_>| Spec { layers: layers.clone(), ..spec.clone().with(RANK.name, rank) };
-    ranks.flat_map(|rank| layers.iter().map(move |l| smaller(rank, l))).collect()
-}
 
 /// The rank of a new adapter; 0 if its kind has none, or its settings cannot be used.
 fn rank(spec: &Spec) -> usize {

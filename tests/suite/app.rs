@@ -57,7 +57,7 @@ fn lessons_end_in_the_bytes_of_the_command() {
             "--method nola --basis 8 --batch 2 --eval-fraction 0.1 --eval-every 3 --patience 9 --seed 3",
             Spec { seed: 3, ..Spec::new("nola") }.with("basis", 8).into(),
             |s| {
-                (s.batch, s.held_out, s.eval_every, s.patience) = (2, f64::from(0.1f32), Some(3), Some(9));
+                (s.batch, s.held_out, s.eval_every, s.patience) = (2, Some(f64::from(0.1f32)), Some(3), Some(9));
                 s.seed = 3;
             },
         ),
@@ -91,11 +91,11 @@ fn lessons_end_in_the_bytes_of_the_command() {
         }),
         ("thumbs.jsonl", "--objective bco --density-ratios --batch 4 --eval-fraction 0.2", "lora".into(), |s| {
             s.objective = Objective::new("bco");
-            (s.density_ratios, s.batch, s.held_out) = (true, 4, f64::from(0.2f32));
+            (s.density_ratios, s.batch, s.held_out) = (true, 4, Some(f64::from(0.2f32)));
         }),
     ];
     for (data, options, method, change) in runs {
-        place.says(&format!("train -m base.gguf -d {data} -o out --log log --ctx 64 --steps 6 {options}"), 0);
+        place.says(&format!("train -m base.gguf -d {data} -o out --force --log log --ctx 64 --steps 6 {options}"), 0);
         let method = match method {
             Method::Fresh(spec) => spec.clone().into(),
             Method::Given(_) => mynah.adapter(place.path("first")).unwrap().into(),
@@ -124,7 +124,10 @@ fn an_adapter_beneath_and_kept_activations_are_as_in_the_command() {
     finish(&mut lesson);
     assert!(lesson.to_bytes().unwrap() == place.read("out"));
 
-    place.says("train -m base.gguf -d notes.txt -o out --ctx 64 --steps 3 --layers 3- --activation-cache cache", 0);
+    place.says(
+        "train -m base.gguf -d notes.txt -o out --force --ctx 64 --steps 3 --layers 3- --activation-cache cache",
+        0,
+    );
     let spec = Spec { layers: Some((3..mynah.base().layers()).collect()), ..Spec::new("lora") };
     let setup = mynah.lesson(spec).context(64).steps(3);
     let open = |blocks| {

@@ -331,8 +331,21 @@ fn teaching_saving_and_going_on() {
     let notes = "{\"text\": \"The key is under the blue pot.\"}\n{\"prompt\": \"Who has the key?\", \"completion\": \" Ann.\"}\n\
         {\"tokens\": [1, 403, 407, 261], \"mask\": [0, 1, 1, 1]}\n{\"text\": \"Ann feeds the cat at ten.\"}\n";
     let data = dir.file("notes.jsonl", notes);
-    let base =
-        ["train", "-m", &model, "-d", &data, "--steps", "6", "--batch", "2", "--eval-fraction", "0.25", "--json"];
+    let base = [
+        "train",
+        "-m",
+        &model,
+        "-d",
+        &data,
+        "--steps",
+        "6",
+        "--batch",
+        "2",
+        "--eval-fraction",
+        "0.25",
+        "--json",
+        "--force",
+    ];
     for (method, size) in [("lora", 100_000), ("nola", 20_000)] {
         let (out, log) = (dir.name(method), dir.name("log.jsonl"));
         let args = [&base[..], &["--method", method, "-o", &out, "--log", &log]].concat();
@@ -737,8 +750,22 @@ fn queries_learn_to_find_their_passages() {
     let alone = refused(&["train", "-m", &m, "-d", &lone, "-o", "o", "--objective", "infonce"]);
     assert!(alone.contains("batch: 1 row a step"), "{alone}");
     let bad = dir.file("bad.jsonl", &format!("{rows}{{\"query\": \"a\", \"positive\": 7}}\n{{\"query\": \"a\", \"positive\": \"b\", \"negative\": [\"c\", null]}}"));
-    let out =
-        said(&["train", "-m", &m, "-d", &bad, "-o", &out, "--objective", "infonce", "--batch", "4", "--steps", "1"]);
+    let out = said(&[
+        "train",
+        "-m",
+        &m,
+        "-d",
+        &bad,
+        "-o",
+        &out,
+        "--force",
+        "--objective",
+        "infonce",
+        "--batch",
+        "4",
+        "--steps",
+        "1",
+    ]);
     assert!(out.contains("line 9") && out.contains("positive"), "{out}");
     assert!(out.contains("line 10") && out.contains("negative[1]"), "{out}");
 }

@@ -1,6 +1,6 @@
 //! Data as people have them: every case of `../shared/cases` 01 to 09 does what it should, and files of every kind become rows.
 
-use crate::shared::shared;
+use crate::shared::{needs_shared, shared};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -68,9 +68,10 @@ fn run(folder: &Path, args: &[&str], input: &[u8]) -> (i32, String, String) {
     (out.status.code().unwrap_or(-1), text(&out.stdout), text(&out.stderr))
 }
 
+#[needs_shared]
 #[test]
 fn every_case_does_what_it_should() {
-    let Some(shared) = shared() else { return };
+    let shared = shared();
     let models = shared.join("models");
     let mut ran = 0;
     for folder in (1..=9).map(|n| format!("{n:02}")) {

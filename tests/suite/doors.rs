@@ -947,6 +947,7 @@ fn reserved_is_planned_alone() {
                     step: 1,
                     checkpoints: false,
                     activation_cache: false,
+                    best: false,
                     held: 0,
                 };
                 let plan = run.plan().unwrap();
@@ -1013,6 +1014,7 @@ fn what_grows_is_planned_at_its_largest() {
             step: 2,
             checkpoints: true,
             activation_cache: false,
+            best: false,
             held: 0,
         };
         let plan = plan.plan().unwrap();

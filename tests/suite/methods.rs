@@ -51,7 +51,20 @@ fn every_kind_saves_loads_resumes_and_is_inspected() {
         let (base, zero, one) = (logits(&[]), logits(&["-a", &format!("{whole}:0")]), logits(&["-a", &whole]));
         assert_eq!(base, zero, "{kind}");
         assert_ne!(base, one, "{kind}");
-        let more = ["train", "-m", "model.gguf", "-d", "notes.jsonl", "--steps", "1", "--init", &whole, "-o", "more"];
+        let more = [
+            "train",
+            "-m",
+            "model.gguf",
+            "-d",
+            "notes.jsonl",
+            "--steps",
+            "1",
+            "--init",
+            &whole,
+            "-o",
+            "more",
+            "--force",
+        ];
         good(dir, &more);
     }
 }

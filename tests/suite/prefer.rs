@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use std::fs;
 use std::time::Duration;
 
-const TRAIN: &str = "train -m base.gguf --rank 2 --ctx 64 --batch 4 --lr 2e-3";
+const TRAIN: &str = "train -m base.gguf --rank 2 --ctx 64 --batch 4 --lr 2e-3 --force";
 
 fn prompt(i: usize) -> String {
     format!("{} on day {i}.", ["Rain at Gull Rock", "A parrot", "Soup with carrots", "A ship"][i % 4])

@@ -76,7 +76,7 @@ impl Place {
     }
 }
 
-const TRAIN: &str = "train -m base.gguf -d notes.txt --ctx 64 --batch 2";
+const TRAIN: &str = "train -m base.gguf -d notes.txt --ctx 64 --batch 2 --force";
 /// A run with a bit of everything, and one that saves at every step.
 const RUNS: [&str; 2] = [
     "--method nola --basis 8 --eval-fraction 0.1 --eval-every 4 --patience 9 --steps 30 --save-every 3",
@@ -348,7 +348,7 @@ fn training_ends_early_with_the_best() {
     place.says(&format!("{line} --steps 60 --patience 2 -o paused --max-steps {best}"), 0);
     assert!(place.read("early") == place.read("paused"));
     assert_eq!(place.json("inspect early")["provenance"]["steps"], best);
-    assert!(place.says(&format!("{TRAIN} --patience 2 -o x"), 2).contains("--eval-fraction"));
+    assert!(place.says(&format!("{TRAIN} --held-out 0 --patience 2 -o x"), 2).contains("--held-out"));
 }
 
 #[test]

@@ -321,7 +321,8 @@ fn size(text: &str) -> Result<usize, String> {
 }
 
 /// Options of `train` that have been renamed since version 0.1: old and new name.
-const RENAMED: [[&str; 2]; 3] = [
+const RENAMED: [[&str; 2]; 4] = [
+    ["eval-fraction", "held-out"],
     ["keep-precision", "act-type"],
     ["lower-cache", "activation-cache"],
     ["lower-cache-size", "activation-cache-size"],

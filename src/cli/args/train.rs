@@ -3,7 +3,9 @@
 use super::*;
 
 #[derive(Args)]
-#[command(override_usage = "mynah train -m MODEL -d DATA -o OUT [OPTIONS]\n       mynah train --resume DIR [OPTIONS]")]
+#[command(
+    override_usage = "mynah train [-m MODEL] -d DATA -o OUT [OPTIONS]\n       mynah train --resume DIR [OPTIONS]"
+)]
 #[command(after_help = "\
 Data: a text (.txt, .md), which becomes rows by entries or paragraphs; rows of JSON (.jsonl, .json) or of a table (.csv,
 .tsv); an export of a chat or of mails (.mbox); or a folder of these. `mynah data look DATA` shows the rows. Rows are like:
@@ -27,13 +29,18 @@ Ctrl-C finishes the step, saves and prints how to continue; a second Ctrl-C ends
 --resume continues from the newest intact checkpoint. The adapter and the log are the same, byte by byte, as if it had
 never stopped. It refuses if the model, the data or an option that affects the result has changed.
 
+At the end one prompt is continued without and with the adapter, and the next command is shown. A run that diverges writes
+nothing.
+
 The log has one object a step: step, loss (before the update), grad_norm, lr, tokens.
-With --json a last object: loss_first, loss_last, eval_before, eval_after, adapter_bytes, tokens_per_second,
-peak_rss_bytes, ended (done, early, paused, interrupted or failed), and more.
+With --json a last object: loss_first and loss_last (means over an epoch, or a quarter of the steps if that is shorter),
+eval_before, eval_after (held-out loss, after: of what is saved), saved_step, adapter_bytes, tokens_per_second,
+peak_rss_bytes, ended (done, early, paused, interrupted or failed), sample (prompt, before, after), and more.
 
 Examples:
+  mynah train -d notes.txt -o notes.mynah
   mynah train -m model.gguf -d notes.txt -o notes.mynah
-  mynah train -m model.gguf -d notes.txt -o notes.mynah --method nola --eval-fraction 0.1
+  mynah train -m model.gguf -d notes.txt -o notes.mynah --method nola --held-out 0.2
   mynah train -m model.gguf -d rows.jsonl -o rows.mynah --steps 100 --batch 2 --accumulate 2 --log rows.log.jsonl
   mynah train -m model.gguf -d pairs.jsonl -o mine.mynah --objective dpo --beta 0.1 --lr 5e-5
   mynah train -m model.gguf -d queries.jsonl -o search.mynah --objective infonce --batch 16
@@ -41,9 +48,9 @@ Examples:
   mynah train -m model.gguf -d notes.txt -o notes.mynah --checkpoints notes.saved --save-every 50 --max-minutes 20
   mynah train --resume notes.saved")]
 pub struct Train {
-    /// The model, a GGUF file; it is not changed
-    #[arg(short, long, help_heading = COMMON, value_name = "MODEL")]
-    pub model: PathBuf,
+    /// The model, a GGUF file; it is not changed [default: the built-in model]
+    #[arg(short, long, help_heading = COMMON, value_name = "MODEL", required = cfg!(not(feature = "base")))]
+    pub model: Option<PathBuf>,
     /// Training data: a text, rows of JSON, a table, an export of a chat or of mails, a folder of these, or - for standard
     /// input
     #[arg(short, long, help_heading = COMMON, value_name = "DATA")]
@@ -51,6 +58,9 @@ pub struct Train {
     /// The adapter to write (with --method full: the new model, a GGUF file in F32)
     #[arg(short, long, help_heading = COMMON, value_name = "OUT")]
     pub output: PathBuf,
+    /// Replace OUT if it exists; --resume replaces what the same run has written
+    #[arg(long, help_heading = COMMON)]
+    pub force: bool,
     #[command(flatten)]
     pub teach: Teach,
 }
@@ -65,15 +75,18 @@ Examples:
   mynah plan -m model.gguf --batch 4 --ctx 512
   mynah plan -m model.gguf -d notes.txt --method nola --memory 400M")]
 pub struct Plan {
-    /// The model, a GGUF file
-    #[arg(short, long, help_heading = COMMON, value_name = "MODEL")]
-    pub model: PathBuf,
+    /// The model, a GGUF file [default: the built-in model]
+    #[arg(short, long, help_heading = COMMON, value_name = "MODEL", required = cfg!(not(feature = "base")))]
+    pub model: Option<PathBuf>,
     /// Training data
     #[arg(short, long, help_heading = COMMON, value_name = "DATA")]
     pub data: Option<PathBuf>,
     /// Ignored, so that the options of a `train` command can be given unchanged
     #[arg(short, long, help_heading = COMMON, value_name = "OUT")]
     pub output: Option<PathBuf>,
+    /// Ignored, likewise
+    #[arg(long, help_heading = COMMON)]
+    pub force: bool,
     #[command(flatten)]
     pub teach: Teach,
 }
@@ -88,7 +101,7 @@ fn own() -> Vec<&'static str> {
 pub struct Teach {
     #[command(flatten)]
     pub method: Choice<Methods>,
-    /// Optimiser steps [default: from --epochs]
+    /// Optimiser steps [default: from --epochs, or from the number of tokens]
     #[arg(help_heading = COMMON, long, value_name = "N", conflicts_with = "epochs", value_parser = whole::<u64>(1..))]
     pub steps: Option<u64>,
     /// Peak learning rate
@@ -113,7 +126,8 @@ pub struct Teach {
     /// Continue training an adapter instead of creating one; it determines kind, settings, targets and layers
     #[arg(help_heading = ADAPTER, long, value_name = "ADAPTER", conflicts_with_all = own())]
     pub init: Option<PathBuf>,
-    /// Number of passes over the data [default: 3]
+    /// Number of passes over the data [default: as many as have 80 steps, but 3 to 12, and at most 300,000
+    /// tokens in all]
     #[arg(help_heading = DATA, long, value_name = "E", value_parser = whole::<u64>(1..))]
     pub epochs: Option<u64>,
     /// Rows of a micro-batch, which go through the model together
@@ -182,9 +196,10 @@ pub struct Teach {
         help_heading = MEMORY, long, alias = "lower-cache-size", value_name = "BYTES", default_value = "2G", value_parser = size
     )]
     pub activation_cache_size: usize,
-    /// Fraction of the rows that is held out for evaluation, for example 0.1
-    #[arg(help_heading = PROGRESS, long, value_name = "F", default_value_t = 0.0, value_parser = between(0.0, 0.99))]
-    pub eval_fraction: f32,
+    /// Fraction of the rows that is held out for evaluation; the best state by their loss is saved. 0 holds out none, and
+    /// the last state is saved [default: a tenth, but 2 to 64 rows, and none of fewer than 16]
+    #[arg(help_heading = PROGRESS, long, alias = "eval-fraction", value_name = "F", value_parser = between(0.0, 0.99))]
+    pub held_out: Option<f32>,
     /// Evaluate on the held-out rows every N steps [default: an eighth of all steps]
     #[arg(help_heading = PROGRESS, long, value_name = "N", value_parser = whole::<u64>(1..))]
     pub eval_every: Option<u64>,

@@ -2,7 +2,8 @@
 //!
 //! The library does the work; this is its thin shell. `setup.rs` turns options into a lesson, `plan.rs` says what memory
 //! it will take, `run.rs` is the loop around it, `resume.rs` has checkpoints and how a run continues from them,
-//! `reference.rs` and `activation_cache.rs` have the files beside the data, `output.rs` says where files may go.
+//! `reference.rs` and `activation_cache.rs` have the files beside the data, `output.rs` says where files may go, and
+//! `sample.rs` shows what was learnt.
 
 mod activation_cache;
 mod output;
@@ -10,6 +11,7 @@ mod plan;
 mod reference;
 mod resume;
 mod run;
+mod sample;
 mod setup;
 
 pub use plan::{held, plan};
@@ -21,12 +23,13 @@ use crate::meter::Meter;
 use crate::paths::Named;
 use crate::{Outcome, load, meter, out};
 use anyhow::Context;
-use mynah::app::{DISCARDS, Ended, Event, Lesson, Work};
+use mynah::app::{DISCARDS, Ended, Event, Lesson, Method, Work};
 use mynah::bytes::map;
 use mynah::container::head::Head;
 use mynah::train::data::Files;
 use mynah::{Error, Mynah};
 use resume::{Saved, Saver};
+use sample::{Prompt, Sample};
 use setup::{Size, flagged};
 use std::fs::File;
 use std::path::Path;
@@ -37,7 +40,7 @@ use std::time::Duration;
 pub fn train(options: &Train, given: Head, resumed: Option<Resumed>, json: bool) -> anyhow::Result<Outcome> {
     let args = &options.teach;
     check(options, resumed.as_ref())?;
-    let mynah = load::open(&options.model, &args.engine)?;
+    let mynah = load::named(options.model.as_deref(), &args.engine)?;
     let (folder, saved) = resumed.map(|r| ((r.folder, r.saved.checkpoint.step()), r.saved)).unzip();
     let from = folder.as_ref().map(|(folder, step)| folder.file(*step));
     let Some(begun) = begin(options, &mynah, saved, from.as_deref())? else { return stopped() };
@@ -58,11 +61,21 @@ pub fn train(options: &Train, given: Head, resumed: Option<Resumed>, json: bool)
     };
     run.run()?;
     let unsaved = run.save_last().err();
-    let summary = save(&mut run, &options.output)?;
+    let (mut summary, file) = save(&mut run, options)?;
+    let prompt = Prompt::of(&mynah, &run.lesson)?;
+    let full = run.lesson.method() == Method::WEIGHTS;
+    let complete = matches!(run.lesson.ended(), Some(Ended::Done | Ended::Early));
+    // The trainer's memory is free before the model speaks.
+    let outcome = finish(run, unsaved, options);
+    if let Some(file) = file.filter(|_| complete && !meter::interrupted()) {
+        summary.sample = prompt.as_ref().map(|prompt| prompt.sample(&mynah, options, file)).transpose()?;
+        summary.sample.iter().for_each(Sample::show);
+        sample::show_next(prompt.as_ref(), options, full);
+    }
     if json {
         out::print_json(&summary)?;
     }
-    finish(run, unsaved)
+    outcome
 }
 
 /// What is wrong with options and paths is found before anything else.
@@ -75,12 +88,12 @@ fn check(options: &Train, resumed: Option<&Resumed>) -> anyhow::Result<()> {
         (None, Some(folder)) => ("--checkpoints", folder.as_path()),
         (None, None) => ("OUT.checkpoints", default.as_path()),
     };
-    output::check(options, Named::new(what, folder))?;
     if resumed.is_none() {
         resume::check_unused(folder)?;
     }
-    if args.patience.is_some() && args.eval_fraction == 0.0 {
-        return Err(Usage::error("--patience measures on held-out rows: put some aside with --eval-fraction 0.1"));
+    output::check(options, Named::new(what, folder), resumed.is_some_and(|r| !r.saved.other_output))?;
+    if args.patience.is_some() && args.held_out == Some(0.0) {
+        return Err(Usage::error("--patience measures on held-out rows, and --held-out 0 puts none aside"));
     }
     Ok(())
 }
@@ -105,7 +118,8 @@ fn begin(options: &Train, mynah: &Mynah, saved: Option<Saved>, from: Option<&Pat
     let clock = saved.as_ref().map_or_else(load::now, |s| s.clock);
     let setup = setup::setup(args, mynah, saved, clock, Some(&files))?;
     let (mut draft, size) = setup::draft(setup, &options.data, &files)?;
-    let planned = plan::settled(args, flagged(draft.plan(plan::held(mynah)))?)?.total();
+    drop(files);
+    let planned = plan::settled(args, flagged(draft.plan(plan::held()))?)?.total();
     let mut lesson = draft.begin().map_err(|e| named(e, from))?;
     meter::catch_interrupt("stopping after this step")?;
     weigh(&mut lesson, from)?;
@@ -168,43 +182,55 @@ fn introduce(lesson: &Lesson, size: &Size, planned: usize) {
         0 => String::new(),
         n => format!("; continues after step {n}"),
     };
+    let held_out = match lesson.held_out().len() {
+        0 => String::new(),
+        n => format!(", {n} of them held out to measure on"),
+    };
+    // Of a part of an epoch, or of parts, a digit tells enough.
+    let epochs = (size.epochs * 10.0).round() / 10.0;
     out::say(&format!(
-        "{}: {} parameters; {} rows, {} tokens, {} rows held out; {} steps; {} planned{done}",
+        "{} rows{held_out}; {} tokens to learn: {} steps, {epochs} epoch{}",
+        out::number(size.rows as u64),
+        out::number(size.tokens as u64),
+        out::number(lesson.steps()),
+        if epochs == 1.0 { "" } else { "s" },
+    ));
+    out::say(&format!(
+        "{}: {} parameters; {} planned{done}",
         lesson.method(),
-        lesson.trainer().parameters(),
-        size.rows,
-        size.tokens,
-        lesson.held_out().len(),
-        lesson.steps(),
+        out::number(lesson.trainer().parameters() as u64),
         out::bytes(planned as u64),
     ));
 }
 
-/// Writes the result, and says what it is.
-fn save(run: &mut Run, output: &Path) -> anyhow::Result<Summary> {
-    let saved = match run.steps() {
-        0 => None,
-        _ => {
+/// Writes the result, if it is one, and says what it is.
+fn save(run: &mut Run, options: &Train) -> anyhow::Result<(Summary, Option<Vec<u8>>)> {
+    let output = &options.output;
+    let file = match run.steps() > 0 && !run.diverged() {
+        false => None,
+        true => {
             let file = run.lesson.to_bytes()?;
             if let Err(e) = map::replace(output, &file) {
                 return Err(run.rescue().context(e));
             }
-            Some(file.len())
+            Some(file)
         }
     };
-    let summary = run.summary(saved);
+    let summary = run.summary(file.as_ref().map(Vec::len));
     run.show(&summary);
-    let output = output.display();
-    match (saved, &run.lesson.history().best_file, summary.best_step) {
-        (Some(n), Some(_), Some(step)) => out::say(&format!("saved {output}, {n} bytes: the best, of step {step}")),
-        (Some(n), ..) => out::say(&format!("saved {output}, {n} bytes")),
-        _ => out::say("nothing saved: no step was done"),
+    let path = output.display();
+    match &file {
+        Some(file) => out::say(&format!("saved {path}, {} bytes", out::number(file.len() as u64))),
+        None if run.steps() == 0 => out::say("nothing saved: no step was done"),
+        None if output.exists() => out::say(&format!("nothing saved: {path} is as it was")),
+        None => out::say("nothing saved"),
     }
-    Ok(summary)
+    Ok((summary, file))
 }
 
 /// How the run ended, and how it continues. `unsaved`: why there is no checkpoint of the last step, if there should be one.
-fn finish(run: Run, unsaved: Option<anyhow::Error>) -> anyhow::Result<Outcome> {
+fn finish(run: Run, unsaved: Option<anyhow::Error>, options: &Train) -> anyhow::Result<Outcome> {
+    let diverged = run.diverged().then(|| run.slower(options.teach.lr));
     let Run { lesson, saver, discarded, .. } = run;
     let (steps, all) = (lesson.history().steps(), lesson.steps());
     let command = saver.as_ref().and_then(Saver::command);
@@ -222,7 +248,11 @@ fn finish(run: Run, unsaved: Option<anyhow::Error>) -> anyhow::Result<Outcome> {
                 let waited = lesson.history().waited();
                 out::say(&format!("ended early: {waited} evaluations in a row did not improve the held-out loss"));
             }
-            saver.map_or(Ok(()), Saver::finish).map(|()| Outcome::Done)
+            saver.map_or(Ok(()), Saver::finish)?;
+            match diverged {
+                Some(advice) => Err(anyhow::anyhow!("the loss rose, and the run diverged; {advice}")),
+                None => Ok(Outcome::Done),
+            }
         }
         (None, _) => {
             say("paused");
@@ -230,7 +260,8 @@ fn finish(run: Run, unsaved: Option<anyhow::Error>) -> anyhow::Result<Outcome> {
         }
         (Some(Ended::Failed), Some(e)) => {
             say("stopped");
-            Err(anyhow::Error::from(e).context(format!("{DISCARDS} steps in a row were discarded")))
+            let advice = diverged.unwrap_or_default();
+            Err(anyhow::Error::from(e).context(format!("{DISCARDS} steps in a row were discarded; {advice}")))
         }
         _ => {
             say("interrupted");

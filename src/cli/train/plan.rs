@@ -6,18 +6,15 @@ use crate::load;
 use crate::{Outcome, meter, out};
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
-use mynah::Mynah;
 use mynah::model::ActType;
 use mynah::nn::head;
 use mynah::train::data::Files;
 use mynah::train::plan::{Change, Plan, Refusal};
 use serde_json::{Value, json};
 
-/// What the process holds now without the model's file: its own pages and its program's.
-pub fn held(mynah: &Mynah) -> usize {
-    let file = mynah.model().file_len();
-    let program = |m: meter::Memory| m.anonymous as usize + (m.mapped as usize).saturating_sub(file);
-    meter::memory().map_or(0, program)
+/// What the process holds now without the model's file: its own pages, and those of its program, which come one by one.
+pub fn held() -> usize {
+    meter::memory().map_or(0, |m| (m.anonymous + m.program) as usize)
 }
 
 /// The plan, if --memory lets there be one.
@@ -44,6 +41,8 @@ fn refused(bytes: usize, refusal: &Refusal) -> String {
 fn option(change: &Change) -> String {
     match change {
         Change::Context(ctx) => format!("--ctx {ctx}"),
+        Change::Kind(name) => format!("--method {name}"),
+        Change::Targets(list) => format!("--targets {list}"),
         Change::Rank(rank) => format!("--rank {rank}"),
         Change::Layers(first) => format!("--layers {first}-"),
         Change::ActType(ActType::F32) => "--act-type f32".into(),
@@ -56,15 +55,15 @@ fn option(change: &Change) -> String {
 pub fn plan(options: &Options, json: bool) -> anyhow::Result<Outcome> {
     let args = &options.teach;
     args.check()?;
-    let mynah = load::open(&options.model, &args.engine)?;
+    let mynah = load::named(options.model.as_deref(), &args.engine)?;
     let data = options.data.as_ref().map(|path| Files::open(path)).transpose()?;
     let setup = setup::setup(args, &mynah, None, load::now(), data.as_ref())?;
     let plan = match (&options.data, &data) {
         (Some(path), Some(files)) => {
             let (mut draft, _) = setup::draft(setup, path, files)?;
-            flagged(draft.plan(held(&mynah)))?
+            flagged(draft.plan(held()))?
         }
-        _ => flagged(setup.plan(held(&mynah)))?,
+        _ => flagged(setup.plan(held()))?,
     };
     let plan = settled(args, plan)?;
     if json {

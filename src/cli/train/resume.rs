@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 /// Time between checkpoints where nothing is said.
 const EVERY: Duration = Duration::from_secs(60);
 /// Options of this part of a run alone: a checkpoint does not keep them.
-const PASSING: [&str; 5] = ["resume", "checkpoints", "threads", "max-minutes", "max-steps"];
+const PASSING: [&str; 6] = ["resume", "checkpoints", "threads", "max-minutes", "max-steps", "force"];
 /// Options of which one takes the place of the other.
 const EITHER: [[&str; 2]; 4] = [["steps", "epochs"], ["epochs", "steps"], ["recompute", "keep"], ["keep", "recompute"]];
 
@@ -43,6 +43,8 @@ pub struct Saved {
     pub checkpoint: Checkpoint,
     /// Whether `--init` now names another file than before.
     pub other_init: bool,
+    /// Whether `-o` does.
+    pub other_output: bool,
     /// What chat templates took for now, in seconds since 1970.
     pub clock: i64,
 }
@@ -84,7 +86,7 @@ impl Line {
         let file = folder.file(checkpoint.step());
         let (before, clock) = noted().map_err(|e: Error| e.in_file(file.to_string_lossy()))?;
         let changed = |name| given_options.get(name).is_some_and(|now| before.get(name) != Some(now));
-        let other_init = changed("init");
+        let (other_init, other_output) = (changed("init"), changed("output"));
         let said = |name| given_options.get(name).or(before.get(name));
         let method = match said("method") {
             Some(Field::List(values)) => values.first().map(String::as_str),
@@ -107,7 +109,7 @@ impl Line {
         Ok(Line {
             cli,
             options: kept(all),
-            resumed: Some(Resumed { folder, saved: Saved { checkpoint, other_init, clock } }),
+            resumed: Some(Resumed { folder, saved: Saved { checkpoint, other_init, other_output, clock } }),
         })
     }
 }
@@ -175,8 +177,12 @@ pub fn check_unused(path: &Path) -> anyhow::Result<()> {
 }
 
 /// A path as a shell takes it.
-fn quote(path: &Path) -> String {
-    let text = path.to_string_lossy();
+pub fn quote(path: &Path) -> String {
+    word(&path.to_string_lossy())
+}
+
+/// A word as a shell takes it.
+pub fn word(text: &str) -> String {
     let plain = |c: char| c.is_alphanumeric() || "/._-+,@:~".contains(c);
     if text.chars().all(plain) && !text.is_empty() { text.into() } else { format!("'{}'", text.replace('\'', "'\\''")) }
 }

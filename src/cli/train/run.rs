@@ -1,10 +1,11 @@
 //! A run: the loop around a lesson, with its clock, its log, its progress, and what it leaves behind.
 
 use super::resume::Saver;
+use super::sample::Sample;
 use crate::meter::{self, Meter};
 use crate::{out, plot};
 use anyhow::{Context, anyhow};
-use mynah::app::{Ended, Event, Lesson, Work};
+use mynah::app::{Ended, Event, Lesson, Method, Work};
 use mynah::train::Report;
 use serde::Serialize;
 use std::fs::File;
@@ -21,6 +22,7 @@ pub struct Summary {
     pub eval_before: Option<f64>,
     pub eval_after: Option<f64>,
     pub best_step: Option<u64>,
+    pub saved_step: u64,
     pub adapter_bytes: Option<usize>,
     pub tokens_per_second: f64,
     pub seconds: f64,
@@ -29,6 +31,8 @@ pub struct Summary {
     pub ended: &'static str,
     /// What was guessed of the data.
     pub notes: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sample: Option<Sample>,
 }
 
 /// What a lesson does next; Ctrl-C is its end.
@@ -158,17 +162,17 @@ impl Run {
 
     pub fn summary(&self, adapter_bytes: Option<usize>) -> Summary {
         let history = self.lesson.history();
-        // What is saved is the best if the best was looked for, else what came last.
-        let saved = history.best_file.as_ref().and(history.best());
-        let last = history.held_out.last().copied().filter(|(step, _)| *step == history.steps());
+        let saved = history.saved();
+        let losses = history.mean_losses(self.lesson.steps_per_epoch());
         Summary {
             steps: history.steps(),
             parameters: self.lesson.trainer().parameters(),
-            loss_first: history.losses.first().copied(),
-            loss_last: history.losses.last().copied(),
+            loss_first: losses.map(|l| l.0),
+            loss_last: losses.map(|l| l.1),
             eval_before: history.held_out.first().map(|at| at.1),
-            eval_after: saved.or(last).map(|at| at.1),
+            eval_after: history.held_out.iter().find(|(step, _)| *step > 0 && *step == saved).map(|at| at.1),
             best_step: history.best().map(|at| at.0),
+            saved_step: saved,
             adapter_bytes,
             tokens_per_second: history.tokens_per_second(),
             seconds: history.seconds,
@@ -180,6 +184,7 @@ impl Run {
                 None => "paused",
             },
             notes: self.notes.clone(),
+            sample: None,
         }
     }
 
@@ -193,12 +198,67 @@ impl Run {
         };
         let memory = summary.peak_rss_bytes.map_or("unknown".into(), out::bytes);
         out::say(&format!(
-            "{} steps in {:.1} s, {:.0} tokens/s; loss {}; held-out loss {}; peak memory {memory}",
+            "{} steps in {:.1} s, {:.0} tokens/s; loss {} (means of many steps); held-out loss {}; peak memory {memory}",
             summary.steps,
             summary.seconds,
             summary.tokens_per_second,
             pair(summary.loss_first, summary.loss_last),
             pair(summary.eval_before, summary.eval_after),
         ));
+        if let Some(text) = verdict(&history.held_out, history.saved()) {
+            out::say(&text);
+        }
+    }
+
+    /// Whether steps were discarded until the run gave up, or what was learnt is much worse than nothing.
+    pub fn diverged(&self) -> bool {
+        let history = self.lesson.history();
+        let held_out = history.held_out.first().zip(history.best()).map(|(before, best)| (before.1, best.1));
+        let losses = held_out.or_else(|| history.mean_losses(self.lesson.steps_per_epoch()));
+        let worse = losses.is_some_and(|(before, after)| !(after <= WORSE * before));
+        self.lesson.ended() == Some(Ended::Failed) || (self.lesson.ended() == Some(Ended::Done) && worse)
+    }
+
+    /// What may help a run that diverged; `lr` is the rate that was asked for.
+    pub fn slower(&self, lr: Option<f32>) -> String {
+        let lr = lr.unwrap_or_else(|| Method::rate(self.lesson.method()));
+        // One digit is enough for a proposal.
+        let digit = 10f32.powf((lr / 5.0).log10().floor());
+        let proposed = (lr / 5.0 / digit).round() * digit;
+        format!("try a lower rate: --lr {proposed:e} (it was {lr:e})")
+    }
+}
+
+/// A loss this many times that of the beginning is worse than nothing.
+const WORSE: f64 = 1.5;
+
+/// What the held-out losses mean, in plain words. `saved` is the step whose state is saved.
+fn verdict(held_out: &[(u64, f64)], saved: u64) -> Option<String> {
+    let (before, last) = (held_out.first()?.1, held_out.last()?);
+    let best = held_out.iter().find(|(step, _)| *step == saved && *step > 0)?.1;
+    let text = match last.0 > saved {
+        _ if best >= before => format!(
+            "what was held out is not predicted better than before; saved step {saved}. More rows, or a lower --lr, may help"
+        ),
+        true if last.1 > best => format!(
+            "from step {saved} on it only memorised: the held-out loss rose to {:.4} again; saved step {saved}",
+            last.1
+        ),
+        _ => return None,
+    };
+    Some(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn held_out_losses_in_words() {
+        let say = |losses: &[f64], saved| verdict(&(0..).zip(losses.iter().copied()).collect::<Vec<_>>(), saved);
+        assert_eq!(say(&[3.0, 2.0, 1.0], 2), None);
+        assert_eq!(say(&[], 2), None);
+        assert!(say(&[3.0, 2.0, 2.5], 1).unwrap().starts_with("from step 1 on it only memorised"));
+        assert!(say(&[3.0, 3.5, 3.6], 1).unwrap().contains("not predicted better"));
     }
 }

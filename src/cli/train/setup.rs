@@ -15,7 +15,8 @@ use mynah::{Error, Mynah};
 use std::path::Path;
 
 /// Settings of the library that an option of another name sets.
-const FLAGS: [(&str, &str); 9] = [
+const FLAGS: [(&str, &str); 10] = [
+    ("patience", "--patience"),
     ("context", "--ctx"),
     ("layers", "--layers"),
     ("targets", "--targets"),
@@ -23,7 +24,7 @@ const FLAGS: [(&str, &str); 9] = [
     ("loraplus ratio", "--loraplus-ratio"),
     ("precision", "--fast"),
     ("dropout", "--dropout"),
-    ("evaluation fraction", "--eval-fraction"),
+    ("evaluation fraction", "--held-out"),
     ("activation cache", "--activation-cache"),
 ];
 
@@ -65,10 +66,9 @@ pub fn setup(
     }
     let setup = setup.stack(load::stack(mynah, &args.adapters)?).settings(|s| settings(args, clock, s));
     let Some(path) = args.activation_cache.clone() else { return Ok(setup) };
-    let (limit, mynah) = (args.activation_cache_size as u64, mynah.clone());
-    let data = data.map_or_else(|| blake3::hash(&[]).into(), Files::digest);
+    let limit = args.activation_cache_size as u64;
+    let subject = Subject::new(mynah, data.map_or_else(|| blake3::hash(&[]).into(), Files::digest));
     Ok(setup.activation_cache(move |blocks| {
-        let subject = Subject::new(&mynah, data);
         let file = activation_cache::File::open(&path, limit, &subject, blocks)?;
         out::say(&file.says());
         Ok(Box::new(file))
@@ -104,14 +104,14 @@ fn settings(args: &Teach, clock: i64, to: &mut Settings) {
     *to = Settings {
         lr: args.lr,
         steps: args.steps,
-        epochs: args.epochs.unwrap_or(to.epochs),
+        epochs: args.epochs,
         batch: args.batch,
         accumulate: args.accumulate,
         context: args.ctx,
         pack: args.pack,
         shuffle: args.order == RowOrder::Shuffled,
         seed: args.seed,
-        held_out: f64::from(args.eval_fraction),
+        held_out: args.held_out.map(f64::from).or(to.held_out),
         eval_every: args.eval_every,
         patience: args.patience,
         objective: objective::Spec { kind: args.objective.kind().into(), values: args.objective.values.clone() },
@@ -144,8 +144,9 @@ pub fn draft(setup: Setup, path: &Path, files: &Files) -> anyhow::Result<(Draft,
     flagged(setup.tokens())?;
     let data: Data = setup.read_files(files).with_context(|| name.to_string())?;
     load::notes(&data.rows);
-    let size = Size { rows: data.rows.examples.len(), tokens: data.rows.tokens(), notes: data.rows.notes.clone() };
+    let (rows, notes) = (data.rows.examples.len(), data.rows.notes.clone());
     let draft = flagged(setup.draft(data))?;
+    let size = Size { rows, tokens: draft.tokens(), epochs: draft.epochs(), notes };
     if draft.pairs() > 0 {
         let n = draft.pairs();
         out::say(&format!("{n} pairs: each becomes a liked and a disliked completion"));
@@ -153,10 +154,13 @@ pub fn draft(setup: Setup, path: &Path, files: &Files) -> anyhow::Result<(Draft,
     Ok((draft, size))
 }
 
-/// What a file holds.
+/// How much there is to learn.
 pub struct Size {
+    /// Rows of the file.
     pub rows: usize,
+    /// Tokens of an epoch.
     pub tokens: usize,
+    pub epochs: f64,
     /// What was guessed of it.
     pub notes: Vec<String>,
 }
