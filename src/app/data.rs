@@ -125,6 +125,7 @@ fn fits(kind: &Kind, example: &Example) -> bool {
         Shape::Completion => example.other.is_none() && example.good != Some(false),
         Shape::Pair => example.other.is_some(),
         Shape::Verdict => example.good.is_some(),
+        Shape::Mixed => true,
     }
 }
 

@@ -3,18 +3,19 @@
 use super::{Mynah, Talk};
 use crate::adapter::{self, Adapter, Fit, Provenance, Ready, Spec, Stack};
 use crate::bytes::{Bytes, Limits, map};
+use crate::decode::Sampling;
 use crate::decode::Stop;
 use crate::error::{Error, Result};
-use crate::text::chat::Message;
+use crate::text::chat::{Message, Template};
 use crate::train::data::{Options, Reader};
-use crate::train::feedback::{self, Answer, Divergence, Marks, Plan, Verdict};
+use crate::train::feedback::{self, Answer, Divergence, Marks, ORDINARY, Plan, Verdict};
 use crate::train::journal::Journal;
 use crate::train::{Checkpoint, Example, Report};
 use serde_json::Value;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::prelude::v1::*;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 /// The marks, and the adapter before the one that was kept last: what their files are called behind the adapter's name.
 const MARKS: &str = ".feedback.jsonl";
@@ -22,6 +23,11 @@ const BEFORE: &str = ".before";
 
 /// Most rows on which the divergence from the base is measured.
 const MEASURED: usize = 32;
+/// The usual learning rate of a kind is for many steps; a lesson has few.
+const HASTE: f32 = 4.0;
+/// Most tokens of a conversation that an own answer is made in, and of that answer.
+const OWN_CONTEXT: usize = 512;
+const OWN_TOKENS: usize = 24;
 
 /// An adapter that learns from what somebody thinks of answers.
 ///
@@ -63,6 +69,55 @@ pub struct Feedback {
     journal: Journal,
     /// What is attached below.
     beneath: Stack,
+    /// The last answer that a text took the place of.
+    fixed: Option<Fixed>,
+    /// Own answers to ordinary questions, made once.
+    own: Own,
+}
+
+/// Own answers to the first of [`ORDINARY`]; none where there is no room for one.
+type Own = Arc<Mutex<Vec<Option<Example>>>>;
+
+/// An answer that a text took the place of.
+struct Fixed {
+    before: Vec<Message>,
+    text: String,
+    answer: String,
+    ended: bool,
+}
+
+/// A mark of the file.
+///
+/// ```
+/// # fn main() -> mynah::Result<()> {
+/// # #[cfg(feature = "base")] {
+/// # use mynah::{Mynah, adapter::Spec, app::Feedback};
+/// # let folder = tempfile::tempdir().unwrap();
+/// # let path = folder.path().join("mine.mynah");
+/// # let mut talk = Mynah::embedded()?.generation().limit(12).talk()?;
+/// # let mut feedback = Feedback::open(&mut talk, &path, &Spec::new("lora"))?;
+/// let said = talk.say("Tell me a story about a bear.")?.finish()?;
+/// feedback.better(&mut talk, "A bear slept.")?;
+/// let mark = &feedback.list()[0];
+/// assert_eq!((&*mark.answer, mark.instead.as_deref()), (&*said.text, Some("A bear slept.")));
+/// assert_eq!(mark.prompt[0].content, "Tell me a story about a bear.");
+/// # }
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+pub struct Noted {
+    /// Its number, from 1: its line in the file.
+    pub number: usize,
+    /// The conversation up to the answer.
+    pub prompt: Vec<Message>,
+    /// The answer.
+    pub answer: String,
+    /// What is better than the answer, if that was said.
+    pub instead: Option<String>,
+    /// Whether the answer was good.
+    pub good: bool,
+    /// Whether the adapter has learnt it.
+    pub learnt: bool,
 }
 
 /// What somebody thinks of the last answer of a conversation.
@@ -101,16 +156,19 @@ pub enum Mark<'a> {
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct LearnSettings {
-    /// Learning rate; none is usual for the kind of adapter.
+    /// Learning rate; none is four times what is usual for the kind of adapter.
     pub lr: Option<f32>,
     /// How often every new mark is seen, at most.
     pub passes: u64,
-    /// It is over when the loss, at first 0.69, is no more than this. Lower values move the model further from its base.
+    /// It is over early when marked answers are this far from what was not wanted, as a loss that is 0.69 at first; 0 is
+    /// never.
     pub enough: f64,
     /// How strongly rewards follow log-probabilities; none is usual for the objective.
     pub beta: Option<f64>,
-    /// Most marks that were learnt before and are taken again.
+    /// Most examples that were learnt before and are taken again.
     pub replay: usize,
+    /// Most own answers to ordinary questions, which the model repeats so that other answers stay as they are; 0 is none.
+    pub own: usize,
     /// The order of rows follows from it.
     pub seed: u64,
 }
@@ -118,7 +176,7 @@ pub struct LearnSettings {
 impl Default for LearnSettings {
     fn default() -> Self {
         let Plan { passes, enough, beta, seed, .. } = Plan::default();
-        LearnSettings { lr: None, passes, enough, beta, replay: 16, seed }
+        LearnSettings { lr: None, passes, enough, beta, replay: 16, own: ORDINARY.len(), seed }
     }
 }
 
@@ -176,7 +234,8 @@ impl Feedback {
         };
         let journal = Journal::open(&beside(path, MARKS))?;
         let beneath = talk.stack().clone();
-        let feedback = Feedback { mynah, path: path.into(), bytes, created: !exists, journal, beneath };
+        let (fixed, own) = (None, Own::default());
+        let feedback = Feedback { mynah, path: path.into(), bytes, created: !exists, journal, beneath, fixed, own };
         feedback.attach(talk)?;
         Ok(feedback)
     }
@@ -228,7 +287,7 @@ impl Feedback {
     }
 
     /// Marks that this adapter has learnt: its file says how much of the journal it has seen.
-    fn learnt(&self) -> usize {
+    pub fn learnt(&self) -> usize {
         self.journal.lines_until(&self.provenance().data)
     }
 
@@ -242,9 +301,50 @@ impl Feedback {
         self.marks() - self.learnt()
     }
 
+    /// Steps that the adapter has learnt in.
+    pub fn steps(&self) -> u64 {
+        self.provenance().steps
+    }
+
     /// The conversation that the last mark is about, up to the answer; to see what changes.
     pub fn last_prompt(&self) -> Option<Vec<Message>> {
-        self.journal.lines().last().and_then(prompt)
+        self.journal.lines().last().and_then(|line| noted(0, line)).map(|mark| mark.prompt)
+    }
+
+    /// The marks of the file that can be read.
+    pub fn list(&self) -> Vec<Noted> {
+        let (learnt, lines) = (self.learnt(), (1..).zip(self.journal.lines()));
+        let marks = lines.filter_map(|(number, line)| noted(number, line));
+        marks.map(|mark| Noted { learnt: mark.number <= learnt, ..mark }).collect()
+    }
+
+    /// Removes a mark from the file, by its number. What the adapter learnt from it stays in the adapter; then all other
+    /// marks count as new, since the adapter has not learnt from them alone.
+    ///
+    /// # Errors
+    /// `Invalid` if there is no such mark; those of [`Journal::change`].
+    ///
+    /// ```
+    /// # fn main() -> mynah::Result<()> {
+    /// # #[cfg(feature = "base")] {
+    /// # use mynah::{Mynah, adapter::Spec, app::Feedback};
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// # let path = folder.path().join("mine.mynah");
+    /// # let mut talk = Mynah::embedded()?.generation().limit(12).talk()?;
+    /// # let mut feedback = Feedback::open(&mut talk, &path, &Spec::new("lora"))?;
+    /// talk.say("Tell me a story about a bear.")?.finish()?;
+    /// feedback.bad(&mut talk)?;
+    /// feedback.forget(1)?;
+    /// assert_eq!(feedback.marks(), 0);
+    /// # }
+    /// # Ok(()) }
+    /// ```
+    pub fn forget(&mut self, number: usize) -> Result<()> {
+        if !(1..=self.marks()).contains(&number) {
+            return Err(Error::invalid("mark", format!("{number} of {} there are", self.marks())));
+        }
+        self.fixed = None;
+        self.journal.change(|i| i + 1 == number, &[])
     }
 
     /// The last answer was good: better than those before it, if it was regenerated.
@@ -266,7 +366,7 @@ impl Feedback {
     /// # }
     /// # Ok(()) }
     /// ```
-    pub fn good(&mut self, talk: &mut Talk) -> Result<()> {
+    pub fn good(&mut self, talk: &mut Talk) -> Result<usize> {
         self.mark(talk, Mark::Good)
     }
 
@@ -291,7 +391,7 @@ impl Feedback {
     /// # }
     /// # Ok(()) }
     /// ```
-    pub fn bad(&mut self, talk: &mut Talk) -> Result<()> {
+    pub fn bad(&mut self, talk: &mut Talk) -> Result<usize> {
         self.mark(talk, Mark::Bad)
     }
 
@@ -315,50 +415,70 @@ impl Feedback {
     /// # }
     /// # Ok(()) }
     /// ```
-    pub fn better(&mut self, talk: &mut Talk, text: &str) -> Result<()> {
+    pub fn better(&mut self, talk: &mut Talk, text: &str) -> Result<usize> {
         self.mark(talk, Mark::Better(text))
     }
 
-    /// Notes what somebody thinks of the last answer.
+    /// Notes what somebody thinks of the last answer. Earlier marks of the same answer give way to it; how many.
     ///
     /// # Errors
-    /// `Invalid` if there is no answer; those of [`Journal::append`].
-    pub fn mark(&mut self, talk: &mut Talk, mark: Mark) -> Result<()> {
+    /// `Invalid` if there is no answer; those of [`Journal::change`].
+    pub fn mark(&mut self, talk: &mut Talk, mark: Mark) -> Result<usize> {
         talk.end();
         let Some(answer) = talk.last() else { return Err(Error::invalid("mark", "there is no answer yet")) };
+        // A text that took the place of an answer stands for that, and is good already.
+        let fixed = self.fixed.as_ref().filter(|f| f.before == talk.before() && f.text == answer.text);
+        if fixed.is_some() && mark == Mark::Good {
+            return Ok(0);
+        }
+        let answer = fixed.map_or(answer, |f| Answer { text: &f.answer, ended: f.ended });
+        let earlier: Vec<Noted> = self.list().into_iter().filter(|m| m.prompt == talk.before()).collect();
+        let preferred = |m: &Noted| m.instead.as_deref() == Some(answer.text);
         let best = if let Mark::Better(text) = mark { Answer::new(text) } else { answer };
         // Whatever gave way to what is good now was worse than it.
         let mut worse: Vec<Answer> = talk.others().chain([answer]).filter(|a| a.text != best.text).collect();
         worse.dedup();
         let verdicts: Vec<Verdict> = match (mark, &worse[..]) {
             (Mark::Bad, _) => vec![Verdict::Judged { answer, good: false }],
+            // That it is better than another says more.
+            (Mark::Good, []) if earlier.iter().any(preferred) => Vec::new(),
             (_, []) => vec![Verdict::Judged { answer: best, good: true }],
             (_, worse) => worse.iter().map(|&rejected| Verdict::Preferred { chosen: best, rejected }).collect(),
         };
-        for verdict in &verdicts {
-            self.journal.append(&verdict.line(talk.before()))?;
-        }
+        let lines: Vec<String> = verdicts.iter().map(|verdict| verdict.line(talk.before())).collect();
+        let gone: Vec<usize> = earlier
+            .iter()
+            .filter(|m| m.answer == answer.text || mark != Mark::Good && preferred(m))
+            .map(|m| m.number - 1)
+            .collect();
+        // What says the same already stays where it is.
+        let known = |line: &String| self.journal.lines().any(|known| known == line.as_bytes());
+        let (known, new): (Vec<String>, Vec<String>) = lines.into_iter().partition(known);
+        let stays: Vec<bool> = self.journal.lines().map(|l| known.iter().any(|k| k.as_bytes() == l)).collect();
+        let fixed = match mark {
+            Mark::Better(text) => Some(Fixed {
+                before: talk.before().to_vec(),
+                text: text.into(),
+                answer: answer.text.into(),
+                ended: answer.ended,
+            }),
+            _ => None,
+        };
+        let gone: Vec<usize> = gone.into_iter().filter(|&i| !stays[i]).collect();
+        self.journal.change(|i| gone.contains(&i), &new)?;
+        self.fixed = fixed;
         if let Mark::Better(text) = mark {
             talk.correct(text);
         }
         if mark != Mark::Bad {
             talk.forget_others();
         }
-        Ok(())
+        Ok(gone.len())
     }
 
     /// The marks as rows of data. [`Marks::left_out`] are lines that are of no use.
     pub fn rows(&self, talk: &Talk) -> Marks {
-        let reader = Reader {
-            tokenizer: self.mynah.tokenizer(),
-            template: Some(talk.template()),
-            ctx: self.mynah.model().hparams.context,
-            // What people and the model say is text.
-            parse_special: false,
-            options: Options::default(),
-            limits: Limits::default(),
-        };
-        Marks::read(&reader, self.journal.lines(), self.learnt())
+        Marks::read(&reader(&self.mynah, talk.template()), self.journal.lines(), self.learnt())
     }
 
     /// Learns from all that is new, and from some of what was learnt before. If nothing is new, that is learnt as if it were.
@@ -390,7 +510,7 @@ impl Feedback {
     /// # Ok(()) }
     /// ```
     pub fn learn(&self, talk: &Talk, settings: &LearnSettings) -> Result<Learning> {
-        Learning::new(self, &self.rows(talk), settings)
+        Learning::new(self, talk, settings)
     }
 
     /// Makes what was learnt the adapter's file; what it was is in the file beside it. After an error both hold what they held,
@@ -493,12 +613,32 @@ fn attach(talk: &mut Talk, beneath: &Stack, adapter: Arc<Ready>) -> Result<()> {
     talk.replace(stack)
 }
 
-/// The conversation that a line of the journal is about.
-fn prompt(line: &[u8]) -> Option<Vec<Message>> {
+/// What reads marks.
+fn reader<'a>(mynah: &'a Mynah, template: &'a Template) -> Reader<'a> {
+    Reader {
+        tokenizer: mynah.tokenizer(),
+        template: Some(template),
+        ctx: mynah.model().hparams.context,
+        // What people and the model say is text.
+        parse_special: false,
+        options: Options::default(),
+        limits: Limits::default(),
+    }
+}
+
+/// The mark of a line of the journal.
+fn noted(number: usize, line: &[u8]) -> Option<Noted> {
     let row: Value = serde_json::from_slice(line).ok()?;
     let text = |turn: &Value, key: &str| Some(turn.get(key)?.as_str()?.to_string());
+    let said = |key: &str| text(row.get(key)?.get(0)?, "content");
     let turns = row.get("prompt")?.as_array()?.iter();
-    turns.map(|turn| Some(Message::new(text(turn, "role")?, text(turn, "content")?))).collect()
+    let prompt =
+        turns.map(|turn| Some(Message::new(text(turn, "role")?, text(turn, "content")?))).collect::<Option<_>>()?;
+    let (answer, instead, good) = match said("completion") {
+        Some(answer) => (answer, None, row.get("label")?.as_bool()?),
+        None => (said("rejected")?, Some(said("chosen")?), false),
+    };
+    Some(Noted { number, prompt, answer, instead, good, learnt: false })
 }
 
 /// What one call of [`Learning::next`] did.
@@ -526,6 +666,8 @@ fn prompt(line: &[u8]) -> Option<Vec<Message>> {
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum LearnEvent {
+    /// The model answered an ordinary question.
+    Answered,
     /// Some rows were assessed, before the first step or behind the last.
     Assessed,
     /// A step was done.
@@ -537,6 +679,8 @@ pub enum LearnEvent {
 /// Where it stands.
 #[derive(Clone, Copy)]
 enum Phase {
+    /// Ordinary questions that were answered.
+    Own(usize),
     /// Batches that were assessed before the first step.
     Before(usize),
     Steps,
@@ -547,8 +691,9 @@ enum Phase {
     Over,
 }
 
-/// A lesson from marks: an iterator that does one unit of work a call and says what it did. Rows are assessed, steps are done,
-/// rows are assessed once more, and the divergence from the base is measured before and after.
+/// A lesson from marks: an iterator that does one unit of work a call and says what it did. The model answers ordinary
+/// questions on its own, if it has not yet. Rows are assessed, steps are done, rows are assessed once more, and the divergence
+/// from the base is measured before and after.
 ///
 /// ```
 /// # fn main() -> mynah::Result<()> {
@@ -576,6 +721,10 @@ pub struct Learning {
     beneath: Stack,
     /// Gone once the adapter is in safety.
     lesson: Option<feedback::Lesson>,
+    /// Own answers; who makes them; how many are wanted.
+    own: Own,
+    speaker: Option<Talk>,
+    wanted: usize,
     /// What the new file says of itself.
     provenance: Provenance,
     measured: Vec<Example>,
@@ -583,6 +732,7 @@ pub struct Learning {
     divergence: Option<Divergence>,
     old: Arc<Ready>,
     batches: usize,
+    own_batches: usize,
     /// Steps, at most.
     limit: u64,
     phase: Phase,
@@ -629,7 +779,7 @@ struct Sums {
 pub struct Learnt {
     /// The name of the objective.
     pub objective: &'static str,
-    /// Rows that were learnt.
+    /// Marks that were learnt.
     pub marks: usize,
     /// Steps that were done.
     pub steps: u64,
@@ -639,6 +789,8 @@ pub struct Learnt {
     pub agreement: [f64; 2],
     /// From the base, in nats a token.
     pub divergence: [f64; 2],
+    /// How unlikely own answers of the base to ordinary questions are, in nats a token; 0 if none were repeated.
+    pub ordinary: [f64; 2],
     beneath: Stack,
     adapter: Option<Arc<Ready>>,
     bytes: Vec<u8>,
@@ -661,46 +813,58 @@ impl Learnt {
 }
 
 impl Learning {
-    fn new(feedback: &Feedback, marks: &Marks, settings: &LearnSettings) -> Result<Learning> {
+    fn new(feedback: &Feedback, talk: &Talk, settings: &LearnSettings) -> Result<Learning> {
+        let marks = feedback.rows(talk);
         if marks.examples.is_empty() {
             return Err(Error::invalid("marks", "there are none to learn from"));
         }
         let replay = if marks.fresh() == 0 { settings.replay.max(1) } else { settings.replay };
         let rows = marks.lesson(replay, settings.seed);
-        let measured: Vec<Example> = rows.new.iter().chain(&rows.old).take(MEASURED).cloned().collect();
-        let (objective, count) = (rows.objective, rows.new.len() + rows.old.len());
-        let (old, mynah) = (feedback.read(&feedback.bytes)?, feedback.mynah.clone());
+        let all = || rows.new.iter().chain(&rows.old);
+        let measured: Vec<Example> = all().take(MEASURED).cloned().collect();
+        let mut lines: Vec<usize> = all().filter_map(|row| row.line).collect();
+        lines.sort_unstable();
+        lines.dedup();
+        let (old, mynah, beneath) = (feedback.read(&feedback.bytes)?, feedback.mynah.clone(), feedback.beneath.clone());
         let &LearnSettings { lr, passes, enough, beta, seed, .. } = settings;
-        let plan = Plan { lr: lr.unwrap_or(old.kind().rate), passes, enough, beta, seed };
-        let lesson = feedback::Lesson::new(mynah.model(), feedback.beneath.clone(), old, rows, &plan)?;
-        let steps = feedback.provenance().steps;
+        let plan = Plan { lr: lr.unwrap_or(HASTE * old.kind().rate), passes, enough, beta, seed };
+        let lesson = feedback::Lesson::new(mynah.model(), beneath.clone(), old, rows, &plan)?;
+        let speaker = mynah.generation().stack(beneath.clone()).sampling(Sampling::greedy());
+        let speaker = speaker.context(OWN_CONTEXT).limit(OWN_TOKENS).talk()?.templated(talk.template());
+        let wanted = settings.own.min(lesson.guards()).min(ORDINARY.len());
+        let steps = feedback.steps();
         let learnt = Learnt {
-            objective,
-            marks: count,
+            objective: feedback::OBJECTIVE,
+            marks: lines.len(),
             steps: 0,
             loss: [0.0; 2],
             agreement: [0.0; 2],
             divergence: [0.0; 2],
-            beneath: feedback.beneath.clone(),
+            ordinary: [0.0; 2],
+            beneath: beneath.clone(),
             adapter: None,
             bytes: Vec::new(),
         };
         Ok(Learning {
             provenance: Provenance {
-                objective: objective.into(),
+                objective: feedback::OBJECTIVE.into(),
                 data: feedback.journal.digest(),
                 steps,
                 rope: mynah.model().rope_length().unwrap_or_default().into(),
                 ..Provenance::default()
             },
-            beneath: feedback.beneath.clone(),
+            beneath,
             old: feedback.ready(&feedback.bytes)?,
             longest: measured.iter().map(|e| e.tokens.len()).max().unwrap_or(1),
-            batches: lesson.batches(),
+            batches: lesson.batches() + wanted.div_ceil(feedback::BATCH),
+            own_batches: wanted.div_ceil(feedback::BATCH),
             limit: lesson.steps(),
             lesson: Some(lesson),
+            own: feedback.own.clone(),
+            speaker: Some(speaker),
+            wanted,
             divergence: None,
-            phase: Phase::Before(0),
+            phase: Phase::Own(0),
             stop: Stop::new(),
             sums: Sums::default(),
             learnt,
@@ -717,12 +881,14 @@ impl Learning {
     /// Calls of [`Learning::next`] that are done, and all of them, at most.
     pub fn progress(&self) -> (u64, u64) {
         let (batches, steps, rows) = (self.batches as u64, self.limit, 2 * self.measured.len() as u64);
-        let total = 2 * batches + steps + rows;
+        let own = self.wanted as u64;
+        let total = own + 2 * batches + steps + rows;
         let done = match self.phase {
-            Phase::Before(batch) => batch as u64,
-            Phase::Steps => batches + self.learnt.steps,
-            Phase::After(batch) => batches + steps + batch as u64,
-            Phase::Divergence(row) => 2 * batches + steps + row as u64,
+            Phase::Own(n) => n as u64,
+            Phase::Before(batch) => own + batch as u64,
+            Phase::Steps => own + batches + self.learnt.steps,
+            Phase::After(batch) => own + batches + steps + batch as u64,
+            Phase::Divergence(row) => own + 2 * batches + steps + row as u64,
             Phase::Over => total,
         };
         (done, total)
@@ -730,7 +896,7 @@ impl Learning {
 
     /// Whether steps may still come.
     pub fn steps_left(&self) -> bool {
-        matches!(self.phase, Phase::Before(_) | Phase::Steps)
+        matches!(self.phase, Phase::Own(_) | Phase::Before(_) | Phase::Steps)
     }
 
     /// A handle that ends the steps, from any thread. What was learnt until then is assessed and measured all the same.
@@ -746,14 +912,55 @@ impl Learning {
         }
     }
 
+    /// Answers the next ordinary question, if that was not done before; behind the last one the lesson gets them all.
+    fn answer(&mut self, i: usize) -> Result<()> {
+        let mut own = self.own.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if let (Some(speaker), Some(question)) = (&mut self.speaker, ORDINARY.get(i).filter(|_| i == own.len())) {
+            speaker.clear();
+            let said = match speaker.say(question).and_then(|reply| reply.finish()) {
+                Ok(said) => Some(said),
+                Err(Error::Limit { .. }) => None, // a context that has no room for it
+                Err(e) => return Err(e),
+            };
+            let row = said.map(|said| {
+                let answer = Answer { text: &said.text, ended: said.ended() };
+                feedback::own(&reader(&self.mynah, speaker.template()), question, answer)
+            });
+            own.push(row.and_then(Result::ok));
+        }
+        Ok(())
+    }
+
+    /// The lesson gets the own answers that it wants.
+    fn guard(&mut self) -> Result<()> {
+        self.speaker = None;
+        let own = self.own.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let rows: Vec<Example> = own.iter().take(self.wanted).flatten().cloned().collect();
+        if let Some(lesson) = &mut self.lesson {
+            lesson.guard(rows)?;
+            (self.batches, self.own_batches) = (lesson.batches() + lesson.own_batches(), lesson.own_batches());
+        }
+        Ok(())
+    }
+
     /// Assesses a batch; with the last one the loss, and the part of the rows that rewards agree with, are there.
     fn assess(&mut self, batch: usize, which: usize) -> Result<()> {
         let Some(lesson) = &mut self.lesson else { return Ok(()) };
+        let (marks, sums) = (self.batches - self.own_batches, &mut self.sums);
+        if batch >= marks {
+            let (nats, tokens) = lesson.assess_own(batch - marks)?;
+            (sums.nats, sums.tokens) = (sums.nats + nats, sums.tokens + tokens);
+            if batch + 1 == self.batches {
+                let Sums { nats, tokens, .. } = core::mem::take(sums);
+                self.learnt.ordinary[which] = nats / tokens.max(1) as f64;
+            }
+            return Ok(());
+        }
         let a = lesson.assess(batch)?;
-        let (rows, sums) = (a.n as f64, &mut self.sums);
+        let rows = a.n as f64;
         (sums.loss, sums.n) = (sums.loss + a.loss * rows, sums.n + rows);
         sums.right += a.rewards.map_or(0.0, |r| r.accuracy) * rows;
-        if batch + 1 == self.batches {
+        if batch + 1 == marks {
             let Sums { loss, right, n, .. } = core::mem::take(sums);
             (self.learnt.loss[which], self.learnt.agreement[which]) = (loss / n, right / n);
         }
@@ -812,6 +1019,21 @@ impl Learning {
             self.phase = if self.learnt.steps == 0 { Phase::Over } else { Phase::After(0) };
         }
         let event = match self.phase {
+            Phase::Own(_) if self.stop.pulled() => {
+                self.phase = Phase::Over;
+                return Ok(None);
+            }
+            Phase::Own(i) if i < self.wanted => {
+                self.answer(i)?;
+                self.phase = Phase::Own(i + 1);
+                LearnEvent::Answered
+            }
+            Phase::Own(_) => {
+                self.guard()?;
+                self.assess(0, 0)?;
+                self.phase = if self.batches > 1 { Phase::Before(1) } else { Phase::Steps };
+                LearnEvent::Assessed
+            }
             Phase::Before(batch) => {
                 self.assess(batch, 0)?;
                 self.phase = if batch + 1 < self.batches { Phase::Before(batch + 1) } else { Phase::Steps };

@@ -62,7 +62,7 @@ pub use data::{Data, RowNames};
 pub use draft::Draft;
 pub use embed::Embedding;
 #[cfg(all(feature = "chat", feature = "std"))]
-pub use feedback::{Feedback, LearnEvent, LearnSettings, Learning, Learnt, Mark};
+pub use feedback::{Feedback, LearnEvent, LearnSettings, Learning, Learnt, Mark, Noted};
 pub use history::History;
 pub use lesson::{DISCARDS, Ended, Event, Lesson, Work};
 pub use method::Method;

@@ -180,9 +180,36 @@ impl Talk {
     /// # Ok(()) }
     /// ```
     pub fn system(mut self, text: impl Into<String>) -> Talk {
-        self.messages.retain(|m| m.role != SYSTEM);
-        self.messages.insert(0, Message::new(SYSTEM, text));
+        self.set_system(Some(&text.into()));
         self
+    }
+
+    /// Sets what the system says from now on, in the place of what it said before; none takes it away. The turns stay.
+    ///
+    /// ```
+    /// # fn main() -> mynah::Result<()> {
+    /// # #[cfg(feature = "base")] {
+    /// # let mut talk = mynah::Mynah::embedded()?.generation().limit(12).talk()?;
+    /// talk.say("Hello!")?.finish()?;
+    /// talk.set_system(Some("Answer in one sentence."));
+    /// assert_eq!(talk.messages().len(), 3);
+    /// talk.set_system(None);
+    /// assert_eq!(talk.messages()[0].content, "Hello!");
+    /// # }
+    /// # Ok(()) }
+    /// ```
+    pub fn set_system(&mut self, text: Option<&str>) {
+        self.end();
+        self.messages.retain(|m| m.role != SYSTEM);
+        if let Some(text) = text {
+            self.messages.insert(0, Message::new(SYSTEM, text));
+        }
+    }
+
+    /// The same with the template of another conversation.
+    #[cfg(feature = "std")]
+    pub(super) fn templated(self, template: &Template) -> Talk {
+        Talk { template: template.clone(), ..self }
     }
 
     /// The same for templates that show the date: `seconds` since 1970 in the time zone to show.

@@ -1,7 +1,7 @@
-//! An append-only file of feedback: one line a mark, written with one call and synced to the disk.
+//! A file of feedback: one line a mark, written with one call and synced to the disk.
 //!
 //! A crash while a line is written leaves a part of it at the end, which is removed when the file is opened again.
-//! Everything before it is unchanged.
+//! Everything before it is unchanged. Lines are removed by replacing the file, whole or not at all.
 
 use crate::bytes::Limits;
 use crate::bytes::map::{self, Disk, System};
@@ -98,13 +98,39 @@ impl Journal {
     /// # Errors
     /// `Io` from the system; `Limit` if the line or the file would be too long; `Invalid` for text that is not one line.
     pub fn append(&mut self, line: &str) -> Result<()> {
+        self.check(line, self.text.len())?;
+        self.write(format!("{line}\n").as_bytes()).map_err(|e| e.in_file(self.path.to_string_lossy()))
+    }
+
+    /// Puts `new` lines at the end and removes those for which `goes` holds, counted from 0, all at once.
+    ///
+    /// # Errors
+    /// Those of [`Journal::append`].
+    pub fn change(&mut self, goes: impl Fn(usize) -> bool, new: &[String]) -> Result<()> {
+        let all = self.text.split_inclusive(|b| *b == b'\n').enumerate();
+        let mut text: Vec<u8> = all.filter(|(i, _)| !goes(*i)).flat_map(|(_, line)| line).copied().collect();
+        for line in new {
+            self.check(line, text.len())?;
+            text.extend_from_slice(line.as_bytes());
+            text.push(b'\n');
+        }
+        if let Some(added) = text.strip_prefix(&self.text[..]) {
+            return self.write(added).map_err(|e| e.in_file(self.path.to_string_lossy()));
+        }
+        map::replace(&self.path, &text)?;
+        self.text = text;
+        self.file = open(&self.path).map_err(|e| e.in_file(self.path.to_string_lossy()))?;
+        Ok(())
+    }
+
+    /// Whether a line can stand behind that many bytes.
+    fn check(&self, line: &str, before: usize) -> Result<()> {
         let named = |e: Error| e.in_file(self.path.to_string_lossy());
         if line.is_empty() || line.contains('\n') {
             return Err(named(Error::invalid("line", "it must be one, and not empty")));
         }
         Limits::check("bytes of a line", line.len() as u64, Limits::default().line).map_err(named)?;
-        Limits::check("bytes of the file", (self.text.len() + line.len() + 1) as u64, MOST).map_err(named)?;
-        self.write(format!("{line}\n").as_bytes()).map_err(|e| e.in_file(self.path.to_string_lossy()))
+        Limits::check("bytes of the file", (before + line.len() + 1) as u64, MOST).map_err(named)
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<()> {
@@ -151,6 +177,12 @@ mod tests {
         assert_eq!(journal.lines().collect::<Vec<_>>(), [b"{\"a\":1}", b"{\"b\":2}"]);
         assert_eq!([&empty, &one, &journal.digest(), "x"].map(|d| journal.lines_until(d)), [0, 1, 2, 0]);
         assert!(journal.append("two\nlines").is_err() && journal.append("").is_err());
+        // One takes the place of another, and goes again; what comes next is behind it.
+        journal.change(|i| i == 0, &["{\"c\":3}".into()]).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"{\"b\":2}\n{\"c\":3}\n");
+        assert!(journal.change(|_| true, &["".into()]).is_err() && journal.lines().count() == 2);
+        journal.change(|_| true, &["{\"a\":1}".into()]).unwrap();
+        journal.change(|_| false, &["{\"b\":2}".into()]).unwrap();
         let whole = fs::read(&path).unwrap();
         #[cfg(unix)]
         assert_eq!(std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&path).unwrap().permissions()) & 0o777, 0o600);

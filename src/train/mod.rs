@@ -418,7 +418,7 @@ impl Trainer {
         self.step += 1;
         let tokens = examples().flat_map(Example::sequences).map(|e| e.tokens.len() as u64).sum();
         let targets = match self.kind.shape {
-            Rows::Pair => examples().flat_map(Example::sequences).map(|e| e.targets() as u64).sum(),
+            Rows::Pair | Rows::Mixed => examples().flat_map(Example::sequences).map(|e| e.targets() as u64).sum(),
             _ => totals.tokens as u64,
         };
         Ok(Report { step: self.step, loss, grad_norm: norm, lr, tokens, targets, rewards: self.rewards(&metrics) })
@@ -467,7 +467,7 @@ impl Trainer {
 
     /// The sequences of examples that the objective needs, as a batch.
     fn pack(&self, examples: &[Example]) -> Result<Batch> {
-        let pairs = self.kind.shape == Rows::Pair;
+        let pairs = self.kind.shape.pairs();
         let sequences = examples.iter().flat_map(|e| {
             let other = e.other.as_deref().filter(|_| pairs).map(|o| (o, false));
             core::iter::once((e, self.kind.prompts)).chain(other)

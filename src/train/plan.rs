@@ -350,7 +350,7 @@ impl Run<'_> {
     /// The smallest allowed micro-batch. Objectives of verdicts estimate a threshold from a micro-batch, so it must not
     /// be split.
     fn least_batch(&self) -> Result<usize> {
-        let together = self.config.objective.row()?.0.shape == Shape::Verdict;
+        let together = matches!(self.config.objective.row()?.0.shape, Shape::Verdict | Shape::Mixed);
         Ok(if together { self.batch.min(self.step) } else { 1 })
     }
 

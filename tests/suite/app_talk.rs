@@ -389,13 +389,14 @@ fn models_without_a_template_talk_in_lines() {
 }
 
 /// Goes through a lesson; how many of its events were which.
-fn learn(learning: &mut mynah::app::Learning) -> [usize; 3] {
-    let mut counts = [0; 3];
+fn learn(learning: &mut mynah::app::Learning) -> [usize; 4] {
+    let mut counts = [0; 4];
     for event in learning {
         let which = match event.unwrap() {
             LearnEvent::Assessed => 0,
             LearnEvent::Step(_) => 1,
             LearnEvent::Measured => 2,
+            LearnEvent::Answered => 3,
         };
         counts[which] += 1;
     }
@@ -416,21 +417,27 @@ fn marks_teach_what_is_kept_and_undo_gives_the_bytes_back() {
     let first = whole(talk.say(BEAR));
     let refused = talk.last().unwrap().text.to_string();
     whole(talk.regenerate());
-    feedback.mark(&mut talk, Mark::Good).unwrap();
-    feedback.better(&mut talk, "A bear slept.").unwrap();
+    assert_eq!(feedback.mark(&mut talk, Mark::Good).unwrap(), 0);
+    whole(talk.say("And then?"));
+    assert_eq!(feedback.better(&mut talk, "No.").unwrap(), 0);
+    assert_eq!(feedback.better(&mut talk, "A bear slept.").unwrap(), 1);
     assert_eq!((talk.last().unwrap().text, talk.others().count()), ("A bear slept.", 0));
     assert_eq!((feedback.marks(), feedback.new_marks()), (2, 2));
+    // The second is in a conversation, and once more without it.
+    let rows = feedback.rows(&talk).examples;
+    assert_eq!(rows.iter().map(|e| e.line.unwrap()).collect::<Vec<_>>(), [1, 2, 2]);
+    assert!(rows[2].tokens.len() < rows[1].tokens.len() && rows[2].targets() == rows[1].targets());
     let line: Value = serde_json::from_slice(feedback.journal().lines().next().unwrap()).unwrap();
     assert_eq!(line["rejected"][0]["content"], *refused);
     assert_eq!(feedback.last_prompt().unwrap(), talk.before());
 
     let mut learning = feedback.learn(&talk, &settings).unwrap();
     let (_, most) = learning.progress();
-    let [assessed, steps, measured] = learn(&mut learning);
-    assert_eq!((assessed, measured, learning.progress()), (2, 4, (most, most)));
+    let [assessed, steps, measured, answered] = learn(&mut learning);
+    assert_eq!((assessed, steps, measured, answered, learning.progress()), (6, 3, 6, 12, (most, most)));
     let learnt = learning.finish().unwrap();
-    assert_eq!((learnt.objective, learnt.marks, learnt.steps as usize), ("dpo", 2, steps));
-    assert!((learnt.loss[0] - 2f64.ln()).abs() < 1e-6 && learnt.loss[1] < learnt.loss[0], "{:?}", learnt.loss);
+    assert_eq!((learnt.objective, learnt.marks, learnt.steps as usize), ("marks", 2, steps));
+    assert!(learnt.loss[1] < learnt.loss[0] && learnt.ordinary[0] > 0.0, "{:?}", learnt.loss);
     assert!(learnt.divergence[0] == 0.0 && learnt.divergence[1] > 0.0);
     // Nothing has changed yet, then only what speaks.
     assert!(fs::read(&path).unwrap() == fresh && feedback.new_marks() == 2);
@@ -446,7 +453,7 @@ fn marks_teach_what_is_kept_and_undo_gives_the_bytes_back() {
     assert_eq!(feedback.new_marks(), 0);
 
     // The command notes the same, and learns the same.
-    let script = [BEAR, "/regenerate", "/good", "/fix A bear slept.", "/learn", "keep"];
+    let script = [BEAR, "/regenerate", "/good", "And then?", "/fix No.", "/fix A bear slept.", "/learn", "keep"];
     command(other.path(), "chat --seed 3 -a mine.mynah --learn --passes 3", &script);
     let [theirs, _] = Feedback::files(other.path().join("mine.mynah"));
     assert_eq!(fs::read(theirs).unwrap(), fs::read(&marks).unwrap());

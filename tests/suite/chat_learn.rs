@@ -216,9 +216,11 @@ fn ten_marks_change_the_next_answers_and_undo_restores_the_bytes() {
     script.extend(["/learn".into(), "keep".into()]);
     let heard = place.chat(LEARN, &script).done();
     let learnt = heard.learnt();
-    assert_eq!((&learnt["objective"], &learnt["marks"]), (&"dpo".into(), &10.into()));
+    assert_eq!((&learnt["objective"], &learnt["marks"]), (&"marks".into(), &10.into()));
     let ([loss, then], [_, agrees]) = (pair(&learnt["loss"]), pair(&learnt["agreement"]));
-    assert!((loss - 2f64.ln()).abs() < 1e-6 && then < 0.2 && agrees == 1.0, "{learnt}");
+    assert!(then < loss && agrees == 1.0, "{learnt}");
+    let [own, still] = pair(&learnt["ordinary"]);
+    assert!(own > 0.0 && still < 1.03 * own, "{learnt}");
     let [near, far] = pair(&learnt["divergence"]);
     assert!(near == 0.0 && far > 0.05 && far < 1.2, "{learnt}");
     assert!(heard.keep("kept") && learnt["sample"]["before"] != learnt["sample"]["after"]);
@@ -269,7 +271,7 @@ fn thumbs_alone_turn_the_model_away_from_what_was_disliked() {
     script.extend(["/learn".into(), "keep".into()]);
     let heard = place.chat(LEARN, &script).done();
     let learnt = heard.learnt();
-    assert_eq!((&learnt["objective"], &learnt["marks"]), (&"bco_balanced".into(), &10.into()));
+    assert_eq!((&learnt["objective"], &learnt["marks"]), (&"marks".into(), &10.into()));
     let after = place.answers(&ASKED);
     let [few, many] = [&after, &before].map(|texts| texts.iter().filter(disliked).count());
     eprintln!("{many} of {} before, {few} after; {learnt}", ASKED.len());
@@ -287,27 +289,45 @@ fn thumbs_alone_turn_the_model_away_from_what_was_disliked() {
 fn marks_are_rows_that_training_reads() {
     let place = Place::new();
     fs::write(place.path("base.gguf"), mynah::base::MODEL).unwrap();
-    let script =
-        ["/good", BEAR, "/regenerate", "/regenerate", "/good", "/bad", "/fix", "/fix A bear \"slept\".", "/good"];
-    let heard = place.chat(&format!("{LEARN} --system Short."), &script).done();
-    let said = heard.texts();
-    let marks = String::from_utf8(place.read("mine.mynah.feedback.jsonl")).unwrap();
-    let rows: Vec<Value> = marks.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
-    let text = |row: usize, key: &str| rows[row][key][0]["content"].as_str().unwrap();
-    assert_eq!(rows.len(), 5, "{marks}");
-    for (row, rejected) in said[..2].iter().enumerate() {
-        assert_eq!((text(row, "chosen"), text(row, "rejected")), (said[2], *rejected));
+    let rows = |place: &Place| -> Vec<Value> {
+        let marks = String::from_utf8(place.read("mine.mynah.feedback.jsonl")).unwrap();
+        marks.lines().map(|l| serde_json::from_str(l).unwrap()).collect()
+    };
+    let text = |row: &Value, key: &str| row[key][0]["content"].as_str().unwrap().to_string();
+    let options = format!("{LEARN} --system Short.");
+    // Each answer to a question has one mark: the newest.
+    let mut script = vec!["/good", BEAR, "/regenerate", "/regenerate", "/good"];
+    let heard = place.chat(&options, &script).done();
+    let said: Vec<String> = heard.texts().into_iter().map(Into::into).collect();
+    let first = rows(&place);
+    assert_eq!(first.len(), 2, "{first:?}");
+    for (row, rejected) in first.iter().zip(&said[..2]) {
+        assert_eq!((text(row, "chosen"), text(row, "rejected")), (said[2].clone(), rejected.clone()));
     }
-    assert_eq!((text(2, "completion"), &rows[2]["label"]), (said[2], &false.into()));
-    assert_eq!((text(3, "chosen"), text(3, "rejected")), ("A bear \"slept\".", said[2]));
-    assert_eq!((text(4, "completion"), &rows[4]["label"]), ("A bear \"slept\".", &true.into()));
-    assert_eq!((text(4, "prompt"), &rows[4]["prompt"][1]["content"]), ("Short.", &BEAR.into()));
-    assert!(rows.iter().all(|r| r.to_string().matches("ended").count() == 0), "{marks}");
+    let again = |script: &[&str]| {
+        fs::remove_file(place.path("mine.mynah.feedback.jsonl")).unwrap();
+        place.chat(&options, script).done();
+        rows(&place)
+    };
+    script.push("/good");
+    assert_eq!(again(&script), first, "it was said already");
+    script.push("/bad");
+    let bad = again(&script);
+    assert_eq!((bad.len(), text(&bad[0], "completion"), &bad[0]["label"]), (1, said[2].clone(), &false.into()));
+    script.extend(["/fix", "/fix Nonsense.", "/fix A bear \"slept\".", "/good"]);
+    let fixed = again(&script);
+    assert_eq!(fixed.len(), 1, "{fixed:?}");
+    assert_eq!((text(&fixed[0], "chosen"), text(&fixed[0], "rejected")), ("A bear \"slept\".".into(), said[2].clone()));
+    assert_eq!((text(&fixed[0], "prompt"), &fixed[0]["prompt"][1]["content"]), ("Short.".into(), &BEAR.into()));
+    assert!(fixed.iter().all(|r| r.to_string().matches("ended").count() == 0), "{fixed:?}");
+    // Another question has marks of its own.
+    script.extend(["And then?", "/good"]);
+    assert_eq!(again(&script).len(), 2);
     // Of what was cut off the end is not judged: all of the answer is, and the end of a whole one beside.
     let cut = Place::new();
-    cut.chat(&format!("{LEARN} -n 5"), &[BEAR, "/bad", "/fix A bear."]).done();
+    cut.chat(&format!("{LEARN} -n 5"), &[BEAR, "/bad", "And then?", "/fix A bear."]).done();
     let marks = String::from_utf8(cut.read("mine.mynah.feedback.jsonl")).unwrap();
-    let rows: Vec<Value> = marks.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    let rows = rows(&cut);
     assert_eq!(rows[0]["completion"][0]["ended"], false, "{marks}");
     assert!(rows[1]["rejected"][0]["ended"] == false && rows[1]["chosen"][0].get("ended").is_none(), "{marks}");
     let gguf =
@@ -325,14 +345,66 @@ fn marks_are_rows_that_training_reads() {
     let targets = |text: &str| reader.lines(text.as_bytes()).unwrap().examples[0].targets();
     assert_eq!(targets(&marks.lines().next().unwrap().replace(",\"ended\":false", "")), 6);
     assert_eq!(targets(marks.lines().next().unwrap()), 5);
+    place.chat(LEARN, &["Who is it?", "/bad"]).done();
     let train = "train -m base.gguf -d mine.mynah.feedback.jsonl -o out --steps 2 --objective";
-    let (status, errors) = place.mynah(&format!("{train} bco"));
-    assert_eq!(status, Some(0), "{errors}");
+    for objective in ["bco", "marks"] {
+        let (status, errors) = place.mynah(&format!("{train} {objective}"));
+        assert_eq!(status, Some(0), "{errors}");
+    }
     let (status, errors) = place.mynah(&format!("{train} dpo"));
     assert!(status == Some(2) && errors.contains("dpo learns from rows like"), "{errors}");
     let marks = String::from_utf8(place.read("mine.mynah.feedback.jsonl")).unwrap();
     fs::write(place.path("mine.mynah.feedback.jsonl"), marks.lines().next().unwrap()).unwrap();
     assert_eq!(place.mynah(&format!("{train} dpo")).0, Some(0));
+}
+
+#[test]
+fn marks_are_listed_and_forgotten() {
+    let place = Place::new();
+    let script =
+        [BEAR, "/bad", "Tell me a story about an owl.", "/fix An owl sat.", "/marks", "/forget 1", "/forget 9"];
+    let heard = place.chat(LEARN, &script).done();
+    let list = heard.events.iter().find_map(|e| e.get("list")).unwrap();
+    let said = heard.texts();
+    assert_eq!((&list[0]["mark"], &list[0]["answer"], &list[0]["turns"]), (&"bad".into(), &said[0].into(), &1.into()));
+    assert_eq!((&list[1]["instead"], &list[1]["number"]), (&"An owl sat.".into(), &2.into()));
+    assert_eq!((&list[1]["question"], &list[1]["turns"]), (&"Tell me a story about an owl.".into(), &3.into()));
+    assert!(heard.errors.contains("there is no mark 9"), "{}", heard.errors);
+    let left = String::from_utf8(place.read("mine.mynah.feedback.jsonl")).unwrap();
+    assert!(left.lines().count() == 1 && left.contains("An owl sat."), "{left}");
+    // What was learnt can be forgotten too; then the others are new.
+    let learnt = place.chat(LEARN, &[BEAR, "/bad", "/learn", "keep", "/forget 1", "/undo", "/undo"]).done();
+    let undone: Vec<_> = learnt.events.iter().filter(|e| e.get("undone").is_some()).collect();
+    assert_eq!(
+        (&undone[0]["steps"], &undone[0]["learnt_marks"], &undone[0]["turn"]),
+        (&0.into(), &0.into(), &1.into())
+    );
+    assert!(undone[1]["steps"].as_u64().unwrap() > 0, "{}", learnt.errors);
+    let forgotten = learnt.events.iter().find(|e| e.get("forgotten").is_some()).unwrap();
+    assert_eq!((&forgotten["marks"], &forgotten["new"]), (&1.into(), &1.into()));
+}
+
+#[test]
+fn the_system_speaks_and_conversations_are_saved() {
+    let place = Place::new();
+    let script =
+        ["/system", "/save", "/system Short.", BEAR, "/save", "And then?", "/save", "/save two.jsonl", "/system"];
+    let heard = place.chat("--temp 0", &script).done();
+    let read = |name: &str| serde_json::from_slice::<Value>(&place.read(name)).unwrap();
+    let saved = read("conversation.jsonl");
+    assert_eq!(saved["messages"].as_array().unwrap().len(), 5);
+    assert_eq!((&saved["messages"][0]["content"], &saved["messages"][1]["content"]), (&"Short.".into(), &BEAR.into()));
+    assert_eq!(saved["messages"][4]["content"], heard.texts()[1]);
+    assert_eq!(saved, read("two.jsonl"));
+    let same = place.chat("--temp 0 --system Short.", &[BEAR]).done();
+    assert_eq!(same.texts()[0], heard.texts()[0]);
+    // What another has written stays.
+    let other = place.chat("", &[BEAR, "/save", "/save two.jsonl"]).done();
+    assert_eq!(other.errors.matches("exists: /save FILE").count(), 2, "{}", other.errors);
+    assert!(read("conversation.jsonl") == saved && read("two.jsonl") == saved);
+    fs::write(place.path("base.gguf"), mynah::base::MODEL).unwrap();
+    let (status, errors) = place.mynah("train -m base.gguf -d conversation.jsonl -o out --steps 2");
+    assert_eq!(status, Some(0), "{errors}");
 }
 
 #[test]
@@ -345,7 +417,7 @@ fn torn_and_damaged_lines_cost_nothing_else() {
     let heard = place.chat(LEARN, &[BEAR, "/good"]).done();
     let n = marks.len() - 9 - first;
     assert!(heard.errors.contains(&format!("cut off, by a crash; its {n} bytes were taken off")), "{}", heard.errors);
-    assert_eq!(place.read("mine.mynah.feedback.jsonl"), [&marks[..first], &marks[..first]].concat());
+    assert_eq!(place.read("mine.mynah.feedback.jsonl"), marks[..first], "that was said already");
     // A line that somebody spoilt.
     fs::write(&journal, [&b"{\"text\": \"x\"}\nnothing\n"[..], &marks].concat()).unwrap();
     let heard = place.chat(LEARN, &["/learn", "keep"]).done();
@@ -415,7 +487,12 @@ fn a_kill_at_any_moment_leaves_the_old_or_the_new_adapter_and_every_mark() {
     for _ in 0..kills {
         fs::write(place.path("mine.mynah"), &fresh).unwrap();
         let mut child = place.start(LEARN);
-        child.stdin.take().unwrap().write_all(format!("/learn\nkeep\n{BEAR}\n/bad\n").as_bytes()).unwrap();
+        child
+            .stdin
+            .take()
+            .unwrap()
+            .write_all(format!("/learn\nkeep\nTell me a story about {}.\n/bad\n", ASKED[0]).as_bytes())
+            .unwrap();
         std::thread::sleep(whole.mul_f64(1.1 * random.below(1000) as f64 / 1000.0));
         child.kill().ok();
         child.wait().unwrap();
@@ -480,11 +557,19 @@ fn a_person_at_a_terminal_teaches_it() {
         }
     }
     assert!(child.wait().unwrap().success(), "{seen}");
-    for word in ["agrees with the marks     50 % → 100 %", "keep or undo?", "kept in mine.mynah", "back to the adapter"]
-    {
+    for word in [
+        "agrees with the marks     50 % → 100 %",
+        "other answers  ",
+        "keep or undo?",
+        "kept in mine.mynah",
+        "the adapter has learnt nothing yet; the conversation stays, at turn 1",
+    ] {
         assert!(seen.contains(word), "{word}: {seen}");
     }
     assert!(seen.contains("/fix TEXT") && seen.contains("(Ctrl-D or /exit ends)"), "{seen}");
+    for word in ["bco", "dpo", "nats", "rewards"] {
+        assert!(!seen.contains(word), "{word}: {seen}");
+    }
     // The screen between the prompts for the questions at the end.
     let last = &seen[seen.find("kept in").unwrap()..];
     let says = |text: &str| last.contains(text.split('.').next().unwrap()) && last.contains(text);

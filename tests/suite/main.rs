@@ -20,6 +20,7 @@ mod docs;
 mod doors;
 mod doubles;
 mod fast;
+mod fixes;
 mod foreign;
 mod formats;
 mod golden;
@@ -27,7 +28,6 @@ mod gradients;
 mod hostile;
 mod kernels;
 mod layers;
-#[cfg(feature = "base")]
 mod manners;
 #[cfg(feature = "base")]
 mod methods;

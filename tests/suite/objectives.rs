@@ -67,10 +67,11 @@ fn cases(inputs: &Value, shape: Shape) -> (Vec<Case>, Totals) {
         answer,
         other,
         good,
+        own: false,
         prompt: Score { logp: at("prompt_logp_of_chosen_rows", i), len: at("len_prompt", i), reference: 0.0 },
     };
     let list: Vec<Case> = match shape {
-        Shape::Contrast => unreachable!("these references have no passages"),
+        Shape::Contrast | Shape::Mixed => unreachable!("these references have neither passages nor mixtures"),
         Shape::Completion => (0..n)
             .map(|i| {
                 let mut answer = score("chosen", i);
@@ -193,15 +194,17 @@ fn derivatives_agree_with_differences() {
             .map(|i| Case {
                 weight: 0.5 + 0.5 * i as f64,
                 answer: score(5.0),
-                other: (kind.shape == Shape::Pair || kind.mismatched).then(|| score(8.0)),
+                other: (kind.shape == Shape::Pair || kind.shape == Shape::Mixed && i < 2 || kind.mismatched)
+                    .then(|| score(8.0)),
                 good: i % 2 == 0,
+                own: kind.shape == Shape::Mixed && i == 3,
                 prompt: score(3.0),
             })
             .collect();
         let totals = Totals { cases: 4.0, tokens: 20.0, prompt_tokens: 12.0 };
         let terms = (kind.create)(&settings).evaluate(&totals, &cases);
         // The shift of BCO and the divergence of KTO have no gradient; they are held by moving all of one kind at once.
-        if ["kto", "bco", "bco_balanced", "bco_pair"].contains(&kind.name) {
+        if ["kto", "bco", "bco_balanced", "bco_pair", "marks"].contains(&kind.name) {
             continue;
         }
         let loss =
@@ -293,6 +296,11 @@ fn rows(kind: &objective::Kind) -> Vec<Example> {
         .collect();
     match kind.shape {
         Shape::Pair => pairs,
+        Shape::Mixed => {
+            let own = Example { other: None, ..pairs[0].clone() };
+            let judged = objective::unpair(pairs[1..2].to_vec());
+            pairs[2..].iter().cloned().chain(judged).chain([own]).collect()
+        }
         Shape::Completion => pairs.into_iter().map(|e| Example { other: None, ..e }).collect(),
         Shape::Contrast => {
             let passage = |e: &Example| Example::completion(&e.other.as_ref().unwrap().tokens, &[]);
@@ -329,7 +337,7 @@ fn every_objective_teaches_and_says_what_it_lacks() {
         let reports: Vec<_> = (0..30).map(|_| t.step(&[&rows[..2], &rows[2..]]).unwrap()).collect();
         let last = t.assess(&rows).unwrap();
         assert!(last.loss < first.loss, "{}: loss {} to {}", kind.name, first.loss, last.loss);
-        if kind.shape != Shape::Completion {
+        if !matches!(kind.shape, Shape::Completion | Shape::Mixed) {
             let rewards = last.rewards.unwrap();
             assert!(rewards.accuracy > 0.9, "{}: {rewards:?}", kind.name);
             assert!(rewards.margin > reports[0].rewards.unwrap().margin, "{}: {rewards:?}", kind.name);

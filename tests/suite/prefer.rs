@@ -54,7 +54,7 @@ fn every_objective_learns_from_the_command_line() {
     for kind in OBJECTIVES {
         let data = match kind.shape {
             Shape::Completion => "liked.jsonl",
-            Shape::Pair => "pairs.jsonl",
+            Shape::Pair | Shape::Mixed => "pairs.jsonl",
             Shape::Verdict => "thumbs.jsonl",
             Shape::Contrast => "queries.jsonl",
         };

@@ -5,10 +5,11 @@ use std::process::{Command, Stdio};
 
 const README: &str = include_str!("../../README.md");
 /// Pages with commands.
-const PAGES: [&str; 10] = [
+const PAGES: [&str; 11] = [
     include_str!("../../docs/DESIGN.md"),
     include_str!("../../docs/adapters.md"),
     include_str!("../../docs/boards.md"),
+    include_str!("../../docs/chat.md"),
     include_str!("../../docs/comparison.md"),
     include_str!("../../docs/data.md"),
     include_str!("../../docs/embedding.md"),
@@ -89,6 +90,8 @@ fn every_command_runs() {
             ["cargo", "run", "--release", "--example", "make_base", "--", ..] => {
                 run(&example("make_base"), &[&words[6..], &["--steps".into(), "2".into()]].concat());
             }
+            // With a model it takes minutes; the small one learns the same way.
+            ["cargo", "run", "--release", "--example", name @ "manners", "--", ..] => run(&example(name), &words[6..]),
             ["cargo", "run", "--release", "--example", name] => run(&example(name), &[]),
             // This test is part of the first, and the second built what the others here ran.
             ["cargo", "test", "--workspace"] | ["cargo", "install", "--path", "."] => built += 1,

@@ -2,6 +2,7 @@
 
 use super::*;
 use clap::{ArgMatches, FromArgMatches};
+use mynah::app::LearnSettings;
 use mynah::decode::{STAGES, Sampling};
 use mynah::knob::Setting;
 
@@ -95,26 +96,30 @@ Each line is a message. A line that ends with \\ continues in the next one; a li
 Ctrl-C stops an answer, Ctrl-D or /exit ends. Commands:
 
   /regenerate  another answer                   /clear  a new conversation
+  /system TEXT what the system says             /save FILE  the conversation, as a row of data
   /help        the commands                     /exit   end
 
 With --learn also:
 
-  /good  /bad  mark the last answer             /learn  learn from all marks, then keep the result or not
-  /fix TEXT    TEXT would have been better      /undo   return to the adapter before the last /learn
+  /good  /bad  mark the last answer             /learn  learn from the marks, then keep the result or not
+  /fix TEXT    it should have said TEXT         /undo   return to the adapter before the last /learn
+  /marks       the marks, with numbers          /forget N  take mark N away
 
-/good after /regenerate means that this answer is better than the earlier ones. Marks are saved at once in
-ADAPTER.feedback.jsonl, one row each; `mynah train --objective bco` can read this file and, if all marks are comparisons, so
-can dpo. /learn trains on the new marks and on some old ones, against forgetting: with DPO if all are comparisons, otherwise
-with BCO. It shows a sample answer and the divergence from the base before and after, and asks whether to keep the change.
+/good after /regenerate means that this answer is better than the earlier ones. A new mark of an answer replaces the earlier
+ones of the same answer. Marks are saved at once in ADAPTER.feedback.jsonl, one row each; `mynah train --objective marks` can
+read this file too. /learn trains on the new marks and on some old ones, each with its conversation and with its question
+alone, so that new conversations show them; the model's own answers to ordinary questions are repeated between them, so that
+other answers stay as they are. It shows an answer in a new conversation before and after, and asks whether to keep the change.
 The adapter is replaced whole or not at all; the previous one is kept in ADAPTER.before.
 
 The conversation uses the model's chat template; without one, it is written as lines that begin with User: and Assistant:.
 When the context is full, the oldest turns are dropped, with a message.
 
 With --json: one object a token (id, text) and one an answer (ids, text, prompt_tokens that were read for it,
-prompt_tokens_per_second, tokens_per_second, stop); mark (good, bad, better), marks and new, the numbers of marks and of
-those not learnt yet; learnt (objective, marks, steps, loss, agreement and divergence as [before, after], sample); kept and
-undone (true or false).
+prompt_tokens_per_second, tokens_per_second, stop); mark (good, bad, better) with replaced, marks and new, the numbers of
+earlier marks that gave way, of all and of those not learnt yet; list (of /marks); forgotten; learnt (objective, marks, steps,
+loss, agreement, divergence from the base and loss of its ordinary answers as [before, after], sample); kept (true or false);
+undone (true or false) with learnt_marks, marks, steps and turn; saved (a file).
 
 Examples:
   mynah chat
@@ -154,14 +159,17 @@ pub struct LessonArgs {
     #[arg(long, value_name = "LR", help = rates::<Kinds>(), value_parser = between(1e-12, 1000.0), requires = "learn")]
     pub lr: Option<f32>,
     /// Most passes of /learn over the new marks
-    #[arg(long, value_name = "P", default_value_t = 10, value_parser = whole::<u64>(1..), requires = "learn")]
+    #[arg(long, value_name = "P", default_value_t = 16, value_parser = whole::<u64>(1..), requires = "learn")]
     pub passes: u64,
-    /// Stop a lesson once its loss drops to this (it starts near 0.69); lower values move the model further from its base
-    #[arg(long, value_name = "LOSS", default_value_t = 0.15, value_parser = between(0.0, 1e6), requires = "learn")]
+    /// Stop early once the marks are learnt so far, as a loss that starts near 0.69; 0 is never
+    #[arg(long, value_name = "LOSS", default_value_t = 0.0, value_parser = between(0.0, 1e6), requires = "learn")]
     pub enough: f32,
-    /// Most marks of earlier lessons that /learn repeats
+    /// Most marks of earlier lessons that /learn goes over again
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = whole::<usize>(0..), requires = "learn")]
     pub replay: usize,
+    /// Most own answers of the model that /learn goes over, so that other answers stay as they are; 0 is none
+    #[arg(long, value_name = "N", default_value_t = LearnSettings::default().own, value_parser = whole::<usize>(0..), requires = "learn")]
+    pub own: usize,
     /// How strongly rewards follow log-probabilities; smaller values move the model further from its base [default: that of
     /// the objective]
     #[arg(long, value_name = "B", value_parser = real(&objective::BETA), requires = "learn")]

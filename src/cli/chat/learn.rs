@@ -7,7 +7,7 @@ use crate::meter::{self, Meter};
 use crate::out;
 use crate::paths::{self, Named};
 use mynah::adapter::{self, Spec};
-use mynah::app::{Feedback, LearnEvent, LearnSettings, Learning, Learnt, Mark, Talk};
+use mynah::app::{Feedback, LearnEvent, LearnSettings, Learning, Learnt, Mark, Noted, Talk};
 use mynah::text::chat::Message;
 use serde::Serialize;
 use serde_json::json;
@@ -15,6 +15,8 @@ use std::path::PathBuf;
 
 /// Most tokens of the answer that is shown before and after.
 const SHOWN: usize = 96;
+/// Most characters of a text in a list.
+const SHORT: usize = 72;
 
 /// What is learnt into one adapter.
 pub struct Learner<'a> {
@@ -34,6 +36,8 @@ struct Shown<'a> {
     agreement: [f64; 2],
     /// From the base, in nats a token.
     divergence: [f64; 2],
+    /// How unlikely the base's own answers to ordinary questions are, in nats a token.
+    ordinary: [f64; 2],
     #[serde(skip_serializing_if = "Option::is_none")]
     sample: Option<Sample>,
 }
@@ -98,7 +102,7 @@ impl<'a> Learner<'a> {
 
     /// Notes what somebody thinks of the last answer.
     pub fn mark(&mut self, talk: &mut Talk, mark: Mark) -> anyhow::Result<()> {
-        self.feedback.mark(talk, mark)?;
+        let replaced = self.feedback.mark(talk, mark)?;
         let what = match mark {
             Mark::Good => "good",
             Mark::Bad => "bad",
@@ -106,9 +110,60 @@ impl<'a> Learner<'a> {
         };
         let (marks, new) = self.marks();
         if self.json {
-            return out::print_json(&json!({ "mark": what, "marks": marks, "new": new }));
+            return out::print_json(&json!({ "mark": what, "marks": marks, "new": new, "replaced": replaced }));
         }
-        out::say(&format!("({what}; {new} to learn with /learn)"));
+        let instead = if replaced > 0 { ", in place of what you said of it before" } else { "" };
+        out::say(&format!("({what}{instead}; {new} to learn with /learn)"));
+        Ok(())
+    }
+
+    /// Shows the marks, with their numbers.
+    pub fn list(&self) -> anyhow::Result<()> {
+        let marks = self.feedback.list();
+        if self.json {
+            let row = |m: &Noted| {
+                let verdict = verdict(m);
+                json!({ "number": m.number, "mark": verdict, "question": question(m), "answer": m.answer,
+                    "instead": m.instead, "turns": m.prompt.len(), "learnt": m.learnt })
+            };
+            return out::print_json(&json!({ "list": marks.iter().map(row).collect::<Vec<_>>() }));
+        }
+        for mark in &marks {
+            let learnt = if mark.learnt { ", learnt" } else { "" };
+            out::print(&format!("{:3}  {}{learnt}, to: {}\n", mark.number, verdict(mark), short(question(mark))))?;
+            match &mark.instead {
+                Some(better) => {
+                    out::print(&format!("     {}\n     instead of: {}\n", short(better), short(&mark.answer)))?
+                }
+                None => out::print(&format!("     {}\n", short(&mark.answer)))?,
+            }
+        }
+        match marks.len() {
+            0 => out::say("no marks yet: mark an answer with /good, /bad or /fix"),
+            _ => out::say("/forget N takes one away"),
+        }
+        Ok(())
+    }
+
+    /// Removes a mark.
+    pub fn forget(&mut self, number: &str) -> anyhow::Result<()> {
+        let Ok(number) = number.parse() else {
+            out::say("which one? /forget N; /marks shows the numbers");
+            return Ok(());
+        };
+        let learnt = number <= self.feedback.learnt();
+        if let Err(mynah::Error::Invalid { .. }) = self.feedback.forget(number) {
+            out::say(&format!("there is no mark {number}; /marks shows them"));
+            return Ok(());
+        }
+        let (marks, new) = self.marks();
+        if self.json {
+            return out::print_json(&json!({ "forgotten": number, "marks": marks, "new": new }));
+        }
+        out::say(&format!("(forgotten; {new} to learn with /learn)"));
+        if learnt {
+            out::say("The adapter has learnt it already; the next /learn goes over all the others again.");
+        }
         Ok(())
     }
 
@@ -125,7 +180,11 @@ impl<'a> Learner<'a> {
         if marks.fresh() == 0 {
             out::say("no mark is new; those that were learnt are gone over again");
         }
-        let probe = self.feedback.last_prompt();
+        // A new conversation, begun with the last question that was marked.
+        let probe: Option<Vec<Message>> = self.feedback.last_prompt().and_then(|mut turns| {
+            let system = talk.messages().iter().filter(|m| m.role == "system").cloned();
+            Some(system.chain(turns.pop()).collect())
+        });
         let sample = |talk: &mut Talk| probe.as_ref().map(|p| aside(talk, p)).transpose();
         let before = sample(talk)?;
         let mut learning = setting(self.feedback.learn(talk, &self.settings()))?;
@@ -148,6 +207,7 @@ impl<'a> Learner<'a> {
             lr: options.lr,
             passes: options.passes,
             enough: f64::from(options.enough),
+            own: options.own,
             beta: options.beta,
             replay: options.replay,
             seed: self.args.sampling.0.seed,
@@ -155,19 +215,22 @@ impl<'a> Learner<'a> {
     }
 
     fn show(&self, learnt: &Learnt, sample: Option<Sample>) -> anyhow::Result<()> {
-        let &Learnt { objective, marks, steps, loss, agreement, divergence, .. } = learnt;
+        let &Learnt { objective, marks, steps, loss, agreement, divergence, ordinary, .. } = learnt;
         if self.json {
-            let shown = Shown { objective, marks, steps, loss, agreement, divergence, sample };
+            let shown = Shown { objective, marks, steps, loss, agreement, divergence, ordinary, sample };
             return out::print_json(&json!({ "learnt": shown }));
         }
         let percent = agreement.map(|a| 100.0 * a);
-        out::say(&format!("{steps} steps of {objective} on {marks} rows"));
-        out::say(&format!("  loss                      {:.3} → {:.3}", loss[0], loss[1]));
+        out::say(&format!("learnt from {}, in {}", count(marks as u64, "mark"), count(steps, "step")));
         out::say(&format!("  agrees with the marks     {:.0} % → {:.0} %", percent[0], percent[1]));
-        out::say(&format!("  divergence from the base  {:.3} → {:.3} nats a token", divergence[0], divergence[1]));
+        if ordinary[0] > 0.0 {
+            let more = 100.0 * (ordinary[1] / ordinary[0] - 1.0);
+            let what = if more > 0.0 { "less" } else { "more" };
+            out::say(&format!("  other answers             {:.1} % {what} like the model's own", more.abs()));
+        }
         if let Some(Sample { prompt, before, after }) = sample {
             let line = |text: &str| out::harmless(text.trim()).replace('\n', "\n    ");
-            out::say(&format!("  to: {}", line(&prompt)));
+            out::say(&format!("  in a new conversation, to: {}", line(&prompt)));
             out::say(&format!("  before: {}", line(&before)));
             out::say(&format!("  after:  {}", line(&after)));
         }
@@ -183,7 +246,7 @@ impl<'a> Learner<'a> {
                     Err(e) => out::say(&format!("not kept: {}; keep tries again", out::why(&e.into()))),
                 },
                 Some("undo" | "u" | "no" | "n") | None => break false,
-                Some(_) => out::say("keep makes it what the adapter's file holds, undo forgets it"),
+                Some(_) => out::say("keep writes what was learnt into the adapter's file, undo throws it away"),
             }
         };
         if !kept {
@@ -202,14 +265,57 @@ impl<'a> Learner<'a> {
     /// Back to the adapter before the one that was kept last; once more takes that back.
     pub fn undo(&mut self, talk: &mut Talk) -> anyhow::Result<()> {
         let undone = self.feedback.undo(talk)?;
+        let (learnt, marks, steps) = (self.feedback.learnt(), self.feedback.marks(), self.feedback.steps());
+        let turn = talk.messages().iter().filter(|m| m.role == "user").count();
         if self.json {
-            return out::print_json(&json!({ "undone": undone }));
+            return out::print_json(&json!({ "undone": undone, "learnt_marks": learnt, "marks": marks, "steps": steps,
+                "turn": turn }));
         }
         match undone {
             true => out::say("back to the adapter before; /undo again takes that back"),
             false => out::say("there is nothing to undo"),
         }
+        let what = match steps {
+            0 => "the adapter has learnt nothing yet".into(),
+            _ => format!(
+                "the adapter has learnt {learnt} of {}, in {}",
+                count(marks as u64, "mark"),
+                count(steps, "step")
+            ),
+        };
+        let place = match turn {
+            0 => "the conversation has not begun".into(),
+            _ => format!("the conversation stays, at turn {turn}"),
+        };
+        out::say(&format!("now: {what}; {place}"));
         Ok(())
+    }
+}
+
+/// A number of things.
+fn count(n: u64, what: &str) -> String {
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
+}
+
+/// What a mark says.
+fn verdict(mark: &Noted) -> &'static str {
+    match (&mark.instead, mark.good) {
+        (Some(_), _) => "better",
+        (None, true) => "good",
+        (None, false) => "bad",
+    }
+}
+
+fn question(mark: &Noted) -> &str {
+    mark.prompt.last().map_or("", |m| &m.content)
+}
+
+/// The beginning of a text, on one line.
+fn short(text: &str) -> String {
+    let line = out::harmless(text.trim()).split_whitespace().collect::<Vec<_>>().join(" ");
+    match line.char_indices().nth(SHORT) {
+        Some((at, _)) => format!("{}…", &line[..at]),
+        None => line,
     }
 }
 
@@ -227,8 +333,9 @@ fn watch(learning: &mut Learning) -> anyhow::Result<()> {
     while let Some(event) = learning.next().transpose()? {
         let message = || match event {
             LearnEvent::Step(report) => format!("loss {:.3}", report.loss),
-            LearnEvent::Assessed => "what the rewards are".into(),
-            LearnEvent::Measured => "how far it is from the base".into(),
+            LearnEvent::Answered => "its own answers to ordinary questions".into(),
+            LearnEvent::Assessed => "how it sees the marks".into(),
+            LearnEvent::Measured => "how much has changed".into(),
         };
         meter.show(learning.progress().0, message);
         if let LearnEvent::Step(report) = event {

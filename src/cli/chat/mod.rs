@@ -12,22 +12,28 @@ use crate::{Outcome, load, meter, out};
 use input::Input;
 use learn::Learner;
 use mynah::app::{Mark, Reply, Talk};
+use mynah::text::chat::Message;
+use std::path::{Path, PathBuf};
 
 /// What can be typed, and what it does.
 const COMMANDS: &[(&str, &str)] = &[
-    ("/regenerate", "another answer to the same"),
-    ("/clear", "a new conversation"),
-    ("/help", "this"),
-    ("/exit", "the end, as Ctrl-D"),
+    ("/regenerate", "ask for another answer to the last question"),
+    ("/clear", "begin a new conversation"),
+    ("/system TEXT", "tell the model how to behave; alone it shows what it was told"),
+    ("/save FILE", "write the conversation into a file that `mynah train` reads"),
+    ("/help", "show this list"),
+    ("/exit", "leave, as Ctrl-D does"),
 ];
 
 /// The same where it learns.
 const MARKS: &[(&str, &str)] = &[
-    ("/good", "the last answer was good; behind /regenerate, better than those before it"),
-    ("/bad", "it was not"),
-    ("/fix TEXT", "TEXT would have been better, and is what was said"),
-    ("/learn", "learn from all marks, look at what changed, and keep it or not"),
-    ("/undo", "back to the adapter before the last /learn that was kept"),
+    ("/good", "the last answer was good; after /regenerate: better than the earlier ones"),
+    ("/bad", "the last answer was bad"),
+    ("/fix TEXT", "it should have said TEXT"),
+    ("/marks", "list what you marked, with numbers"),
+    ("/forget N", "take mark N away"),
+    ("/learn", "learn from the marks; shows what changed and asks whether to keep it"),
+    ("/undo", "go back to before the last /learn that was kept; once more: forward again"),
 ];
 
 /// A conversation that is running.
@@ -37,7 +43,13 @@ struct Room<'a> {
     json: bool,
     /// Whether something that was asked for was not done.
     failed: bool,
+    merge_system: bool,
+    /// The file that the conversation was saved in.
+    saved: Option<PathBuf>,
 }
+
+/// The file of a conversation where none is named.
+const SAVED: &str = "conversation.jsonl";
 
 /// The conversation that the options ask for; what learns is attached by who teaches it.
 fn open(args: &Chat) -> anyhow::Result<Talk> {
@@ -66,7 +78,7 @@ pub fn chat(args: &Chat, json: bool) -> anyhow::Result<Outcome> {
     }
     let mut talk = open(args)?;
     let learner = args.learn.then(|| Learner::open(args, &mut talk, json)).transpose()?;
-    let mut room = Room { talk, learner, json, failed: false };
+    let mut room = Room { talk, learner, json, failed: false, merge_system: args.merge_system, saved: None };
     let mut input = Input::open()?;
     if !room.talk.has_template() {
         out::say("the model file has no chat template: turns are lines that begin with User: and Assistant:");
@@ -86,7 +98,12 @@ pub fn chat(args: &Chat, json: bool) -> anyhow::Result<Outcome> {
             "/help" | "/?" => room.help(),
             "/clear" => room.talk.clear(),
             "/regenerate" => room.again()?,
-            "/good" | "/bad" | "/fix" | "/learn" | "/undo" => {
+            "/system" | "/save" => {
+                let rest = rest.trim();
+                let done = if word == "/save" { room.save(rest) } else { room.system(rest) };
+                room.goes_on(done)?;
+            }
+            "/good" | "/bad" | "/fix" | "/marks" | "/forget" | "/learn" | "/undo" => {
                 let done = room.teach(word, rest.trim(), &mut input);
                 room.goes_on(done)?;
             }
@@ -103,6 +120,13 @@ pub fn chat(args: &Chat, json: bool) -> anyhow::Result<Outcome> {
     // A person has seen it and gone on; a program sees the exit status.
     anyhow::ensure!(!room.failed || input.terminal(), "not all that was asked for was done; the reasons are above");
     Ok(Outcome::Done)
+}
+
+/// A conversation as a row of data, in a file of its own.
+fn write(path: &Path, messages: &[Message]) -> anyhow::Result<()> {
+    let turns: Vec<_> = messages.iter().map(|m| serde_json::json!({ "role": m.role, "content": m.content })).collect();
+    let row = serde_json::json!({ "messages": turns });
+    Ok(mynah::bytes::map::replace(path, format!("{row}\n").as_bytes())?)
 }
 
 /// Shows an answer as it comes, and how it ended.
@@ -141,6 +165,8 @@ impl Room<'_> {
         match word {
             "/learn" => return learner.learn(&mut self.talk, input),
             "/undo" => return learner.undo(&mut self.talk),
+            "/marks" => return learner.list(),
+            "/forget" => return learner.forget(rest),
             _ => {}
         }
         if self.talk.last().is_none() {
@@ -157,6 +183,46 @@ impl Room<'_> {
             _ => Mark::Good,
         };
         learner.mark(&mut self.talk, mark)
+    }
+
+    /// Shows or sets what the system says.
+    fn system(&mut self, text: &str) -> anyhow::Result<()> {
+        if text.is_empty() {
+            let system = self.talk.messages().iter().find(|m| m.role == "system");
+            out::say(&system.map_or("nothing was said: /system TEXT".into(), |m| out::harmless(&m.content)));
+            return Ok(());
+        }
+        if !self.merge_system {
+            self.talk.template().check_system()?;
+        }
+        self.talk.set_system(Some(text));
+        out::say("(from the next answer on; /clear begins a new conversation with it)");
+        Ok(())
+    }
+
+    /// Writes the conversation as a row of data. A file that something else has written stays.
+    fn save(&mut self, name: &str) -> anyhow::Result<()> {
+        if self.talk.last().is_none() {
+            out::say("there is no answer yet");
+            return Ok(());
+        }
+        let path = match (name, &self.saved) {
+            ("", Some(saved)) => saved.clone(),
+            ("", None) => PathBuf::from(SAVED),
+            (name, _) => PathBuf::from(name),
+        };
+        if self.saved.as_deref() != Some(&*path) && path.symlink_metadata().is_ok() {
+            out::say(&format!("{} exists: /save FILE writes into another", path.display()));
+            return Ok(());
+        }
+        write(&path, self.talk.messages())?;
+        if self.json {
+            out::print_json(&serde_json::json!({ "saved": path.display().to_string() }))?;
+        } else {
+            out::say(&format!("saved in {}", path.display()));
+        }
+        self.saved = Some(path);
+        Ok(())
     }
 
     fn say(&mut self, text: &str) -> anyhow::Result<()> {

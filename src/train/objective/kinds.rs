@@ -1,6 +1,6 @@
 //! The table of objectives, and their settings.
 
-use super::{Each, Objective, Shape, bco, contrast, dpo, kto, odds, sft};
+use super::{Each, Objective, Shape, bco, contrast, dpo, kto, marks, odds, sft};
 use crate::container::head::Head;
 use crate::error::{Error, Result};
 use crate::knob::{Domain, Knob, Setting, Value, Values, resolve};
@@ -233,6 +233,16 @@ pub static OBJECTIVES: &[Kind] = &[
         mismatched: false,
         knobs: &beta(0.1),
         create: |values| Box::new(bco::Bco::new(values.real(BETA.name), false)),
+    },
+    Kind {
+        name: "marks",
+        about: "pairs by dpo, verdicts by bco_balanced, likelihood of what should be said: of them and of own answers",
+        shape: Shape::Mixed,
+        reference: true,
+        prompts: false,
+        mismatched: false,
+        knobs: &[Setting::real(&BETA, 0.1), Setting::real(&NLL, 5.0)],
+        create: |values| Box::new(marks::Marks::new(values)),
     },
     each!(
         "infonce",

@@ -33,9 +33,13 @@ pub(in crate::train) struct Metrics {
 
 impl Metrics {
     fn add(&mut self, shape: Shape, case: &Case, term: &LossTerm) {
-        let sign = if shape == Shape::Verdict && !case.good { -1.0 } else { 1.0 };
-        let margin = sign * (term.reward - term.against);
         self.loss += term.loss;
+        if case.own {
+            return;
+        }
+        let judged = shape == Shape::Verdict || shape == Shape::Mixed && case.other.is_none();
+        let sign = if judged && !case.good { -1.0 } else { 1.0 };
+        let margin = sign * (term.reward - term.against);
         self.cases += 1;
         self.margin += margin;
         self.right += if margin > 0.0 {
@@ -50,7 +54,7 @@ impl Metrics {
             self.counts[bad] += 1;
         };
         reward(usize::from(sign < 0.0), term.reward);
-        if matches!(shape, Shape::Pair | Shape::Contrast) {
+        if matches!(shape, Shape::Pair | Shape::Contrast) || shape == Shape::Mixed && !judged {
             reward(1, term.against);
         }
     }
@@ -68,7 +72,7 @@ impl Metrics {
 }
 
 /// From the sums of a batch to the loss so far; `slopes` receives the derivatives by the sums. The batch's sequences are
-/// the examples and, of pairs, each one's other behind it; `others` are the sums of the mismatched completions. Of queries the
+/// the examples and, of a pair, its other behind it; `others` are the sums of the mismatched completions. Of queries the
 /// sums are those of [`super::Choice`].
 pub(in crate::train) fn apply(
     objective: &mut dyn Objective,
@@ -79,22 +83,34 @@ pub(in crate::train) fn apply(
     slopes: &mut [f32],
     metrics: &mut Metrics,
 ) -> f64 {
-    let width = if kind.shape == Shape::Pair { 4 } else { 2 };
+    let pairs = kind.shape.pairs();
+    // Two sums a sequence.
+    let starts: Vec<usize> = examples
+        .iter()
+        .scan(0, |next, e| {
+            let start = *next;
+            *next += if pairs && e.other.is_some() { 4 } else { 2 };
+            Some(start)
+        })
+        .collect();
     let score = |e: &Example, logp: f64| Score {
         logp,
         len: e.targets() as f64,
         reference: if kind.reference { e.reference.unwrap_or(0.0) } else { 0.0 },
     };
     let case = |(i, e): (usize, &&Example)| {
-        let wrong = (kind.shape == Shape::Contrast).then(|| score(e, sums[2 * i + 1]));
-        let other = e.other.as_deref().map(|o| score(o, if width == 4 { sums[4 * i + 2] } else { others[2 * i] }));
+        let start = starts[i];
+        let wrong = (kind.shape == Shape::Contrast).then(|| score(e, sums[start + 1]));
+        let other = e.other.as_deref().filter(|_| pairs || kind.mismatched);
+        let other = other.map(|o| score(o, if pairs { sums[start + 2] } else { others[2 * i] }));
         Case {
             weight: e.weight.unwrap_or(1.0) as f64,
-            answer: score(e, sums[width * i]),
-            other: other.filter(|_| width == 4 || kind.mismatched).or(wrong),
+            answer: score(e, sums[start]),
+            other: other.or(wrong),
             good: e.good.unwrap_or(true),
+            own: kind.shape == Shape::Mixed && e.other.is_none() && e.good.is_none(),
             prompt: Score {
-                logp: if wrong.is_some() { 0.0 } else { sums[width * i + 1] },
+                logp: if wrong.is_some() { 0.0 } else { sums[start + 1] },
                 len: e.prompt() as f64,
                 reference: 0.0,
             },
@@ -103,9 +119,9 @@ pub(in crate::train) fn apply(
     let cases: Vec<Case> = examples.iter().enumerate().map(case).collect();
     for (i, (case, term)) in cases.iter().zip(objective.evaluate(totals, &cases)).enumerate() {
         metrics.add(kind.shape, case, &term);
-        let slopes = &mut slopes[width * i..][..width];
+        let slopes = &mut slopes[starts[i]..];
         (slopes[0], slopes[1]) = (term.answer as f32, term.prompt as f32);
-        if width == 4 {
+        if pairs && case.other.is_some() {
             (slopes[2], slopes[3]) = (term.other as f32, 0.0);
         }
     }

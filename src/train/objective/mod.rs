@@ -12,6 +12,7 @@ mod contrast;
 mod dpo;
 mod kinds;
 mod kto;
+mod marks;
 mod odds;
 mod rows;
 mod sft;
@@ -42,18 +43,28 @@ pub enum Shape {
     Pair,
     /// Completions that were liked or not, [`Example::good`].
     Verdict,
+    /// Pairs, verdicts and completions without either, which are own answers that should stay as likely as they are.
+    Mixed,
     /// Queries and the passages that they should find and not find, [`Example::passages`]. Embeddings are read, not
     /// log-probabilities of tokens.
     Contrast,
 }
 
 impl Shape {
+    /// Whether the other completion of an example is the worse one of a pair.
+    pub(in crate::train) fn pairs(self) -> bool {
+        matches!(self, Shape::Pair | Shape::Mixed)
+    }
+
     /// The fields of such rows in a data file.
     pub fn describe(self) -> &'static str {
         match self {
             Shape::Completion => r#"{"prompt", "completion"}, {"messages"} or {"text"}"#,
             Shape::Pair => r#"{"prompt", "chosen", "rejected"}"#,
             Shape::Verdict => r#"{"prompt", "completion", "label"} with a label of true or false"#,
+            Shape::Mixed => {
+                r#"{"prompt", "chosen", "rejected"}, {"prompt", "completion", "label"} or {"prompt", "completion"}"#
+            }
             Shape::Contrast => r#"{"query", "positive"} or {"query", "positive", "negative"}"#,
         }
     }
@@ -98,6 +109,8 @@ pub struct Case {
     pub other: Option<Score>,
     /// Whether the completion was liked.
     pub good: bool,
+    /// Whether it is an own answer, neither one of a pair nor judged, where the objective takes these too.
+    pub own: bool,
     /// `ℓ` and tokens of the prompt, where the objective wants them.
     pub prompt: Score,
 }
