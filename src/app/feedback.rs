@@ -28,6 +28,8 @@ const HASTE: f32 = 4.0;
 /// Most tokens of a conversation that an own answer is made in, and of that answer.
 const OWN_CONTEXT: usize = 512;
 const OWN_TOKENS: usize = 24;
+/// Own answers that are not repeated: by these it is measured how other answers change.
+const WATCHED: usize = 8;
 
 /// An adapter that learns from what somebody thinks of answers.
 ///
@@ -176,7 +178,7 @@ pub struct LearnSettings {
 impl Default for LearnSettings {
     fn default() -> Self {
         let Plan { passes, enough, beta, seed, .. } = Plan::default();
-        LearnSettings { lr: None, passes, enough, beta, replay: 16, own: ORDINARY.len(), seed }
+        LearnSettings { lr: None, passes, enough, beta, replay: 16, own: ORDINARY.len() - WATCHED, seed }
     }
 }
 
@@ -725,6 +727,7 @@ pub struct Learning {
     own: Own,
     speaker: Option<Talk>,
     wanted: usize,
+    watched: Vec<Example>,
     /// What the new file says of itself.
     provenance: Provenance,
     measured: Vec<Example>,
@@ -732,7 +735,6 @@ pub struct Learning {
     divergence: Option<Divergence>,
     old: Arc<Ready>,
     batches: usize,
-    own_batches: usize,
     /// Steps, at most.
     limit: u64,
     phase: Phase,
@@ -831,7 +833,10 @@ impl Learning {
         let lesson = feedback::Lesson::new(mynah.model(), beneath.clone(), old, rows, &plan)?;
         let speaker = mynah.generation().stack(beneath.clone()).sampling(Sampling::greedy());
         let speaker = speaker.context(OWN_CONTEXT).limit(OWN_TOKENS).talk()?.templated(talk.template());
-        let wanted = settings.own.min(lesson.guards()).min(ORDINARY.len());
+        let wanted = match settings.own.min(lesson.guards()) {
+            0 => 0,
+            own => ORDINARY.len().min(WATCHED + own),
+        };
         let steps = feedback.steps();
         let learnt = Learnt {
             objective: feedback::OBJECTIVE,
@@ -856,13 +861,13 @@ impl Learning {
             beneath,
             old: feedback.ready(&feedback.bytes)?,
             longest: measured.iter().map(|e| e.tokens.len()).max().unwrap_or(1),
-            batches: lesson.batches() + wanted.div_ceil(feedback::BATCH),
-            own_batches: wanted.div_ceil(feedback::BATCH),
+            batches: lesson.batches() + 1,
             limit: lesson.steps(),
             lesson: Some(lesson),
             own: feedback.own.clone(),
             speaker: Some(speaker),
             wanted,
+            watched: Vec::new(),
             divergence: None,
             phase: Phase::Own(0),
             stop: Stop::new(),
@@ -935,25 +940,21 @@ impl Learning {
     fn guard(&mut self) -> Result<()> {
         self.speaker = None;
         let own = self.own.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let rows: Vec<Example> = own.iter().take(self.wanted).flatten().cloned().collect();
-        if let Some(lesson) = &mut self.lesson {
-            lesson.guard(rows)?;
-            (self.batches, self.own_batches) = (lesson.batches() + lesson.own_batches(), lesson.own_batches());
+        let (watched, repeated) = own[..self.wanted].split_at(WATCHED.min(self.wanted));
+        self.watched = watched.iter().flatten().cloned().collect();
+        match &mut self.lesson {
+            Some(lesson) => lesson.guard(repeated.iter().flatten().cloned().collect()),
+            None => Ok(()),
         }
-        Ok(())
     }
 
-    /// Assesses a batch; with the last one the loss, and the part of the rows that rewards agree with, are there.
+    /// Assesses a batch, or behind the last one own answers; with the last one the loss, and the part of the rows that rewards agree with, are there.
     fn assess(&mut self, batch: usize, which: usize) -> Result<()> {
         let Some(lesson) = &mut self.lesson else { return Ok(()) };
-        let (marks, sums) = (self.batches - self.own_batches, &mut self.sums);
-        if batch >= marks {
-            let (nats, tokens) = lesson.assess_own(batch - marks)?;
-            (sums.nats, sums.tokens) = (sums.nats + nats, sums.tokens + tokens);
-            if batch + 1 == self.batches {
-                let Sums { nats, tokens, .. } = core::mem::take(sums);
-                self.learnt.ordinary[which] = nats / tokens.max(1) as f64;
-            }
+        let (marks, sums) = (self.batches - 1, &mut self.sums);
+        if batch == marks {
+            let (nats, tokens) = lesson.nats(&self.watched)?;
+            self.learnt.ordinary[which] = nats / tokens.max(1) as f64;
             return Ok(());
         }
         let a = lesson.assess(batch)?;
@@ -1031,7 +1032,7 @@ impl Learning {
             Phase::Own(_) => {
                 self.guard()?;
                 self.assess(0, 0)?;
-                self.phase = if self.batches > 1 { Phase::Before(1) } else { Phase::Steps };
+                self.phase = Phase::Before(1);
                 LearnEvent::Assessed
             }
             Phase::Before(batch) => {

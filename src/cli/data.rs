@@ -7,7 +7,7 @@ use mynah::Mynah;
 use mynah::bytes::Limits;
 use mynah::text::{Decode, Tokenizer};
 use mynah::train::Example;
-use mynah::train::data::{Dataset, Files, Reader};
+use mynah::train::data::{Dataset, Files, Reader, Split};
 use serde::Serialize;
 use std::io::IsTerminal;
 
@@ -102,7 +102,7 @@ fn read(args: &Look, mynah: &Mynah, ctx: usize, files: &Files) -> anyhow::Result
         template: template.as_ref(),
         ctx,
         parse_special: args.how.parse_special,
-        options: args.how.options(),
+        options: args.how.options(Split::Auto),
         limits: Limits::default(),
     };
     reader.files(files).with_context(|| args.data.display().to_string())

@@ -161,7 +161,7 @@ fn trained(mynah: &Mynah, held: usize) -> mynah::Result<usize> {
     } else {
         setup
     };
-    Ok(setup.plan(held)?.map_or_else(|refusal| refusal.least, |plan| plan).total())
+    Ok(setup.plan(held)?.unwrap_or_else(|refusal| refusal.least).total())
 }
 
 /// Bytes of the weights that are read for each token: of a mixture, those of the experts that a token has.

@@ -11,7 +11,7 @@ use mynah::bytes::{Limits, map};
 use mynah::model::Pooling;
 use mynah::text::Encode;
 use mynah::train::Example;
-use mynah::train::data::{Files, Reader, text_of};
+use mynah::train::data::{Files, Reader, Split, text_of};
 use mynah::train::objective::Choice;
 use serde::Serialize;
 use std::time::Instant;
@@ -111,7 +111,7 @@ fn rows(args: &Eval, mynah: &Mynah, ctx: usize) -> anyhow::Result<Vec<Example>> 
         template: template.as_ref(),
         ctx,
         parse_special: args.rows.parse_special,
-        options: args.rows.options(),
+        options: args.rows.options(Split::Whole),
         limits: Limits::default(),
     };
     let rows = reader.files(&files).with_context(|| name.to_string())?;

@@ -44,7 +44,7 @@ const PROMPT: &str = "prompt";
 
 /// Questions without any manner. What the model answers to them on its own is repeated in lessons, so that other answers
 /// stay as they are.
-pub static ORDINARY: &[&str] = &[
+pub static ORDINARY: [&str; 48] = [
     "What can you help me with?",
     "How does a bicycle stay upright?",
     "Write two sentences about the sea.",
@@ -254,6 +254,15 @@ fn alone(line: &[u8]) -> Option<Vec<u8>> {
     serde_json::to_vec(&row).ok()
 }
 
+/// The same without its first targets, if there are others.
+fn without_beginning(mut row: Example) -> Example {
+    let first: Vec<usize> = (1..row.mask.len()).filter(|&t| row.mask[t]).take(BEGINNING + 1).collect();
+    if first.len() > BEGINNING {
+        first[..BEGINNING].iter().for_each(|&t| row.mask[t] = false);
+    }
+    row
+}
+
 /// The settings of a lesson.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
@@ -283,6 +292,10 @@ pub const BATCH: usize = 8;
 const OWN: usize = 4;
 /// What own answers weigh together, in marks for each mark of the step.
 const STAY: f32 = 0.8;
+/// Many manners are about how an answer begins. So of own answers the first tokens are no targets, but of one in so many,
+/// lest the beginning becomes certain where it should only become likely.
+const BEGINNING: usize = 2;
+const WHOLE: usize = 6;
 
 /// A few steps on a user's feedback. Half of the marks of a step are old ones, if there are any, so that neither new nor
 /// old ones dominate; to them come a few own answers, so that other answers stay as they are.
@@ -351,7 +364,8 @@ impl Lesson {
     pub fn guard(&mut self, own: Vec<Example>) -> Result<()> {
         self.own = if own.is_empty() { None } else { Some(Order::new(own.len(), OWN, 1, Some(self.seed))?) };
         self.rows.truncate(self.starts[1]);
-        self.rows.extend(own);
+        let own = own.into_iter().enumerate();
+        self.rows.extend(own.map(|(i, row)| if i % WHOLE == 0 { row } else { without_beginning(row) }));
         Ok(())
     }
 
@@ -375,11 +389,6 @@ impl Lesson {
         self.starts[1].div_ceil(BATCH)
     }
 
-    /// The own answers, in batches.
-    pub fn own_batches(&self) -> usize {
-        (self.rows.len() - self.starts[1]).div_ceil(BATCH)
-    }
-
     /// Evaluates a batch with the present parameters. Computes its reference log-probabilities first, if necessary.
     ///
     /// # Errors
@@ -391,13 +400,11 @@ impl Lesson {
         self.trainer.assess(rows)
     }
 
-    /// How unlikely a batch of own answers is with the present parameters: `−Σ ln p` in nats, and its tokens.
+    /// How unlikely completions are with the present parameters: `−Σ ln p` in nats, and their tokens.
     ///
     /// # Errors
     /// Those of [`Trainer::log_probs`].
-    pub fn assess_own(&mut self, batch: usize) -> Result<(f64, u64)> {
-        let own = &self.rows[self.starts[1]..];
-        let rows = &own[batch * BATCH..own.len().min((batch + 1) * BATCH)];
+    pub fn nats(&mut self, rows: &[Example]) -> Result<(f64, u64)> {
         let nats = self.trainer.log_probs(rows)?.into_iter().sum::<f64>();
         Ok((-nats, rows.iter().map(|e| e.targets() as u64).sum()))
     }

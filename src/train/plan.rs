@@ -305,12 +305,12 @@ impl Run<'_> {
             decoded,
             // Tokens, positions, rows, targets and owners, some of them in vectors with twice the capacity.
             batch: 64 * all,
-            // An adapter in f16 and its file; a model in f32 and its file; an adapter's file in f32 and its checkpoint,
-            // or the checkpoint of all weights, with the optimiser's state. The file of the best state lies beside, and is
-            // in the checkpoint once more.
+            // An adapter in f16 and its file; a model in f32 and its file; an adapter in f32, its file and its checkpoint,
+            // since an allocator may keep the first while the last is made; or the checkpoint of all weights, with the
+            // optimiser's state. The file of the best state lies beside, and is in the checkpoint once more.
             file: match (full, self.checkpoints) {
                 (false, false) => (4 + best) * size.params,
-                (false, true) => (8 + 2 * best) * size.params + moments,
+                (false, true) => (12 + 2 * best) * size.params + moments,
                 (true, false) => (8 + best) * size.params,
                 (true, true) => (4 + 2 * best) * size.params + moments.max(4 * size.params),
             },

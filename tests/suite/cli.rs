@@ -390,7 +390,9 @@ fn teaching_saving_and_going_on() {
         assert_eq!(status(&["run", "-m", &model, "-a", &format!("{out}:x"), "-p", "x"]), 2);
 
         let more = dir.name("more");
-        let got = json(&["train", "-m", &model, "-d", &data, "-o", &more, "--init", &out, "--steps", "2", "--json"]);
+        let got = json(&[
+            "train", "-m", &model, "-d", &data, "-o", &more, "--init", &out, "--steps", "2", "--json", "--force",
+        ]);
         assert_eq!(got[0]["steps"], 2);
         let other = self::model(&shared, "stories260K-q8_0.gguf");
         let refused = mynah(&["run", "-m", &other, "-a", &out, "-p", "x"]);

@@ -173,7 +173,8 @@ mod kinds {
 
     #[test]
     fn a_diary_has_a_row_an_entry() {
-        let heads: [(&str, fn(usize) -> String); 12] = [
+        type Head = fn(usize) -> String;
+        let heads: [(&str, Head); 12] = [
             ("a date", |i| format!("2024-03-{i:02}\n")),
             ("a date", |i| format!("{i} March 2024\n\n")),
             ("a date", |i| format!("Tuesday, March {i}th, 2024: ")),

@@ -44,6 +44,8 @@ mod save;
 mod sessions;
 mod shared;
 mod support;
+#[cfg(feature = "base")]
+mod teach;
 mod survive;
 mod templates;
 mod tiny;

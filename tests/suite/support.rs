@@ -48,7 +48,7 @@ fn the_readme_shows_kinds_objectives_and_systems() {
     for kind in mynah::adapter::KINDS {
         assert!(readme.contains(&format!("`{}`", kind.name)), "README.md lacks {}", kind.name);
     }
-    for shape in [Shape::Completion, Shape::Pair, Shape::Verdict, Shape::Contrast] {
+    for shape in [Shape::Completion, Shape::Pair, Shape::Verdict, Shape::Mixed, Shape::Contrast] {
         let of = OBJECTIVES.iter().filter(|kind| kind.shape == shape);
         let cell = of.map(|kind| format!("`{}`", kind.name)).collect::<Vec<_>>().join(", ");
         assert!(readme.contains(&format!("| {cell} |")), "README.md lacks this cell:\n| {cell} |");

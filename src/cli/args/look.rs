@@ -56,20 +56,21 @@ pub struct RowArgs {
     /// Whose words are learnt in exports of chats and mails
     #[arg(help_heading = DATA, long, value_name = "NAME")]
     pub speaker: Option<String>,
-    /// How a text becomes rows
-    #[arg(help_heading = DATA, long, value_name = "HOW", default_value = "auto",
+    /// How a text becomes rows [default: auto, and whole to measure a text]
+    #[arg(help_heading = DATA, long, value_name = "HOW",
         value_parser = rows(Split::ALL.iter().map(|(name, _, about)| (*name, *about))))]
-    pub split: String,
+    pub split: Option<String>,
 }
 
 impl RowArgs {
-    /// What is said of the data.
-    pub fn options(&self) -> data::Options {
+    /// What is said of the data; texts become rows in the `usual` way where nothing is said.
+    pub fn options(&self, usual: Split) -> data::Options {
+        let named = |split: &String| Split::ALL.iter().find(|(name, ..)| name == split).map(|(_, split, _)| *split);
         data::Options {
             encoding: self.encoding.clone(),
             columns: self.columns.clone(),
             speaker: self.speaker.clone(),
-            split: Split::ALL.iter().find(|(name, ..)| *name == self.split).map_or(Split::Auto, |(_, split, _)| *split),
+            split: self.split.as_ref().and_then(named).unwrap_or(usual),
         }
     }
 }
@@ -96,7 +97,8 @@ pub enum DataCommand {
 
 #[derive(Args)]
 #[command(after_help = "\
-What is learnt of a row is coloured, or without a terminal put between « and ». Control tokens are spelled out.
+What is learnt of a row is coloured, or without a terminal put between « and ». The first token of a row is never learnt,
+since nothing predicts it. Control tokens are spelled out.
 With --json: rows, tokens, learnt (tokens), lengths (min, median, max), longer (rows that are cut at --ctx), left_out (file,
 line, why), notes (what was guessed), first (rows, each with line, tokens, learnt and parts: text and whether it is learnt).
 

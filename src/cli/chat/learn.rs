@@ -189,7 +189,10 @@ impl<'a> Learner<'a> {
         let before = sample(talk)?;
         let mut learning = setting(self.feedback.learn(talk, &self.settings()))?;
         watch(&mut learning)?;
-        let Some(learnt) = learning.finish() else { return Ok(()) };
+        let Some(learnt) = learning.finish() else {
+            out::say("nothing was learnt: the adapter is what it was");
+            return Ok(());
+        };
         learnt.attach(talk)?;
         let after = sample(talk)?;
         let sample = probe.zip(before).zip(after).map(|((prompt, before), after)| Sample {

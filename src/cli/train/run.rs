@@ -205,7 +205,7 @@ impl Run {
             pair(summary.loss_first, summary.loss_last),
             pair(summary.eval_before, summary.eval_after),
         ));
-        if let Some(text) = verdict(&history.held_out, history.saved()) {
+        if let Some(text) = verdict(&history.held_out, history.saved()).filter(|_| !self.diverged()) {
             out::say(&text);
         }
     }
@@ -214,8 +214,10 @@ impl Run {
     pub fn diverged(&self) -> bool {
         let history = self.lesson.history();
         let held_out = history.held_out.first().zip(history.best()).map(|(before, best)| (before.1, best.1));
-        let losses = held_out.or_else(|| history.mean_losses(self.lesson.steps_per_epoch()));
-        let worse = losses.is_some_and(|(before, after)| !(after <= WORSE * before));
+        // The loss of the first step is from before its update.
+        let last = history.mean_losses(self.lesson.steps_per_epoch()).map(|losses| losses.1);
+        let losses = held_out.or_else(|| history.losses.first().copied().zip(last));
+        let worse = losses.is_some_and(|(before, after)| after.is_nan() || after > WORSE * before);
         self.lesson.ended() == Some(Ended::Failed) || (self.lesson.ended() == Some(Ended::Done) && worse)
     }
 

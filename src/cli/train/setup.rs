@@ -9,7 +9,7 @@ use anyhow::Context;
 use mynah::adapter::{self, Spec};
 use mynah::app::{Data, Draft, Method, Settings, Setup};
 use mynah::nn::linear::Precision;
-use mynah::train::data::Files;
+use mynah::train::data::{Files, Split};
 use mynah::train::{Schedule, objective, optim};
 use mynah::{Error, Mynah};
 use std::path::Path;
@@ -133,7 +133,7 @@ fn settings(args: &Teach, clock: i64, to: &mut Settings) {
         clock: Some(clock),
         merge_system: args.rows.merge_system,
         parse_special: args.rows.parse_special,
-        data: args.rows.options(),
+        data: args.rows.options(Split::Auto),
     };
 }
 

@@ -33,7 +33,7 @@ impl Split {
 }
 
 /// Least tokens of a row of paragraphs, where the context is not small.
-const SHORT: usize = 64;
+const SHORT: usize = 32;
 /// Rows that a text should have before its paragraphs are joined to longer ones.
 const ROWS: usize = 64;
 /// Paragraphs of a mean entry above which dates are taken for parts of sentences.
@@ -54,8 +54,10 @@ impl Line<'_> {
 /// A part of a text: its bytes.
 type Part = Range<usize>;
 
+/// Whether a line begins an entry; the other is the line below it.
+type Begins = fn(&str, &str) -> bool;
 /// Kinds of lines that begin an entry: what they are called, and how they are recognised by the line and the next one.
-const BEGINNINGS: [(&str, fn(&str, &str) -> bool); 4] = [
+const BEGINNINGS: [(&str, Begins); 4] = [
     ("a date", |line, _| begins_with_date(line)),
     ("a heading", is_heading),
     ("a number", |line, _| is_numbered(line)),
@@ -148,7 +150,7 @@ impl Reader<'_> {
         }
         // A short rest belongs to the row before.
         if let [.., (before, n), (last, m)] = &mut rows[..]
-            && *m < least / 2
+            && *m < least
             && *n + *m < most
         {
             before.end = last.end;

@@ -97,7 +97,7 @@ impl Format {
         }
         let page =
             |start: &&str| begin.len() >= start.len() && begin[..start.len()].eq_ignore_ascii_case(start.as_bytes());
-        if PAGES.iter().any(|start| page(&start)) {
+        if PAGES.iter().any(page) {
             return is("a web page; save its text as .txt");
         }
         let known = ENDINGS.iter().find(|(end, _)| *end == ending).map(|(_, format)| *format);
@@ -126,8 +126,10 @@ impl Format {
     }
 }
 
+/// Whether a text looks like something.
+type Looks = fn(&str) -> bool;
 /// What texts look like that are more than that.
-const LOOKS: [(&str, Format, fn(&str) -> bool); 3] = [
+const LOOKS: [(&str, Format, Looks); 3] = [
     ("JSON", Format::Json, |text| {
         let mut marks = text.chars().filter(|c| !c.is_whitespace());
         let (first, second) = (marks.next(), marks.next());

@@ -270,7 +270,7 @@ impl Reader<'_> {
                 out.note(note);
                 Ok(())
             }
-            Format::Chat if self.options.split == Split::Auto => self.talk(&text, out),
+            Format::Chat if matches!(self.options.split, Split::Auto | Split::Whole) => self.talk(&text, out),
             _ => self.entries(&text, out),
         }
     }

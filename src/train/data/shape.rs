@@ -160,7 +160,7 @@ pub fn quoted<'a>(names: impl Iterator<Item = &'a str>) -> String {
 pub fn of(found: &[&str]) -> core::result::Result<&'static Shape, String> {
     let has = |key: &&str| found.contains(key);
     let fitting = |shapes: &'static [Shape]| -> Vec<&Shape> {
-        shapes.iter().filter(|shape| shape.keys.iter().all(|key| has(&key))).collect()
+        shapes.iter().filter(|shape| shape.keys.iter().all(has)).collect()
     };
     let covers = |a: &Shape, b: &Shape| b.keys.iter().all(|key| a.keys.contains(key) || a.beside.contains(key));
     let best = |fits: &[&'static Shape]| fits.iter().copied().find(|a| fits.iter().all(|b| covers(a, b)));
