@@ -539,7 +539,7 @@ mod tests {
         let turns = [Message::new("system", "S"), Message::new("user", "a"), Message::new(ASSISTANT, "b")];
         let question = Message::new("user", "c");
         let verdict = Verdict::Preferred { chosen: Answer::new("d"), rejected: Answer::new("e") };
-        let line = verdict.line(&[&turns[..], &[question.clone()]].concat());
+        let line = verdict.line(&[&turns[..], std::slice::from_ref(&question)].concat());
         let bare = verdict.line(&[question]);
         let value = |line: &[u8]| serde_json::from_slice::<Value>(line).unwrap();
         assert_eq!(value(&alone(line.as_bytes()).unwrap()), value(bare.as_bytes()));

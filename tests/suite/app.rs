@@ -314,7 +314,7 @@ fn patience_ends_early_with_the_best() {
     assert_eq!((lesson.history().best().map(|b| b.0), lesson.history().waited()), (best, 2));
     assert_eq!(lesson.history().steps(), best.unwrap() + 4);
     assert!(lesson.to_bytes().unwrap() == file && lesson.encode().unwrap() != file);
-    let why = mynah.lesson("lora").patience(2).text(NOTES).err().unwrap();
+    let why = mynah.lesson("lora").held_out(0.0).patience(2).text(NOTES).err().unwrap();
     assert!(matches!(&why, Error::Invalid { what, .. } if what == "patience"), "{why}");
 }
 

@@ -354,7 +354,7 @@ fn marks_are_rows_that_training_reads() {
     assert_eq!(targets(&marks.lines().next().unwrap().replace(",\"ended\":false", "")), 6);
     assert_eq!(targets(marks.lines().next().unwrap()), 5);
     place.chat(LEARN, &["Who is it?", "/bad"]).done();
-    let train = "train -m base.gguf -d mine.mynah.feedback.jsonl -o out --steps 2 --objective";
+    let train = "train -m base.gguf -d mine.mynah.feedback.jsonl -o out --force --steps 2 --objective";
     for objective in ["bco", "marks"] {
         let (status, errors) = place.mynah(&format!("{train} {objective}"));
         assert_eq!(status, Some(0), "{errors}");

@@ -105,6 +105,8 @@ const NAMED: &[(&str, &str, &str)] = &[
     ("adapter/peft.rs", "lora", "what that program's files hold is this kind"),
     ("adapter/gguf_adapter.rs", "lora", "what that program's files hold is this kind, and they say so"),
     ("train/data/shape.rs", "prompt", "a key of rows of data"),
+    ("train/data/turns.rs", "prompt", "a key of rows of data"),
+    ("train/feedback.rs", "prompt", "a key of rows of data"),
     ("app/feedback.rs", "prompt", "a key of rows of data"),
     ("text/split.rs", "qwen2", "the name of a pre-tokenizer in files"),
     ("text/split.rs", "lfm2", "the same"),

@@ -607,7 +607,7 @@ mod command {
             &["--ctx", "128", "--batch", "2"],
             &["--recompute", "none", "--act-type", "f16", "--ctx", "128"],
             &["--method", "nola", "--ctx", "64"],
-            &["--memory", "210M", "--batch", "8", "--ctx", "64"],
+            &["--memory", "220M", "--batch", "8", "--ctx", "64"],
             &["--layers", "26-", "--recompute", "none"],
             &["--fast"],
             &["--fast", "--recompute", "all", "--batch", "2"],
@@ -630,7 +630,7 @@ mod command {
         let refused = mynah(&[&["train"], &common[..], &["--memory", "150M"]].concat());
         let said = String::from_utf8_lossy(&refused.stderr);
         assert_eq!(refused.status.code(), Some(2), "{said}");
-        for option in ["--ctx ", "--method ", "--rank ", "--targets "] {
+        for option in ["--method ", "--rank ", "--layers "] {
             let single = |line: &str| line.starts_with(&format!("  {option}"));
             assert!(said.lines().any(single), "{option}: {said}");
         }
@@ -656,6 +656,8 @@ mod command {
             "8",
             "--steps",
             "4",
+            "--split",
+            "whole",
             "--json",
         ];
         let adapter = |n: &str, options: &[&str]| {

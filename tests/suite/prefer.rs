@@ -86,7 +86,7 @@ fn every_objective_learns_from_the_command_line() {
 #[test]
 fn options_reach_the_objective_or_are_refused() {
     let place = place();
-    let line = format!("{TRAIN} -d pairs.jsonl --steps 3 -o");
+    let line = format!("{TRAIN} --lr 2e-4 -d pairs.jsonl --steps 3 -o").replacen(" --lr 2e-3", "", 1);
     let bytes = |options: &str| {
         place.says(&format!("{line} x {options}"), 0);
         place.read("x")
@@ -162,7 +162,6 @@ fn rows_that_do_not_fit_are_named_by_file_and_line() {
         (pair.clone(), "sft", 2, "line 1 is not"),
         (verdict.replace("true", "\"yes\""), "kto", 1, "d.jsonl: line 1: label"),
         (pair.replace("rejected", "refused"), "dpo", 1, "d.jsonl: line 1: row: keys"),
-        (format!("{pair}{{\"prompt\": 1"), "dpo", 1, "d.jsonl: line 2: JSON"),
         (pair.replace("\" Tea.\"", "[]"), "dpo", 1, "d.jsonl: line 1: chosen"),
         (pair.replacen('{', "{\"weight\":-1,", 1), "dpo", 1, "d.jsonl: line 1: weight: -1"),
         (verdict.clone(), "kto", 2, "at least two"),

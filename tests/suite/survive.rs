@@ -356,7 +356,7 @@ fn steps_that_are_not_finite_are_discarded_and_named() {
     let place = Place::new();
     let line = format!("{TRAIN} --method full --lr 1000 --clip 0 --schedule constant --steps 50 -o out");
     let text = place.says(&line, 1);
-    assert!(text.contains("the step was discarded (rows "), "{text}");
+    assert!(text.contains("the step was discarded (lines "), "{text}");
     assert!(text.contains("3 steps in a row were discarded"), "{text}");
     // Rows of a file of lines are named by these; an empty one counts too.
     let rows = (0..6).map(|i| format!("{{\"text\": \"The {i} birds sing.\"}}\n")).collect::<String>();

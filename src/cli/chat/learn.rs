@@ -181,9 +181,9 @@ impl<'a> Learner<'a> {
             out::say("no mark is new; those that were learnt are gone over again");
         }
         // A new conversation, begun with the last question that was marked.
-        let probe: Option<Vec<Message>> = self.feedback.last_prompt().and_then(|mut turns| {
+        let probe: Option<Vec<Message>> = self.feedback.last_prompt().map(|mut turns| {
             let system = talk.messages().iter().filter(|m| m.role == "system").cloned();
-            Some(system.chain(turns.pop()).collect())
+            system.chain(turns.pop()).collect()
         });
         let sample = |talk: &mut Talk| probe.as_ref().map(|p| aside(talk, p)).transpose();
         let before = sample(talk)?;

@@ -216,7 +216,8 @@ impl Run {
         let held_out = history.held_out.first().zip(history.best()).map(|(before, best)| (before.1, best.1));
         // The loss of the first step is from before its update.
         let last = history.mean_losses(self.lesson.steps_per_epoch()).map(|losses| losses.1);
-        let losses = held_out.or_else(|| history.losses.first().copied().zip(last));
+        let trained = history.losses.first().copied().zip(last).filter(|_| history.steps() >= FEW);
+        let losses = held_out.or(trained);
         let worse = losses.is_some_and(|(before, after)| after.is_nan() || after > WORSE * before);
         self.lesson.ended() == Some(Ended::Failed) || (self.lesson.ended() == Some(Ended::Done) && worse)
     }
@@ -233,6 +234,8 @@ impl Run {
 
 /// A loss this many times that of the beginning is worse than nothing.
 const WORSE: f64 = 1.5;
+/// Losses of fewer steps differ by their rows.
+const FEW: u64 = 10;
 
 /// What the held-out losses mean, in plain words. `saved` is the step whose state is saved.
 fn verdict(held_out: &[(u64, f64)], saved: u64) -> Option<String> {

@@ -16,7 +16,7 @@ pub fn rows(text: &str, limits: &Limits, row: &mut dyn FnMut(usize, Result<Json>
         row(line, checked.and_then(|()| Json::parse(value.as_bytes(), limits.json_depth)));
     };
     match layout {
-        Layout::Lines => {
+        Arrangement::Lines => {
             for (line, value) in (1..).zip(text.split('\n')) {
                 if !value.trim_ascii().is_empty() {
                     read(line, value.trim_end_matches('\r'));
@@ -24,18 +24,18 @@ pub fn rows(text: &str, limits: &Limits, row: &mut dyn FnMut(usize, Result<Json>
             }
             return None;
         }
-        Layout::List => values(body.strip_prefix('[').unwrap_or(body), first, true, &mut read),
-        Layout::Values => values(body, first, false, &mut read),
+        Arrangement::List => values(body.strip_prefix('[').unwrap_or(body), first, true, &mut read),
+        Arrangement::Values => values(body, first, false, &mut read),
     }
     Some(match layout {
-        Layout::List => "one JSON list of rows".into(),
+        Arrangement::List => "one JSON list of rows".into(),
         _ => "rows of JSON over several lines".into(),
     })
 }
 
 /// How values are laid out in a file.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Layout {
+enum Arrangement {
     Lines,
     List,
     Values,
@@ -46,22 +46,22 @@ const BROKEN: usize = 100;
 /// Printers of JSON break lines behind these marks.
 const BREAKS: [char; 3] = ['{', '[', ','];
 
-fn layout(body: &str) -> Layout {
+fn layout(body: &str) -> Arrangement {
     let line = body.lines().next().unwrap_or_default().trim_end();
     let list = body.starts_with('[');
     match scan(body) {
         // One list and nothing behind it.
-        Scan::Whole(end) if list && body[end..].trim().is_empty() => Layout::List,
-        Scan::Whole(end) if !list && end > line.len() && line.ends_with(BREAKS) => Layout::Values,
+        Scan::Whole(end) if list && body[end..].trim().is_empty() => Arrangement::List,
+        Scan::Whole(end) if !list && end > line.len() && line.ends_with(BREAKS) => Arrangement::Values,
         // Cut off, or broken somewhere.
-        Scan::Open if list && body[1..].trim_start().starts_with('{') => Layout::List,
-        Scan::Open | Scan::Broken if list && line.ends_with(BREAKS) => Layout::List,
+        Scan::Open if list && body[1..].trim_start().starts_with('{') => Arrangement::List,
+        Scan::Open | Scan::Broken if list && line.ends_with(BREAKS) => Arrangement::List,
         Scan::Open | Scan::Broken
             if body.starts_with('{') && line.ends_with(BREAKS) && body.lines().nth(1).is_some_and(inner) =>
         {
-            Layout::Values
+            Arrangement::Values
         }
-        _ => Layout::Lines,
+        _ => Arrangement::Lines,
     }
 }
 
