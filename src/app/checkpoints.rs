@@ -40,7 +40,7 @@ impl Checkpoints {
     /// # use mynah::{Mynah, app::Checkpoints};
     /// # let (mynah, folder) = (Mynah::embedded()?, tempfile::tempdir().unwrap());
     /// # let path = folder.path().join("notes.saved");
-    /// let mut lesson = mynah.lesson("lora").steps(4).context(64).text(mynah::base::NOTES)?;
+    /// let mut lesson = mynah.lesson("lora").held_out(0.0).steps(4).context(64).text(mynah::base::NOTES)?;
     /// let mut saved = Checkpoints::open(&path, 2)?; // "notes.saved", every second step
     /// lesson.next().transpose()?;
     /// assert!(!saved.save_if_due(&lesson)?);
@@ -48,7 +48,7 @@ impl Checkpoints {
     /// assert!(saved.save_if_due(&lesson)?);
     /// drop((lesson, saved)); // a crash
     ///
-    /// let lesson = mynah.resume(&path)?.steps(4).context(64).text(mynah::base::NOTES)?;
+    /// let lesson = mynah.resume(&path)?.steps(4).context(64).held_out(0.0).text(mynah::base::NOTES)?;
     /// assert_eq!(lesson.history().steps(), 2);
     /// # }
     /// # Ok(()) }

@@ -142,7 +142,7 @@ impl Generation {
     /// # fn main() -> mynah::Result<()> {
     /// # #[cfg(feature = "base")] {
     /// # let mynah = mynah::Mynah::embedded()?;
-    /// let mut lesson = mynah.lesson("lora").steps(1).context(32).text(mynah::base::NOTES)?;
+    /// let mut lesson = mynah.lesson("lora").held_out(0.0).steps(1).context(32).text(mynah::base::NOTES)?;
     /// lesson.next().transpose()?;
     /// let mut stack = mynah::adapter::Stack::new();
     /// stack.push(mynah.ready(lesson.to_bytes()?)?, 0.5)?;

@@ -122,7 +122,7 @@ impl Draft {
     /// # fn main() -> mynah::Result<()> {
     /// # #[cfg(feature = "base")] {
     /// # let mynah = mynah::Mynah::embedded()?;
-    /// let setup = mynah.lesson("lora").context(64).steps(1);
+    /// let setup = mynah.lesson("lora").held_out(0.0).context(64).steps(1);
     /// let data = setup.read("notes.txt", mynah::base::NOTES.as_bytes())?;
     /// let mut draft = setup.draft(data)?;
     /// if draft.plan(0)?.is_ok() {

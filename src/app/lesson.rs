@@ -86,7 +86,7 @@ pub enum Event {
 /// # #[cfg(feature = "base")] {
 /// # use mynah::{Mynah, app::Work};
 /// # let mynah = Mynah::embedded()?;
-/// let mut lesson = mynah.lesson("lora").steps(1).context(64).text(mynah::base::NOTES)?;
+/// let mut lesson = mynah.lesson("lora").held_out(0.0).steps(1).context(64).text(mynah::base::NOTES)?;
 /// assert_eq!(lesson.upcoming(), Some(Work::Step)); // time this call, or write what it will do
 /// lesson.next().transpose()?;
 /// assert_eq!(lesson.upcoming(), None);
@@ -393,7 +393,7 @@ impl Lesson {
     /// # #[cfg(feature = "base")] {
     /// # use mynah::{Mynah, app::Ended};
     /// # let mynah = Mynah::embedded()?;
-    /// let mut lesson = mynah.lesson("lora").steps(1000).context(64).text(mynah::base::NOTES)?;
+    /// let mut lesson = mynah.lesson("lora").held_out(0.0).steps(1000).context(64).text(mynah::base::NOTES)?;
     /// lesson.next().transpose()?;
     /// lesson.cancel();
     /// assert!(lesson.next().is_none());

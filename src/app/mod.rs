@@ -402,7 +402,7 @@ impl Source {
 /// # fn main() -> mynah::Result<()> {
 /// # #[cfg(feature = "base")] {
 /// # let mynah = mynah::Mynah::embedded()?;
-/// let mut lesson = mynah.lesson("lora").steps(1).context(32).text(mynah::base::NOTES)?;
+/// let mut lesson = mynah.lesson("lora").held_out(0.0).steps(1).context(32).text(mynah::base::NOTES)?;
 /// lesson.next().transpose()?;
 /// let bytes = lesson.to_bytes()?;
 /// let ready = mynah.ready(bytes.clone())?; // read once, for many sessions

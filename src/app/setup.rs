@@ -389,7 +389,7 @@ impl Setup {
     /// # fn main() -> mynah::Result<()> {
     /// # #[cfg(feature = "base")] {
     /// # let mynah = mynah::Mynah::embedded()?;
-    /// let mut lesson = mynah.lesson("lora").steps(1).context(64).text(mynah::base::NOTES)?;
+    /// let mut lesson = mynah.lesson("lora").held_out(0.0).steps(1).context(64).text(mynah::base::NOTES)?;
     /// assert!(lesson.rows().iter().all(|row| row.tokens.len() <= 64));
     /// lesson.next().transpose()?;
     /// assert_eq!(lesson.history().steps(), 1);

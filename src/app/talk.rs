@@ -300,7 +300,7 @@ impl Talk {
     /// # #[cfg(feature = "base")] {
     /// # use mynah::{Mynah, adapter::Stack};
     /// # let mynah = Mynah::embedded()?;
-    /// let mut lesson = mynah.lesson("lora").steps(1).context(32).text(mynah::base::NOTES)?;
+    /// let mut lesson = mynah.lesson("lora").held_out(0.0).steps(1).context(32).text(mynah::base::NOTES)?;
     /// lesson.next().transpose()?;
     /// let mut talk = mynah.generation().limit(8).talk()?;
     /// talk.attach(lesson.to_bytes()?, 1.0)?;
