@@ -284,7 +284,11 @@ pub(super) fn read(list: &[String], base: &Base) -> Result<Vec<Shaped>> {
         let found = base.place(place)?;
         if found != shape {
             let spell = |[n_in, n_out]: [usize; 2]| format!("{n_in} to {n_out}");
-            return Err(Error::mismatch(format!("shape of {place}"), spell(shape), spell(found)));
+            return Err(Error::mismatch(
+                format!("this adapter was made for another model: {place}"),
+                spell(shape),
+                spell(found),
+            ));
         }
         places.push((place, shape));
         Ok(places.len())
@@ -311,7 +315,11 @@ pub(super) fn read(list: &[String], base: &Base) -> Result<Vec<Shaped>> {
             let (first, last) = range.split_once('-').ok_or_else(bad)?;
             let (first, last) = (number(first).ok_or_else(bad)?, number(last).ok_or_else(bad)?);
             if last >= base.layers() {
-                return Err(Error::mismatch("layers", format!("{} of the base", base.layers()), last + 1));
+                return Err(Error::mismatch(
+                    "this adapter was made for another model: number of layers",
+                    last + 1,
+                    base.layers(),
+                ));
             }
             for layer in first..=last {
                 let Some(place) = Place::by_name(name, layer) else { unreachable!("the name was found before") };

@@ -174,7 +174,7 @@ fn eyes(summary: &Summary, colour: bool) -> String {
     text += &format!("{longer} rows are longer than {ctx} and cut\n");
     let left_out = summary.left_out.len();
     if left_out > 0 {
-        text += &format!("{left_out} rows are left out\n");
+        text += &format!("{} left out\n", out::count(left_out as u64, "row"));
     }
     text
 }

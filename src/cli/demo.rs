@@ -51,7 +51,7 @@ pub fn demo(args: &Demo, json: bool) -> anyhow::Result<Outcome> {
     let mynah = load::embedded(&args.engine)?;
     let data = rows(&mynah)?;
     out::say(&format!(
-        "The built-in model has {} and knows plain English. Your notes: {} lines from a lighthouse keeper's log.\n",
+        "The built-in model is {} and knows plain English. Your notes: {} lines from a lighthouse keeper's log.\n",
         out::bytes(MODEL.len() as u64),
         data.rows.examples.len(),
     ));
@@ -67,7 +67,7 @@ pub fn demo(args: &Demo, json: bool) -> anyhow::Result<Outcome> {
     stack.push(mynah.ready(file.clone())?, 1.0)?;
     out::say("\nWhat it says now:");
     let after = speak(&mynah, stack, &prompts)?;
-    out::say(&format!("\nThe adapter has {} bytes; the model has {}.", file.len(), MODEL.len()));
+    out::say(&format!("\nThe adapter is {} bytes; the model is {}.", file.len(), MODEL.len()));
     output.keep(&file, &prompts)?;
     let zip = prompts.into_iter().zip(before).zip(after);
     let samples = zip.map(|((prompt, before), after)| Sample { prompt, before, after }).collect();
@@ -127,8 +127,8 @@ impl Output {
         };
         map::replace(path, file)?;
         let (name, prompt) = (path.display(), prompts.first().map_or("", String::as_str));
-        out::say(&format!("It is in {name}. Talk with it, or let it continue a text:\n"));
-        out::say(&format!("  mynah chat -a {name}\n  mynah run -a {name} -p '{prompt}'\n"));
+        out::say(&format!("It is in {name}. Let it continue a text, or talk with the model that read the notes:\n"));
+        out::say(&format!("  mynah run -a {name} -p '{prompt}'\n  mynah chat -a {name}\n"));
         Ok(())
     }
 }

@@ -84,7 +84,7 @@ pub fn named(path: Option<&Path>, engine: &Engine) -> anyhow::Result<Mynah> {
         Some(path) => open(path, engine),
         #[cfg(feature = "base")]
         None => {
-            out::say("the built-in model; -m MODEL takes another");
+            out::say("Using the built-in model; choose another with -m MODEL.");
             embedded(engine)
         }
         #[cfg(not(feature = "base"))]

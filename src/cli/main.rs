@@ -43,11 +43,11 @@ const HELLO: &str = if cfg!(feature = "base") {
     "\
 mynah teaches a language model on the device it runs on. Three lines to try:
 
-  mynah demo                 teach the built-in model a lighthouse keeper's log, in half a minute
-  mynah chat -a demo.mynah   talk with what has learnt
-  mynah doctor               what this machine can do
+  mynah demo         train the built-in model on sample notes, in half a minute
+  mynah chat         talk with the built-in model
+  mynah doctor       what this machine can do
 
-With a model of your own, a GGUF file: mynah doctor -m model.gguf says what it takes here.
+With a model of your own, a GGUF file: mynah doctor -m model.gguf shows how much memory it needs.
 mynah --help lists all commands.
 "
 } else {

@@ -95,6 +95,11 @@ pub fn harmless(text: &str) -> String {
     })
 }
 
+/// A number of things, as in "1 row" and "2 rows".
+pub fn count(n: u64, what: &str) -> String {
+    format!("{} {what}{}", number(n), if n == 1 { "" } else { "s" })
+}
+
 /// A number with commas between thousands.
 pub fn number(n: u64) -> String {
     let digits = n.to_string();

@@ -508,7 +508,7 @@ fn another_base_is_refused_by_name() {
         let on = |layer, role| a.shape().slot(Place::Site(Site { layer, role })).is_some();
         let above = a.shape().slots.iter().any(|s| s.place.layer() == Some(1));
         let stands = |word: &str| match word {
-            "shape of blk.1.attn_q.weight" => on(1, Role::Q),
+            "made for another model: blk.1.attn_q.weight" => on(1, Role::Q),
             "blk.0.attn_k.weight" => on(0, Role::K),
             "layers" => above,
             _ => true,
@@ -517,7 +517,7 @@ fn another_base_is_refused_by_name() {
             (other(|b| b.fingerprint[3] ^= 1), "weights"),
             (other(|b| b.tokenizer[3] ^= 1), "tokenizer"),
             (other(|b| b.architecture = "qwen2".into()), "architecture"),
-            (other(|b| b.shapes[1][Role::Q] = Some([24, 28])), "shape of blk.1.attn_q.weight"),
+            (other(|b| b.shapes[1][Role::Q] = Some([24, 28])), "made for another model: blk.1.attn_q.weight"),
             (other(|b| b.shapes.truncate(1)), "layers"),
             (other(|b| b.shapes[0][Role::K] = None), "blk.0.attn_k.weight"),
         ]

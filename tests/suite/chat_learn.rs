@@ -254,7 +254,7 @@ fn ten_marks_change_the_next_answers_and_undo_restores_the_bytes() {
     let tried = place.chat(LEARN, &[script, about(&ASKED, |_| None)].concat()).done();
     assert!(!tried.keep("kept") && tried.texts()[2..] == after[..], "{:?}", tried.texts());
     assert!(place.read("mine.mynah") == kept && place.read("mine.mynah.before") == fresh);
-    assert!(tried.errors.contains("2 marks are kept for the next /learn"), "{}", tried.errors);
+    assert!(tried.errors.contains("2 marks kept for the next /learn"), "{}", tried.errors);
     let replayed = place.chat(LEARN, &["/learn"]).done();
     assert_eq!(replayed.learnt()["marks"], 12, "two that are new and ten that are not");
     assert!(!replayed.keep("kept") && place.read("mine.mynah") == kept, "the end of the script keeps nothing");

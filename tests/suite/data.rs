@@ -46,8 +46,8 @@ const CASES: &[(&str, &str, i32, &[&str])] = &[
     ("08", "thought.jsonl", 0, &["1 rows"]),
     ("09", "longprompt.jsonl", 1, &["none of 8 rows", "within 48 tokens", "--ctx"]),
     ("09", "some.jsonl", 0, &["8 rows are left out", "within 48 tokens", "1 rows"]),
-    ("09", "maskzero.jsonl", 1, &["none of 3 rows", "no token of it counts"]),
-    ("09", "maskfirst.jsonl", 1, &["none of 3 rows", "no token of it counts"]),
+    ("09", "maskzero.jsonl", 1, &["none of 3 rows", "nothing of it counts"]),
+    ("09", "maskfirst.jsonl", 1, &["none of 3 rows", "nothing of it counts"]),
     ("09", "empty.jsonl", 1, &["none of 4 rows", "nothing to learn"]),
     ("09", "emptycompl.jsonl", 1, &["nothing to learn"]),
     ("09", "emptyprompt.jsonl", 0, &["1 rows"]),
@@ -192,7 +192,7 @@ mod kinds {
             let text: String = (1..=20).map(|i| format!("{}{}\n\n", head(i), day(i, 4))).collect();
             let data = read("diary.txt", &text);
             assert_eq!(data.examples.len(), 20, "{}: {:?}", head(3), texts(&data));
-            assert_eq!(data.notes, [format!("20 entries, each begun by {what}")], "{}", head(3));
+            assert_eq!(data.notes, [format!("20 entries, each starts with {what}")], "{}", head(3));
             let rows = texts(&data);
             for (i, row) in rows.iter().enumerate() {
                 let head = head(i + 1);
@@ -411,7 +411,7 @@ mod kinds {
         let (status, out, said) = run(dir.path(), &["data", "look", "notes", "--rows", "9"], b"");
         assert_eq!(status, 0, "{said}");
         assert!(out.contains("4 rows") && out.contains("«") && out.contains("og on the water."), "{out}");
-        for part in ["b.md: 2 entries", "1 files of other endings are not read: d.png", "a.jsonl: line 2: row: keys"] {
+        for part in ["b.md: 2 entries", "1 file is skipped because of its type: d.png", "a.jsonl: line 2: row: keys"] {
             assert!(said.contains(part), "{part:?} in {said}");
         }
         let (status, out, _) = run(dir.path(), &["data", "look", "notes", "--json"], b"");

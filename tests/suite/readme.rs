@@ -6,11 +6,12 @@ use std::process::{Command, Stdio};
 
 const README: &str = include_str!("../../README.md");
 /// Pages with commands.
-const PAGES: [&str; 11] = [
+const PAGES: [&str; 12] = [
     include_str!("../../docs/DESIGN.md"),
     include_str!("../../docs/adapters.md"),
     include_str!("../../docs/boards.md"),
     include_str!("../../docs/chat.md"),
+    include_str!("../../docs/commands.md"),
     include_str!("../../docs/comparison.md"),
     include_str!("../../docs/data.md"),
     include_str!("../../docs/embedding.md"),

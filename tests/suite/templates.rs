@@ -381,7 +381,7 @@ const ROWS: &[(&str, &[&str], &str)] = &[
     ("06/tool_text", &[], "line 1: tools: the chat template does not show them"),
     ("06/tool_only", &[], "line 1: message 1: the chat template does not show tool_calls"),
     ("06/weight0", &["good answer<|im_end|>"], ""),
-    ("06/w", &[], "line 1: row: nothing to learn: no token of it counts"),
+    ("06/w", &[], "line 1: row: nothing to learn: too short, or nothing of it counts"),
     ("06/null_completion", &["b<|im_end|>"], "line 2: row: keys \"prompt\", \"completion\" (null): no shape"),
     ("06/null_text", &["hello there"], "line 2: row: keys \"text\" (null): no shape"),
     ("06/null_extra", &["hello there", "b<|im_end|>"], ""),

@@ -29,7 +29,7 @@ const WITHOUT: usize = 2;
 /// Its row.
 pub static KIND: Kind = Kind {
     name: "llama-adapter",
-    about: "prompts of the upper blocks, attended through gates that start closed",
+    about: "trained prompts in the upper blocks; no effect at the start",
     rate: 2e-2,
     knobs: &[Setting::whole(&LENGTH, 10)],
     targets: &[],

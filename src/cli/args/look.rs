@@ -6,12 +6,12 @@ use mynah::train::data::{self, Split};
 
 #[derive(Args)]
 #[command(after_help = "\
-Without --stride the text is cut into rows of T tokens, and all tokens of a row except the first are predicted.
---stride llama works like llama-perplexity: whole rows only, with the first token replaced by the model's begin token
-if it has one, and only the second half of each row predicted.
-Rows like {\"query\": \"...\", \"positive\": \"...\"} measure search instead: how many queries find their passage first among
-those of all rows (recall@1), and the loss of `mynah train --objective infonce` over all of them.
-With --json: loss, perplexity, tokens (predicted), tokens_per_second (read); of search loss, recall_at_1, queries,
+Without --stride the text is cut into rows of T tokens, and all tokens of a row except the first are predicted. \
+--stride llama works like llama-perplexity: whole rows only, with the first token replaced by the model's begin token \
+if it has one, and only the second half of each row predicted. \
+Rows like {\"query\": \"...\", \"positive\": \"...\"} measure search instead: how many queries find their passage first among \
+those of all rows (recall@1), and the loss of `mynah train --objective infonce` over all of them. \
+With --json: loss, perplexity, tokens (predicted), tokens_per_second (read); of search loss, recall_at_1, queries, \
 passages, tokens_per_second.
 
 Examples:
@@ -44,7 +44,7 @@ pub struct RowArgs {
     /// Put what the system says in front of the first user's turn, for chat templates that refuse a system role
     #[arg(help_heading = DATA, long)]
     pub merge_system: bool,
-    /// Read control tokens that the data spells as those tokens [default: they are text]
+    /// Treat text like <|im_end|> in the data as control tokens [default: it is text]
     #[arg(help_heading = DATA, long)]
     pub parse_special: bool,
     /// Encoding of the data, such as windows-1252 or gbk [default: UTF-8 or UTF-16, which are recognised]
@@ -97,9 +97,9 @@ pub enum DataCommand {
 
 #[derive(Args)]
 #[command(after_help = "\
-What is learnt of a row is coloured, or without a terminal put between « and ». The first token of a row is never learnt,
-since nothing predicts it. Control tokens are spelled out.
-With --json: rows, tokens, learnt (tokens), lengths (min, median, max), longer (rows that are cut at --ctx), left_out (file,
+What is learnt of a row is coloured, or without a terminal put between « and ». The first token of a row is never learnt, \
+since nothing predicts it. Control tokens are spelled out. \
+With --json: rows, tokens, learnt (tokens), lengths (min, median, max), longer (rows that are cut at --ctx), left_out (file, \
 line, why), notes (what was guessed), first (rows, each with line, tokens, learnt and parts: text and whether it is learnt).
 
 Examples:
@@ -130,10 +130,10 @@ pub enum Stride {
 
 #[derive(Args)]
 #[command(after_help = "\
-The vector of a text is pooled as the model's file says: the mean of its rows, the first one (cls) or the last one. Files of
-models that continue texts usually say nothing; then the mean is taken. Vectors have length 1, so the product of two is the
-cosine of their angle. -d reads a text a line, or JSON Lines like {\"text\": \"...\"}; without -p and -d standard input is
-read so. There is one line of output for each text, in the same order.
+The vector of a text is pooled as the model's file says: the mean of its rows, the first one (cls) or the last one. Files of \
+models that continue texts usually say nothing; then the mean is taken. Vectors have length 1, so the product of two is the \
+cosine of their angle. -d reads a text a line, or JSON Lines like {\"text\": \"...\"}; without -p and -d standard input is \
+read so. There is one line of output for each text, in the same order. \
 With --json: embedding, the numbers.
 
 Examples:
@@ -187,14 +187,14 @@ pub struct TextArgs {
     /// Add the begin and end tokens that the model expects
     #[arg(long)]
     pub add_special: bool,
-    /// Read spellings of control tokens in the text as those tokens
+    /// Treat text like <|im_end|> as control tokens
     #[arg(long)]
     pub parse_special: bool,
 }
 
 #[derive(Args)]
 #[command(after_help = "\
-With --json: tokens; nll, the negative log-likelihood in nats of every token but the first; top, [id, logit] of the
+With --json: tokens; nll, the negative log-likelihood in nats of every token but the first; top, [id, logit] of the \
 most likely next tokens.
 
 Examples:
@@ -264,14 +264,14 @@ pub struct Inspect {
 
 #[derive(Args, Clone)]
 #[command(after_help = "\
-The tests of a model are those of llama-bench: ppN reads a prompt of N tokens, tgN decodes N tokens one by one, from an
-empty cache, or with @dD from a cache of D positions. Tokens are random, and sampling is not included. After a warm-up,
-each test runs R times, alternating between the numbers of threads so that disturbances affect all of them; the table
-shows medians, minima and maxima. The limit of a test is the smaller of two rates: reading weights and cache at the speed
-of memory, and computing the products at the peak of the instructions. Both are measured in the same run. A test can
+The tests of a model are those of llama-bench: ppN reads a prompt of N tokens, tgN decodes N tokens one by one, from an \
+empty cache, or with @dD from a cache of D positions. Tokens are random, and sampling is not included. After a warm-up, \
+each test runs R times, alternating between the numbers of threads so that disturbances affect all of them; the table \
+shows medians, minima and maxima. The limit of a test is the smaller of two rates: reading weights and cache at the speed \
+of memory, and computing the products at the peak of the instructions. Both are measured in the same run. A test can \
 exceed its limit if the weights fit into the caches or the machine slows down meanwhile.
 
-With --json: one line a test, with the keys of `llama-bench -o jsonl` and more; --compare reads such a file too.
+With --json: one line a test, with the keys of `llama-bench -o jsonl` and more; --compare reads such a file too. \
 The tables of kernels have GB/s of weights and 10^9 operations a second; a multiply-add is two operations.
 
 Examples:
@@ -333,12 +333,12 @@ pub struct Bench {
 
 #[derive(Args)]
 #[command(after_help = "\
-Memory to run is the model's file, which is mapped, and a cache for the conversation; memory to train is what `mynah plan`
-says with its defaults. Tokens a second are an estimate, and more than will be reached: the bytes that are read for a token at
+Memory to run is the model's file, which is mapped, and a cache for the conversation; memory to train is what `mynah plan` \
+says with its defaults. Tokens a second are an estimate, and more than will be reached: the bytes that are read for a token at \
 the memory bandwidth, which is measured in less than a second. `mynah bench` measures the speed itself.
 
-With --json: version, system, architecture, features, processor, threads, backend, backends, memory_bytes, free_bytes,
-page_bytes, large_pages, bytes_per_second; with -m also model (file, bytes, architecture, weights, formats, context,
+With --json: version, system, architecture, features, processor, threads, backend, backends, memory_bytes, free_bytes, \
+page_bytes, large_pages, bytes_per_second; with -m also model (file, bytes, architecture, weights, formats, context, \
 chat_template, run_bytes, cache_bytes, train_bytes, bytes_per_token, tokens_per_second).
 
 Examples:

@@ -65,7 +65,7 @@ pub fn setting<T>(result: mynah::Result<T>) -> anyhow::Result<T> {
 const TOP: &str = "\
 Examples:
   mynah demo
-      See everything in a minute; no files needed
+      See everything in half a minute; no files needed
   mynah run -m model.gguf -p 'Once upon a time'
       Continue a text
   mynah train -m model.gguf -d notes.txt -o notes.mynah
@@ -73,13 +73,13 @@ Examples:
   mynah run -m model.gguf -a notes.mynah -p 'Once upon a time'
       The same model with the adapter
 
-Results go to standard output, everything else to standard error.
-Exit status: 0 success, 1 failure, 2 wrong use, 130 interrupted, 141 nobody reads the output, 143 terminated.";
+Results go to standard output, everything else to standard error. \
+Exit status: 0 success, 1 failure, 2 wrong use, 130 interrupted, 141 the output pipe was closed, 143 terminated.";
 
 /// Teaches a language model on the device it runs on.
 ///
-/// mynah maps a quantised GGUF model, runs it, trains a small adapter (LoRA or NOLA) on your own text while the model's
-/// weights stay frozen, and saves the adapter in a file of kilobytes.
+/// mynah maps a quantised GGUF model, runs it, trains a small adapter (LoRA, NOLA or another kind) on your own text
+/// while the model's weights stay frozen, and saves the adapter in a small file: 20 kB to 5 MB for a small model.
 #[derive(Parser)]
 #[command(version, after_help = TOP, max_term_width = 100, propagate_version = true)]
 #[command(disable_help_flag = true, arg = help_option(), disable_version_flag = true, arg = version_option())]
@@ -168,7 +168,7 @@ Examples:
     Detokenize(Detokenize),
     /// Show the contents of a model file or an adapter
     Inspect(Inspect),
-    /// List the architectures and block formats that are supported, and what proves it
+    /// List the architectures and block formats that are supported, and how each was tested
     #[command(after_help = "\
 With --json: architectures, each with models, run, train, chat, logits and training; formats.
 
@@ -188,7 +188,7 @@ pub struct Engine {
     /// Number of threads; results do not depend on it [default: all cores]
     #[arg(long, value_name = "N", value_parser = whole::<u16>(1..=1024))]
     pub threads: Option<u16>,
-    /// Cores to run on, one pinned thread each, with the system's numbers
+    /// CPU cores to use, by number; one thread on each
     #[arg(long, value_name = "CORE,..", value_delimiter = ',', conflicts_with = "threads", value_parser = whole::<usize>(0..))]
     pub cpus: Vec<usize>,
 }

@@ -41,8 +41,8 @@ impl FromArgMatches for SamplingArgs {
 #[cfg(feature = "base")]
 #[derive(Args)]
 #[command(after_help = "\
-The built-in model answers questions, learns the built-in notes with a NOLA adapter, and answers them again.
-The adapter is saved, to talk with.
+The built-in model continues three sentences, learns the built-in notes with a NOLA adapter, and continues them \
+again. The adapter is saved; it continues texts and does not answer questions.
 
 Examples:
   mynah demo
@@ -60,8 +60,8 @@ pub struct Demo {
 
 #[derive(Args)]
 #[command(after_help = "\
-Without -p the prompt is read from standard input.
-With --json: one object a token (id, text) and a last one (ids, text, prompt_tokens, prompt_tokens_per_second,
+Without -p the prompt is read from standard input. \
+With --json: one object a token (id, text) and a last one (ids, text, prompt_tokens, prompt_tokens_per_second, \
 tokens_per_second, stop).
 
 Examples:
@@ -74,13 +74,13 @@ pub struct Run {
     /// The text to continue
     #[arg(short, long)]
     pub prompt: Option<String>,
-    /// Most tokens to generate
+    /// Maximum number of tokens to generate
     #[arg(short, value_name = "N", default_value_t = 128, value_parser = whole::<u32>(1..))]
     pub n: u32,
-    /// Most tokens of prompt and answer [default: the model's context, at most 4096]
+    /// Maximum number of tokens of prompt and answer [default: the model's context, at most 4096]
     #[arg(long, value_name = "T", value_parser = whole::<u32>(1..))]
     pub ctx: Option<u32>,
-    /// Read spellings of control tokens in the prompt, such as <|im_start|>, as those tokens
+    /// Treat text like <|im_start|> in the prompt as control tokens
     #[arg(long)]
     pub parse_special: bool,
     /// Continue when the model ends the text
@@ -92,7 +92,7 @@ pub struct Run {
 
 #[derive(Args)]
 #[command(after_help = "\
-Each line is a message. A line that ends with \\ continues in the next one; a line that begins with // is sent with one slash.
+A line is a message. A line that ends with \\ continues in the next one; a line that begins with // is sent with one slash. \
 Ctrl-C stops an answer, Ctrl-D or /exit ends. Commands:
 
   /regenerate  another answer                   /clear  a new conversation
@@ -105,20 +105,20 @@ With --learn also:
   /fix TEXT    it should have said TEXT         /undo   return to the adapter before the last /learn
   /marks       the marks, with numbers          /forget N  take mark N away
 
-/good after /regenerate means that this answer is better than the earlier ones. A new mark of an answer replaces the earlier
-ones of the same answer. Marks are saved at once in ADAPTER.feedback.jsonl, one row each; `mynah train --objective marks` can
-read this file too. /learn trains on the new marks and on some old ones, each with its conversation and with its question
-alone, so that new conversations show them; the model's own answers to ordinary questions are repeated between them, so that
-other answers stay as they are. It shows an answer in a new conversation before and after, and asks whether to keep the change.
+/good after /regenerate means that this answer is better than the earlier ones. A new mark of an answer replaces the earlier \
+ones of the same answer. Marks are saved at once in ADAPTER.feedback.jsonl, one row each; `mynah train --objective marks` can \
+read this file too. /learn trains on the new marks and on some old ones, each with its conversation and with its question \
+alone, so that new conversations show them; the model's own answers to ordinary questions are repeated between them, so that \
+other answers stay as they are. It shows an answer in a new conversation before and after, and asks whether to keep the change. \
 The adapter is replaced whole or not at all; the previous one is kept in ADAPTER.before.
 
-The conversation uses the model's chat template; without one, it is written as lines that begin with User: and Assistant:.
+The conversation uses the model's chat template; without one, it is written as lines that begin with User: and Assistant:. \
 When the context is full, the oldest turns are dropped, with a message.
 
-With --json: one object a token (id, text) and one an answer (ids, text, prompt_tokens that were read for it,
-prompt_tokens_per_second, tokens_per_second, stop); mark (good, bad, better) with replaced, marks and new, the numbers of
-earlier marks that gave way, of all and of those not learnt yet; list (of /marks); forgotten; learnt (objective, marks, steps,
-loss, agreement, divergence from the base and loss of its ordinary answers as [before, after], sample); kept (true or false);
+With --json: one object a token (id, text) and one an answer (ids, text, prompt_tokens that were read for it, \
+prompt_tokens_per_second, tokens_per_second, stop); mark (good, bad, better) with replaced, marks and new, the numbers of \
+earlier marks that gave way, of all and of those not learnt yet; list (of /marks); forgotten; learnt (objective, marks, steps, \
+loss, agreement, divergence from the base and loss of its ordinary answers as [before, after], sample); kept (true or false); \
 undone (true or false) with learnt_marks, marks, steps and turn; saved (a file).
 
 Examples:
@@ -135,7 +135,7 @@ pub struct Chat {
     /// Put the system message in front of the first turn, for chat templates that refuse a system role
     #[arg(long, requires = "system")]
     pub merge_system: bool,
-    /// Most tokens of an answer
+    /// Maximum number of tokens of an answer
     #[arg(short, value_name = "N", default_value_t = 512, value_parser = whole::<u32>(1..))]
     pub n: u32,
     /// Learn from marks, into the adapter of -a, which is created if the file does not exist
@@ -143,7 +143,7 @@ pub struct Chat {
     pub learn: bool,
     #[command(flatten, next_help_heading = LEARNING)]
     pub lesson: LessonArgs,
-    /// Most tokens of the conversation [default: the model's context, at most 4096]
+    /// Maximum number of tokens of the conversation [default: the model's context, at most 4096]
     #[arg(long, value_name = "T", value_parser = whole::<u32>(8..))]
     pub ctx: Option<u32>,
     #[command(flatten)]
@@ -158,16 +158,16 @@ pub struct LessonArgs {
     /// Learning rate
     #[arg(long, value_name = "LR", help = rates::<Kinds>(), value_parser = between(1e-12, 1000.0), requires = "learn")]
     pub lr: Option<f32>,
-    /// Most passes of /learn over the new marks
+    /// Maximum number of passes of /learn over the new marks
     #[arg(long, value_name = "P", default_value_t = 16, value_parser = whole::<u64>(1..), requires = "learn")]
     pub passes: u64,
-    /// Stop early once the marks are learnt so far, as a loss that starts near 0.69; 0 is never
+    /// Stop /learn early when its loss is below this (it starts near 0.69); 0: never
     #[arg(long, value_name = "LOSS", default_value_t = 0.0, value_parser = between(0.0, 1e6), requires = "learn")]
     pub enough: f32,
-    /// Most marks of earlier lessons that /learn goes over again
+    /// Maximum number of earlier marks that /learn repeats
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = whole::<usize>(0..), requires = "learn")]
     pub replay: usize,
-    /// Most own answers of the model that /learn goes over, so that other answers stay as they are; 0 is none
+    /// Number of the model's own answers that /learn repeats, so that other answers do not change; 0: none
     #[arg(long, value_name = "N", default_value_t = LearnSettings::default().own, value_parser = whole::<usize>(0..), requires = "learn")]
     pub own: usize,
     /// How strongly rewards follow log-probabilities; smaller values move the model further from its base [default: that of

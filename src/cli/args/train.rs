@@ -7,7 +7,7 @@ use super::*;
     override_usage = "mynah train [-m MODEL] -d DATA -o OUT [OPTIONS]\n       mynah train --resume DIR [OPTIONS]"
 )]
 #[command(after_help = "\
-Data: a text (.txt, .md), which becomes rows by entries or paragraphs; rows of JSON (.jsonl, .json) or of a table (.csv,
+Data: a text (.txt, .md), which becomes rows by entries or paragraphs; rows of JSON (.jsonl, .json) or of a table (.csv, \
 .tsv); an export of a chat or of mails (.mbox); or a folder of these. `mynah data look DATA` shows the rows. Rows are like:
   {\"text\": \"...\"}                                   every token is a target
   {\"prompt\": \"...\", \"completion\": \"...\"}            the completion and the end token are targets
@@ -18,23 +18,23 @@ Data: a text (.txt, .md), which becomes rows by entries or paragraphs; rows of J
   {\"tokens\": [1, 2, 3], \"mask\": [0, 1, 1]}           tokens with mask 1 are targets; without mask, all
   instruction/input/output (Alpaca), conversations (ShareGPT), question/answer and other published shapes
 
-Prompts and completions are texts, or lists of messages. \"weight\" is the factor of a row's loss. A message may have
-\"tool_calls\", or \"weight\": 0, which is not learnt; a row of messages may have \"tools\". Rows that cannot be used are left
-out and named by their lines.
+Prompts and completions are texts, or lists of messages. \"weight\" is the factor of a row's loss. A message may have \
+\"tool_calls\", or \"weight\": 0, which is not learnt; a row of messages may have \"tools\". Rows that cannot be used are left \
+out, and their lines are named.
 
-The loss is the mean over all target tokens of a step, in nats, or that of --objective. Reference log-probabilities of
+The loss is the mean over all target tokens of a step, in nats, or that of --objective. Reference log-probabilities of \
 the base are stored beside the data, in DATA.reference.
 
-Ctrl-C finishes the step, saves and prints how to continue; a second Ctrl-C ends at once. If the run is paused or killed,
---resume continues from the newest intact checkpoint. The adapter and the log are the same, byte by byte, as if it had
+Ctrl-C finishes the step, saves and prints how to continue; a second Ctrl-C ends at once. If the run is paused or killed, \
+--resume continues from the newest intact checkpoint. The adapter and the log are the same, byte by byte, as if it had \
 never stopped. It refuses if the model, the data or an option that affects the result has changed.
 
-At the end one prompt is continued without and with the adapter, and the next command is shown. A run that diverges writes
-nothing.
+At the end one prompt is continued without and with the adapter, and the next command is shown. A run that diverges does not \
+write OUT.
 
-The log has one object a step: step, loss (before the update), grad_norm, lr, tokens.
-With --json a last object: loss_first and loss_last (means over an epoch, or a quarter of the steps if that is shorter),
-eval_before, eval_after (held-out loss, after: of what is saved), saved_step, adapter_bytes, tokens_per_second,
+The log has one object a step: step, loss (before the update), grad_norm, lr, tokens. \
+With --json a last object: loss_first and loss_last (means over an epoch, or a quarter of the steps if that is shorter), \
+eval_before, eval_after (held-out loss, after: of what is saved), saved_step, adapter_bytes, tokens_per_second, \
 peak_rss_bytes, ended (done, early, paused, interrupted or failed), sample (prompt, before, after), and more.
 
 Examples:
@@ -67,8 +67,8 @@ pub struct Train {
 
 #[derive(Args)]
 #[command(after_help = "\
-Has the options of `mynah train`. Without data, it assumes rows that fill the context, with all tokens as targets.
-With --json: bytes by purpose, total, micro (rows that go through the model together), whole (blocks that are not
+Has the options of `mynah train`. Without data, it assumes rows that fill the context, with all tokens as targets. \
+With --json: bytes by purpose, total, micro (rows that go through the model together), whole (blocks that are not \
 recomputed) of blocks.
 
 Examples:
@@ -126,7 +126,7 @@ pub struct Teach {
     /// Continue training an adapter instead of creating one; it determines kind, settings, targets and layers
     #[arg(help_heading = ADAPTER, long, value_name = "ADAPTER", conflicts_with_all = own())]
     pub init: Option<PathBuf>,
-    /// Number of passes over the data [default: as many as have 80 steps, but 3 to 12, and at most 300,000
+    /// Number of passes over the data [default: enough for about 80 steps; from 3 to 12; at most 300,000
     /// tokens in all]
     #[arg(help_heading = DATA, long, value_name = "E", value_parser = whole::<u64>(1..))]
     pub epochs: Option<u64>,

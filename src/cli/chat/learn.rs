@@ -112,8 +112,8 @@ impl<'a> Learner<'a> {
         if self.json {
             return out::print_json(&json!({ "mark": what, "marks": marks, "new": new, "replaced": replaced }));
         }
-        let instead = if replaced > 0 { ", in place of what you said of it before" } else { "" };
-        out::say(&format!("({what}{instead}; {new} to learn with /learn)"));
+        let instead = if replaced > 0 { ", replaces your earlier mark" } else { "" };
+        out::say(&format!("({what}{instead}; /learn trains on {})", out::count(new as u64, "new mark")));
         Ok(())
     }
 
@@ -160,7 +160,7 @@ impl<'a> Learner<'a> {
         if self.json {
             return out::print_json(&json!({ "forgotten": number, "marks": marks, "new": new }));
         }
-        out::say(&format!("(forgotten; {new} to learn with /learn)"));
+        out::say(&format!("(forgotten; /learn trains on {})", out::count(new as u64, "new mark")));
         if learnt {
             out::say("The adapter has learnt it already; the next /learn goes over all the others again.");
         }
@@ -224,12 +224,12 @@ impl<'a> Learner<'a> {
             return out::print_json(&json!({ "learnt": shown }));
         }
         let percent = agreement.map(|a| 100.0 * a);
-        out::say(&format!("learnt from {}, in {}", count(marks as u64, "mark"), count(steps, "step")));
+        out::say(&format!("learnt from {}, in {}", out::count(marks as u64, "mark"), out::count(steps, "step")));
         out::say(&format!("  agrees with the marks     {:.0} % → {:.0} %", percent[0], percent[1]));
         if ordinary[0] > 0.0 {
             let more = 100.0 * (ordinary[1] / ordinary[0] - 1.0);
             let what = if more > 0.0 { "less" } else { "more" };
-            out::say(&format!("  other answers             {:.1} % {what} like the model's own", more.abs()));
+            out::say(&format!("  other answers             loss {more:+.1} % ({what} like the model's own)"));
         }
         if let Some(Sample { prompt, before, after }) = sample {
             let line = |text: &str| out::harmless(text.trim()).replace('\n', "\n    ");
@@ -275,15 +275,15 @@ impl<'a> Learner<'a> {
                 "turn": turn }));
         }
         match undone {
-            true => out::say("back to the adapter before; /undo again takes that back"),
+            true => out::say("back to the adapter before; /undo again restores it"),
             false => out::say("there is nothing to undo"),
         }
         let what = match steps {
             0 => "the adapter has learnt nothing yet".into(),
             _ => format!(
                 "the adapter has learnt {learnt} of {}, in {}",
-                count(marks as u64, "mark"),
-                count(steps, "step")
+                out::count(marks as u64, "mark"),
+                out::count(steps, "step")
             ),
         };
         let place = match turn {
@@ -293,11 +293,6 @@ impl<'a> Learner<'a> {
         out::say(&format!("now: {what}; {place}"));
         Ok(())
     }
-}
-
-/// A number of things.
-fn count(n: u64, what: &str) -> String {
-    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
 }
 
 /// What a mark says.

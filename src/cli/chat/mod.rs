@@ -115,10 +115,10 @@ pub fn chat(args: &Chat, json: bool) -> anyhow::Result<Outcome> {
         }
     }
     if let Some((_, new @ 1..)) = room.learner.as_ref().map(Learner::marks) {
-        out::say(&format!("{new} marks are kept for the next /learn"));
+        out::say(&format!("{} kept for the next /learn", out::count(new as u64, "mark")));
     }
     // A person has seen it and gone on; a program sees the exit status.
-    anyhow::ensure!(!room.failed || input.terminal(), "not all that was asked for was done; the reasons are above");
+    anyhow::ensure!(!room.failed || input.terminal(), "some commands failed; the reasons are above");
     Ok(Outcome::Done)
 }
 

@@ -184,7 +184,7 @@ fn introduce(lesson: &Lesson, size: &Size, planned: usize) {
     };
     let held_out = match lesson.held_out().len() {
         0 => String::new(),
-        n => format!(", {n} of them held out to measure on"),
+        n => format!(", {n} of them held out"),
     };
     // Of a part of an epoch, or of parts, a digit tells enough.
     let epochs = (size.epochs * 10.0).round() / 10.0;

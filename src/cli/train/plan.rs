@@ -80,9 +80,9 @@ fn parts(p: &Plan) -> [(&'static str, String, usize); 12] {
     let thread = format!("a thread: attention {}, products {}", size(p.attention), size(p.decoded));
     [
         ("model", "the file, mapped".into(), p.mapped),
-        ("program", "held already: tokenizer, tables, data".into(), p.held),
+        ("program", "in use already: tokenizer, tables, data".into(), p.held),
         ("weights", "trained themselves".into(), p.weights),
-        ("adapter", "parameters and what follows from them".into(), p.adapter),
+        ("adapter", "its parameters, and copies made from them".into(), p.adapter),
         ("gradients", String::new(), p.gradients),
         ("moments", "the optimiser's state".into(), p.moments),
         ("activations", format!("{} of them saved between the passes", size(p.saved)), p.activations),
@@ -90,7 +90,7 @@ fn parts(p: &Plan) -> [(&'static str, String, usize); 12] {
         ("rounded", "rows and columns in 8 bits (--fast)".into(), p.rounded),
         ("scratch", thread, p.scratch),
         ("batch", "tokens of a step".into(), p.batch),
-        ("file", "a checkpoint, as it is put together".into(), p.file),
+        ("file", "a checkpoint while it is written".into(), p.file),
     ]
 }
 
@@ -125,14 +125,14 @@ fn eyes(p: &Plan, args: &Teach) -> String {
     }
     table.add_row(["total", &out::bytes(p.total() as u64), "at the peak"]);
     let rows = match (p.micro, args.batch * args.accumulate) {
-        (micro, step) if micro == step => format!("{step} rows a step, all together"),
-        (micro, step) => format!("{step} rows a step, {micro} at a time"),
+        (micro, step) if micro == step => format!("{} a step, all together", out::count(step as u64, "row")),
+        (micro, step) => format!("{} a step, {micro} at a time", out::count(step as u64, "row")),
     };
     let slice = match p.slice {
         slice if slice == head::SLICES[0] => String::new(),
         slice => format!("; logits of {slice} tokens at a time"),
     };
     let products = if args.fast { "products in 8 bits" } else { "exact products" };
-    let blocks = format!("{} of {} blocks are not recomputed", p.saved_blocks, p.blocks);
+    let blocks = format!("activations of {} of {} blocks are saved, not recomputed", p.saved_blocks, p.blocks);
     format!("{table}\n\n{rows}; {blocks}; {products}{slice}\n")
 }

@@ -198,7 +198,7 @@ impl Run {
         };
         let memory = summary.peak_rss_bytes.map_or("unknown".into(), out::bytes);
         out::say(&format!(
-            "{} steps in {:.1} s, {:.0} tokens/s; loss {} (means of many steps); held-out loss {}; peak memory {memory}",
+            "{} steps in {:.1} s, {:.0} tokens/s; loss {} (averages); held-out loss {}; peak memory {memory}",
             summary.steps,
             summary.seconds,
             summary.tokens_per_second,
@@ -243,10 +243,10 @@ fn verdict(held_out: &[(u64, f64)], saved: u64) -> Option<String> {
     let best = held_out.iter().find(|(step, _)| *step == saved && *step > 0)?.1;
     let text = match last.0 > saved {
         _ if best >= before => format!(
-            "what was held out is not predicted better than before; saved step {saved}. More rows, or a lower --lr, may help"
+            "the held-out rows are not predicted better than before; saved step {saved}. More rows, or a lower --lr, may help"
         ),
         true if last.1 > best => format!(
-            "from step {saved} on it only memorised: the held-out loss rose to {:.4} again; saved step {saved}",
+            "after step {saved} the held-out loss got worse ({best:.4} → {:.4}), so step {saved} was saved",
             last.1
         ),
         _ => return None,
@@ -263,7 +263,9 @@ mod tests {
         let say = |losses: &[f64], saved| verdict(&(0..).zip(losses.iter().copied()).collect::<Vec<_>>(), saved);
         assert_eq!(say(&[3.0, 2.0, 1.0], 2), None);
         assert_eq!(say(&[], 2), None);
-        assert!(say(&[3.0, 2.0, 2.5], 1).unwrap().starts_with("from step 1 on it only memorised"));
+        assert!(
+            say(&[3.0, 2.0, 2.5], 1).unwrap().starts_with("after step 1 the held-out loss got worse (2.0000 → 2.5000)")
+        );
         assert!(say(&[3.0, 3.5, 3.6], 1).unwrap().contains("not predicted better"));
     }
 }

@@ -7,7 +7,7 @@ use crate::{meter, out};
 use mynah::adapter::Stack;
 use mynah::app::Lesson;
 use mynah::decode::Sampling;
-use mynah::text::Decode;
+use mynah::text::{Decode, TokenKind};
 use mynah::train::objective::Shape;
 use mynah::{Mynah, gguf::Gguf};
 use serde::Serialize;
@@ -53,8 +53,14 @@ impl Prompt {
         let own = first.saturating_sub(usize::from(row.tokens.first() == t.bos().as_ref()));
         if own > 1 {
             let tokens = row.tokens[..first].to_vec();
-            let (text, all) = (read(&tokens, false)?, read(&row.tokens[first - own..first], true)?);
-            return Ok(Some(Prompt { tokens, chat: all != text, text }));
+            let own = &row.tokens[first - own..first];
+            let control = |id: &u32| matches!(t.kind(*id), Some(TokenKind::Control));
+            let parts: mynah::Result<Vec<String>> = own.split(control).map(|part| read(part, false)).collect();
+            let text = match &parts?[..] {
+                [text] => text.clone(),
+                parts => asked(parts).into(),
+            };
+            return Ok(Some(Prompt { tokens, chat: own.iter().any(control), text }));
         }
         let all = read(&row.tokens, false)?;
         let words: Vec<&str> = all.split_whitespace().collect();
@@ -93,6 +99,18 @@ impl Prompt {
     }
 }
 
+/// The last question among the parts of a conversation that control tokens separate. After it only the name of who answers
+/// can stand; before its words, in a line of their own or in a part, the name of who asks.
+fn asked(parts: &[String]) -> &str {
+    let parts: Vec<&str> = parts.iter().map(|part| part.trim()).filter(|part| !part.is_empty()).collect();
+    let last = &parts[parts.len().saturating_sub(2)..];
+    let part = last.iter().copied().max_by_key(|part| part.len()).unwrap_or_default();
+    match part.split_once('\n') {
+        Some((name, words)) if !name.trim().contains(' ') => words.trim(),
+        _ => part,
+    }
+}
+
 impl Sample {
     /// For eyes.
     pub fn show(&self) {
@@ -114,4 +132,22 @@ pub fn show_next(prompt: Option<&Prompt>, options: &Train, full: bool) {
     let own = (!full).then(|| format!(" -a {}", quote(&options.output)));
     let adapters: String = beneath.chain(own).collect();
     out::say(&format!("\nTry it: mynah {command}{model}{adapters}{rest}"));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::asked;
+
+    #[test]
+    fn the_question_is_shown_without_the_template() {
+        let asked_of = |parts: &[&str]| asked(&parts.iter().map(|p| p.to_string()).collect::<Vec<_>>()).to_string();
+        let wanted = "Which cable does the lamp need?";
+        assert_eq!(
+            asked_of(&["", "system\nYou are kind.", "\n", &format!("user\n{wanted}"), "\n", "assistant\n"]),
+            wanted
+        );
+        assert_eq!(asked_of(&["", "user", &format!("\n\n{wanted}"), "", "assistant", "\n\n"]), wanted);
+        assert_eq!(asked_of(&["", &format!(" {wanted} "), ""]), wanted);
+        assert_eq!(asked_of(&[]), "");
+    }
 }

@@ -25,7 +25,7 @@ pub enum Split {
 impl Split {
     /// The ways, by name, and what they do.
     pub const ALL: [(&'static str, Split, &'static str); 4] = [
-        ("auto", Split::Auto, "by entries that dates, headings or rules begin; otherwise by paragraphs"),
+        ("auto", Split::Auto, "one row an entry (starts with a date, heading or rule); otherwise one a paragraph"),
         ("paragraphs", Split::Paragraphs, "by paragraphs, short ones joined"),
         ("lines", Split::Lines, "every line is a row"),
         ("whole", Split::Whole, "rows that fill the context, wherever they begin and end"),
@@ -106,7 +106,7 @@ impl Reader<'_> {
             }
         }
         if let Some((what, _)) = found {
-            note = format!("{n} entries, each begun by {what}");
+            note = format!("{n} entries, each starts with {what}");
         }
         if cut > 0 {
             let what = format!("{cut} of them cut at ends of sentences to fit {} tokens", self.ctx);

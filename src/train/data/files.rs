@@ -39,7 +39,8 @@ impl Files {
         let (mut list, mut others) = (Vec::new(), Vec::new());
         for file in found {
             let inside = file.strip_prefix(path).unwrap_or(&file).to_string_lossy().replace('\\', "/");
-            match format::is_known(&inside) {
+            // What a chat has learnt from lies beside its adapter; it is no data of this folder.
+            match format::is_known(&inside) && !inside.ends_with(".feedback.jsonl") {
                 true => list.push((inside, map::open(&file)?)),
                 false => others.push(inside),
             }

@@ -219,11 +219,11 @@ impl Reader<'_> {
             if !files.others.is_empty() {
                 let first: Vec<&str> = files.others.iter().take(3).map(String::as_str).collect();
                 let more = if files.others.len() > 3 { " and others" } else { "" };
-                out.note(format!(
-                    "{} files of other endings are not read: {}{more}",
-                    files.others.len(),
-                    first.join(", ")
-                ));
+                let (n, which) = (files.others.len(), first.join(", "));
+                out.note(match n {
+                    1 => format!("1 file is skipped because of its type: {which}"),
+                    _ => format!("{n} files are skipped because of their type: {which}{more}"),
+                });
             }
             Ok(())
         })
@@ -393,7 +393,7 @@ impl<'a> Collector<'a> {
         let why = match begins.iter().copied().collect::<Option<Vec<usize>>>() {
             _ if silent => Some("nothing to learn: its weight is 0".into()),
             _ if texts => None,
-            None => Some("nothing to learn: no token of it counts".into()),
+            None => Some("nothing to learn: too short, or nothing of it counts".into()),
             Some(begins) => begins.into_iter().max().filter(|begin| *begin >= ctx).map(|begin| {
                 self.wanted = self.wanted.max(longest);
                 format!("nothing to learn within {ctx} tokens: what counts begins at token {}", begin + 1)

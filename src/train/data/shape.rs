@@ -167,7 +167,7 @@ pub fn of(found: &[&str]) -> core::result::Result<&'static Shape, String> {
     let fits = fitting(SHAPES);
     let Some(shape) = best(&fits).or_else(|| best(&fitting(&SHAPES[..OURS]))) else {
         return Err(match fits.is_empty() {
-            true => "no shape that is known".into(),
+            true => "no known shape".into(),
             false => format!("{} shapes at once", fits.len()),
         });
     };

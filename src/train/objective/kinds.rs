@@ -122,7 +122,7 @@ pub static OBJECTIVES: &[Kind] = &[
     each!("ln_dpo", "dpo normalised by length (arXiv:2407.15229)", Pair, true, pair(2.0), dpo::ln_dpo),
     each!("nca_pair", "pairs, each noise-contrasted (arXiv:2402.05369)", Pair, true, pair(0.1), dpo::nca_pair),
     each!("apo_zero", "better ones up, worse ones down (arXiv:2408.06266)", Pair, true, pair(0.1), dpo::apo_zero),
-    each!("apo_down", "both down, the worse further", Pair, true, pair(0.1), dpo::apo_down),
+    each!("apo_down", "makes both less likely, the worse one more", Pair, true, pair(0.1), dpo::apo_down),
     each!("sppo_hard", "both to a margin of 1/2β (arXiv:2405.00675)", Pair, true, pair(0.1), dpo::sppo_hard),
     each!(
         "exo_pair",
@@ -236,7 +236,7 @@ pub static OBJECTIVES: &[Kind] = &[
     },
     Kind {
         name: "marks",
-        about: "pairs by dpo, verdicts by bco_balanced, likelihood of what should be said: of them and of own answers",
+        about: "the marks of `mynah chat --learn`: pairs by dpo, verdicts by bco_balanced, likelihood of what should be said",
         shape: Shape::Mixed,
         reference: true,
         prompts: false,
