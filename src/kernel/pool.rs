@@ -445,6 +445,8 @@ pub fn bind(_core: usize) -> Result<()> {
 }
 
 #[cfg(feature = "std")]
+mod sync;
+#[cfg(feature = "std")]
 mod threads;
 
 #[cfg(all(test, feature = "std"))]

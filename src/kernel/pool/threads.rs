@@ -2,21 +2,18 @@
 
 #![allow(unsafe_code)]
 
+use super::sync::{
+    Arc, AtomicBool, AtomicUsize, JoinHandle, Mutex, Ordering, SPINS, Slot, Thread, mpsc, spin_loop, thread,
+};
 use super::{Scratch, Work, bind};
 use crate::error::{Error, Result};
 use crate::kernel::prefetch;
 use core::any::Any;
-use core::cell::UnsafeCell;
 use core::ptr;
-use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::prelude::v1::*;
-use std::sync::{Arc, Mutex, mpsc};
-use std::thread::{self, JoinHandle, Thread};
 
-/// Checks of the gate before a thread goes to sleep: some 20 µs, longer than the pauses inside one token.
-const SPINS: usize = 1500;
 /// Bits of the gate: number of workers inside the job, whether more may enter, and the number of the job.
 const INSIDE: usize = OPEN - 1;
 const OPEN: usize = 1 << 10;
@@ -39,7 +36,7 @@ struct Shared {
     /// The part to do next.
     next: AtomicUsize,
     /// Changed only while the gate is closed and no worker is inside.
-    job: UnsafeCell<Option<Job>>,
+    job: Slot<Option<Job>>,
     /// Where the bytes to be read next begin, and the size of a worker's part of them.
     ahead: [AtomicUsize; 2],
     /// Workers from this number on do not enter.
@@ -49,6 +46,7 @@ struct Shared {
     quit: AtomicBool,
 }
 
+#[derive(Clone)]
 struct Job {
     parts: usize,
     work: *const Work<'static>,
@@ -98,7 +96,7 @@ impl Shared {
                 }
                 idle += 1;
                 if fresh || idle < SPINS {
-                    core::hint::spin_loop();
+                    spin_loop();
                 } else {
                     thread::park();
                     idle = 0;
@@ -107,16 +105,15 @@ impl Shared {
             }
             (seen, idle) = (gate / NUMBER, 0);
             // SAFETY: the gate was open when this worker entered, so `job` holds until it leaves.
-            let job = unsafe { &*self.job.get() };
-            let Job { parts, work, caller } = job.as_ref().expect("an open gate has a job");
-            let caller = caller.clone();
+            let job = unsafe { self.job.get(Clone::clone) };
+            let Job { parts, work, caller } = job.expect("an open gate has a job");
             let [start, part] = [0, 1].map(|k| self.ahead[k].load(Ordering::Relaxed));
             let start = start + (i + 1) * part;
             if start != first {
                 (ahead, first) = (start..start + part.min(PREFETCH), start);
             }
             // SAFETY: the caller does not return from `run` before this worker leaves the gate.
-            self.work(*parts, unsafe { &**work }, &mut scratch);
+            self.work(parts, unsafe { &*work }, &mut scratch);
             if self.gate.fetch_sub(1, Ordering::Release) & (OPEN | INSIDE) == 1 {
                 caller.unpark();
             }
@@ -129,7 +126,7 @@ impl Default for Shared {
         Shared {
             gate: AtomicUsize::new(0),
             next: AtomicUsize::new(0),
-            job: UnsafeCell::new(None),
+            job: Slot::new(None),
             ahead: Default::default(),
             most: AtomicUsize::new(MOST),
             panicked: AtomicBool::new(false),
@@ -197,7 +194,7 @@ impl Workers {
         // SAFETY: only the lifetime changes, and this function returns after the last use by a worker.
         let work = unsafe { core::mem::transmute::<*const Work<'_>, *const Work<'static>>(f) };
         // SAFETY: the gate is closed and empty between calls, so no worker reads `job`.
-        unsafe { *shared.job.get() = Some(Job { parts, work, caller: thread::current() }) };
+        unsafe { shared.job.set(Some(Job { parts, work, caller: thread::current() })) };
         shared.next.store(0, Ordering::Relaxed);
         let number = (shared.gate.load(Ordering::Relaxed) / NUMBER).wrapping_add(1);
         shared.gate.store(number.wrapping_mul(NUMBER) | OPEN, Ordering::Release);
@@ -210,7 +207,7 @@ impl Workers {
         while gate & INSIDE != 0 {
             spins += 1;
             if spins < SPINS {
-                core::hint::spin_loop();
+                spin_loop();
             } else {
                 thread::park();
             }
