@@ -220,8 +220,10 @@ fn model_rows(m: &Model, free: u64) -> Table {
         .map_or("", |_| " at the peak, for LoRA with full rows of 256 tokens; `mynah plan -d DATA` says it for yours");
     row("memory to train", format!("{}{taught}{}", m.train, fits(m.train_bytes.unwrap_or(0))));
     let read = out::bytes(m.bytes_per_token);
-    let speed =
-        format!("at most {:.0} tokens/s by memory bandwidth, each reads {read}; in practice less", m.tokens_per_second);
+    let speed = format!(
+        "at most {:.0} tokens/s, an estimate from memory bandwidth: each reads {read}; in practice less",
+        m.tokens_per_second
+    );
     row("speed", speed + "; `mynah bench` measures it");
     rows
 }

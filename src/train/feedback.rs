@@ -291,7 +291,7 @@ pub const BATCH: usize = 8;
 /// Own answers of a step.
 const OWN: usize = 4;
 /// What own answers weigh together, in marks for each mark of the step.
-const STAY: f32 = 0.5;
+const STAY: f32 = 0.65;
 /// Many manners are about how an answer begins. So of own answers the first tokens are no targets, but of one in so many,
 /// lest the beginning becomes certain where it should only become likely.
 const BEGINNING: usize = 2;

@@ -29,6 +29,12 @@ fn mynah() -> Mynah {
 
 /// The embedded model with another chat template, or without one.
 fn with_template(source: Option<&str>) -> Mynah {
+    let bytes = file_with_template(source);
+    Mynah::with(Gguf::parse(bytes.into(), &Limits::default()).unwrap(), compute()).unwrap()
+}
+
+/// Its file.
+pub fn file_with_template(source: Option<&str>) -> Vec<u8> {
     let file = Gguf::parse(Bytes::from_static(MODEL), &Limits::default()).unwrap();
     let mut other = Writer::new();
     for (key, value) in file.pairs().filter(|(key, _)| *key != "tokenizer.chat_template") {
@@ -40,8 +46,7 @@ fn with_template(source: Option<&str>) -> Mynah {
     for tensor in file.tensors() {
         other.tensor(&*tensor.name, tensor.dims(), tensor.format, file.data(tensor).unwrap());
     }
-    let bytes = other.finish().unwrap();
-    Mynah::with(Gguf::parse(bytes.into(), &Limits::default()).unwrap(), compute()).unwrap()
+    other.finish().unwrap()
 }
 
 /// The command in a folder, with lines to read; its JSON.

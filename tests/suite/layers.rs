@@ -17,6 +17,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("kernel/ints.rs", "loads of quantised blocks and rounded rows inside a tile, unchecked"),
     ("kernel/peak.rs", "instructions that are timed, once their features were found"),
     ("kernel/pool.rs", "rectangles of one slice that several threads write"),
+    ("kernel/pool/sync.rs", "a value that threads share under the gate"),
     ("kernel/pool/threads.rs", "work that is lent to threads for as long as the caller waits"),
     ("kernel/stored.rs", "loads of a cache's rows inside a tile, unchecked"),
     ("kernel/unpack.rs", "loads of quantised blocks of rows apart, unchecked"),

@@ -38,6 +38,7 @@ mod peft_kinds;
 mod plan;
 mod prefer;
 mod readme;
+mod replay;
 mod resume;
 mod samples;
 mod save;

@@ -273,6 +273,25 @@ fn a_mark_on_standard_input_is_taken_off() {
     );
 }
 
+/// A template that takes no system message: what was asked for was not done.
+#[test]
+fn a_system_message_that_is_refused_is_a_failure() {
+    let dir = tempfile::tempdir().unwrap();
+    let refuses = "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}{% endif %}\
+        [{{ m.role }}]{{ m.content }}{% endfor %}";
+    write(dir.path(), "m.gguf", crate::app_talk::file_with_template(Some(refuses)));
+    for (line, input) in [
+        ("chat -m m.gguf -n 4", &b"/system Be brief.\nGood evening.\n"[..]),
+        ("chat -m m.gguf -n 4 --system 'Be brief.'", b"Good evening.\n"),
+    ] {
+        let out = run(dir.path(), line, input);
+        assert_ne!(out.status.code(), Some(0), "{line}: {}", said(&out));
+        assert!(said(&out).contains("no system"), "{line}: {}", said(&out));
+    }
+    let merged = run(dir.path(), "chat -m m.gguf -n 4 --system 'Be brief.' --merge-system", b"Good evening.\n");
+    assert_eq!(merged.status.code(), Some(0), "{}", said(&merged));
+}
+
 /// Who feeds a conversation from a pipe sees by its exit status that something was not done.
 #[test]
 fn a_conversation_from_a_pipe_tells_the_truth() {
@@ -420,6 +439,46 @@ mod unix {
         let out = ends(child, "a conversation");
         assert_eq!((out.status.code(), out.status.signal()), (Some(143), None), "{}", said(&out));
         drop(stdin);
+    }
+
+    /// The line editor changes how the terminal answers; a signal does not leave it so.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_terminal_is_as_before_after_a_signal() {
+        let Ok(_) = Command::new("script").arg("--version").output() else {
+            assert!(std::env::var_os("CI").is_none(), "no `script` to make a terminal with");
+            return eprintln!("skipped: no `script` to make a terminal with");
+        };
+        for (signal, status) in [("TERM", "143"), ("HUP", "129")] {
+            let dir = tempfile::tempdir().unwrap();
+            let line = format!(
+                "exec 3<&0; stty -g > before; {} chat <&3 & echo $! > pid; wait $!; echo $? > status; stty -g > after",
+                env!("CARGO_BIN_EXE_mynah")
+            );
+            let mut child = Command::new("script")
+                .args(["-qec", &format!("sh -c '{line}'"), "/dev/null"])
+                .current_dir(dir.path())
+                .env("TERM", "xterm")
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap();
+            let (keys, mut screen) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+            let (mut seen, mut buffer) = (String::new(), [0; 4096]);
+            while !seen.contains("\u{1b}[?2004h") {
+                let n = screen.read(&mut buffer).unwrap();
+                assert!(n > 0, "{seen}");
+                seen += &String::from_utf8_lossy(&buffer[..n]);
+            }
+            let read = |name: &str| std::fs::read_to_string(dir.path().join(name)).unwrap().trim().to_string();
+            let sent = Command::new("kill").args([format!("-{signal}"), read("pid")]).status().unwrap();
+            assert!(sent.success());
+            screen.read_to_string(&mut seen).ok();
+            child.wait().unwrap();
+            drop(keys);
+            assert_eq!(read("status"), status, "{seen}");
+            assert_eq!(read("after"), read("before"), "{seen}");
+        }
     }
 
     /// As after `nohup`, and in the background of a script.
