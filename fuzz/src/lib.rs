@@ -105,6 +105,7 @@ enum Name<'a> {
 fn sealed(bytes: &[u8], kinds: [&str; 2]) -> Option<Vec<u8>> {
     let Sections { adapter, sections } = Sections::arbitrary_take_rest(Unstructured::new(bytes)).ok()?;
     let mut file = Builder::new(kinds[usize::from(adapter)]);
+    let mut names = std::collections::BTreeSet::new();
     for (name, required, content) in sections.into_iter().take(16) {
         let name = match name {
             Name::Head => "head",
@@ -114,6 +115,11 @@ fn sealed(bytes: &[u8], kinds: [&str; 2]) -> Option<Vec<u8>> {
             Name::Provenance => "provenance",
             Name::Other(name) => name,
         };
+        // The writer's own rules: a program that breaks them is at fault, not a file.
+        let letter = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(&b);
+        if name.is_empty() || name.len() > 16 || !name.bytes().all(letter) || !names.insert(name) {
+            continue;
+        }
         file = file.section(name, required, content.to_vec());
     }
     Some(file.finish())
