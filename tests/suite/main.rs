@@ -26,6 +26,7 @@ mod formats;
 mod golden;
 mod gradients;
 mod hostile;
+mod hostile_templates;
 mod kernels;
 mod layers;
 mod manners;

@@ -3,12 +3,11 @@
 //! The template engine charges a method for its result afterwards. Here the work is charged before, so that a short
 //! template cannot cause a lot of work.
 
+use super::guard::PER_UNIT;
 use minijinja::value::{Value, ValueKind};
 use minijinja::{Error, ErrorKind, State};
 use std::prelude::v1::*;
 
-/// Bytes, or items, that cost one unit.
-const PER_UNIT: u64 = 64;
 
 fn size(value: &Value) -> u64 {
     value.as_str().map_or_else(|| value.len().unwrap_or(0), str::len) as u64
@@ -26,6 +25,8 @@ fn work(text: &str, method: &str, args: &[Value]) -> u64 {
         ("strip" | "lstrip" | "rstrip" | "startswith" | "endswith", [chars]) => {
             all.saturating_add(len.saturating_mul(size(chars)))
         }
+        // Each byte may become an item.
+        ("split" | "rsplit" | "splitlines", _) => all.saturating_mul(32),
         _ => all,
     }
 }
@@ -71,7 +72,9 @@ pub(super) fn call(state: &mut State, value: &Value, method: &str, args: &[Value
             state.consume_fuel(text.len() as u64 / PER_UNIT)?;
             state.consume_fuel(work(text, method, args) / PER_UNIT)?;
         }
-        (ValueKind::Map, _) => {}
+        (ValueKind::Map, _) => {
+            state.consume_fuel(args.iter().map(size).fold(size(value) / 2, u64::saturating_add))?;
+        }
         _ => return Err(ErrorKind::UnknownMethod.into()),
     }
     minijinja_contrib::pycompat::unknown_method_callback(state, value, method, args)

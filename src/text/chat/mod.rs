@@ -10,7 +10,9 @@
 //! come from messages and treats spellings in them as text.
 
 mod clock;
+mod guard;
 mod methods;
+mod program;
 mod spans;
 mod trace;
 mod turns;
@@ -23,14 +25,9 @@ use super::{Json, Tokenizer};
 use crate::error::{Error, Result, printable};
 use crate::gguf::Gguf;
 
-use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Kwargs, Value};
+use minijinja::value::Value;
 use minijinja::{Environment, ErrorKind, State};
-#[cfg(not(feature = "std"))]
-use real_std::io;
 use std::borrow::Cow;
-#[cfg(feature = "std")]
-use std::io;
 use std::prelude::v1::*;
 
 const KEY: &str = "tokenizer.chat_template";
@@ -185,13 +182,10 @@ impl Template {
             return Err(Error::limit("bytes of a chat template", source.len() as u64, MAX_SOURCE as u64));
         }
         let mut engine = Environment::new();
-        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().map_err(refused)?;
-        engine.set_syntax(syntax);
         engine.set_fuel(Some(FUEL));
         engine.set_recursion_limit(DEPTH);
-        engine.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
+        guard::install(&mut engine);
         engine.set_unknown_method_callback(methods::call);
-        engine.add_filter("tojson", to_json);
         engine.add_function("raise_exception", |message: String| -> core::result::Result<Value, _> {
             Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
         });
@@ -212,7 +206,7 @@ impl Template {
         }
         engine.add_filter(GENERATED, generated);
         let (source, tagged) = with_generation_filter(source);
-        engine.add_template_owned("chat", source.clone()).map_err(refused)?;
+        program::Program::new(&source)?;
         let template = Template { engine, source, stop: None, merge_system: false, tagged, parts: Vec::new() };
         // A template that shows the date cannot be run without one.
         let parts = template.clone().at(0).roles_of_parts();
@@ -371,15 +365,11 @@ impl Template {
             (GENERATED, generated.unwrap_or_default().into()),
         ]);
         let context = Value::from_pairs(pairs);
-        let mut page = Page::default();
-        let done = self.engine.get_template("chat").and_then(|chat| chat.render_captured_to(context, &mut page));
-        match done {
-            Err(_) if page.full => {
-                Err(Error::limit("bytes of a rendered conversation", MAX_OUTPUT as u64 + 1, MAX_OUTPUT as u64))
-            }
-            Err(error) => Err(failed(error)),
-            Ok(_) => String::from_utf8(page.bytes).map_err(|_| Error::invalid("chat template", "does not make text")),
+        let text = program::Program::new(&self.source)?.run(&self.engine, context).map_err(failed)?;
+        if text.len() > MAX_OUTPUT {
+            return Err(Error::limit("bytes of a rendered conversation", text.len() as u64, MAX_OUTPUT as u64));
         }
+        Ok(text)
     }
 }
 
@@ -400,28 +390,6 @@ fn value(json: &Json) -> Value {
         Json::Text(text) => Value::from(text.as_str()),
         Json::List(values) => values.iter().map(value).collect(),
         Json::Object(pairs) => Value::from_pairs(pairs.iter().map(|(key, json)| (key.as_str(), value(json)))),
-    }
-}
-
-/// The output of a template. It is limited while it is written, since a list may be cheap to create and long to print.
-#[derive(Default)]
-struct Page {
-    bytes: Vec<u8>,
-    full: bool,
-}
-
-impl io::Write for &mut Page {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.full |= self.bytes.len() + bytes.len() > MAX_OUTPUT;
-        if self.full {
-            return Err(io::ErrorKind::Other.into());
-        }
-        self.bytes.extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }
 
@@ -491,35 +459,4 @@ fn with_generation_filter(source: &str) -> (String, bool) {
         };
     }
     (out + rest, tagged)
-}
-
-/// JSON as Python writes it with `ensure_ascii=False`.
-fn to_json(value: &Value, options: Kwargs) -> core::result::Result<Value, minijinja::Error> {
-    if value.is_undefined() {
-        return Err(ErrorKind::UndefinedError.into());
-    }
-    // This is the default.
-    options.get::<Option<bool>>("ensure_ascii")?;
-    let indent = options.get::<Option<Value>>("indent")?.filter(|indent| !indent.is_none());
-    options.assert_all_used()?;
-    let safe = minijinja::filters::tojson(value, indent, Kwargs::from_iter(core::iter::empty::<(&str, Value)>()))?;
-    let safe = safe.to_string();
-    // The engine escapes four characters for HTML.
-    let mut out = String::with_capacity(safe.len());
-    let mut rest = safe.as_str();
-    while let Some(at) = rest.find('\\') {
-        let (before, escape) = rest.split_at(at);
-        out.push_str(before);
-        let (plain, len) = match escape.get(..6) {
-            Some("\\u003c") => ("<", 6),
-            Some("\\u003e") => (">", 6),
-            Some("\\u0026") => ("&", 6),
-            Some("\\u0027") => ("'", 6),
-            _ => (&escape[..2], 2),
-        };
-        out.push_str(plain);
-        rest = &escape[len..];
-    }
-    out.push_str(rest);
-    Ok(Value::from(out))
 }
