@@ -145,7 +145,7 @@ impl Error {
     }
 }
 
-/// `text` cut at 200 characters, with control characters escaped, so that a message or a terminal can show it.
+/// `text` cut at 200 characters, with characters on which a terminal acts escaped, so that a message or a terminal can show it.
 pub fn printable(text: &str) -> String {
     let mut out = String::new();
     for (i, c) in text.chars().enumerate() {
@@ -153,13 +153,20 @@ pub fn printable(text: &str) -> String {
             out.push('…');
             break;
         }
-        if c.is_control() {
+        if is_unseen(c) {
             out.extend(c.escape_default());
         } else {
             out.push(c);
         }
     }
     out
+}
+
+/// Whether a terminal acts on a character instead of showing it: controls, those of the direction of writing, and the mark
+/// of byte order.
+pub fn is_unseen(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200e}' | '\u{200f}' | '\u{61c}' | '\u{feff}')
 }
 
 impl fmt::Display for Error {
