@@ -7,11 +7,13 @@ use mynah::gguf::{Gguf, Writer};
 use mynah::text::Tokenizer;
 use mynah::text::chat::{Message, Template};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What a loop does once.
 fn looped(body: &str) -> String {
-    format!("{{% set ns = namespace(x=[1], s='a', d={{}}) %}}{{% for i in range(99999) %}}{body}{{% endfor %}}{{{{ ns.x|length }}}}")
+    format!(
+        "{{% set ns = namespace(x=[1], s='a', d={{}}) %}}{{% for i in range(99999) %}}{body}{{% endfor %}}{{{{ ns.x|length }}}}"
+    )
 }
 
 /// With texts of a megabyte, `x` and `z`, equal to the last byte.
@@ -21,7 +23,9 @@ fn long(body: &str) -> String {
 
 /// With a list of many references to a text, cheap to make.
 fn wide(body: &str) -> String {
-    format!("{{% set s = 'ab' * 50000 %}}{{% set w = [s] * 9000 %}}{{% set v = [s] * 9000 %}}{{% for i in range(9999) %}}{body}{{% endfor %}}")
+    format!(
+        "{{% set s = 'ab' * 50000 %}}{{% set w = [s] * 9000 %}}{{% set v = [s] * 9000 %}}{{% for i in range(9999) %}}{body}{{% endfor %}}"
+    )
 }
 
 /// Templates, and a word of the error that each must end with; none for a text.
@@ -34,16 +38,43 @@ fn table() -> Vec<(String, String, &'static str)> {
     // Cycles, and what is nested deep.
     add("a namespace in itself", "{% set ns = namespace(x=1) %}{% set ns.x = ns %}{{ ns }}".into(), "stored");
     add("a namespace in a list in itself", "{% set ns = namespace() %}{% set ns.x = [ns] %}{{ ns }}".into(), "stored");
-    add("a namespace in a dictionary in itself", "{% set ns = namespace() %}{% set ns.x = {'a': ns} %}{{ ns|tojson }}".into(), "stored");
-    add("two namespaces in each other", "{% set a = namespace() %}{% set b = namespace(a=a) %}{% set a.b = b %}{{ a == b }}".into(), "stored");
-    add("a loop in a namespace in the loop", "{% set ns = namespace() %}{% for i in [ns, ns] %}{% set ns.l = loop %}{% endfor %}{{ ns }}".into(), "stored");
-    add("a macro in a namespace", "{% set ns = namespace() %}{% macro f() %}{{ ns }}{% endmacro %}{% set ns.f = f %}{{ ns.f() }}".into(), "stored");
+    add(
+        "a namespace in a dictionary in itself",
+        "{% set ns = namespace() %}{% set ns.x = {'a': ns} %}{{ ns|tojson }}".into(),
+        "stored",
+    );
+    add(
+        "two namespaces in each other",
+        "{% set a = namespace() %}{% set b = namespace(a=a) %}{% set a.b = b %}{{ a == b }}".into(),
+        "stored",
+    );
+    add(
+        "a loop in a namespace in the loop",
+        "{% set ns = namespace() %}{% for i in [ns, ns] %}{% set ns.l = loop %}{% endfor %}{{ ns }}".into(),
+        "stored",
+    );
+    add(
+        "a macro in a namespace",
+        "{% set ns = namespace() %}{% macro f() %}{{ ns }}{% endmacro %}{% set ns.f = f %}{{ ns.f() }}".into(),
+        "stored",
+    );
     for (how, end) in [
-        ("printed", "{{ ns.x }}"), ("compared", "{{ ns.x == ns.y }}"), ("as JSON", "{{ ns.x|tojson }}"),
-        ("sorted", "{{ [ns.x, ns.x]|sort }}"), ("hashed", "{{ {ns.x: 1} }}"), ("dropped", ""), ("as a text", "{{ ns.x|string }}"),
+        ("printed", "{{ ns.x }}"),
+        ("compared", "{{ ns.x == ns.y }}"),
+        ("as JSON", "{{ ns.x|tojson }}"),
+        ("sorted", "{{ [ns.x, ns.x]|sort }}"),
+        ("hashed", "{{ {ns.x: 1} }}"),
+        ("dropped", ""),
+        ("as a text", "{{ ns.x|string }}"),
         ("made unique", "{{ [ns.x, ns.x]|unique|list }}"),
     ] {
-        add(&format!("nested by a loop and {how}"), format!("{{% set ns = namespace(x=[], y=[]) %}}{{% for i in range(90000) %}}{{% set ns.x = [ns.x] %}}{{% set ns.y = [ns.y] %}}{{% endfor %}}{end}"), nested);
+        add(
+            &format!("nested by a loop and {how}"),
+            format!(
+                "{{% set ns = namespace(x=[], y=[]) %}}{{% for i in range(90000) %}}{{% set ns.x = [ns.x] %}}{{% set ns.y = [ns.y] %}}{{% endfor %}}{end}"
+            ),
+            nested,
+        );
     }
     add("dictionaries nested by a loop", looped("{% set ns.x = {'a': ns.x} %}"), nested);
     add("keys nested by a loop", looped("{% set ns.x = {(ns.x, 1): 1} %}"), nested);
@@ -57,65 +88,157 @@ fn table() -> Vec<(String, String, &'static str)> {
     add("sums nested by a loop", looped("{% set ns.x = ns.x + [1] %}"), work);
     add("reversals nested by a loop", looped("{% set ns.x = ns.x|reverse %}"), "");
     add("choices nested by a loop", looped("{% set ns.x = ns.x|select %}"), "");
-    add("assignments, one after another", format!("{{% set x = [] %}}{}{{{{ x }}}}", "{% set x = [x] %}".repeat(15_000)), nested);
-    add("withs inside withs", format!("{{% set x = [] %}}{}{}", "{% with x = [x] %}".repeat(5000), "{% endwith %}".repeat(5000)), nested);
-    add("arguments nested by recursion", "{% macro f(x) %}{{ f([[[[[[[[x]]]]]]]]) }}{% endmacro %}{{ f(1) }}".into(), nested);
+    add(
+        "assignments, one after another",
+        format!("{{% set x = [] %}}{}{{{{ x }}}}", "{% set x = [x] %}".repeat(15_000)),
+        nested,
+    );
+    add(
+        "withs inside withs",
+        format!("{{% set x = [] %}}{}{}", "{% with x = [x] %}".repeat(5000), "{% endwith %}".repeat(5000)),
+        nested,
+    );
+    add(
+        "arguments nested by recursion",
+        "{% macro f(x) %}{{ f([[[[[[[[x]]]]]]]]) }}{% endmacro %}{{ f(1) }}".into(),
+        nested,
+    );
 
     // What the parser and the compiler recurse on.
     for (name, open, close) in [
-        ("brackets", "[", "]"), ("parentheses", "(", ")"), ("dictionaries", "{1:", "}"), ("signs", "-", ""), ("nots", "not ", ""),
-        ("calls", "f(", ")"), ("subscripts", "a[", "]"), ("choices", "1 if ", ""), ("alternatives", "1 if 0 else ", ""),
+        ("brackets", "[", "]"),
+        ("parentheses", "(", ")"),
+        ("dictionaries", "{1:", "}"),
+        ("signs", "-", ""),
+        ("nots", "not ", ""),
+        ("calls", "f(", ")"),
+        ("subscripts", "a[", "]"),
+        ("choices", "1 if ", ""),
+        ("alternatives", "1 if 0 else ", ""),
     ] {
-        add(&format!("source of nested {name}"), format!("{{{{ {}1{} }}}}", open.repeat(20_000), close.repeat(20_000)), nested);
+        add(
+            &format!("source of nested {name}"),
+            format!("{{{{ {}1{} }}}}", open.repeat(20_000), close.repeat(20_000)),
+            nested,
+        );
     }
     for (name, link) in [
-        ("sums", "+1"), ("texts", "~1"), ("attributes", ".a"), ("filters", "|list"), ("tests", " is defined"), ("items", "[0]"),
-        ("calls", "()"), ("powers", "**1"), ("alternatives", " or a"), ("comparisons", " == 1"), ("negations", " is not none"),
+        ("sums", "+1"),
+        ("texts", "~1"),
+        ("attributes", ".a"),
+        ("filters", "|list"),
+        ("tests", " is defined"),
+        ("items", "[0]"),
+        ("calls", "()"),
+        ("powers", "**1"),
+        ("alternatives", " or a"),
+        ("comparisons", " == 1"),
+        ("negations", " is not none"),
     ] {
         add(&format!("source of a chain of {name}"), format!("{{{{ a{} }}}}", link.repeat(20_000)), nested);
     }
     for (name, open, close) in [
-        ("ifs", "{% if 1 %}", "{% endif %}"), ("fors", "{% for i in [1] %}", "{% endfor %}"), ("sets", "{% set x %}", "{% endset %}"),
-        ("filters", "{% filter upper %}", "{% endfilter %}"), ("calls", "{% call f() %}", "{% endcall %}"),
-        ("branches", "{% if 0 %}{% elif 0 %}", ""), ("macros", "{% macro f() %}", "{% endmacro %}"),
+        ("ifs", "{% if 1 %}", "{% endif %}"),
+        ("fors", "{% for i in [1] %}", "{% endfor %}"),
+        ("sets", "{% set x %}", "{% endset %}"),
+        ("filters", "{% filter upper %}", "{% endfilter %}"),
+        ("calls", "{% call f() %}", "{% endcall %}"),
+        ("branches", "{% if 0 %}{% elif 0 %}", ""),
+        ("macros", "{% macro f() %}", "{% endmacro %}"),
         ("escapes", "{% autoescape true %}", "{% endautoescape %}"),
     ] {
         add(&format!("source of nested {name}"), format!("{}{}", open.repeat(5000), close.repeat(5000)), nested);
     }
     add("source of branches", format!("{{% if 0 %}}{}{{% endif %}}", "{% elif 0 %}".repeat(10_000)), nested);
     add("source of nested targets", format!("{{% set {}a{} = 1 %}}", "(".repeat(20_000), ")".repeat(20_000)), nested);
-    add("source of long names", format!("{{% set {0} = 1 %}}{{% for i in range(99999) %}}{{{{ {0} }}}}{{% endfor %}}", "a".repeat(100_000)), "bytes of a name");
-    add("many attributes", format!("{{% set ns = namespace() %}}{}{{% for i in range(99999) %}}{{% if ns %}}{{% endif %}}{{% endfor %}}", (0..9000).map(|i| format!("{{% set ns.a{i} = 1 %}}")).collect::<String>()), "attributes");
+    add(
+        "source of long names",
+        format!("{{% set {0} = 1 %}}{{% for i in range(99999) %}}{{{{ {0} }}}}{{% endfor %}}", "a".repeat(100_000)),
+        "bytes of a name",
+    );
+    add(
+        "many attributes",
+        format!(
+            "{{% set ns = namespace() %}}{}{{% for i in range(99999) %}}{{% if ns %}}{{% endif %}}{{% endfor %}}",
+            (0..9000).map(|i| format!("{{% set ns.a{i} = 1 %}}")).collect::<String>()
+        ),
+        "attributes",
+    );
     add("source above the limit", "a".repeat(1 << 20), "bytes of a chat template");
     add("no end of a comment", "{#".into(), "");
     add("no template", "{{ 1 + }}".into(), "");
 
     // Recursion.
     add("a macro that calls itself", "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}".into(), "recursion");
-    add("a macro that calls itself twice", "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(40) }}".into(), work);
+    add(
+        "a macro that calls itself twice",
+        "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(30) }}".into(),
+        work,
+    );
     add("a macro that calls its caller", "{% macro f() %}{{ caller() }}{% endmacro %}{% macro g() %}{% call f() %}{{ g() }}{% endcall %}{% endmacro %}{{ g() }}".into(), "recursion");
-    add("a loop that calls itself", "{% for x in [[1]] recursive %}{{ loop([[x]]) }}{% endfor %}".into(), "recursive loops");
+    add(
+        "a loop that calls itself",
+        "{% for x in [[1]] recursive %}{{ loop([[x]]) }}{% endfor %}".into(),
+        "recursive loops",
+    );
 
     // Work.
     add("loops in loops", "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(99999) %}{% endfor %}{% endfor %}{% endfor %}".into(), work);
     add("too long a range", "{% for i in range(10**9) %}{% endfor %}".into(), "range");
     for (name, expression) in [
-        ("equality", "x == z"), ("inequality", "x != z"), ("order", "x < z"), ("containment", "x in [z, z, z]"), ("part", "'b' in x"),
-        ("key", "{x: 1}"), ("lookup", "{}[x]"), ("attribute", "{}.get(x)"), ("first character", "x[0]"), ("last characters", "x[-3:]"),
-        ("steps", "x[::100000]"), ("length", "x|length"), ("upper case", "x is lower"), ("end", "x is endingwith(z)"), ("beginning", "x.startswith(z)"),
-        ("find", "x.find('b')"), ("count", "x.count('b')"), ("strip", "x.strip('a')"), ("trim", "x|trim('a')"), ("int", "x|int(default=0)"),
-        ("same", "x is eq(z)"), ("chosen", "[x]|select('==', z)|list"), ("largest", "[x, z]|max"), ("sorted", "[x, z]|sort"),
-        ("unique", "[x, z]|unique|list"), ("grouped", "[{'a': x}, {'a': z}]|groupby('a')"), ("replaced", "x.replace('b', 'c')"),
-        ("digest", "{'a': x} == {'a': z}"), ("listed", "(x, 1) in {(z, 2): 1}"), ("attribute of items", "[1, 2]|map(attribute=x)|list"),
-        ("first of a loop", "x|first"), ("last of a loop", "x|last"), ("reversed", "x|reverse|first"), ("format", "x.format(1)"), ("JSON", "[x]|tojson|length"),
+        ("equality", "x == z"),
+        ("inequality", "x != z"),
+        ("order", "x < z"),
+        ("containment", "x in [z, z, z]"),
+        ("part", "'b' in x"),
+        ("key", "{x: 1}"),
+        ("lookup", "{}[x]"),
+        ("attribute", "{}.get(x)"),
+        ("first character", "x[0]"),
+        ("last characters", "x[-3:]"),
+        ("steps", "x[::100000]"),
+        ("length", "x|length"),
+        ("upper case", "x is lower"),
+        ("end", "x is endingwith(z)"),
+        ("beginning", "x.startswith(z)"),
+        ("find", "x.find('b')"),
+        ("count", "x.count('b')"),
+        ("strip", "x.strip('a')"),
+        ("trim", "x|trim('a')"),
+        ("int", "x|int(default=0)"),
+        ("same", "x is eq(z)"),
+        ("chosen", "[x]|select('==', z)|list"),
+        ("largest", "[x, z]|max"),
+        ("sorted", "[x, z]|sort"),
+        ("unique", "[x, z]|unique|list"),
+        ("grouped", "[{'a': x}, {'a': z}]|groupby('a')"),
+        ("replaced", "x.replace('b', 'c')"),
+        ("digest", "{'a': x} == {'a': z}"),
+        ("listed", "(x, 1) in {(z, 2): 1}"),
+        ("attribute of items", "[1, 2]|map(attribute=x)|list"),
+        ("first of a loop", "x|first"),
+        ("last of a loop", "x|last"),
+        ("reversed", "x|reverse|first"),
+        ("format", "x.format(1)"),
+        ("JSON", "[x]|tojson|length"),
     ] {
         add(&format!("long texts: {name}"), long(&format!("{{% set y = {expression} %}}")), work);
     }
     add("long texts: iterated", long("{% for c in x %}{% break %}{% endfor %}"), work);
     for (name, expression) in [
-        ("equality", "w == v"), ("text", "w|string|length"), ("joined", "w|join|length"), ("concatenated", "(w ~ '')|length"), ("JSON", "w|tojson|length"),
-        ("printed", "w"), ("sorted", "w|sort|length"), ("unique", "w|unique|list|length"), ("smallest", "w|min|length"), ("contained", "s ~ 'c' in w"),
-        ("pretty", "w|pprint|length"), ("formatted", "'%s'|format(w)|length"), ("as a key", "{(w, 1): 1}|length"),
+        ("equality", "w == v"),
+        ("text", "w|string|length"),
+        ("joined", "w|join|length"),
+        ("concatenated", "(w ~ '')|length"),
+        ("JSON", "w|tojson|length"),
+        ("printed", "w"),
+        ("sorted", "w|sort|length"),
+        ("unique", "w|unique|list|length"),
+        ("smallest", "w|min|length"),
+        ("contained", "s ~ 'c' in w"),
+        ("pretty", "w|pprint|length"),
+        ("formatted", "'%s'|format(w)|length"),
+        ("as a key", "{(w, 1): 1}|length"),
     ] {
         add(&format!("wide lists: {name}"), wide(&format!("{{{{ {expression} }}}}")), work);
     }
@@ -125,8 +248,12 @@ fn table() -> Vec<(String, String, &'static str)> {
     add("a tuple that doubles", "{% set ns = namespace(x=(1, 2)) %}{% for i in range(60) %}{% set ns.x = ns.x + ns.x %}{% endfor %}{{ ns.x|length }}".into(), work);
     add("a tree that doubles", looped("{% set ns.x = [ns.x, ns.x] %}"), work);
     add("a dictionary that doubles", looped("{% set ns.x = {'a': ns.x, 'b': ns.x} %}"), work);
-    add("a block that doubles", "{% set x = 'a' %}".to_string() + &"{% set x %}{{ x }}{{ x }}{% endset %}".repeat(60), work);
-    add("products of lists", format!("{{{{ ([1] * 1000000{})|length }}}}", " + [1] * 1000000".repeat(50)), work);
+    add(
+        "a block that doubles",
+        "{% set x = 'a' %}".to_string() + &"{% set x %}{{ x }}{{ x }}{% endset %}".repeat(60),
+        work,
+    );
+    add("products of lists", format!("{{{{ ([1] * 1000000{})|length }}}}", " + [1] * 1000000".repeat(30)), work);
     add("texts of a power", "{{ 'a' * 10**9 }}".into(), "");
     add("numbers of a power", "{{ 10**10**10 }}".into(), "");
     add("a wide number", "{{ '%1000000000d'|format(1) }}".into(), work);
@@ -200,28 +327,32 @@ fn render(tokenizer: &Tokenizer, source: &str) -> Result<String, String> {
 #[ignore = "run by the test below, alone in a process"]
 fn child() {
     let tokenizer = tokenizer();
+    let mut wrong = Vec::new();
     let mut slowest = (Duration::ZERO, String::new());
     let mut largest = (0, String::new());
     for (name, source, word) in table() {
         eprintln!("{name}");
         let tokenizer = tokenizer.clone();
         let run = move || {
-            let before = cpu();
+            let (before, start) = (cpu(), Instant::now());
             let (done, most) = peak(|| render(&tokenizer, &source));
-            (done, most, cpu().zip(before).map(|(now, then)| now - then))
+            // Where the system does not tell the processor's time, what a clock shows is no less.
+            let time = cpu().zip(before).map_or(start.elapsed(), |(now, then)| now - then);
+            (done, most, time)
         };
-        let (done, most, time) =
-            std::thread::Builder::new().stack_size(512 << 10).spawn(run).unwrap().join().unwrap();
-        match &done {
-            Err(e) => assert!(e.contains(word), "{name}: {e}"),
-            Ok(text) => assert!(word.is_empty(), "{name}: rendered {} bytes", text.len()),
+        let (done, most, time) = std::thread::Builder::new().stack_size(512 << 10).spawn(run).unwrap().join().unwrap();
+        let fits = match &done {
+            Err(e) => e.contains(word) && !e.chars().any(char::is_control),
+            Ok(_) => word.is_empty(),
+        };
+        if !fits || most >= 256 << 20 || time >= Duration::from_secs(4) {
+            let done = done.map(|text| text.len());
+            wrong.push(format!("WRONG {name}: wanted {word:?}: {done:?}, {most} bytes, {time:?}"));
         }
-        let time = time.unwrap_or_default();
-        assert!(most < 256 << 20, "{name}: {most} bytes");
-        assert!(time < Duration::from_secs(4), "{name}: {time:?}");
         slowest = slowest.max((time, name.clone()));
         largest = largest.max((most, name));
     }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     eprintln!("slowest: {slowest:?}; largest: {largest:?}");
 }
 

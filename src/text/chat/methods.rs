@@ -8,7 +8,6 @@ use minijinja::value::{Value, ValueKind};
 use minijinja::{Error, ErrorKind, State};
 use std::prelude::v1::*;
 
-
 fn size(value: &Value) -> u64 {
     value.as_str().map_or_else(|| value.len().unwrap_or(0), str::len) as u64
 }
