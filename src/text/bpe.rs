@@ -1,9 +1,9 @@
 //! Merging by a list of merges, earlier merges first (`tokenizer.ggml.model` = `gpt2`, `gemma4`). A word begins as its
 //! bytes, or as its characters where tokens are spelled raw.
 
-use super::merge::Merger;
+use super::merge::{Merger, Pairs, Span};
 use super::split::{Cutter, Rule, Whole};
-use super::spm::{SPACE, with_spaces};
+use super::spm::{SPACE, first_char, pieces};
 use super::vocab::{NONE, TokenKind, Vocab};
 use crate::error::{Error, Result, printable};
 use std::prelude::v1::*;
@@ -181,8 +181,7 @@ impl Bpe {
 
     /// Appends the tokens of `text`. A byte without a token is left out, as in llama.cpp.
     pub fn encode(&self, vocab: &Vocab, text: &str, merger: &mut Merger, out: &mut Vec<u32>) {
-        let word = &mut |word: &str| self.word(vocab, word, merger, out);
-        if self.raw { self.cutter.words(&with_spaces(text), word) } else { self.cutter.words(text, word) }
+        self.cutter.words(text, &mut |word| self.word(vocab, word, merger, out));
     }
 
     fn word(&self, vocab: &Vocab, word: &str, merger: &mut Merger, out: &mut Vec<u32>) {
@@ -196,30 +195,49 @@ impl Bpe {
             out.push(id);
             return;
         }
-        merger.begin(bytes.len());
-        if self.raw {
-            for (i, c) in word.char_indices() {
-                let range = i..i + c.len_utf8();
-                merger.push(range.clone(), vocab.find_text(&bytes[range]).unwrap_or(NONE));
-            }
-        } else {
-            for (i, &byte) in bytes.iter().enumerate() {
-                merger.push(i..i + 1, self.bytes[byte as usize]);
-            }
+        let symbol = |text: &[u8]| match self.raw {
+            true => first_char(vocab, text),
+            false => (1, text.first().map_or(NONE, |&byte| self.bytes[byte as usize])),
+        };
+        let mut pieces = pieces(word, self.raw);
+        let done: core::result::Result<(), core::convert::Infallible> =
+            merger.each(&mut pieces, symbol, &InVocab { bpe: self, vocab }, |text, span| {
+                if span.id != NONE {
+                    out.push(span.id);
+                } else if self.raw {
+                    out.extend(text[span.range].iter().map(|&b| self.bytes[b as usize]).filter(|&id| id != NONE));
+                }
+                Ok(())
+            });
+        let Ok(()) = done;
+    }
+}
+
+/// Merges of a vocabulary.
+struct InVocab<'a> {
+    bpe: &'a Bpe,
+    vocab: &'a Vocab,
+}
+
+impl Pairs for InVocab<'_> {
+    fn pair(&self, text: &[u8], left: &Span, right: &Span) -> Option<(u32, u32)> {
+        if left.id == NONE || right.id == NONE {
+            return None;
         }
-        merger.run(|left, right| {
-            if left.id == NONE || right.id == NONE {
-                return None;
-            }
-            let into = vocab.find(&bytes[left.range.start..right.range.end])?;
-            Some((self.rank(into, left.range.len() as u32)?, into))
-        });
-        for span in merger.spans() {
-            if span.id != NONE {
-                out.push(span.id);
-            } else if self.raw {
-                out.extend(bytes[span.range].iter().map(|&b| self.bytes[b as usize]).filter(|&id| id != NONE));
-            }
+        let into = self.vocab.find(&text[left.range.start..right.range.end])?;
+        Some((self.bpe.rank(into, left.range.len() as u32)?, into))
+    }
+
+    fn lowest(&self, text: &[u8], left: &Span, least: usize) -> Option<u32> {
+        if left.id == NONE {
+            return None;
         }
+        let from = &text[left.range.start..];
+        let ends = left.range.len() + least..=self.longest().min(from.len());
+        ends.filter_map(|end| self.bpe.rank(self.vocab.find(&from[..end])?, left.range.len() as u32)).min()
+    }
+
+    fn longest(&self) -> usize {
+        self.vocab.longest()
     }
 }

@@ -2,10 +2,9 @@
 //!
 //! Files spell a space as U+2581. Here both characters are a space, in tokens and in text, so that the spellings match.
 
-use super::merge::Merger;
+use super::merge::{Merger, Pairs, Span};
 use super::vocab::{NONE, TokenKind, Vocab};
 use crate::error::{Error, Result, printable};
-use std::borrow::Cow;
 use std::prelude::v1::*;
 
 pub(super) const SPACE: char = '\u{2581}';
@@ -19,9 +18,37 @@ pub(super) fn byte_token(spelling: &str) -> Option<u8> {
     u8::from_str_radix(digits, 16).ok()
 }
 
-/// The text with spaces for U+2581.
-pub(super) fn with_spaces(text: &str) -> Cow<'_, str> {
-    if text.contains(SPACE) { text.chars().map(|c| if c == SPACE { ' ' } else { c }).collect() } else { text.into() }
+/// Bytes of a text that are handed on at once.
+const PIECE: usize = 1 << 12;
+
+/// The text in pieces of whole characters, if `spaced` with spaces for U+2581.
+pub(super) fn pieces(text: &str, spaced: bool) -> impl Iterator<Item = &[u8]> {
+    let mut rest = text;
+    core::iter::from_fn(move || {
+        if spaced && let Some(after) = rest.strip_prefix(SPACE) {
+            rest = after;
+            return Some(&b" "[..]);
+        }
+        let mut len = rest.floor_char_boundary(PIECE);
+        if spaced {
+            len = rest[..len].find(SPACE).unwrap_or(len);
+        }
+        let (piece, after) = rest.split_at(len);
+        rest = after;
+        Some(piece.as_bytes()).filter(|piece| !piece.is_empty())
+    })
+}
+
+/// The length of the first character of a text, and its token.
+pub(super) fn first_char(vocab: &Vocab, text: &[u8]) -> (usize, u32) {
+    let len = match text.first() {
+        Some(0..0x80) => 1,
+        Some(0x80..0xe0) => 2,
+        Some(0xe0..0xf0) => 3,
+        _ => 4,
+    };
+    let len = len.min(text.len());
+    (len, vocab.find_text(&text[..len]).unwrap_or(NONE))
 }
 
 /// Appends a token's bytes; says whether its bytes are what text is made of.
@@ -101,43 +128,53 @@ impl Spm {
         merger: &mut Merger,
         out: &mut Vec<u32>,
     ) -> Result<()> {
-        let mut spaced = String::with_capacity(text.len() + 1);
-        if fresh && self.add_space_prefix {
-            spaced.push(' ');
-        }
-        if self.remove_extra_whitespaces {
-            let words = text.split([' ', SPACE]).filter(|word| !word.is_empty());
-            for (i, word) in words.enumerate() {
-                if i > 0 {
-                    spaced.push(' ');
+        let first = (fresh && self.add_space_prefix).then_some(&b" "[..]);
+        let words = text.split([' ', SPACE]).filter(|word| self.remove_extra_whitespaces && !word.is_empty());
+        let words =
+            words.enumerate().flat_map(|(i, word)| (i > 0).then_some(&b" "[..]).into_iter().chain(pieces(word, false)));
+        let whole = if self.remove_extra_whitespaces { "" } else { text };
+        let mut all = first.into_iter().chain(words).chain(pieces(whole, true));
+        let pairs = InVocab { spm: self, vocab };
+        merger.each(
+            &mut all,
+            |text| first_char(vocab, text),
+            &pairs,
+            |text, span| {
+                if span.id != NONE {
+                    out.push(span.id);
+                    return Ok(());
                 }
-                spaced.push_str(word);
-            }
-        } else {
-            spaced.push_str(&with_spaces(text));
-        }
-        let bytes = spaced.as_bytes();
-        merger.begin(bytes.len());
-        for (i, c) in spaced.char_indices() {
-            let range = i..i + c.len_utf8();
-            merger.push(range.clone(), vocab.find_text(&bytes[range]).unwrap_or(NONE));
-        }
-        merger.run(|left, right| {
-            let id = vocab.find_text(&bytes[left.range.start..right.range.end])?;
-            Some((self.ranks[id as usize], id))
-        });
-        for span in merger.spans() {
-            if span.id != NONE {
-                out.push(span.id);
-                continue;
-            }
-            for &byte in &bytes[span.range] {
-                match self.bytes[byte as usize] {
-                    NONE => return Err(Error::unsupported("byte, for this vocabulary", format!("0x{byte:02X}"))),
-                    id => out.push(id),
+                for &byte in &text[span.range] {
+                    match self.bytes[byte as usize] {
+                        NONE => return Err(Error::unsupported("byte, for this vocabulary", format!("0x{byte:02X}"))),
+                        id => out.push(id),
+                    }
                 }
-            }
-        }
-        Ok(())
+                Ok(())
+            },
+        )
+    }
+}
+
+/// Scores of a vocabulary.
+struct InVocab<'a> {
+    spm: &'a Spm,
+    vocab: &'a Vocab,
+}
+
+impl Pairs for InVocab<'_> {
+    fn pair(&self, text: &[u8], left: &Span, right: &Span) -> Option<(u32, u32)> {
+        let id = self.vocab.find_text(&text[left.range.start..right.range.end])?;
+        Some((self.spm.ranks[id as usize], id))
+    }
+
+    fn lowest(&self, text: &[u8], left: &Span, least: usize) -> Option<u32> {
+        let from = &text[left.range.start..];
+        let ends = left.range.len() + least..=self.longest().min(from.len());
+        ends.filter_map(|end| Some(self.spm.ranks[self.vocab.find_text(&from[..end])? as usize])).min()
+    }
+
+    fn longest(&self) -> usize {
+        self.vocab.longest()
     }
 }

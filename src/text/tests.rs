@@ -549,3 +549,60 @@ fn a_stream_gives_whole_characters() {
     assert_eq!((stream.push(1), stream.push(u32::MAX)), (String::new(), String::new()));
     assert_eq!(TextStream::new(&tokenizer, true).push(1), "<s>");
 }
+
+/// Text that is merged in windows has the tokens of text that is merged at once, whatever the vocabulary.
+#[test]
+fn windows_change_no_token() {
+    use super::merge::{Merger, Pairs, Span};
+    struct Table(std::collections::BTreeMap<Vec<u8>, u32>, bool);
+    impl Pairs for Table {
+        fn pair(&self, text: &[u8], left: &Span, right: &Span) -> Option<(u32, u32)> {
+            let rank = *self.0.get(&text[left.range.start..right.range.end])?;
+            // As with a list of merges, not every cut of a token is a merge.
+            (self.1 || left.range.len() % 2 == rank as usize % 2).then_some((rank / 2, rank))
+        }
+
+        fn lowest(&self, text: &[u8], left: &Span, least: usize) -> Option<u32> {
+            let from = &text[left.range.start..];
+            let ends = left.range.len() + least..=self.longest().min(from.len());
+            let rank = |end| self.0.get(&from[..end]).copied();
+            let fits = |rank: &u32| self.1 || left.range.len() % 2 == *rank as usize % 2;
+            ends.filter_map(rank).filter(fits).map(|rank| rank / 2).min()
+        }
+
+        fn longest(&self) -> usize {
+            self.0.keys().map(Vec::len).max().unwrap_or(1)
+        }
+    }
+    let mut state = 1u64;
+    let mut next = move |n: u64| {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (state >> 33) % n
+    };
+    for round in 0..2000 {
+        let letters = 1 + next(3);
+        let mut table = Table(Default::default(), round % 2 == 0);
+        for _ in 0..next(40) {
+            let len = 2 + next(6);
+            let token = (0..len).map(|_| b'a' + next(letters) as u8).collect();
+            table.0.insert(token, next(60) as u32);
+        }
+        let text: Vec<u8> = (0..next(600)).map(|_| b'a' + next(letters) as u8).collect();
+        let merged = |window: usize| {
+            let mut out: Vec<(Vec<u8>, u32)> = Vec::new();
+            let mut pieces = text.chunks(3);
+            let symbol = |text: &[u8]| (1, u32::from(text[0]));
+            let done: core::result::Result<(), ()> =
+                Merger::with_window(window).each(&mut pieces, symbol, &table, |text, span| {
+                    out.push((text[span.range].to_vec(), span.id));
+                    Ok(())
+                });
+            done.unwrap();
+            out
+        };
+        let whole = merged(usize::MAX);
+        assert_eq!(whole.iter().flat_map(|(text, _)| text).copied().collect::<Vec<u8>>(), text);
+        assert_eq!(merged(1), whole, "round {round}");
+        assert_eq!(merged(40), whole, "round {round}");
+    }
+}

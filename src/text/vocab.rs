@@ -60,6 +60,8 @@ pub(super) struct Vocab {
     /// The tokens that are found by their bytes.
     known: Vec<bool>,
     slots: Slots,
+    /// The most bytes of a token that is found.
+    longest: usize,
     pub key: Key,
 }
 
@@ -80,6 +82,7 @@ impl Vocab {
             kinds: Vec::with_capacity(n),
             known: Vec::with_capacity(n),
             slots: Slots::with_capacity(n),
+            longest: 0,
             key,
         }
     }
@@ -96,6 +99,7 @@ impl Vocab {
         let known = findable && !bytes.is_empty() && bytes.len() <= MAX_PIECE;
         self.known.push(known);
         if known {
+            self.longest = self.longest.max(bytes.len());
             let (ends, all) = (&self.ends, &self.bytes);
             let same = |other: u32| piece(ends, all, other) == bytes;
             if let Some(first) = self.slots.insert(self.key.of_bytes(bytes), id, same) {
@@ -108,6 +112,11 @@ impl Vocab {
 
     pub fn len(&self) -> usize {
         self.ends.len()
+    }
+
+    /// The most bytes of a token that [`Vocab::find`] finds.
+    pub fn longest(&self) -> usize {
+        self.longest
     }
 
     /// The token's bytes; empty if there is no such token.
