@@ -64,6 +64,11 @@ pub enum Error {
     },
     /// A run cannot be resumed because it has changed: all changes.
     Changed(Vec<Change>),
+    /// A file is no longer what it was when it was opened, so nothing is made from it any more.
+    Altered {
+        /// What has happened to it.
+        how: &'static str,
+    },
     /// A setting or an input of the caller cannot be used.
     Invalid {
         /// Which.
@@ -189,6 +194,11 @@ impl fmt::Display for Error {
                 let list: Vec<String> = changes.iter().map(Change::to_string).collect();
                 write!(f, "this is not the run that was saved: {}", list.join("; "))
             }
+            Error::Altered { how } => write!(
+                f,
+                "the file {how} while it was in use, so nothing more is made from it; put it back, leave it alone, and \
+                 start again, from a checkpoint if there is one"
+            ),
             Error::Invalid { what, why } => write!(f, "{what}: {why}"),
             Error::File { path, source } => write!(f, "{path}: {source}"),
         }

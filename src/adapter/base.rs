@@ -13,6 +13,15 @@ use std::sync::Arc;
 
 /// The frozen weights behind a [`Base`], for kinds that derive something from them.
 pub trait Frozen: Send + Sync {
+    /// Looks whether the model's files are what they were when it was described. Whoever writes what is bound to the model
+    /// asks.
+    ///
+    /// # Errors
+    /// `Altered` naming the file.
+    fn check(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// The matrix of a site; if several are stored as one tensor, its rows of this.
     fn matrix(&self, site: Site) -> Option<Matrix>;
 

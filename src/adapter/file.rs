@@ -88,6 +88,7 @@ pub fn to_bytes(adapter: &dyn Adapter, base: &Base, provenance: &Provenance) -> 
 /// # Errors
 /// Also `Unsupported` for an unknown codec.
 pub fn to_bytes_as(adapter: &dyn Adapter, base: &Base, provenance: &Provenance, codec: &str) -> Result<Vec<u8>> {
+    base.frozen.as_ref().map_or(Ok(()), |model| model.check())?;
     let (mut head, sections) = describe(adapter, base);
     head.set("codec", codec);
     let mut file = Builder::new(KIND).section("params", true, encode(adapter, codec)?);

@@ -63,7 +63,8 @@ pub fn open(directory: &std::path::Path, base: &Base, limits: &Limits) -> Result
     let config_bytes = map::read(&config, limits.json).map_err(|e| e.in_file(config.to_string_lossy()))?;
     let tensors = directory.join("adapter_model.safetensors");
     let bytes = map::open(&tensors).map_err(|e| e.in_file(tensors.to_string_lossy()))?;
-    read(&config_bytes, bytes, base, limits).map_err(|e| e.in_file(directory.to_string_lossy()))
+    let adapter = read(&config_bytes, bytes.clone(), base, limits);
+    bytes.check().and(adapter).map_err(|e| e.in_file(directory.to_string_lossy()))
 }
 
 /// Reads the two files.

@@ -453,6 +453,7 @@ impl Lesson {
     }
 
     fn work(&mut self, work: Work) -> Result<Event> {
+        self.mynah.model.check()?;
         match work {
             Work::Weigh => self.weigh(),
             Work::Reference => self.refer(),
@@ -520,11 +521,13 @@ impl Lesson {
                 self.history.step(&report)?;
                 Ok(Event::Step(report))
             }
-            Err(error) => {
+            // The step is at fault, not the system: the next one may do better.
+            Err(error @ Error::Invalid { .. }) => {
                 self.history.discarded += 1;
                 self.gave_up = self.history.discarded >= DISCARDS;
                 Ok(Event::Discarded { error, rows: self.not_finite(&rows.concat()) })
             }
+            Err(error) => Err(error),
         }
     }
 
@@ -540,7 +543,8 @@ impl Lesson {
     /// The file of what is trained as it is now: an adapter's or, where all weights are trained, a GGUF file in F32.
     ///
     /// # Errors
-    /// `Invalid` if a parameter is not finite or too large for the file.
+    /// `Invalid` if a parameter is not finite or too large for the file; `Altered` if the model's file is no longer what it
+    /// was.
     pub fn encode(&self) -> Result<Vec<u8>> {
         output::encode(&self.mynah, &self.digest, &self.trainer, &self.history, self.steps_per_epoch())
     }
@@ -565,7 +569,7 @@ impl Lesson {
     /// ```
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
         match &self.history.best_file {
-            Some(best) => Ok(best.clone()),
+            Some(best) => self.mynah.model.check().map(|()| best.clone()),
             None => self.encode(),
         }
     }

@@ -73,6 +73,8 @@ pub use setup::Setup;
 pub use talk::{Reply, Talk};
 
 use crate::adapter::{self, Adapter, Base, Fit, Ready};
+#[cfg(feature = "std")]
+use crate::bytes::map::Io;
 use crate::bytes::{Bytes, Limits};
 use crate::error::Result;
 use crate::gguf::Gguf;
@@ -139,9 +141,24 @@ impl Mynah {
     /// ```
     #[cfg(feature = "std")]
     pub fn open(path: impl AsRef<Path>) -> Result<Mynah> {
+        Mynah::load(path, Io::Map)
+    }
+
+    /// The same with the file mapped, or read whole into memory: then nothing that happens to it later matters, which is
+    /// for files on networks, or that others write to.
+    ///
+    /// # Errors
+    /// Those of [`Mynah::open`]; `Memory` if there is not enough for a copy.
+    ///
+    /// ```no_run
+    /// let mynah = mynah::Mynah::load("smollm2.gguf", mynah::bytes::map::Io::Read)?;
+    /// # Ok::<(), mynah::Error>(())
+    /// ```
+    #[cfg(feature = "std")]
+    pub fn load(path: impl AsRef<Path>, io: Io) -> Result<Mynah> {
         let path = path.as_ref();
-        let open = || Mynah::with(Gguf::open(path, &Limits::default())?, compute()?);
-        open().map_err(|e| e.in_file(path.to_string_lossy()))
+        let load = || Mynah::with(Gguf::load(path, io, &Limits::default())?, compute()?);
+        load().map_err(|e| e.in_file(path.to_string_lossy()))
     }
 
     /// From the bytes of a GGUF file in memory.

@@ -28,7 +28,7 @@ pub(super) fn encode(
             let provenance = history.provenance(trainer.kind(), data, trainer.model(), epoch);
             adapter::to_bytes(adapter, mynah.base(), &provenance)
         }
-        None => model_file(&mynah.gguf, trainer.model()),
+        None => trainer.model().check().and_then(|()| model_file(&mynah.gguf, trainer.model())),
     }
 }
 

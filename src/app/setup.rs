@@ -328,7 +328,7 @@ impl Setup {
     /// Reads a file or all files of a folder.
     ///
     /// # Errors
-    /// Those of [`Reader::files`], and of the model's chat template.
+    /// Those of [`Reader::files`], of the model's chat template, and of [`Files::check`] afterwards.
     ///
     /// ```no_run
     /// # let mynah = mynah::Mynah::open("smollm2.gguf")?;
@@ -338,7 +338,8 @@ impl Setup {
     /// ```
     #[cfg(feature = "std")]
     pub fn read_files(&self, files: &Files) -> Result<Data> {
-        self.reader(files.digest(), |reader| reader.files(files))
+        let data = self.reader(files.digest(), |reader| reader.files(files))?;
+        files.check().map(|()| data)
     }
 
     /// Data that have this digest, unless options make other rows of them.

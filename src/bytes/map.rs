@@ -3,8 +3,12 @@
 //! **A mapped file must not change.** If a mapped file is shortened, the next access to the missing part ends the process
 //! with a signal, and no library can turn that into an error. Models therefore belong in storage that only the program
 //! writes to. Replace files with [`replace`], which leaves a mapped file alone, and never write them in place. Use [`read`],
-//! which makes a copy, for files that others may write or that lie on a network. [`open`] never makes a copy: where a file
-//! system cannot map, it returns an error.
+//! or [`load`] with [`Io::Read`], which make a copy, for files that others may write or that lie on a network. [`open`] never
+//! makes a copy: where a file system cannot map, it returns an error.
+//!
+//! What is mapped remembers its file's size, time of change and identity. [`Bytes::check`] looks at them again; passes
+//! through a model, training steps and whatever saves ask it first. A change that leaves size and time as they were is not
+//! seen.
 #![allow(unsafe_code)] // mapping a file, and asking whether a process lives
 
 use super::{Bytes, Limits};
@@ -13,6 +17,38 @@ use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::prelude::v1::*;
+use std::time::SystemTime;
+
+/// How the bytes of a file come to a program.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Io {
+    /// Mapped: read when they are first used, and shared with the system's cache.
+    #[default]
+    Map,
+    /// Read whole into memory of the program's own: nothing that happens to the file later matters.
+    Read,
+}
+
+/// The bytes of a regular file, mapped or read. Never blocks, whatever the path names.
+///
+/// # Errors
+/// Those of [`open`]; `Memory` if there is not enough for a copy, and `Altered` if the file changes while it is read.
+pub fn load(path: &Path, io: Io) -> Result<Bytes> {
+    load_on(&mut System, path, io)
+}
+
+/// [`load`] on the given disk.
+///
+/// # Errors
+/// As [`load`].
+#[doc(hidden)]
+pub fn load_on(disk: &mut dyn Disk, path: &Path, io: Io) -> Result<Bytes> {
+    let bytes = match io {
+        Io::Map => open_inner(disk, path),
+        Io::Read => copy(disk, path),
+    };
+    bytes.map_err(|e| e.in_file(path.to_string_lossy()))
+}
 
 /// Maps a regular file read-only, at its present length. Never blocks, whatever the path names.
 ///
@@ -20,7 +56,7 @@ use std::prelude::v1::*;
 /// `Io` from the system; `Invalid` for a directory, a pipe, a socket or a device; `Limit` if the address space cannot
 /// hold the file.
 pub fn open(path: &Path) -> Result<Bytes> {
-    open_inner(path).map_err(|e| e.in_file(path.to_string_lossy()))
+    load(path, Io::Map)
 }
 
 /// [`Bytes::filled`].
@@ -34,15 +70,25 @@ pub(super) fn filled(len: usize, fill: impl FnOnce(&mut [u8])) -> Result<Bytes> 
     #[cfg(target_os = "linux")]
     let _ = map.advise(memmap2::Advice::HugePage);
     fill(&mut map);
-    Ok(Bytes::from_map(map.make_read_only().map_err(refused)?))
+    Ok(Bytes::from_memory(map.make_read_only().map_err(refused)?))
 }
 
 /// Reads a regular file of at most `limit` bytes. Never blocks, whatever the path names.
 ///
 /// # Errors
-/// As [`open`], `Limit` if the file is longer than `limit`, and `Memory` if there is not enough memory.
+/// As [`open`], `Limit` if the file is longer than `limit`, `Memory` if there is not enough memory, and `Altered` if the
+/// file changes while it is read.
 pub fn read(path: &Path, limit: u64) -> Result<Vec<u8>> {
-    read_inner(path, limit).map_err(|e| e.in_file(path.to_string_lossy()))
+    read_on(&mut System, path, limit)
+}
+
+/// [`read`] on the given disk.
+///
+/// # Errors
+/// As [`read`].
+#[doc(hidden)]
+pub fn read_on(disk: &mut dyn Disk, path: &Path, limit: u64) -> Result<Vec<u8>> {
+    read_inner(disk, path, limit).map_err(|e| e.in_file(path.to_string_lossy()))
 }
 
 /// Replaces the content of the file at `path` by `bytes`: writes a new file beside it, syncs that to the disk and renames it
@@ -67,10 +113,34 @@ pub fn replace_on(disk: &mut dyn Disk, path: &Path, bytes: &[u8]) -> Result<()> 
     replace_inner(disk, path, bytes).map_err(|e| e.in_file(path.to_string_lossy()))
 }
 
-/// The calls that change a disk, a method each, so that a test can make any of them fail. The default methods call the
-/// system.
+/// The calls to a disk, a method each, so that a test can make any of them fail. The default methods call the system.
 #[doc(hidden)]
 pub trait Disk: Send {
+    /// What a path names.
+    fn look(&mut self, path: &Path) -> io::Result<Metadata> {
+        fs::metadata(path)
+    }
+
+    /// Opens a file for reading. `O_NONBLOCK` keeps what turns out to be a pipe from blocking; it has no effect on regular
+    /// files.
+    fn open(&mut self, path: &Path) -> io::Result<File> {
+        let mut options = OpenOptions::new();
+        options.read(true);
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, libc::O_NONBLOCK);
+        options.open(path)
+    }
+
+    /// What an open file is.
+    fn stat(&mut self, file: &File) -> io::Result<Metadata> {
+        file.metadata()
+    }
+
+    /// Reads some bytes and returns their number.
+    fn read(&mut self, file: &mut File, bytes: &mut [u8]) -> io::Result<usize> {
+        file.read(bytes)
+    }
+
     /// Creates a file. It is an error if the name exists.
     fn create(&mut self, path: &Path) -> io::Result<File> {
         OpenOptions::new().write(true).create_new(true).open(path)
@@ -138,51 +208,152 @@ fn regular(meta: &Metadata) -> Result<()> {
     Err(Error::invalid("not a file", format!("it is {found}")))
 }
 
-/// Opens a regular file for reading. The kind is checked before, so that no device or pipe is opened, and again on the
-/// open file, since the name may mean another file by then. `O_NONBLOCK` keeps such a file, if it is a pipe, from blocking;
-/// it has no effect on regular files.
-fn open_regular(path: &Path) -> Result<(File, u64)> {
-    regular(&fs::metadata(path).map_err(io("open"))?)?;
-    let mut options = OpenOptions::new();
-    options.read(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, libc::O_NONBLOCK);
-    let file = options.open(path).map_err(io("open"))?;
-    let meta = file.metadata().map_err(io("open"))?;
-    regular(&meta)?;
-    Ok((file, meta.len()))
+/// What tells whether a file is still the same, with the same contents.
+#[derive(Clone, Copy, PartialEq, Debug)]
+struct Stamp {
+    len: u64,
+    /// `None` on systems that have no such time.
+    changed: Option<SystemTime>,
+    /// Device and number, where the system has these.
+    identity: Option<(u64, u64)>,
 }
 
-fn open_inner(path: &Path) -> Result<Bytes> {
-    let (file, len) = open_regular(path)?;
+impl Stamp {
+    fn of(meta: &Metadata) -> Stamp {
+        #[cfg(unix)]
+        let identity = {
+            use std::os::unix::fs::MetadataExt;
+            Some((meta.dev(), meta.ino()))
+        };
+        #[cfg(not(unix))]
+        let identity = None;
+        Stamp { len: meta.len(), changed: meta.modified().ok(), identity }
+    }
+
+    /// Whether a look at the same open file shows the same.
+    fn still(&self, now: Stamp) -> Result<()> {
+        let how = match () {
+            () if now.len < self.len => "was cut short",
+            () if now != *self => "was written to",
+            () => return Ok(()),
+        };
+        Err(Error::Altered { how })
+    }
+}
+
+/// A mapped file, and what it was when it was mapped.
+pub(super) struct Mapped {
+    map: memmap2::Mmap,
+    /// Held, since the path may come to name another file.
+    file: File,
+    path: PathBuf,
+    stamp: Stamp,
+}
+
+impl std::ops::Deref for Mapped {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.map
+    }
+}
+
+impl Mapped {
+    /// Whether the file is what it was, and its path still names it. A file that was moved away or removed is what it was.
+    pub(super) fn check(&self) -> Result<()> {
+        let look = || {
+            self.stamp.still(Stamp::of(&self.file.metadata().map_err(io("look at"))?))?;
+            match fs::metadata(&self.path) {
+                Ok(there) if Stamp::of(&there).identity != self.stamp.identity => {
+                    Err(Error::Altered { how: "was replaced by another" })
+                }
+                _ => Ok(()),
+            }
+        };
+        look().map_err(|e: Error| e.in_file(self.path.to_string_lossy()))
+    }
+}
+
+/// Opens a regular file for reading. The kind is checked before, so that no device or pipe is opened, and again on the
+/// open file, since the name may mean another file by then.
+fn open_regular(disk: &mut dyn Disk, path: &Path) -> Result<(File, Stamp)> {
+    regular(&disk.look(path).map_err(io("open"))?)?;
+    let file = disk.open(path).map_err(io("open"))?;
+    let meta = disk.stat(&file).map_err(io("open"))?;
+    regular(&meta)?;
+    Ok((file, Stamp::of(&meta)))
+}
+
+/// The length of a file, if memory can hold it.
+fn addressable(len: u64) -> Result<usize> {
     let most = isize::MAX.unsigned_abs();
-    let len = usize::try_from(len)
+    usize::try_from(len)
         .ok()
         .filter(|&len| len <= most)
-        .ok_or_else(|| Error::limit("address space", len, most as u64))?;
+        .ok_or_else(|| Error::limit("address space", len, most as u64))
+}
+
+fn open_inner(disk: &mut dyn Disk, path: &Path) -> Result<Bytes> {
+    let (file, stamp) = open_regular(disk, path)?;
+    let len = addressable(stamp.len)?;
     if len == 0 {
         return Ok(Bytes::from_static(&[])); // the system maps no empty range
     }
     // SAFETY: the mapping is private to this process, read-only, and exactly as long as the regular file was when
     // looked at above. That nobody shortens the file while it is mapped cannot be established here; the front page
     // of this file makes it the caller's duty.
-    let map = unsafe { memmap2::MmapOptions::new().len(len).map(&file) }.map_err(io("map"))?;
+    let map = unsafe { memmap2::MmapOptions::new().len(len).map(&file) };
+    let map = map.map_err(|e| match e.kind() {
+        io::ErrorKind::OutOfMemory => Error::memory("mapping the file", len as u64),
+        _ => io("map")(e),
+    })?;
     // A hint as above, for pages that the system has yet to read from the disk. All weights are read once a token, and with
     // small pages they would miss the processor's TLB.
     #[cfg(target_os = "linux")]
     let _ = map.advise(memmap2::Advice::HugePage);
-    Ok(Bytes::from_map(map))
+    // A program may change its folder later.
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.into());
+    Ok(Bytes::from_map(Mapped { map, file, path, stamp }))
 }
 
-fn read_inner(path: &Path, limit: u64) -> Result<Vec<u8>> {
-    let (file, len) = open_regular(path)?;
-    Limits::check("file", len, limit)?;
+/// The whole of a file in memory of our own.
+fn copy(disk: &mut dyn Disk, path: &Path) -> Result<Bytes> {
+    let (mut file, stamp) = open_regular(disk, path)?;
+    let mut read = Ok(());
+    let bytes = filled(addressable(stamp.len)?, |bytes| read = fill(disk, &mut file, stamp, bytes));
+    let bytes = bytes.map_err(|e| match e {
+        Error::Memory { bytes, .. } => Error::memory("a copy of the file", bytes),
+        other => other,
+    })?;
+    read.map(|()| bytes)
+}
+
+/// Reads the whole of a file that was opened so.
+fn fill(disk: &mut dyn Disk, file: &mut File, stamp: Stamp, mut bytes: &mut [u8]) -> Result<()> {
+    while !bytes.is_empty() {
+        match disk.read(file, bytes) {
+            Ok(0) => break,
+            Ok(n) => bytes = bytes.get_mut(n..).unwrap_or_default(),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(io("read")(e)),
+        }
+    }
+    stamp.still(Stamp::of(&disk.stat(file).map_err(io("read"))?))?;
+    match bytes.is_empty() {
+        true => Ok(()),
+        // Its size says otherwise, so the fault is the system's.
+        false => Err(io("read")(io::ErrorKind::UnexpectedEof.into())),
+    }
+}
+
+fn read_inner(disk: &mut dyn Disk, path: &Path, limit: u64) -> Result<Vec<u8>> {
+    let (mut file, stamp) = open_regular(disk, path)?;
+    Limits::check("file", stamp.len, limit)?;
     let mut out = Vec::new();
-    let len = usize::try_from(len).unwrap_or(usize::MAX);
+    let len = addressable(stamp.len)?;
     out.try_reserve_exact(len).map_err(|_| Error::memory("the file", len as u64))?;
-    // A file that grows while it is read must not pass the limit either.
-    file.take(limit.saturating_add(1)).read_to_end(&mut out).map_err(io("read"))?;
-    Limits::check("file", out.len() as u64, limit)?;
+    out.resize(len, 0);
+    fill(disk, &mut file, stamp, &mut out)?;
     Ok(out)
 }
 
@@ -190,7 +361,7 @@ fn replace_inner(disk: &mut dyn Disk, path: &Path, bytes: &[u8]) -> Result<()> {
     let Some(name) = path.file_name() else {
         return Err(Error::invalid("path", "it does not end in a file name"));
     };
-    let old = match fs::metadata(path) {
+    let old = match disk.look(path) {
         Ok(meta) => Some(meta),
         Err(e) if e.kind() == io::ErrorKind::NotFound => None,
         Err(e) => return Err(io("open")(e)),

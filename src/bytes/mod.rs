@@ -37,7 +37,9 @@ enum Owner {
     Owned(Arc<Vec<u8>>),
     Floats(Arc<Vec<f32>>),
     #[cfg(feature = "std")]
-    Mapped(Arc<memmap2::Mmap>),
+    Memory(Arc<memmap2::Mmap>),
+    #[cfg(feature = "std")]
+    Mapped(Arc<map::Mapped>),
 }
 
 impl Bytes {
@@ -71,8 +73,26 @@ impl Bytes {
     }
 
     #[cfg(feature = "std")]
-    pub(crate) fn from_map(map: memmap2::Mmap) -> Self {
+    fn from_memory(map: memmap2::Mmap) -> Self {
+        Bytes { range: 0..map.len(), owner: Owner::Memory(Arc::new(map)) }
+    }
+
+    #[cfg(feature = "std")]
+    fn from_map(map: map::Mapped) -> Self {
         Bytes { range: 0..map.len(), owner: Owner::Mapped(Arc::new(map)) }
+    }
+
+    /// Looks whether the file that these bytes are mapped from is still what it was. Bytes in memory always are. It costs
+    /// two system calls, so that it can be asked before each piece of work.
+    ///
+    /// # Errors
+    /// `Altered` naming the file if it was cut, written to or replaced; `Io` from the system.
+    pub fn check(&self) -> Result<()> {
+        match &self.owner {
+            #[cfg(feature = "std")]
+            Owner::Mapped(map) => map.check(),
+            _ => Ok(()),
+        }
     }
 
     /// A part of these bytes. `range` is relative to them.
@@ -107,6 +127,8 @@ impl Deref for Bytes {
             Owner::Static(s) => s,
             Owner::Owned(v) => v,
             Owner::Floats(v) => bytemuck::cast_slice(v),
+            #[cfg(feature = "std")]
+            Owner::Memory(m) => m,
             #[cfg(feature = "std")]
             Owner::Mapped(m) => m,
         };

@@ -91,7 +91,7 @@ fn model(args: &Look) -> ModelArgs {
         model: args.model.clone(),
         adapters: Vec::new(),
         reading: Reading { exact: false, cache: None, repack: None },
-        engine: Engine { threads: Some(1), cpus: Vec::new() },
+        engine: Engine { threads: Some(1), cpus: Vec::new(), io: Default::default() },
     }
 }
 

@@ -102,6 +102,7 @@ fn rows(args: &Eval, mynah: &Mynah, ctx: usize) -> anyhow::Result<Vec<Example>> 
     if args.stride.is_some() {
         let bytes = map::open(&args.data)?;
         let text = text_of(&bytes).with_context(|| name.to_string())?;
+        bytes.check()?;
         return second_halves(mynah, &text, args.rows.parse_special, ctx);
     }
     let files = Files::open(&args.data)?;
@@ -115,6 +116,7 @@ fn rows(args: &Eval, mynah: &Mynah, ctx: usize) -> anyhow::Result<Vec<Example>> 
         limits: Limits::default(),
     };
     let rows = reader.files(&files).with_context(|| name.to_string())?;
+    files.check()?;
     load::notes(&rows);
     Ok(rows.examples)
 }

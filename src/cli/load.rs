@@ -7,6 +7,7 @@ use anyhow::Context;
 use mynah::Mynah;
 use mynah::adapter::Stack;
 use mynah::app::Generation;
+use mynah::bytes::map::Io;
 use mynah::bytes::{Bytes, Limits};
 use mynah::gguf::Gguf;
 use mynah::kernel::{self, Compute, Pool};
@@ -21,8 +22,12 @@ use std::time::{Duration, Instant};
 
 /// A parsed file, with the other parts if it is one; errors name the file.
 pub fn gguf(path: &Path) -> anyhow::Result<Gguf> {
+    parsed(path, Io::Map)
+}
+
+fn parsed(path: &Path, io: Io) -> anyhow::Result<Gguf> {
     names::check(path, What::Model)?;
-    Ok(Gguf::open(path, &Limits::default())?)
+    Ok(Gguf::load(path, io, &Limits::default())?)
 }
 
 /// A file's tokenizer; errors name the file.
@@ -69,7 +74,7 @@ pub fn now() -> i64 {
 
 /// A model file; errors name it.
 pub fn open(path: &Path, engine: &Engine) -> anyhow::Result<Mynah> {
-    let file = gguf(path)?;
+    let file = parsed(path, engine.io.into())?;
     Ok(Mynah::with(file, compute(engine)?).map_err(|e| e.in_file(path.to_string_lossy()))?)
 }
 

@@ -89,6 +89,7 @@ fn command() -> anyhow::Result<Outcome> {
 }
 
 fn main() -> ExitCode {
+    signals::name_cut_files();
     match command() {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::Interrupted) => ExitCode::from(meter::status()),

@@ -76,11 +76,20 @@ pub fn why(e: &anyhow::Error) -> String {
         if !all.ends_with(&text) {
             all += &text;
         }
-        if cause.is::<mynah::Error>() {
+        if let Some(e) = cause.downcast_ref::<mynah::Error>() {
+            all += advice(e.inner());
             break;
         }
     }
     all
+}
+
+/// What an option can do about an error of the library, which knows no options.
+fn advice(e: &mynah::Error) -> &'static str {
+    match e {
+        mynah::Error::Altered { .. } => "; --io read works on a copy in memory",
+        _ => "",
+    }
 }
 
 /// Model text for a terminal: control characters but line ends and tabs are escaped.

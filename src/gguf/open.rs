@@ -2,7 +2,8 @@
 
 use super::Gguf;
 use super::parts::Part;
-use crate::bytes::{Limits, map};
+use crate::bytes::map::{self, Io};
+use crate::bytes::Limits;
 use crate::error::{Error, Result, printable};
 use std::path::{Path, PathBuf};
 use std::prelude::v1::*;
@@ -12,10 +13,24 @@ impl Gguf {
     /// beside it and be called `NAME-00001-of-00003.gguf` and so on.
     ///
     /// # Errors
-    /// Those of [`map::open`] and [`Gguf::parse_parts`], and `Invalid` for a part that is missing. They name the file.
+    /// Those of [`map::open`] and [`Gguf::parse_parts`], `Invalid` for a part that is missing, and `Altered` for a file that
+    /// changes meanwhile, as one does that is being downloaded. They name the file.
     pub fn open(path: &Path, limits: &Limits) -> Result<Gguf> {
+        Gguf::load(path, Io::Map, limits)
+    }
+
+    /// The same with the files mapped or read.
+    ///
+    /// # Errors
+    /// Those of [`map::load`], and of [`Gguf::open`].
+    pub fn load(path: &Path, io: Io, limits: &Limits) -> Result<Gguf> {
         let named = |path: &Path, e: Error| e.in_file(path.to_string_lossy());
-        let read = |path: &Path| Gguf::read(map::open(path)?, limits).map_err(|e| named(path, e));
+        let read = |path: &Path| {
+            let bytes = map::load(path, io)?;
+            // What was read of a file that changes says nothing about it.
+            let read = Gguf::read(bytes.clone(), limits);
+            bytes.check().and(read).map_err(|e| named(path, e))
+        };
         let given = read(path)?;
         let Some(part) = Part::of(&given).map_err(|e| named(path, e))? else { return Ok(given) };
         let names = siblings(path, part).map_err(|e| named(path, e))?;

@@ -197,8 +197,8 @@ impl Embedder {
     /// none depend on the others.
     ///
     /// # Errors
-    /// Those of the check of texts, before anything is computed; `Invalid` for an embedding that is not finite, naming the tensor at
-    /// fault.
+    /// Those of the check of texts, before anything is computed; `Invalid` for an embedding that is not finite, naming the
+    /// tensor at fault; `Altered` if the model's file is no longer what it was.
     pub fn embed(&mut self, texts: &[&[u32]]) -> Result<Vec<Vec<f32>>> {
         let lead = self.stack.needs().rows;
         texts.iter().enumerate().try_for_each(|(i, tokens)| check(&self.model, i, tokens, lead))?;
@@ -219,6 +219,7 @@ impl Embedder {
     /// One pass.
     fn pass(&mut self, texts: &[&[u32]], lead: usize, out: &mut Vec<Vec<f32>>) -> Result<()> {
         let (m, d) = (&self.model, self.model.hparams.width);
+        m.check()?;
         self.rows.clear();
         self.rows.lead = lead;
         self.tokens.clear();

@@ -54,6 +54,8 @@ pub struct Model {
     /// Whether the rotary embeddings are those of long contexts.
     long: bool,
     file: Arc<[Bytes]>,
+    /// What that lies in: a file a part.
+    parts: Arc<[Bytes]>,
 }
 
 impl Model {
@@ -85,6 +87,7 @@ impl Model {
             compute,
             long: false,
             file: gguf.merged()?.into(),
+            parts: gguf.files().into(),
         })
     }
 
@@ -131,6 +134,14 @@ impl Model {
     /// Width of embeddings: that of the model, or of the last projection behind the pooling.
     pub fn embedding_width(&self) -> usize {
         self.weights.projections.last().map_or(self.hparams.width, |w| w.rows)
+    }
+
+    /// Looks whether the files of the model are still what they were when they were opened: see [`Bytes::check`].
+    ///
+    /// # Errors
+    /// Those of [`Bytes::check`], which name the file.
+    pub fn check(&self) -> Result<()> {
+        self.parts.iter().try_for_each(Bytes::check)
     }
 
     /// Bytes of the file; of a model in parts, those of the file that merging gives.
@@ -190,6 +201,10 @@ fn ropes(h: &HParams, weights: &Weights, long: bool) -> Arc<[Rope]> {
 }
 
 impl Frozen for Model {
+    fn check(&self) -> Result<()> {
+        Model::check(self)
+    }
+
     fn matrix(&self, site: Site) -> Option<Matrix> {
         let layer = self.hparams.blocks.get(site.layer)?;
         self.weights.blocks.get(site.layer)?.matrix(site.role, layer, self.hparams.width)

@@ -311,8 +311,8 @@ impl Session {
     ///
     /// # Errors
     /// `Invalid` for no token or one outside the vocabulary, and for logits that are not finite, naming the tensor at
-    /// fault; `Limit` if the context is full; `Memory` if there is none for a page of the cache. Nothing counts as read
-    /// then. After a failed pass the session goes back as [`Session::truncate`] does, so that fewer tokens may count.
+    /// fault; `Limit` if the context is full; `Memory` if there is none for a page of the cache; `Altered` if the model's file
+    /// is no longer what it was. Nothing counts as read then. After a failed pass the session goes back as [`Session::truncate`] does, so that fewer tokens may count.
     pub fn feed(&mut self, tokens: &[u32]) -> Result<&[f32]> {
         forward(&mut [self], &[tokens], None, &|| false)?;
         Ok(&self.state.logits)
@@ -399,6 +399,7 @@ fn forward(
         }
         session.check(tokens)?;
     }
+    m.check()?;
     let chunk = config.chunk.min(config.context);
     let scratch = sessions.iter_mut().find_map(|s| s.scratch.take());
     let mut scratch = scratch.unwrap_or_else(|| Box::new(Scratch::new(&m, chunk)));

@@ -263,11 +263,12 @@ impl Trainer {
     /// the [digest](super::data::digest) of the rows. `notes` are sections of the caller, for its counters and logs.
     ///
     /// # Errors
-    /// `Invalid` if a parameter is not finite.
+    /// `Invalid` if a parameter is not finite; `Altered` if the model's file is no longer what it was.
     ///
     /// # Panics
     /// If the name of a note is not one to fourteen characters of `a-z 0-9 . _ -`, or occurs twice.
     pub fn checkpoint(&self, base: &Base, order: &Order, more: &Head, notes: &[(&str, &[u8])]) -> Result<Vec<u8>> {
+        self.model.check()?;
         let (epoch, left) = order.position();
         let mut state = Head::new();
         state.set("step", self.step).set("epoch", epoch).set("left", left);

@@ -356,7 +356,8 @@ impl Trainer {
     /// # Errors
     /// `Invalid` if there is no target token, a token is outside the vocabulary, an example is longer than the model's
     /// context or lacks what the objective needs, and if the loss or a gradient is not finite, or all gradients are
-    /// zero although the loss depends on log-probabilities. Parameters and the objective's state are unchanged then.
+    /// zero although the loss depends on log-probabilities; `Altered` if the model's file is no longer what it was.
+    /// Parameters and the objective's state are unchanged then.
     pub fn step(&mut self, micro: &[&[Example]]) -> Result<Report> {
         let before = self.objective.copy();
         let report = self.attempt(micro);
@@ -368,6 +369,7 @@ impl Trainer {
 
     fn attempt(&mut self, micro: &[&[Example]]) -> Result<Report> {
         let examples = || micro.iter().flat_map(|m| m.iter());
+        self.model.check()?;
         self.check(examples())?;
         let totals = Totals::of(examples());
         self.acc.fill(0.0);

@@ -13,6 +13,7 @@ pub use train::*;
 use crate::out;
 use clap::builder::{PossibleValue, PossibleValuesParser};
 use clap::{Arg, ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use mynah::bytes::map::Io;
 use mynah::knob::{Knob, Value};
 use mynah::model::{ActType, CacheType};
 use mynah::nn::linear::Precision;
@@ -191,6 +192,28 @@ pub struct Engine {
     /// CPU cores to use, by number; one thread on each
     #[arg(long, value_name = "CORE,..", value_delimiter = ',', conflicts_with = "threads", value_parser = whole::<usize>(0..))]
     pub cpus: Vec<usize>,
+    /// How the model's file is read; `read` is for files on networks, and for those that others may change
+    #[arg(long, value_name = "HOW", value_enum, default_value_t)]
+    pub io: Access,
+}
+
+/// How a model's file is read.
+#[derive(Clone, Copy, Default, ValueEnum)]
+pub enum Access {
+    /// Mapped: each part when it is first used
+    #[default]
+    Map,
+    /// Whole, into memory of the program's own
+    Read,
+}
+
+impl From<Access> for Io {
+    fn from(access: Access) -> Io {
+        match access {
+            Access::Map => Io::Map,
+            Access::Read => Io::Read,
+        }
+    }
 }
 
 /// A model with adapters, and how it is run.

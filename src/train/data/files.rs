@@ -1,13 +1,16 @@
 //! Files of data: one, or a folder of them; read once.
 
 use super::format;
-use crate::bytes::{Bytes, map};
+use crate::bytes::map::{self, Io};
+use crate::bytes::Bytes;
 use crate::error::{Error, Result};
 use std::path::{Path, PathBuf};
 use std::prelude::v1::*;
 
 /// Most bytes that are read of what is no file.
 const STREAM: u64 = 1 << 32;
+/// Most bytes of a small file.
+const SMALL: u64 = 1 << 20;
 
 /// What data are read from: a file, all files of a folder whose endings are known, or standard input.
 pub struct Files {
@@ -41,7 +44,7 @@ impl Files {
             let inside = file.strip_prefix(path).unwrap_or(&file).to_string_lossy().replace('\\', "/");
             // What a chat has learnt from lies beside its adapter; it is no data of this folder.
             match format::is_known(&inside) && !inside.ends_with(".feedback.jsonl") {
-                true => list.push((inside, map::open(&file)?)),
+                true => list.push((inside, map::load(&file, io_of(&file))?)),
                 false => others.push(inside),
             }
         }
@@ -50,6 +53,14 @@ impl Files {
             return Err(Error::invalid("data", why).in_file(name));
         }
         Ok(Files { list, others, folder: true })
+    }
+
+    /// Looks whether the files are still what they were when they were opened: rows that were read of others are of no use.
+    ///
+    /// # Errors
+    /// `Altered` naming the file.
+    pub fn check(&self) -> Result<()> {
+        self.list.iter().try_for_each(|(_, bytes)| bytes.check())
     }
 
     /// BLAKE3 of a single file's bytes; of a folder, of its names and files.
@@ -64,6 +75,14 @@ impl Files {
             hash.update(blake3::hash(bytes).as_bytes());
         }
         *hash.finalize().as_bytes()
+    }
+}
+
+/// Small files are read: a mapping holds its file open, and a process may open no more than some hundreds.
+fn io_of(path: &Path) -> Io {
+    match path.metadata() {
+        Ok(meta) if meta.len() <= SMALL => Io::Read,
+        _ => Io::Map,
     }
 }
 
