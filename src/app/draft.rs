@@ -6,6 +6,7 @@ use super::method::Method;
 use super::output::short;
 use super::setup::Setup;
 use crate::adapter;
+use crate::bytes::room;
 use crate::container::head::{Field, Head};
 use crate::error::{Error, Result};
 use crate::train::data::Order;
@@ -111,7 +112,7 @@ impl Draft {
     /// Takes the memory, and continues where a checkpoint was written. No row goes through the model yet.
     ///
     /// # Errors
-    /// `Limit` if [`Settings::memory`] is not enough; `Invalid` for settings that cannot be used; `Changed` with every
+    /// `Limit` if [`Settings::memory`] is not enough; `Memory` if the system does not have what is planned; `Invalid` for settings that cannot be used; `Changed` with every
     /// difference if a checkpoint is of another lesson. With [`Settings::density_ratios`] that is found when all rows are
     /// weighed, by [`Lesson::next`].
     ///
@@ -140,6 +141,7 @@ impl Draft {
             let bytes = self.setup.settings.memory.unwrap_or(0) as u64;
             return Err(Error::limit("bytes of memory", refusal.least.total() as u64, bytes));
         }
+        self.plan.iter().try_for_each(|plan| room("this lesson", plan.reserved()))?;
         let Draft { setup, rows, order, steps, context, digest, began, mut config, micro, .. } = self;
         let Setup { mynah, method, settings, beneath, resumed, cache, .. } = setup;
         // Where saved activations are rounded, the number of such blocks decides bits: it stays as it was.

@@ -35,7 +35,7 @@ pub(super) fn encode(
 /// The file of a model in F32: metadata and the tensors that are not trained as they were.
 fn model_file(before: &Gguf, model: &Model) -> Result<Vec<u8>> {
     let offsets = Offsets::of(&model.weights);
-    let flat = Bytes::from_floats(Arc::new(model.weights.flatten(&offsets)));
+    let flat = Bytes::from_floats(Arc::new(model.weights.flatten(&offsets)?));
     let f32s = Format::by_name("F32").ok_or_else(|| Error::unsupported("format", "F32"))?;
     let mut writer = Writer::new();
     for (key, value) in before.pairs() {

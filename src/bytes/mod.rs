@@ -24,6 +24,31 @@ pub(crate) const LFS_POINTER: &[u8] = b"version https://git-lfs";
 /// What such a file is, and what to do about it.
 pub(crate) const FETCH: &str = "it is a Git LFS pointer, not the file itself; fetch that (git lfs pull)";
 
+/// Looks whether the system gives that many bytes at once, and gives them back: before work that takes them in pieces, so
+/// that what does not fit ends in an error and not in the middle.
+///
+/// # Errors
+/// `Memory` for `what` if it does not.
+pub fn room(what: &str, bytes: usize) -> Result<()> {
+    let mut probe: Vec<u8> = Vec::new();
+    let got = probe.try_reserve_exact(bytes).map_err(|_| Error::memory(what, bytes as u64));
+    // Without this the compiler may leave the reservation out, as nothing is written to it.
+    core::hint::black_box(&mut probe);
+    got
+}
+
+/// `n` zeros.
+///
+/// # Errors
+/// `Memory` for `what` if there is not enough.
+pub fn zeros(what: &str, n: usize) -> Result<Vec<f32>> {
+    let mut out = Vec::new();
+    let refused = |_| Error::memory(what, (n as u64).saturating_mul(4));
+    out.try_reserve_exact(n).map_err(refused)?;
+    out.resize(n, 0.0);
+    Ok(out)
+}
+
 /// A slice together with its owner. Cloning and slicing copy no bytes.
 #[derive(Clone)]
 pub struct Bytes {

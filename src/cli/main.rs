@@ -15,6 +15,7 @@ mod eval;
 mod inspect;
 mod load;
 mod logits;
+mod memory;
 mod meter;
 mod models;
 mod names;
@@ -90,7 +91,9 @@ fn command() -> anyhow::Result<Outcome> {
 
 fn main() -> ExitCode {
     signals::name_cut_files();
-    match command() {
+    // A panic, of a worker too, has said where it was: files are whole, and the status is that of a failure.
+    let done = std::panic::catch_unwind(command);
+    match done.unwrap_or_else(|_| Err(anyhow::anyhow!("this is a fault of the program; please report it"))) {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::Interrupted) => ExitCode::from(meter::status()),
         // Whoever read our output has seen enough: the status is that of a program which the signal for this has ended.

@@ -1,6 +1,7 @@
 //! Long runs: a progress line on a terminal, peak memory, Ctrl-C.
 
 use crate::signals;
+use anyhow::Context;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use mynah::decode::Stop;
 #[cfg(unix)]
@@ -113,7 +114,8 @@ pub fn catch_interrupt(what: &'static str) -> anyhow::Result<()> {
         }
         STOP.pull();
         crate::out::say(&format!("\n{what}; Ctrl-C again to end at once"));
-    })?;
+    })
+    .context("the thread that waits for Ctrl-C")?;
     Ok(())
 }
 

@@ -88,6 +88,9 @@ pub fn why(e: &anyhow::Error) -> String {
 fn advice(e: &mynah::Error) -> &'static str {
     match e {
         mynah::Error::Altered { .. } => "; --io read works on a copy in memory",
+        mynah::Error::Memory { .. } => {
+            "; a smaller --ctx, --batch or --rank takes less, and so does a smaller model: `mynah plan` says how much"
+        }
         _ => "",
     }
 }

@@ -64,6 +64,29 @@ pub fn writable(path: &Path) -> anyhow::Result<()> {
     tempfile_in(parent).with_context(|| format!("{}: no file can be written in this folder", parent.display()))
 }
 
+/// Whether a path names a file, or nothing yet.
+pub fn is_file_or_free(path: &Path) -> bool {
+    path.metadata().map_or(true, |meta| meta.is_file())
+}
+
+/// Whether a path names a pipe.
+pub fn is_pipe(path: &Path) -> bool {
+    #[cfg(unix)]
+    return path.metadata().is_ok_and(|meta| std::os::unix::fs::FileTypeExt::is_fifo(&meta.file_type()));
+    #[cfg(not(unix))]
+    {
+        let _ = path;
+        false
+    }
+}
+
+/// Whether a path lies in the folder of another, or in the present one.
+pub fn beside(path: &Path, other: &Path) -> bool {
+    let folder = |path: &Path| real(path).parent().map(Path::to_path_buf);
+    let here = std::env::current_dir().ok().and_then(|here| here.canonicalize().ok());
+    folder(path).is_some_and(|of| Some(&of) == folder(other).as_ref() || Some(of) == here)
+}
+
 /// Creates a file in a folder, and removes it.
 fn tempfile_in(folder: &Path) -> std::io::Result<()> {
     let path = folder.join(format!(".mynah-{}.tmp", std::process::id()));

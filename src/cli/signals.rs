@@ -11,12 +11,18 @@ use std::io;
 /// The number of the signal that Ctrl-C sends.
 pub const INTERRUPT: i32 = 2;
 
+/// Bytes of the stack of the thread that hears signals.
+#[cfg(unix)]
+const STACK: usize = 512 << 10;
+
 /// Calls `on` with the number of each request from now on, on a thread of its own.
 #[cfg(unix)]
 pub fn watch(on: impl Fn(i32) + Send + 'static) -> io::Result<()> {
     let heard = [INTERRUPT, libc::SIGTERM, libc::SIGHUP].into_iter().filter(|signal| !ignored(*signal));
     let mut signals = signal_hook::iterator::Signals::new(heard)?;
-    std::thread::Builder::new().name("signals".into()).spawn(move || signals.forever().for_each(on))?;
+    // The standard library panics in a new thread that finds no memory, so it is looked for here.
+    mynah::bytes::room("a thread", 2 * STACK).map_err(|_| io::ErrorKind::OutOfMemory)?;
+    std::thread::Builder::new().name("signals".into()).stack_size(STACK).spawn(move || signals.forever().for_each(on))?;
     Ok(())
 }
 

@@ -5,6 +5,7 @@ use super::doors::Workspace;
 use super::pass::{self, Caches, Pass, RowStack, Rows};
 use super::{Acts, CacheType, Model};
 use crate::adapter::{Ready, Stack};
+use crate::bytes::room;
 use crate::error::{Error, Result};
 use crate::kernel::{Buffer, View};
 use crate::nn::linear::{Precision, Quantized};
@@ -173,9 +174,13 @@ impl Session {
             let why = format!("{} positions; the model was made for 1 to {}", config.context, h.context);
             return Err(Error::invalid("context", why));
         }
-        let scratch = Some(Box::new(Scratch::new(model, config.chunk.min(config.context))));
-        let cache = Cache::new(h, config.cache, config.context, config.chunk.min(config.context))?;
-        let logits = Vec::with_capacity(model.weights.vocab());
+        let chunk = config.chunk.min(config.context);
+        let vocab = model.weights.vocab();
+        let passes = Acts::bytes(h, 0, chunk).saturating_add(size_of::<f32>() * (2 * chunk * h.width + HEAD_ROWS * vocab));
+        room("the passes of a session", passes)?;
+        let scratch = Some(Box::new(Scratch::new(model, chunk)));
+        let cache = Cache::new(h, config.cache, config.context, chunk)?;
+        let logits = Vec::with_capacity(vocab);
         let (model, stack) = (model.at_context(config.context), Arc::new(Stack::new()));
         Ok(Session { state: State { model, config, stack, cache, position: 0, logits, known: false }, scratch })
     }

@@ -6,7 +6,7 @@ pub use super::arch::Key;
 use super::HParams;
 use super::hparams::{HeadNorm, Layer, Mixer};
 use crate::adapter::{Group, Part, Start};
-use crate::bytes::Bytes;
+use crate::bytes::{Bytes, zeros};
 use crate::error::{Error, Result};
 use crate::gguf::Gguf;
 use crate::kernel::{Compute, Tile};
@@ -539,8 +539,11 @@ impl Weights {
     }
 
     /// All weights as one `f32` vector, the start of full-parameter training.
-    pub fn flatten(&self, offsets: &Offsets) -> Vec<f32> {
-        let mut out = vec![0.0; offsets.len];
+    ///
+    /// # Errors
+    /// `Memory` if there is not enough.
+    pub fn flatten(&self, offsets: &Offsets) -> Result<Vec<f32>> {
+        let mut out = zeros("all weights in F32", offsets.len)?;
         for ((_, tensor), (_, at)) in self.each().into_iter().zip(&offsets.tensors) {
             let out = &mut out[at.clone()];
             match tensor {
@@ -552,7 +555,7 @@ impl Weights {
                 }
             }
         }
-        out
+        Ok(out)
     }
 
     /// These tensors with trained values: matrices are slices of `flat`; only the vectors are copied.

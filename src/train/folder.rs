@@ -5,7 +5,7 @@ use crate::bytes::map::{self, Disk, System};
 use crate::bytes::{Bytes, Limits};
 use crate::error::{Error, Result};
 use std::fs::{self, File, TryLockError};
-use std::io;
+use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::prelude::v1::*;
 
@@ -157,15 +157,33 @@ fn names(path: &Path) -> Result<Vec<String>> {
 fn lock(path: &Path) -> Result<File> {
     let io = |doing| move |source| Error::Io { doing, source };
     fs::create_dir_all(path).map_err(io("make the folder"))?;
-    let file = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(path.join(LOCK))
-        .map_err(io("open the lock of"))?;
+    let mut options = File::options();
+    options.create(true).truncate(false).read(true).write(true);
+    // What came with a folder from elsewhere may be a link to another file, or a pipe, for which this would wait.
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, libc::O_NOFOLLOW | libc::O_NONBLOCK);
+    let mut file = options.open(path.join(LOCK)).map_err(io("open the lock of"))?;
+    if !file.metadata().map_err(io("open the lock of"))?.is_file() {
+        return Err(Error::invalid("folder", format!("its {LOCK} is no file; remove that")));
+    }
+    let owner = |file: &mut File| {
+        let mut text = String::new();
+        file.take(24).read_to_string(&mut text).ok()?;
+        text.trim_end().parse::<u32>().ok()
+    };
     match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(Error::invalid("folder", "another run uses it")),
+        Ok(()) => {
+            // For whoever comes next: a number that cannot be written is missing in a message.
+            if file.metadata().is_ok_and(|meta| meta.len() == 0) || owner(&mut file).is_some() {
+                let number = format!("{}\n", std::process::id());
+                _ = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| file.write_all(number.as_bytes()));
+            }
+            Ok(file)
+        }
+        Err(TryLockError::WouldBlock) => {
+            let whose = owner(&mut file).map_or(String::new(), |pid| format!(", process {pid}"));
+            Err(Error::invalid("folder", format!("another run uses it{whose}; end that, or name another folder")))
+        }
         // A file system without locks: the user must then avoid two runs in one folder.
         Err(TryLockError::Error(e)) if e.kind() == io::ErrorKind::Unsupported => Ok(file),
         Err(TryLockError::Error(e)) => Err(io("lock")(e)),

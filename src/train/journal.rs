@@ -32,8 +32,15 @@ fn open(path: &Path) -> Result<File> {
     let mut options = OpenOptions::new();
     options.append(true).create(true);
     #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    {
+        use std::os::unix::fs::OpenOptionsExt;
+        // A pipe would wait for a reader.
+        options.mode(0o600).custom_flags(libc::O_NONBLOCK);
+    }
     let file = options.open(path).map_err(io("open"))?;
+    if !file.metadata().map_err(io("open"))?.is_file() {
+        return Err(Error::invalid("not a file", "it is a folder, a pipe or a device; name another"));
+    }
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(Error::invalid("file", "another process writes to it")),

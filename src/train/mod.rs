@@ -46,6 +46,7 @@ pub use schedule::Schedule;
 pub use zeroth::Zeroth;
 
 use crate::adapter::{Adapter, Ready, Shape, Stack};
+use crate::bytes::zeros;
 use crate::error::{Error, Result};
 use crate::model::weights::Offsets;
 use crate::model::{self, ActType, Model};
@@ -320,7 +321,7 @@ impl Trainer {
             return Err(Error::unsupported("training of all weights", "a mixture: its experts are frozen"));
         }
         let offsets = Offsets::of(&model.weights);
-        let flat = Arc::new(model.weights.flatten(&offsets));
+        let flat = Arc::new(model.weights.flatten(&offsets)?);
         let model = model.with_weights(model.weights.from_flat(&offsets, flat.clone())?);
         let parts = offsets.parts();
         Self::new(model, Trained::Weights { offsets, flat, none: Stack::new() }, config, parts, 0)
@@ -338,8 +339,8 @@ impl Trainer {
             objective: (kind.create)(&objective_values),
             optimizer: (optimizer.create)(&optimizer_values, parts),
             backprop: Backprop::new(&config),
-            grads: vec![0.0; params],
-            acc: vec![0.0; acc],
+            grads: zeros("gradients", params)?,
+            acc: zeros("gradients", acc)?,
             step: 0,
             rows: 0,
             model,
@@ -411,7 +412,8 @@ impl Trainer {
             Trained::Adapter { .. } => self.move_adapter(lr)?,
             Trained::Weights { offsets, flat, .. } => {
                 // The model's matrices are slices of `flat`, so the new values go to a copy.
-                let mut values = Vec::clone(flat);
+                let mut values = zeros("the weights after a step", flat.len())?;
+                values.copy_from_slice(flat);
                 self.optimizer.step(&mut values, &self.grads, lr);
                 *flat = Arc::new(values);
                 self.model = self.model.with_weights(self.model.weights.from_flat(offsets, flat.clone())?);

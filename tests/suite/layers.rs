@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 /// Files with `unsafe` code, and what for.
 const UNSAFE: &[(&str, &str)] = &[
     ("bytes/map.rs", "a mapped file, and the question whether a process lives"),
-    ("cli/signals.rs", "the question whether a signal is ignored"),
+    ("cli/memory.rs", "the system's allocator, with a look at what it returns"),
+    ("cli/signals.rs", "the question whether a signal is ignored, and the handler of faults in mapped files"),
     ("kernel/arm.rs", "instructions of NEON and of its extensions, loads by pointer"),
     ("kernel/backend.rs", "calls of functions that need features of the processor, once these were found"),
     ("kernel/floats.rs", "loads of 16 lanes inside a tile of floats, unchecked"),

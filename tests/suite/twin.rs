@@ -97,7 +97,7 @@ impl<'a> Twin<'a> {
 
     /// The weights as they are.
     pub fn weights(&self) -> Vec<f64> {
-        self.model.weights.flatten(&self.offsets).iter().map(|v| f64::from(*v)).collect()
+        self.model.weights.flatten(&self.offsets).unwrap().iter().map(|v| f64::from(*v)).collect()
     }
 
     /// The logits after the last of `tokens`.

@@ -69,6 +69,9 @@ impl File {
 
     /// `None` if it is a file of something else.
     fn read_or_make(path: &Path, limit: u64, head: &[u8]) -> std::io::Result<Option<File>> {
+        if path.metadata().is_ok_and(|meta| !meta.is_file()) {
+            return Ok(None); // a pipe would wait
+        }
         let mut file = fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
         let mut found = Vec::new();
         Read::by_ref(&mut file).take(HEAD as u64).read_to_end(&mut found)?;
@@ -129,6 +132,13 @@ impl File {
         self.file.seek(SeekFrom::Start(self.end))?;
         self.file.write_all(&self.buffer)
     }
+}
+
+/// Whether a file is such a cache, or empty.
+pub fn is_cache(path: &Path) -> bool {
+    let mut found = Vec::new();
+    let read = fs::File::open(path).and_then(|file| file.take(MAGIC.len() as u64).read_to_end(&mut found));
+    read.is_ok() && (found.is_empty() || found == MAGIC)
 }
 
 /// Key and number of values.

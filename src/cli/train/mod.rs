@@ -21,12 +21,12 @@ pub use run::{Run, Summary};
 use crate::args::{Train, Usage};
 use crate::meter::Meter;
 use crate::paths::Named;
-use crate::{Outcome, load, meter, out};
+use crate::{Outcome, load, meter, out, paths};
 use anyhow::Context;
 use mynah::app::{DISCARDS, Ended, Event, Lesson, Method, Work};
 use mynah::bytes::map;
 use mynah::container::head::Head;
-use mynah::train::data::Files;
+use mynah::train::data::{Files, is_stream};
 use mynah::{Error, Mynah};
 use resume::{Saved, Saver};
 use sample::{Prompt, Sample};
@@ -91,6 +91,7 @@ fn check(options: &Train, resumed: Option<&Resumed>) -> anyhow::Result<()> {
     if resumed.is_none() {
         resume::check_unused(folder)?;
     }
+    resumed.map_or(Ok(()), |resumed| output::check_recorded(options, resumed))?;
     output::check(options, Named::new(what, folder), resumed.is_some_and(|r| !r.saved.other_output))?;
     if args.patience.is_some() && args.held_out == Some(0.0) {
         return Err(Usage::error("--patience measures on held-out rows, and --held-out 0 puts none aside"));
@@ -119,7 +120,9 @@ fn begin(options: &Train, mynah: &Mynah, saved: Option<Saved>, from: Option<&Pat
     let setup = setup::setup(args, mynah, saved, clock, Some(&files))?;
     let (mut draft, size) = setup::draft(setup, &options.data, &files)?;
     drop(files);
-    let planned = plan::settled(args, flagged(draft.plan(plan::held()))?)?.total();
+    let plan = plan::settled(args, flagged(draft.plan(plan::held()))?)?;
+    plan::affordable(&plan)?;
+    let planned = plan.total();
     let mut lesson = draft.begin().map_err(|e| named(e, from))?;
     meter::catch_interrupt("stopping after this step")?;
     weigh(&mut lesson, from)?;
@@ -165,10 +168,12 @@ fn weigh(lesson: &mut Lesson, from: Option<&Path>) -> anyhow::Result<()> {
 /// The log, with the lines of the steps that are done and none after.
 fn open_log(path: &Path, resumed: bool, lines: &str) -> anyhow::Result<File> {
     let open = || {
+        // A pipe without a name has its reader already.
+        anyhow::ensure!(!paths::is_pipe(path) || is_stream(path), "it is a pipe, which would wait for a reader; name a file");
         if !resumed {
             return Ok(File::create(path)?);
         }
-        if path.metadata().map_or(true, |meta| meta.is_file()) {
+        if paths::is_file_or_free(path) {
             map::replace(path, lines.as_bytes())?;
         }
         anyhow::Ok(File::options().append(true).open(path)?)

@@ -1,10 +1,73 @@
 //! Where a run's result goes: checked before, written after.
 
+use super::activation_cache::is_cache;
 use super::reference;
-use crate::args::{Train, Usage};
+use super::resume::{Resumed, quote};
+use crate::args::{FULL, Train, Usage};
 use crate::load::split_scale;
 use crate::paths::{self, Named};
+use mynah::adapter;
+use mynah::bytes::{Limits, map};
+use mynah::error::printable;
+use mynah::gguf::Gguf;
 use mynah::train::objective::Kind;
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+/// What a run may write that is resumed and whose output this command line does not name: a checkpoint may come from another
+/// person, and must not say which of this one's files is lost. That is what is there and such a file already, or a new file
+/// beside the checkpoints or here.
+pub fn check_recorded(args: &Train, resumed: &Resumed) -> anyhow::Result<()> {
+    let (teach, folder) = (&args.teach, resumed.folder.path());
+    let full = teach.method.kind() == FULL;
+    let result: &Ours = if full { &|path| is_model(path) && paths::beside(path, folder) } else { &is_adapter };
+    let rows: [(&str, Option<&Path>, &str, &Ours); 3] = [
+        ("output", Some(&args.output), if full { "no model beside the checkpoints" } else { "no adapter" }, result),
+        ("log", teach.log.as_deref(), "no log of a run", &is_log),
+        ("activation-cache", teach.activation_cache.as_deref(), "no such cache", &|path| is_cache(path)),
+    ];
+    for (name, path, other, ours) in rows {
+        let Some(path) = path.filter(|_| !resumed.saved.named.iter().any(|named| named == name)) else { continue };
+        let why = match path.symlink_metadata() {
+            Ok(meta) if meta.is_file() && ours(path) => continue,
+            Ok(_) => other,
+            Err(_) if paths::beside(path, folder) => continue,
+            Err(_) => "elsewhere",
+        };
+        let path = printable(&path.to_string_lossy());
+        let how = format!("--{name} {} writes it", quote(Path::new(&path)));
+        return Err(Usage::error(format!("the checkpoint names {path}, which is {why}: if you mean that, {how}")));
+    }
+    Ok(())
+}
+
+/// Whether a file is what a run writes there.
+type Ours<'a> = dyn Fn(&Path) -> bool + 'a;
+
+fn is_adapter(path: &Path) -> bool {
+    map::open(path).and_then(|bytes| adapter::info(bytes, &Limits::default())).is_ok()
+}
+
+/// A model in F32, as training all weights writes it.
+fn is_model(path: &Path) -> bool {
+    let file = Gguf::open(path, &Limits::default());
+    file.is_ok_and(|file| matches!(file.u32("general.file_type"), Ok(Some(0))))
+}
+
+fn is_log(path: &Path) -> bool {
+    let begin = begin(path, 4096);
+    let Some(line) = begin.split(|b| *b == b'\n').next().filter(|line| !line.is_empty()) else { return begin.is_empty() };
+    let row = serde_json::from_slice::<serde_json::Value>(line);
+    row.is_ok_and(|row| row.get("step").is_some() && row.get("loss").is_some())
+}
+
+/// The first bytes of a file.
+fn begin(path: &Path, most: u64) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    _ = File::open(path).and_then(|file| file.take(most).read_to_end(&mut bytes));
+    bytes
+}
 
 /// What cannot be written, or must not be overwritten, is found before hours of work. `folder` is that of checkpoints; `own`
 /// says that the output is one of the run that is resumed.

@@ -6,6 +6,7 @@ use crate::load;
 use crate::{Outcome, meter, out};
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
+use mynah::bytes::room;
 use mynah::model::ActType;
 use mynah::nn::head;
 use mynah::train::data::Files;
@@ -20,6 +21,15 @@ pub fn held() -> usize {
 /// The plan, if --memory lets there be one.
 pub fn settled(args: &Teach, plan: Result<Plan, Refusal>) -> anyhow::Result<Plan> {
     plan.map_err(|refusal| Usage::error(refused(args.memory.unwrap_or(0), &refusal)))
+}
+
+/// What the system does not have is found before the first step, with what would do.
+pub fn affordable(plan: &Plan) -> anyhow::Result<()> {
+    let Err(e) = room("this run", plan.reserved()) else { return Ok(()) };
+    let part = plan.reserved() / 16;
+    let granted = (1..16).rev().map(|n| n * part).find(|n| room("a part", *n).is_ok()).unwrap_or(0);
+    let bound = (plan.total() - plan.reserved() + granted) >> 20;
+    Err(anyhow::anyhow!("{e}; --memory {bound}M fits the run into what there is, or says which settings would"))
 }
 
 fn refused(bytes: usize, refusal: &Refusal) -> String {

@@ -11,6 +11,9 @@ use mynah::train::data::is_stream;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+/// How files of ours begin.
+const OURS: &[u8] = b"\x8dMYN";
+
 /// Where they are saved.
 pub fn beside(data: &Path) -> PathBuf {
     let mut name = OsString::from(data);
@@ -48,6 +51,10 @@ pub fn fill(data: &Path, lesson: &mut Lesson) -> anyhow::Result<()> {
         return Ok(()); // there is nothing that a file could stand beside
     }
     // Without the file the next run computes it again: no reason to stop.
+    if path.exists() && !map::open(&path).is_ok_and(|bytes| bytes.is_empty() || bytes.starts_with(OURS)) {
+        out::say(&format!("{}: another file, which is left alone; log-probabilities are not saved", path.display()));
+        return Ok(());
+    }
     match map::replace(&path, &lesson.reference_file()) {
         Ok(()) => {
             out::say(&format!("{}: reference log-probabilities of the data, saved for the next run", path.display()))

@@ -45,6 +45,8 @@ pub struct Saved {
     pub other_init: bool,
     /// Whether `-o` does.
     pub other_output: bool,
+    /// Names of the options that this command line has; others come from the checkpoint.
+    pub named: Vec<String>,
     /// What chat templates took for now, in seconds since 1970.
     pub clock: i64,
 }
@@ -87,6 +89,7 @@ impl Line {
         let (before, clock) = noted().map_err(|e: Error| e.in_file(file.to_string_lossy()))?;
         let changed = |name| given_options.get(name).is_some_and(|now| before.get(name) != Some(now));
         let (other_init, other_output) = (changed("init"), changed("output"));
+        let named = given_options.fields().map(|(name, _)| name.to_string()).collect();
         let said = |name| given_options.get(name).or(before.get(name));
         let method = match said("method") {
             Some(Field::List(values)) => values.first().map(String::as_str),
@@ -109,7 +112,7 @@ impl Line {
         Ok(Line {
             cli,
             options: kept(all),
-            resumed: Some(Resumed { folder, saved: Saved { checkpoint, other_init, other_output, clock } }),
+            resumed: Some(Resumed { folder, saved: Saved { checkpoint, other_init, other_output, named, clock } }),
         })
     }
 }

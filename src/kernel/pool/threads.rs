@@ -6,6 +6,7 @@ use super::sync::{
     Arc, AtomicBool, AtomicUsize, JoinHandle, Mutex, Ordering, SPINS, Slot, Thread, mpsc, spin_loop, thread,
 };
 use super::{Scratch, Work, bind};
+use crate::bytes::room;
 use crate::error::{Error, Result};
 use crate::kernel::prefetch;
 use core::any::Any;
@@ -19,6 +20,10 @@ const INSIDE: usize = OPEN - 1;
 const OPEN: usize = 1 << 10;
 const NUMBER: usize = 1 << 11;
 const MOST: usize = 512;
+/// Bytes of a worker's stack, which is what the standard library gives where nothing is said.
+const STACK: usize = 2 << 20;
+/// Bytes that must be there beside it, for what the system puts around a thread.
+const ROOM: usize = 1 << 20;
 /// Bytes that an idle worker prefetches at most, so that its second-level cache has room left.
 const PREFETCH: usize = 256 << 10;
 /// Bytes that it prefetches between two checks of the gate.
@@ -163,13 +168,15 @@ impl Workers {
 
     /// A thread that becomes a worker if `ready` returns true in it.
     fn start(&mut self, ready: impl FnOnce() -> bool + Send + 'static) -> io::Result<()> {
+        // The standard library panics in a new thread that finds no memory, so it is looked for here.
+        room("a thread", STACK + ROOM).map_err(|_| io::ErrorKind::OutOfMemory)?;
         let (shared, i) = (self.shared.clone(), self.handles.len());
         let life = move || {
             if ready() {
                 shared.serve(i);
             }
         };
-        self.handles.push(thread::Builder::new().name(format!("mynah-{i}")).spawn(life)?);
+        self.handles.push(thread::Builder::new().name(format!("mynah-{i}")).stack_size(STACK).spawn(life)?);
         Ok(())
     }
 
