@@ -287,10 +287,7 @@ fn open_regular(disk: &mut dyn Disk, path: &Path) -> Result<(File, Stamp)> {
 /// The length of a file, if memory can hold it.
 fn addressable(len: u64) -> Result<usize> {
     let most = isize::MAX.unsigned_abs();
-    usize::try_from(len)
-        .ok()
-        .filter(|&len| len <= most)
-        .ok_or_else(|| Error::limit("address space", len, most as u64))
+    usize::try_from(len).ok().filter(|&len| len <= most).ok_or_else(|| Error::limit("address space", len, most as u64))
 }
 
 fn open_inner(disk: &mut dyn Disk, path: &Path) -> Result<Bytes> {

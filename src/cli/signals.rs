@@ -22,7 +22,10 @@ pub fn watch(on: impl Fn(i32) + Send + 'static) -> io::Result<()> {
     let mut signals = signal_hook::iterator::Signals::new(heard)?;
     // The standard library panics in a new thread that finds no memory, so it is looked for here.
     mynah::bytes::room("a thread", 2 * STACK).map_err(|_| io::ErrorKind::OutOfMemory)?;
-    std::thread::Builder::new().name("signals".into()).stack_size(STACK).spawn(move || signals.forever().for_each(on))?;
+    std::thread::Builder::new()
+        .name("signals".into())
+        .stack_size(STACK)
+        .spawn(move || signals.forever().for_each(on))?;
     Ok(())
 }
 
@@ -106,7 +109,9 @@ mod fault {
         let line = unsafe { &mut *ROOM.line.get() };
         if let Some(path) = shared_file_at(address, line) {
             say(&[b"mynah: ", path, b": the file was cut short, or cannot be read, while it was in use; "]);
-            say(&[b"nothing more is made from it; put it back, leave it alone, and start again, from a checkpoint if "]);
+            say(&[
+                b"nothing more is made from it; put it back, leave it alone, and start again, from a checkpoint if ",
+            ]);
             say(&[b"there is one; --io read works on a copy in memory\n"]);
             // SAFETY: ends the process at once.
             unsafe { libc::_exit(1) };
@@ -152,7 +157,9 @@ mod fault {
                 continue;
             }
             // `from-to perms offset device inode   path`, and a mapping without a file has no slash.
-            let hex = |digits: &[u8]| digits.iter().fold(0usize, |n, d| n << 4 | usize::from(d & 15) + 9 * usize::from(d >> 6));
+            let hex = |digits: &[u8]| {
+                digits.iter().fold(0usize, |n, d| n << 4 | usize::from(d & 15) + 9 * usize::from(d >> 6))
+            };
             let dash = line[..len].iter().position(|b| *b == b'-')?;
             let space = line[..len].iter().position(|b| *b == b' ')?;
             let inside = (hex(&line[..dash])..hex(&line[dash + 1..space])).contains(&address);

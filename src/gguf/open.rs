@@ -2,8 +2,8 @@
 
 use super::Gguf;
 use super::parts::Part;
-use crate::bytes::map::{self, Io};
 use crate::bytes::Limits;
+use crate::bytes::map::{self, Io};
 use crate::error::{Error, Result, printable};
 use std::path::{Path, PathBuf};
 use std::prelude::v1::*;

@@ -231,14 +231,27 @@ pub(super) fn read_tensors(
             (Some(begin), Some(end)) if end <= len => tensor.offset = begin,
             _ => {
                 let whole = start.and_then(|start| start.checked_add(next)).unwrap_or(u64::MAX);
-                let what =
-                    format!("incomplete: {len} of {whole} bytes; tensor `{}` is cut off", printable(&tensor.name));
+                let name = printable(&tensor.name);
+                let what = format!(
+                    "incomplete: {} of {} MB ({len} of {whole} bytes); tensor `{name}` is cut off; let the download end, or \
+                     copy the file again",
+                    megabytes(len, whole),
+                    megabytes(whole, whole)
+                );
                 return Err(Error::corrupt(what, file.len()));
             }
         }
     }
     let end = if tensors.is_empty() { None } else { start.and_then(|start| start.checked_add(next)) };
     Ok((tensors, end.unwrap_or(cursor.offset() as u64)))
+}
+
+/// A part of `whole` bytes in megabytes, with a decimal where there are few.
+fn megabytes(part: u64, whole: u64) -> String {
+    match whole {
+        0..10_000_000 => format!("{:.1}", part as f64 / 1e6),
+        _ => format!("{}", part / 1_000_000),
+    }
 }
 
 /// A row of the table after its name. `next` is where its data must begin.

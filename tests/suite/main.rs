@@ -20,6 +20,8 @@ mod docs;
 mod doors;
 mod doubles;
 mod fast;
+#[cfg(feature = "base")]
+mod faults;
 mod fixes;
 mod foreign;
 mod formats;

@@ -1,10 +1,11 @@
 //! A save that is cut off anywhere leaves the whole old file or the whole new one.
 
+use mynah::Error;
 use mynah::bytes::Limits;
-use mynah::bytes::map::{Disk, System, replace_on};
+use mynah::bytes::map::{Disk, Io, System, load_on, read_on, replace_on};
 use mynah::container::{Builder, head::Head};
 use mynah::train::folder::Folder;
-use std::fs::{self, File, Permissions};
+use std::fs::{self, File, Metadata, Permissions};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -19,7 +20,13 @@ enum Fault {
     Crash,
     /// The same, and half of a write had been done.
     Torn,
+    /// This call did nothing and asks to be made again.
+    Again,
 }
+
+/// What a system says, and its number on Linux.
+const SAYS: [(&str, i32); 6] =
+    [("ENOSPC", 28), ("EDQUOT", 122), ("EIO", 5), ("EROFS", 30), ("EACCES", 13), ("EMFILE", 24)];
 
 /// The system's disk, of which one call fails; a write takes a few bytes at most.
 struct Faulty {
@@ -31,11 +38,20 @@ struct Faulty {
     /// Most bytes of a write.
     most: usize,
     fired: bool,
+    /// What the system says.
+    says: i32,
 }
 
 impl Faulty {
     fn new(fault: Fault, good: usize, most: usize) -> Faulty {
-        Faulty { fault, good, calls: 0, most, fired: false }
+        Faulty { fault, good, calls: 0, most, fired: false, says: SAYS[0].1 }
+    }
+
+    fn error(&self) -> io::Error {
+        match self.fault {
+            Fault::Again => io::ErrorKind::Interrupted.into(),
+            _ => io::Error::from_raw_os_error(self.says),
+        }
     }
 
     /// Whether this call does its work, and if not, whether half of it.
@@ -52,12 +68,29 @@ impl Faulty {
     }
 
     fn call<T>(&mut self, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-        self.turn().map_err(|_| io::Error::from(io::ErrorKind::StorageFull))?;
+        self.turn().map_err(|_| self.error())?;
         work()
     }
 }
 
 impl Disk for Faulty {
+    fn look(&mut self, path: &Path) -> io::Result<Metadata> {
+        self.call(|| System.look(path))
+    }
+
+    fn open(&mut self, path: &Path) -> io::Result<File> {
+        self.call(|| System.open(path))
+    }
+
+    fn stat(&mut self, file: &File) -> io::Result<Metadata> {
+        self.call(|| System.stat(file))
+    }
+
+    fn read(&mut self, file: &mut File, bytes: &mut [u8]) -> io::Result<usize> {
+        let most = bytes.len().min(self.most);
+        self.call(|| System.read(file, &mut bytes[..most]))
+    }
+
     fn create(&mut self, path: &Path) -> io::Result<File> {
         self.call(|| System.create(path))
     }
@@ -70,7 +103,7 @@ impl Disk for Faulty {
                 if half {
                     System.write(file, &part[..part.len() / 2])?;
                 }
-                Err(io::ErrorKind::StorageFull.into())
+                Err(self.error())
             }
         }
     }
@@ -129,10 +162,139 @@ fn a_fault_at_any_call_leaves_the_old_or_the_new_file() {
                 replace_on(&mut System, &path, NEW).unwrap();
                 assert_eq!(fs::read(&path).unwrap(), NEW);
             }
-            // Create, ten writes, permissions of the old one, sync, rename, folder.
-            assert_eq!(cut, 14 + usize::from(exists), "{fault:?}");
+            // A look, create, ten writes, permissions of the old one, sync, rename, folder.
+            assert_eq!(cut, 15 + usize::from(exists), "{fault:?}");
         }
     }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn what_the_system_says_reaches_the_caller() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.mynah");
+    for (name, says) in SAYS {
+        let said = io::Error::from_raw_os_error(says).to_string();
+        let check = |what: &str, e: Error| {
+            assert!(matches!(e.inner(), Error::Io { .. }), "{name} {what}: {e}");
+            assert!(e.to_string().contains("a.mynah") && e.to_string().contains(&said), "{name} {what}: {e}");
+        };
+        fs::write(&path, OLD).unwrap();
+        for good in 0.. {
+            let mut disk = Faulty { says, ..Faulty::new(Fault::Error, good, 7) };
+            let Err(e) = replace_on(&mut disk, &path, NEW) else { break };
+            check("write", e);
+        }
+        for good in 0.. {
+            let mut disk = Faulty { says, ..Faulty::new(Fault::Error, good, 7) };
+            let Err(e) = read_on(&mut disk, &path, 99) else {
+                // A look, open, look, ten reads, a look afterwards.
+                assert_eq!(good, 4 + NEW.len().div_ceil(7));
+                break;
+            };
+            check("read", e);
+        }
+        for io in [Io::Map, Io::Read] {
+            for good in 0.. {
+                let mut disk = Faulty { says, ..Faulty::new(Fault::Error, good, 7) };
+                match load_on(&mut disk, &path, io) {
+                    Ok(bytes) => {
+                        assert_eq!(&bytes[..], NEW);
+                        break;
+                    }
+                    Err(e) => check("load", e),
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn interrupted_and_short_calls_are_made_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a");
+    // Reads and writes alone can be interrupted where files are regular.
+    for good in 2..2 + NEW.len() {
+        let mut disk = Faulty::new(Fault::Again, good, 1);
+        replace_on(&mut disk, &path, NEW).unwrap();
+        assert!(disk.fired && fs::read(&path).unwrap() == NEW);
+        let mut disk = Faulty::new(Fault::Again, good + 1, 1);
+        assert!(read_on(&mut disk, &path, 99).unwrap() == NEW && disk.fired);
+        let mut disk = Faulty::new(Fault::Again, good + 1, 1);
+        assert!(load_on(&mut disk, &path, Io::Read).unwrap()[..] == *NEW && disk.fired);
+    }
+}
+
+/// A file that something happens to at the first read of it.
+struct Meddler<'a>(Option<Box<dyn FnMut() + Send + 'a>>);
+
+impl Disk for Meddler<'_> {
+    fn read(&mut self, file: &mut File, bytes: &mut [u8]) -> io::Result<usize> {
+        let n = System.read(file, &mut bytes[..1])?;
+        self.0.take().iter_mut().for_each(|happens| happens());
+        Ok(n)
+    }
+}
+
+#[test]
+fn a_file_that_changes_while_it_is_read_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a");
+    for (word, to) in
+        [("cut short", &OLD[..9]), ("written to", b"twice the length of it, or nearly, which is too much")]
+    {
+        fs::write(&path, OLD).unwrap();
+        let write = || Meddler(Some(Box::new(|| fs::write(&path, to).unwrap())));
+        for e in [
+            read_on(&mut write(), &path, 99).unwrap_err(),
+            fs::write(&path, OLD).map(|()| load_on(&mut write(), &path, Io::Read).unwrap_err()).unwrap(),
+        ] {
+            assert!(matches!(e.inner(), Error::Altered { .. }) && e.to_string().contains(word), "{e}");
+        }
+    }
+}
+
+/// A disk that takes so many bytes and no more.
+struct Full(usize);
+
+impl Disk for Full {
+    fn write(&mut self, file: &mut File, bytes: &[u8]) -> io::Result<usize> {
+        let n = bytes.len().min(self.0);
+        self.0 -= n;
+        if n == 0 { Err(io::ErrorKind::StorageFull.into()) } else { System.write(file, &bytes[..n]) }
+    }
+
+    fn sync(&mut self, _: &File) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn sync_folder(&mut self, _: &Path) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// An adapter and a checkpoint, and a disk that is full at every byte of them.
+#[cfg(feature = "base")]
+#[test]
+fn a_disk_that_is_full_at_any_byte_leaves_the_old_file() {
+    let mynah = mynah::Mynah::embedded().unwrap();
+    let spec = mynah::adapter::Spec::new("nola").with("basis", 1);
+    let mut lesson = mynah.lesson(spec).held_out(0.0).steps(2).context(32).text("Rain at Gull Rock, and tea.").unwrap();
+    lesson.next().unwrap().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.mynah");
+    fs::write(&path, OLD).unwrap();
+    for (what, bytes) in [("adapter", lesson.to_bytes().unwrap()), ("checkpoint", lesson.checkpoint().unwrap())] {
+        for room in 0..bytes.len() {
+            let e = replace_on(&mut Full(room), &path, &bytes).unwrap_err();
+            assert!(matches!(e.inner(), Error::Io { doing: "write", .. }), "{what}, full at {room}: {e}");
+            assert!(fs::read(&path).unwrap() == OLD, "{what}, full at {room}");
+        }
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is left behind");
+        eprintln!("{what}: full at each of {} bytes", bytes.len());
+    }
+    // What could not be saved is still there.
+    lesson.save(dir.path().join("elsewhere")).unwrap();
 }
 
 /// A disk that may lose power: what was not forced is lost or torn, so a name must not come to mean a file before all
@@ -209,7 +371,8 @@ fn the_newest_two_and_the_best_are_kept() {
         assert_eq!(newest(&folder), Some(step));
     }
     let again = Folder::open(&path).err().unwrap();
-    assert!(again.to_string().contains("another run uses it"), "{again}");
+    let own = format!("another run uses it, process {}", std::process::id());
+    assert!(again.to_string().contains(&own), "{again}");
     drop(folder);
 
     // Half-written and damaged ones are skipped, and what a dead process left behind goes.

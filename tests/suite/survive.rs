@@ -1,5 +1,5 @@
 //! `mynah train` as a process: killed, interrupted and paused at any moment it ends with the bytes of an undisturbed
-//! run, and nothing it had saved is lost. `MYNAH_KILLS=200` kills so often.
+//! run, and nothing it had saved is lost. `MYNAH_KILLS=500` kills so often, and `MYNAH_SEED` at other moments.
 
 use crate::tiny::Rng;
 use mynah::bytes::Limits;
@@ -83,50 +83,73 @@ const RUNS: [&str; 2] = [
     "--rank 2 --steps 24 --save-every 1 --warmup 3",
 ];
 
+/// More runs that save: preferences with a reference, all weights, and an adapter in the place of the one that it began from.
+const MORE: [&str; 3] = [
+    "-d pairs.jsonl --objective dpo --rank 2 --steps 12 --save-every 2",
+    "-d notes.txt --method full --steps 6 --save-every 2",
+    "-d notes.txt --init IN --steps 12 --save-every 2",
+];
+
+/// An environment variable's number.
+fn number(name: &str, usual: u64) -> u64 {
+    std::env::var(name).map_or(usual, |n| n.parse().unwrap())
+}
+
+/// Leaves a process alone for that long, then kills it. Its exit status, `None` if it was killed.
+fn kill_after(mut child: Child, wait: Duration, line: &str) -> Option<i32> {
+    let (begun, mut status) = (Instant::now(), None);
+    while begun.elapsed() < wait && status.is_none() {
+        std::thread::sleep(Duration::from_millis(1));
+        status = child.try_wait().unwrap();
+    }
+    if status.is_none() {
+        child.kill().unwrap();
+    }
+    let output = child.wait_with_output().unwrap();
+    let ends = [Some(0), None].contains(&output.status.code());
+    assert!(ends, "{line}: {}", String::from_utf8_lossy(&output.stderr));
+    output.status.code()
+}
+
 #[test]
 fn a_killed_process_goes_on_and_ends_with_the_same_bytes() {
-    let kills: usize = std::env::var("MYNAH_KILLS").map_or(12, |n| n.parse().unwrap());
+    let (kills, seed) = (number("MYNAH_KILLS", 16), number("MYNAH_SEED", 26));
+    eprintln!("seed {seed}");
     let place = Place::new();
-    let mut random = Rng(26);
+    let pairs = ["Tea?", "Rain?", "The lamp?", "A gull?"];
+    let pair =
+        |p: &&str| format!("{{\"prompt\": \"{p}\", \"chosen\": \" Yes, at once.\", \"rejected\": \" No soup.\"}}\n");
+    fs::write(place.path("pairs.jsonl"), pairs.iter().map(pair).collect::<String>()).unwrap();
+    place.says(&format!("{TRAIN} -o in --rank 2 --steps 2"), 0);
+    let common = "train -m base.gguf --ctx 64 --batch 2 --force";
+    let runs_of =
+        RUNS.iter().map(|run| format!("{TRAIN} {run}")).chain(MORE.iter().map(|run| format!("{common} {run}")));
+    let all: Vec<String> = runs_of.collect();
+    let mut random = Rng(seed);
     let (mut killed, mut runs, mut resumed, mut first) = (0, 0, 0, 0);
-    let whole: Vec<Duration> = RUNS
-        .iter()
-        .enumerate()
-        .map(|(i, options)| {
+    let whole: Vec<Duration> = (0..)
+        .zip(&all)
+        .map(|(i, line)| {
             let start = Instant::now();
-            place.says(&format!("{TRAIN} -o whole-{i} --log whole-{i}.log {options}"), 0);
+            place.says(&format!("{} -o whole-{i} --log whole-{i}.log", line.replace("IN", "in")), 0);
             start.elapsed()
         })
         .collect();
-    while killed < kills {
-        let i = runs % RUNS.len();
-        let start = format!("{TRAIN} -o out --log log --checkpoints saved {}", RUNS[i]);
+    while killed < kills || runs < all.len() {
+        let i = runs % all.len();
+        fs::copy(place.path("in"), place.path("out")).unwrap();
+        let start = format!("{} -o out --log log --checkpoints saved", all[i].replace("IN", "out"));
         let mut newest = 0;
         loop {
             let held = place.saved("saved");
             assert!(held.last().is_none_or(|last| *last >= newest), "a checkpoint was lost: {held:?} after {newest}");
             newest = held.last().copied().unwrap_or(newest);
             let line = if held.is_empty() { start.as_str() } else { "train --resume saved" };
-            let mut child = place.start(line);
             // Mostly within the run, and now and then after its end.
             let wait = whole[i].mul_f64(1.2 * (random.below(1000) as f64 / 1000.0));
-            let (begun, mut status) = (Instant::now(), None);
-            while begun.elapsed() < wait && status.is_none() {
-                std::thread::sleep(Duration::from_millis(1));
-                status = child.try_wait().unwrap();
-            }
-            let status = match status {
-                Some(status) => status,
-                None => {
-                    child.kill().unwrap();
-                    child.wait().unwrap()
-                }
-            };
-            if status.success() {
+            if kill_after(place.start(line), wait, line).is_some() {
                 break;
             }
-            let output = child.wait_with_output().unwrap();
-            assert_eq!(status.code(), None, "{line}: {}", String::from_utf8_lossy(&output.stderr));
             killed += 1;
             if held.is_empty() { first += 1 } else { resumed += 1 }
         }

@@ -169,7 +169,10 @@ fn weigh(lesson: &mut Lesson, from: Option<&Path>) -> anyhow::Result<()> {
 fn open_log(path: &Path, resumed: bool, lines: &str) -> anyhow::Result<File> {
     let open = || {
         // A pipe without a name has its reader already.
-        anyhow::ensure!(!paths::is_pipe(path) || is_stream(path), "it is a pipe, which would wait for a reader; name a file");
+        anyhow::ensure!(
+            !paths::is_pipe(path) || is_stream(path),
+            "it is a pipe, which would wait for a reader; name a file"
+        );
         if !resumed {
             return Ok(File::create(path)?);
         }

@@ -57,7 +57,9 @@ fn is_model(path: &Path) -> bool {
 
 fn is_log(path: &Path) -> bool {
     let begin = begin(path, 4096);
-    let Some(line) = begin.split(|b| *b == b'\n').next().filter(|line| !line.is_empty()) else { return begin.is_empty() };
+    let Some(line) = begin.split(|b| *b == b'\n').next().filter(|line| !line.is_empty()) else {
+        return begin.is_empty();
+    };
     let row = serde_json::from_slice::<serde_json::Value>(line);
     row.is_ok_and(|row| row.get("step").is_some() && row.get("loss").is_some())
 }

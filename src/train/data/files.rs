@@ -1,8 +1,8 @@
 //! Files of data: one, or a folder of them; read once.
 
 use super::format;
-use crate::bytes::map::{self, Io};
 use crate::bytes::Bytes;
+use crate::bytes::map::{self, Io};
 use crate::error::{Error, Result};
 use std::path::{Path, PathBuf};
 use std::prelude::v1::*;
