@@ -515,11 +515,19 @@ impl Feedback {
         Learning::new(self, talk, settings)
     }
 
+    /// Looks whether the adapter's file holds what it held: another program may have written it.
+    fn check(&self) -> Result<()> {
+        match self.path.exists() && map::read(&self.path, Limits::default().file)? != self.bytes {
+            true => Err(Error::Altered { how: "was written to by another" }.in_file(self.path.to_string_lossy())),
+            false => Ok(()),
+        }
+    }
+
     /// Makes what was learnt the adapter's file; what it was is in the file beside it. After an error both hold what they held,
     /// or the file beside holds what the adapter's holds.
     ///
     /// # Errors
-    /// `Io` from the system.
+    /// `Io` from the system; `Altered` if another program has written the adapter's file.
     ///
     /// ```
     /// # fn main() -> mynah::Result<()> {
@@ -543,6 +551,7 @@ impl Feedback {
     /// # Ok(()) }
     /// ```
     pub fn keep(&mut self, learnt: &Learnt) -> Result<()> {
+        self.check()?;
         map::replace(&beside(&self.path, BEFORE), &self.bytes)?;
         map::replace(&self.path, &learnt.bytes)?;
         self.bytes = learnt.bytes.clone();
@@ -553,7 +562,7 @@ impl Feedback {
     /// Whether there was one.
     ///
     /// # Errors
-    /// `Io` from the system; those of [`adapter::restore`], which name the file beside.
+    /// `Io` from the system; `Altered` as of [`Feedback::keep`]; those of [`adapter::restore`], which name the file beside.
     ///
     /// ```
     /// # fn main() -> mynah::Result<()> {
@@ -584,6 +593,7 @@ impl Feedback {
         if !before.try_exists().map_err(|source| named(Error::Io { doing: "open", source }))? {
             return Ok(false);
         }
+        self.check()?;
         let bytes = map::read(&before, Limits::default().file)?;
         if bytes == self.bytes {
             return Ok(false);

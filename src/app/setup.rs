@@ -338,8 +338,8 @@ impl Setup {
     /// ```
     #[cfg(feature = "std")]
     pub fn read_files(&self, files: &Files) -> Result<Data> {
-        let data = self.reader(files.digest(), |reader| reader.files(files))?;
-        files.check().map(|()| data)
+        let data = self.reader(files.digest(), |reader| reader.files(files));
+        files.check().and(data)
     }
 
     /// Data that have this digest, unless options make other rows of them.

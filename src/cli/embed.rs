@@ -103,14 +103,15 @@ fn texts(args: &Embed) -> anyhow::Result<Box<dyn Iterator<Item = anyhow::Result<
         return Ok(Box::new(lines(BufReader::new(std::io::stdin()), "standard input".into(), None)));
     };
     let name = path.display().to_string();
-    let file = Cursor::new(map::open(path)?);
+    let bytes = map::open(path)?;
+    let (held, file) = (bytes.clone(), Cursor::new(bytes));
     let ends = |list: &[&str]| list.iter().any(|end| name.to_ascii_lowercase().ends_with(end));
     let rows = match (ends(&[".jsonl", ".ndjson", ".json"]), ends(&[".txt", ".md"])) {
         (true, _) => Some(true),
         (_, true) => Some(false),
         _ => None,
     };
-    Ok(Box::new(lines(file, name, rows)))
+    Ok(Box::new(lines(file, name, rows).map(move |text| held.check().map_err(Into::into).and(text))))
 }
 
 /// The texts of lines: rows of JSON or plain ones, or whichever the first one is. Empty lines are left out.

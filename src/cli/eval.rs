@@ -115,8 +115,9 @@ fn rows(args: &Eval, mynah: &Mynah, ctx: usize) -> anyhow::Result<Vec<Example>> 
         options: args.rows.options(Split::Whole),
         limits: Limits::default(),
     };
-    let rows = reader.files(&files).with_context(|| name.to_string())?;
+    let rows = reader.files(&files).with_context(|| name.to_string());
     files.check()?;
+    let rows = rows?;
     load::notes(&rows);
     Ok(rows.examples)
 }

@@ -87,7 +87,7 @@ pub fn why(e: &anyhow::Error) -> String {
 /// What an option can do about an error of the library, which knows no options.
 fn advice(e: &mynah::Error) -> &'static str {
     match e {
-        mynah::Error::Altered { .. } => "; --io read works on a copy in memory",
+        mynah::Error::Altered { .. } => "; of a model, --io read takes a copy in memory",
         mynah::Error::Memory { .. } => {
             "; a smaller --ctx, --batch or --rank takes less, and so does a smaller model: `mynah plan` says how much"
         }

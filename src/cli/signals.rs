@@ -46,13 +46,10 @@ pub fn watch(on: impl Fn(i32) + Send + 'static) -> io::Result<()> {
 
 /// From now on a fault in a mapped file, which means that the file was cut, or its disk failed, ends the process with a
 /// message that names the file and exit status 1. Faults elsewhere do what they did.
-#[cfg(target_os = "linux")]
 pub fn name_cut_files() {
+    #[cfg(target_os = "linux")]
     fault::install();
 }
-
-#[cfg(not(target_os = "linux"))]
-pub fn name_cut_files() {}
 
 #[cfg(target_os = "linux")]
 mod fault {
@@ -112,7 +109,7 @@ mod fault {
             say(&[
                 b"nothing more is made from it; put it back, leave it alone, and start again, from a checkpoint if ",
             ]);
-            say(&[b"there is one; --io read works on a copy in memory\n"]);
+            say(&[b"there is one; of a model, --io read takes a copy in memory\n"]);
             // SAFETY: ends the process at once.
             unsafe { libc::_exit(1) };
         }

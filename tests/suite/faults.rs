@@ -118,6 +118,28 @@ fn data_that_change_while_they_are_read_are_refused() {
     assert_eq!(Files::open(&many).unwrap().list.len(), 1500);
 }
 
+/// What another program has put in the place of an adapter that learns is not written over.
+#[test]
+fn an_adapter_that_another_wrote_stays() {
+    use mynah::app::{Feedback, LearnSettings};
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("mine.mynah");
+    let mut talk = Mynah::embedded().unwrap().generation().limit(8).talk().unwrap();
+    let mut feedback = Feedback::open(&mut talk, &path, &mynah::adapter::Spec::new("lora")).unwrap();
+    talk.say("Tell me a story about a bear.").unwrap().finish().unwrap();
+    feedback.better(&mut talk, "A bear slept.").unwrap();
+    let settings = LearnSettings { passes: 1, own: 0, ..LearnSettings::default() };
+    let mut learning = feedback.learn(&talk, &settings).unwrap();
+    learning.by_ref().for_each(|event| _ = event.unwrap());
+    let learnt = learning.finish().unwrap();
+    fs::write(&path, "theirs").unwrap();
+    is_altered(feedback.keep(&learnt), "written to", "mine.mynah", "what was learnt");
+    assert_eq!(fs::read(&path).unwrap(), b"theirs");
+    fs::remove_file(&path).unwrap();
+    feedback.keep(&learnt).unwrap();
+    assert!(path.exists());
+}
+
 #[test]
 fn a_download_in_progress_is_called_incomplete() {
     let dir = tempfile::tempdir().unwrap();
@@ -225,7 +247,7 @@ const PIPES: [&str; 23] = [
     "chat -m",
     "chat -a",
     "chat --learn -a",
-    "train -o out -m",
+    "train -d notes.txt -o out -m",
     "train -o out -d",
     "train -d notes.txt -o",
     "train -d notes.txt -o out --init",

@@ -21,7 +21,8 @@ use std::path::Path;
 pub fn check_recorded(args: &Train, resumed: &Resumed) -> anyhow::Result<()> {
     let (teach, folder) = (&args.teach, resumed.folder.path());
     let full = teach.method.kind() == FULL;
-    let result: &Ours = if full { &|path| is_model(path) && paths::beside(path, folder) } else { &is_adapter };
+    let result: &Ours =
+        if full { &|path| is_adapter(path) || is_model(path) && paths::beside(path, folder) } else { &is_adapter };
     let rows: [(&str, Option<&Path>, &str, &Ours); 3] = [
         ("output", Some(&args.output), if full { "no model beside the checkpoints" } else { "no adapter" }, result),
         ("log", teach.log.as_deref(), "no log of a run", &is_log),
