@@ -139,6 +139,9 @@ impl Scratch {
 /// Rows whose logits are made together when those of all are wanted: the output matrix is then read once for them.
 const HEAD_ROWS: usize = 16;
 
+/// Bytes that must be there beside those of a session's passes: scratch memory of threads, tokens, texts.
+const SLACK: usize = 1 << 20;
+
 /// Takes the index of a token and the logits after it, `[V]`.
 pub type Each<'a> = dyn FnMut(usize, &[f32]) + 'a;
 
@@ -176,10 +179,11 @@ impl Session {
         }
         let chunk = config.chunk.min(config.context);
         let vocab = model.weights.vocab();
-        let passes = Acts::bytes(h, 0, chunk).saturating_add(size_of::<f32>() * (2 * chunk * h.width + HEAD_ROWS * vocab));
-        room("the passes of a session", passes)?;
-        let scratch = Some(Box::new(Scratch::new(model, chunk)));
         let cache = Cache::new(h, config.cache, config.context, chunk)?;
+        let floats = 2 * chunk * h.width + HEAD_ROWS * vocab;
+        let passes = Acts::bytes(h, 0, chunk) + Workspace::bytes(model, config.precision, chunk, HEAD_ROWS);
+        room("the passes of a session", passes + size_of::<f32>() * floats + SLACK)?;
+        let scratch = Some(Box::new(Scratch::new(model, chunk)));
         let logits = Vec::with_capacity(vocab);
         let (model, stack) = (model.at_context(config.context), Arc::new(Stack::new()));
         Ok(Session { state: State { model, config, stack, cache, position: 0, logits, known: false }, scratch })
