@@ -90,6 +90,7 @@ fn command() -> anyhow::Result<Outcome> {
 }
 
 fn main() -> ExitCode {
+    memory::share_arena();
     signals::name_cut_files();
     // A panic, of a worker too, has said where it was: files are whole, and the status is that of a failure.
     let done = std::panic::catch_unwind(command);

@@ -140,7 +140,7 @@ impl Scratch {
 const HEAD_ROWS: usize = 16;
 
 /// Bytes that must be there beside those of a session's passes: scratch memory of threads, tokens, texts.
-const SLACK: usize = 1 << 20;
+const SLACK: usize = 256 << 10;
 
 /// Takes the index of a token and the logits after it, `[V]`.
 pub type Each<'a> = dyn FnMut(usize, &[f32]) + 'a;

@@ -259,7 +259,7 @@ const PIPES: [&str; 23] = [
     "plan -m",
     "plan -m base.gguf -d",
     "eval -d",
-    "eval --stride 8 -d",
+    "eval --stride llama -d",
     "embed -d",
     "data look",
     "inspect",
