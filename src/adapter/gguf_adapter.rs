@@ -1,5 +1,17 @@
 //! LoRA adapters in GGUF files, as llama.cpp reads them: `NAME.lora_a` `[rank, in]` and `NAME.lora_b` `[out, rank]` for a
 //! weight `NAME`, rows already in the order of GGUF files. The factor is alpha over the rank, or 1 if alpha is 0.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::unreachable,
+        clippy::todo,
+        clippy::arithmetic_side_effects
+    )
+)]
 
 use super::kinds::lora::Lora;
 use super::lowrank::Slot;
@@ -38,12 +50,13 @@ pub fn read(file: &Gguf, base: &Base, limits: &Limits) -> Result<Lora> {
 
     let mut halves: BTreeMap<Site, [Option<&str>; 2]> = BTreeMap::new();
     for tensor in file.tensors() {
-        let half = SUFFIXES.iter().position(|s| tensor.name.ends_with(s));
-        let site = half.and_then(|h| Site::by_gguf(tensor.name.strip_suffix(SUFFIXES[h])?));
-        let (Some(half), Some(site)) = (half, site) else {
+        let site = |end| Site::by_gguf(tensor.name.strip_suffix(end)?);
+        let [a, b] = SUFFIXES.map(site);
+        let Some(site) = a.or(b) else {
             return Err(Error::unsupported("adapter tensor", &tensor.name));
         };
-        halves.entry(site).or_default()[half] = Some(&tensor.name);
+        let [first, second] = halves.entry(site).or_default();
+        *(if a.is_some() { first } else { second }) = Some(&tensor.name);
     }
     let mut slots = Vec::new();
     for (site, pair) in &halves {
@@ -61,19 +74,8 @@ pub fn read(file: &Gguf, base: &Base, limits: &Limits) -> Result<Lora> {
             }
         }
         Limits::check("rank", rank as u64, limits.rank)?;
-        slots.push(Slot::new(*site, base, rank, if alpha == 0.0 { rank as f32 } else { alpha }, false)?);
+        let slot = Slot::new(*site, base, rank, if alpha == 0.0 { rank as f32 } else { alpha }, false)?;
+        slots.push((slot, [ma, mb]));
     }
-    Lora::assemble(slots, false, |slot, a, b| {
-        let Some(&[Some(na), Some(nb)]) = halves.get(&slot.site) else { unreachable!("every slot came from a pair") };
-        let (ma, mb) = (file.matrix(na)?, file.matrix(nb)?);
-        for (r, row) in a.chunks_exact_mut(slot.shape[0]).enumerate() {
-            ma.decode(r, 0..slot.shape[0], row);
-        }
-        let mut row = vec![0.0; slot.rank];
-        for i in 0..slot.shape[1] {
-            mb.decode(i, 0..slot.rank, &mut row);
-            row.iter().enumerate().for_each(|(r, v)| b[r * slot.shape[1] + i] = *v);
-        }
-        Ok(())
-    })
+    Lora::assemble(slots, false, |_, row| row)
 }

@@ -3,6 +3,18 @@
 //!
 //! It is used beside `serde_json` for untrusted files: the caller limits the depth, duplicate keys are refused, and
 //! skipped values take no memory.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::unreachable,
+        clippy::todo,
+        clippy::arithmetic_side_effects
+    )
+)]
 
 use crate::bytes::Limits;
 use crate::error::{Error, Result, printable};
@@ -14,42 +26,55 @@ pub(super) struct Json<'a> {
     text: &'a str,
     at: usize,
     depth: u64,
-    most_depth: u64,
+    limits: &'a Limits,
 }
 
 impl<'a> Json<'a> {
     /// # Errors
     /// `Corrupt` if the bytes are not UTF-8.
-    pub fn new(bytes: &'a [u8], limits: &Limits) -> Result<Self> {
+    pub fn new(bytes: &'a [u8], limits: &'a Limits) -> Result<Self> {
         let text = core::str::from_utf8(bytes)
             .map_err(|e| Error::corrupt(format!("JSON is not UTF-8: {e}"), e.valid_up_to()))?;
-        Ok(Json { text, at: 0, depth: 0, most_depth: limits.json_depth })
+        Ok(Json { text, at: 0, depth: 0, limits })
     }
 
     fn bad<T>(&self, what: &str) -> Result<T> {
         Err(Error::corrupt(format!("JSON: {what}"), self.at))
     }
 
+    /// What was not yet read. It begins with a whole character: only ASCII is stepped over by bytes.
+    fn rest(&self) -> &'a str {
+        self.text.get(self.at..).unwrap_or_default()
+    }
+
+    fn skip_bytes(&mut self, n: usize) {
+        self.at = self.at.saturating_add(n);
+    }
+
     fn space(&mut self) {
-        let rest = &self.text.as_bytes()[self.at..];
-        self.at += rest.iter().position(|b| !matches!(b, b' ' | b'\t' | b'\n' | b'\r')).unwrap_or(rest.len());
+        let rest = self.rest().bytes();
+        self.skip_bytes(rest.take_while(|b| matches!(b, b' ' | b'\t' | b'\n' | b'\r')).count());
     }
 
     /// The first byte of the next value or mark.
     pub fn peek(&mut self) -> Option<u8> {
         self.space();
-        self.text.as_bytes().get(self.at).copied()
+        self.byte()
+    }
+
+    fn byte(&self) -> Option<u8> {
+        self.rest().bytes().next()
     }
 
     fn mark(&mut self, mark: u8) -> bool {
         let found = self.peek() == Some(mark);
-        self.at += usize::from(found);
+        self.skip_bytes(usize::from(found));
         found
     }
 
     fn deeper(&mut self) -> Result<()> {
-        self.depth += 1;
-        Limits::check("nesting of JSON", self.depth, self.most_depth)
+        self.depth = self.depth.saturating_add(1);
+        Limits::check("nesting of JSON", self.depth, self.limits.json_depth)
     }
 
     /// An object; `member` must read the value of each key.
@@ -67,13 +92,14 @@ impl<'a> Json<'a> {
             }
             member(self, &key)?;
             keys.push(key);
+            Limits::check("keys of a JSON object", keys.len() as u64, self.limits.json_keys)?;
             more = self.next(b'}')?;
         }
-        self.depth -= 1;
+        self.depth = self.depth.saturating_sub(1);
         keys.sort_unstable();
-        match keys.windows(2).find(|w| w[0] == w[1]) {
-            Some(twice) => self.bad(&format!("key `{}` comes twice", printable(&twice[0]))),
-            None => Ok(()),
+        match keys.windows(2).find(|w| matches!(w, [a, b] if a == b)) {
+            Some([twice, ..]) => self.bad(&format!("key `{}` comes twice", printable(twice))),
+            _ => Ok(()),
         }
     }
 
@@ -88,7 +114,7 @@ impl<'a> Json<'a> {
             item(self)?;
             more = self.next(b']')?;
         }
-        self.depth -= 1;
+        self.depth = self.depth.saturating_sub(1);
         Ok(())
     }
 
@@ -105,25 +131,23 @@ impl<'a> Json<'a> {
         if !self.mark(b'"') {
             return self.bad("a string is wanted");
         }
-        let text = self.text;
-        let start = self.at;
-        let mut owned: Option<String> = None;
+        let mut text = Cow::Borrowed("");
         loop {
-            let run = self.at;
-            let rest = &text.as_bytes()[run..];
-            let Some(n) = rest.iter().position(|b| matches!(b, b'"' | b'\\' | 0..=0x1f)) else {
+            let rest = self.rest();
+            let end = rest.bytes().position(|b| matches!(b, b'"' | b'\\' | 0..=0x1f));
+            let Some((run, after)) = end.and_then(|n| rest.split_at_checked(n)) else {
                 return self.bad("a string without end");
             };
-            self.at += n;
-            if let Some(owned) = &mut owned {
-                owned.push_str(&text[run..self.at]);
+            match text.is_empty() {
+                true => text = Cow::Borrowed(run),
+                false => text.to_mut().push_str(run),
             }
-            self.at += 1;
-            match rest[n] {
-                b'"' => return Ok(owned.map_or(Cow::Borrowed(&text[start..self.at - 1]), Cow::Owned)),
-                b'\\' => {
+            self.skip_bytes(run.len().saturating_add(1));
+            match after.bytes().next() {
+                Some(b'"') => return Ok(text),
+                Some(b'\\') => {
                     let c = self.escape()?;
-                    owned.get_or_insert_with(|| text[start..run + n].into()).push(c);
+                    text.to_mut().push(c);
                 }
                 _ => return self.bad("a control character in a string"),
             }
@@ -131,49 +155,43 @@ impl<'a> Json<'a> {
     }
 
     fn escape(&mut self) -> Result<char> {
-        let byte = self.text.as_bytes().get(self.at).copied();
-        self.at += 1;
-        let c = match byte {
-            Some(b @ (b'"' | b'\\' | b'/')) => b as char,
+        let byte = self.byte();
+        if !matches!(byte, Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't' | b'u')) {
+            return self.bad("an unknown escape");
+        }
+        self.skip_bytes(1);
+        Ok(match byte {
             Some(b'b') => '\u{8}',
             Some(b'f') => '\u{c}',
             Some(b'n') => '\n',
             Some(b'r') => '\r',
             Some(b't') => '\t',
             Some(b'u') => {
-                let high = self.unit()?;
-                let code = if (0xd800..0xdc00).contains(&high) && self.text[self.at..].starts_with("\\u") {
-                    self.at += 2;
-                    match self.unit()? {
-                        low @ 0xdc00..0xe000 => 0x10000 + ((high - 0xd800) << 10 | (low - 0xdc00)),
-                        _ => high,
-                    }
-                } else {
-                    high
+                let mut units = [self.unit()?, 0];
+                if (0xd800..0xdc00).contains(&units[0]) && self.rest().starts_with("\\u") {
+                    self.skip_bytes(2);
+                    units[1] = self.unit()?;
+                }
+                // A unit of 0 behind one that stands alone is not there.
+                let mut chars = char::decode_utf16(units);
+                return match chars.next() {
+                    Some(Ok(c)) => Ok(c),
+                    _ => self.bad("half a surrogate pair"),
                 };
-                return char::from_u32(code).map_or_else(|| self.bad("half a surrogate pair"), Ok);
             }
-            _ => {
-                self.at = (self.at - 1).min(self.text.len());
-                return self.bad("an unknown escape");
-            }
-        };
-        Ok(c)
+            Some(other) => other as char,
+            None => return self.bad("an unknown escape"),
+        })
     }
 
-    fn unit(&mut self) -> Result<u32> {
-        let digits = self.text.as_bytes().get(self.at..self.at + 4).unwrap_or_default();
-        let mut code = 0;
-        for &d in digits {
-            match (d as char).to_digit(16) {
-                Some(d) => code = code << 4 | d,
-                None => return self.bad("a hexadecimal digit is wanted"),
-            }
-        }
-        if digits.len() < 4 {
+    fn unit(&mut self) -> Result<u16> {
+        let Some(digits) = self.rest().get(..4) else {
             return self.bad("four hexadecimal digits are wanted");
-        }
-        self.at += 4;
+        };
+        // `from_str_radix` would take a sign.
+        let code = u16::from_str_radix(digits, 16).ok().filter(|_| digits.bytes().all(|b| b.is_ascii_hexdigit()));
+        let Some(code) = code else { return self.bad("a hexadecimal digit is wanted") };
+        self.skip_bytes(4);
         Ok(code)
     }
 
@@ -181,26 +199,33 @@ impl<'a> Json<'a> {
     pub fn number(&mut self) -> Result<&'a str> {
         self.space();
         let (text, start) = (self.text, self.at);
-        self.at += usize::from(text.as_bytes().get(self.at) == Some(&b'-'));
+        self.one_of(b"-");
+        let zero = self.byte() == Some(b'0');
         let whole = self.digits();
-        let zero = text.as_bytes().get(self.at - whole) == Some(&b'0');
         let mut fine = whole == 1 || whole > 1 && !zero;
-        if text.as_bytes().get(self.at) == Some(&b'.') {
-            self.at += 1;
+        if self.one_of(b".") {
             fine &= self.digits() > 0;
         }
-        if matches!(text.as_bytes().get(self.at), Some(b'e' | b'E')) {
-            self.at += 1;
-            self.at += usize::from(matches!(text.as_bytes().get(self.at), Some(b'+' | b'-')));
+        if self.one_of(b"eE") {
+            self.one_of(b"+-");
             fine &= self.digits() > 0;
         }
-        if fine { Ok(&text[start..self.at]) } else { self.bad("a number is wanted") }
+        match text.get(start..self.at) {
+            Some(number) if fine => Ok(number),
+            _ => self.bad("a number is wanted"),
+        }
+    }
+
+    /// Steps over one of these bytes, if it is the next.
+    fn one_of(&mut self, bytes: &[u8]) -> bool {
+        let found = self.byte().is_some_and(|b| bytes.contains(&b));
+        self.skip_bytes(usize::from(found));
+        found
     }
 
     fn digits(&mut self) -> usize {
-        let rest = &self.text.as_bytes()[self.at..];
-        let n = rest.iter().position(|b| !b.is_ascii_digit()).unwrap_or(rest.len());
-        self.at += n;
+        let n = self.rest().bytes().take_while(u8::is_ascii_digit).count();
+        self.skip_bytes(n);
         n
     }
 
@@ -226,8 +251,8 @@ impl<'a> Json<'a> {
     pub fn word(&mut self) -> Result<Option<bool>> {
         self.space();
         for (word, value) in [("null", None), ("true", Some(true)), ("false", Some(false))] {
-            if self.text[self.at..].starts_with(word) {
-                self.at += word.len();
+            if self.rest().starts_with(word) {
+                self.skip_bytes(word.len());
                 return Ok(value);
             }
         }
@@ -268,7 +293,7 @@ mod tests {
     use super::*;
 
     fn skip(text: &str) -> Result<bool> {
-        let mut json = Json::new(text.as_bytes(), &Limits::default())?;
+        let mut json = Json::new(text.as_bytes(), &Limits::DEFAULT)?;
         let empty = json.skip()?;
         json.end().map(|()| empty)
     }

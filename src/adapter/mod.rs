@@ -47,7 +47,7 @@ use crate::role::Role;
 use std::prelude::v1::*;
 
 /// Largest rank.
-pub const MAX_RANK: usize = 1024;
+pub const MAX_RANK: usize = crate::bytes::Limits::DEFAULT.rank as usize;
 
 /// A change of a frozen model.
 ///

@@ -3,6 +3,18 @@
 //! Ranks are those of the tensors and must agree with the configuration. Every other option that changes what a LoRA
 //! computes is refused by name. Modules are called as the architecture's blocks call them. Rows of q and k are put into the
 //! order of GGUF files.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::unreachable,
+        clippy::todo,
+        clippy::arithmetic_side_effects
+    )
+)]
 
 use super::json::Json;
 use super::kinds::lora::Lora;
@@ -80,7 +92,8 @@ pub fn read(config: &[u8], tensors: Bytes, base: &Base, limits: &Limits) -> Resu
     for tensor in file.tensors() {
         match place(&tensor.name, base) {
             Some((site, half)) => {
-                let before = halves.entry(site).or_default()[half].replace(tensor);
+                let [a, b] = halves.entry(site).or_default();
+                let before = if half == Half::A { a } else { b }.replace(tensor);
                 if let Some(before) = before {
                     let both = format!("{} and {}", printable(&before.name), printable(&tensor.name));
                     return Err(Error::corrupt(format!("two tensors for {site}: {both}"), 0));
@@ -90,14 +103,17 @@ pub fn read(config: &[u8], tensors: Bytes, base: &Base, limits: &Limits) -> Resu
         }
     }
     if !unknown.is_empty() {
-        let rest = if unknown.len() > 5 { format!(" and {} more", unknown.len() - 5) } else { String::new() };
+        let rest = match unknown.len().saturating_sub(5) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
         let names = unknown.iter().take(5).map(|n| printable(n)).collect::<Vec<_>>().join(", ");
         return Err(Error::unsupported("adapter tensors", format!("{names}{rest}")));
     }
     let mut slots = Vec::new();
     for (site, pair) in &halves {
         let &[Some(a), Some(b)] = pair else {
-            let (there, missing) = if pair[0].is_some() { ("A", "B") } else { ("B", "A") };
+            let (there, missing) = if matches!(pair, [Some(_), _]) { ("A", "B") } else { ("B", "A") };
             return Err(Error::mismatch(
                 site.to_string(),
                 format!("lora_A and lora_B, but no lora_{missing}"),
@@ -118,34 +134,28 @@ pub fn read(config: &[u8], tensors: Bytes, base: &Base, limits: &Limits) -> Resu
         }
         Limits::check("rank", rank, limits.rank)?;
         let alpha = pattern(&config.alphas, *site, base).unwrap_or(config.alpha) as f32;
-        slots.push(Slot::new(*site, base, rank as usize, alpha, config.stabilised)?);
+        let slot = Slot::new(*site, base, rank as usize, alpha, config.stabilised)?;
+        slots.push((slot, [file.matrix(a)?, file.matrix(b)?]));
     }
-    Lora::assemble(slots, config.stabilised, |slot, a, b| {
-        let Some(&[Some(ta), Some(tb)]) = halves.get(&slot.site) else { unreachable!("every slot came from a pair") };
-        let (ma, mb) = (file.matrix(ta)?, file.matrix(tb)?);
-        for (r, row) in a.chunks_exact_mut(slot.shape[0]).enumerate() {
-            ma.decode(r, 0..slot.shape[0], row);
-        }
-        let width = base.paired(slot.site);
-        let mut row = vec![0.0; slot.rank];
-        for i in 0..slot.shape[1] {
-            mb.decode(i, 0..slot.rank, &mut row);
-            let to = width.map_or(i, |width| gguf_row(i, width));
-            row.iter().enumerate().for_each(|(r, v)| b[r * slot.shape[1] + to] = *v);
-        }
-        Ok(())
-    })
+    Lora::assemble(slots, config.stabilised, |site, row| base.paired(site).map_or(row, |width| gguf_row(row, width)))
 }
 
-/// Where a tensor belongs, and whether it is A (0) or B (1).
-fn place(name: &str, base: &Base) -> Option<(Site, usize)> {
+/// One of the two matrices of a LoRA.
+#[derive(Clone, Copy, PartialEq)]
+enum Half {
+    A,
+    B,
+}
+
+/// Where a tensor belongs, and which of the two it is.
+fn place(name: &str, base: &Base) -> Option<(Site, Half)> {
     let path = PREFIXES.iter().find_map(|p| name.strip_prefix(p).filter(|rest| rest.starts_with("layers.")))?;
     let path = path.strip_suffix(".weight")?;
     let path = path.strip_suffix(".default").unwrap_or(path);
-    let halves = [path.strip_suffix(".lora_A"), path.strip_suffix(".lora_B")];
-    let half = halves.iter().position(Option::is_some)?;
+    let half = |end, half| Some((path.strip_suffix(end)?, half));
+    let (module, half) = half(".lora_A", Half::A).or_else(|| half(".lora_B", Half::B))?;
     // `model.` replaces the path before `layers`, which was checked.
-    Some((Site::by_hf(&format!("model.{}", halves[half]?), base)?, half))
+    Some((Site::by_hf(&format!("model.{}", module), base)?, half))
 }
 
 /// The first pattern that matches the last names of the module. PEFT's patterns are regular expressions; in practice
@@ -170,8 +180,8 @@ fn read_config(bytes: &[u8], limits: &Limits) -> Result<Config> {
             "r" => rank = Some(json.whole()?),
             "lora_alpha" => alpha = Some(json.real()?),
             "use_rslora" => config.stabilised = json.word()? == Some(true),
-            "rank_pattern" => config.ranks = read_pattern(json, key)?,
-            "alpha_pattern" => config.alphas = read_pattern(json, key)?,
+            "rank_pattern" => config.ranks = read_pattern(json, key, limits)?,
+            "alpha_pattern" => config.alphas = read_pattern(json, key, limits)?,
             "init_lora_weights" if json.peek() == Some(b'"') => {
                 let start = json.string()?;
                 if CHANGE_THE_BASE.iter().any(|name| start.starts_with(name)) {
@@ -199,7 +209,7 @@ fn read_config(bytes: &[u8], limits: &Limits) -> Result<Config> {
     Ok(config)
 }
 
-fn read_pattern(json: &mut Json, key: &str) -> Result<Vec<(String, f64)>> {
+fn read_pattern(json: &mut Json, key: &str, limits: &Limits) -> Result<Vec<(String, f64)>> {
     let mut out = Vec::new();
     if json.peek() == Some(b'n') {
         json.word()?;
@@ -212,7 +222,7 @@ fn read_pattern(json: &mut Json, key: &str) -> Result<Vec<(String, f64)>> {
                 format!("{name} in `{key}`; module names can be used"),
             ));
         }
-        Limits::check("patterns", out.len() as u64 + 1, 4096)?;
+        Limits::check("patterns", (out.len() as u64).saturating_add(1), limits.patterns)?;
         out.push((name.into(), json.real()?));
         Ok(())
     })?;

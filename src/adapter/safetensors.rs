@@ -1,4 +1,16 @@
 //! safetensors files: a JSON table of tensors, then their bytes, without holes.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::unreachable,
+        clippy::todo,
+        clippy::arithmetic_side_effects
+    )
+)]
 
 use super::json::Json;
 use crate::bytes::{Bytes, Cursor, FETCH, LFS_POINTER, Limits};
@@ -30,6 +42,9 @@ const DTYPES: &[Dtype] = &[
     ("U8", 8, None),
     ("BOOL", 8, None),
 ];
+
+/// Bytes of the shortest entry of a table.
+const LEAST: usize = br#""":{"dtype":"U8","shape":[],"data_offsets":[0,0]}"#.len();
 
 /// How files of PyTorch begin: zip archives, and pickles of several versions.
 pub(super) const PICKLES: &[&[u8]] = &[b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"];
@@ -72,13 +87,15 @@ impl Safetensors {
             return Err(Error::invalid("not a safetensors file", "no table of tensors follows its first 8 bytes"));
         }
         let data = cursor.offset();
-        let mut tensors: Vec<Tensor> = Vec::new();
+        // What the table can hold of them: growing, a list would take twice as much for a moment.
+        let most = (length.div_euclid(LEAST) as u64).min(limits.tensors);
+        let mut tensors: Vec<Tensor> = Vec::with_capacity(most as usize);
         let mut json = Json::new(header, limits)?;
         json.object(|json, name| {
             if name == "__metadata__" {
                 return json.object(|json, _| json.string().map(|_| ()));
             }
-            Limits::check("tensors", tensors.len() as u64 + 1, limits.tensors)?;
+            Limits::check("tensors", (tensors.len() as u64).saturating_add(1), limits.tensors)?;
             Limits::check("bytes of a tensor name", name.len() as u64, limits.name)?;
             tensors.push(read_tensor(json, name, data, file.len(), limits)?);
             Ok(())
@@ -94,8 +111,9 @@ impl Safetensors {
             }
             next = t.range.end;
         }
-        if next != file.len() {
-            return Err(Error::corrupt(format!("{} bytes belong to no tensor", file.len() - next), next));
+        match file.len().saturating_sub(next) {
+            0 => {}
+            more => return Err(Error::corrupt(format!("{more} bytes belong to no tensor"), next)),
         }
         tensors.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         Ok(Safetensors { file, tensors })
@@ -108,7 +126,7 @@ impl Safetensors {
 
     /// The tensor of that name.
     pub fn tensor(&self, name: &str) -> Option<&Tensor> {
-        self.tensors.binary_search_by(|t| (*t.name).cmp(name)).ok().map(|i| &self.tensors[i])
+        self.tensors.get(self.tensors.binary_search_by(|t| (*t.name).cmp(name)).ok()?)
     }
 
     /// The values of a tensor of two dimensions as rows.
@@ -155,21 +173,21 @@ fn read_tensor(json: &mut Json, name: &str, data: usize, len: usize, limits: &Li
         return Err(bad("dtype, shape and data_offsets are wanted".into()));
     };
     let bits = shape.iter().try_fold(dtype.1, |n: u64, &d: &u64| n.checked_mul(d));
-    let bytes = bits.filter(|b| b / dtype.1 <= limits.elements).map(|b| b / 8);
+    let bytes = bits.filter(|b| b.div_euclid(dtype.1) <= limits.elements).map(|b| b / 8);
     let place = |n: u64| usize::try_from(n).ok()?.checked_add(data).filter(|end| *end <= len);
     let range = match offsets[..] {
-        [from, to] if from <= to && Some(to - from) == bytes => place(from).zip(place(to)),
+        [from, to] if from <= to && to.checked_sub(from) == bytes && bytes.is_some() => place(from).zip(place(to)),
         _ => None,
     };
     let (start, end) =
-        range.ok_or_else(|| bad(format!("shape {shape:?} of {} at {offsets:?} of {} bytes", dtype.0, len - data)))?;
+        range.ok_or_else(|| bad(format!("shape {shape:?} of {} at {offsets:?} of {} bytes", dtype.0, len.saturating_sub(data))))?;
     Ok(Tensor { name: name.into(), shape, dtype, range: start..end })
 }
 
 fn wholes(json: &mut Json, most: usize) -> Result<Vec<u64>> {
     let mut out = Vec::new();
     json.array(|json| {
-        Limits::check("numbers of a tensor", out.len() as u64 + 1, most as u64)?;
+        Limits::check("numbers of a tensor", (out.len() as u64).saturating_add(1), most as u64)?;
         out.push(json.whole()?);
         Ok(())
     })?;

@@ -234,7 +234,7 @@ impl Feedback {
             map::replace(path, &bytes)?;
             bytes
         };
-        let journal = Journal::open(&beside(path, MARKS))?;
+        let journal = Journal::open(&beside(path, MARKS), &Limits::default())?;
         let beneath = talk.stack().clone();
         let (fixed, own) = (None, Own::default());
         let feedback = Feedback { mynah, path: path.into(), bytes, created: !exists, journal, beneath, fixed, own };

@@ -333,7 +333,7 @@ impl Setup {
     /// ```no_run
     /// # let mynah = mynah::Mynah::open("smollm2.gguf")?;
     /// let setup = mynah.lesson("lora");
-    /// let data = setup.read_files(&mynah::train::data::Files::open("notes".as_ref())?)?;
+    /// let data = setup.read_files(&mynah::train::data::Files::open("notes".as_ref(), &mynah::bytes::Limits::DEFAULT)?)?;
     /// # Ok::<(), mynah::Error>(())
     /// ```
     #[cfg(feature = "std")]
@@ -439,7 +439,7 @@ impl Setup {
     #[cfg(feature = "std")]
     pub fn file(self, path: impl AsRef<Path>) -> Result<Lesson> {
         let name = path.as_ref().to_string_lossy();
-        let read = || self.read_files(&Files::open(path.as_ref())?);
+        let read = || self.read_files(&Files::open(path.as_ref(), &Limits::DEFAULT)?);
         let data = read().map_err(|e| e.in_file(&*name))?;
         self.draft(data)?.begin()
     }

@@ -1,4 +1,4 @@
-//! Limits on what a file may make us allocate or compute.
+//! Limits on what a file may make us allocate or compute. No reader has others of its own.
 
 /// Bounds on files, checked before anything is reserved. Every error names the limit that was exceeded.
 ///
@@ -10,6 +10,8 @@ pub struct Limits {
     pub file: u64,
     /// Metadata pairs of a model file.
     pub pairs: u64,
+    /// Files that a model is split into.
+    pub parts: u64,
     /// Tensors of a model file.
     pub tensors: u64,
     /// Bytes of a metadata key.
@@ -30,10 +32,16 @@ pub struct Limits {
     pub sections: u64,
     /// Bytes of the head of a container.
     pub head: u64,
+    /// Texts of a list in a head. This bounds the memory that a list of empty texts, four bytes each, takes.
+    pub list: u64,
     /// Nesting of a JSON text.
     pub json_depth: u64,
     /// Bytes of a JSON text.
     pub json: u64,
+    /// Keys of one JSON object. This bounds the memory that many short keys take.
+    pub json_keys: u64,
+    /// Patterns of modules in the configuration of an adapter.
+    pub patterns: u64,
     /// Bytes of a safetensors header.
     pub safetensors_header: u64,
     /// Bytes of a chat template.
@@ -44,18 +52,28 @@ pub struct Limits {
     pub template_output: u64,
     /// Bytes of one line of a dataset.
     pub line: u64,
+    /// Bytes of a dataset that is no file but a stream, which is held in memory.
+    pub stream: u64,
+    /// Values of a JSON dataset that are no JSON, after which the rest is one such value: to find where the next value begins
+    /// takes time each time.
+    pub broken: u64,
+    /// Bytes of a file of feedback, which is held in memory.
+    pub feedback: u64,
     /// Rank of an adapter.
     pub rank: u64,
 }
 
-impl Default for Limits {
-    fn default() -> Self {
+impl Limits {
+    /// Those that hold where nobody sets others.
+    pub const DEFAULT: Limits = {
         const KIB: u64 = 1 << 10;
         const MIB: u64 = 1 << 20;
         const GIB: u64 = 1 << 30;
         Limits {
             file: 64 * GIB,
             pairs: 65_536,
+            // The key has 16 bits.
+            parts: u16::MAX as u64,
             tensors: 65_536,
             key: 65_535,
             name: 1_024,
@@ -66,22 +84,32 @@ impl Default for Limits {
             alignment: 65_536,
             sections: 65_536,
             head: MIB,
+            list: 32_768,
             json_depth: 64,
             json: MIB,
+            json_keys: 32_768,
+            patterns: 4_096,
             safetensors_header: 100_000_000,
             template: 256 * KIB,
             template_steps: 1_000_000,
             template_output: 4 * MIB,
             line: 8 * MIB,
+            stream: 4 * GIB,
+            broken: 100,
+            feedback: 64 * MIB,
             rank: 1_024,
         }
-    }
-}
+    };
 
-impl Limits {
     /// # Errors
     /// `Limit` named `what` if `asked` is more than `allowed`.
     pub fn check(what: &str, asked: u64, allowed: u64) -> crate::Result<()> {
         if asked > allowed { Err(crate::Error::limit(what, asked, allowed)) } else { Ok(()) }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits::DEFAULT
     }
 }

@@ -68,7 +68,7 @@ struct Summary<'a> {
 }
 
 fn look(args: &Look, json: bool) -> anyhow::Result<Outcome> {
-    let files = Files::open(&args.data)?;
+    let files = Files::open(&args.data, &Limits::DEFAULT)?;
     let mynah = load::model(&model(args))?;
     let most = mynah.model().hparams.context;
     let ctx = args.ctx.unwrap_or(CONTEXT.min(most));

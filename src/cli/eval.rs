@@ -105,7 +105,7 @@ fn rows(args: &Eval, mynah: &Mynah, ctx: usize) -> anyhow::Result<Vec<Example>> 
         bytes.check()?;
         return second_halves(mynah, &text, args.rows.parse_special, ctx);
     }
-    let files = Files::open(&args.data)?;
+    let files = Files::open(&args.data, &Limits::DEFAULT)?;
     let template = load::template(mynah)?.map(|t| t.merge_system(args.rows.merge_system));
     let reader = Reader {
         tokenizer: mynah.tokenizer(),

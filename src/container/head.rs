@@ -15,9 +15,6 @@ use crate::error::{Error, Result, printable};
 use std::collections::BTreeMap;
 use std::prelude::v1::*;
 
-/// Most texts of a list. This bounds the memory that a list of empty texts, four bytes each, makes a reader reserve.
-const MAX_LIST: usize = 32_768;
-
 /// A value.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Field {
@@ -51,7 +48,8 @@ impl Head {
         let value = value.into();
         assert!((1..=255).contains(&key.len()), "key of {} bytes", key.len());
         assert!(!matches!(value, Field::Real(x) if !x.is_finite()), "key {key}: a finite number");
-        assert!(!matches!(&value, Field::List(v) if v.len() > MAX_LIST), "key {key}: at most {MAX_LIST} texts");
+        let most = Limits::DEFAULT.list;
+        assert!(!matches!(&value, Field::List(v) if v.len() as u64 > most), "key {key}: at most {most} texts");
         self.fields.insert(key.into(), value);
         self
     }
@@ -151,7 +149,7 @@ impl Head {
                 },
                 4 => {
                     let count = cursor.u32()?;
-                    Limits::check("texts of a list", count.into(), MAX_LIST as u64)?;
+                    Limits::check("texts of a list", count.into(), limits.list)?;
                     let texts: Result<Vec<String>> = (0..count).map(|_| read_text(&mut cursor)).collect();
                     Field::List(texts?)
                 }

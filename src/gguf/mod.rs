@@ -18,7 +18,15 @@
 //! A set of them reads like one file: see [`Gguf::parse_parts`].
 #![cfg_attr(
     not(test),
-    deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used, clippy::arithmetic_side_effects)
+    deny(
+        clippy::indexing_slicing,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::unreachable,
+        clippy::todo,
+        clippy::arithmetic_side_effects
+    )
 )]
 
 #[cfg(feature = "std")]
@@ -104,7 +112,7 @@ impl Gguf {
     /// this build does not know, and one part of a model split over several files.
     pub fn parse(bytes: Bytes, limits: &Limits) -> Result<Gguf> {
         let gguf = Gguf::read(bytes, limits)?;
-        match Part::of(&gguf)? {
+        match Part::of(&gguf, limits)? {
             None => Ok(gguf),
             Some(part) => Err(Error::unsupported("model file", format!("{part}; all parts are needed together"))),
         }

@@ -32,7 +32,7 @@ impl Gguf {
             bytes.check().and(read).map_err(|e| named(path, e))
         };
         let given = read(path)?;
-        let Some(part) = Part::of(&given).map_err(|e| named(path, e))? else { return Ok(given) };
+        let Some(part) = Part::of(&given, limits).map_err(|e| named(path, e))? else { return Ok(given) };
         let names = siblings(path, part).map_err(|e| named(path, e))?;
         let mut given = Some(given);
         let open = |(i, name): (usize, &PathBuf)| match given.take_if(|_| i == part.no) {

@@ -11,8 +11,6 @@ use std::prelude::v1::*;
 
 /// What the keys begin with that tell of the splitting.
 pub(super) const SPLIT_KEYS: &str = "split.";
-/// The most files that a model can be split into: `split.count` has 16 bits.
-const MAX_PARTS: u64 = u16::MAX as u64;
 
 /// What a file says about the set that it belongs to.
 #[derive(Clone, Copy, PartialEq)]
@@ -38,9 +36,9 @@ fn part(no: usize, count: usize) -> String {
 
 impl Part {
     /// `None` for a whole file: tools mark one by a count of 0 or 1.
-    pub(super) fn of(gguf: &Gguf) -> Result<Option<Part>> {
+    pub(super) fn of(gguf: &Gguf, limits: &Limits) -> Result<Option<Part>> {
         let Some(count) = gguf.u64("split.count")?.filter(|&count| count > 1) else { return Ok(None) };
-        Limits::check("split.count", count, MAX_PARTS)?;
+        Limits::check("split.count", count, limits.parts)?;
         let no = gguf.require_u64("split.no")?;
         if no >= count {
             return Err(Error::mismatch("key split.no", format!("a number below the count {count}"), no));
@@ -68,7 +66,7 @@ impl Gguf {
         let found = parts.iter().map(|p| p.tensors.len() as u64).sum::<u64>();
         Limits::check("tensors", found, limits.tensors).map_err(|e| (0, e))?;
         for (i, file) in parts.iter().enumerate() {
-            file.check_part(i, count, parts.first().unwrap_or(file)).map_err(|e| (i, e))?;
+            file.check_part(i, count, parts.first().unwrap_or(file), limits).map_err(|e| (i, e))?;
         }
         if let Some(said) =
             parts.first().map_or(Ok(None), |first| first.u64("split.tensors.count")).map_err(|e| (0, e))?
@@ -94,8 +92,8 @@ impl Gguf {
     }
 
     /// Whether this is file `i` of `count`, and of the set of the first one.
-    fn check_part(&self, i: usize, count: usize, first: &Gguf) -> Result<()> {
-        let part = match Part::of(self)? {
+    fn check_part(&self, i: usize, count: usize, first: &Gguf, limits: &Limits) -> Result<()> {
+        let part = match Part::of(self, limits)? {
             Some(part) => part,
             None if count == 1 => return Ok(()),
             None => return Err(Error::mismatch("key split.count", count, "a whole file")),
@@ -106,7 +104,7 @@ impl Gguf {
         };
         check("split.count", count as u64, part.count as u64)?;
         check("split.no", i as u64, part.no as u64)?;
-        if let Some(Part { tensors, .. }) = Part::of(first)? {
+        if let Some(Part { tensors, .. }) = Part::of(first, limits)? {
             check("split.tensors.count", tensors, part.tensors)?;
         }
         let arch = |gguf: &Gguf| match gguf.get("general.architecture") {

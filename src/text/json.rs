@@ -1,4 +1,16 @@
 //! JSON values that keep the order of keys, which chat templates show, and in which no key comes twice.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::unreachable,
+        clippy::todo,
+        clippy::arithmetic_side_effects
+    )
+)]
 
 use crate::error::{Error, Result, printable};
 use core::fmt;
@@ -188,7 +200,7 @@ impl<'de> Visitor<'de> for Strict {
         // Sorted once: looking each key up would take quadratic time for a line of many.
         let mut keys: Vec<&str> = pairs.iter().map(|(key, _)| key.as_str()).collect();
         keys.sort_unstable();
-        if let Some([key, _]) = keys.windows(2).find(|w| w[0] == w[1]) {
+        if let Some([key, ..]) = keys.windows(2).find(|w| matches!(w, [a, b] if a == b)) {
             return Err(de::Error::custom(format!("key {key:?} comes twice")));
         }
         Ok(Json::Object(pairs))

@@ -1,4 +1,16 @@
 //! A tokenizer from the metadata of a model file.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::unreachable,
+        clippy::todo,
+        clippy::arithmetic_side_effects
+    )
+)]
 
 use super::hash::Key;
 use super::special::{END_OF_MESSAGE, END_OF_TURN, FILL_ENDS, FILL_PARTS, Finder, OTHER_ENDS, SHOWN};
@@ -254,7 +266,7 @@ impl<'a> Words<'a> {
                     kind = forced;
                 }
                 if let Some(byte) = spm::byte_token(spelling) {
-                    words.bytes[byte as usize] = id as u32;
+                    words.bytes.get_mut(usize::from(byte)).into_iter().for_each(|place| *place = id as u32);
                 }
             }
             words.vocab.push(kind, |out| way.write_token(piece, kind, out))?;
@@ -295,7 +307,8 @@ impl Tokenizer {
         let fingerprint = fingerprint([model, way.name()], tokens, &kinds, &scores, merges);
 
         let key = Key::new(&fingerprint);
-        let Words { mut vocab, named, bytes } = Words::read(&way, pieces, &kinds, tokens.data().len() - 8 * n, key)?;
+        let Words { mut vocab, named, bytes } =
+            Words::read(&way, pieces, &kinds, tokens.data().len().saturating_sub(n.saturating_mul(8)), key)?;
         let defaults = way.defaults();
         let roles = Roles::read(gguf, &way, &defaults, &named, n)?;
         let Roles { bos, eos, eot, eom, unknown, padding, separator, mut ends } = roles;

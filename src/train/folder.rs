@@ -1,4 +1,16 @@
 //! A folder of checkpoints: the newest two and the best one, a file each, `checkpoint-STEP.mynah`.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::unreachable,
+        clippy::todo,
+        clippy::arithmetic_side_effects
+    )
+)]
 
 use super::checkpoint::Checkpoint;
 use crate::bytes::map::{self, Disk, System};

@@ -2,6 +2,18 @@
 //!
 //! A crash while a line is written leaves a part of it at the end, which is removed when the file is opened again.
 //! Everything before it is unchanged. Lines are removed by replacing the file, whole or not at all.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::unreachable,
+        clippy::todo,
+        clippy::arithmetic_side_effects
+    )
+)]
 
 use crate::bytes::Limits;
 use crate::bytes::map::{self, Disk, System};
@@ -11,9 +23,6 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::prelude::v1::*;
 
-/// Most bytes of a file.
-pub const MOST: u64 = 64 << 20;
-
 /// A file of lines, open for appending.
 pub struct Journal {
     path: PathBuf,
@@ -21,6 +30,7 @@ pub struct Journal {
     /// Its contents: whole lines.
     text: Vec<u8>,
     torn: usize,
+    limits: Limits,
 }
 
 fn io(doing: &'static str) -> impl FnOnce(std::io::Error) -> Error {
@@ -56,19 +66,19 @@ impl Journal {
     ///
     /// # Errors
     /// `Io` from the system; `Invalid` if it is no regular file, or another process has it open; `Limit` if it is too long.
-    pub fn open(path: &Path) -> Result<Journal> {
-        Journal::open_inner(path).map_err(|e| e.in_file(path.to_string_lossy()))
+    pub fn open(path: &Path, limits: &Limits) -> Result<Journal> {
+        Journal::open_inner(path, limits).map_err(|e| e.in_file(path.to_string_lossy()))
     }
 
-    fn open_inner(path: &Path) -> Result<Journal> {
+    fn open_inner(path: &Path, limits: &Limits) -> Result<Journal> {
         let fresh = !path.try_exists().map_err(io("open"))?;
         let mut file = open(path)?;
         if fresh {
             let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
             System.sync_folder(folder).map_err(io("sync the folder to the disk"))?;
         }
-        let mut text = map::read(path, MOST)?;
-        let whole = text.iter().rposition(|b| *b == b'\n').map_or(0, |at| at + 1);
+        let mut text = map::read(path, limits.feedback)?;
+        let whole = text.iter().rposition(|b| *b == b'\n').map_or(0, |at| at.saturating_add(1));
         let rest = text.split_off(whole);
         let object = serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(&rest).is_ok();
         let torn = if object { 0 } else { rest.len() };
@@ -77,7 +87,7 @@ impl Journal {
             map::replace(path, &text)?;
             file = open(path)?;
         }
-        let mut journal = Journal { path: path.into(), file, text, torn };
+        let mut journal = Journal { path: path.into(), file, text, torn, limits: limits.clone() };
         if object {
             journal.text.extend(rest);
             journal.write(b"\n")?;
@@ -97,7 +107,7 @@ impl Journal {
 
     /// Its lines.
     pub fn lines(&self) -> impl Iterator<Item = &[u8]> {
-        self.text.split_inclusive(|b| *b == b'\n').map(|line| &line[..line.len() - 1])
+        self.text.split_inclusive(|b| *b == b'\n').map(|line| line.strip_suffix(b"\n").unwrap_or(line))
     }
 
     /// Adds a line. It is on the disk when this returns; on an error the file is unchanged.
@@ -136,8 +146,13 @@ impl Journal {
         if line.is_empty() || line.contains('\n') {
             return Err(named(Error::invalid("line", "it must be one, and not empty")));
         }
-        Limits::check("bytes of a line", line.len() as u64, Limits::default().line).map_err(named)?;
-        Limits::check("bytes of the file", (before + line.len() + 1) as u64, MOST).map_err(named)
+        Limits::check("bytes of a line", line.len() as u64, self.limits.line).map_err(named)?;
+        Limits::check(
+            "bytes of the file",
+            before.saturating_add(line.len()).saturating_add(1) as u64,
+            self.limits.feedback,
+        )
+        .map_err(named)
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<()> {
@@ -163,7 +178,7 @@ impl Journal {
             hash.update(line);
             hash.finalize().to_hex().as_str() == digest
         });
-        known.map_or(0, |i| i + 1)
+        known.map_or(0, |i| i.saturating_add(1))
     }
 }
 
@@ -176,7 +191,7 @@ mod tests {
     fn lines_are_kept_and_torn_ones_taken_off() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("marks.jsonl");
-        let mut journal = Journal::open(&path).unwrap();
+        let mut journal = Journal::open(&path, &Limits::DEFAULT).unwrap();
         let empty = journal.digest();
         journal.append("{\"a\":1}").unwrap();
         let one = journal.digest();
@@ -193,21 +208,21 @@ mod tests {
         let whole = fs::read(&path).unwrap();
         #[cfg(unix)]
         assert_eq!(std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&path).unwrap().permissions()) & 0o777, 0o600);
-        assert!(Journal::open(&path).is_err_and(|e| e.to_string().contains("another process")));
+        assert!(Journal::open(&path, &Limits::DEFAULT).is_err_and(|e| e.to_string().contains("another process")));
         drop(journal);
         // Wherever a third line was cut off.
         let third = b"{\"c\":3}";
         for n in 1..third.len() {
             fs::write(&path, [&whole[..], &third[..n]].concat()).unwrap();
-            let journal = Journal::open(&path).unwrap();
+            let journal = Journal::open(&path, &Limits::DEFAULT).unwrap();
             assert_eq!((journal.torn(), journal.lines().count()), (n, 2));
             assert_eq!(fs::read(&path).unwrap(), whole);
         }
         // All of it is there but its end.
         fs::write(&path, [&whole[..], third].concat()).unwrap();
-        let journal = Journal::open(&path).unwrap();
+        let journal = Journal::open(&path, &Limits::DEFAULT).unwrap();
         assert_eq!((journal.torn(), journal.lines().count()), (0, 3));
         assert_eq!(fs::read(&path).unwrap(), [&whole[..], third, b"\n"].concat());
-        assert!(Journal::open(dir.path()).is_err());
+        assert!(Journal::open(dir.path(), &Limits::DEFAULT).is_err());
     }
 }

@@ -7,6 +7,7 @@ use crate::adapter::{Base, Group, Kind, Part, Shape, Site, Size, Spec, Start};
 use crate::container::head::Head;
 use crate::error::{Error, Result};
 use crate::kernel::Compute;
+use crate::quant::Matrix;
 use crate::rng::{GENERATOR, Stream};
 use crate::role::Role;
 use std::prelude::v1::*;
@@ -54,20 +55,31 @@ impl Lora {
         LowRank::new(layout, params, Own(seed))
     }
 
-    /// From factors that `fill(slot, A, Bᵀ)` writes for each site, for readers of other formats.
+    /// From A `[rank, in]` and B `[out, rank]` of each site, for readers of other formats; `to_row` gives the place of a row
+    /// of B in the order of GGUF files.
     pub(in crate::adapter) fn assemble(
-        slots: Vec<Slot>,
+        slots: Vec<(Slot, [Matrix; 2])>,
         stabilised: bool,
-        mut fill: impl FnMut(&Slot, &mut [f32], &mut [f32]) -> Result<()>,
+        to_row: impl Fn(Site, usize) -> usize,
     ) -> Result<Lora> {
+        let (slots, sources): (Vec<Slot>, Vec<[Matrix; 2]>) = slots.into_iter().unzip();
         if slots.is_empty() {
             return Err(Error::invalid("adapter", "it changes nothing: it has no tensors"));
         }
         let layout = Layout::new(slots, stabilised);
         let mut params = vec![0.0; layout.len()];
-        for slot in layout.slots() {
+        for (slot, [from_a, from_b]) in layout.slots().iter().zip(&sources) {
             let (a, b) = params[slot.a().start..slot.b().end].split_at_mut(slot.a().len());
-            fill(slot, a, b)?;
+            let [n_in, n_out] = slot.shape;
+            for (r, row) in a.chunks_exact_mut(n_in).enumerate() {
+                from_a.decode(r, 0..n_in, row);
+            }
+            let mut row = vec![0.0; slot.rank];
+            for i in 0..n_out {
+                from_b.decode(i, 0..slot.rank, &mut row);
+                let to = to_row(slot.site, i);
+                row.iter().enumerate().for_each(|(r, v)| b[r * n_out + to] = *v);
+            }
             if a.iter().chain(&*b).any(|v| !v.is_finite()) {
                 return Err(Error::corrupt(format!("a value for {} is not finite", slot.site), 0));
             }

@@ -24,7 +24,7 @@ use crate::paths::Named;
 use crate::{Outcome, load, meter, out, paths};
 use anyhow::Context;
 use mynah::app::{DISCARDS, Ended, Event, Lesson, Method, Work};
-use mynah::bytes::map;
+use mynah::bytes::{Limits, map};
 use mynah::container::head::Head;
 use mynah::train::data::{Files, is_stream};
 use mynah::{Error, Mynah};
@@ -115,7 +115,7 @@ struct Begun {
 /// Begins or continues the lesson; `None` if Ctrl-C came while rows were weighed.
 fn begin(options: &Train, mynah: &Mynah, saved: Option<Saved>, from: Option<&Path>) -> anyhow::Result<Option<Begun>> {
     let args = &options.teach;
-    let files = Files::open(&options.data)?;
+    let files = Files::open(&options.data, &Limits::DEFAULT)?;
     let clock = saved.as_ref().map_or_else(load::now, |s| s.clock);
     let setup = setup::setup(args, mynah, saved, clock, Some(&files))?;
     let (mut draft, size) = setup::draft(setup, &options.data, &files)?;

@@ -6,7 +6,7 @@ use crate::load;
 use crate::{Outcome, meter, out};
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
-use mynah::bytes::room;
+use mynah::bytes::{Limits, room};
 use mynah::model::ActType;
 use mynah::nn::head;
 use mynah::train::data::Files;
@@ -66,7 +66,7 @@ pub fn plan(options: &Options, json: bool) -> anyhow::Result<Outcome> {
     let args = &options.teach;
     args.check()?;
     let mynah = load::named(options.model.as_deref(), &args.engine)?;
-    let data = options.data.as_ref().map(|path| Files::open(path)).transpose()?;
+    let data = options.data.as_ref().map(|path| Files::open(path, &Limits::DEFAULT)).transpose()?;
     let setup = setup::setup(args, &mynah, None, load::now(), data.as_ref())?;
     let plan = match (&options.data, &data) {
         (Some(path), Some(files)) => {

@@ -1,14 +1,12 @@
 //! Files of data: one, or a folder of them; read once.
 
 use super::format;
-use crate::bytes::Bytes;
 use crate::bytes::map::{self, Io};
+use crate::bytes::{Bytes, Limits};
 use crate::error::{Error, Result};
 use std::path::{Path, PathBuf};
 use std::prelude::v1::*;
 
-/// Most bytes that are read of what is no file.
-const STREAM: u64 = 1 << 32;
 /// Most bytes of a small file.
 const SMALL: u64 = 1 << 20;
 
@@ -26,11 +24,12 @@ impl Files {
     /// Opens `path`. `-` is standard input, which is read to its end.
     ///
     /// # Errors
-    /// `Io` from the system; `Invalid` for a pipe or a device, and for a folder without files of data.
-    pub fn open(path: &Path) -> Result<Files> {
+    /// `Io` from the system; `Invalid` for a pipe or a device, and for a folder without files of data; `Limit` for a stream
+    /// that is too long.
+    pub fn open(path: &Path, limits: &Limits) -> Result<Files> {
         let name = path.to_string_lossy().into_owned();
         if is_stream(path) {
-            let bytes = stream(path).map_err(|source| Error::Io { doing: "read", source }.in_file(&*name))?;
+            let bytes = stream(path, limits.stream).map_err(|e| e.in_file(&*name))?;
             return Ok(Files { list: vec![(name, bytes.into())], others: Vec::new(), folder: false });
         }
         if !path.is_dir() {
@@ -91,13 +90,15 @@ pub fn is_stream(path: &Path) -> bool {
     path == Path::new("-") || path == Path::new("/dev/stdin") || path.starts_with("/dev/fd")
 }
 
-fn stream(path: &Path) -> std::io::Result<Vec<u8>> {
+fn stream(path: &Path, most: u64) -> Result<Vec<u8>> {
     use std::io::Read;
-    let mut bytes = Vec::new();
-    match path == Path::new("-") {
-        true => std::io::stdin().take(STREAM).read_to_end(&mut bytes)?,
-        false => std::fs::File::open(path)?.take(STREAM).read_to_end(&mut bytes)?,
+    let (mut bytes, more) = (Vec::new(), most.saturating_add(1));
+    let mut read = || match path == Path::new("-") {
+        true => std::io::stdin().take(more).read_to_end(&mut bytes),
+        false => std::fs::File::open(path)?.take(more).read_to_end(&mut bytes),
     };
+    read().map_err(|source| Error::Io { doing: "read", source })?;
+    Limits::check("bytes of a stream", bytes.len() as u64, most)?;
     Ok(bytes)
 }
 

@@ -24,8 +24,8 @@ pub fn rows(text: &str, limits: &Limits, row: &mut dyn FnMut(usize, Result<Json>
             }
             return None;
         }
-        Arrangement::List => values(body.strip_prefix('[').unwrap_or(body), first, true, &mut read),
-        Arrangement::Values => values(body, first, false, &mut read),
+        Arrangement::List => values(body.strip_prefix('[').unwrap_or(body), first, true, limits.broken, &mut read),
+        Arrangement::Values => values(body, first, false, limits.broken, &mut read),
     }
     Some(match layout {
         Arrangement::List => "one JSON list of rows".into(),
@@ -41,8 +41,6 @@ enum Arrangement {
     Values,
 }
 
-/// Values that are no JSON after which the rest is not looked at.
-const BROKEN: usize = 100;
 /// Printers of JSON break lines behind these marks.
 const BREAKS: [char; 3] = ['{', '[', ','];
 
@@ -105,7 +103,7 @@ fn scan(text: &str) -> Scan {
 }
 
 /// The values of a text one after the other; in a list, with commas between them up to its end.
-fn values(mut text: &str, mut line: usize, list: bool, read: &mut dyn FnMut(usize, &str)) {
+fn values(mut text: &str, mut line: usize, list: bool, most: u64, read: &mut dyn FnMut(usize, &str)) {
     let mut broken = 0;
     loop {
         let separator = |c: char| c.is_whitespace() || list && c == ',';
@@ -118,7 +116,7 @@ fn values(mut text: &str, mut line: usize, list: bool, read: &mut dyn FnMut(usiz
             Scan::Whole(end) => end,
             // What is no value ends where the next line begins one; in a list a text or a number at the next comma.
             _ if list && !rest.starts_with(['{', '[']) => rest.find([',', ']', '\n']).unwrap_or(rest.len()).max(1),
-            _ if broken == BROKEN => rest.len(),
+            _ if broken == most => rest.len(),
             _ => {
                 broken += 1;
                 let begins = |(at, _): &(usize, &str)| rest[at + 1..].trim_start_matches([' ', '\t']).starts_with('{');
