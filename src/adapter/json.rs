@@ -90,9 +90,10 @@ impl<'a> Json<'a> {
             if !self.mark(b':') {
                 return self.bad("a colon is wanted");
             }
+            let n = (keys.len() as u64).saturating_add(1);
+            Limits::check("keys of a JSON object", n, self.limits.json_keys)?;
             member(self, &key)?;
             keys.push(key);
-            Limits::check("keys of a JSON object", keys.len() as u64, self.limits.json_keys)?;
             more = self.next(b'}')?;
         }
         self.depth = self.depth.saturating_sub(1);

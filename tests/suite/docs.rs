@@ -43,7 +43,8 @@ fn tests_that_are_named_exist() {
     let mut named = BTreeSet::new();
     for (page, text) in pages() {
         for name in text.split('`').skip(1).step_by(2) {
-            let Some((file, test)) = name.split_once("::") else { continue };
+            let Some((file, test)) = name.rsplit_once("::") else { continue };
+            let file = file.replace("::", "/");
             let Ok(source) = fs::read_to_string(root().join(format!("tests/suite/{file}.rs"))) else { continue };
             let word = test.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
             if word {

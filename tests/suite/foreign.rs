@@ -1,45 +1,23 @@
-//! Adapters that other programs made: PEFT directories, GGUF adapters, the bases of NOLA's authors; and such files under
-//! damage.
+//! Adapters that other programs made: PEFT directories, GGUF adapters, the bases of NOLA's authors. `liar` has such files
+//! under damage.
 
-use crate::alloc::largest;
 use crate::digest::Nothing;
+use crate::liar::base;
 use crate::shared::{needs_shared, shared};
 use crate::tiny;
 use mynah::adapter::basis::Basis;
 use mynah::adapter::lowrank::{Factors, Layout, LowRank, Slot};
 use mynah::adapter::nola::{Given, Nola};
-use mynah::adapter::{self, Adapter, At, Base, Shapes, Site, gguf_adapter, peft};
+use mynah::adapter::{Adapter, At, Base, Site, gguf_adapter, peft};
 use mynah::bytes::Limits;
 use mynah::gguf::Gguf;
 use mynah::kernel::{self, Buffer, Compute, Pool, Tile, View};
 use mynah::model::ARCHES;
-use mynah::nn::attention::Heads;
 use mynah::role::Role;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use std::ops::Range;
 use std::path::Path;
-
-/// The model of the PEFT goldens: five blocks, width 64, eight heads of 8, four for keys and values.
-fn base() -> Base {
-    let shapes = [[64, 64], [64, 32], [64, 32], [64, 64], [64, 172], [64, 172], [172, 64]];
-    let empty = Shapes::new(Heads { q: 8, kv: 4, dim: 8, scale: 1.0, cap: None });
-    let block = adapter::parse_targets("attn,mlp")
-        .unwrap()
-        .into_iter()
-        .zip(shapes)
-        .fold(empty, |block, (role, shape)| block.with(role, shape));
-    Base {
-        architecture: "llama".into(),
-        width: 64,
-        shapes: vec![block; 5],
-        hf: &[],
-        paired_rows: true,
-        fingerprint: [0; 32],
-        tokenizer: [0; 32],
-        frozen: None,
-    }
-}
 
 /// A, Bᵀ and `s` of a site.
 fn factors<F: Factors>(adapter: &LowRank<F>, site: Site) -> (View<'_>, View<'_>, f32) {
@@ -325,135 +303,4 @@ fn torch_draws_are_reproduced() {
             assert_eq!(draws.next_uniform(), value.as_f64().unwrap() as f32);
         }
     }
-}
-
-/// A PEFT directory of one site, made here.
-fn files(config: &str, header: &str, data: usize) -> (Vec<u8>, Vec<u8>) {
-    let mut file = (header.len() as u64).to_le_bytes().to_vec();
-    file.extend(header.as_bytes());
-    file.extend((0..data / 4).flat_map(|i| (i as f32 * 0.01).to_le_bytes()));
-    file.resize(8 + header.len() + data, 0);
-    (config.as_bytes().to_vec(), file)
-}
-
-const CONFIG: &str =
-    r#"{"peft_type":"LORA","r":2,"lora_alpha":4,"bias":"none","use_dora":false,"target_modules":["v_proj"]}"#;
-const A: &str = r#""base_model.model.model.layers.0.self_attn.v_proj.lora_A.weight":{"dtype":"F32","shape":[2,64],"data_offsets":[0,512]}"#;
-const B: &str = r#""base_model.model.model.layers.0.self_attn.v_proj.lora_B.weight":{"dtype":"F32","shape":[32,2],"data_offsets":[512,768]}"#;
-
-fn load((config, file): (Vec<u8>, Vec<u8>)) -> mynah::Result<mynah::adapter::lora::Lora> {
-    let most = (2 * (config.len() + file.len())).max(1 << 20);
-    let (out, reserved) = largest(|| peft::read(&config, file.into(), &base(), &Limits::default()));
-    assert!(reserved <= most, "{reserved} bytes reserved for a file of {}", most / 2);
-    out
-}
-
-#[test]
-fn lying_directories_are_errors() {
-    let header = format!("{{{A},{B}}}");
-    let lora = load(files(CONFIG, &header, 768)).unwrap();
-    assert_eq!(lora.layout().slots()[0].factor, 2.0);
-
-    // Settings that change what is computed, or contradict the tensors.
-    for (from, to) in [
-        (r#""r":2"#, r#""r":0"#),
-        (r#""r":2"#, r#""r":-1"#),
-        (r#""r":2"#, r#""r":1000000000"#),
-        (r#""r":2"#, r#""r":2.0"#),
-        (r#""r":2"#, r#""r":"2""#),
-        (r#""r":2"#, r#""r":3"#),
-        (r#""r":2"#, r#""r":2,"rank_pattern":{"v_proj":4}"#),
-        (r#""r":2"#, r#""r":2,"rank_pattern":{"(a+)+$":4}"#),
-        (r#""r":2"#, r#""r":2,"r":2"#),
-        (r#"_alpha":4"#, r#"_alpha":NaN"#),
-        (r#"_alpha":4"#, r#"_alpha":1e400"#),
-        (r#"_alpha":4"#, r#"_alpha":0"#),
-        ("\"none\"", "\"all\""),
-        (r#""use_dora":false"#, r#""use_dora":true"#),
-        (r#""use_dora":false"#, r#""modules_to_save":["lm_head"]"#),
-        (r#""use_dora":false"#, r#""init_lora_weights":"pissa_niter_4""#),
-        ("LORA", "VERA"),
-        (r#""peft_type":"LORA","#, ""),
-    ] {
-        let config = CONFIG.replace(from, to);
-        assert_ne!(config, CONFIG);
-        assert!(load(files(&config, &header, 768)).is_err(), "{config}");
-    }
-    let patterned = CONFIG.replace(r#""r":2"#, r#""r":2,"alpha_pattern":{"self_attn.v_proj":6},"rank_pattern":{}"#);
-    assert_eq!(load(files(&patterned, &header, 768)).unwrap().layout().slots()[0].factor, 3.0);
-
-    // Tables of tensors.
-    for (from, to) in [
-        ("[0,512]", "[512,0]"),
-        ("[0,512]", "[0,508]"),
-        ("[0,512]", "[256,768]"),
-        ("[0,512]", "[0,512.0]"),
-        ("[0,512]", "[-4,508]"),
-        ("[0,512]", "[0,18014398509481984]"),
-        ("[512,768]", "[516,772]"),
-        ("[512,768]", "[512,768],\"x\":1"),
-        ("[512,768]", "[512]"),
-        ("[2,64]", "[64,2]"),
-        ("[2,64]", "[128]"),
-        ("[2,64]", "[4294967296,4294967296,128]"),
-        ("[32,2]", "[2,32]"),
-        ("\"F32\",\"shape\":[2", "\"C64\",\"shape\":[1"),
-        ("\"F32\"", "\"F4\""),
-        ("lora_B", "lora_A"),
-        ("lora_B", "lora_C"),
-        ("lora_A", "lora_a"),
-        ("layers.0", "layers.5"),
-        ("layers.0", "layers.00"),
-        ("base_model.model.model.", "vision.model."),
-        ("self_attn.v_proj", "self_attn.w_proj"),
-        ("{\"base", "{\"__metadata__\":{\"format\":1},\"base"),
-        ("{\"base", "\u{feff}{\"base"),
-    ] {
-        let changed = header.replace(from, to);
-        assert_ne!(changed, header);
-        assert!(load(files(CONFIG, &changed, 768)).is_err(), "{changed}");
-    }
-    let metadata = header.replacen('{', "{\"__metadata__\":{\"format\":\"pt\"},", 1);
-    assert!(load(files(CONFIG, &metadata, 768)).is_ok());
-    let one = |tensor: &str, bytes| load(files(CONFIG, &format!("{{{tensor}}}"), bytes)).err().unwrap().to_string();
-    assert!(one(A, 512).contains("no lora_B"));
-    assert!(one(&B.replace("[512,768]", "[0,256]"), 256).contains("no lora_A"));
-    assert!(one("", 0).contains("changes nothing"));
-    let stranger = r#","lm_head.weight":{"dtype":"U8","shape":[0],"data_offsets":[768,768]}"#;
-    assert!(load(files(CONFIG, &format!("{{{A},{B}{stranger}}}"), 768)).err().unwrap().to_string().contains("lm_head"));
-    assert!(load(files(CONFIG, &header, 764)).is_err());
-    assert!(load(files(CONFIG, &header, 772)).is_err());
-
-    let (config, good) = files(CONFIG, &header, 768);
-    for n in 0..good.len() {
-        assert!(load((config.clone(), good[..n].to_vec())).is_err(), "cut to {n}");
-    }
-    for length in [0, 7, good.len() as u64, 1 << 63, u64::MAX, 100_000_001] {
-        let mut bad = good.clone();
-        bad[..8].copy_from_slice(&length.to_le_bytes());
-        assert!(load((config.clone(), bad)).is_err(), "header of {length}");
-    }
-    let mut idle = good.clone();
-    idle[good.len() - 256..].fill(0);
-    assert!(load((config.clone(), idle)).err().unwrap().to_string().contains("changes nothing"));
-    let mut nan = good.clone();
-    nan[good.len() - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
-    assert!(load((config.clone(), nan)).err().unwrap().to_string().contains("not finite"));
-    // Every byte of the header changed: an error or some adapter, never a panic.
-    for at in 0..8 + header.len() {
-        for bit in 0..8 {
-            let mut bad = good.clone();
-            bad[at] ^= 1 << bit;
-            _ = load((config.clone(), bad));
-        }
-    }
-    for at in 0..config.len() {
-        for value in [0, b'"', b'{', b'9', b'\\', 0xff] {
-            let mut bad = config.clone();
-            bad[at] = value;
-            _ = load((bad, good.clone()));
-        }
-    }
-    let pickle = load((config, b"PK\x03\x04 archive".to_vec())).err().unwrap().to_string();
-    assert!(pickle.contains("convert it to safetensors"), "{pickle}");
 }

@@ -465,3 +465,48 @@ fn unsafe_code_stays_in_its_files() {
         assert_eq!(uses, listed, "{name}: unsafe code, and its place in the list");
     }
 }
+
+/// Files, and rooms with all that is in them, that read what strangers wrote.
+const READERS: &[&str] = &[
+    "bytes/mod.rs",
+    "gguf/mod.rs",
+    "container/mod.rs",
+    "adapter/safetensors.rs",
+    "adapter/json.rs",
+    "adapter/peft.rs",
+    "adapter/gguf_adapter.rs",
+    "adapter/foreign.rs",
+    "adapter/file.rs",
+    "text/json.rs",
+    "text/load.rs",
+    "train/data/mod.rs",
+    "train/folder.rs",
+    "train/journal.rs",
+];
+
+#[test]
+fn readers_of_files_cannot_panic() {
+    const LINTS: [&str; 7] =
+        ["indexing_slicing", "unwrap_used", "expect_used", "panic", "unreachable", "todo", "arithmetic_side_effects"];
+    for file in READERS {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(file);
+        let source = std::fs::read_to_string(&path).unwrap();
+        let denied = source.split("deny(").nth(1).and_then(|rest| rest.split(')').next()).unwrap_or_default();
+        for lint in LINTS {
+            assert!(denied.contains(&format!("clippy::{lint}")), "{file} does not deny {lint}");
+        }
+        let room = if file.ends_with("mod.rs") { path.parent().unwrap() } else { &path };
+        let allowed = sources_of(room)
+            .into_iter()
+            .find(|(_, text)| LINTS.iter().any(|l| text.contains(&format!("allow(clippy::{l}"))));
+        assert!(allowed.is_none(), "{:?} allows what its room denies", allowed.map(|(path, _)| path));
+    }
+}
+
+/// A file, or all files below a folder.
+fn sources_of(path: &Path) -> Vec<(PathBuf, String)> {
+    match path.is_dir() {
+        true => std::fs::read_dir(path).unwrap().flat_map(|entry| sources_of(&entry.unwrap().path())).collect(),
+        false => vec![(path.into(), std::fs::read_to_string(path).unwrap())],
+    }
+}

@@ -27,10 +27,10 @@ mod foreign;
 mod formats;
 mod golden;
 mod gradients;
-mod hostile;
 mod hostile_templates;
 mod kernels;
 mod layers;
+mod liar;
 mod manners;
 #[cfg(feature = "base")]
 mod methods;

@@ -1,6 +1,7 @@
 //! A run that was stopped at any moment and went on ends with the same bytes as one that was not.
 
 use crate::alloc::largest;
+use crate::liar::seal;
 use crate::tiny::{self, bases};
 use mynah::adapter::{self, Base, Spec};
 use mynah::bytes::Limits;
@@ -8,6 +9,7 @@ use mynah::container::head::Head;
 use mynah::error::{Error, Result};
 use mynah::model::Model;
 use mynah::nn::linear::Precision;
+use mynah::role::Role;
 use mynah::train::data::{self, Order};
 use mynah::train::optim::{self, OPTIMIZERS};
 use mynah::train::{Checkpoint, Config, Example, Schedule, Trainer};
@@ -15,7 +17,7 @@ use mynah::train::{Checkpoint, Config, Example, Schedule, Trainer};
 const STEPS: u64 = 6;
 
 /// A run on the tiny model, with a log of its own.
-struct Run {
+pub struct Run {
     trainer: Trainer,
     order: Order,
     rows: Vec<Example>,
@@ -24,18 +26,20 @@ struct Run {
 }
 
 #[derive(Clone)]
-struct Plan {
-    kind: &'static str,
-    rank: usize,
-    config: Config,
-    batch: usize,
-    seed: u64,
-    salt: u32,
-    model: Model,
+pub struct Plan {
+    pub kind: &'static str,
+    pub rank: usize,
+    pub config: Config,
+    pub batch: usize,
+    pub seed: u64,
+    pub salt: u32,
+    pub model: Model,
+    /// Whether the adapter stands on one matrix alone.
+    pub small: bool,
 }
 
 impl Plan {
-    fn new(kind: &'static str, optimizer: &str) -> Plan {
+    pub fn new(kind: &'static str, optimizer: &str) -> Plan {
         let config = Config {
             lr: 1e-2,
             steps: STEPS,
@@ -44,15 +48,27 @@ impl Plan {
             optimizer: optim::Spec::new(optimizer).with("weight decay", 0.01f32),
             ..Config::default()
         };
-        Plan { kind, rank: 4, config, batch: 2, seed: 5, salt: 0, model: tiny::model("llama", 7, true, 1) }
+        Plan {
+            kind,
+            rank: 4,
+            config,
+            batch: 2,
+            seed: 5,
+            salt: 0,
+            model: tiny::model("llama", 7, true, 1),
+            small: false,
+        }
     }
 
-    fn start(&self) -> Run {
+    pub fn start(&self) -> Run {
         let base = self.model.base([9; 32]);
         let trainer = match self.kind {
             "full" => Trainer::full(&self.model, self.config.clone()),
             kind => {
-                let spec = bases(Spec::new(kind).with("rank", self.rank), [3, 3]);
+                let mut spec = bases(Spec::new(kind).with("rank", self.rank), [3, 3]);
+                if self.small {
+                    (spec.layers, spec.targets) = (Some(vec![1]), vec![Role::K]);
+                }
                 Trainer::adapter(&self.model, adapter::create(&spec, &base).unwrap(), self.config.clone())
             }
         };
@@ -63,7 +79,7 @@ impl Plan {
 }
 
 impl Run {
-    fn step(&mut self) {
+    pub fn step(&mut self) {
         let rows = self.order.next_step();
         let batches: Vec<Vec<Example>> =
             rows.iter().map(|rows| rows.iter().map(|&i| self.rows[i].clone()).collect()).collect();
@@ -77,11 +93,11 @@ impl Run {
         facts
     }
 
-    fn save(&self) -> Vec<u8> {
+    pub fn save(&self) -> Vec<u8> {
         self.trainer.checkpoint(&self.base, &self.order, &self.facts(), &[("log", &self.log)]).unwrap()
     }
 
-    fn go_on(&mut self, bytes: Vec<u8>) -> Result<()> {
+    pub fn go_on(&mut self, bytes: Vec<u8>) -> Result<()> {
         let saved = Checkpoint::read(bytes.into(), &Limits::default())?;
         let facts = self.facts();
         self.trainer.resume(&saved, &self.base, &mut self.order, &facts)?;
@@ -161,25 +177,6 @@ fn what_changed_is_refused_with_a_list_of_all() {
     run.step();
     other.step();
     assert!(run.save() == other.save());
-}
-
-/// Puts right checksums and a right hash under bytes that were changed.
-fn seal(mut bytes: Vec<u8>) -> Vec<u8> {
-    let word = |b: &[u8], at: usize| usize::try_from(u64::from_le_bytes(b[at..at + 8].try_into().unwrap())).ok();
-    let count = u32::from_le_bytes(bytes[12..16].try_into().unwrap()) as usize;
-    for row in (0..count.min(64)).map(|i| 32 + 48 * i) {
-        let range = (row + 48 <= bytes.len()).then(|| Some((word(&bytes, row + 16)?, word(&bytes, row + 24)?)));
-        if let Some((start, n)) = range.flatten()
-            && let Some(end) = start.checked_add(n).filter(|end| *end <= bytes.len())
-        {
-            let hash = blake3::hash(&bytes[start..end]);
-            bytes[row + 32..row + 40].copy_from_slice(&hash.as_bytes()[..8]);
-        }
-    }
-    let end = bytes.len() - 40;
-    let hash = blake3::hash(&bytes[..end]);
-    bytes[end..end + 32].copy_from_slice(hash.as_bytes());
-    bytes
 }
 
 #[test]

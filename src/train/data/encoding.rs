@@ -1,5 +1,6 @@
 //! Bytes to text: UTF-8 and UTF-16 are recognised, other encodings are named by the caller.
 
+use super::part_of;
 use crate::error::{Error, Result, printable};
 use std::borrow::Cow;
 use std::prelude::v1::*;
@@ -21,21 +22,21 @@ pub fn decode<'a>(bytes: &'a [u8], encoding: Option<&str>, cut: bool, notes: &mu
         None => guessed(bytes, cut, notes)?,
     };
     if let Some(at) = text.find('\0') {
-        return Err(Error::invalid("data", format!("{}: a byte 0; this is no text", Place::in_text(&text[..at]))));
+        return Err(Error::invalid(
+            "data",
+            format!("{}: a byte 0; this is no text", Place::in_text(part_of(&text, ..at))),
+        ));
     }
-    let mut text = match text.strip_prefix('\u{feff}').map(str::len) {
-        Some(rest) => match text {
-            Cow::Borrowed(text) => Cow::Borrowed(&text[text.len() - rest..]),
-            Cow::Owned(text) => Cow::Owned(text[text.len() - rest..].into()),
-        },
-        None => text,
+    let mut text = match text {
+        Cow::Borrowed(text) => Cow::Borrowed(text.strip_prefix('\u{feff}').unwrap_or(text)),
+        Cow::Owned(text) => Cow::Owned(text.strip_prefix('\u{feff}').map(String::from).unwrap_or(text)),
     };
     if text.contains('\r') && !text.contains('\n') {
         notes.push("lines end in CR alone".into());
         text = Cow::Owned(text.replace('\r', "\n"));
     }
     if let Some(at) = text.find("\n\u{feff}") {
-        let line = Place::in_text(&text[..=at]).line;
+        let line = Place::in_text(part_of(&text, ..=at)).line;
         notes.push(format!("a byte order mark begins line {line}, as when files are joined; it is left out"));
         text = Cow::Owned(text.replace("\n\u{feff}", "\n"));
     }
@@ -52,7 +53,8 @@ impl Place {
     /// Behind a text.
     fn in_text(before: &str) -> Place {
         let line = before.rsplit('\n').next().unwrap_or_default();
-        Place { line: before.matches('\n').count() + 1, column: line.chars().count() + 1 }
+        let next = |n: usize| n.saturating_add(1);
+        Place { line: next(before.matches('\n').count()), column: next(line.chars().count()) }
     }
 }
 
@@ -89,13 +91,15 @@ fn guessed<'a>(bytes: &'a [u8], cut: bool, notes: &mut Vec<String>) -> Result<Co
 /// Whether the bytes are UTF-16, and if so whether it is little-endian: by the byte order mark, or by the zeros that every
 /// second byte of most texts has.
 fn utf16(bytes: &[u8]) -> Option<bool> {
-    if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
-        return Some(bytes[0] == 0xff);
+    if let [mark @ (0xff | 0xfe), other @ (0xff | 0xfe), ..] = bytes
+        && mark != other
+    {
+        return Some(*mark == 0xff);
     }
-    let pairs = bytes[..bytes.len().min(SAMPLE)].as_chunks::<2>().0;
-    let zeros = |i: usize| pairs.iter().filter(|pair| pair[i] == 0).count();
-    let many = |n: usize| n * 2 > pairs.len();
-    match (many(zeros(0)), many(zeros(1))) {
+    let pairs = bytes.get(..SAMPLE).unwrap_or(bytes).as_chunks::<2>().0;
+    let zeros = |of: fn(&[u8; 2]) -> u8| pairs.iter().filter(|pair| of(pair) == 0).count();
+    let many = |n: usize| n > pairs.len() / 2;
+    match (many(zeros(|[first, _]| *first)), many(zeros(|[_, second]| *second))) {
         (true, false) => Some(false),
         (false, true) => Some(true),
         _ => None,

@@ -1,7 +1,7 @@
 //! Texts become rows: by entries that dates, headings or rules begin, or by paragraphs.
 
 use super::dates::{begins_with_date, plain};
-use super::{Collector, Reader};
+use super::{Collector, Reader, part_of};
 use crate::error::Result;
 use crate::text::{Encode, Json};
 use crate::train::Example;
@@ -46,6 +46,11 @@ struct Line<'a> {
 }
 
 impl Line<'_> {
+    /// Where it ends in the text.
+    fn end(&self) -> usize {
+        self.start.saturating_add(self.text.len())
+    }
+
     fn is_blank(&self) -> bool {
         self.text.trim().is_empty()
     }
@@ -87,22 +92,21 @@ impl Reader<'_> {
         let (parts, mut note) = match (&found, split) {
             (Some((_, parts)), _) => (parts.clone(), String::new()),
             (None, Split::Lines) => {
-                let parts = lines.iter().filter(|line| !line.is_blank()).map(|l| l.start..l.start + l.text.len());
+                let parts = lines.iter().filter(|line| !line.is_blank()).map(|line| line.start..line.end());
                 (parts.collect(), String::new())
             }
             _ => self.joined(text, &paragraphs(&lines))?,
         };
-        let (mut cut, mut line, mut at) = (0, 1 + skipped, 0);
+        let (mut cut, mut line, mut at) = (0usize, skipped.saturating_add(1), 0);
         let n = parts.len();
         for part in parts {
-            let pieces = self.fitting(&text[part.clone()])?;
-            cut += usize::from(pieces.len() > 1);
-            let begin = part.start;
+            let pieces = self.fitting(part_of(text, part.clone()))?;
+            cut = cut.saturating_add(usize::from(pieces.len() > 1));
             for piece in pieces {
-                let start = begin + piece.start;
-                line += text[at..start].matches('\n').count();
+                let [start, end] = [piece.start, piece.end].map(|at| part.start.saturating_add(at));
+                line = line.saturating_add(part_of(text, at..start).matches('\n').count());
                 at = start;
-                out.push(line, Ok(Json::Object(vec![("text".into(), text[start..begin + piece.end].into())])));
+                out.push(line, Ok(Json::Object(vec![("text".into(), part_of(text, start..end).into())])));
             }
         }
         if let Some((what, _)) = found {
@@ -125,7 +129,8 @@ impl Reader<'_> {
             out.add(1, Example::all(row.to_vec()));
         }
         out.data.examples.iter_mut().for_each(|row| row.line = None);
-        out.data.spelled += usize::from(!self.parse_special && self.tokenizer.spells_control(text));
+        let spelled = !self.parse_special && self.tokenizer.spells_control(text);
+        out.data.spelled = out.data.spelled.saturating_add(usize::from(spelled));
         Ok(())
     }
 
@@ -137,21 +142,23 @@ impl Reader<'_> {
 
     /// Paragraphs, short ones joined.
     fn joined(&self, text: &str, paragraphs: &[Part]) -> Result<(Vec<Part>, String)> {
-        let counts = paragraphs.iter().map(|p| self.count(&text[p.clone()])).collect::<Result<Vec<_>>>()?;
-        let total: usize = counts.iter().sum();
-        let most = self.ctx * 3 / 4;
+        let counts = paragraphs.iter().map(|p| self.count(part_of(text, p.clone()))).collect::<Result<Vec<_>>>()?;
+        let total = counts.iter().fold(0usize, |sum, n| sum.saturating_add(*n));
+        let most = self.ctx.saturating_mul(3) / 4;
         let least = (total / ROWS).clamp(SHORT.min(self.ctx / 4), most.max(SHORT.min(self.ctx / 4)));
         let mut rows: Vec<(Part, usize)> = Vec::new();
         for (part, n) in paragraphs.iter().zip(counts) {
             match rows.last_mut() {
-                Some((row, m)) if *m < least && *m + n < most => (row.end, *m) = (part.end, *m + n),
+                Some((row, m)) if *m < least && m.saturating_add(n) < most => {
+                    (row.end, *m) = (part.end, m.saturating_add(n));
+                }
                 _ => rows.push((part.clone(), n)),
             }
         }
         // A short rest belongs to the row before.
         if let [.., (before, n), (last, m)] = &mut rows[..]
             && *m < least
-            && *n + *m < most
+            && n.saturating_add(*m) < most
         {
             before.end = last.end;
             rows.pop();
@@ -171,22 +178,27 @@ impl Reader<'_> {
         let most = self.ctx.saturating_sub(special).max(1);
         let tokens = self.count(text)?;
         let mut pieces = Vec::new();
-        let (mut at, mut left) = (0, tokens);
+        let (mut at, mut left) = (0usize, tokens);
         while left > most {
-            let rest = &text[at..];
-            let mut aim = (rest.len() / left.div_ceil(most)).max(1);
+            let rest = part_of(text, at..);
+            let mut aim = rest.len().checked_div(left.div_ceil(most)).unwrap_or(0).max(1);
             let (end, n) = loop {
                 let end = cut_near(rest, aim);
-                let n = self.count(&rest[..end])?;
+                let n = self.count(part_of(rest, ..end))?;
                 if n <= most || end <= 1 || aim <= 1 {
                     break (end, n);
                 }
-                aim = (end * most / n).min(aim * 9 / 10);
+                let fits = end.saturating_mul(most).checked_div(n).unwrap_or(0);
+                aim = fits.min(aim.saturating_mul(9) / 10);
             };
-            pieces.push(trimmed(text, at..at + end));
-            at += end;
+            let begin = at;
+            at = begin.saturating_add(end);
+            pieces.push(trimmed(text, begin..at));
             // Pieces count a little otherwise than the whole does.
-            left = if at < text.len() && left <= n + most { self.count(&text[at..])? } else { left.saturating_sub(n) };
+            left = match at < text.len() && left <= n.saturating_add(most) {
+                true => self.count(part_of(text, at..))?,
+                false => left.saturating_sub(n),
+            };
         }
         if at < text.len() {
             pieces.push(trimmed(text, at..text.len()));
@@ -198,25 +210,20 @@ impl Reader<'_> {
 
 /// A part without space around it.
 fn trimmed(text: &str, part: Part) -> Part {
-    let all = &text[part.clone()];
-    let start = part.start + all.len() - all.trim_start().len();
-    start..start + all.trim().len()
+    let all = part_of(text, part.clone());
+    let before = all.len().saturating_sub(all.trim_start().len());
+    let start = part.start.saturating_add(before);
+    start..start.saturating_add(all.trim().len())
 }
 
 /// Where a text is cut to have about `aim` bytes: never at 0.
 fn cut_near(text: &str, aim: usize) -> usize {
-    let floor = |mut at: usize| {
-        at = at.min(text.len());
-        while !text.is_char_boundary(at) {
-            at -= 1;
-        }
-        at
-    };
-    let (low, high) = (floor(aim * 3 / 5), floor(aim * 23 / 20));
-    let window = &text[low..high];
-    let behind = |at: Option<usize>, n: usize| at.map(|at| low + at + n);
+    let floor = |at: usize| (0..=at.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+    let (low, high) = (floor(aim.saturating_mul(3) / 5), floor(aim.saturating_mul(23) / 20));
+    let window = part_of(text, low..high);
+    let behind = |at: Option<usize>, n: usize| at.map(|at| low.saturating_add(at).saturating_add(n));
     let cut = behind(window.rfind("\n\n"), 2)
-        .or_else(|| sentence_ends(&text[..high]).take_while(|end| *end <= high).filter(|end| *end > low).last())
+        .or_else(|| sentence_ends(part_of(text, ..high)).take_while(|end| *end <= high).filter(|end| *end > low).last())
         .or_else(|| behind(window.rfind('\n'), 1))
         .or_else(|| behind(window.rfind(' '), 1));
     let least = text.chars().next().map_or(1, char::len_utf8);
@@ -233,20 +240,20 @@ const ABBREVIATIONS: [&str; 20] = [
 fn sentence_ends(text: &str) -> impl Iterator<Item = usize> + '_ {
     let close = |c: char| matches!(c, '"' | '\'' | ')' | ']' | '»' | '”' | '’' | '」' | '』');
     text.char_indices().filter_map(move |(i, c)| {
-        let end = i + c.len_utf8();
+        let end = i.saturating_add(c.len_utf8());
         let wide = matches!(c, '。' | '！' | '？');
         if !(wide || matches!(c, '.' | '!' | '?' | '…')) {
             return None;
         }
-        let behind = text[end..].trim_start_matches(close);
+        let behind = part_of(text, end..).trim_start_matches(close);
         let next = behind.trim_start();
         if !wide && next.len() == behind.len() || next.starts_with(char::is_lowercase) {
             return None;
         }
-        let word = text[..i].rsplit(|c: char| c.is_whitespace() || c == '(').next().unwrap_or_default();
+        let word = part_of(text, ..i).rsplit(|c: char| c.is_whitespace() || c == '(').next().unwrap_or_default();
         let initial = word.chars().count() == 1 && word.starts_with(char::is_alphabetic);
         let short = initial || ABBREVIATIONS.contains(&word.to_lowercase().as_str());
-        (c != '.' || !short).then(|| text.len() - next.len())
+        (c != '.' || !short).then(|| text.len().saturating_sub(next.len()))
     })
 }
 
@@ -257,26 +264,24 @@ fn ends_sentence(line: &str) -> bool {
 }
 
 fn lines(text: &str) -> Vec<Line<'_>> {
-    let line = |at: &mut usize, piece: &'_ str| {
-        let start = *at;
-        *at += piece.len();
-        Some(start)
-    };
-    let mut at = 0;
-    text.split_inclusive('\n')
-        .filter_map(|piece| Some(Line { start: line(&mut at, piece)?, text: piece.trim_end_matches(['\n', '\r']) }))
-        .collect()
+    let mut lines: Vec<Line> = Vec::new();
+    let mut start = 0usize;
+    for piece in text.split_inclusive('\n') {
+        lines.push(Line { start, text: piece.trim_end_matches(['\n', '\r']) });
+        start = start.saturating_add(piece.len());
+    }
+    lines
 }
 
 /// A Markdown file may begin with metadata between two rules: the text behind it, and how many lines it has.
 fn without_front_matter(text: &str) -> (&str, usize) {
     let Some(rest) = text.strip_prefix("---\n").or_else(|| text.strip_prefix("---\r\n")) else { return (text, 0) };
-    let mut at = text.len() - rest.len();
+    let mut at = text.len().saturating_sub(rest.len());
     for (n, line) in rest.split_inclusive('\n').enumerate() {
-        at += line.len();
+        at = at.saturating_add(line.len());
         let line = line.trim_end();
         match line {
-            "---" | "..." => return (&text[at..], n + 2),
+            "---" | "..." => return (part_of(text, at..), n.saturating_add(2)),
             _ if line.contains(':') || line.is_empty() || line.starts_with([' ', '-', '#']) => {}
             _ => break,
         }
@@ -293,10 +298,9 @@ fn paragraphs(lines: &[Line]) -> Vec<Part> {
             open = false;
             continue;
         }
-        let end = line.start + line.text.len();
         match parts.last_mut() {
-            Some(part) if open => part.end = end,
-            _ => parts.push(line.start..end),
+            Some(part) if open => part.end = line.end(),
+            _ => parts.push(line.start..line.end()),
         }
         fence ^= is_fence(line);
         open = fence || !alone;
@@ -311,11 +315,12 @@ fn stand_alone(lines: &[Line]) -> bool {
     let n = filled.len();
     let lengths: Vec<usize> = filled.iter().map(|line| line.text.chars().count()).collect();
     let longest = lengths.iter().copied().max().unwrap_or(0);
-    let full = lengths.iter().filter(|len| **len * 4 >= longest * 3).count();
-    let wrapped = (40..=120).contains(&longest) && full * 5 >= n * 3;
+    let full = lengths.iter().filter(|len| len.saturating_mul(4) >= longest.saturating_mul(3)).count();
+    let wrapped = (40..=120).contains(&longest) && full.saturating_mul(5) >= n.saturating_mul(3);
     let ended = filled.iter().filter(|line| ends_sentence(line.text)).count();
-    let last = lines.iter().rposition(|line| !line.is_blank()).map_or(0, |last| last + 1);
-    ended * 5 >= n * 4 || n > 3 && !wrapped && lines[..last].iter().all(|line| !line.is_blank())
+    let last = lines.iter().rposition(|line| !line.is_blank()).unwrap_or(0);
+    let parted = lines.iter().take(last).any(Line::is_blank);
+    ended.saturating_mul(5) >= n.saturating_mul(4) || n > 3 && !wrapped && !parted
 }
 
 fn is_fence(line: &Line) -> bool {
@@ -326,44 +331,50 @@ fn is_fence(line: &Line) -> bool {
 fn entries(lines: &[Line]) -> Option<(&'static str, Vec<Part>)> {
     let paragraphs = paragraphs(lines).len();
     let fenced = fenced(lines);
-    let kinds: Vec<Option<usize>> = (0..lines.len())
-        .map(|i| {
-            let (line, next) = (lines[i].text, lines.get(i + 1).map_or("", |line| line.text));
-            let kind = BEGINNINGS.iter().position(|(_, is)| is(line, next)).filter(|_| !fenced[i])?;
+    let below = lines.iter().skip(1).map(|line| line.text).chain([""]);
+    let above = core::iter::once(None).chain(lines.iter().map(Some));
+    let kinds: Vec<Option<usize>> = (lines.iter().zip(below).zip(above).zip(&fenced))
+        .map(|(((line, next), before), fenced)| {
+            let line = line.text;
+            let kind = BEGINNINGS.iter().position(|(_, is)| is(line, next)).filter(|_| !fenced)?;
             // Not inside a sentence.
-            let before = i.checked_sub(1).map(|i| &lines[i]);
             let fresh = before.is_none_or(|line| line.is_blank() || ends_sentence(line.text) || is_rule(line.text));
-            let above = i > 0 && BEGINNINGS.iter().any(|(_, is)| is(lines[i - 1].text, line));
+            let above = before.is_some_and(|before| BEGINNINGS.iter().any(|(_, is)| is(before.text, line)));
             (fresh || above || kind == HEADING).then_some(kind)
         })
         .collect();
     let count = |kind: usize| kinds.iter().filter(|k| **k == Some(kind)).count();
     let enough = |kind: usize| {
-        let n = count(kind) + usize::from(kind == RULE);
-        n >= 2 && (kind != DATE || n * PARAGRAPHS >= paragraphs)
+        let n = count(kind).saturating_add(usize::from(kind == RULE));
+        n >= 2 && (kind != DATE || n.saturating_mul(PARAGRAPHS) >= paragraphs)
     };
     let chosen = (0..BEGINNINGS.len()).find(|kind| enough(*kind))?;
-    let mut begins = vec![false; lines.len()];
     let mut next = false;
-    for (i, _) in lines.iter().enumerate().rev().filter(|(_, line)| !line.is_blank() && !is_underline(line.text)) {
+    let begins = |(line, kind): (&Line, &Option<usize>)| {
+        if line.is_blank() || is_underline(line.text) {
+            return false;
+        }
         // A heading above a beginning belongs to it, as the month of a diary does.
-        begins[i] = kinds[i] == Some(chosen) || kinds[i] == Some(HEADING) && next && chosen != RULE;
-        next = begins[i];
-    }
+        next = *kind == Some(chosen) || *kind == Some(HEADING) && next && chosen != RULE;
+        next
+    };
+    let mut begins: Vec<bool> = lines.iter().zip(&kinds).rev().map(begins).collect();
+    begins.reverse();
     let mut parts: Vec<Part> = Vec::new();
     let mut bare = false;
-    for (i, line) in lines.iter().enumerate().filter(|(_, line)| !line.is_blank()) {
-        let end = line.start + line.text.len();
+    for ((line, kind), begins) in lines.iter().zip(&kinds).zip(begins).filter(|((line, _), _)| !line.is_blank()) {
+        let end = line.end();
         match parts.last_mut() {
-            _ if begins[i] && chosen == RULE => parts.push(end..end),
+            _ if begins && chosen == RULE => parts.push(end..end),
             Some(part) if part.start == part.end => *part = line.start..end,
-            Some(part) if !begins[i] || bare => part.end = end,
+            Some(part) if !begins || bare => part.end = end,
             _ => parts.push(line.start..end),
         }
-        bare = kinds[i] == Some(HEADING) && begins[i] || bare && is_underline(line.text);
+        bare = *kind == Some(HEADING) && begins || bare && is_underline(line.text);
     }
     parts.retain(|part| part.start < part.end);
-    (parts.len() >= 2).then(|| (BEGINNINGS[chosen].0, parts))
+    let (what, _) = BEGINNINGS.get(chosen)?;
+    (parts.len() >= 2).then_some((what, parts))
 }
 
 /// Which lines stand between fences of code.
@@ -378,8 +389,9 @@ fn fenced(lines: &[Line]) -> Vec<bool> {
 }
 
 fn is_heading(line: &str, next: &str) -> bool {
-    let marks = line.len() - line.trim_start_matches('#').len();
-    let hashed = (1..=6).contains(&marks) && line[marks..].starts_with(' ') && !line[marks..].trim().is_empty();
+    let title = line.trim_start_matches('#');
+    let marks = line.len().saturating_sub(title.len());
+    let hashed = (1..=6).contains(&marks) && title.starts_with(' ') && !title.trim().is_empty();
     let words = line.trim();
     hashed || !words.is_empty() && words.len() < 80 && !is_rule(line) && is_underline(next)
 }
@@ -408,8 +420,7 @@ fn is_numbered(line: &str) -> bool {
     let Some((word, rest)) = line.split_once(' ') else { return false };
     let rest = rest.trim_start_matches(['#', ' ']);
     let end = rest.find(|c: char| !(c.is_ascii_digit() || "ivxlc".contains(c))).unwrap_or(rest.len());
-    NUMBERED.contains(&word)
-        && end > 0
-        && (end == rest.len()
-            || rest[end..].starts_with([':', '.', ',', '-', '–', '—', ' ']) && !rest[end..].starts_with(" of"))
+    let after = part_of(rest, end..);
+    let apart = after.starts_with([':', '.', ',', '-', '–', '—', ' ']) && !after.starts_with(" of");
+    NUMBERED.contains(&word) && end > 0 && (after.is_empty() || apart)
 }

@@ -96,7 +96,7 @@ impl Format {
             return is(document.map_or(what, |(_, what)| what));
         }
         let page =
-            |start: &&str| begin.len() >= start.len() && begin[..start.len()].eq_ignore_ascii_case(start.as_bytes());
+            |start: &&str| begin.get(..start.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(start.as_bytes()));
         if PAGES.iter().any(page) {
             return is("a web page; save its text as .txt");
         }
@@ -144,7 +144,7 @@ const LOOKS: [(&str, Format, Looks); 3] = [
 /// Whether the first lines have as many tabs each.
 fn has_columns(text: &str) -> bool {
     let tabs: Vec<usize> = text.lines().take(4).map(|line| line.trim_end().matches('\t').count()).collect();
-    tabs.len() > 2 && tabs[0] > 0 && tabs[..3].iter().all(|n| *n == tabs[0])
+    matches!(tabs[..], [a, b, c, ..] if a > 0 && a == b && b == c)
 }
 
 /// The beginning of a text, also of one in UTF-16.

@@ -1,5 +1,6 @@
 //! JSON: one value a line, one list of all rows, or values that extend over several lines.
 
+use super::part_of;
 use crate::bytes::Limits;
 use crate::error::Result;
 use crate::text::Json;
@@ -7,10 +8,9 @@ use std::prelude::v1::*;
 
 /// Gives every row to `row`, with the line where it begins, from 1. Returns what was guessed of the file.
 pub fn rows(text: &str, limits: &Limits, row: &mut dyn FnMut(usize, Result<Json>)) -> Option<String> {
-    let start = text.len() - text.trim_start().len();
     let body = text.trim();
     let layout = layout(body);
-    let first = 1 + text[..start].matches('\n').count();
+    let first = newlines(text.strip_suffix(text.trim_start()).unwrap_or_default()).saturating_add(1);
     let mut read = |line: usize, value: &str| {
         let checked = Limits::check("bytes of a line", value.len() as u64, limits.line);
         row(line, checked.and_then(|()| Json::parse(value.as_bytes(), limits.json_depth)));
@@ -49,10 +49,12 @@ fn layout(body: &str) -> Arrangement {
     let list = body.starts_with('[');
     match scan(body) {
         // One list and nothing behind it.
-        Scan::Whole(end) if list && body[end..].trim().is_empty() => Arrangement::List,
+        Scan::Whole(end) if list && part_of(body, end..).trim().is_empty() => Arrangement::List,
         Scan::Whole(end) if !list && end > line.len() && line.ends_with(BREAKS) => Arrangement::Values,
         // Cut off, or broken somewhere.
-        Scan::Open if list && body[1..].trim_start().starts_with('{') => Arrangement::List,
+        Scan::Open if body.strip_prefix('[').is_some_and(|inner| inner.trim_start().starts_with('{')) => {
+            Arrangement::List
+        }
         Scan::Open | Scan::Broken if list && line.ends_with(BREAKS) => Arrangement::List,
         Scan::Open | Scan::Broken
             if body.starts_with('{') && line.ends_with(BREAKS) && body.lines().nth(1).is_some_and(inner) =>
@@ -89,11 +91,11 @@ fn scan(text: &str) -> Scan {
             (true, b'\\') => escaped = true,
             (_, b'"') => string = !string,
             (true, _) => {}
-            (_, b'{' | b'[') => depth += 1,
+            (_, b'{' | b'[') => depth = depth.saturating_add(1),
             (_, b'}' | b']') => match depth {
                 0 => return Scan::Broken,
-                1 => return Scan::Whole(i + 1),
-                _ => depth -= 1,
+                1 => return Scan::Whole(i.saturating_add(1)),
+                _ => depth = depth.saturating_sub(1),
             },
             _ if depth == 0 => return Scan::Broken,
             _ => {}
@@ -102,13 +104,17 @@ fn scan(text: &str) -> Scan {
     Scan::Open
 }
 
+fn newlines(text: &str) -> usize {
+    text.matches('\n').count()
+}
+
 /// The values of a text one after the other; in a list, with commas between them up to its end.
 fn values(mut text: &str, mut line: usize, list: bool, most: u64, read: &mut dyn FnMut(usize, &str)) {
     let mut broken = 0;
     loop {
         let separator = |c: char| c.is_whitespace() || list && c == ',';
         let rest = text.trim_start_matches(separator);
-        line += text[..text.len() - rest.len()].matches('\n').count();
+        line = line.saturating_add(newlines(text.strip_suffix(rest).unwrap_or_default()));
         if rest.is_empty() || list && rest.starts_with(']') {
             return;
         }
@@ -118,18 +124,22 @@ fn values(mut text: &str, mut line: usize, list: bool, most: u64, read: &mut dyn
             _ if list && !rest.starts_with(['{', '[']) => rest.find([',', ']', '\n']).unwrap_or(rest.len()).max(1),
             _ if broken == most => rest.len(),
             _ => {
-                broken += 1;
-                let begins = |(at, _): &(usize, &str)| rest[at + 1..].trim_start_matches([' ', '\t']).starts_with('{');
-                let indent = |at: usize| rest[at + 1..].len() - rest[at + 1..].trim_start_matches([' ', '\t']).len();
-                let least = rest.match_indices('\n').filter(begins).map(|(at, _)| indent(at)).min();
-                let next = rest.match_indices('\n').filter(begins).find(|(at, _)| Some(indent(*at)) == least);
-                next.map_or(rest.len(), |(at, _)| at)
+                broken = u64::saturating_add(broken, 1);
+                // Where lines end below which a value begins, and how far it stands in.
+                let ends = rest.match_indices('\n').filter_map(|(at, end)| {
+                    let line = part_of(rest, at..).strip_prefix(end)?;
+                    let value = line.trim_start_matches([' ', '\t']);
+                    value.starts_with('{').then(|| (line.len().saturating_sub(value.len()), at))
+                });
+                // The first of those that stand in least.
+                ends.min().map_or(rest.len(), |(_, at)| at)
             }
         };
-        let value = rest[..end].trim_end();
+        let (held, more) = rest.split_at_checked(end).unwrap_or((rest, ""));
+        let value = held.trim_end();
         read(line, value.strip_suffix(',').unwrap_or(value));
-        line += rest[..end].matches('\n').count();
-        text = &rest[end..];
+        line = line.saturating_add(newlines(held));
+        text = more;
     }
 }
 

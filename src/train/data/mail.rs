@@ -6,6 +6,7 @@ use super::{Collector, Reader};
 use crate::error::{Error, Result};
 use crate::text::Json;
 use mail_parser::MessageParser;
+use std::collections::BTreeMap;
 use std::prelude::v1::*;
 
 /// Lines behind which another mail is repeated.
@@ -56,15 +57,18 @@ impl Reader<'_> {
         let who = |mail: &Mail| if by_address { mail.address.clone() } else { mail.name.clone() };
         let names: Vec<String> = mails.iter().map(who).collect();
         let me = whose(&counted(names.iter().map(String::as_str)), Some(named), "mails")?;
-        let (mut answers, mut others) = (0, 0);
+        // Of mails with one name the first; one without a name answers nothing.
+        let named = mails.iter().rev().filter(|mail| !mail.id.is_empty());
+        let by_name: BTreeMap<&str, &Mail> = named.map(|mail| (mail.id.as_str(), mail)).collect();
+        let (mut answers, mut others) = (0usize, 0usize);
         for mail in mails.iter().filter(|mail| who(mail) == me) {
-            let Some(asked) = mails.iter().find(|other| !mail.answers.is_empty() && other.id == mail.answers) else {
-                others += 1;
+            let Some(asked) = by_name.get(mail.answers.as_str()) else {
+                others = others.saturating_add(1);
                 continue;
             };
             let messages = vec![message("user", &asked.text), message("assistant", &mail.text)];
             out.push(mail.line, Ok(Json::Object(vec![("messages".into(), Json::List(messages))])));
-            answers += 1;
+            answers = answers.saturating_add(1);
         }
         out.note(format!("{answers} mails of {me} with the mails that they answer; {others} answer none of this file"));
         Ok(())
@@ -84,7 +88,11 @@ fn parts(bytes: &[u8]) -> Vec<(usize, Vec<u8>)> {
         blank = line.trim_ascii().is_empty();
         // A mailbox quotes lines that would look like its separator.
         let quoted = line.iter().take_while(|b| **b == b'>').count();
-        let line = if mailbox && quoted > 0 && line[quoted..].starts_with(b"From ") { &line[1..] } else { line };
+        let line = if mailbox && quoted > 0 && line.get(quoted..).is_some_and(|l| l.starts_with(b"From ")) {
+            line.get(1..).unwrap_or_default()
+        } else {
+            line
+        };
         match all.last_mut() {
             Some((_, mail)) => mail.extend_from_slice(line),
             None => all.push((number, line.into())),

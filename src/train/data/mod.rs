@@ -26,6 +26,18 @@
 //! A row that cannot be used is left out and named: the template refuses its messages, for example, or its line is no JSON,
 //! as the last line of a file that was cut off, or nothing of it is to be learnt. What was guessed of a file is said in
 //! [`Dataset::notes`].
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::unreachable,
+        clippy::todo,
+        clippy::arithmetic_side_effects
+    )
+)]
 
 mod dates;
 mod encoding;
@@ -56,6 +68,7 @@ use crate::rng::Random;
 #[cfg(feature = "chat")]
 use crate::text::chat::Template;
 use crate::text::{Encode, Json, Tokenizer};
+use core::slice::SliceIndex;
 use std::borrow::Cow;
 use std::prelude::v1::*;
 
@@ -179,11 +192,13 @@ impl Dataset {
         if n < 2 {
             return Err(Error::invalid("evaluation fraction", format!("{n} row cannot be split in two")));
         }
-        let held = (libm::round(n as f64 * fraction) as usize).clamp(1, n - 1);
+        let held = (libm::round(n as f64 * fraction) as usize).clamp(1, n.saturating_sub(1));
         let mut order: Vec<usize> = (0..n).collect();
         Random::new(seed, "data", "split").shuffle(&mut order);
         let mut aside = vec![false; n];
-        order[..held].iter().for_each(|&i| aside[i] = true);
+        for i in order.into_iter().take(held) {
+            aside.get_mut(i).into_iter().for_each(|aside| *aside = true);
+        }
         let (mut train, mut eval) = (Vec::new(), Vec::new());
         for (example, aside) in self.examples.into_iter().zip(aside) {
             if aside { eval.push(example) } else { train.push(example) }
@@ -266,7 +281,7 @@ impl Reader<'_> {
         match format {
             Format::Table { tabs } => {
                 let columns = &self.options.columns;
-                let note = table::rows(&text, tabs, columns, &mut |line, row| out.push(line, row))?;
+                let note = table::rows(&text, tabs, columns, &self.limits, &mut |line, row| out.push(line, row))?;
                 out.note(note);
                 Ok(())
             }
@@ -362,7 +377,7 @@ impl<'a> Collector<'a> {
 
     /// Rows that were read so far, used or not.
     fn rows(&self) -> usize {
-        self.data.examples.len() + self.data.left_out.len()
+        self.data.examples.len().saturating_add(self.data.left_out.len())
     }
 
     fn leave_out(&mut self, line: usize, why: Error) {
@@ -376,7 +391,7 @@ impl<'a> Collector<'a> {
         match row.and_then(|row| Ok((reader.row(&row)?, row))) {
             Ok((example, row)) => {
                 let spells = self.add(line, example) && reader.spells(&row);
-                self.data.spelled += usize::from(spells);
+                self.data.spelled = self.data.spelled.saturating_add(usize::from(spells));
             }
             Err(why) => self.leave_out(line, why),
         }
@@ -388,7 +403,7 @@ impl<'a> Collector<'a> {
         let longest = example.sequences().map(|e| e.tokens.len()).max().unwrap_or(0);
         let (texts, silent) = (!example.passages.is_empty(), example.weight == Some(0.0));
         // Where the first token stands that is learnt.
-        let begin = |e: &Example| (1..e.mask.len()).find(|t| e.mask[*t]);
+        let begin = |e: &Example| e.mask.iter().skip(1).position(|learnt| *learnt).map(|t| t.saturating_add(1));
         let begins: Vec<Option<usize>> = example.sequences().map(begin).collect();
         let why = match begins.iter().copied().collect::<Option<Vec<usize>>>() {
             _ if silent => Some("nothing to learn: its weight is 0".into()),
@@ -396,7 +411,7 @@ impl<'a> Collector<'a> {
             None => Some("nothing to learn: too short, or nothing of it counts".into()),
             Some(begins) => begins.into_iter().max().filter(|begin| *begin >= ctx).map(|begin| {
                 self.wanted = self.wanted.max(longest);
-                format!("nothing to learn within {ctx} tokens: what counts begins at token {}", begin + 1)
+                format!("nothing to learn within {ctx} tokens: what counts begins at token {}", begin.saturating_add(1))
             }),
         };
         if let Some(why) = why {
@@ -404,7 +419,7 @@ impl<'a> Collector<'a> {
             return false;
         }
         self.data.longest = self.data.longest.max(longest);
-        self.data.cut += usize::from(longest > ctx);
+        self.data.cut = self.data.cut.saturating_add(usize::from(longest > ctx));
         if texts && longest > ctx {
             let endings = endings(self.reader.tokenizer).unwrap_or(0);
             let texts = core::iter::once(&mut example.tokens);
@@ -445,6 +460,11 @@ impl<'a> Collector<'a> {
     }
 }
 
+/// A part of a text that lies in it, from character to character; of others nothing.
+fn part_of(text: &str, range: impl SliceIndex<str, Output = str>) -> &str {
+    text.get(range).unwrap_or_default()
+}
+
 /// The tokens of a whole text with those that the model expects around it; of more than `most` the first ones, and those that
 /// end a text.
 ///
@@ -462,14 +482,16 @@ pub fn whole(tokenizer: &Tokenizer, text: &str, most: usize) -> Result<Vec<u32>>
 fn endings(tokenizer: &Tokenizer) -> Result<usize> {
     let encode = |add_special| tokenizer.encode("a", &Encode { add_special, parse_special: false });
     let (all, plain) = (encode(true)?, encode(false)?);
-    Ok((0..=all.len() - plain.len()).find(|&n| all[all.len() - n - plain.len()..].starts_with(&plain)).unwrap_or(0))
+    // Behind the last place where the text stands.
+    let place = all.windows(plain.len().max(1)).rposition(|tokens| *tokens == plain[..]);
+    Ok(place.map_or(0, |place| all.len().saturating_sub(place.saturating_add(plain.len()))))
 }
 
 /// The first `most` tokens, of which the last are the last of the whole text.
 fn shorten(tokens: &mut Vec<u32>, most: usize, endings: usize) {
     let (n, endings) = (tokens.len(), endings.min(most));
     if n > most {
-        tokens.copy_within(n - endings.., most - endings);
+        tokens.copy_within(n.saturating_sub(endings).., most.saturating_sub(endings));
         tokens.truncate(most);
     }
 }

@@ -11,20 +11,19 @@ use std::prelude::v1::*;
 /// gradients are those of the examples alone.
 pub fn pack(lens: &[usize], ctx: usize) -> Vec<Vec<usize>> {
     const OPEN: usize = 64;
-    let (mut rows, mut used): (Vec<Vec<usize>>, Vec<usize>) = (Vec::new(), Vec::new());
+    // Rows with the tokens in them.
+    let mut rows: Vec<(Vec<usize>, usize)> = Vec::new();
     for (i, &n) in lens.iter().enumerate() {
-        match (used.len().saturating_sub(OPEN)..used.len()).find(|&row| used[row] + n <= ctx) {
-            Some(row) => {
-                rows[row].push(i);
-                used[row] += n;
+        let open = rows.len().saturating_sub(OPEN);
+        match rows.iter_mut().skip(open).find(|(_, used)| used.saturating_add(n) <= ctx) {
+            Some((row, used)) => {
+                row.push(i);
+                *used = used.saturating_add(n);
             }
-            None => {
-                rows.push(vec![i]);
-                used.push(n);
-            }
+            None => rows.push((vec![i], n)),
         }
     }
-    rows
+    rows.into_iter().map(|(row, _)| row).collect()
 }
 
 /// The rows of each step, epoch after epoch without end. A step does not extend over the end of an epoch.
@@ -73,7 +72,7 @@ impl Order {
         };
         (self.epoch, self.left) = (epoch, Vec::new());
         if left > 0 {
-            self.epoch -= 1;
+            self.epoch = self.epoch.saturating_sub(1);
             self.begin();
             self.left.drain(..done as usize);
         }
@@ -85,7 +84,7 @@ impl Order {
         if let Some(seed) = self.seed {
             Random::new(seed, &format!("epoch {}", self.epoch), "order").shuffle(&mut self.left);
         }
-        self.epoch += 1;
+        self.epoch = self.epoch.saturating_add(1);
     }
 
     /// Steps in which every row is seen once.

@@ -165,7 +165,7 @@ pub fn of(found: &[&str]) -> core::result::Result<&'static Shape, String> {
     let covers = |a: &Shape, b: &Shape| b.keys.iter().all(|key| a.keys.contains(key) || a.beside.contains(key));
     let best = |fits: &[&'static Shape]| fits.iter().copied().find(|a| fits.iter().all(|b| covers(a, b)));
     let fits = fitting(SHAPES);
-    let Some(shape) = best(&fits).or_else(|| best(&fitting(&SHAPES[..OURS]))) else {
+    let Some(shape) = best(&fits).or_else(|| best(&fitting(SHAPES.get(..OURS).unwrap_or(SHAPES)))) else {
         return Err(match fits.is_empty() {
             true => "no known shape".into(),
             false => format!("{} shapes at once", fits.len()),
@@ -330,7 +330,8 @@ impl Reader<'_> {
         let start = tokens.len();
         tokens.extend(t.encode(completion, &plain)?);
         tokens.extend(t.eos());
-        Ok(Example::completion(&tokens[..start], &tokens[start..]))
+        let (prompt, completion) = tokens.split_at_checked(start).unwrap_or((&tokens, &[]));
+        Ok(Example::completion(prompt, completion))
     }
 
     fn tokens(&self, row: &Json) -> Result<Example> {
@@ -374,13 +375,16 @@ impl Reader<'_> {
         let conversation = Conversation { parse_special: self.parse_special, ..turns.conversation() };
         // An answer without a word is nothing to learn, unless it is compared with another.
         let says = |message: &Message| !message.content.trim().is_empty() || !message.fields.is_empty();
-        let learnt = |i: usize| i >= first && turns.learn[i] && (first > 0 || says(&turns.messages[i]));
+        let wanted = |i: usize| turns.learn.get(i).copied().unwrap_or(false);
+        let said = |i: usize| first > 0 || turns.messages.get(i).is_some_and(says);
+        let learnt = |i: usize| i >= first && wanted(i) && said(i);
         let mut spans = template.spans_of(self.tokenizer, conversation, learnt)?;
         if turns.ended.last() == Some(&false)
             && let Some(last) = spans.mask.iter().rposition(|m| *m == 1)
-            && self.tokenizer.is_eos(spans.ids[last])
+            && spans.ids.get(last).is_some_and(|id| self.tokenizer.is_eos(*id))
+            && let Some(end) = spans.mask.get_mut(last)
         {
-            spans.mask[last] = 0;
+            *end = 0;
         }
         Ok(Example::new(spans.ids, spans.mask.iter().map(|m| *m == 1).collect()))
     }

@@ -1,6 +1,7 @@
 //! Tables: CSV and its kin, whose first row names the columns.
 
 use super::shape::{self, quoted};
+use crate::bytes::Limits;
 use crate::error::{Error, Result};
 use crate::text::Json;
 use csv_core::{ReadRecordResult, ReaderBuilder};
@@ -33,6 +34,7 @@ pub fn rows(
     text: &str,
     tabs: bool,
     columns: &[(String, String)],
+    limits: &Limits,
     row: &mut dyn FnMut(usize, Result<Json>),
 ) -> Result<String> {
     let separator = if tabs { b'\t' } else { separator(text) };
@@ -40,7 +42,7 @@ pub fn rows(
     let Some((_, header)) = records.next().transpose_line()? else { return Err(Error::invalid("data", "no rows")) };
     let keys = keys(&header, columns)?;
     for (line, cells) in records {
-        row(line, cells.and_then(|cells| object(&keys, cells)));
+        row(line, cells.and_then(|cells| object(&keys, cells, limits)));
     }
     let name = SEPARATORS.iter().find(|(byte, _)| *byte == separator).map_or("", |(_, name)| name);
     let by = if keys.len() > 1 { format!(", separated by {name}") } else { String::new() };
@@ -84,8 +86,13 @@ fn keys(header: &[String], columns: &[(String, String)]) -> Result<Vec<String>> 
         None => cell.trim().to_lowercase().replace([' ', '-'], "_"),
     };
     let keys: Vec<String> = header.iter().map(key).collect();
-    if let Some((i, key)) = keys.iter().enumerate().find(|(i, key)| !key.is_empty() && keys[..*i].contains(key)) {
-        return Err(Error::invalid("columns", format!("{key:?} comes twice, the second time as column {}", i + 1)));
+    if let Some((i, key)) =
+        keys.iter().enumerate().find(|(i, key)| !key.is_empty() && keys.iter().take(*i).any(|k| k == *key))
+    {
+        return Err(Error::invalid(
+            "columns",
+            format!("{key:?} comes twice, the second time as column {}", i.saturating_add(1)),
+        ));
     }
     let found: Vec<&str> = keys.iter().map(String::as_str).collect();
     shape::of(&found).map_err(|why| {
@@ -101,7 +108,7 @@ fn same(cell: &str, name: &str) -> bool {
 }
 
 /// A row as an object.
-fn object(keys: &[String], cells: Vec<String>) -> Result<Json> {
+fn object(keys: &[String], cells: Vec<String>, limits: &Limits) -> Result<Json> {
     if cells.len() != keys.len() {
         let why = format!("{} cells, but the first line names {} columns", cells.len(), keys.len());
         return Err(Error::invalid("row", why));
@@ -111,7 +118,7 @@ fn object(keys: &[String], cells: Vec<String>) -> Result<Json> {
         true => {
             let small = cell.trim().to_lowercase();
             let text = if ["true", "false"].contains(&small.as_str()) { &small } else { &cell };
-            Json::parse(text.as_bytes(), 64).unwrap_or(Json::Text(cell))
+            Json::parse(text.as_bytes(), limits.json_depth).unwrap_or(Json::Text(cell))
         }
         false => Json::Text(cell),
     };
@@ -136,35 +143,40 @@ impl Iterator for Records<'_> {
 
     fn next(&mut self) -> Option<Self::Item> {
         let rest = self.rest.trim_start_matches(['\r', '\n']);
-        self.line += self.rest[..self.rest.len() - rest.len()].matches('\n').count();
+        let between = self.rest.strip_suffix(rest).unwrap_or_default();
+        self.line = self.line.saturating_add(between.matches('\n').count());
         if rest.is_empty() {
             return None;
         }
         let (mut bytes, mut ends) = (vec![0; 256], vec![0; 16]);
-        let (mut read, mut written, mut cells) = (0, 0, 0);
+        let (mut read, mut written, mut cells) = (0usize, 0usize, 0usize);
         let whole = loop {
-            let input = &rest.as_bytes()[read..];
-            let (result, r, w, c) = self.reader.read_record(input, &mut bytes[written..], &mut ends[cells..]);
-            (read, written, cells) = (read + r, written + w, cells + c);
+            let input = rest.as_bytes().get(read..).unwrap_or_default();
+            let (out, marks) = (bytes.get_mut(written..), ends.get_mut(cells..));
+            let (result, r, w, c) = self.reader.read_record(input, out.unwrap_or_default(), marks.unwrap_or_default());
+            (read, written, cells) = (read.saturating_add(r), written.saturating_add(w), cells.saturating_add(c));
             match result {
                 ReadRecordResult::InputEmpty => {} // the next call says that there is no more
-                ReadRecordResult::OutputFull => bytes.resize(2 * bytes.len(), 0),
-                ReadRecordResult::OutputEndsFull => ends.resize(2 * ends.len(), 0),
+                ReadRecordResult::OutputFull => bytes.resize(bytes.len().saturating_mul(2), 0),
+                ReadRecordResult::OutputEndsFull => ends.resize(ends.len().saturating_mul(2), 0),
                 ReadRecordResult::Record => break true,
                 ReadRecordResult::End => break false,
             }
         };
-        let (raw, line) = (&rest[..read], self.line);
-        (self.rest, self.line) = (&rest[read..], line + raw.matches('\n').count());
+        let ((raw, after), line) = (rest.split_at_checked(read).unwrap_or((rest, "")), self.line);
+        (self.rest, self.line) = (after, line.saturating_add(raw.matches('\n').count()));
         if self.rest.is_empty() && raw.trim_end().contains('\n') && raw.matches('"').count() % 2 == 1 {
             return Some((
                 line,
                 Err(Error::invalid("row", "a quote is opened, and not closed up to the end of the file")),
             ));
         }
-        let start = |i: usize| if i == 0 { 0 } else { ends[i - 1] };
-        let cell = |i: usize| String::from_utf8_lossy(&bytes[start(i)..ends[i]]).into_owned();
-        whole.then(|| (line, Ok((0..cells).map(cell).collect())))
+        let mut start = 0;
+        let cell = |end: &usize| {
+            let cell = bytes.get(core::mem::replace(&mut start, *end)..*end).unwrap_or_default();
+            String::from_utf8_lossy(cell).into_owned()
+        };
+        whole.then(|| (line, Ok(ends.iter().take(cells).map(cell).collect())))
     }
 }
 
@@ -175,7 +187,7 @@ mod tests {
     fn read(text: &str, columns: &[(&str, &str)]) -> Result<(Vec<(usize, String)>, String)> {
         let mut found = Vec::new();
         let columns: Vec<_> = columns.iter().map(|(a, b)| (a.to_string(), b.to_string())).collect();
-        let note = rows(text, false, &columns, &mut |line, row| {
+        let note = rows(text, false, &columns, &Limits::DEFAULT, &mut |line, row| {
             found.push((line, row.map_or_else(|e| e.to_string(), |json| json.to_string())));
         })?;
         Ok((found, note))

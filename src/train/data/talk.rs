@@ -4,6 +4,7 @@ use super::turns::message;
 use super::{Collector, Reader};
 use crate::error::{Error, Result, printable};
 use crate::text::Json;
+use std::collections::BTreeMap;
 use std::prelude::v1::*;
 
 /// Names that apps have for whose phone it is.
@@ -50,18 +51,20 @@ fn head(line: &str) -> Option<(&str, &str)> {
     let boxed = line.strip_prefix('[');
     let line = boxed.unwrap_or(line);
     let end = line.find(|c: char| !(c.is_ascii_digit() || "./-".contains(c)))?;
-    let day = line[..end].trim_end_matches('.');
+    let (day, rest) = line.split_at_checked(end)?;
+    let day = day.trim_end_matches('.');
     let numbers: Vec<&str> = day.split(['.', '/', '-']).collect();
     if numbers.len() != 3 || numbers.iter().any(|n| n.is_empty() || n.len() > 4) {
         return None;
     }
-    let rest = line[end..].trim_start_matches([',', ' ', '\u{202f}', '\u{a0}']);
+    let rest = rest.trim_start_matches([',', ' ', '\u{202f}', '\u{a0}']);
     let end = rest.find(|c: char| !(c.is_ascii_digit() || ":.".contains(c)))?;
-    if rest.len() == line.len() || !(4..=8).contains(&end) || !rest[..end].contains([':', '.']) {
+    let (time, after) = rest.split_at_checked(end)?;
+    if rest.len() == line.len() || !(4..=8).contains(&end) || !time.contains([':', '.']) {
         return None;
     }
     // What follows may be `AM`, `p. m.` and the like.
-    let rest = &rest[end..];
+    let rest = after;
     let rest = match boxed {
         Some(_) => rest.split_once(']')?,
         None => rest.split_once(" - ").or_else(|| Some(("", rest.strip_prefix("- ")?)))?,
@@ -94,25 +97,25 @@ impl Reader<'_> {
     /// # Errors
     /// `Invalid` if it is not said whose words are to be learnt.
     pub(super) fn talk(&self, text: &str, out: &mut Collector) -> Result<()> {
-        let (mut said, mut system) = (Vec::<Said>::new(), 0);
+        let (mut said, mut system) = (Vec::<Said>::new(), 0usize);
         let mut open = false;
         for (line, words) in (1..).zip(text.lines()) {
             match (head(words).map(|(day, rest)| (day, speaker(rest))), said.last_mut()) {
                 (Some((day, Some((who, text)))), _) => said.push(Said { line, day, who, text: text.into() }),
-                (Some((_, None)), _) => system += 1,
-                (None, Some(last)) if open => last.text = format!("{}\n{words}", last.text),
+                (Some((_, None)), _) => system = system.saturating_add(1),
+                (None, Some(last)) if open => add_line(&mut last.text, words),
                 (None, _) => {}
             }
             open = head(words).map_or(open, |(_, rest)| speaker(rest).is_some());
         }
         let all = said.len();
         said.retain(|said| !is_placeholder(&said.text));
-        let media = all - said.len();
+        let media = all.saturating_sub(said.len());
         let names = counted(said.iter().map(|said| said.who));
         let me = whose(&names, self.options.speaker.as_deref(), "messages")?;
         let before = out.rows();
         self.conversations(&said, &me, names.len() > 2, out)?;
-        let n = out.rows() - before;
+        let n = out.rows().saturating_sub(before);
         let left = match (media, system) {
             (0, 0) => String::new(),
             (media, system) => format!("; left out: {media} messages without text, {system} notices"),
@@ -122,21 +125,21 @@ impl Reader<'_> {
     }
 
     fn conversations(&self, said: &[Said], me: &str, several: bool, out: &mut Collector) -> Result<()> {
-        let most = self.ctx * 9 / 10;
+        let most = self.ctx.saturating_mul(9) / 10;
         // Turns with their line and whether they are the assistant's.
         let (mut turns, mut tokens, mut day): (Vec<(usize, bool, String)>, usize, &str) = (Vec::new(), 0, "");
         for said in said {
             let mine = said.who == me;
             let text = said.text.trim();
             let text = if several && !mine { format!("{}: {text}", said.who) } else { text.to_string() };
-            let n = self.count(&text)? + AROUND;
-            if said.day != day || !mine && tokens + n > most {
+            let n = self.count(&text)?.saturating_add(AROUND);
+            if said.day != day || !mine && tokens.saturating_add(n) > most {
                 flush(&mut turns, out);
                 (tokens, day) = (0, said.day);
             }
-            tokens += n;
+            tokens = tokens.saturating_add(n);
             match turns.last_mut() {
-                Some((_, by, before)) if *by == mine => *before = format!("{before}\n{text}"),
+                Some((_, by, before)) if *by == mine => add_line(before, &text),
                 // What nobody asked for has no prompt.
                 None if mine => tokens = 0,
                 _ => turns.push((said.line, mine, text)),
@@ -147,25 +150,35 @@ impl Reader<'_> {
     }
 }
 
+/// In place: a message of many lines would be copied for each of them.
+fn add_line(text: &mut String, line: &str) {
+    text.push('\n');
+    text.push_str(line);
+}
+
 /// A conversation up to its last answer, as a row.
 fn flush(turns: &mut Vec<(usize, bool, String)>, out: &mut Collector) {
     let turns = core::mem::take(turns);
     let Some(last) = turns.iter().rposition(|(_, mine, _)| *mine) else { return };
-    let messages = turns[..=last].iter().map(|(_, mine, text)| message(if *mine { "assistant" } else { "user" }, text));
-    out.push(turns[0].0, Ok(Json::Object(vec![("messages".into(), Json::List(messages.collect()))])));
+    let turn = |(_, mine, text): &(usize, bool, String)| message(if *mine { "assistant" } else { "user" }, text);
+    let messages = turns.iter().take(last.saturating_add(1)).map(turn);
+    out.push(
+        turns.first().map_or(0, |turn| turn.0),
+        Ok(Json::Object(vec![("messages".into(), Json::List(messages.collect()))])),
+    );
 }
 
 /// Names and how often they come, the most frequent first.
 pub fn counted<'a>(names: impl Iterator<Item = &'a str>) -> Vec<(&'a str, usize)> {
-    let mut all: Vec<(&str, usize)> = Vec::new();
-    for name in names {
-        match all.iter_mut().find(|(other, _)| *other == name) {
-            Some((_, n)) => *n += 1,
-            None => all.push((name, 1)),
-        }
+    // When each came first, and how often: of names that come equally often the first stands first.
+    let mut all: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
+    for (i, name) in names.enumerate() {
+        let (_, n) = all.entry(name).or_insert((i, 0));
+        *n = n.saturating_add(1);
     }
-    all.sort_by_key(|(_, n)| core::cmp::Reverse(*n));
-    all
+    let mut all: Vec<_> = all.into_iter().collect();
+    all.sort_by_key(|(_, (first, n))| (core::cmp::Reverse(*n), *first));
+    all.into_iter().map(|(name, (_, n))| (name, n)).collect()
 }
 
 /// Whose words are learnt: who was named, or who has the phone.
@@ -186,7 +199,7 @@ pub fn whose(names: &[(&str, usize)], named: Option<&str>, what: &str) -> Result
     }
     let list: Vec<String> =
         names.iter().take(12).map(|(name, n)| format!("{} ({n} {what})", printable(name))).collect();
-    let more = if names.len() > 12 { format!(" and {} more", names.len() - 12) } else { String::new() };
+    let more = if names.len() > 12 { format!(" and {} more", names.len().saturating_sub(12)) } else { String::new() };
     let list = list.join(", ") + &more;
     Err(Error::invalid(
         "speaker",
