@@ -371,10 +371,11 @@ fn entries() -> Vec<Entry> {
     all.push(CONTAINER.takes("E4 whole", s().fields().bytes));
     all.push(CHECKPOINT.takes("E3 a checkpoint", checkpoint()));
     all.push(HEAD.takes("E2 a list of 32768 texts", [head(1, b"\x01a\x04\0\x80\0\0"), vec![0; 4 * 32_768]].concat()));
-    all.push(takes("E2 a checkpoint of 2^64 epochs", || {
+    let far = state(1, u64::MAX, 5);
+    all.push(takes("E2 a checkpoint of 2^64 epochs", move || {
         // Which epoch it was decides the order of the rows alone: the run ends as any does.
         let mut run = plan().start();
-        run.go_on(state(1, u64::MAX, 5))?;
+        run.go_on(far)?;
         (1..6).for_each(|_| run.step());
         Ok(())
     }));

@@ -161,6 +161,32 @@ fn entries() -> Vec<Entry> {
         Ok(())
     }));
 
+    // Exports, in linear time.
+    let day = "12/31/23, 10:15 -";
+    let long = format!("{day} Ann: Hello\n{}{day} You: Yes\n", "tea at 4\n".repeat(100_000));
+    let names: String = (0..60_000).map(|i| format!("{day} Ann{i}: Hello\n")).collect();
+    let names = format!("{names}{day} You: Yes\n{day} You: No\n");
+    let mail = |i| {
+        format!(
+            "From ann@x.example Mon Mar  4 10:00:00 2024\nFrom: Ann <ann@x.example>\nMessage-ID: <{i}@x>\nIn-Reply-To: <{}@x>\n\nTea?\n\n",
+            i + 1
+        )
+    };
+    for (name, file, speaker, bytes) in [
+        ("F2 a message of 100000 lines", "chat.txt", "You", long),
+        ("F2 60000 speakers", "chat.txt", "You", names),
+        ("F2 20000 answers", "mails.mbox", "Ann", (0..20_000).map(mail).collect()),
+    ] {
+        all.push(takes(name, move || {
+            let begin = std::time::Instant::now();
+            let setup = setup().settings(|s| s.data.speaker = Some(speaker.into()));
+            // Whether they are rows is for the chat template to say, which the built-in model has.
+            let read = setup.read(file, bytes.as_bytes()).map(|data| data.rows.examples.len());
+            assert!(begin.elapsed().as_secs() < 8, "{name}: {:?}, {read:?}", begin.elapsed());
+            Ok(())
+        }));
+    }
+
     // Files of feedback.
     all.push(FEEDBACK.takes("F1 feedback: empty", vec![]));
     all.push(FEEDBACK.takes("F2 feedback: torn", b"{\"a\":1}\n{\"b\"".to_vec()));
@@ -176,6 +202,18 @@ fn entries() -> Vec<Entry> {
     }));
     all.push(refuses("F1 an empty folder", "Invalid", "a folder without files of data", || {
         Files::open(tempfile::tempdir().unwrap().path(), &Limits::default()).map(drop)
+    }));
+
+    #[cfg(target_os = "linux")]
+    all.push(refuses("F1 a stream over its bound", "Limit", "bytes of a stream: 10; at most 9", || {
+        use std::os::fd::AsRawFd;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("data");
+        std::fs::write(&path, [b'a'; 20]).unwrap();
+        let file = std::fs::File::open(&path).unwrap();
+        let mut limits = Limits::default();
+        limits.stream = 9;
+        Files::open(format!("/dev/fd/{}", file.as_raw_fd()).as_ref(), &limits).map(drop)
     }));
 
     // Settings.

@@ -317,6 +317,9 @@ fn entries() -> Vec<Entry> {
     );
     all.push(PEFT.takes("D6 strings", metadata.bytes()));
     all.push(PEFT.takes("D15 1e38", d().values(3, &[1e38]).bytes()));
+    // Just more than a list that doubles has room for: twice as much would be more than twice the file.
+    let many = keys(16_385).replace("\"\"", r#"{"dtype":"U8","shape":[0],"data_offsets":[0,0]}"#);
+    all.push(SAFETENSORS.takes("D7 16385 of no size", d().table(format!("{{{many}}}"), 0).tensors().bytes));
     all.push(takes("D9 alpha_pattern", || {
         let patterned =
             Directory::new().config(r#""r":2"#, r#""r":2,"alpha_pattern":{"self_attn.v_proj":6},"rank_pattern":{}"#);
