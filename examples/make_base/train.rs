@@ -120,7 +120,7 @@ pub fn run(start: Vec<u8>, plan: &Plan, out: &str) -> Fallible<()> {
         }
         if saved.elapsed() >= SAVE_EVERY || last {
             let weights = &trainer.model().weights;
-            let values = weights.flatten(&Offsets::of(weights));
+            let values = weights.flatten(&Offsets::of(weights))?;
             replace(state.as_ref(), &model::checkpoint(&gguf, step as u32, &names, &values)?)?;
             saved = Instant::now();
         }

@@ -17,8 +17,11 @@ use mynah::train::checkpoint::Checkpoint;
 use mynah::train::data::{Options, Reader};
 use std::sync::OnceLock;
 
+/// What a target is called with.
+pub type Target = fn(&[u8]);
+
 /// Every target, by name.
-pub const TARGETS: [(&str, fn(&[u8])); 10] = [
+pub const TARGETS: [(&str, Target); 10] = [
     ("gguf", gguf),
     ("mapped", mapped),
     ("container", container),

@@ -268,7 +268,10 @@ impl Generation {
     /// ```
     pub fn complete_tokens(&self, prompt: &[u32]) -> Result<Completion> {
         if prompt.is_empty() {
-            return Err(Error::invalid("text to continue", "it is empty, and this model has no token to begin a text with"));
+            return Err(Error::invalid(
+                "text to continue",
+                "it is empty, and this model has no token to begin a text with",
+            ));
         }
         let limit = self.limit.unwrap_or(LIMIT);
         let most = self.mynah.model.hparams.context.min(self.context.unwrap_or(usize::MAX));

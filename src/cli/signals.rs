@@ -155,7 +155,7 @@ mod fault {
             }
             // `from-to perms offset device inode   path`, and a mapping without a file has no slash.
             let hex = |digits: &[u8]| {
-                digits.iter().fold(0usize, |n, d| n << 4 | usize::from(d & 15) + 9 * usize::from(d >> 6))
+                digits.iter().fold(0usize, |n, d| (n << 4) | (usize::from(d & 15) + 9 * usize::from(d >> 6)))
             };
             let dash = line[..len].iter().position(|b| *b == b'-')?;
             let space = line[..len].iter().position(|b| *b == b' ')?;

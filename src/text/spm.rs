@@ -29,7 +29,7 @@ pub(super) fn pieces(text: &str, spaced: bool) -> impl Iterator<Item = &[u8]> {
             rest = after;
             return Some(&b" "[..]);
         }
-        let mut len = rest.floor_char_boundary(PIECE);
+        let mut len = (0..=PIECE.min(rest.len())).rev().find(|&at| rest.is_char_boundary(at)).unwrap_or(0);
         if spaced {
             len = rest[..len].find(SPACE).unwrap_or(len);
         }

@@ -3,6 +3,7 @@
 
 use crate::survive::Place;
 use mynah::app::Lesson;
+use mynah::bytes::Limits;
 use mynah::bytes::map::{self, Io};
 use mynah::train::data::Files;
 use mynah::{Error, Mynah};
@@ -106,7 +107,7 @@ fn data_that_change_while_they_are_read_are_refused() {
     for (word, harm) in HARMS {
         fs::write(&path, mynah::base::NOTES.repeat(4)).unwrap();
         tick();
-        let files = Files::open(&path).unwrap();
+        let files = Files::open(&path, &Limits::DEFAULT).unwrap();
         harm(&path);
         let setup = Mynah::embedded().unwrap().lesson("lora").context(32);
         is_altered(setup.read_files(&files), word, "notes.txt", "data");
@@ -115,7 +116,7 @@ fn data_that_change_while_they_are_read_are_refused() {
     let many = dir.path().join("many");
     fs::create_dir(&many).unwrap();
     (0..1500).for_each(|i| fs::write(many.join(format!("{i}.txt")), "Rain.").unwrap());
-    assert_eq!(Files::open(&many).unwrap().list.len(), 1500);
+    assert_eq!(Files::open(&many, &Limits::DEFAULT).unwrap().list.len(), 1500);
 }
 
 /// What another program has put in the place of an adapter that learns is not written over.
