@@ -144,7 +144,14 @@ impl Default for Shared {
 impl Workers {
     pub(super) fn new(count: usize) -> Self {
         let mut workers = Workers { shared: Arc::default(), handles: Vec::new() };
-        while workers.handles.len() < count.min(MOST) && workers.start(|| true).is_ok() {}
+        let (send, receive) = mpsc::channel();
+        while workers.handles.len() < count.min(MOST) {
+            let send = send.clone();
+            // One after the other, so that the next one sees what this one has taken.
+            if workers.start(move || send.send(()).is_ok()).is_err() || receive.recv().is_err() {
+                break;
+            }
+        }
         workers
     }
 
