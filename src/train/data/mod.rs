@@ -571,7 +571,8 @@ mod tests {
         let why: Vec<&str> = got.left_out.iter().map(|row| row.why.as_str()).collect();
         assert_eq!(why.len(), 2);
         assert!(
-            why[0].contains("within 4 tokens: what counts begins at token 8") && why[1].contains("nothing of it counts"),
+            why[0].contains("within 4 tokens: what counts begins at token 8")
+                && why[1].contains("nothing of it counts"),
             "{why:?}"
         );
         assert_eq!(got.examples[0].tokens, [1, 100, 101, 102]);
