@@ -25,6 +25,8 @@ struct Report {
 type Mend = fn(Vec<u8>) -> Vec<u8>;
 
 fn every(name: &str, parser: &Parser, good: &[u8], fields: Option<Fields>, mend: Mend) -> Report {
+    // What is made once, such as the model, is made now.
+    (parser.read)(mend(good.to_vec())).ok();
     // Those that sync to the disk or continue a run take too long for all values: every single bit then.
     let slow = ["feedback", "checkpoint, sealed again"].contains(&name);
     let begin = Instant::now();

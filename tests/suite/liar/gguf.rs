@@ -239,7 +239,7 @@ fn entries() -> Vec<Entry> {
             "incomplete",
         ),
         ("A32 by a byte", one(&[8], 0, 0, 31), "Corrupt", "incomplete"),
-        ("A32 by a page", one(&[2048], 0, 0, 4096), "Corrupt", "incomplete: 4160 of 8256 bytes"),
+        ("A32 by a page", one(&[2048], 0, 0, 4096), "Corrupt", "4160 of 8256 bytes"),
         ("A32 at 0", one(&[8], 0, 0, 0), "Corrupt", "incomplete"),
         ("A34 no number", p("split.count", 2, &[5, 0]), "Mismatch", "key split.no"),
         ("A34 65536", p("split.count", 4, &65_536u32.to_le_bytes()), "Limit", "split.count: 65536; at most"),
