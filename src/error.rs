@@ -152,13 +152,17 @@ impl Error {
 
 /// `text` cut at 200 characters, with characters on which a terminal acts escaped, so that a message or a terminal can show it.
 pub fn printable(text: &str) -> String {
-    let mut out = String::new();
-    for (i, c) in text.chars().enumerate() {
-        if i == 200 {
-            out.push('…');
-            break;
-        }
-        if is_unseen(c) {
+    let cut = text.char_indices().nth(200).map(|(at, _)| text.split_at(at).0);
+    let mut out = escaped(cut.unwrap_or(text), is_unseen);
+    out.extend(cut.map(|_| '…'));
+    out
+}
+
+/// `text` with the characters that `hidden` chooses escaped.
+pub fn escaped(text: &str, hidden: impl Fn(char) -> bool) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if hidden(c) {
             out.extend(c.escape_default());
         } else {
             out.push(c);

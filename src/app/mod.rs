@@ -315,6 +315,23 @@ impl Mynah {
         Template::from_gguf(&self.gguf, &self.tokenizer)
     }
 
+    /// The same, whose errors come when it is used ([`Template::late`]).
+    ///
+    /// # Errors
+    /// Those of [`Template::late_from_gguf`].
+    ///
+    /// ```
+    /// # #[cfg(feature = "base")] {
+    /// let mynah = mynah::Mynah::embedded()?;
+    /// assert!(mynah.late_template()?.is_some());
+    /// # }
+    /// # Ok::<(), mynah::Error>(())
+    /// ```
+    #[cfg(feature = "chat")]
+    pub fn late_template(&self) -> Result<Option<Template>> {
+        Template::late_from_gguf(&self.gguf, &self.tokenizer)
+    }
+
     /// An adapter in any form that can be read: our own file, a checkpoint, which stands for the adapter in it, a GGUF
     /// adapter, or a folder of PEFT's. It may be one that changes nothing yet.
     ///

@@ -345,7 +345,7 @@ impl Setup {
     /// Data that have this digest, unless options make other rows of them.
     fn reader(&self, digest: [u8; 32], read: impl FnOnce(&Reader) -> Result<Dataset>) -> Result<Data> {
         #[cfg(feature = "chat")]
-        let template = self.mynah.template()?.map(|t| t.merge_system(self.settings.merge_system));
+        let template = self.mynah.late_template()?.map(|t| t.merge_system(self.settings.merge_system));
         #[cfg(feature = "chat")]
         let template = match self.settings.clock {
             Some(now) => template.map(|t| t.at(now)),

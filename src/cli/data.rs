@@ -81,7 +81,7 @@ fn look(args: &Look, json: bool) -> anyhow::Result<Outcome> {
         out::print_json(&summary)?;
     } else {
         load::notes(&data);
-        out::print(&eyes(&summary, std::io::stdout().is_terminal()))?;
+        out::print_own(eyes(&summary, std::io::stdout().is_terminal()).as_bytes())?;
     }
     Ok(Outcome::Done)
 }
@@ -105,7 +105,7 @@ fn read(args: &Look, mynah: &Mynah, ctx: usize, files: &Files) -> anyhow::Result
         options: args.how.options(Split::Auto),
         limits: Limits::default(),
     };
-    reader.files(files).with_context(|| args.data.display().to_string())
+    reader.files(files).with_context(|| out::name(&args.data))
 }
 
 fn summary<'a>(data: &'a Dataset, tokenizer: &Tokenizer, ctx: usize, rows: usize) -> anyhow::Result<Summary<'a>> {

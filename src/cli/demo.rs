@@ -102,7 +102,10 @@ impl Output {
         let Some(path) = &args.output else { return Ok(Output::Usual(FILE.into())) };
         paths::writable(path)?;
         if path.exists() && !args.force {
-            return Err(Usage::error(format!("-o {}: the file is there already; --force replaces it", path.display())));
+            return Err(Usage::error(format!(
+                "-o {}: the file is there already; --force replaces it",
+                out::name(path)
+            )));
         }
         Ok(Output::Named(path.clone()))
     }
@@ -115,7 +118,7 @@ impl Output {
             Output::Usual(path) if path.exists() && map::read(path, MOST).ok().is_none_or(|there| there != file) => {
                 out::say(&format!(
                     "{} is another file, and stays; `mynah demo -o FILE` saves this one.",
-                    path.display()
+                    out::name(path)
                 ));
                 return Ok(());
             }
@@ -126,7 +129,7 @@ impl Output {
             Output::Usual(path) => path,
         };
         map::replace(path, file)?;
-        let (name, prompt) = (path.display(), prompts.first().map_or("", String::as_str));
+        let (name, prompt) = (out::name(path), prompts.first().map_or("", String::as_str));
         out::say(&format!("It is in {name}. Let it continue a text, or talk with the model that read the notes:\n"));
         out::say(&format!("  mynah run -a {name} -p '{prompt}'\n  mynah chat -a {name}\n"));
         Ok(())

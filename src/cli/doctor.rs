@@ -62,6 +62,9 @@ struct Model {
     tokens_per_second: f64,
     #[serde(skip)]
     train: String,
+    /// Why the chat template cannot be used.
+    #[serde(skip)]
+    unusable: Option<String>,
 }
 
 pub fn doctor(args: &Doctor, json: bool) -> anyhow::Result<Outcome> {
@@ -136,13 +139,14 @@ fn model(path: &Path, compute: Compute, bandwidth: f64) -> anyhow::Result<Model>
     };
     let read = token_bytes(&mynah);
     Ok(Model {
-        file: path.display().to_string(),
+        file: path.to_string_lossy().into(),
         bytes: file_bytes(gguf) as u64,
         architecture: h.arch.name,
         weights: sums.iter().map(|(_, [_, values, _])| values).sum(),
         formats: sums.iter().map(|(name, _)| *name).collect(),
         context: h.context,
-        chat_template: mynah.template()?.is_some(),
+        chat_template: mynah.late_template()?.is_some(),
+        unusable: mynah.template().err().map(|e| e.to_string()),
         run_bytes: (file_bytes(gguf) + cache + held) as u64,
         cache_bytes: cache as u64,
         train_bytes,
@@ -209,7 +213,14 @@ fn model_rows(m: &Model, free: u64) -> Table {
     row("architecture", known.map_or(m.architecture.into(), |row| format!("{} ({})", row.arch, row.models)));
     row("weights", format!("{:.1} million in {}", m.weights as f64 / 1e6, m.formats.join(", ")));
     row("context", format!("{} tokens", m.context));
-    row("chat template", if m.chat_template { "yes" } else { "none: turns are lines of text" }.into());
+    row(
+        "chat template",
+        match (&m.unusable, m.chat_template) {
+            (Some(why), _) => format!("cannot be used: {why}"),
+            (None, true) => "yes".into(),
+            (None, false) => "none: turns are lines of text".into(),
+        },
+    );
     let cache = match m.cache_bytes {
         0 => String::new(),
         bytes => format!(", {} of it for {} tokens of text", out::bytes(bytes), m.context.min(POSITIONS)),

@@ -102,7 +102,7 @@ fn texts(args: &Embed) -> anyhow::Result<Box<dyn Iterator<Item = anyhow::Result<
         }
         return Ok(Box::new(lines(BufReader::new(std::io::stdin()), "standard input".into(), None)));
     };
-    let name = path.display().to_string();
+    let name = out::name(path);
     let bytes = map::open(path)?;
     let (held, file) = (bytes.clone(), Cursor::new(bytes));
     let ends = |list: &[&str]| list.iter().any(|end| name.to_ascii_lowercase().ends_with(end));

@@ -45,7 +45,7 @@ pub fn eval(args: &Eval, json: bool) -> anyhow::Result<Outcome> {
         n if n == rows.len() => return find(args, &mynah, &rows, json),
         n => anyhow::bail!(
             "{}: {n} of {} rows are queries with passages; all or none can be",
-            args.data.display(),
+            out::name(&args.data),
             rows.len()
         ),
     }
@@ -98,10 +98,10 @@ pub fn eval(args: &Eval, json: bool) -> anyhow::Result<Outcome> {
 
 /// The rows of the data.
 fn rows(args: &Eval, mynah: &Mynah, ctx: usize) -> anyhow::Result<Vec<Example>> {
-    let name = args.data.to_string_lossy();
+    let name = out::name(&args.data);
     if args.stride.is_some() {
         let bytes = map::open(&args.data)?;
-        let text = text_of(&bytes).with_context(|| name.to_string())?;
+        let text = text_of(&bytes).with_context(|| name.clone())?;
         bytes.check()?;
         return second_halves(mynah, &text, args.rows.parse_special, ctx);
     }
@@ -115,7 +115,7 @@ fn rows(args: &Eval, mynah: &Mynah, ctx: usize) -> anyhow::Result<Vec<Example>> 
         options: args.rows.options(Split::Whole),
         limits: Limits::default(),
     };
-    let rows = reader.files(&files).with_context(|| name.to_string());
+    let rows = reader.files(&files).with_context(|| name.clone());
     files.check()?;
     let rows = rows?;
     load::notes(&rows);

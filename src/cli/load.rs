@@ -9,6 +9,7 @@ use mynah::adapter::Stack;
 use mynah::app::Generation;
 use mynah::bytes::map::Io;
 use mynah::bytes::{Bytes, Limits};
+use mynah::error::printable;
 use mynah::gguf::Gguf;
 use mynah::kernel::{self, Compute, Pool};
 use mynah::model::{Model, Session, SessionConfig};
@@ -135,9 +136,9 @@ pub fn say_ropes(mynah: &Mynah, names: &[String], context: usize) -> anyhow::Res
     Ok(())
 }
 
-/// The chat template, if the file has one, for now.
+/// The chat template, if the file has one, for now. Only who uses it meets its errors.
 pub fn template(mynah: &Mynah) -> mynah::Result<Option<Template>> {
-    Ok(mynah.template()?.map(|t| t.at(now())))
+    Ok(mynah.late_template()?.map(|t| t.at(now())))
 }
 
 /// Most reasons, and most rows of each, that are named.
@@ -153,7 +154,8 @@ pub fn notes(rows: &Dataset) {
     }
     let mut reasons: Vec<(&str, Vec<String>)> = Vec::new();
     for row in &rows.left_out {
-        let place = row.file.as_ref().map_or(String::new(), |file| format!("{file}: ")) + &format!("line {}", row.line);
+        let place = row.file.as_ref().map_or(String::new(), |file| format!("{}: ", printable(file)))
+            + &format!("line {}", row.line);
         match reasons.iter_mut().find(|(why, _)| *why == row.why) {
             Some((_, places)) => places.push(place),
             None => reasons.push((&row.why, vec![place])),
@@ -270,7 +272,7 @@ pub fn repack(model: &Model, budget: usize) -> anyhow::Result<Model> {
 impl ModelArgs {
     /// What the model is called.
     pub fn name(&self) -> String {
-        self.model.as_ref().map_or("the built-in model".into(), |path| path.display().to_string())
+        self.model.as_ref().map_or("the built-in model".into(), |path| out::name(path))
     }
 }
 

@@ -1,6 +1,7 @@
 //! Output paths: a command never overwrites its inputs or writes two outputs to one file. This is checked before any work.
 
 use crate::args::Usage;
+use crate::out;
 use anyhow::Context;
 use mynah::gguf::Gguf;
 use std::fs::Metadata;
@@ -34,12 +35,12 @@ pub fn apart(written: &[Named], read: &[Named]) -> anyhow::Result<()> {
         for b in read {
             let within = || b.path.read_dir().is_ok_and(|files| files.flatten().any(|f| same(&a.path, &f.path())));
             if same(&a.path, &b.path) || within() {
-                let (path, a, b) = (a.path.display(), &a.name, &b.name);
+                let (path, a, b) = (out::name(&a.path), &a.name, &b.name);
                 return Err(Usage::error(format!("{a} would overwrite what {b} reads: {path}")));
             }
         }
         if let Some(b) = written[..i].iter().find(|b| same(&a.path, &b.path)) {
-            let (path, a, b) = (a.path.display(), &a.name, &b.name);
+            let (path, a, b) = (out::name(&a.path), &a.name, &b.name);
             return Err(Usage::error(format!("{b} and {a} name the same file: {path}")));
         }
     }
@@ -49,19 +50,19 @@ pub fn apart(written: &[Named], read: &[Named]) -> anyhow::Result<()> {
 /// Checks that a file can be written at `path`: the folder takes a new file, which is removed at once.
 pub fn writable(path: &Path) -> anyhow::Result<()> {
     let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    anyhow::ensure!(parent.is_dir(), "{}: no such folder; make it first, or name another file", parent.display());
-    anyhow::ensure!(path.file_name().is_some(), "{}: it does not end in the name of a file", path.display());
+    anyhow::ensure!(parent.is_dir(), "{}: no such folder; make it first, or name another file", out::name(parent));
+    anyhow::ensure!(path.file_name().is_some(), "{}: it does not end in the name of a file", out::name(path));
     if let Ok(there) = path.metadata() {
         let what = "a folder, a pipe or a device, and a file is written; name another";
-        anyhow::ensure!(there.is_file(), "{}: it is {what}", path.display());
+        anyhow::ensure!(there.is_file(), "{}: it is {what}", out::name(path));
         anyhow::ensure!(
             !there.permissions().readonly(),
             "{}: it is marked read-only; name another file",
-            path.display()
+            out::name(path)
         );
     }
     // Who may write into a folder, only the system knows.
-    tempfile_in(parent).with_context(|| format!("{}: no file can be written in this folder", parent.display()))
+    tempfile_in(parent).with_context(|| format!("{}: no file can be written in this folder", out::name(parent)))
 }
 
 /// Whether a path names a file, or nothing yet.

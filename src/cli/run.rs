@@ -127,14 +127,5 @@ pub fn run(args: &Run, json: bool) -> anyhow::Result<Outcome> {
 
 /// Prints tokens as they come.
 pub fn show(json: bool) -> impl FnMut(u32, &str) -> anyhow::Result<()> {
-    let terminal = std::io::stdout().is_terminal();
-    move |id, text| {
-        if json {
-            out::print_json(&Token { id, text })
-        } else if terminal {
-            out::print(&out::harmless(text))
-        } else {
-            out::print(text)
-        }
-    }
+    move |id, text| if json { out::print_json(&Token { id, text }) } else { out::print(text) }
 }

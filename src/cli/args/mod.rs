@@ -127,9 +127,14 @@ impl Cli {
         let read = command.try_get_matches_from_mut(words).and_then(|matches| Cli::from_arg_matches(&matches));
         read.or_else(|e| {
             let e = e.format(&mut command);
-            match e.print().and_then(|()| std::io::stdout().flush()) {
-                Err(why) if !e.use_stderr() => Err(out::unwritten(why)),
-                _ => std::process::exit(e.exit_code()),
+            // An error repeats what was typed, or what a checkpoint says was typed.
+            let printed = match e.use_stderr() {
+                true => Ok(out::say(e.render().to_string().trim_end())),
+                false => e.print().and_then(|()| std::io::stdout().flush()),
+            };
+            match printed {
+                Err(why) => Err(out::unwritten(why)),
+                Ok(()) => std::process::exit(e.exit_code()),
             }
         })
     }

@@ -1,5 +1,6 @@
 //! Tests of another run, from JSON Lines as `llama-bench -o jsonl` writes them.
 
+use crate::out;
 use anyhow::{Context, anyhow};
 use mynah::bytes::{Limits, map};
 use mynah::error::printable;
@@ -50,7 +51,7 @@ pub struct Other {
 /// # Errors
 /// Naming the file and the line, or the models that are in it.
 pub fn read(path: &Path, model: &str) -> anyhow::Result<Vec<Other>> {
-    let name = path.display();
+    let name = out::name(path);
     let bytes = map::read(path, Limits::default().file)?;
     let text = std::str::from_utf8(&bytes).with_context(|| format!("{name}: not text in UTF-8"))?;
     let mut all: Vec<Other> = Vec::new();

@@ -78,18 +78,20 @@ impl<'a> Learner<'a> {
         let path = Learner::check(args)?;
         let spec = Spec { values: args.lesson.method.values.clone(), ..Spec::new(args.lesson.method.kind()) };
         match path.try_exists()? {
-            true => anyhow::ensure!(path.is_file(), "{}: no file; --learn writes one, so name another", path.display()),
+            true => {
+                anyhow::ensure!(path.is_file(), "{}: no file; --learn writes one, so name another", out::name(&path))
+            }
             // What cannot be made is wrong use.
             false => drop(setting(adapter::create(&spec, talk.mynah().base()))?),
         }
         let feedback = Feedback::open(talk, &path, &spec)?;
         if feedback.created() {
             let n = out::bytes(feedback.bytes().len() as u64);
-            out::say(&format!("{} is new: {n} of {}", path.display(), spec.kind));
+            out::say(&format!("{} is new: {n} of {}", out::name(&path), spec.kind));
         }
         let journal = feedback.journal();
         if journal.torn() > 0 {
-            let (name, n) = (journal.path().display(), journal.torn());
+            let (name, n) = (out::name(journal.path()), journal.torn());
             out::say(&format!("{name}: the last mark was cut off, by a crash; its {n} bytes were taken off"));
         }
         Ok(Learner { args, feedback, json })
@@ -171,7 +173,7 @@ impl<'a> Learner<'a> {
     pub fn learn(&mut self, talk: &mut Talk, input: &mut Input) -> anyhow::Result<()> {
         let marks = self.feedback.rows(talk);
         for (line, why) in &marks.left_out {
-            out::say(&format!("{}: line {line} is left out: {why}", self.feedback.journal().path().display()));
+            out::say(&format!("{}: line {line} is left out: {why}", out::name(self.feedback.journal().path())));
         }
         if marks.examples.is_empty() {
             out::say("nothing to learn from: mark answers with /good, /bad or /fix first");
@@ -259,7 +261,7 @@ impl<'a> Learner<'a> {
             return out::print_json(&json!({ "kept": kept }));
         }
         match kept {
-            true => out::say(&format!("kept in {}; /undo goes back", self.feedback.path().display())),
+            true => out::say(&format!("kept in {}; /undo goes back", out::name(self.feedback.path()))),
             false => out::say("undone; the marks stay"),
         }
         Ok(())

@@ -212,14 +212,14 @@ impl Room<'_> {
             (name, _) => PathBuf::from(name),
         };
         if self.saved.as_deref() != Some(&*path) && path.symlink_metadata().is_ok() {
-            out::say(&format!("{} exists: /save FILE writes into another", path.display()));
+            out::say(&format!("{} exists: /save FILE writes into another", out::name(&path)));
             return Ok(());
         }
         write(&path, self.talk.messages())?;
         if self.json {
-            out::print_json(&serde_json::json!({ "saved": path.display().to_string() }))?;
+            out::print_json(&serde_json::json!({ "saved": path.to_string_lossy() }))?;
         } else {
-            out::say(&format!("saved in {}", path.display()));
+            out::say(&format!("saved in {}", out::name(&path)));
         }
         self.saved = Some(path);
         Ok(())

@@ -107,7 +107,7 @@ impl File {
 
     /// What it is, for eyes.
     pub fn says(&self) -> String {
-        let (path, n) = (self.path.display(), self.places.len());
+        let (path, n) = (out::name(&self.path), self.places.len());
         format!("{path}: outputs of {n} rows, {} of at most {}", out::bytes(self.end), out::bytes(self.limit))
     }
 

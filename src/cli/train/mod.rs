@@ -134,7 +134,7 @@ fn named(e: Error, from: Option<&Path>) -> anyhow::Error {
     match (e, from) {
         (Error::Changed(changes), Some(path)) => {
             let list: String = changes.iter().map(|c| format!("\n  {c}")).collect();
-            anyhow::anyhow!("{}: this is not the run that was saved:{list}", path.display())
+            anyhow::anyhow!("{}: this is not the run that was saved:{list}", out::name(path))
         }
         (e @ (Error::Corrupt { .. } | Error::Mismatch { .. } | Error::Limit { .. }), Some(path)) => {
             e.in_file(path.to_string_lossy()).into()
@@ -181,7 +181,7 @@ fn open_log(path: &Path, resumed: bool, lines: &str) -> anyhow::Result<File> {
         }
         anyhow::Ok(File::options().append(true).open(path)?)
     };
-    open().with_context(|| path.display().to_string())
+    open().with_context(|| out::name(path))
 }
 
 /// What is going to happen.
@@ -226,7 +226,7 @@ fn save(run: &mut Run, options: &Train) -> anyhow::Result<(Summary, Option<Vec<u
     };
     let summary = run.summary(file.as_ref().map(Vec::len));
     run.show(&summary);
-    let path = output.display();
+    let path = out::name(output);
     match &file {
         Some(file) => out::say(&format!("saved {path}, {} bytes", out::number(file.len() as u64))),
         None if run.steps() == 0 => out::say("nothing saved: no step was done"),

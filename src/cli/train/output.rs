@@ -5,6 +5,7 @@ use super::reference;
 use super::resume::{Resumed, quote};
 use crate::args::{FULL, Train, Usage};
 use crate::load::split_scale;
+use crate::out;
 use crate::paths::{self, Named};
 use mynah::adapter;
 use mynah::bytes::{Limits, map};
@@ -99,7 +100,7 @@ pub fn check(args: &Train, folder: Named, own: bool) -> anyhow::Result<()> {
         paths::writable(log)?;
     }
     if args.output.exists() && !args.force && !own {
-        let path = args.output.display();
+        let path = out::name(&args.output);
         return Err(Usage::error(format!("-o {path} exists: --force replaces it, or name another file")));
     }
     Ok(())

@@ -32,12 +32,12 @@ pub fn fill(data: &Path, lesson: &mut Lesson) -> anyhow::Result<()> {
     if !stream && path.exists() {
         let found = map::open(&path).and_then(|bytes| lesson.fill_reference(bytes));
         if let Err(e) = found {
-            out::say(&format!("{}: cannot be used here ({e}); computed again", path.display()));
+            out::say(&format!("{}: cannot be used here ({e}); computed again", out::name(&path)));
         }
     }
     let missing = lesson.missing_reference() as u64;
     if missing == 0 {
-        out::say(&format!("{}: reference log-probabilities of the data", path.display()));
+        out::say(&format!("{}: reference log-probabilities of the data", out::name(&path)));
         return Ok(());
     }
     let meter = Meter::new(missing);
@@ -52,12 +52,12 @@ pub fn fill(data: &Path, lesson: &mut Lesson) -> anyhow::Result<()> {
     }
     // Without the file the next run computes it again: no reason to stop.
     if path.exists() && !map::open(&path).is_ok_and(|bytes| bytes.is_empty() || bytes.starts_with(OURS)) {
-        out::say(&format!("{}: another file, which is left alone; log-probabilities are not saved", path.display()));
+        out::say(&format!("{}: another file, which is left alone; log-probabilities are not saved", out::name(&path)));
         return Ok(());
     }
     match map::replace(&path, &lesson.reference_file()) {
         Ok(()) => {
-            out::say(&format!("{}: reference log-probabilities of the data, saved for the next run", path.display()))
+            out::say(&format!("{}: reference log-probabilities of the data, saved for the next run", out::name(&path)))
         }
         Err(e) => out::say(&format!("the reference log-probabilities could not be saved: {e}")),
     }

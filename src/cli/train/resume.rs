@@ -67,18 +67,18 @@ impl Line {
             return Ok(Line { cli: Cli::read(args)?, options: kept(given_options), resumed: None });
         };
         if let Some(other) = given.get_one::<PathBuf>("checkpoints").filter(|other| !same(other, path)) {
-            let (path, other) = (path.display(), other.display());
+            let (path, other) = (out::name(path), out::name(other));
             return Err(Usage::error(format!(
                 "--resume {path} continues in that folder, not in --checkpoints {other}"
             )));
         }
         if !path.is_dir() {
-            return Err(Usage::error(format!("--resume {}: there is no such folder", path.display())));
+            return Err(Usage::error(format!("--resume {}: there is no such folder", out::name(path))));
         }
         let folder = Folder::open(path)?;
         let skipped = |e: &Error| out::say(&format!("skipped: {e}"));
         let Some(checkpoint) = folder.newest(&Limits::default(), skipped)? else {
-            let path = path.display();
+            let path = out::name(path);
             return Err(Usage::error(format!("--resume {path}: the folder holds no checkpoint; start a new run")));
         };
         let noted = || {
@@ -173,7 +173,7 @@ pub fn check_unused(path: &Path) -> anyhow::Result<()> {
     if folder::steps(path).is_ok_and(|steps| !steps.is_empty()) {
         let quoted = quote(path);
         let why =
-            format!("{} holds checkpoints of a run; `mynah train --resume {quoted}` continues it", path.display());
+            format!("{} holds checkpoints of a run; `mynah train --resume {quoted}` continues it", out::name(path));
         return Err(Usage::error(why + ". To begin a new run, remove the folder or name another"));
     }
     Ok(())

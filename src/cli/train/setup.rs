@@ -61,7 +61,7 @@ pub fn setup(
     if let (Some(path), Some(method)) = (&args.init, args.method.named())
         && method != setup.method().name()
     {
-        let (path, kind) = (path.display(), setup.method().name());
+        let (path, kind) = (out::name(path), setup.method().name());
         return Err(Usage::error(format!("--init {path} is a {kind} adapter; leave out --method")));
     }
     let setup = setup.stack(load::stack(mynah, &args.adapters)?).settings(|s| settings(args, clock, s));

@@ -168,9 +168,15 @@ impl Template {
     /// # Errors
     /// As [`Template::new`].
     pub fn from_gguf(gguf: &Gguf, tokenizer: &Tokenizer) -> Result<Option<Template>> {
-        // Converters write an empty text where there is none.
-        let source = gguf.string(KEY)?.filter(|source| !source.trim().is_empty());
-        source.map(|source| Template::new(source, tokenizer)).transpose()
+        source(gguf)?.map(|source| Template::new(source, tokenizer)).transpose()
+    }
+
+    /// The same as [`Template::late`].
+    ///
+    /// # Errors
+    /// `Mismatch` if the file has something else than a text in its place.
+    pub fn late_from_gguf(gguf: &Gguf, tokenizer: &Tokenizer) -> Result<Option<Template>> {
+        Ok(source(gguf)?.map(|source| Template::late(source, tokenizer)))
     }
 
     /// Reads a template. The tokenizer provides `bos_token` and similar variables.
@@ -178,9 +184,13 @@ impl Template {
     /// # Errors
     /// `Limit` above 256 KiB, `Corrupt` if it is no template.
     pub fn new(source: &str, tokenizer: &Tokenizer) -> Result<Template> {
-        if source.len() > MAX_SOURCE {
-            return Err(Error::limit("bytes of a chat template", source.len() as u64, MAX_SOURCE as u64));
-        }
+        let template = Template::late(source, tokenizer);
+        template.program()?;
+        Ok(template)
+    }
+
+    /// The same, whose errors come when it is used: texts that need no template can be read beside one that is not good.
+    pub fn late(source: &str, tokenizer: &Tokenizer) -> Template {
         let mut engine = Environment::new();
         engine.set_fuel(Some(FUEL));
         engine.set_recursion_limit(DEPTH);
@@ -206,11 +216,18 @@ impl Template {
         }
         engine.add_filter(GENERATED, generated);
         let (source, tagged) = with_generation_filter(source);
-        program::Program::new(&source)?;
         let template = Template { engine, source, stop: None, merge_system: false, tagged, parts: Vec::new() };
         // A template that shows the date cannot be run without one.
         let parts = template.clone().at(0).roles_of_parts();
-        Ok(Template { parts, ..template })
+        Template { parts, ..template }
+    }
+
+    /// What is run.
+    fn program(&self) -> Result<program::Program<'_>> {
+        if self.source.len() > MAX_SOURCE {
+            return Err(Error::limit("bytes of a chat template", self.source.len() as u64, MAX_SOURCE as u64));
+        }
+        program::Program::new(&self.source)
     }
 
     /// Roles whose contents the template shows as lists of text parts, as templates of models that see do, and not as texts.
@@ -365,12 +382,17 @@ impl Template {
             (GENERATED, generated.unwrap_or_default().into()),
         ]);
         let context = Value::from_pairs(pairs);
-        let text = program::Program::new(&self.source)?.run(&self.engine, context).map_err(failed)?;
+        let text = self.program()?.run(&self.engine, context).map_err(failed)?;
         if text.len() > MAX_OUTPUT {
             return Err(Error::limit("bytes of a rendered conversation", text.len() as u64, MAX_OUTPUT as u64));
         }
         Ok(text)
     }
+}
+
+/// The source in a model file. Converters write an empty text where there is none.
+fn source(gguf: &Gguf) -> Result<Option<&str>> {
+    Ok(gguf.string(KEY)?.filter(|source| !source.trim().is_empty()))
 }
 
 /// What to do where a template does not take what the system says.
