@@ -138,7 +138,11 @@ impl Tokenizer {
     pub fn spells_control(&self, text: &str) -> bool {
         let Inner { vocab, special, .. } = &*self.inner;
         let hidden = |id: u32, _| vocab.kind(id).is_hidden();
-        special.cut(vocab, text.as_bytes(), hidden).iter().any(|part| matches!(part, Fragment::Token(_)))
+        let found = special.each(vocab, text.as_bytes(), hidden, |part| match part {
+            Fragment::Token(_) => Err(()),
+            Fragment::Text(_) => Ok(()),
+        });
+        found.is_err()
     }
 
     /// What [`Encode::add_special`] puts first.
@@ -171,7 +175,7 @@ impl Tokenizer {
         }
         let mut merger = Merger::default();
         let mut strip = false;
-        for fragment in finder.cut(&inner.vocab, text.as_bytes(), allowed) {
+        finder.each(&inner.vocab, text.as_bytes(), allowed, |fragment| {
             *fresh = match fragment {
                 Fragment::Token(id) => {
                     out.push(id);
@@ -183,7 +187,7 @@ impl Tokenizer {
                     if core::mem::take(&mut strip) {
                         text = text.trim_start_matches([' ', '\t', '\n', '\u{b}', '\u{c}', '\r']);
                         if text.is_empty() {
-                            continue;
+                            return Ok(());
                         }
                     }
                     match &inner.method {
@@ -194,8 +198,8 @@ impl Tokenizer {
                     false
                 }
             };
-        }
-        Ok(())
+            Ok(())
+        })
     }
 
     /// The bytes of some tokens; not always UTF-8, since a token may end inside a character.

@@ -84,12 +84,19 @@ pub(super) enum Fragment {
     Token(u32),
 }
 
+/// Places of a text at which spellings are looked for together.
+const WINDOW: usize = 1 << 14;
+
 /// Finds the spellings of some tokens in a text.
 pub(super) struct Finder {
     /// The tokens, sorted by their bytes.
     sorted: Vec<u32>,
     /// Where the tokens with a first byte begin in `sorted`.
     first: Box<[u32; 257]>,
+    /// The bytes of all of them.
+    reach: usize,
+    /// Places that are looked at together, at least.
+    window: usize,
 }
 
 impl Finder {
@@ -102,7 +109,13 @@ impl Finder {
         sorted.dedup_by_key(|id| vocab.bytes(*id));
         let starts = |b: usize| sorted.partition_point(|&id| (vocab.bytes(id)[0] as usize) < b) as u32;
         let first = Box::new(core::array::from_fn(starts));
-        Finder { sorted, first }
+        let reach = sorted.iter().map(|&id| vocab.bytes(id).len()).sum();
+        Finder { sorted, first, reach, window: WINDOW }
+    }
+
+    #[cfg(test)]
+    pub fn with_window(self, window: usize) -> Self {
+        Finder { window, ..self }
     }
 
     /// The longest spelling of at most `most` bytes that `text` begins with: length and token.
@@ -126,8 +139,19 @@ impl Finder {
     }
 
     /// Cuts the text: longer spellings first anywhere in it, then from left to right. A spelling is recognised if
-    /// `allowed` accepts its token and position.
-    pub fn cut(&self, vocab: &Vocab, text: &[u8], allowed: impl Fn(u32, Range<usize>) -> bool) -> Vec<Fragment> {
+    /// `allowed` accepts its token and position. Hands out the parts in order, and stops at the first error of `out`.
+    ///
+    /// What a spelling loses to overlaps it, so spellings that do not touch are nothing to each other: one group of those
+    /// that overlap is looked at after the other. Of a long group only its beginning is. A spelling there can lose to one on
+    /// its right, which may have lost to another, and so on; but each of these is longer or comes before in the order of
+    /// tokens, so that all of them reach no further than the sum of all spellings.
+    pub fn each<E>(
+        &self,
+        vocab: &Vocab,
+        text: &[u8],
+        allowed: impl Fn(u32, Range<usize>) -> bool,
+        mut out: impl FnMut(Fragment) -> core::result::Result<(), E>,
+    ) -> core::result::Result<(), E> {
         let longest = |at: usize, mut most: usize| {
             loop {
                 let (len, id) = self.longest(vocab, &text[at..], most)?;
@@ -137,45 +161,53 @@ impl Finder {
                 most = len - 1;
             }
         };
-        let mut queue = BinaryHeap::new();
-        if !self.sorted.is_empty() {
-            for at in 0..text.len() {
+        let window = self.window.max(self.reach.saturating_mul(2));
+        let (mut queue, mut taken, mut found) = (BinaryHeap::new(), Vec::new(), Vec::new());
+        // Where the text begins that is not handed out yet, and where to look.
+        let (mut start, mut at) = (0, if self.sorted.is_empty() { text.len() } else { 0 });
+        while at < text.len() {
+            if longest(at, MAX_PIECE).is_none() {
+                at += 1;
+                continue;
+            }
+            let (begin, mut end) = (at, at + 1);
+            while at < end && at - begin < window {
                 if let Some((len, id)) = longest(at, MAX_PIECE) {
                     queue.push((len, Reverse(id), Reverse(at)));
+                    end = end.max(at + len);
                 }
+                at += 1;
             }
-        }
-        if queue.is_empty() {
-            return if text.is_empty() { Vec::new() } else { vec![Fragment::Text(0..text.len())] };
-        }
-        let mut taken = vec![false; text.len()];
-        let mut found = Vec::new();
-        while let Some((len, Reverse(id), Reverse(at))) = queue.pop() {
-            // Spellings that were found before are not shorter, so an overlap covers one of this one's ends.
-            if taken[at] {
-                continue;
-            }
-            if taken[at + len - 1] {
-                if let Some((len, id)) = longest(at, len - 1) {
-                    queue.push((len, Reverse(id), Reverse(at)));
+            taken.clear();
+            taken.resize(end - begin, false);
+            while let Some((len, Reverse(id), Reverse(at))) = queue.pop() {
+                let place = at - begin;
+                // Spellings that were found before are not shorter, so an overlap covers one of this one's ends.
+                if taken[place] {
+                    continue;
                 }
-                continue;
+                if taken[place + len - 1] {
+                    if let Some((len, id)) = longest(at, len - 1) {
+                        queue.push((len, Reverse(id), Reverse(at)));
+                    }
+                    continue;
+                }
+                taken[place..place + len].fill(true);
+                found.push((at, len, id));
             }
-            taken[at..at + len].fill(true);
-            found.push((at, len, id));
-        }
-        found.sort_unstable();
-        let (mut out, mut start) = (Vec::new(), 0);
-        for (at, len, id) in found {
-            if start < at {
-                out.push(Fragment::Text(start..at));
+            if at < end {
+                at -= self.reach;
             }
-            out.push(Fragment::Token(id));
-            start = at + len;
+            found.sort_unstable();
+            for (place, len, id) in found.drain(..).take_while(|&(place, ..)| place < at) {
+                if start < place {
+                    out(Fragment::Text(start..place))?;
+                }
+                out(Fragment::Token(id))?;
+                start = place + len;
+            }
+            at = at.max(start);
         }
-        if start < text.len() {
-            out.push(Fragment::Text(start..text.len()));
-        }
-        out
+        if start < text.len() { out(Fragment::Text(start..text.len())) } else { Ok(()) }
     }
 }

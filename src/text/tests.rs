@@ -224,6 +224,21 @@ fn plain_cut(tokens: &[String], text: &str) -> Vec<Fragment> {
     parts
 }
 
+fn cut(finder: &Finder, vocab: &Vocab, text: &str) -> Vec<Fragment> {
+    let mut parts = Vec::new();
+    let done: core::result::Result<(), ()> = finder.each(
+        vocab,
+        text.as_bytes(),
+        |_, _| true,
+        |part| {
+            parts.push(part);
+            Ok(())
+        },
+    );
+    done.unwrap();
+    parts
+}
+
 #[test]
 fn cutting_by_queue_is_cutting_token_by_token() {
     let mut random = Random(3);
@@ -244,15 +259,12 @@ fn cutting_by_queue_is_cutting_token_by_token() {
             };
             vocab.push(TokenKind::UserDefined, write).unwrap();
         }
-        let finder = Finder::new(&vocab, |_| true);
-        for _ in 0..30 {
-            let len = random.below(30);
-            let text = random.text("abcd", len);
-            assert_eq!(
-                finder.cut(&vocab, text.as_bytes(), |_, _| true),
-                plain_cut(&tokens, &text),
-                "{tokens:?} in {text}"
-            );
+        // Of long groups the beginning is decided first.
+        let finder = Finder::new(&vocab, |_| true).with_window(1 + random.below(20));
+        for i in 0..30 {
+            let len = random.below(if i % 5 == 0 { 400 } else { 30 });
+            let text = random.text(if i % 2 == 0 { "abcd" } else { "abc" }, len);
+            assert_eq!(cut(&finder, &vocab, &text), plain_cut(&tokens, &text), "{tokens:?} in {text}");
         }
     }
 }

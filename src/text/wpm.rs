@@ -7,6 +7,9 @@ use super::vocab::{MAX_PIECE, TokenKind, Vocab};
 use std::prelude::v1::*;
 use unicode_normalization::char::decompose_canonical;
 
+/// Bytes of a word that is looked at twice.
+const LONG: usize = 1 << 12;
+
 pub(super) struct Wpm {
     /// Of the tokens that text may become.
     pieces: Finder,
@@ -23,46 +26,74 @@ impl Wpm {
 
     /// Appends the tokens of `text`.
     pub fn encode(&self, vocab: &Vocab, text: &str, out: &mut Vec<u32>) {
-        let mut word = String::from(" ");
-        for c in text.chars() {
-            let c = if self.strip_accents { first_part(c) } else { c };
-            if c.is_whitespace() {
-                self.word(vocab, &mut word, out);
+        let mut buffer = Vec::new();
+        let mut start = 0;
+        for (at, c) in text.char_indices() {
+            let seen = self.seen(c);
+            let alone = !self.is_left_out(seen)
+                && (is_class(seen, 'P') || (seen.is_ascii() && is_class(seen, 'S')) || is_ideograph(seen));
+            if !alone && !seen.is_whitespace() {
                 continue;
             }
-            let control = c == char::REPLACEMENT_CHARACTER || is_class(c, 'C');
-            if control || (self.strip_accents && is_class(c, 'M')) {
-                continue;
-            }
-            let alone = is_class(c, 'P') || (c.is_ascii() && is_class(c, 'S')) || is_ideograph(c);
+            self.word(vocab, &text[start..at], &mut buffer, out);
+            start = at + c.len_utf8();
             if alone {
-                self.word(vocab, &mut word, out);
-            }
-            word.push(if self.lowercase { c.to_lowercase().next().unwrap_or(c) } else { c });
-            if alone {
-                self.word(vocab, &mut word, out);
+                self.word(vocab, &text[at..start], &mut buffer, out);
             }
         }
-        self.word(vocab, &mut word, out);
+        self.word(vocab, &text[start..], &mut buffer, out);
     }
 
-    /// Appends the pieces of a word with a space before it, or the unknown token, and leaves the space.
-    fn word(&self, vocab: &Vocab, word: &mut String, out: &mut Vec<u32>) {
+    /// A character, but for the case of letters, as pieces spell it.
+    fn seen(&self, c: char) -> char {
+        if self.strip_accents { first_part(c) } else { c }
+    }
+
+    /// Whether pieces spell nothing for such a character.
+    fn is_left_out(&self, c: char) -> bool {
+        c == char::REPLACEMENT_CHARACTER || is_class(c, 'C') || (self.strip_accents && is_class(c, 'M'))
+    }
+
+    /// Appends the pieces of a word, or the unknown token.
+    fn word(&self, vocab: &Vocab, word: &str, buffer: &mut Vec<u8>, out: &mut Vec<u32>) {
         let start = out.len();
-        let mut rest = word.as_bytes();
-        if rest.len() == 1 {
-            return;
+        // Of a long word that pieces do not cover none are kept until that is seen.
+        let covered = (word.len() <= LONG || self.pieces(vocab, word, buffer, |_| {}))
+            && self.pieces(vocab, word, buffer, |id| out.push(id));
+        if !covered {
+            out.truncate(start);
+            out.extend(self.unknown);
         }
-        while !rest.is_empty() {
-            let Some((len, id)) = self.pieces.longest(vocab, rest, MAX_PIECE) else {
-                out.truncate(start);
-                out.extend(self.unknown);
-                break;
-            };
-            out.push(id);
-            rest = &rest[len..];
+    }
+
+    /// Hands out the pieces of a word with a space before it, each the longest that fits. Says whether they cover it.
+    fn pieces(&self, vocab: &Vocab, word: &str, buffer: &mut Vec<u8>, mut each: impl FnMut(u32)) -> bool {
+        let mut chars = word.chars().map(|c| self.seen(c)).filter(|&c| !self.is_left_out(c));
+        let lower = |c: char| if self.lowercase { c.to_lowercase().next().unwrap_or(c) } else { c };
+        // Where nothing is left of a word, the space is no piece.
+        let Some(first) = chars.next() else { return true };
+        buffer.clear();
+        buffer.push(b' ');
+        buffer.extend_from_slice(lower(first).encode_utf8(&mut [0; 4]).as_bytes());
+        let mut at = 0;
+        loop {
+            if buffer.len() - at < MAX_PIECE {
+                buffer.drain(..core::mem::take(&mut at));
+                // More than a piece, so that this is done now and then.
+                while buffer.len() < 2 * MAX_PIECE
+                    && let Some(c) = chars.next()
+                {
+                    buffer.extend_from_slice(lower(c).encode_utf8(&mut [0; 4]).as_bytes());
+                }
+            }
+            let rest = &buffer[at..];
+            if rest.is_empty() {
+                return true;
+            }
+            let Some((len, id)) = self.pieces.longest(vocab, rest, MAX_PIECE) else { return false };
+            each(id);
+            at += len;
         }
-        word.truncate(1);
     }
 }
 

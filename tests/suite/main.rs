@@ -31,6 +31,7 @@ mod hostile_templates;
 mod kernels;
 mod layers;
 mod liar;
+mod long_texts;
 mod manners;
 #[cfg(feature = "base")]
 mod methods;
@@ -47,6 +48,7 @@ mod samples;
 mod save;
 mod sessions;
 mod shared;
+mod strangers;
 mod support;
 #[cfg(feature = "base")]
 mod teach;

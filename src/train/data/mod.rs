@@ -63,7 +63,7 @@ pub use shape::{SHAPES, Shape};
 
 use super::Example;
 use crate::bytes::Limits;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, printable};
 use crate::rng::Random;
 #[cfg(feature = "chat")]
 use crate::text::chat::Template;
@@ -165,7 +165,7 @@ pub struct LeftOut {
 
 impl core::fmt::Display for LeftOut {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        let file = self.file.as_ref().map(|file| format!("{file}: ")).unwrap_or_default();
+        let file = self.file.as_ref().map(|file| format!("{}: ", printable(file))).unwrap_or_default();
         write!(f, "{file}line {}: {}", self.line, self.why)
     }
 }
@@ -371,7 +371,7 @@ impl<'a> Collector<'a> {
     }
 
     fn note(&mut self, note: String) {
-        let file = self.file.as_ref().map(|file| format!("{file}: ")).unwrap_or_default();
+        let file = self.file.as_ref().map(|file| format!("{}: ", printable(file))).unwrap_or_default();
         self.data.notes.push(file + &note);
     }
 
