@@ -53,6 +53,7 @@ pub fn name_cut_files() {
 
 #[cfg(target_os = "linux")]
 mod fault {
+    use mynah::error::is_unseen;
     use std::cell::UnsafeCell;
     use std::mem::{MaybeUninit, zeroed};
     use std::ptr;
@@ -162,11 +163,33 @@ mod fault {
             let inside = (hex(&line[..dash])..hex(&line[dash + 1..space])).contains(&address);
             if inside {
                 let slash = line[..len].iter().position(|b| *b == b'/')?;
-                // Control characters of a name stay off the terminal.
-                line[slash..len].iter_mut().filter(|b| **b < b' ').for_each(|b| *b = b'?');
+                hide(&mut line[slash..len]);
                 return (line[space + 4] == b's').then_some(&line[slash..len]);
             }
             len = 0;
         }
+    }
+
+    /// Keeps off the terminal what it would act on; nothing is reserved here, so it is not escaped.
+    fn hide(name: &mut [u8]) {
+        let mut at = 0;
+        while let Some(chunk) = name[at..].utf8_chunks().next() {
+            let (len, hidden) = match chunk.valid().chars().next() {
+                Some(c) => (c.len_utf8(), is_unseen(c)),
+                None => (chunk.invalid().len(), true),
+            };
+            if hidden {
+                name[at..at + len].fill(b'?');
+            }
+            at += len;
+        }
+    }
+
+    #[test]
+    fn names_keep_what_can_be_seen() {
+        let mut name = "/é\u{1b}[2J\u{202e}\u{9b}日".as_bytes().to_vec();
+        name.push(0xff);
+        hide(&mut name);
+        assert_eq!(name, "/é?[2J?????日?".as_bytes());
     }
 }

@@ -3,7 +3,7 @@
 use super::vocab::{MAX_PIECE, TokenKind, Vocab};
 use core::cmp::Reverse;
 use core::ops::Range;
-use std::collections::BinaryHeap;
+use std::collections::{BTreeSet, BinaryHeap};
 use std::prelude::v1::*;
 
 /// Spellings that end a turn, the most common first; one of them is the end of turn if the file names none.
@@ -93,8 +93,6 @@ pub(super) struct Finder {
     sorted: Vec<u32>,
     /// Where the tokens with a first byte begin in `sorted`.
     first: Box<[u32; 257]>,
-    /// The bytes of all of them.
-    reach: usize,
     /// Places that are looked at together, at least.
     window: usize,
 }
@@ -109,8 +107,7 @@ impl Finder {
         sorted.dedup_by_key(|id| vocab.bytes(*id));
         let starts = |b: usize| sorted.partition_point(|&id| (vocab.bytes(id)[0] as usize) < b) as u32;
         let first = Box::new(core::array::from_fn(starts));
-        let reach = sorted.iter().map(|&id| vocab.bytes(id).len()).sum();
-        Finder { sorted, first, reach, window: WINDOW }
+        Finder { sorted, first, window: WINDOW }
     }
 
     #[cfg(test)]
@@ -144,7 +141,7 @@ impl Finder {
     /// What a spelling loses to overlaps it, so spellings that do not touch are nothing to each other: one group of those
     /// that overlap is looked at after the other. Of a long group only its beginning is. A spelling there can lose to one on
     /// its right, which may have lost to another, and so on; but each of these is longer or comes before in the order of
-    /// tokens, so that all of them reach no further than the sum of all spellings.
+    /// tokens, so that all of them reach no further than the sum of the spellings that are there.
     pub fn each<E>(
         &self,
         vocab: &Vocab,
@@ -161,8 +158,8 @@ impl Finder {
                 most = len - 1;
             }
         };
-        let window = self.window.max(self.reach.saturating_mul(2));
         let (mut queue, mut taken, mut found) = (BinaryHeap::new(), Vec::new(), Vec::new());
+        let mut there = BTreeSet::new();
         // Where the text begins that is not handed out yet, and where to look.
         let (mut start, mut at) = (0, if self.sorted.is_empty() { text.len() } else { 0 });
         while at < text.len() {
@@ -171,10 +168,18 @@ impl Finder {
                 continue;
             }
             let (begin, mut end) = (at, at + 1);
-            while at < end && at - begin < window {
+            // The spellings that are there, and their sum.
+            let mut reach = 0;
+            there.clear();
+            while at < end && at - begin < self.window.max(2 * reach) {
                 if let Some((len, id)) = longest(at, MAX_PIECE) {
                     queue.push((len, Reverse(id), Reverse(at)));
                     end = end.max(at + len);
+                }
+                let mut next = self.longest(vocab, &text[at..], MAX_PIECE);
+                while let Some((len, _)) = next.filter(|(_, id)| there.insert(*id)) {
+                    reach += len;
+                    next = self.longest(vocab, &text[at..], len - 1);
                 }
                 at += 1;
             }
@@ -196,7 +201,7 @@ impl Finder {
                 found.push((at, len, id));
             }
             if at < end {
-                at -= self.reach;
+                at -= reach;
             }
             found.sort_unstable();
             for (place, len, id) in found.drain(..).take_while(|&(place, ..)| place < at) {

@@ -91,8 +91,10 @@ fn rows_of_every_shape_spell_no_control_token() {
     let tokenizer = mynah.tokenizer();
     let own = mynah.template().unwrap().unwrap();
     let all = Template::new(SHOWS_ALL, tokenizer).unwrap();
-    for template in [&own, &all] {
-        for (name, contents) in ROWS {
+    for (template, tools) in [(&own, false), (&all, true)] {
+        // Rows with tools are refused where the template does not show them.
+        let shown = |row: &&(&str, &str)| tools || !row.1.contains("tool");
+        for (name, contents) in ROWS.iter().filter(shown) {
             let count = |text: &str, parse_special: bool| {
                 let (options, limits) = (Options::default(), Limits::default());
                 let reader = Reader { tokenizer, template: Some(template), ctx: 4096, parse_special, options, limits };
@@ -284,7 +286,6 @@ fn names_and_rows_write_nothing_to_the_terminal() {
         &["run", "-m", &empty, "-p", "x"],
         &["run", "-a", &absent, "-p", "x"],
         &["run", "-a", &text, "-p", "x"],
-        &["run", "-a", "adapter", "-p", "x"],
         &["inspect", &text],
         &["inspect", &absent],
         &["eval", "-d", &absent],
@@ -307,6 +308,7 @@ fn names_and_rows_write_nothing_to_the_terminal() {
     ] {
         ended(args, 2, "");
     }
+    ended(&["run", "-a", "adapter", "-p", "x"], 1, "");
     assert!(ended(&["data", "look", &text], 0, "").contains("wr\\u{1b}ote \\u{202e}this"));
     let chat = format!("/\u{1b}[2J\n/system be \u{1b}\u{202e}\n/system\n/save {}\n/exit\n", "\u{1b}\u{202e}");
     assert!(ended(&["chat"], 1, &chat).contains("/\\u{1b}[2J: no such command"));

@@ -13,6 +13,7 @@ mod data;
 mod gguf;
 mod model;
 mod peft;
+mod text;
 mod tokenizer;
 
 pub use container::seal;

@@ -1,4 +1,4 @@
-//! Section C, as far as it is about vocabularies: tokens, scores, kinds, merges, roles. `templates.rs` and `chat.rs` have the rest.
+//! Section C, as far as it is about vocabularies: tokens, scores, kinds, merges, roles. `text.rs` has the rest.
 
 use super::gguf::parse;
 use super::{Entry, Parser, check, takes};
@@ -21,11 +21,11 @@ pub fn read(bytes: Vec<u8>) -> Result<Tokenizer> {
 
 /// The pairs of a vocabulary.
 #[derive(Clone)]
-struct Words(Vec<(&'static str, Value)>);
+pub struct Words(Vec<(&'static str, Value)>);
 
 impl Words {
     /// Letters, merges of them, a control token.
-    fn merging() -> Words {
+    pub fn merging() -> Words {
         Words(vec![
             ("model", "gpt2".into()),
             ("pre", "gpt-2".into()),
@@ -52,7 +52,7 @@ impl Words {
         ])
     }
 
-    fn set(mut self, key: &'static str, value: impl Into<Value>) -> Words {
+    pub fn set(mut self, key: &'static str, value: impl Into<Value>) -> Words {
         self.0.retain(|(name, _)| *name != key);
         self.0.push((key, value.into()));
         self
@@ -63,7 +63,7 @@ impl Words {
         self
     }
 
-    fn bytes(&self) -> Vec<u8> {
+    pub fn bytes(&self) -> Vec<u8> {
         let mut w = Writer::new();
         self.0.iter().for_each(|(key, value)| _ = w.set(format!("tokenizer.ggml.{key}"), value.clone()));
         w.finish().unwrap()
@@ -171,14 +171,11 @@ fn entries() -> Vec<Entry> {
     all
 }
 
-/// Why the numbers of this section have no entry here.
-const ELSEWHERE: &str = "no vocabulary, but a text or a template: tokenizer.rs, templates.rs, chat.rs";
-
 #[test]
 fn section_c() {
-    let mut skipped: Vec<(usize, &str)> = (8..=16).map(|n| (n, ELSEWHERE)).collect();
-    skipped.push((17, "tokenizer.json is not read: the tokenizer is that of the GGUF file"));
-    check('C', 18, entries(), &skipped);
+    let mut all = entries();
+    all.extend(super::text::entries());
+    check('C', 18, all, &[(17, "tokenizer.json is not read: the tokenizer is that of the GGUF file")]);
 }
 
 #[needs_shared]
