@@ -87,7 +87,7 @@ pub fn entries() -> Vec<Entry> {
     for splitter in SPLITTERS {
         let pre = splitter.names[0];
         all.push(takes(format!("C10 {pre}"), move || {
-            let words = Words::merging().set("pre", pre);
+            let words = Words::merging().set("pre", pre).set("bos_token_id", 6u32);
             let tokenizer: Tokenizer = super::tokenizer::read(words.bytes())?;
             for unit in ["'", " ", "a'", "\r\n ", "1", "!\n", "\u{301}", "aA", "\u{a0}\u{3000}", "'LL", "(a", "中a"] {
                 let text = unit.repeat((LONG / 8) / unit.len()) + "b";
@@ -192,7 +192,7 @@ pub fn entries() -> Vec<Entry> {
             r#"{"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b"}],"tools":7}"#,
             "tools",
         ),
-        ("nobody answers", r#"{"messages":[{"role":"user","content":"a"}]}"#, "assistant"),
+        ("nobody answers", r#"{"messages":[{"role":"user","content":"a"}]}"#, "nothing to learn"),
     ] {
         all.push(refuses(format!("C14 {name}"), "Invalid", word, move || row(json)));
     }
