@@ -129,7 +129,10 @@ impl Cli {
             let e = e.format(&mut command);
             // An error repeats what was typed, or what a checkpoint says was typed.
             let printed = match e.use_stderr() {
-                true => Ok(out::say(e.render().to_string().trim_end())),
+                true => {
+                    out::say(e.render().to_string().trim_end());
+                    Ok(())
+                }
                 false => e.print().and_then(|()| std::io::stdout().flush()),
             };
             match printed {
