@@ -85,7 +85,8 @@ fn child() {
             if beyond > BEYOND && (*model, what) != WHOLE {
                 wrong.push(format!("{model} {what}: {beyond} bytes beyond {} ids", ids.len()));
             }
-            if long > (short * 6).max(Duration::from_millis(50)) {
+            // A time that grows with the square would be minutes; machines are noisy.
+            if long > (short * 6).max(Duration::from_secs(3)) {
                 wrong.push(format!("{model} {what}: {long:?}, and {short:?} for a fourth"));
             }
             let back = tokenizer.decode(&ids, &Decode::default()).unwrap();
