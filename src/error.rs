@@ -193,7 +193,7 @@ impl fmt::Display for Error {
             Error::Limit { what, asked, allowed } => write!(f, "{what}: {asked}; at most {allowed} can be used"),
             Error::Memory { what, bytes } => write!(f, "not enough memory for {what}: {bytes} bytes are needed"),
             Error::Unsupported { what, name } => write!(f, "unsupported {what}: {name}"),
-            Error::Mismatch { what, wanted, found } => write!(f, "{what} does not fit: wanted {wanted}, found {found}"),
+            Error::Mismatch { what, wanted, found } => write!(f, "{what}: expected {wanted}, found {found}"),
             Error::Changed(changes) => {
                 let list: Vec<String> = changes.iter().map(Change::to_string).collect();
                 write!(f, "this is not the run that was saved: {}", list.join("; "))

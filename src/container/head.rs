@@ -251,8 +251,8 @@ mod tests {
         assert_eq!((head.integer("rank").unwrap(), head.real("alpha").unwrap()), (8, 0.1));
         assert_eq!((head.text("base").unwrap(), head.list("targets").unwrap().len()), ("é\n", 2));
         assert_eq!(head.get("base").unwrap().to_string(), "é\\n");
-        assert_eq!(head.text("rank").unwrap_err().to_string(), "head: rank does not fit: wanted text, found integer");
-        assert_eq!(head.text("x").unwrap_err().to_string(), "head: x does not fit: wanted text, found nothing");
+        assert_eq!(head.text("rank").unwrap_err().to_string(), "head: rank: expected text, found integer");
+        assert_eq!(head.text("x").unwrap_err().to_string(), "head: x: expected text, found nothing");
     }
 
     #[test]

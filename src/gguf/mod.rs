@@ -537,29 +537,23 @@ mod tests {
         assert_eq!(g.vector("b").unwrap(), [1.0, 2.0, 3.0]);
 
         for (e, want) in [
-            (g.u32("a.i64").unwrap_err(), "key a.i64 does not fit: wanted u32, found i64 -7"),
-            (g.u32("a.big").unwrap_err(), "key a.big does not fit: wanted u32, found u64 18446744073709551615"),
-            (g.string("a.types").unwrap_err(), "key a.types does not fit: wanted string, found array [2 × i32]"),
-            (
-                g.each_u64("a.types", 3).unwrap_err(),
-                "key a.types does not fit: wanted 3 values, one for each layer, found 2",
-            ),
-            (g.each_u64("a.types", 2).unwrap_err(), "key a.types, element 1 does not fit: wanted u64, found i32 -2"),
-            (g.each_bool("a.heads", 3).unwrap_err(), "key a.heads, element 1 does not fit: wanted bool, found i32 2"),
-            (g.each_f32("a.flag", 2).unwrap_err(), "key a.flag does not fit: wanted finite f32, found bool true"),
-            (
-                g.u32s("a.types").map(|_| ()).unwrap_err(),
-                "key a.types: element of an array does not fit: wanted u32, found -2",
-            ),
+            (g.u32("a.i64").unwrap_err(), "key a.i64: expected u32, found i64 -7"),
+            (g.u32("a.big").unwrap_err(), "key a.big: expected u32, found u64 18446744073709551615"),
+            (g.string("a.types").unwrap_err(), "key a.types: expected string, found array [2 × i32]"),
+            (g.each_u64("a.types", 3).unwrap_err(), "key a.types: expected 3 values, one for each layer, found 2"),
+            (g.each_u64("a.types", 2).unwrap_err(), "key a.types, element 1: expected u64, found i32 -2"),
+            (g.each_bool("a.heads", 3).unwrap_err(), "key a.heads, element 1: expected bool, found i32 2"),
+            (g.each_f32("a.flag", 2).unwrap_err(), "key a.flag: expected finite f32, found bool true"),
+            (g.u32s("a.types").map(|_| ()).unwrap_err(), "key a.types: element of an array: expected u32, found -2"),
             (
                 g.f32s("a.types").map(|_| ()).unwrap_err(),
-                "key a.types: type of an array's elements does not fit: wanted f32, found i32",
+                "key a.types: type of an array's elements: expected f32, found i32",
             ),
             (
                 g.require_u32("x.y").unwrap_err(),
-                "metadata does not fit: wanted key x.y, found none; this is a file of architecture llama",
+                "metadata: expected key x.y, found none; this is a file of architecture llama",
             ),
-            (g.vector("w").unwrap_err(), "shape of tensor `w` does not fit: wanted one row, found 2 rows"),
+            (g.vector("w").unwrap_err(), "shape of tensor `w`: expected one row, found 2 rows"),
         ] {
             assert_eq!(e.to_string(), want);
         }

@@ -131,26 +131,14 @@ fn parts_that_do_not_belong_together_are_refused_by_name() {
     type Change = fn(&mut Vec<Fake>);
     let change: [(&str, Change, &str); 9] = [
         ("nothing", |_| (), ""),
-        ("another count", |set| set[1].count = 4, "part 2 of 3: key split.count does not fit: wanted 3, found 4"),
-        ("the same twice", |set| set[2] = set[1].clone(), "part 3 of 3: key split.no does not fit: wanted 2, found 1"),
-        ("a number too large", |set| set[2].no = 3, "part 3 of 3: key split.no does not fit"),
-        (
-            "other tensors",
-            |set| set[1].tensors = 5,
-            "part 2 of 3: key split.tensors.count does not fit: wanted 4, found 5",
-        ),
-        (
-            "a lost tensor",
-            |set| set[2].names.clear(),
-            "part 1 of 3: tensors of all parts does not fit: wanted 4 as key",
-        ),
+        ("another count", |set| set[1].count = 4, "part 2 of 3: key split.count: expected 3, found 4"),
+        ("the same twice", |set| set[2] = set[1].clone(), "part 3 of 3: key split.no: expected 2, found 1"),
+        ("a number too large", |set| set[2].no = 3, "part 3 of 3: key split.no: expected"),
+        ("other tensors", |set| set[1].tensors = 5, "part 2 of 3: key split.tensors.count: expected 4, found 5"),
+        ("a lost tensor", |set| set[2].names.clear(), "part 1 of 3: tensors of all parts: expected 4 as key"),
         ("a tensor twice", |set| set[2].names[0] = "c", "part 3 of 3: tensor `c` comes twice"),
-        ("another model", |set| set[1].arch = Some("gemma"), "part 2 of 3: key general.architecture does not fit"),
-        (
-            "a whole file",
-            |set| set[1].count = 1,
-            "part 2 of 3: key split.count does not fit: wanted 3, found a whole file",
-        ),
+        ("another model", |set| set[1].arch = Some("gemma"), "part 2 of 3: key general.architecture: expected"),
+        ("a whole file", |set| set[1].count = 1, "part 2 of 3: key split.count: expected 3, found a whole file"),
     ];
     for (what, change, wanted) in change {
         let mut set = fakes();
@@ -185,7 +173,7 @@ fn files_of_a_set_are_found_by_name() {
     std::fs::copy(at("m-00002-of-00003.gguf"), at("m-00002-of-00004.gguf")).unwrap();
     refused(
         "m-00002-of-00004.gguf",
-        &["m-00002-of-00004.gguf: ", "key split.count", "wanted 4 as the file's name says"],
+        &["m-00002-of-00004.gguf: ", "key split.count", "expected 4 as the file's name says"],
     );
     std::fs::write(at("m-00002-of-00003.gguf"), b"GGUF").unwrap();
     refused("m-00001-of-00003.gguf", &["m-00002-of-00003.gguf: "]);

@@ -234,7 +234,7 @@ fn entries() -> Vec<Entry> {
             "Corrupt",
             "bytes of ranks for 7 sites",
         ),
-        ("E2 width", targets("attn_q 64 65 0-0"), "Mismatch", "wanted 64 to 65, found 64 to 64"),
+        ("E2 width", targets("attn_q 64 65 0-0"), "Mismatch", "expected 64 to 65, found 64 to 64"),
         ("E2 a width of 2^64", targets("attn_q 64 18446744073709551616 0-0"), "Corrupt", "target `attn_q"),
         ("E2 blocks", targets("attn_q 64 64 0-5"), "Mismatch", "layers"),
         ("E2 2^64 blocks", targets("attn_q 64 64 0-18446744073709551615"), "Corrupt", "target `attn_q"),

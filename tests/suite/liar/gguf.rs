@@ -291,12 +291,12 @@ fn entries() -> Vec<Entry> {
 
     // Known keys of the wrong type.
     for (key, value, word) in [
-        ("general.architecture", mynah::gguf::Value::U32(1), "wanted string, found u32 1"),
-        ("llama.block_count", 2f32.into(), "wanted u64, found f32 2"),
-        ("llama.rope.freq_base", "10000".into(), "wanted finite f32, found string 10000"),
+        ("general.architecture", mynah::gguf::Value::U32(1), "expected string, found u32 1"),
+        ("llama.block_count", 2f32.into(), "expected u64, found f32 2"),
+        ("llama.rope.freq_base", "10000".into(), "expected finite f32, found string 10000"),
         ("llama.rope.freq_base", f32::NAN.into(), "NaN"),
         ("llama.rope.freq_base", f32::INFINITY.into(), "inf"),
-        ("llama.block_count", (-2i32).into(), "wanted u64, found i32 -2"),
+        ("llama.block_count", (-2i32).into(), "expected u64, found i32 -2"),
         ("llama.attention.head_count", (&["4"][..]).into(), "llama.attention.head_count"),
     ] {
         let bytes = super::model::Whole::llama().set(key, value.clone()).bytes();
@@ -352,9 +352,9 @@ fn wrong_types_name_key_wanted_and_found() {
     let text = |e: Error| e.to_string();
     assert_eq!(
         text(g.u32("general.architecture").unwrap_err()),
-        "key general.architecture does not fit: wanted u32, found string llama"
+        "key general.architecture: expected u32, found string llama"
     );
-    assert_eq!(text(g.f32("a.u32").unwrap_err()), "key a.u32 does not fit: wanted finite f32, found u32 3");
+    assert_eq!(text(g.f32("a.u32").unwrap_err()), "key a.u32: expected finite f32, found u32 3");
     let nan = Liar::new(0, 1).pair("a.f", 6, &f32::NAN.to_le_bytes()).bytes();
     assert!(text(parse(nan).unwrap().f32("a.f").unwrap_err()).contains("NaN"));
     let adapter = Writer::new().set("general.type", "adapter").finish().unwrap();
