@@ -35,7 +35,7 @@ pub fn embed(args: &Embed, json: bool) -> anyhow::Result<Outcome> {
             let hint = "; --pooling mean, cls or last gives one vector a text";
             Pooling::of(&mynah.model().hparams).map_err(|e| anyhow!("{}: {e}{hint}", args.model().name()))?;
             if mynah.model().hparams.pooling_type.is_none() {
-                out::say("the model's file names no pooling: mean is taken; --pooling takes another");
+                out::say("the model's file names no pooling, so the mean is used; --pooling chooses another");
             }
             embedding
         }

@@ -19,7 +19,7 @@ const SPREAD: f32 = 0.05;
 /// Its row.
 pub static KIND: Kind = Kind {
     name: "prompt",
-    about: "trained rows before the text",
+    about: "trained virtual tokens before the text",
     rate: 3e-2,
     knobs: &[Setting::whole(&LENGTH, 16)],
     targets: &[],
