@@ -375,7 +375,7 @@ mod tests {
         head.set("how often", 10u64);
         assert!(Values::read("song", ROW, &head).is_err());
         head.set("how often", "often");
-        assert!(Values::read("song", ROW, &head).unwrap_err().to_string().contains("wanted integer"));
+        assert!(Values::read("song", ROW, &head).unwrap_err().to_string().contains("expected integer"));
         let mut facts = Head::new();
         Values::new().with("strength", 1e-6).with("loud", false).facts("song ", &mut facts);
         assert_eq!((facts.text("song strength").unwrap(), facts.text("song loud").unwrap()), ("0.000001", "off"));
