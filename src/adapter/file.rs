@@ -1,8 +1,8 @@
-//! Reading and writing adapters: mynah's container, kind `adapter`.
+//! Reading and writing adapters: mynah's container, kind `adapter`. They are written packed, and read in both spellings.
 //!
 //! ```text
 //! head        facts (below)
-//! params      the parameters, part by part, each encoded by the codec
+//! params      the parameters, encoded by the codec
 //! provenance  facts; optional
 //! …           sections of the kind
 //! ```
@@ -35,11 +35,16 @@ use super::place::{self, Shaped};
 use super::{Adapter, Base, Kind, Part};
 use crate::bytes::{Bytes, Limits};
 use crate::container::head::Head;
-use crate::container::{Builder, Container, codec};
+use crate::container::codec::{Codec, Params, Whole};
+use crate::container::{Builder, Container};
 use crate::error::{Error, Result, printable};
 use std::prelude::v1::*;
 
 const KIND: &str = "adapter";
+/// Digits of digests in files: 128 bits, so that nobody can make another base with the same, and 64 bits, enough to tell
+/// tokenizers apart where the base is the same.
+const FINGERPRINT: usize = 32;
+const TOKENIZER: usize = 16;
 const SECTIONS: [&str; 3] = ["head", "params", "provenance"];
 
 /// The origin of an adapter.
@@ -87,12 +92,19 @@ impl Provenance {
     }
 }
 
-/// The bytes of a file with parameters rounded to f16. Equal adapters give the same bytes.
+/// The bytes of a file, with the codec that takes the fewest bytes among those that hold the parameters exactly; where
+/// none takes fewer than f16, they are rounded to f16. Equal adapters give the same bytes.
 ///
 /// # Errors
 /// `Invalid` if a parameter is not finite or too large for the codec.
 pub fn to_bytes(adapter: &dyn Adapter, base: &Base, provenance: &Provenance) -> Result<Vec<u8>> {
-    to_bytes_as(adapter, base, provenance, "f16")
+    let exact = with_params(adapter, |params| Codec::smallest(adapter.params(), params));
+    match exact {
+        Some((codec, bytes)) if bytes.len() <= adapter.params().len().saturating_mul(2) => {
+            write(adapter, base, provenance, codec, bytes)
+        }
+        _ => to_bytes_as(adapter, base, provenance, "f16"),
+    }
 }
 
 /// The bytes of a file with a codec of `codec::CODECS`, for example `f32`.
@@ -100,18 +112,41 @@ pub fn to_bytes(adapter: &dyn Adapter, base: &Base, provenance: &Provenance) -> 
 /// # Errors
 /// Also `Unsupported` for an unknown codec.
 pub fn to_bytes_as(adapter: &dyn Adapter, base: &Base, provenance: &Provenance, codec: &str) -> Result<Vec<u8>> {
+    let codec = Codec::by_name(codec)?;
+    let bytes = with_params(adapter, |params| codec.encode(adapter.params(), params))?;
+    write(adapter, base, provenance, codec, bytes)
+}
+
+fn write(
+    adapter: &dyn Adapter,
+    base: &Base,
+    provenance: &Provenance,
+    codec: &Codec,
+    params: Vec<u8>,
+) -> Result<Vec<u8>> {
     base.frozen.as_ref().map_or(Ok(()), |model| model.check())?;
     let (mut head, sections) = describe(adapter, base);
-    head.set("codec", codec);
-    let mut file = Builder::new(KIND).section("params", true, encode(adapter, codec)?);
+    head.set("codec", codec.name);
+    let mut file = Builder::new(KIND).section("params", true, params);
     for (name, bytes) in sections {
         file = file.section(name, true, bytes);
     }
-    file = file.section("head", true, head.encode());
+    file = file.packed_facts("head", true, &head);
     if *provenance != Provenance::default() {
-        file = file.section("provenance", false, provenance.head().encode());
+        file = file.packed_facts("provenance", false, &provenance.head());
     }
-    Ok(file.finish())
+    Ok(file.finish_packed())
+}
+
+/// Calls `f` with the description of an adapter's parameters, as codecs see it.
+pub(crate) fn with_params<T>(adapter: &dyn Adapter, f: impl FnOnce(&Params) -> T) -> T {
+    let parts = wholes(&adapter.shape().parts);
+    f(&Params { parts: &parts, start: &|part, out| adapter.start(part, out) })
+}
+
+/// Parts as codecs see them.
+fn wholes(parts: &[Part]) -> Vec<Whole<'static>> {
+    parts.iter().map(|p| Whole { name: p.name, cols: p.cols, len: p.range.len() }).collect()
 }
 
 /// The facts that, with its parameters, determine what an adapter computes.
@@ -124,31 +159,17 @@ pub fn facts(adapter: &dyn Adapter, base: &Base) -> Head {
     head
 }
 
-/// The parameters, part by part.
-fn encode(adapter: &dyn Adapter, codec: &str) -> Result<Vec<u8>> {
-    let codec = codec::Codec::by_name(codec)?;
-    let (params, mut start) = (adapter.params(), Vec::new());
-    // Growing, it would take three times as much for a moment.
-    let mut bytes = Vec::with_capacity((codec.least)(params.len()));
-    for (i, part) in adapter.shape().parts.iter().enumerate() {
-        if codec.from_start {
-            start.resize(part.range.len(), 0.0);
-            adapter.start(i, &mut start);
-        }
-        let whole = codec::Whole { name: part.name, cols: part.cols, len: part.range.len(), start: &start };
-        let values = params.get(part.range.clone()).unwrap_or_default();
-        codec.encode(values, &whole, &mut bytes)?;
-    }
-    bytes.shrink_to_fit();
-    Ok(bytes)
-}
-
 /// Facts and sections of a file, without the parameters.
 fn describe(adapter: &dyn Adapter, base: &Base) -> (Head, Vec<(&'static str, Vec<u8>)>) {
     let mut head = Head::new();
     head.set("kind", adapter.kind().name);
     head.set("base.architecture", base.architecture.as_str());
-    head.set("base.fingerprint", hex(&base.fingerprint)).set("base.tokenizer", hex(&base.tokenizer));
+    for (key, digest, digits) in [
+        ("base.fingerprint", &base.fingerprint, FINGERPRINT),
+        ("base.tokenizer", &base.tokenizer, TOKENIZER),
+    ] {
+        head.set(key, hex(digest).get(..digits).unwrap_or_default());
+    }
     set_places(&mut head, &adapter.shape().places());
     let sections = adapter.record(&mut head);
     (head, sections)
@@ -239,9 +260,15 @@ fn read(
     if places.is_empty() {
         return Err(Error::invalid("adapter", "it changes nothing: it has no targets"));
     }
-    for (what, found) in [("base.fingerprint", &base.fingerprint), ("base.tokenizer", &base.tokenizer)] {
+    for (what, found, least) in [
+        ("base.fingerprint", &base.fingerprint, FINGERPRINT),
+        ("base.tokenizer", &base.tokenizer, TOKENIZER),
+    ] {
         let wanted = head.text(what)?;
-        if fit == Fit::Same && wanted != hex(found) {
+        if wanted.len() < least {
+            return Err(Error::corrupt(format!("{what} of {} digits; {least} at least", wanted.len()), 0));
+        }
+        if fit == Fit::Same && !hex(found).starts_with(wanted) {
             let name = if what == "base.tokenizer" { "tokenizer of the base" } else { "weights of the base" };
             // The first digits tell two models apart.
             let [wanted, found] = [wanted, &hex(found)].map(|digest| printable(digest.get(..16).unwrap_or(digest)));
@@ -276,31 +303,9 @@ impl Stored<'_> {
     /// # Errors
     /// `Corrupt` if the section holds another number of values, or one that is not finite.
     pub fn params(&self, parts: &[Part], start: impl Fn(usize, &mut [f32])) -> Result<Vec<f32>> {
-        let codec = codec::Codec::by_name(self.codec)?;
-        let bytes = self.container.require("params")?;
-        // The number of bytes is checked before memory is reserved.
-        let least = parts.iter().try_fold(0usize, |sum, p| sum.checked_add((codec.least)(p.range.len())));
-        if least.is_none_or(|least| least > bytes.len()) {
-            let n = parts.last().map_or(0, |p| p.range.end);
-            return Err(Error::corrupt(format!("{} bytes of parameters for {n} values", bytes.len()), 0));
-        }
-        let mut rest = &bytes[..];
-        let (mut params, mut begin) = (Vec::new(), Vec::new());
-        for (i, part) in parts.iter().enumerate() {
-            if codec.from_start {
-                begin.clear();
-                begin.resize(part.range.len(), 0.0);
-                start(i, &mut begin);
-            }
-            let whole = codec::Whole { name: part.name, cols: part.cols, len: part.range.len(), start: &begin };
-            params.extend(codec.decode(&mut rest, &whole)?);
-        }
-        match rest.len() {
-            0 => Ok(params),
-            more => {
-                Err(Error::corrupt(format!("{more} bytes behind the parameters"), bytes.len().saturating_sub(more)))
-            }
-        }
+        let parts = wholes(parts);
+        let params = Params { parts: &parts, start: &start };
+        Codec::by_name(self.codec)?.decode(&self.container.require("params")?, &params)
     }
 }
 
@@ -332,8 +337,8 @@ pub fn info(bytes: Bytes, limits: &Limits) -> Result<Info> {
     let len = bytes.len();
     let (container, head) = open(bytes, limits)?;
     head.text("kind")?;
-    let provenance = container.section("provenance");
-    let provenance = provenance.map(|b| Provenance::read(&Head::decode(&b, limits)?)).transpose()?;
+    let provenance = container.section("provenance").map(|_| container.facts("provenance", limits));
+    let provenance = provenance.transpose()?.map(|head| Provenance::read(&head)).transpose()?;
     let sections = container.sections().map(|(name, _, n)| (name.into(), n)).collect();
     Ok(Info { head, provenance, sections, bytes: len })
 }
@@ -341,18 +346,36 @@ pub fn info(bytes: Bytes, limits: &Limits) -> Result<Info> {
 fn open(bytes: Bytes, limits: &Limits) -> Result<(Container, Head)> {
     let container = Container::read(bytes.clone(), limits).map_err(|e| foreign::file(bytes, limits).unwrap_or(e))?;
     container.require_kind(KIND)?;
-    let head = Head::decode(&container.require("head")?, limits)?;
+    let head = container.facts("head", limits)?;
     Ok((container, head))
+}
+
+/// Digits of a canary: it tells other streams from these, and nobody gains by a forgery.
+const CANARY: usize = 8;
+
+/// Records the digest of the first values of random streams.
+pub(super) fn set_canary(head: &mut Head, digest: &[u8; 32]) {
+    head.set("canary", hex(digest).get(..CANARY).unwrap_or_default());
+}
+
+/// # Errors
+/// `Mismatch` if the streams of this build give other values than those of the build that wrote the file.
+pub(super) fn check_canary(head: &Head, digest: &[u8; 32]) -> Result<()> {
+    let (wanted, found) = (head.text("canary")?, hex(digest));
+    match wanted.len() >= CANARY && found.starts_with(wanted) {
+        true => Ok(()),
+        false => Err(Error::mismatch("canary of the random streams", printable(wanted), found)),
+    }
 }
 
 fn hex(digest: &[u8; 32]) -> String {
     blake3::Hash::from(*digest).to_hex().as_str().into()
 }
 
-/// A section of 4-byte values, one a site.
+/// A section of 4-byte values.
 pub(super) fn words<'a>(what: &str, bytes: &'a Bytes, n: usize) -> Result<&'a [[u8; 4]]> {
     match bytes.as_chunks::<4>() {
         (words, []) if words.len() == n => Ok(words),
-        _ => Err(Error::corrupt(format!("{} bytes of {what} for {n} sites", bytes.len()), 0)),
+        _ => Err(Error::corrupt(format!("{} bytes of {what} for {n}", bytes.len()), 0)),
     }
 }

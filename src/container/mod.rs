@@ -26,6 +26,8 @@
 //! adapter always gives the same bytes. The magic holds a byte above 127, both kinds of line end and the end-of-text
 //! mark: a transfer that treats the file as text damages the first eight bytes, and the error says so.
 //!
+//! Small files that are sent have the [`packed`] spelling instead; both are read alike.
+//!
 //! [`head`] encodes small typed facts as a section, [`codec`] long runs of parameters.
 #![cfg_attr(
     not(test),
@@ -42,7 +44,9 @@
 
 pub mod codec;
 pub mod head;
+pub mod packed;
 
+use self::head::Head;
 use crate::bytes::{Bytes, Cursor, Limits};
 use crate::error::{Error, Result, printable};
 use std::borrow::Cow;
@@ -67,6 +71,7 @@ pub struct Container {
     kind: [u8; KIND],
     minor: u16,
     sections: Vec<Section>,
+    packed: bool,
 }
 
 #[derive(Clone)]
@@ -83,6 +88,9 @@ impl Container {
     /// `Unsupported` for another file format or major version; `Limit` for too many sections or bytes.
     pub fn read(bytes: Bytes, limits: &Limits) -> Result<Container> {
         Limits::check("bytes of a file", bytes.len() as u64, limits.file)?;
+        if bytes.starts_with(&packed::START) {
+            return packed::read(bytes, limits);
+        }
         let mut cursor = Cursor::new(&bytes);
         read_magic(&mut cursor)?;
         let (major, minor) = (cursor.u16()?, cursor.u16()?);
@@ -93,13 +101,7 @@ impl Container {
         let at = cursor.offset();
         let count = cursor.u32()?;
         let length = cursor.u64()?;
-        if length != bytes.len() as u64 {
-            let what = match length > bytes.len() as u64 {
-                true => format!("incomplete: {} of {length} bytes; copy it again", bytes.len()),
-                false => format!("{} bytes, of which only {length} belong to it", bytes.len()),
-            };
-            return Err(Error::corrupt(what, bytes.len()));
-        }
+        check_length(length, bytes.len())?;
         let kind = cursor.array()?;
         word(&kind).ok_or_else(|| Error::corrupt("kind is not a valid name", at))?;
 
@@ -114,7 +116,7 @@ impl Container {
         };
         let sections = read_table(&mut cursor, count, &bytes)?;
         check_trailer(&bytes, cursor.offset(), &sections)?;
-        Ok(Container { kind, minor, sections, bytes })
+        Ok(Container { kind, minor, sections, bytes, packed: false })
     }
 
     /// What the file holds, for example `adapter`.
@@ -145,6 +147,15 @@ impl Container {
     /// `Corrupt` if there is none.
     pub fn require(&self, name: &str) -> Result<Bytes> {
         self.section(name).ok_or_else(|| Error::corrupt(format!("no section `{}`", printable(name)), 0))
+    }
+
+    /// The facts of a section, in the spelling of this file.
+    ///
+    /// # Errors
+    /// `Corrupt` if there is no such section, or its bytes violate the specification; `Limit` for too many.
+    pub fn facts(&self, name: &str, limits: &Limits) -> Result<Head> {
+        let bytes = self.require(name)?;
+        if self.packed { packed::read_facts(&bytes, limits) } else { Head::decode(&bytes, limits) }
     }
 
     /// # Errors
@@ -211,6 +222,19 @@ impl<'a> Builder<'a> {
         self
     }
 
+    /// Adds a section of facts, in the packed spelling: for [`Builder::finish_packed`].
+    ///
+    /// # Panics
+    /// As [`Builder::section`].
+    pub fn packed_facts(self, name: &str, required: bool, head: &Head) -> Self {
+        self.section(name, required, packed::write_facts(head))
+    }
+
+    /// The bytes of the packed file: see [`packed`].
+    pub fn finish_packed(&self) -> Vec<u8> {
+        packed::write(&self.kind, self.sections.iter().map(|(name, (required, p))| (name.as_str(), *required, p.concat())))
+    }
+
     /// The bytes of the file. The same content gives the same bytes, in whatever order it was added.
     pub fn finish(&self) -> Vec<u8> {
         // Sums of sizes of existing vectors do not overflow.
@@ -242,6 +266,17 @@ impl<'a> Builder<'a> {
         out.extend(END);
         out
     }
+}
+
+/// # Errors
+/// `Corrupt` if a file that names its length has another.
+fn check_length(length: u64, found: usize) -> Result<()> {
+    let what = match length.cmp(&(found as u64)) {
+        core::cmp::Ordering::Equal => return Ok(()),
+        core::cmp::Ordering::Greater => format!("incomplete: {found} of {length} bytes; copy it again"),
+        core::cmp::Ordering::Less => format!("{found} bytes, of which only {length} belong to it"),
+    };
+    Err(Error::corrupt(what, found))
 }
 
 /// `n` rounded up to a multiple of 8.
@@ -288,6 +323,9 @@ fn read_magic(cursor: &mut Cursor<'_>) -> Result<()> {
     };
     if magic == MAGIC {
         return Ok(());
+    }
+    if packed::was_text(&magic) {
+        return Err(Error::corrupt("damaged by a transfer that took it for text; send it as binary", 0));
     }
     if magic.starts_with(b"GGUF") {
         return no("it is a GGUF file".into());

@@ -14,13 +14,12 @@
 //! No basis is ever stored: both passes over them, `Factors::expand` and `Factors::project`, draw a tile at a time.
 
 use crate::adapter::basis::{self, Basis, Source, Walk};
-use crate::adapter::file::Stored;
+use crate::adapter::file::{self, Stored};
 use crate::adapter::lowrank::{self, Factors, Layout, LowRank, Slot};
 use crate::adapter::spec::{UNSTABILISED, USUAL_ALPHA, USUAL_RANK};
 use crate::adapter::{Base, Group, Kind, Part, Shape, Size, Spec, Start, gguf_row};
-use crate::container::codec::{Codec, Whole};
 use crate::container::head::Head;
-use crate::error::{Error, Result, printable};
+use crate::error::{Error, Result};
 use crate::kernel::{Buffer, Compute, Tile};
 use crate::knob::{Domain, Knob, Setting, Values};
 use crate::rng::{GENERATOR, Random, Stream};
@@ -177,23 +176,19 @@ impl Nola {
                 }
                 let half = |p: &[u8; 16], at| u64::from_le_bytes(core::array::from_fn(|i| p[at + i]));
                 let seeds = pairs.iter().map(|p| [half(p, 0), half(p, 8)]).collect();
-                let whole = Whole { name: "start", cols: 1, len: starts(&layout), start: &[] };
                 let bytes = stored.container.require("start")?;
-                let mut rest = &bytes[..];
-                let start = Codec::by_name("f32")?.decode(&mut rest, &whole)?;
-                if !rest.is_empty() {
-                    return Err(Error::corrupt(format!("{} bytes behind the starts", rest.len()), 0));
+                let start = file::words("starts", &bytes, starts(&layout))?;
+                let start: Vec<f32> = start.iter().map(|w| f32::from_le_bytes(*w)).collect();
+                if start.iter().any(|v| !v.is_finite()) {
+                    return Err(Error::corrupt("a start is not finite", 0));
                 }
                 Some(Given { seeds, start })
             }
         };
         let seed = head.integer("seed")?;
         let nola = Nola::from_params(layout, stored.base, bases, basis, seed, given, params)?;
-        let (wanted, found) = (head.text("canary")?, blake3::Hash::from(nola.canary()).to_hex());
-        match wanted == found.as_str() {
-            true => Ok(nola),
-            false => Err(Error::mismatch("canary of the random streams", printable(wanted), found)),
-        }
+        file::check_canary(head, &nola.canary())?;
+        Ok(nola)
     }
 
     /// Bases of A and of B.
@@ -496,7 +491,7 @@ impl Factors for Combined {
     fn record(&self, layout: &Layout, head: &mut Head) -> Vec<(&'static str, Vec<u8>)> {
         head.set("bases.a", self.bases[0] as u64).set("bases.b", self.bases[1] as u64);
         head.set("basis", self.basis.name).set("seed", self.seed).set("generator", GENERATOR);
-        head.set("canary", blake3::Hash::from(self.canary(layout)).to_hex().as_str());
+        file::set_canary(head, &self.canary(layout));
         let Some(given) = &self.given else { return Vec::new() };
         let seeds = given.seeds.as_flattened().iter().flat_map(|s| s.to_le_bytes()).collect();
         let start = given.start.iter().flat_map(|v| v.to_le_bytes()).collect();
