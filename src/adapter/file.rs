@@ -34,8 +34,8 @@ use super::foreign;
 use super::place::{self, Shaped};
 use super::{Adapter, Base, Kind, Part};
 use crate::bytes::{Bytes, Limits};
-use crate::container::head::Head;
 use crate::container::codec::{Codec, Params, Whole};
+use crate::container::head::Head;
 use crate::container::{Builder, Container};
 use crate::error::{Error, Result, printable};
 use std::prelude::v1::*;
@@ -98,12 +98,10 @@ impl Provenance {
 /// # Errors
 /// `Invalid` if a parameter is not finite or too large for the codec.
 pub fn to_bytes(adapter: &dyn Adapter, base: &Base, provenance: &Provenance) -> Result<Vec<u8>> {
-    let exact = with_params(adapter, |params| Codec::smallest(adapter.params(), params));
-    match exact {
-        Some((codec, bytes)) if bytes.len() <= adapter.params().len().saturating_mul(2) => {
-            write(adapter, base, provenance, codec, bytes)
-        }
-        _ => to_bytes_as(adapter, base, provenance, "f16"),
+    let most = adapter.params().len().saturating_mul(2);
+    match with_params(adapter, |params| Codec::smallest(adapter.params(), params, most)) {
+        Some((codec, bytes)) => write(adapter, base, provenance, codec, bytes),
+        None => to_bytes_as(adapter, base, provenance, "f16"),
     }
 }
 
@@ -164,10 +162,9 @@ fn describe(adapter: &dyn Adapter, base: &Base) -> (Head, Vec<(&'static str, Vec
     let mut head = Head::new();
     head.set("kind", adapter.kind().name);
     head.set("base.architecture", base.architecture.as_str());
-    for (key, digest, digits) in [
-        ("base.fingerprint", &base.fingerprint, FINGERPRINT),
-        ("base.tokenizer", &base.tokenizer, TOKENIZER),
-    ] {
+    for (key, digest, digits) in
+        [("base.fingerprint", &base.fingerprint, FINGERPRINT), ("base.tokenizer", &base.tokenizer, TOKENIZER)]
+    {
         head.set(key, hex(digest).get(..digits).unwrap_or_default());
     }
     set_places(&mut head, &adapter.shape().places());
@@ -260,10 +257,9 @@ fn read(
     if places.is_empty() {
         return Err(Error::invalid("adapter", "it changes nothing: it has no targets"));
     }
-    for (what, found, least) in [
-        ("base.fingerprint", &base.fingerprint, FINGERPRINT),
-        ("base.tokenizer", &base.tokenizer, TOKENIZER),
-    ] {
+    for (what, found, least) in
+        [("base.fingerprint", &base.fingerprint, FINGERPRINT), ("base.tokenizer", &base.tokenizer, TOKENIZER)]
+    {
         let wanted = head.text(what)?;
         if wanted.len() < least {
             return Err(Error::corrupt(format!("{what} of {} digits; {least} at least", wanted.len()), 0));

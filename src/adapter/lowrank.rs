@@ -250,6 +250,11 @@ pub trait Factors: Send + Sync + 'static {
     /// Its parameters and its other values.
     fn parts(&self, layout: &Layout) -> (Vec<Part>, Size);
 
+    /// The parts that a slot is made of.
+    fn own(&self, _layout: &Layout, slot: usize) -> Range<usize> {
+        2 * slot..2 * slot + 2
+    }
+
     /// The factors from the parameters, by `layout`. Never called if the factors are the parameters ([`Size::derived`]
     /// is 0).
     fn expand(&self, cx: &Compute, layout: &Layout, params: &[f32], factors: &mut [f32]);
@@ -282,7 +287,7 @@ impl<F: Factors> LowRank<F> {
     /// # Panics
     /// If the number of parameters is not that of the parts.
     pub(super) fn new(layout: Layout, params: Vec<f32>, of: F) -> Self {
-        let shape = shape(&layout, of.parts(&layout));
+        let shape = shape(&layout, &of);
         assert_eq!(params.len(), shape.size.params, "parameters of a low-rank change");
         LowRank { layout, shape, params, factors: Vec::new(), of }
     }
@@ -306,13 +311,13 @@ impl<F: Factors> LowRank<F> {
 }
 
 /// The description of a low-rank adapter.
-pub(super) fn shape(layout: &Layout, (parts, size): (Vec<Part>, Size)) -> Shape {
+pub(super) fn shape<F: Factors>(layout: &Layout, of: &F) -> Shape {
     let needs = Needs { input: true, ..Needs::default() };
-    let each = parts.len() / layout.slots.len().max(1);
+    let (parts, size) = of.parts(layout);
     let slot = |(i, s): (usize, &Slot)| super::Slot {
         place: Place::Site(s.site),
         shape: s.shape,
-        parts: i * each..(i + 1) * each,
+        parts: of.own(layout, i),
         needs,
     };
     let slots = layout.slots.iter().enumerate().map(slot).collect();

@@ -16,6 +16,7 @@
 
 mod base;
 internal!(basis direct);
+pub mod compress;
 pub mod file;
 mod foreign;
 pub mod gguf_adapter;
@@ -183,6 +184,8 @@ pub struct Kind {
     pub sections: &'static [&'static str],
     /// Those of them that describe the growth of an adapter: [`Adapter::grow`].
     pub grown: &'static [&'static str],
+    /// The codec through whose values it is trained where nothing else is said: a name of [`compress::COMPRESSORS`].
+    pub codec: Option<&'static str>,
 }
 
 impl Kind {

@@ -2,7 +2,7 @@
 
 use super::Mynah;
 use super::settings::Settings;
-use crate::adapter::{self, Adapter, Kind, Spec, Stack};
+use crate::adapter::{self, Adapter, Kind, Spec, Stack, compress};
 use crate::error::{Error, Result};
 use crate::knob::Value;
 use crate::nn::linear::Precision;
@@ -51,6 +51,11 @@ impl Method {
     /// The learning rate where nothing is said.
     pub fn rate(name: &str) -> f32 {
         Kind::by_name(name).map_or(1e-3, |kind| kind.rate)
+    }
+
+    /// The codec of training where nothing is said.
+    pub(super) fn codec(&self) -> Option<compress::Spec> {
+        Kind::by_name(self.name()).ok()?.codec.map(compress::Spec::new)
     }
 
     /// What would be trained, for a plan.

@@ -1,6 +1,7 @@
 //! Everything that can be set of a lesson, beside what is trained.
 
 use super::method::Method;
+use crate::adapter::compress;
 use crate::error::{Error, Result};
 use crate::model::{ActType, Model};
 use crate::nn::linear::Precision;
@@ -74,6 +75,9 @@ pub struct Settings {
     pub density_ratios: bool,
     /// What moves the parameters.
     pub optimizer: optim::Spec,
+    /// The values of few bits that an adapter is trained through, and that its file holds; without it what its kind says:
+    /// [`Kind::codec`](crate::adapter::Kind::codec). `f32` is none.
+    pub codec: Option<compress::Spec>,
     /// How the rate falls after the warm-up.
     pub schedule: Schedule,
     /// Steps over which the rate rises from 0.
@@ -123,6 +127,7 @@ impl Default for Settings {
             objective,
             density_ratios: false,
             optimizer,
+            codec: None,
             schedule,
             warmup,
             clip,
@@ -154,6 +159,7 @@ impl Settings {
             warmup: self.warmup,
             clip: self.clip,
             optimizer: self.optimizer.clone(),
+            codec: self.codec.clone().or_else(|| method.codec()).filter(|codec| codec.kind != "f32"),
             precision: self.precision,
             recompute: self.recompute,
             act_type: self.act_type,

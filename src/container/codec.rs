@@ -112,14 +112,14 @@ pub static CODECS: &[Codec] = &[
         name: "f16",
         rounds: true,
         least: |p| p.len().saturating_mul(2),
-        write: |values, _| Ok(values.iter().flat_map(|&x| f16::from_f32(x).to_le_bytes()).collect()),
+        write: |values, _| halves("f16", values, |x| f16::from_f32(x).to_le_bytes(), |x| f16::from_f32(x).is_finite()),
         read: |bytes, p| fixed(bytes, p, |b| f16::from_le_bytes(b).to_f32()),
     },
     Codec {
         name: "bf16",
         rounds: true,
         least: |p| p.len().saturating_mul(2),
-        write: |values, _| Ok(values.iter().flat_map(|&x| bf16::from_f32(x).to_le_bytes()).collect()),
+        write: |values, _| halves("bf16", values, |x| bf16::from_f32(x).to_le_bytes(), |x| bf16::from_f32(x).is_finite()),
         read: |bytes, p| fixed(bytes, p, |b| bf16::from_le_bytes(b).to_f32()),
     },
     Codec { name: "q8", rounds: true, least: blocks::bytes8, write: blocks::write8, read: blocks::read8 },
@@ -138,6 +138,11 @@ impl Codec {
         CODECS.iter().find(|c| c.name == name).ok_or_else(|| Error::unsupported("codec", name))
     }
 
+    /// Whether it writes number by number. Such have one spelling each.
+    fn plain(&self) -> bool {
+        ["f32", "f16", "bf16"].contains(&self.name)
+    }
+
     /// The bytes of the values.
     ///
     /// # Errors
@@ -150,12 +155,9 @@ impl Codec {
             return Err(Error::invalid("parameters", format!("{} is not finite", params.place(i))));
         }
         let bytes = (self.write)(values, params)?;
-        // The largest values are infinite in narrow types.
-        if (self.read)(&bytes, params)?.iter().any(|x| !x.is_finite()) {
-            return Err(Error::invalid(
-                "parameters",
-                format!("a value is too large for {}; f32 can hold it", self.name),
-            ));
+        // The largest values are infinite where a scale is narrow.
+        if !self.plain() && (self.read)(&bytes, params)?.iter().any(|x| !x.is_finite()) {
+            return Err(too_large(self.name));
         }
         Ok(bytes)
     }
@@ -172,24 +174,41 @@ impl Codec {
         if let Some(i) = values.iter().position(|x| !x.is_finite()) {
             return Err(Error::corrupt(format!("{} is not finite", params.place(i)), 0));
         }
-        // Plain numbers have one spelling each.
-        let plain = ["f32", "f16", "bf16"].contains(&self.name);
-        if !plain && !(self.write)(&values, params).is_ok_and(|again| again == bytes) {
+        if !self.plain() && !(self.write)(&values, params).is_ok_and(|again| again == bytes) {
             return Err(Error::corrupt(format!("not the bytes that {} writes for its values", self.name), 0));
         }
         Ok(values)
     }
 
-    /// The codec that takes the fewest bytes among those that hold the values exactly, if there is one, with the bytes.
-    pub fn smallest(values: &[f32], params: &Params) -> Option<(&'static Codec, Vec<u8>)> {
-        let holds = |codec: &'static Codec| {
+    /// The codec that takes the fewest bytes, at most `most`, among those that hold the values exactly, if there is one,
+    /// with the bytes.
+    pub fn smallest(values: &[f32], params: &Params, most: usize) -> Option<(&'static Codec, Vec<u8>)> {
+        let holds = |codec: &'static Codec, values: &[f32], params: &Params| {
             let bytes = codec.encode(values, params).ok()?;
-            let back = (codec.read)(&bytes, params).ok()?;
             // A zero may lose its sign.
-            (back == values).then_some((codec, bytes))
+            (bytes.len() <= most && (codec.read)(&bytes, params).ok()? == values).then_some(bytes)
+        };
+        let find = |codec: &'static Codec| {
+            // Most codecs fail at the first part, before they take memory for all.
+            let (part, own) = (params.parts.get(..1)?, values.get(..params.parts.first()?.len)?);
+            holds(codec, own, &Params { parts: part, start: params.start })?;
+            Some((codec, holds(codec, values, params)?))
         };
         // The first of equal sizes.
-        CODECS.iter().filter_map(holds).min_by_key(|(_, bytes)| bytes.len())
+        let fitting = CODECS.iter().filter(|codec| (codec.least)(params) <= most);
+        fitting.filter_map(find).min_by_key(|(_, bytes)| bytes.len())
+    }
+}
+
+fn too_large(codec: &str) -> Error {
+    Error::invalid("parameters", format!("a value is too large for {codec}; f32 can hold it"))
+}
+
+/// Values of two bytes each.
+fn halves(codec: &str, values: &[f32], bytes: fn(f32) -> [u8; 2], fits: fn(f32) -> bool) -> Result<Vec<u8>> {
+    match values.iter().all(|x| fits(*x)) {
+        true => Ok(values.iter().flat_map(|x| bytes(*x)).collect()),
+        false => Err(too_large(codec)),
     }
 }
 
@@ -414,7 +433,7 @@ mod tests {
     #[test]
     fn the_smallest_codec_is_found() {
         with(true, |p, n| {
-            let smallest = |values: &[f32]| Codec::smallest(values, p).map(|(codec, _)| codec.name);
+            let smallest = |values: &[f32]| Codec::smallest(values, p, 4 * n).map(|(codec, _)| codec.name);
             assert_eq!(smallest(&noise(n)), Some("f32"));
             assert_eq!(smallest(&fitting("levels", p)), Some("levels"));
             assert_eq!(smallest(&fitting("ternary", p)), Some("ternary"));

@@ -232,7 +232,7 @@ impl<'a> Builder<'a> {
 
     /// The bytes of the packed file: see [`packed`].
     pub fn finish_packed(&self) -> Vec<u8> {
-        packed::write(&self.kind, self.sections.iter().map(|(name, (required, p))| (name.as_str(), *required, p.concat())))
+        packed::write(&self.kind, self.sections.iter().map(|(name, (required, p))| (name.as_str(), *required, p)))
     }
 
     /// The bytes of the file. The same content gives the same bytes, in whatever order it was added.
@@ -284,7 +284,7 @@ fn padded(n: usize) -> usize {
     n.checked_next_multiple_of(8).unwrap_or(usize::MAX)
 }
 
-fn len(pieces: &Pieces) -> usize {
+fn len(pieces: &[Cow<[u8]>]) -> usize {
     pieces.iter().fold(0, |n, piece| n.saturating_add(piece.len()))
 }
 

@@ -39,9 +39,10 @@
 
 use super::codec::{put_number, take_number};
 use super::head::{Field, Head};
-use super::{Container, KIND, NAME, Section, spell};
+use super::{Container, KIND, NAME, Pieces, Section, spell};
 use crate::bytes::{Bytes, Limits};
 use crate::error::{Error, Result, printable};
+use std::borrow::Cow;
 use std::prelude::v1::*;
 
 pub(super) const START: [u8; 4] = [0x8d, b'm', b'\r', b'\n'];
@@ -407,18 +408,22 @@ pub(super) fn read_facts(bytes: &[u8], limits: &Limits) -> Result<Head> {
     }
 }
 
-/// The bytes of a packed file.
-pub(super) fn write<'a>(kind: &str, sections: impl Iterator<Item = (&'a str, bool, Vec<u8>)>) -> Vec<u8> {
-    let mut body = Vec::new();
-    put_text(kind, &mut body);
-    let sections: Vec<_> = sections.collect();
-    put_number(sections.len() as u64, &mut body);
-    for (name, required, bytes) in sections {
-        put_text(name, &mut body);
-        put_number((bytes.len() as u64).saturating_mul(2).saturating_add(required.into()), &mut body);
-        body.extend(bytes);
+/// The bytes of a packed file. `sections` are sorted by name.
+pub(super) fn write<'a>(kind: &str, sections: impl Iterator<Item = (&'a str, bool, &'a Pieces<'a>)>) -> Vec<u8> {
+    // What stands before each section, and the section.
+    let mut all: Vec<(Vec<u8>, &[Cow<[u8]>])> = Vec::new();
+    for (name, required, pieces) in sections {
+        let mut before = Vec::new();
+        put_text(name, &mut before);
+        put_number((super::len(pieces) as u64).saturating_mul(2).saturating_add(required.into()), &mut before);
+        all.push((before, pieces));
     }
-    let fixed = START.len().saturating_add(1).saturating_add(body.len()).saturating_add(CHECK);
+    let mut first = Vec::new();
+    put_text(kind, &mut first);
+    put_number(all.len() as u64, &mut first);
+    let own = |(before, pieces): &(Vec<u8>, &[Cow<[u8]>])| before.len().saturating_add(super::len(pieces));
+    let sections = all.iter().map(own).fold(0usize, usize::saturating_add);
+    let fixed = [START.len(), 1, first.len(), sections, CHECK].into_iter().fold(0usize, usize::saturating_add);
     // The length counts its own bytes.
     let length = |digits: usize| {
         let mut out = Vec::new();
@@ -426,7 +431,14 @@ pub(super) fn write<'a>(kind: &str, sections: impl Iterator<Item = (&'a str, boo
         (out.len() == digits).then_some(out)
     };
     let length = (1..=10).find_map(length).unwrap_or_default();
-    let mut out = [&START[..], &[VERSION], &length, &body].concat();
+    let mut out = Vec::with_capacity(fixed.saturating_add(length.len()));
+    for bytes in [&START[..], &[VERSION], &length, &first] {
+        out.extend_from_slice(bytes);
+    }
+    for (before, pieces) in all {
+        out.extend(before);
+        pieces.iter().for_each(|piece| out.extend_from_slice(piece));
+    }
     let hash = blake3::hash(&out);
     out.extend(hash.as_bytes().iter().take(CHECK));
     out

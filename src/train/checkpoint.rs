@@ -6,6 +6,7 @@
 //! state     facts: `step`; `epoch` and `left`, position in the data of the next step
 //! adapter   an adapter file, its parameters in f32; or
 //! weights   all weights, f32
+//! unrounded the parameters before they went through the codec of training, f32; only where there is one
 //! o.NAME    a piece of the optimiser's state: u64 kind (0 floats, 1 bytes, 2 counter, 3 number), then the values
 //! g.NAME    a piece of the objective's state, likewise
 //! n.NAME    sections of the caller; optional
@@ -50,7 +51,12 @@ fn describe(config: &Config, facts: &mut Head) {
         act_type,
         slice: _,
         dropout,
+        codec,
     } = config;
+    if let Some(codec) = codec {
+        // What cannot be used was refused before the run began.
+        _ = codec.facts(facts);
+    }
     objective.facts(facts);
     if let Gradient::Zeroth(Zeroth { eps, directions, seed }) = gradient {
         facts.set("gradients estimated along", u64::from(*directions)).set("seed of directions", *seed);
@@ -282,6 +288,9 @@ impl Trainer {
                 let adapter = &stack.all().last().expect("the adapter that is trained").adapter;
                 let bytes = adapter::to_bytes_as(&***adapter, base, &Provenance::default(), "f32")?;
                 file = file.section("adapter", true, bytes);
+                if self.config.codec.is_some() {
+                    file = file.section("unrounded", true, floats(&self.unrounded));
+                }
             }
             Trained::Weights { flat, .. } => {
                 if let Some(i) = flat.iter().position(|v| !v.is_finite()) {
@@ -321,8 +330,9 @@ impl Trainer {
             Trained::Adapter { .. } => "adapter",
             Trained::Weights { .. } => "weights",
         };
-        let known: Vec<&str> =
-            ["head", "state", target].into_iter().chain(sections.iter().map(String::as_str)).collect();
+        let unrounded = self.config.codec.as_ref().map(|_| "unrounded");
+        let known = ["head", "state", target].into_iter().chain(unrounded);
+        let known: Vec<&str> = known.chain(sections.iter().map(String::as_str)).collect();
         saved.container.refuse_unknown(&known)?;
         let read = |name: &String| Piece::read(name, &saved.container.require(name)?);
         let pieces = sections.iter().map(read).collect::<Result<Vec<_>>>()?;
@@ -361,6 +371,16 @@ impl Trainer {
                 held
             }
         };
+        let unrounded = match unrounded {
+            Some(name) => {
+                let held = read_floats(&saved.container.require(name)?).unwrap_or_default();
+                if held.len() != params.len() || held.iter().any(|v| !v.is_finite()) {
+                    return Err(Error::corrupt(format!("section {name}: {} finite values wanted", params.len()), 0));
+                }
+                held
+            }
+            None => Vec::new(),
+        };
         if saved.step > self.config.steps {
             let why = format!("{} steps done of {}", saved.step, self.config.steps);
             return Err(Error::corrupt(why, 0));
@@ -390,6 +410,7 @@ impl Trainer {
                 let Some(adapter) = self.trained.adapter_mut() else { unreachable!("an adapter is trained") };
                 adapter.params_mut().copy_from_slice(&params);
                 adapter.prepare(&self.model.compute, &self.model)?;
+                self.unrounded = unrounded;
             }
             Trained::Weights { offsets, flat, .. } => {
                 *flat = Arc::new(params);

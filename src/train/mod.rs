@@ -45,7 +45,7 @@ pub use checkpoint::Checkpoint;
 pub use schedule::Schedule;
 pub use zeroth::Zeroth;
 
-use crate::adapter::{Adapter, Ready, Shape, Stack};
+use crate::adapter::{Adapter, Ready, Shape, Stack, compress, file};
 use crate::bytes::zeros;
 use crate::error::{Error, Result};
 use crate::model::weights::Offsets;
@@ -92,6 +92,9 @@ pub struct Config {
     pub slice: usize,
     /// Dropout on the adapter's input, if any.
     pub dropout: Option<Dropout>,
+    /// The values of few bits through which an adapter is trained, from the step on that its row says: the gradients of the
+    /// rounded values are those of the unrounded ones.
+    pub codec: Option<compress::Spec>,
 }
 
 /// Dropout on an adapter's input, in training only. The dropped values follow from the seed, the step, the row and the
@@ -129,6 +132,7 @@ impl Default for Config {
             act_type: ActType::F32,
             slice: head::SLICES[0],
             dropout: None,
+            codec: None,
         }
     }
 }
@@ -262,6 +266,8 @@ pub struct Trainer {
     grads: Vec<f32>,
     /// Sums from which the gradients follow; empty if these are the gradients themselves.
     acc: Vec<f32>,
+    /// The unrounded parameters, if the adapter is trained through a codec; else empty.
+    unrounded: Vec<f32>,
     step: u64,
     /// Rows of the step that went through the model so far.
     rows: u64,
@@ -290,6 +296,13 @@ impl Trainer {
             let message = format!("{} has no input to apply dropout to", adapter.kind().name);
             return Err(Error::invalid("dropout", message));
         }
+        if let Some(codec) = &config.codec {
+            codec.row()?;
+            if !adapter.kind().grown.is_empty() {
+                let kind = adapter.kind().name;
+                return Err(Error::unsupported("codec of training", format!("{kind}, whose number of values grows")));
+            }
+        }
         let (parts, acc) = (shape.parts.clone(), shape.size.gathered);
         let mut stack = beneath.clone();
         stack.push(model.ready(adapter)?, 1.0)?;
@@ -317,6 +330,9 @@ impl Trainer {
         if config.dropout.is_some() {
             return Err(Error::invalid("dropout", "it is for adapters, not for all weights"));
         }
+        if config.codec.is_some() {
+            return Err(Error::invalid("codec", "it is for adapters, not for all weights"));
+        }
         if model.hparams.blocks.iter().any(|l| l.mixture.is_some()) {
             return Err(Error::unsupported("training of all weights", "a mixture: its experts are frozen"));
         }
@@ -333,7 +349,12 @@ impl Trainer {
         let contrast = (kind.shape == Rows::Contrast).then(|| Contrast::new(&objective_values, &model.hparams));
         let acc = if config.gradient == Gradient::Backward { acc } else { 0 };
         let params = parts.last().map_or(0, |p| p.range.end);
+        let mut unrounded = zeros("unrounded parameters", if config.codec.is_some() { params } else { 0 })?;
+        if let Some(adapter) = trained.adapter().filter(|_| config.codec.is_some()) {
+            unrounded.copy_from_slice(adapter.params());
+        }
         Ok(Trainer {
+            unrounded,
             kind,
             contrast: contrast.transpose()?,
             objective: (kind.create)(&objective_values),
@@ -430,6 +451,10 @@ impl Trainer {
 
     /// Updates the adapter's parameters and lets it change its shape.
     fn move_adapter(&mut self, lr: f32) -> Result<()> {
+        if let Some(codec) = &self.config.codec {
+            self.optimizer.step(&mut self.unrounded, &self.grads, lr);
+            return self.round(&codec.clone(), self.step + 1);
+        }
         let Some(adapter) = self.trained.adapter_mut() else { unreachable!("an adapter is trained") };
         self.optimizer.step(adapter.params_mut(), &self.grads, lr);
         let grown = adapter.grow(self.step + 1, &self.grads);
@@ -440,6 +465,18 @@ impl Trainer {
             self.resize(&shape);
         }
         Ok(())
+    }
+
+    /// Gives the adapter the unrounded parameters after a step, through the codec once its time has come.
+    fn round(&mut self, codec: &compress::Spec, step: u64) -> Result<()> {
+        let Some(adapter) = self.trained.adapter_mut() else { unreachable!("an adapter is trained") };
+        let mut values = zeros("rounded parameters", self.unrounded.len())?;
+        values.copy_from_slice(&self.unrounded);
+        if step as f64 >= f64::from(codec.row()?.0.from) * self.config.steps as f64 {
+            file::with_params(adapter, |params| codec.round(&mut values, params))?;
+        }
+        adapter.params_mut().copy_from_slice(&values);
+        adapter.prepare(&self.model.compute, &self.model)
     }
 
     /// Resizes the buffers after an adapter has changed its shape.

@@ -293,7 +293,12 @@ impl Run<'_> {
             held: self.held,
             // A step creates new values beside the old ones.
             weights: if full { 2 * f * size.params } else { 0 },
-            adapter: if full { 0 } else { f * (size.params + size.derived) },
+            // Trained through a codec, there are the unrounded values, those of the step and what they started from.
+            adapter: match (full, self.config.codec.is_some()) {
+                (true, _) => 0,
+                (false, false) => f * (size.params + size.derived),
+                (false, true) => f * (4 * size.params + size.derived),
+            },
             gradients: f * (size.params + if zeroth { 0 } else { size.gathered }),
             moments,
             activations: saved + Acts::bytes(h, remembered, n) + ends + back + store + vectors,

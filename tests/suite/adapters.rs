@@ -373,7 +373,7 @@ fn backward_agrees_with_differences() {
 }
 
 /// Kinds whose change is the strength times that with strength 1, as their pages say.
-const LINEAR: [&str; 7] = ["lora", "nola", "ia3", "bottleneck", "parallel", "llama-adapter", "unlock"];
+const LINEAR: [&str; 8] = ["lora", "nola", "uni", "ia3", "bottleneck", "parallel", "llama-adapter", "unlock"];
 
 /// The others, and what their pages say.
 const CURVED: [(&str, &str); 3] = [
@@ -555,10 +555,10 @@ fn lying_heads_are_errors() {
     use mynah::container::{Builder, Container, head::Head};
     let limits = Limits::default();
     for spec in specs() {
-        let good = adapter::to_bytes(&*trained(&spec), &base(), &Provenance::default()).unwrap();
+        let good = adapter::to_bytes_as(&*trained(&spec), &base(), &Provenance::default(), "f16").unwrap();
         let file = Container::read(good.into(), &limits).unwrap();
         let lie = |change: &dyn Fn(&mut Head), params: &[u8]| {
-            let mut head = Head::decode(&file.require("head").unwrap(), &limits).unwrap();
+            let mut head = file.facts("head", &limits).unwrap();
             change(&mut head);
             let mut bytes =
                 Builder::new("adapter").section("head", true, head.encode()).section("params", true, params);
@@ -591,7 +591,7 @@ fn lying_heads_are_errors() {
             Box::new(move |h| _ = h.set("targets", list("attn_q 24"))),
             Box::new(move |h| _ = h.set("targets", list("ffn_gate 24 37 0-1"))),
         ];
-        let told = Head::decode(&file.require("head").unwrap(), &limits).unwrap();
+        let told = file.facts("head", &limits).unwrap();
         let low_rank = low_rank.into_iter().filter(|_| told.get("scaling").is_some());
         for (i, change) in changes.into_iter().chain(low_rank).enumerate() {
             assert!(lie(&*change, &params).is_err(), "{} lie {i}", spec.kind);
@@ -599,11 +599,21 @@ fn lying_heads_are_errors() {
         if spec.kind == "lora" {
             assert!(lie(&|h| _ = h.set("rank", 2u64), &params).is_err());
         }
-        if spec.kind == "nola" {
+        if spec.kind == "uni" {
+            for n in [0, 11_263, 11_265, (1 << 24) + 1, u64::MAX] {
+                assert!(lie(&|h| _ = h.set("vector", n), &params).is_err());
+            }
+        }
+        if ["nola", "uni"].contains(&&*spec.kind) {
             let e = lie(&|h| _ = h.set("generator", "blake3-chacha8/2"), &params).err().unwrap();
             assert!(matches!(e, mynah::Error::Unsupported { .. }), "{e}");
             let e = lie(&|h| _ = h.set("seed", 10u64), &params).err().unwrap();
             assert!(e.to_string().contains("canary"), "{e}");
+        }
+        if spec.kind == "nola" {
+            for n in [0, 3, u64::MAX] {
+                assert!(lie(&|h| _ = h.set("share", n), &params).is_err());
+            }
             for n in [0, 4097, u64::MAX] {
                 assert!(lie(&|h| _ = h.set("bases.a", n), &params).is_err());
             }

@@ -6,6 +6,7 @@ use mynah::adapter::{self, Adapter, Base, Kind, Place, Shape, Site, Spec, nola};
 use mynah::model::Model;
 use mynah::nn::attention::Heads;
 use mynah::nn::rope::Pairing;
+use mynah::rng::Random;
 use mynah::role::{Role, TensorKind};
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
@@ -20,6 +21,7 @@ type Double = fn(&Spec, &Base, &Model) -> Does;
 const DOUBLES: &[(&str, Double)] = &[
     ("lora", lora),
     ("nola", nola),
+    ("uni", uni),
     ("dora", dora),
     ("ia3", ia3),
     ("bottleneck", bottleneck),
@@ -74,6 +76,34 @@ fn nola(spec: &Spec, base: &Base, model: &Model) -> Does {
         for (p, basis) in params.iter().zip(&bases) {
             factors.iter_mut().zip(basis).for_each(|(f, b)| *f += p * b);
         }
+        low_rank(layout.clone(), factors)
+    })
+}
+
+/// Every entry of a factor is a start, and an entry of the vector with a sign.
+fn uni(spec: &Spec, base: &Base, _: &Model) -> Does {
+    let layout = spec.layout(base).unwrap();
+    let len = spec.values().unwrap().whole("vector");
+    let mut start = vec![0.0; layout.len()];
+    let mut from = vec![(0usize, 0.0); layout.len()];
+    for slot in layout.slots() {
+        let words = |role: &str, n: usize| {
+            let mut random = Random::new(spec.seed, &slot.site.to_string(), role);
+            (0..n).map(|_| u64::from(random.next_u32())).collect::<Vec<u64>>()
+        };
+        let bound = f64::from((slot.shape[0] as f32).sqrt().recip());
+        let starts = words("uni_start", slot.a().len());
+        for (to, word) in start[slot.a()].iter_mut().zip(starts) {
+            *to = ((word >> 9) as f64 / 4_194_304.0 - 1.0) * bound;
+        }
+        for (range, role) in [(slot.a(), "uni_a"), (slot.b(), "uni_b")] {
+            for (to, word) in from[range.clone()].iter_mut().zip(words(role, range.len())) {
+                *to = ((word * len / (1 << 32)) as usize, if word % 2 == 1 { 1.0 } else { -1.0 });
+            }
+        }
+    }
+    Box::new(move |v| {
+        let factors = start.iter().zip(&from).map(|(start, (at, sign))| start + sign * v[*at]).collect();
         low_rank(layout.clone(), factors)
     })
 }

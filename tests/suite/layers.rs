@@ -49,7 +49,7 @@ const INSIDE: &[(&str, &[&[&str]])] = &[
     (
         "adapter",
         &[
-            &["json", "basis"],
+            &["json", "basis", "compress"],
             &["place", "base"],
             &["shape"],
             &["stack"],
@@ -381,6 +381,10 @@ fn kinds_and_architectures_are_named_in_their_files_alone() {
         for name in names.iter().filter(|name| names_it(&code, name)) {
             let kind = KINDS.iter().any(|k| k.name == *name);
             let own = [format!("adapter/kinds/{}.rs", name.replace('-', "_")), "adapter/kinds/mod.rs".into()];
+            // Words that have a number in files; the list is frozen.
+            if file == "container/packed.rs" {
+                continue;
+            }
             if kind && own.contains(&file) || !kind && ["model/arch.rs", "model/support.rs"].contains(&file.as_str()) {
                 continue;
             }

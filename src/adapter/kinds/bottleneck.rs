@@ -26,6 +26,7 @@ pub static KIND: Kind = Kind {
     read: |stored| Direct::read(stored, &PLAN, Serial),
     sections: &[],
     grown: &[],
+    codec: None,
 };
 
 static PLAN: Plan = Plan {

@@ -42,6 +42,7 @@ pub static KIND: Kind = Kind {
     },
     sections: &[],
     grown: &[],
+    codec: None,
 };
 
 static PLAN: Plan = Plan {

@@ -23,6 +23,7 @@ pub static KIND: Kind = Kind {
     read: |stored| Direct::read(stored, &PLAN, Scaling),
     sections: &[],
     grown: &[],
+    codec: None,
 };
 
 static PLAN: Plan = Plan {

@@ -24,6 +24,7 @@ pub static KIND: Kind = Kind {
     read: |stored| Ok(Box::new(Lora::read(stored)?)),
     sections: &lowrank::SECTIONS,
     grown: &[],
+    codec: None,
 };
 
 /// Parameters: A `[rank, in]` and Bᵀ `[rank, out]` of each site.
@@ -107,7 +108,7 @@ impl Lora {
 /// The description of a new adapter.
 fn shape(spec: &Spec, base: &Base) -> Result<Shape> {
     let layout = spec.layout(base)?;
-    Ok(lowrank::shape(&layout, Own(None).parts(&layout)))
+    Ok(lowrank::shape(&layout, &Own(None)))
 }
 
 fn start(seed: u64, site: Site, n_in: usize, a: &mut [f32]) {

@@ -9,6 +9,7 @@ pub mod nola;
 pub mod parallel;
 pub mod prefix;
 pub mod prompt;
+pub mod uni;
 pub mod unlock;
 
 use super::Kind;
@@ -17,6 +18,7 @@ use super::Kind;
 pub static KINDS: &[&Kind] = &[
     &lora::KIND,
     &nola::KIND,
+    &uni::KIND,
     &dora::KIND,
     &ia3::KIND,
     &bottleneck::KIND,

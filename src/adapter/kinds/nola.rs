@@ -54,14 +54,23 @@ pub static BASIS_KIND: Knob = Knob {
     domain: Domain::Word(|| basis::BASES.iter().map(|b| b.name).collect()),
 };
 
+/// Blocks in a row that share coefficients.
+pub static SHARE: Knob = Knob {
+    name: "share",
+    about: "Blocks in a row that share the coefficients of each layer; their bases differ",
+    metavar: "N",
+    domain: Domain::Whole { low: 1, high: 65_536 },
+};
+
 /// Its settings.
-pub(super) static KNOBS: [Setting; 6] = [
+pub(super) static KNOBS: [Setting; 7] = [
     USUAL_RANK,
     USUAL_ALPHA,
     UNSTABILISED,
     Setting::whole(&BASES, 64),
     Setting::whole(&BASES_OF_B, 0),
     Setting::word(&BASIS_KIND, "uniform"),
+    Setting::whole(&SHARE, 1),
 ];
 
 /// How many bases A and B have.
@@ -85,6 +94,7 @@ pub static KIND: Kind = Kind {
     read: |stored| Ok(Box::new(Nola::read(stored)?)),
     sections: &["ranks", "alphas", "seeds", "start"],
     grown: &[],
+    codec: None,
 };
 
 /// Parameters: `a`, then `b`, of each site.
@@ -97,6 +107,10 @@ pub struct Combined {
     basis: &'static Basis,
     seed: u64,
     given: Option<Given>,
+    /// Blocks in a row that share coefficients.
+    share: usize,
+    /// For each site, whose coefficients it takes.
+    groups: Vec<usize>,
     /// Head width of the sites whose rows are paired in GGUF files.
     paired: Vec<Option<usize>>,
 }
@@ -124,10 +138,10 @@ impl Nola {
     /// Those of [`Spec::layout`].
     pub fn create(spec: &Spec, base: &Base) -> Result<Nola> {
         let (layout, values) = (spec.layout(base)?, spec.values()?);
-        let bases = bases(&values);
-        let n = (bases[0] + bases[1]) * layout.slots().len();
+        let (bases, share) = (bases(&values), values.whole(SHARE.name) as usize);
+        let n = (bases[0] + bases[1]) * sets(&groups(&layout, share));
         let basis = Basis::by_name(values.word(BASIS_KIND.name))?;
-        Nola::from_params(layout, base, bases, basis, spec.seed, None, vec![0.0; n])
+        Nola::shared(layout, base, bases, basis, spec.seed, None, share, vec![0.0; n])
     }
 
     /// From trained coefficients, `a`, then `b`, of each site of `layout`. The bases follow from `seed`, unless they
@@ -144,14 +158,28 @@ impl Nola {
         given: Option<Given>,
         params: Vec<f32>,
     ) -> Result<Nola> {
+        Nola::shared(layout, base, bases, basis, seed, given, 1, params)
+    }
+
+    /// Likewise, where `share` blocks in a row take the same coefficients.
+    fn shared(
+        layout: Layout,
+        base: &Base,
+        bases: [usize; 2],
+        basis: &'static Basis,
+        seed: u64,
+        given: Option<Given>,
+        share: usize,
+        params: Vec<f32>,
+    ) -> Result<Nola> {
         check_bases(bases)?;
-        let sites = layout.slots().len();
+        let (sites, groups) = (layout.slots().len(), groups(&layout, share));
         let fits = given.as_ref().is_none_or(|g| g.seeds.len() == sites && g.start.len() == starts(&layout));
-        if !fits || params.len() != (bases[0] + bases[1]) * sites {
+        if !fits || params.len() != (bases[0] + bases[1]) * sets(&groups) {
             return Err(Error::invalid("coefficients", "as many as the layout needs"));
         }
         let paired = layout.slots().iter().map(|s| base.paired(s.site)).collect();
-        Ok(LowRank::new(layout, params, Combined { bases, basis, seed, given, paired }))
+        Ok(LowRank::new(layout, params, Combined { bases, basis, seed, given, share, groups, paired }))
     }
 
     fn read(stored: Stored) -> Result<Nola> {
@@ -166,7 +194,12 @@ impl Nola {
         check_bases(bases)?;
         let layout = Layout::read(&stored)?;
         let sites = layout.slots().len();
-        let params = stored.params(&parts(bases, &layout), |_, out| out.fill(0.0))?;
+        let share = if head.get("share").is_some() { count("share")? } else { 1 };
+        if share == 0 {
+            return Err(Error::invalid("share", "coefficients are those of 0 blocks"));
+        }
+        let sets = sets(&groups(&layout, share));
+        let params = stored.params(&parts(bases, sets), |_, out| out.fill(0.0))?;
         let given = match stored.container.section("seeds") {
             None => None,
             Some(bytes) => {
@@ -186,7 +219,7 @@ impl Nola {
             }
         };
         let seed = head.integer("seed")?;
-        let nola = Nola::from_params(layout, stored.base, bases, basis, seed, given, params)?;
+        let nola = Nola::shared(layout, stored.base, bases, basis, seed, given, share, params)?;
         file::check_canary(head, &nola.canary())?;
         Ok(nola)
     }
@@ -316,7 +349,7 @@ impl Combined {
         tile: &mut [f32],
     ) {
         let each = self.bases[0] + self.bases[1];
-        let params = &params[place * each..][self.coefficients(factor)];
+        let params = &params[self.groups[place] * each..][self.coefficients(factor)];
         let source = self.source(layout, place, factor);
         let mut walk = Walk::new(self.basis, &source, from);
         out.fill(0.0);
@@ -368,24 +401,29 @@ impl Combined {
         if self.basis.is_torch() { layout.len() } else { TILE }
     }
 
-    /// `grads = c·⟨g, basis⟩` for each basis of a factor, where `g` is its gradient.
+    /// `grads = c·⟨g, basis⟩` for each basis of a factor, where `g` is its gradient; of a further site of a set they are
+    /// added.
     fn project_part(
         &self,
         layout: &Layout,
         place: usize,
         factor: Factor,
         g: &[f32],
-        grads: &mut [f32],
+        first: bool,
+        all: &mut [f32],
         scratch: &mut Buffer,
     ) {
         let source = self.source(layout, place, factor);
         let step = self.tile(layout).min(g.len());
-        let (drawn, tile) = scratch.room(g.len() + step).split_at_mut(g.len());
+        let more = if first { 0 } else { all.len() };
+        let (drawn, rest) = scratch.room(g.len() + step + more).split_at_mut(g.len());
+        let (tile, sums) = rest.split_at_mut(step);
         self.order(layout, place, factor, &mut |to, from| drawn[from] = g[to]);
+        let grads = if first { &mut *all } else { &mut *sums };
         grads.fill(0.0);
         for (i, part) in drawn.chunks(step).enumerate() {
             let mut walk = Walk::new(self.basis, &source, i * step);
-            for grad in &mut *grads {
+            for grad in grads.iter_mut() {
                 let tile = &mut tile[..part.len()];
                 walk.fill(tile);
                 *grad += dot(part, tile);
@@ -393,6 +431,9 @@ impl Combined {
         }
         let c = self.normal(factor);
         grads.iter_mut().for_each(|v| *v *= c);
+        if !first {
+            all.iter_mut().zip(&*sums).for_each(|(all, sum)| *all += sum);
+        }
     }
 }
 
@@ -400,31 +441,45 @@ impl Combined {
 fn shape(spec: &Spec, base: &Base) -> Result<Shape> {
     let (layout, values) = (spec.layout(base)?, spec.values()?);
     let bases = bases(&values);
-    let torch = Basis::by_name(values.word(BASIS_KIND.name))?.is_torch();
-    let size = size(&layout, bases, torch, 0);
-    Ok(lowrank::shape(&layout, (parts(bases, &layout), size)))
+    let basis = Basis::by_name(values.word(BASIS_KIND.name))?;
+    let share = values.whole(SHARE.name) as usize;
+    let groups = groups(&layout, share);
+    // Paired rows change no size.
+    let of = Combined { bases, basis, seed: spec.seed, given: None, share, groups, paired: Vec::new() };
+    Ok(lowrank::shape(&layout, &of))
 }
 
-fn size(layout: &Layout, bases: [usize; 2], torch: bool, start: usize) -> Size {
-    let (all, tile) = (layout.len(), if torch { layout.len() } else { TILE });
-    let factor = layout.slots().iter().map(|s| s.a().len().max(s.b().len())).max().unwrap_or(0);
-    // Either a tile of the factors and the entries drawn for it, or the gradient of one factor and its entries.
-    let scratch = (2 * tile.min(all)).max(factor + tile.min(factor));
-    let params = (bases[0] + bases[1]) * layout.slots().len();
-    Size { params, derived: all + start, gathered: all, scratch, row: 0 }
+/// For each site the number of its set of coefficients: sites of one role in `share` blocks in a row have one.
+fn groups(layout: &Layout, share: usize) -> Vec<usize> {
+    let mut seen: Vec<(usize, Role)> = Vec::new();
+    let mut group = |slot: &Slot| {
+        let key = (slot.site.layer / share.max(1), slot.site.role);
+        // Sites are sorted by block, so those of the present blocks are at the end.
+        let from = seen.iter().rposition(|k| k.0 < key.0).map_or(0, |i| i + 1);
+        seen[from..].iter().position(|k| *k == key).map(|i| from + i).unwrap_or_else(|| {
+            seen.push(key);
+            seen.len() - 1
+        })
+    };
+    layout.slots().iter().map(&mut group).collect()
 }
 
-/// Its parameters, site by site.
-fn parts([k, l]: [usize; 2], layout: &Layout) -> Vec<Part> {
-    let of = |site: usize| {
-        let (first, end) = (site * (k + l), (site + 1) * (k + l));
+/// How many sets of coefficients there are.
+fn sets(groups: &[usize]) -> usize {
+    groups.iter().max().map_or(0, |last| last + 1)
+}
+
+/// Its parameters, set by set.
+fn parts([k, l]: [usize; 2], sets: usize) -> Vec<Part> {
+    let of = |set: usize| {
+        let (first, end) = (set * (k + l), (set + 1) * (k + l));
         let start = Start::Zero;
         [
             Part { name: "a", range: first..first + k, cols: k, start, group: Group::Main },
             Part { name: "b", range: first + k..end, cols: l, start, group: Group::Fast },
         ]
     };
-    (0..layout.slots().len()).flat_map(of).collect()
+    (0..sets).flat_map(of).collect()
 }
 
 fn check_bases(bases: [usize; 2]) -> Result<()> {
@@ -457,7 +512,21 @@ impl Factors for Combined {
 
     fn parts(&self, layout: &Layout) -> (Vec<Part>, Size) {
         let start = self.given.as_ref().map_or(0, |g| g.start.len() + 4 * g.seeds.len());
-        (parts(self.bases, layout), size(layout, self.bases, self.basis.is_torch(), start))
+        let (all, sets) = (layout.len(), sets(&self.groups));
+        let tile = if self.basis.is_torch() { all } else { TILE };
+        let factor = layout.slots().iter().map(|s| s.a().len().max(s.b().len())).max().unwrap_or(0);
+        // Either a tile of the factors and the entries drawn for it, or the gradient of one factor, its entries and those of
+        // its coefficients.
+        let more = if sets < self.groups.len() { self.bases[0].max(self.bases[1]) } else { 0 };
+        let scratch = (2 * tile.min(all)).max(factor + tile.min(factor) + more);
+        let params = (self.bases[0] + self.bases[1]) * sets;
+        let size = Size { params, derived: all + start, gathered: all, scratch, row: 0 };
+        (parts(self.bases, sets), size)
+    }
+
+    fn own(&self, _layout: &Layout, slot: usize) -> Range<usize> {
+        let set = self.groups[slot];
+        2 * set..2 * set + 2
     }
 
     fn expand(&self, cx: &Compute, layout: &Layout, params: &[f32], factors: &mut [f32]) {
@@ -468,12 +537,16 @@ impl Factors for Combined {
     }
 
     fn project(&self, cx: &Compute, layout: &Layout, acc: &[f32], grads: &mut [f32]) {
-        let (sites, each) = (layout.slots().len(), self.bases[0] + self.bases[1]);
-        cx.pool.rows([Tile::new(grads, sites, each)], [1], &|place, [mut grads], scratch| {
-            for factor in [Factor::A, Factor::B] {
-                let g = &acc[self.range(&layout.slots()[place], factor)];
-                let grads = &mut grads.row(0)[self.coefficients(factor)];
-                self.project_part(layout, place, factor, g, grads, &mut scratch.f);
+        let (sets, each) = (sets(&self.groups), self.bases[0] + self.bases[1]);
+        cx.pool.rows([Tile::new(grads, sets, each)], [1], &|set, [mut grads], scratch| {
+            let mut first = true;
+            for place in (0..self.groups.len()).filter(|place| self.groups[*place] == set) {
+                for factor in [Factor::A, Factor::B] {
+                    let g = &acc[self.range(&layout.slots()[place], factor)];
+                    let grads = &mut grads.row(0)[self.coefficients(factor)];
+                    self.project_part(layout, place, factor, g, first, grads, &mut scratch.f);
+                }
+                first = false;
             }
         });
     }
@@ -491,6 +564,9 @@ impl Factors for Combined {
     fn record(&self, layout: &Layout, head: &mut Head) -> Vec<(&'static str, Vec<u8>)> {
         head.set("bases.a", self.bases[0] as u64).set("bases.b", self.bases[1] as u64);
         head.set("basis", self.basis.name).set("seed", self.seed).set("generator", GENERATOR);
+        if self.share > 1 {
+            head.set("share", self.share as u64);
+        }
         file::set_canary(head, &self.canary(layout));
         let Some(given) = &self.given else { return Vec::new() };
         let seeds = given.seeds.as_flattened().iter().flat_map(|s| s.to_le_bytes()).collect();

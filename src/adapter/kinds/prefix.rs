@@ -45,6 +45,7 @@ pub static KIND: Kind = Kind {
     read: |stored| Direct::read(stored, &PLAN, Prefix::default()),
     sections: &[],
     grown: &[],
+    codec: None,
 };
 
 static PLAN: Plan = Plan {

@@ -28,6 +28,7 @@ pub static KIND: Kind = Kind {
     read: |stored| Direct::read(stored, &PLAN, Prompt),
     sections: &[],
     grown: &[],
+    codec: None,
 };
 
 static PLAN: Plan = Plan {

@@ -34,6 +34,7 @@ pub static KIND: Kind = Kind {
     read: |stored| Direct::read(stored, &PLAN, Unlocked),
     sections: &[],
     grown: &[],
+    codec: None,
 };
 
 static PLAN: Plan = Plan {

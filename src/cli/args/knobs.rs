@@ -6,6 +6,7 @@ use clap::builder::TypedValueParser;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, FromArgMatches};
 use mynah::adapter::KINDS;
+use mynah::adapter::compress::{self, COMPRESSORS};
 use mynah::knob::{self, Domain, Setting, Values};
 use mynah::train::objective::OBJECTIVES;
 use mynah::train::optim::OPTIMIZERS;
@@ -28,8 +29,10 @@ pub trait Table: Clone + 'static {
     const FLAG: &'static str;
     /// Its help.
     const ABOUT: &'static str;
-    /// The default.
+    /// The default; of codecs, what a setting belongs to where none is named.
     const DEFAULT: &'static str;
+    /// What the help calls the default, if that is not it.
+    const USUAL: Option<&'static str> = None;
     /// The heading of its options in the help text.
     const HEADING: &'static str;
     /// Options that are listed among the common ones instead.
@@ -100,6 +103,31 @@ impl Table for Optimizers {
 
     fn rows() -> Vec<Row> {
         OPTIMIZERS.iter().map(|k| Row { name: k.name, about: k.about, knobs: k.knobs }).collect()
+    }
+}
+
+/// The codecs that an adapter is trained through, and packed with.
+#[derive(Clone)]
+pub struct Codecs;
+
+impl Table for Codecs {
+    const FLAG: &'static str = "codec";
+    const ABOUT: &'static str =
+        "Train through the values of few bits that this codec can hold, so that the file is what was trained";
+    const DEFAULT: &'static str = "levels";
+    const USUAL: Option<&'static str> = Some("levels for uni, else none");
+    const HEADING: &'static str = ADAPTER;
+
+    fn rows() -> Vec<Row> {
+        COMPRESSORS.iter().map(|k| Row { name: k.name, about: k.about, knobs: k.knobs }).collect()
+    }
+}
+
+impl Choice<Codecs> {
+    /// The codec, if one was named, or a setting that only codecs have.
+    pub fn spec(&self) -> Option<compress::Spec> {
+        let given = self.named().is_some() || self.values.iter().next().is_some();
+        given.then(|| compress::Spec { kind: self.kind().into(), values: self.values.clone() })
     }
 }
 
@@ -274,7 +302,7 @@ impl<T: Table> Args for Choice<T> {
     fn augment_args(command: clap::Command) -> clap::Command {
         let values = rows(T::rows().into_iter().map(|row| (row.name, row.about)));
         let kind = Arg::new(T::FLAG).long(T::FLAG).value_name("NAME").value_parser(values);
-        let about = format!("{} [default: {}]", T::ABOUT, T::DEFAULT);
+        let about = format!("{} [default: {}]", T::ABOUT, T::USUAL.unwrap_or(T::DEFAULT));
         let kind = kind.help(about).help_heading(heading::<T>(T::FLAG));
         let kind = if let Some(needed) = T::NEEDS { kind.requires(needed) } else { kind };
         command.arg(kind).args(knobs::<T>().into_iter().map(arg::<T>))

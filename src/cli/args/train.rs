@@ -114,6 +114,8 @@ pub struct Teach {
     /// [default: those of the method; all for lora and nola]
     #[arg(help_heading = ADAPTER, long, value_name = "LIST")]
     pub targets: Option<String>,
+    #[command(flatten)]
+    pub codec: Choice<Codecs>,
     /// Dropout on the adapter's input [default: none]
     #[arg(help_heading = ADAPTER, long, value_name = "P", value_parser = between(0.0, 0.99))]
     pub dropout: Option<f32>,
@@ -239,6 +241,7 @@ impl Teach {
     /// Those of [`Choice::check`].
     pub fn check(&self) -> anyhow::Result<()> {
         self.method.check()?;
+        self.codec.check()?;
         self.optimizer.check()?;
         self.objective.check()
     }

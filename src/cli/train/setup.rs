@@ -117,6 +117,7 @@ fn settings(args: &Teach, clock: i64, to: &mut Settings) {
         objective: objective::Spec { kind: args.objective.kind().into(), values: args.objective.values.clone() },
         density_ratios: args.density_ratios,
         optimizer: optim::Spec { kind: args.optimizer.kind().into(), values: args.optimizer.values.clone() },
+        codec: args.codec.spec(),
         schedule: match args.schedule {
             args::Schedule::Cosine => Schedule::Cosine,
             args::Schedule::Linear => Schedule::Linear,
