@@ -105,7 +105,7 @@ pub static CODECS: &[Codec] = &[
         name: "f32",
         rounds: true,
         least: |p| p.len().saturating_mul(4),
-        write: |values, _| Ok(values.iter().flat_map(|x| x.to_le_bytes()).collect()),
+        write: |values, _| Ok(numbers(values, f32::to_le_bytes)),
         read: |bytes, p| fixed(bytes, p, f32::from_le_bytes),
     },
     Codec {
@@ -207,9 +207,16 @@ fn too_large(codec: &str) -> Error {
 /// Values of two bytes each.
 fn halves(codec: &str, values: &[f32], bytes: fn(f32) -> [u8; 2], fits: fn(f32) -> bool) -> Result<Vec<u8>> {
     match values.iter().all(|x| fits(*x)) {
-        true => Ok(values.iter().flat_map(|x| bytes(*x)).collect()),
+        true => Ok(numbers(values, bytes)),
         false => Err(too_large(codec)),
     }
+}
+
+/// Numbers one after the other. Growing, they would take twice as much for a moment.
+fn numbers<const N: usize>(values: &[f32], bytes: fn(f32) -> [u8; N]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(values.len().saturating_mul(N));
+    values.iter().for_each(|x| out.extend_from_slice(&bytes(*x)));
+    out
 }
 
 /// Values of `N` bytes each.
