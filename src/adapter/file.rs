@@ -32,7 +32,7 @@
 
 use super::foreign;
 use super::place::{self, Shaped};
-use super::{Adapter, Base, Kind, Part};
+use super::{Adapter, Base, Kind, Part, compress};
 use crate::bytes::{Bytes, Limits};
 use crate::container::codec::{Codec, Params, Whole};
 use crate::container::head::Head;
@@ -67,10 +67,12 @@ pub struct Provenance {
 impl Provenance {
     fn head(&self) -> Head {
         let mut head = Head::new();
-        head.set("objective", self.objective.as_str()).set("data", self.data.as_str()).set("steps", self.steps);
+        // 128 bits tell data apart, and single precision losses.
+        let data = self.data.get(..32).unwrap_or(&self.data);
+        head.set("objective", self.objective.as_str()).set("data", data).set("steps", self.steps);
         for (key, loss) in [("loss.first", self.first_loss), ("loss.last", self.last_loss)] {
-            if let Some(loss) = loss.filter(|x| x.is_finite()) {
-                head.set(key, loss);
+            if let Some(loss) = loss.map(|x| x as f32).filter(|x| x.is_finite()) {
+                head.set(key, f64::from(loss));
             }
         }
         if !self.rope.is_empty() {
@@ -113,6 +115,25 @@ pub fn to_bytes_as(adapter: &dyn Adapter, base: &Base, provenance: &Provenance, 
     let codec = Codec::by_name(codec)?;
     let bytes = with_params(adapter, |params| codec.encode(adapter.params(), params))?;
     write(adapter, base, provenance, codec, bytes)
+}
+
+/// The bytes of a file with the parameters that a compressor makes of those of `adapter`, which keeps its own.
+///
+/// # Errors
+/// Those of [`to_bytes_as`]; `Invalid` and `Unsupported` for a compressor that cannot be used.
+pub fn packed(
+    adapter: &mut dyn Adapter,
+    base: &Base,
+    provenance: &Provenance,
+    codec: &compress::Spec,
+) -> Result<Vec<u8>> {
+    let before = adapter.params().to_vec();
+    let mut values = before.clone();
+    with_params(adapter, |params| codec.round(&mut values, params))?;
+    adapter.params_mut().copy_from_slice(&values);
+    let bytes = to_bytes_as(adapter, base, provenance, &codec.kind);
+    adapter.params_mut().copy_from_slice(&before);
+    bytes
 }
 
 fn write(

@@ -16,6 +16,7 @@
 
 mod base;
 internal!(basis direct);
+pub mod budget;
 pub mod compress;
 pub mod file;
 mod foreign;
@@ -42,7 +43,7 @@ pub use stack::{Attached, Member, Ready, Stack};
 use crate::container::head::Head;
 use crate::error::{Error, Result};
 use crate::kernel::{Buffer, Compute, Tile, View};
-use crate::knob::Setting;
+use crate::knob::{Knob, Setting};
 use crate::nn::attention::Heads;
 use crate::role::Role;
 use std::prelude::v1::*;
@@ -186,6 +187,8 @@ pub struct Kind {
     pub grown: &'static [&'static str],
     /// The codec through whose values it is trained where nothing else is said: a name of [`compress::COMPRESSORS`].
     pub codec: Option<&'static str>,
+    /// The setting that its number of parameters follows, if it has one: [`budget`].
+    pub size: Option<&'static Knob>,
 }
 
 impl Kind {

@@ -42,6 +42,9 @@ pub struct History {
     pub log: String,
     /// The file of the best step so far, if rows are held out.
     pub best_file: Option<Vec<u8>>,
+    /// The step from which on an adapter is trained through its codec, and its file holds what was measured; else 0. No
+    /// checkpoint holds it.
+    pub codec_from: u64,
 }
 
 impl History {
@@ -50,9 +53,11 @@ impl History {
         self.losses.len() as u64
     }
 
-    /// Step and held-out loss of the best evaluation after the first step; the earliest of equals.
+    /// Step and held-out loss of the best evaluation after the first step, and through the codec if there is one; the
+    /// earliest of equals.
     pub fn best(&self) -> Option<(u64, f64)> {
-        let after = self.held_out.iter().filter(|(step, loss)| *step > 0 && loss.is_finite());
+        let from = self.codec_from.max(1);
+        let after = self.held_out.iter().filter(|(step, loss)| *step >= from && loss.is_finite());
         after.copied().min_by(|a, b| a.1.total_cmp(&b.1))
     }
 
@@ -79,7 +84,7 @@ impl History {
 
     /// Evaluations since the best one.
     pub fn waited(&self) -> u64 {
-        let best = self.best().map_or(0, |best| best.0);
+        let best = self.best().map_or(self.codec_from, |best| best.0);
         self.held_out.iter().filter(|(step, _)| *step > best).count() as u64
     }
 
@@ -152,6 +157,7 @@ impl History {
             return Err(Error::corrupt(format!("{} losses of {} steps", losses.len(), saved.step()), 0));
         }
         Ok(History {
+            codec_from: 0,
             held_out: pairs.iter().map(|[step, loss]| (u64::from_le_bytes(*step), f64::from_le_bytes(*loss))).collect(),
             losses,
             tokens: sums.integer("tokens")?,

@@ -236,7 +236,7 @@ impl Lesson {
             eval_every: settings.eval_every(steps),
             patience: settings.patience,
             clock: settings.clock,
-            history: History::default(),
+            history: History { codec_from: trainer.config().codec_from(), ..History::default() },
             evaluation: Evaluation::default(),
             stop: Stop::new(),
             gave_up: false,
@@ -269,7 +269,8 @@ impl Lesson {
             .set("rows held out", short(data::digest(held_out).into()));
         if let Some(saved) = self.resumed.take() {
             self.trainer.resume(&saved, self.mynah.base(), &mut self.order, &self.facts)?;
-            self.history = History::read(&saved)?;
+            let codec_from = self.history.codec_from;
+            self.history = History { codec_from, ..History::read(&saved)? };
             if let Ok(known) = saved.note("reference") {
                 self.fill_reference(known)?;
             }

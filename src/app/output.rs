@@ -26,7 +26,18 @@ pub(super) fn encode(
     match trainer.adapter_ref() {
         Some(adapter) => {
             let provenance = history.provenance(trainer.kind(), data, trainer.model(), epoch);
-            adapter::to_bytes(adapter, mynah.base(), &provenance)
+            match &trainer.config().codec {
+                // Before its time has come the values are rounded here.
+                Some(codec) if trainer.steps() < trainer.config().codec_from() => {
+                    let bytes = adapter::to_bytes_as(adapter, mynah.base(), &provenance, "f32")?;
+                    let mut copy = mynah.adapter(bytes)?;
+                    adapter::file::packed(&mut *copy, mynah.base(), &provenance, codec)
+                }
+                codec => {
+                    let name = codec.as_ref().map_or("f16", |codec| &codec.kind);
+                    adapter::to_bytes_as(adapter, mynah.base(), &provenance, name)
+                }
+            }
         }
         None => trainer.model().check().and_then(|()| model_file(&mynah.gguf, trainer.model())),
     }

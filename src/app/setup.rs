@@ -213,6 +213,20 @@ impl Setup {
         self.settings(|s| s.seed = seed)
     }
 
+    /// Chooses the sizes of a fresh adapter so that its file has at most so many bytes, and trains it through the values of
+    /// few bits that such a file holds: [`adapter::budget::fit`].
+    ///
+    /// # Errors
+    /// Those of [`adapter::budget::fit`]; `Invalid` if something else than a fresh adapter is trained.
+    pub fn bytes(mut self, bytes: usize) -> Result<Setup> {
+        let Method::Fresh(spec) = &self.method else {
+            return Err(Error::invalid("bytes", "only the size of a fresh adapter can be chosen"));
+        };
+        let (spec, codec) = adapter::budget::fit(spec, self.settings.codec.clone(), self.mynah.base(), bytes)?;
+        (self.method, self.settings.codec) = (Method::Fresh(spec), Some(codec));
+        Ok(self)
+    }
+
     /// With another objective.
     pub fn objective(self, objective: objective::Spec) -> Setup {
         self.settings(|s| s.objective = objective)

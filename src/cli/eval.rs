@@ -1,6 +1,6 @@
 //! `mynah eval`: mean loss and perplexity over a text, or how well queries find their passages.
 
-use crate::args::{Eval, Usage, setting};
+use crate::args::{Eval, RowArgs, Usage, setting};
 use crate::load;
 use crate::logits::loss;
 use crate::meter::Meter;
@@ -8,12 +8,13 @@ use crate::{Outcome, out};
 use anyhow::Context;
 use mynah::Mynah;
 use mynah::bytes::{Limits, map};
-use mynah::model::Pooling;
+use mynah::model::{Pooling, Session};
 use mynah::text::Encode;
 use mynah::train::Example;
 use mynah::train::data::{Files, Reader, Split, text_of};
 use mynah::train::objective::Choice;
 use serde::Serialize;
+use std::path::Path;
 use std::time::Instant;
 
 /// What cosines are divided by, as training does where nothing is said.
@@ -56,18 +57,11 @@ pub fn eval(args: &Eval, json: bool) -> anyhow::Result<Outcome> {
     let start = Instant::now();
     let (mut sum, mut targets, mut read) = (0.0, 0u64, 0u64);
     for (i, row) in rows.iter().enumerate() {
-        let Some(first) = (1..row.tokens.len()).find(|t| row.mask[*t]) else { continue };
-        session.truncate(0);
-        if first > 1 {
-            session.feed(&row.tokens[..first - 1]).with_context(|| format!("row {}", i + 1))?;
+        let (own, n) = measure(&mut session, row).with_context(|| format!("row {}", i + 1))?;
+        if n == 0 {
+            continue;
         }
-        let inputs = &row.tokens[first - 1..row.tokens.len() - 1];
-        session.feed_each(inputs, &mut |j, logits: &[f32]| {
-            if row.mask[first + j] {
-                sum += loss(logits, row.tokens[first + j]);
-                targets += 1;
-            }
-        })?;
+        (sum, targets) = (sum + own, targets + n);
         read += row.tokens.len() as u64 - 1;
         meter.show(i as u64 + 1, || {
             let so_far = (sum / targets.max(1) as f64).exp();
@@ -96,6 +90,24 @@ pub fn eval(args: &Eval, json: bool) -> anyhow::Result<Outcome> {
     Ok(Outcome::Done)
 }
 
+/// The losses of the targets of a row together, and how many there are.
+pub fn measure(session: &mut Session, row: &Example) -> anyhow::Result<(f64, u64)> {
+    let (mut sum, mut targets) = (0.0, 0);
+    let Some(first) = (1..row.tokens.len()).find(|t| row.mask[*t]) else { return Ok((sum, targets)) };
+    session.truncate(0);
+    if first > 1 {
+        session.feed(&row.tokens[..first - 1])?;
+    }
+    let inputs = &row.tokens[first - 1..row.tokens.len() - 1];
+    session.feed_each(inputs, &mut |j, logits: &[f32]| {
+        if row.mask[first + j] {
+            sum += loss(logits, row.tokens[first + j]);
+            targets += 1;
+        }
+    })?;
+    Ok((sum, targets))
+}
+
 /// The rows of the data.
 fn rows(args: &Eval, mynah: &Mynah, ctx: usize) -> anyhow::Result<Vec<Example>> {
     let name = out::name(&args.data);
@@ -105,17 +117,22 @@ fn rows(args: &Eval, mynah: &Mynah, ctx: usize) -> anyhow::Result<Vec<Example>> 
         bytes.check()?;
         return second_halves(mynah, &text, args.rows.parse_special, ctx);
     }
-    let files = Files::open(&args.data, &Limits::DEFAULT)?;
-    let template = load::template(mynah)?.map(|t| t.merge_system(args.rows.merge_system));
+    read(mynah, &args.data, &args.rows, Split::Whole, ctx)
+}
+
+/// The rows of a file or folder, with what is guessed and left out said.
+pub fn read(mynah: &Mynah, data: &Path, how: &RowArgs, split: Split, ctx: usize) -> anyhow::Result<Vec<Example>> {
+    let files = Files::open(data, &Limits::DEFAULT)?;
+    let template = load::template(mynah)?.map(|t| t.merge_system(how.merge_system));
     let reader = Reader {
         tokenizer: mynah.tokenizer(),
         template: template.as_ref(),
         ctx,
-        parse_special: args.rows.parse_special,
-        options: args.rows.options(Split::Whole),
+        parse_special: how.parse_special,
+        options: how.options(split),
         limits: Limits::default(),
     };
-    let rows = reader.files(&files).with_context(|| name.clone());
+    let rows = reader.files(&files).with_context(|| out::name(data));
     files.check()?;
     let rows = rows?;
     load::notes(&rows);

@@ -20,6 +20,7 @@ mod meter;
 mod models;
 mod names;
 mod out;
+mod pack;
 mod paths;
 mod plot;
 mod run;
@@ -78,6 +79,7 @@ fn command() -> anyhow::Result<Outcome> {
         Command::Plan(a) => train::plan(a, cli.json),
         Command::Data(a) => data::data(a, cli.json),
         Command::Eval(a) => eval::eval(a, cli.json),
+        Command::Pack(a) => pack::pack(a, cli.json),
         Command::Embed(a) => embed::embed(a, cli.json),
         Command::Logits(a) => logits::logits(a, cli.json),
         Command::Tokenize(a) => tokens::tokenize(a, cli.json),

@@ -51,6 +51,38 @@ pub fn curve(losses: &[f64], held_out: &[(u64, f64)]) -> String {
     out + if held_out.is_empty() { "" } else { "          ○ held-out loss\n" }
 }
 
+/// Points of (bytes, part kept), bytes in powers of ten.
+pub fn frontier(points: &[(f64, f64)]) -> String {
+    let x = |bytes: f64| bytes.max(1.0).log10();
+    let bounds = |values: &dyn Fn(&(f64, f64)) -> f64| {
+        points.iter().map(values).fold((f64::MAX, f64::MIN), |(a, b), v| (a.min(v), b.max(v)))
+    };
+    let ((left, right), (low, high)) = (bounds(&|p| x(p.0)), bounds(&|p| p.1.max(0.0)));
+    if points.len() < 2 || right <= left {
+        return String::new();
+    }
+    let high = high.max(low + 1e-9);
+    let mut grid = vec![vec![' '; WIDTH]; HEIGHT];
+    for (bytes, kept) in points {
+        let column = ((x(*bytes) - left) / (right - left) * (WIDTH - 1) as f64).round() as usize;
+        let row = ((high - kept.max(low)) / (high - low) * (HEIGHT - 1) as f64).round() as usize;
+        grid[row.min(HEIGHT - 1)][column.min(WIDTH - 1)] = '●';
+    }
+    let mut out = String::new();
+    for (y, line) in grid.iter().enumerate() {
+        let label = match y {
+            0 => format!("{:6.1} %", high * 100.0),
+            _ if y == HEIGHT - 1 => format!("{:6.1} %", low * 100.0),
+            _ if y == HEIGHT / 2 => "    kept".into(),
+            _ => " ".repeat(8),
+        };
+        out += &format!("{label} ┤{}\n", line.iter().collect::<String>());
+    }
+    let [first, last] = [left, right].map(|v| format!("{:.0} bytes", 10f64.powf(v)));
+    let width = WIDTH.saturating_sub(first.chars().count());
+    out + &format!("{:9}└{}\n{:10}{first}{last:>width$}\n", "", "─".repeat(WIDTH), "")
+}
+
 /// The running mean; its window is about a twentieth of the steps.
 fn smoothed(losses: &[f64]) -> Vec<f64> {
     let reach = losses.len() / 40;

@@ -50,7 +50,7 @@ const VERSION: u8 = 1;
 const CHECK: usize = 8;
 
 /// Texts with a number. Frozen: rows are only added at the end.
-pub static WORDS: [&str; 119] = [
+pub static WORDS: [&str; 120] = [
     // Sections and kinds of files.
     "head", "params", "provenance", "probe", "adapter", "ranks", "alphas", "seeds", "start",
     // Kinds of adapters, and what their facts say.
@@ -67,6 +67,7 @@ pub static WORDS: [&str; 119] = [
     "llama", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "gemma-embedding", "phi3", "smollm3", "granite", "olmo2",
     "stablelm", "starcoder2", "gpt2", "lfm2", "qwen35", "qwen3moe", "qwen2moe", "olmoe", "bert", "nomic-bert", "mistral3",
     // Objectives, and other texts of the origin.
+    "next token",
     "sft", "dpo", "kto", "bco", "orpo", "marks", "long", "short",
     // Keys without a form of their own.
     "kind", "targets", "codec", "base.architecture", "base.content", "base.fingerprint", "base.tokenizer", "alpha",
@@ -116,8 +117,8 @@ static KEYS: [(&str, Form); 40] = [
     ("data", Form::Digest),
     ("data", Form::Text),
     ("steps", Form::Integer),
-    ("loss.first", Form::Real),
-    ("loss.last", Form::Real),
+    ("loss.first", Form::Single),
+    ("loss.last", Form::Single),
     ("rope", Form::Text),
     ("base.name", Form::Text),
     ("base.format", Form::Text),

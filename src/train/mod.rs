@@ -138,6 +138,12 @@ impl Default for Config {
 }
 
 impl Config {
+    /// The step from which on passes go through the codec; 0 if there is none.
+    pub fn codec_from(&self) -> u64 {
+        let row = self.codec.as_ref().and_then(|codec| codec.row().ok());
+        row.map_or(0, |(kind, _)| libm::ceil(f64::from(kind.from) * self.steps as f64) as u64)
+    }
+
     fn check(&self) -> Result<()> {
         let finite = |name: &str, v: f32, ok: bool| {
             if ok && v.is_finite() { Ok(()) } else { Err(Error::invalid(name, format!("{v} cannot be used"))) }
@@ -469,10 +475,11 @@ impl Trainer {
 
     /// Gives the adapter the unrounded parameters after a step, through the codec once its time has come.
     fn round(&mut self, codec: &compress::Spec, step: u64) -> Result<()> {
+        let rounds = step >= self.config.codec_from();
         let Some(adapter) = self.trained.adapter_mut() else { unreachable!("an adapter is trained") };
         let mut values = zeros("rounded parameters", self.unrounded.len())?;
         values.copy_from_slice(&self.unrounded);
-        if step as f64 >= f64::from(codec.row()?.0.from) * self.config.steps as f64 {
+        if rounds {
             file::with_params(adapter, |params| codec.round(&mut values, params))?;
         }
         adapter.params_mut().copy_from_slice(&values);

@@ -210,6 +210,7 @@ static TOY: Kind = Kind {
     sections: &[],
     grown: &[],
     codec: None,
+    size: None,
 };
 
 /// Rows before the text, and the width of the state.
@@ -606,6 +607,7 @@ static GROW: Kind = Kind {
     sections: &["rank"],
     grown: &["rank"],
     codec: None,
+    size: None,
 };
 
 impl Grow {

@@ -59,7 +59,7 @@ const INSIDE: &[(&str, &[&[&str]])] = &[
             &["direct"],
             &["small"],
             &["kinds"],
-            &["peft", "gguf_adapter"],
+            &["peft", "gguf_adapter", "budget"],
         ],
     ),
     ("decode", &[&["stop"], &["candidates"], &["stage"], &["sampler"], &["sample"], &["generator"]]),
@@ -119,6 +119,7 @@ const NAMED: &[(&str, &str, &str)] = &[
     ("text/load.rs", "phi3", "a part of the name of models whose special tokens are followed by space"),
     ("cli/args/look.rs", "prompt", "an option of the command"),
     ("cli/demo.rs", "nola", "the demonstration shows the smallest files"),
+    ("cli/train/setup.rs", "uni", "the kind of --bytes where none is named"),
     ("cli/bench/report.rs", "lora", "the kind that its page compares"),
     ("cli/args/knobs.rs", "lora", "the usual kind of the command"),
 ];

@@ -27,6 +27,7 @@ pub static KIND: Kind = Kind {
     sections: &[],
     grown: &[],
     codec: None,
+    size: Some(&SIZE),
 };
 
 static PLAN: Plan = Plan {

@@ -43,6 +43,7 @@ pub static KIND: Kind = Kind {
     sections: &[],
     grown: &[],
     codec: None,
+    size: Some(&crate::adapter::spec::RANK),
 };
 
 static PLAN: Plan = Plan {

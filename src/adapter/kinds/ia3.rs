@@ -24,6 +24,7 @@ pub static KIND: Kind = Kind {
     sections: &[],
     grown: &[],
     codec: None,
+    size: None,
 };
 
 static PLAN: Plan = Plan {

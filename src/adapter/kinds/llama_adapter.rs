@@ -39,6 +39,7 @@ pub static KIND: Kind = Kind {
     sections: &[],
     grown: &[],
     codec: None,
+    size: Some(&LENGTH),
 };
 
 static PLAN: Plan = Plan {

@@ -25,6 +25,7 @@ pub static KIND: Kind = Kind {
     sections: &lowrank::SECTIONS,
     grown: &[],
     codec: None,
+    size: Some(&crate::adapter::spec::RANK),
 };
 
 /// Parameters: A `[rank, in]` and Bᵀ `[rank, out]` of each site.

@@ -95,6 +95,7 @@ pub static KIND: Kind = Kind {
     sections: &["ranks", "alphas", "seeds", "start"],
     grown: &[],
     codec: None,
+    size: Some(&BASES),
 };
 
 /// Parameters: `a`, then `b`, of each site.

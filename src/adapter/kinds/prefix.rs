@@ -46,6 +46,7 @@ pub static KIND: Kind = Kind {
     sections: &[],
     grown: &[],
     codec: None,
+    size: Some(&LENGTH),
 };
 
 static PLAN: Plan = Plan {

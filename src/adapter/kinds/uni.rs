@@ -61,6 +61,7 @@ pub static KIND: Kind = Kind {
     sections: &lowrank::SECTIONS,
     grown: &[],
     codec: Some("levels"),
+    size: Some(&VECTOR),
 };
 
 /// Parameters: the vector.

@@ -106,27 +106,52 @@ impl Table for Optimizers {
     }
 }
 
-/// The codecs that an adapter is trained through, and packed with.
+/// What names no codec.
+const AUTO: &str = "auto";
+
+/// The codecs that an adapter is trained through.
 #[derive(Clone)]
 pub struct Codecs;
 
 impl Table for Codecs {
     const FLAG: &'static str = "codec";
     const ABOUT: &'static str =
-        "Train through the values of few bits that this codec can hold, so that the file is what was trained";
+        "Train through the values that this codec holds, so that a small file is what was trained";
     const DEFAULT: &'static str = "levels";
-    const USUAL: Option<&'static str> = Some("levels for uni, else none");
+    const USUAL: Option<&'static str> = Some(AUTO);
     const HEADING: &'static str = ADAPTER;
 
     fn rows() -> Vec<Row> {
-        COMPRESSORS.iter().map(|k| Row { name: k.name, about: k.about, knobs: k.knobs }).collect()
+        codecs("levels for uni, and for --bytes what fits; none for others")
     }
 }
 
-impl Choice<Codecs> {
+/// The codecs that an adapter is packed with.
+#[derive(Clone)]
+pub struct PackCodecs;
+
+impl Table for PackCodecs {
+    const FLAG: &'static str = "codec";
+    const ABOUT: &'static str = "How values are stored";
+    const DEFAULT: &'static str = "levels";
+    const USUAL: Option<&'static str> = Some(AUTO);
+    const HEADING: &'static str = ADAPTER;
+
+    fn rows() -> Vec<Row> {
+        codecs("the best of all")
+    }
+}
+
+fn codecs(auto: &'static str) -> Vec<Row> {
+    let auto = Row { name: AUTO, about: auto, knobs: &[] };
+    let all = COMPRESSORS.iter().map(|k| Row { name: k.name, about: k.about, knobs: k.knobs });
+    core::iter::once(auto).chain(all).collect()
+}
+
+impl<T: Table> Choice<T> {
     /// The codec, if one was named, or a setting that only codecs have.
     pub fn spec(&self) -> Option<compress::Spec> {
-        let given = self.named().is_some() || self.values.iter().next().is_some();
+        let given = self.named().is_some_and(|name| name != AUTO) || self.values.iter().next().is_some();
         given.then(|| compress::Spec { kind: self.kind().into(), values: self.values.clone() })
     }
 }

@@ -38,6 +38,53 @@ pub struct Eval {
     pub rows: RowArgs,
 }
 
+#[derive(Args)]
+#[command(after_help = "\
+Without --codec every codec is tried. With --eval the loss of each is measured on that text, and shown: the smallest file that \
+keeps 98 % of what the adapter had learnt is written, or with --max-bytes the best one of that size. Take a text that was not \
+trained on. Without --eval nothing tells what is lost: the file is the one that rounds least, within --max-bytes.
+
+Training for the size keeps more than packing afterwards: mynah train --bytes N. \
+With --json: output, bytes_before, bytes, codec, loss_of_base, loss_before, loss, ways (codec, bytes, loss, kept, frontier).
+
+Examples:
+  mynah pack notes.mynah -m model.gguf -o small.mynah --codec q8
+  mynah pack notes.mynah -m model.gguf -o small.mynah --eval held-out.txt
+  mynah pack notes.mynah -m model.gguf -o small.mynah --max-bytes 300k --eval held-out.txt
+  mynah pack notes.mynah -m model.gguf -o small.mynah --codec ternary --density 0.1 --bare")]
+pub struct Pack {
+    /// The adapter: a file or a checkpoint of `mynah train`, a PEFT LoRA directory or a GGUF adapter
+    #[arg(value_name = "ADAPTER")]
+    pub adapter: PathBuf,
+    /// The model that it was trained on, a GGUF file [default: the built-in model]
+    #[arg(short, long, value_name = "MODEL", required = cfg!(not(feature = "base")))]
+    pub model: Option<PathBuf>,
+    /// The file to write
+    #[arg(short, long, value_name = "OUT")]
+    pub output: PathBuf,
+    /// Replace OUT if it exists
+    #[arg(long)]
+    pub force: bool,
+    #[command(flatten)]
+    pub codec: Choice<PackCodecs>,
+    /// Largest size of the file, for example 2953 or 300k
+    #[arg(long, value_name = "N", value_parser = size)]
+    pub max_bytes: Option<usize>,
+    /// Leave out where the adapter comes from: its data's digest, steps and losses
+    #[arg(long)]
+    pub bare: bool,
+    /// Measure what is lost on this text, or on JSON Lines as for `mynah train`
+    #[arg(help_heading = DATA, long, value_name = "DATA")]
+    pub eval: Option<PathBuf>,
+    /// Tokens of a row of it [default: 256, or the model's context if that is shorter]
+    #[arg(help_heading = DATA, long, value_name = "T", value_parser = count(1 << 24), requires = "eval")]
+    pub ctx: Option<usize>,
+    #[command(flatten)]
+    pub rows: RowArgs,
+    #[command(flatten, next_help_heading = ENGINE)]
+    pub engine: Engine,
+}
+
 /// How the rows of data are read.
 #[derive(Args, Clone)]
 pub struct RowArgs {

@@ -167,6 +167,8 @@ Examples:
     Data(Data),
     /// Measure how well a model predicts a text
     Eval(Eval),
+    /// Make the file of an adapter smaller
+    Pack(Pack),
     /// Turn texts into vectors, for search and comparison
     Embed(Embed),
     /// Show what a model computes for a text: losses and next-token logits

@@ -15,7 +15,9 @@ use mynah::{Error, Mynah};
 use std::path::Path;
 
 /// Settings of the library that an option of another name sets.
-const FLAGS: [(&str, &str); 10] = [
+const FLAGS: [(&str, &str); 12] = [
+    ("bytes", "--bytes"),
+    ("codec", "--codec"),
     ("patience", "--patience"),
     ("context", "--ctx"),
     ("layers", "--layers"),
@@ -27,6 +29,9 @@ const FLAGS: [(&str, &str); 10] = [
     ("evaluation fraction", "--held-out"),
     ("activation cache", "--activation-cache"),
 ];
+
+/// The kind that keeps most of what it learns in a file of a few kilobytes.
+const SMALLEST: &str = "uni";
 
 /// As [`setting`], with the option's name where one is to blame.
 pub fn flagged<T>(result: mynah::Result<T>) -> anyhow::Result<T> {
@@ -65,6 +70,10 @@ pub fn setup(
         return Err(Usage::error(format!("--init {path} is a {kind} adapter; leave out --method")));
     }
     let setup = setup.stack(load::stack(mynah, &args.adapters)?).settings(|s| settings(args, clock, s));
+    let setup = match args.bytes {
+        Some(bytes) => sized(setup, bytes)?,
+        None => setup,
+    };
     let Some(path) = args.activation_cache.clone() else { return Ok(setup) };
     let limit = args.activation_cache_size as u64;
     let subject = Subject::new(mynah, data.map_or_else(|| blake3::hash(&[]).into(), Files::digest));
@@ -75,19 +84,35 @@ pub fn setup(
     }))
 }
 
+/// A fresh adapter whose file has at most so many bytes, which is said.
+fn sized(setup: Setup, bytes: usize) -> anyhow::Result<Setup> {
+    let mut codec = None;
+    let setup = flagged(setup.bytes(bytes))?.settings(|s| codec = s.codec.clone());
+    if let (Method::Fresh(spec), Some(codec)) = (setup.method(), codec) {
+        let size = spec.values.iter().map(|(name, value)| format!("{name} {value}, "));
+        out::say(&format!("--bytes {bytes}: {}, {}{}", spec.kind, size.collect::<String>(), codec.words()?));
+    }
+    Ok(setup)
+}
+
 /// What the options train.
 fn method(args: &Teach, mynah: &Mynah) -> anyhow::Result<Method> {
     if let Some(path) = &args.init {
         return Ok(mynah.adapter(path)?.into());
     }
-    if args.method.kind() == FULL {
+    // Where only a size is named, the kind that makes the most of it.
+    let kind = match args.method.named() {
+        None if args.bytes.is_some() => SMALLEST,
+        _ => args.method.kind(),
+    };
+    if kind == FULL {
         if args.targets.is_some() || args.layers.is_some() {
             return Err(Usage::error("--targets and --layers are for adapters: --method full trains all weights"));
         }
         return Ok(Method::Weights);
     }
     let layers = |list: &String| flagged(adapter::parse_layers(list, mynah.model().hparams.layers));
-    let usual = Spec::new(args.method.kind());
+    let usual = Spec::new(kind);
     Ok(Method::Fresh(Spec {
         targets: args
             .targets

@@ -1,0 +1,183 @@
+//! Sizes of a new adapter for a file of so many bytes.
+
+use super::compress::{self, BITS, DENSITY};
+use super::file::{self, Provenance};
+use super::{Base, Kind, Shape, Spec};
+use crate::container::codec::{Codec, Params, Whole};
+use crate::error::{Error, Result};
+use crate::knob::Domain;
+use std::prelude::v1::*;
+
+/// The least fraction of changed values that is worth a larger size.
+const SPARSEST: f64 = 0.05;
+/// What a head may take more than that of an adapter of the usual size.
+const SLACK: usize = 16;
+
+/// A specification like `spec` and a codec whose file, however the training ends, has at most `bytes` bytes and as many
+/// values as fit. Without `codec` it is that of the kind; kinds without one take the first of f16, q8, q4 and ternary
+/// values that fits with the usual size, and then fewer changes or a smaller size.
+///
+/// # Errors
+/// `Invalid` naming the least size if even the smallest has more, or if the kind has no size; those of [`Spec::layout`].
+pub fn fit(spec: &Spec, codec: Option<compress::Spec>, base: &Base, bytes: usize) -> Result<(Spec, compress::Spec)> {
+    let kind = Kind::by_name(&spec.kind)?;
+    let around = overhead(spec, base)?;
+    let room = bytes.saturating_sub(around);
+    let shape = |spec: &Spec| (kind.shape)(spec, base);
+    let too_small = |least: usize| {
+        Error::invalid("bytes", format!("{bytes}; the smallest file of {} takes {}", kind.name, around + least))
+    };
+    let codec = codec.or_else(|| kind.codec.map(compress::Spec::new));
+    if let Some(codec) = codec {
+        if most(&codec, &shape(spec)?)? <= room && kind.codec.is_none() {
+            return Ok((spec.clone(), codec));
+        }
+        let fits = |spec: &Spec| Ok(most(&codec, &shape(spec)?)? <= room);
+        return match largest(spec, kind, fits)? {
+            Some(spec) => Ok((spec, codec)),
+            None => Err(too_small(most(&codec, &shape(&smallest(spec, kind)?)?)?)),
+        };
+    }
+    for name in ["f16", "q8", "q4"] {
+        let codec = compress::Spec::new(name);
+        if most(&codec, &shape(spec)?)? <= room {
+            return Ok((spec.clone(), codec));
+        }
+    }
+    let ternary = |density: f64| compress::Spec::new("ternary").with(DENSITY.name, density);
+    // The largest size of which a twentieth of the values can change, or else the smallest with as many as can.
+    let fits = |spec: &Spec| Ok(most(&ternary(SPARSEST), &shape(spec)?)? <= room);
+    let spec =
+        if fits(spec)? { spec.clone() } else { largest(spec, kind, fits)?.map_or_else(|| smallest(spec, kind), Ok)? };
+    let shape = shape(&spec)?;
+    let (mut low, mut high) = (0.0, 0.5);
+    for _ in 0..20 {
+        let middle = 0.5 * (low + high);
+        if most(&ternary(middle), &shape)? <= room { low = middle } else { high = middle }
+    }
+    // Digits that a person can repeat.
+    let density = libm::floor(low * 1e5) / 1e5;
+    match density > 0.0 {
+        true => Ok((spec, ternary(density))),
+        false => Err(too_small(most(&ternary(1e-3), &shape)?)),
+    }
+}
+
+/// The specification with the largest size that fits, of kinds that have one.
+fn largest(spec: &Spec, kind: &Kind, fits: impl Fn(&Spec) -> Result<bool>) -> Result<Option<Spec>> {
+    let Some(knob) = kind.size else {
+        let why = format!("{} has no size to choose; mynah pack --max-bytes makes its file smaller", kind.name);
+        return Err(Error::invalid("bytes", why));
+    };
+    let Domain::Whole { low, high } = knob.domain else { return Ok(None) };
+    let with = |n: u64| spec.clone().with(knob.name, n);
+    // Some sizes are too large for the model.
+    let fits = |n: u64| fits(&with(n)).unwrap_or(false);
+    if !fits(low) {
+        return Ok(None);
+    }
+    let (mut low, mut high) = (low, high + 1);
+    while high - low > 1 {
+        let middle = low + (high - low) / 2;
+        if fits(middle) { low = middle } else { high = middle }
+    }
+    Ok(Some(with(low)))
+}
+
+fn smallest(spec: &Spec, kind: &Kind) -> Result<Spec> {
+    Ok(match kind.size.map(|knob| (knob.name, &knob.domain)) {
+        Some((name, Domain::Whole { low, .. })) => spec.clone().with(name, *low),
+        _ => spec.clone(),
+    })
+}
+
+/// Bytes of a file beside its values, at most.
+fn overhead(spec: &Spec, base: &Base) -> Result<usize> {
+    let adapter = super::create(spec, base)?;
+    let origin = Provenance {
+        objective: "next token".into(),
+        data: "0".repeat(64),
+        steps: u64::from(u32::MAX),
+        first_loss: Some(1.1),
+        last_loss: Some(1.1),
+        ..Provenance::default()
+    };
+    let values = file::with_params(&*adapter, |params| Codec::by_name("f16")?.encode(adapter.params(), params))?;
+    let file = file::to_bytes_as(&*adapter, base, &origin, "f16")?;
+    Ok(file.len() - values.len() + SLACK)
+}
+
+/// Bytes of the values of this shape, at most.
+fn most(codec: &compress::Spec, shape: &Shape) -> Result<usize> {
+    let n = shape.parts.iter().map(|p| p.range.len()).sum::<usize>();
+    let (kind, values) = codec.row()?;
+    let parts: Vec<Whole> =
+        shape.parts.iter().map(|p| Whole { name: p.name, cols: p.cols, len: p.range.len() }).collect();
+    let params = Params { parts: &parts, start: &|_, _| {} };
+    Ok(match values.get(BITS.name).is_some() {
+        true => {
+            let mut names: Vec<&str> = parts.iter().map(|p| p.name).collect();
+            names.sort_unstable();
+            names.dedup();
+            // The head of each group, what the counts cost while they learn, and the end.
+            let bits = values.whole(BITS.name) as usize;
+            n * bits / 8 + names.len() * (3 + (1 << bits)) + 8
+        }
+        false if values.get(DENSITY.name).is_some() && kind.name != "masks" => {
+            let changes = libm::ceil(values.real(DENSITY.name) * n as f64) as usize;
+            // Gaps add up to less than n, whatever they are.
+            let bits = (0..30).map(|b| (n >> b) + changes * (b + 2)).min().unwrap_or(0);
+            let each = match kind.name {
+                "sparse" => 2 * changes,
+                "sparse-q8" => changes + changes.div_ceil(32) * 2,
+                _ => 0,
+            };
+            bits.div_ceil(8) + each + 16
+        }
+        false => (Codec::by_name(kind.name)?.least)(&params),
+    })
+}
+
+#[cfg(all(test, feature = "base"))]
+mod tests {
+    use super::*;
+    use crate::rng::Random;
+
+    fn base() -> Base {
+        let gguf = crate::gguf::Gguf::parse(crate::bytes::Bytes::from_static(crate::base::MODEL), &Default::default());
+        let compute = crate::kernel::Compute { kernels: crate::kernel::best(), pool: crate::kernel::Pool::new(1) };
+        crate::model::Model::load(&gguf.unwrap(), compute).unwrap().base([0; 32])
+    }
+
+    /// However training ends, the file fits, and has not much less than it may.
+    #[test]
+    fn files_have_the_size_that_was_asked_for() {
+        let base = base();
+        let mut tried = 0;
+        for kind in super::super::KINDS {
+            for bytes in [600, 2_953, 20_000, 300_000] {
+                let spec = Spec::new(kind.name);
+                let (spec, codec) = match fit(&spec, None, &base, bytes) {
+                    Ok(fitted) => fitted,
+                    Err(e) => {
+                        assert!(e.to_string().contains("smallest") || e.to_string().contains("no size"), "{e}");
+                        continue;
+                    }
+                };
+                let mut adapter = super::super::create(&spec, &base).unwrap();
+                let mut random = Random::new(1, kind.name, "trained");
+                adapter
+                    .params_mut()
+                    .iter_mut()
+                    .for_each(|p| *p += (0..4).map(|_| random.next_f32() - 0.5).sum::<f32>());
+                let origin = Provenance { objective: "next token".into(), steps: 80, ..Provenance::default() };
+                let file = file::packed(&mut *adapter, &base, &origin, &codec).unwrap();
+                assert!(file.len() <= bytes, "{} of {bytes}: {} bytes, {codec:?}", kind.name, file.len());
+                let whole = ["f16", "q8", "q4"].contains(&&*codec.kind) || bytes == 600 || kind.size.is_none();
+                assert!(whole || file.len() * 10 >= bytes * 7, "{} of {bytes}: only {} bytes", kind.name, file.len());
+                tried += 1;
+            }
+        }
+        assert!(tried > 25, "{tried}");
+    }
+}
