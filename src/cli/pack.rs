@@ -72,9 +72,7 @@ pub fn pack(args: &Pack, json: bool) -> anyhow::Result<Outcome> {
     for spec in specs(args, &mynah, &mut *adapter, &origin)? {
         let file = setting(adapter::file::packed(&mut *adapter, mynah.base(), &origin, &spec));
         match file {
-            Ok(file) => {
-                ways.push(Way { codec: spec.words()?, bytes: file.len(), file, loss: None, kept: None, frontier: None })
-            }
+            Ok(file) => ways.push(way(&mynah, &*adapter, spec.words()?, file)?),
             // One that was asked for, or all.
             Err(e) if args.codec.spec().is_some() => return Err(e),
             Err(_) => {}
