@@ -22,6 +22,11 @@ pub trait Frozen: Send + Sync {
         Ok(())
     }
 
+    /// The digest of the whole file that holds them.
+    fn file(&self) -> Option<[u8; 32]> {
+        None
+    }
+
     /// The matrix of a site; if several are stored as one tensor, its rows of this.
     fn matrix(&self, site: Site) -> Option<Matrix>;
 
@@ -75,6 +80,8 @@ impl IndexMut<Role> for Shapes {
 /// The description of a model that adapters see.
 #[derive(Clone)]
 pub struct Base {
+    /// What people call the model, and its quantisation: `SmolLM2 135M Instruct, Q4_0`.
+    pub name: String,
     /// The architecture's name in GGUF files.
     pub architecture: String,
     /// Width of the residual stream.
@@ -86,8 +93,8 @@ pub struct Base {
     /// Whether rows of q and k come in neighbouring pairs (the NORM layout of GGUF files for llama-like architectures),
     /// so that rows of Hugging Face files, which pair the halves of a head, must be reordered.
     pub paired_rows: bool,
-    /// Identity of the weights.
-    pub fingerprint: [u8; 32],
+    /// Identity of the weights: the digest of the tensors, which does not depend on the file that they lie in.
+    pub content: [u8; 32],
     /// Identity of the tokenizer.
     pub tokenizer: [u8; 32],
     /// The weights themselves, if they are available.
@@ -104,6 +111,12 @@ impl Base {
     /// Number of blocks.
     pub fn layers(&self) -> usize {
         self.shapes.len()
+    }
+
+    /// The digest of the whole file, to which files are bound that depend on more than the weights. Where no file is at hand
+    /// it is that of the content. The first call may read the file.
+    pub fn file(&self) -> [u8; 32] {
+        self.frozen.as_ref().and_then(|frozen| frozen.file()).unwrap_or(self.content)
     }
 
     /// The path of a matrix in a Hugging Face block: `self_attn.q_proj`.

@@ -7,9 +7,13 @@
 //! …           sections of the kind
 //! ```
 //!
-//! Facts of every head: `kind`; `base.architecture`, `base.fingerprint`, `base.tokenizer`; `targets`, one text for each
+//! Facts of every head: `kind`; `base.architecture`, `base.content`, `base.tokenizer`; `targets`, one text for each
 //! place and shape, `attn_q 576 576 0-29` (name, width of input and output, ranges of blocks, or `-` outside of blocks);
 //! `codec`. The other facts are defined by the kind ([`Adapter::record`]).
+//!
+//! `base.content` is the digest of the base's tensors, the BLAKE3 hash of [`Gguf::content`](crate::gguf::Gguf::content),
+//! and `base.tokenizer` that of its tokenizer. Both are lower-case hexadecimal and may be cut short: 32 and 16 digits are
+//! enough, and as many are written. Files of earlier versions have `base.fingerprint` in place of the first, the hash of the whole model file.
 //!
 //! Low-rank kinds add `scaling`, `rank` or `root`; `rank` and `alpha`, or where sites differ the sections `ranks`, u32
 //! a site, and `alphas`, f32 a site. `lora` may add `seed` and `generator`, from which A was drawn. `nola` adds
@@ -41,10 +45,14 @@ use crate::error::{Error, Result, printable};
 use std::prelude::v1::*;
 
 const KIND: &str = "adapter";
-/// Digits of digests in files: 128 bits, so that nobody can make another base with the same, and 64 bits, enough to tell
+/// The facts that identify a base: its tensors, in earlier versions its whole file, and its tokenizer.
+const CONTENT: &str = "base.content";
+const FILE: &str = "base.fingerprint";
+const TOKENIZER: &str = "base.tokenizer";
+/// Digits of these in files: 128 bits, so that nobody can make another base with the same, and 64 bits, enough to tell
 /// tokenizers apart where the base is the same.
-const FINGERPRINT: usize = 32;
-const TOKENIZER: usize = 16;
+const BASE_DIGITS: usize = 32;
+const TOKENIZER_DIGITS: usize = 16;
 const SECTIONS: [&str; 3] = ["head", "params", "provenance"];
 
 /// The origin of an adapter.
@@ -62,6 +70,8 @@ pub struct Provenance {
     pub last_loss: Option<f64>,
     /// The rotary frequencies that it was trained with, `long` or `short`, where the base has both; else empty.
     pub rope: String,
+    /// What people call the base that it was trained on ([`Base::name`]); empty in files of earlier versions.
+    pub base: String,
 }
 
 impl Provenance {
@@ -75,21 +85,27 @@ impl Provenance {
                 head.set(key, f64::from(loss));
             }
         }
-        if !self.rope.is_empty() {
-            head.set("rope", self.rope.as_str());
+        for (key, text) in [("rope", &self.rope), ("base", &self.base)] {
+            if !text.is_empty() {
+                head.set(key, text.as_str());
+            }
         }
         head
     }
 
     fn read(head: &Head) -> Result<Provenance> {
         let loss = |key| head.get(key).map(|_| head.real(key)).transpose();
+        let text = |key| -> Result<String> {
+            Ok(head.get(key).map(|_| head.text(key)).transpose()?.unwrap_or_default().into())
+        };
         Ok(Provenance {
             objective: head.text("objective")?.into(),
             data: head.text("data")?.into(),
             steps: head.integer("steps")?,
             first_loss: loss("loss.first")?,
             last_loss: loss("loss.last")?,
-            rope: head.get("rope").map(|_| head.text("rope")).transpose()?.unwrap_or_default().into(),
+            rope: text("rope")?,
+            base: text("base")?,
         })
     }
 }
@@ -145,6 +161,9 @@ fn write(
 ) -> Result<Vec<u8>> {
     base.frozen.as_ref().map_or(Ok(()), |model| model.check())?;
     let (mut head, sections) = describe(adapter, base);
+    for (key, digest, digits) in [(CONTENT, &base.content, BASE_DIGITS), (TOKENIZER, &base.tokenizer, TOKENIZER_DIGITS)] {
+        head.set(key, hex(digest).get(..digits).unwrap_or_default());
+    }
     head.set("codec", codec.name);
     let mut file = Builder::new(KIND).section("params", true, params);
     for (name, bytes) in sections {
@@ -168,9 +187,11 @@ fn wholes(parts: &[Part]) -> Vec<Whole<'static>> {
     parts.iter().map(|p| Whole { name: p.name, cols: p.cols, len: p.range.len() }).collect()
 }
 
-/// The facts that, with its parameters, determine what an adapter computes.
+/// The facts that, with its parameters, determine what an adapter computes. Metadata of the base count too, so they tell of
+/// its whole file.
 pub fn facts(adapter: &dyn Adapter, base: &Base) -> Head {
     let (mut head, sections) = describe(adapter, base);
+    head.set(FILE, hex(&base.file())).set(TOKENIZER, hex(&base.tokenizer));
     // The growth of an adapter belongs to the state of a run, not to its description.
     for (name, bytes) in sections.into_iter().filter(|(name, _)| !adapter.kind().grown.contains(name)) {
         head.set(name, hex(blake3::hash(&bytes).as_bytes()));
@@ -178,16 +199,11 @@ pub fn facts(adapter: &dyn Adapter, base: &Base) -> Head {
     head
 }
 
-/// Facts and sections of a file, without the parameters.
+/// Facts and sections of a file, without the parameters and the identity of the base.
 fn describe(adapter: &dyn Adapter, base: &Base) -> (Head, Vec<(&'static str, Vec<u8>)>) {
     let mut head = Head::new();
     head.set("kind", adapter.kind().name);
     head.set("base.architecture", base.architecture.as_str());
-    for (key, digest, digits) in
-        [("base.fingerprint", &base.fingerprint, FINGERPRINT), ("base.tokenizer", &base.tokenizer, TOKENIZER)]
-    {
-        head.set(key, hex(digest).get(..digits).unwrap_or_default());
-    }
     set_places(&mut head, &adapter.shape().places());
     let sections = adapter.record(&mut head);
     (head, sections)
@@ -203,7 +219,7 @@ pub(super) fn set_places(head: &mut Head, places: &[Shaped]) {
 pub enum Fit {
     /// The same weights and tokenizer.
     Same,
-    /// The same architecture and shapes: for another quantisation of the same model, at the caller's risk.
+    /// The same architecture, shapes and tokenizer: for another quantisation of the same model, at the caller's risk.
     Shapes,
 }
 
@@ -278,24 +294,54 @@ fn read(
     if places.is_empty() {
         return Err(Error::invalid("adapter", "it changes nothing: it has no targets"));
     }
-    for (what, found, least) in
-        [("base.fingerprint", &base.fingerprint, FINGERPRINT), ("base.tokenizer", &base.tokenizer, TOKENIZER)]
-    {
-        let wanted = head.text(what)?;
-        if wanted.len() < least {
-            return Err(Error::corrupt(format!("{what} of {} digits; {least} at least", wanted.len()), 0));
-        }
-        if fit == Fit::Same && !hex(found).starts_with(wanted) {
-            let name = if what == "base.tokenizer" { "tokenizer of the base" } else { "weights of the base" };
-            // The first digits tell two models apart.
-            let [wanted, found] = [wanted, &hex(found)].map(|digest| printable(digest.get(..16).unwrap_or(digest)));
-            let found = format!("others ({found}…); attach it to the very model file that it was trained on");
-            return Err(Error::mismatch(name, format!("those of its training ({wanted}…)"), found));
-        }
-    }
+    check_identity(container, head, base, limits, fit)?;
 
     let codec = head.text("codec")?;
     (kind.read)(Stored { places, base, head, container, limits, codec })
+}
+
+/// Whether the base is that of the training, as far as `fit` asks.
+fn check_identity(container: &Container, head: &Head, base: &Base, limits: &Limits, fit: Fit) -> Result<()> {
+    let recorded = head.text(TOKENIZER)?;
+    if !agrees(TOKENIZER, recorded, &base.tokenizer, TOKENIZER_DIGITS)? {
+        let said = |digest: &str| format!("({}…)", printable(digest.get(..16).unwrap_or(digest)));
+        let found = format!("another {}; attach it to the model that it was trained on", said(&hex(&base.tokenizer)));
+        return Err(Error::mismatch(
+            "tokenizer of the base",
+            format!("that of its training {}", said(recorded)),
+            found,
+        ));
+    }
+    if fit == Fit::Shapes {
+        return Ok(());
+    }
+    let key = if head.get(CONTENT).is_some() { CONTENT } else { FILE };
+    let (recorded, found) = (head.text(key)?, if key == CONTENT { base.content } else { base.file() });
+    if agrees(key, recorded, &found, BASE_DIGITS)? {
+        return Ok(());
+    }
+    // Names tell two models apart, and the first digits two files of one name.
+    let said = |name: &str, digest: &str| match name {
+        "" => format!("({}…)", digest.get(..16).unwrap_or(digest)),
+        name => format!("of {} ({}…)", printable(name), digest.get(..16).unwrap_or(digest)),
+    };
+    let trained_on = origin(container, limits).ok().flatten().unwrap_or_default().base;
+    let wanted = format!("those of its training, {}", said(&trained_on, recorded));
+    let found =
+        format!("others, {}; attach it to the very model that it was trained on", said(&base.name, &hex(&found)));
+    Err(Error::mismatch("weights of the base", wanted, found))
+}
+
+/// Whether a recorded digest, which may be cut short, is the beginning of `digest`.
+///
+/// # Errors
+/// `Corrupt` unless it has `least` to 64 lower-case hexadecimal digits.
+fn agrees(key: &str, recorded: &str, digest: &[u8; 32], least: usize) -> Result<bool> {
+    let digits = recorded.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    match digits && (least..=64).contains(&recorded.len()) {
+        true => Ok(hex(digest).starts_with(recorded)),
+        false => Err(Error::corrupt(format!("head: {key} is no digest of {least} to 64 digits"), 0)),
+    }
 }
 
 /// The file that a kind is read from.
@@ -354,10 +400,14 @@ pub fn info(bytes: Bytes, limits: &Limits) -> Result<Info> {
     let len = bytes.len();
     let (container, head) = open(bytes, limits)?;
     head.text("kind")?;
-    let provenance = container.section("provenance").map(|_| container.facts("provenance", limits));
-    let provenance = provenance.transpose()?.map(|head| Provenance::read(&head)).transpose()?;
+    let provenance = origin(&container, limits)?;
     let sections = container.sections().map(|(name, _, n)| (name.into(), n)).collect();
     Ok(Info { head, provenance, sections, bytes: len })
+}
+
+fn origin(container: &Container, limits: &Limits) -> Result<Option<Provenance>> {
+    let facts = container.section("provenance").map(|_| container.facts("provenance", limits)).transpose()?;
+    facts.map(|head| Provenance::read(&head)).transpose()
 }
 
 fn open(bytes: Bytes, limits: &Limits) -> Result<(Container, Head)> {

@@ -343,12 +343,13 @@ mod tests {
     #[test]
     fn every_spelling_names_its_layer() {
         let base = Base {
+            name: "any".into(),
             architecture: "any".into(),
             width: 0,
             shapes: Vec::new(),
             hf: &[],
             paired_rows: false,
-            fingerprint: [0; 32],
+            content: [0; 32],
             tokenizer: [0; 32],
             frozen: None,
         };

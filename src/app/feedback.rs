@@ -866,6 +866,7 @@ impl Learning {
                 data: feedback.journal.digest(),
                 steps,
                 rope: mynah.model().rope_length().unwrap_or_default().into(),
+                base: mynah.model().name().into(),
                 ..Provenance::default()
             },
             beneath,

@@ -112,6 +112,7 @@ impl History {
             first_loss: losses.map(|l| l.0),
             last_loss: losses.map(|l| l.1),
             rope: model.rope_length().unwrap_or_default().into(),
+            base: model.name().into(),
         }
     }
 

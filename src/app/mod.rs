@@ -279,7 +279,8 @@ impl Mynah {
         Mynah { model, ..self.clone() }
     }
 
-    /// What adapters see of the model. The first call reads the whole file, for its fingerprint.
+    /// What adapters see of the model. The first call reads all weights, for their digest, unless that is
+    /// known ([`Model::keeping`]).
     ///
     /// ```
     /// # fn main() -> mynah::Result<()> {

@@ -174,6 +174,7 @@ fn adapter_json(info: &adapter::Info) -> serde_json::Value {
             "loss_first": p.first_loss,
             "loss_last": p.last_loss,
             "rope": p.rope,
+            "base": p.base,
         })
     });
     json!({
@@ -202,6 +203,9 @@ fn adapter_text(info: &adapter::Info) -> String {
         rows.add_row(["steps", &p.steps.to_string()]);
         if !p.rope.is_empty() {
             rows.add_row(["rotary frequencies", &printable(&p.rope)]);
+        }
+        if !p.base.is_empty() {
+            rows.add_row(["trained on", &printable(&p.base)]);
         }
         rows.add_row(["loss", &format!("{} → {}", loss(p.first_loss), loss(p.last_loss))]);
     }

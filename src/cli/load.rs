@@ -1,6 +1,7 @@
 //! Files to models, tokenizers, templates and adapters.
 
 use crate::args::{Engine, ModelArgs, Usage, setting};
+use crate::digests::Kept;
 use crate::names::{self, What};
 use crate::out;
 use anyhow::Context;
@@ -19,6 +20,7 @@ use mynah::train::Checkpoint;
 use mynah::train::data::Dataset;
 use std::io::Read;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// A parsed file, with the other parts if it is one; errors name the file.
@@ -75,8 +77,13 @@ pub fn now() -> i64 {
 
 /// A model file; errors name it.
 pub fn open(path: &Path, engine: &Engine) -> anyhow::Result<Mynah> {
+    let kept = Kept::of(path);
     let file = parsed(path, engine.io.into())?;
-    Ok(Mynah::with(file, compute(engine)?).map_err(|e| e.in_file(path.to_string_lossy()))?)
+    let mynah = Mynah::with(file, compute(engine)?).map_err(|e| e.in_file(path.to_string_lossy()))?;
+    Ok(match kept {
+        Some(kept) => mynah.with_model(mynah.model().keeping(Arc::new(kept))),
+        None => mynah,
+    })
 }
 
 /// The model of these options.

@@ -9,6 +9,7 @@ mod chat;
 mod data;
 #[cfg(feature = "base")]
 mod demo;
+mod digests;
 mod doctor;
 mod embed;
 mod eval;

@@ -29,6 +29,7 @@
     )
 )]
 
+mod content;
 #[cfg(feature = "std")]
 mod open;
 mod parts;

@@ -4,7 +4,7 @@
 //! reads the tensors by the table of `role`. `acts.rs` is the table of activations. `doors.rs` applies
 //! adapters at their places, and nothing else does; `block.rs` is one transformer block, forward and backward;
 //! `pass.rs` is a pass through the whole model; `cache.rs` stores the keys and values of earlier positions;
-//! `session.rs` is a running text, `embedding.rs` makes vectors of whole ones.
+//! `session.rs` is a running text, `embedding.rs` makes vectors of whole ones; `identity.rs` tells one model from another.
 //!
 //! `support.rs` is the table of what works and what proves it.
 //!
@@ -14,6 +14,7 @@ internal!(acts);
 pub mod arch;
 internal!(block cache doors embedding mixer mixture);
 pub mod hparams;
+mod identity;
 internal!(pass session weights);
 pub mod support;
 
@@ -23,6 +24,8 @@ pub use cache::CacheType;
 pub use embedding::{Embedder, Pooling};
 pub use hparams::HParams;
 use hparams::HeadNorm;
+use identity::Identity;
+pub use identity::{Digest, Digests};
 pub use pass::{Dropout, Pass, Rows, Target};
 pub use session::{Session, SessionConfig};
 pub use support::{SUPPORT, Support};
@@ -53,8 +56,8 @@ pub struct Model {
     pub compute: Compute,
     /// Whether the rotary embeddings are those of long contexts.
     long: bool,
-    file: Arc<[Bytes]>,
-    /// What that lies in: a file a part.
+    identity: Arc<Identity>,
+    /// What it lies in: a file a part.
     parts: Arc<[Bytes]>,
 }
 
@@ -86,7 +89,7 @@ impl Model {
             weights: Arc::new(weights),
             compute,
             long: false,
-            file: gguf.merged()?.into(),
+            identity: Arc::new(Identity::read(gguf)?),
             parts: gguf.files().into(),
         })
     }
@@ -146,20 +149,27 @@ impl Model {
 
     /// Bytes of the file; of a model in parts, those of the file that merging gives.
     pub fn file_len(&self) -> usize {
-        self.file.iter().map(|piece| piece.len()).sum()
+        self.identity.len(Digest::File)
     }
 
-    /// The BLAKE3 hash of the file, which adapters are bound to. Reads the whole file. A model in parts has the hash of the
-    /// file that merging gives, so that an adapter fits both: see [`Gguf::merged`].
-    pub fn fingerprint(&self) -> [u8; 32] {
-        let mut hasher = blake3::Hasher::new();
-        self.file.iter().for_each(|piece| {
-            hasher.update(piece);
-        });
-        *hasher.finalize().as_bytes()
+    /// What people call it, and its quantisation, as its file says them: `SmolLM2 135M Instruct, Q4_0`.
+    pub fn name(&self) -> &str {
+        &self.identity.name
     }
 
-    /// The description of the model for adapters. `tokenizer` is the tokenizer's fingerprint.
+    /// The BLAKE3 hash of its tensors, which adapters are bound to, or of its whole file. It is computed when it is first
+    /// asked for, which reads all of that.
+    pub fn digest(&self, of: Digest) -> [u8; 32] {
+        self.identity.digest(of)
+    }
+
+    /// The model with digests that are kept between runs: those that are known are not computed.
+    pub fn keeping(&self, digests: Arc<dyn Digests>) -> Model {
+        Model { identity: Arc::new(self.identity.keeping(digests)), ..self.clone() }
+    }
+
+    /// The description of the model for adapters. `tokenizer` is the tokenizer's fingerprint. Reads all weights, for their
+    /// digest.
     pub fn base(&self, tokenizer: [u8; 32]) -> Base {
         let h = &self.hparams;
         let shapes = |layer: &hparams::Layer| {
@@ -185,7 +195,8 @@ impl Model {
             shapes: h.blocks.iter().map(shapes).collect(),
             hf: h.arch.hf,
             paired_rows: h.arch.pairing == rope::Pairing::Neighbours,
-            fingerprint: self.fingerprint(),
+            name: self.name().into(),
+            content: self.digest(Digest::Content),
             tokenizer,
             frozen: Some(Arc::new(self.clone())),
         }
@@ -203,6 +214,10 @@ fn ropes(h: &HParams, weights: &Weights, long: bool) -> Arc<[Rope]> {
 impl Frozen for Model {
     fn check(&self) -> Result<()> {
         Model::check(self)
+    }
+
+    fn file(&self) -> Option<[u8; 32]> {
+        Some(self.digest(Digest::File))
     }
 
     fn matrix(&self, site: Site) -> Option<Matrix> {

@@ -228,9 +228,9 @@ impl Trainer {
     /// log-probabilities are bound to it.
     pub fn reference(&self, base: &Base) -> [u8; 32] {
         let own = match self.config.precision {
-            Precision::F32 => base.fingerprint,
+            Precision::F32 => base.file(),
             // At another precision the reference differs.
-            Precision::Int8 => *blake3::keyed_hash(&base.fingerprint, b"products in 8 bits").as_bytes(),
+            Precision::Int8 => *blake3::keyed_hash(&base.file(), b"products in 8 bits").as_bytes(),
         };
         digest(self.trained.beneath(), base).map_or(own, |d| *blake3::keyed_hash(&own, d.as_bytes()).as_bytes())
     }
@@ -248,9 +248,7 @@ impl Trainer {
             }
             Trained::Weights { .. } => {
                 let mut facts = Head::new();
-                facts
-                    .set("kind", "full")
-                    .set("base.fingerprint", blake3::Hash::from(base.fingerprint).to_hex().as_str());
+                facts.set("kind", "full").set("base.fingerprint", blake3::Hash::from(base.file()).to_hex().as_str());
                 facts
             }
         };

@@ -40,13 +40,14 @@ fn base_of(width: usize, heads: Heads, matrices: &[(Role, [usize; 2])]) -> Base 
     let block = block.iter().chain(matrices).fold(Shapes::new(heads), |all, (role, shape)| all.with(*role, *shape));
     let shapes = vec![block.clone(), block];
     Base {
+        name: "any".into(),
         architecture: "llama".into(),
         width,
         frozen: Some(Arc::new(Drawn(shapes.clone()))),
         shapes,
         hf: &[],
         paired_rows: true,
-        fingerprint: [1; 32],
+        content: [1; 32],
         tokenizer: [2; 32],
     }
 }
@@ -472,6 +473,7 @@ fn saved_and_loaded_is_equal_and_saved_again_the_same_bytes() {
         first_loss: Some(2.5),
         last_loss: Some(1.25),
         rope: "long".into(),
+        base: "a model, F32".into(),
     };
     for spec in specs() {
         let a = trained(&spec);
@@ -514,7 +516,7 @@ fn another_base_is_refused_by_name() {
             _ => true,
         };
         for (foreign, word) in [
-            (other(|b| b.fingerprint[3] ^= 1), "weights"),
+            (other(|b| b.content[3] ^= 1), "weights"),
             (other(|b| b.tokenizer[3] ^= 1), "tokenizer"),
             (other(|b| b.architecture = "qwen2".into()), "architecture"),
             (other(|b| b.shapes[1][Role::Q] = Some([24, 28])), "made for another model: blk.1.attn_q.weight"),
@@ -527,7 +529,7 @@ fn another_base_is_refused_by_name() {
             let e = adapter::from_bytes(bytes.clone().into(), &foreign, &limits).err().unwrap();
             assert!(matches!(e, mynah::Error::Mismatch { .. }) && e.to_string().contains(word), "{e}");
         }
-        let requantised = other(|b| b.fingerprint[3] ^= 1);
+        let requantised = other(|b| b.content[3] ^= 1);
         assert!(adapter::from_bytes_for_shapes(bytes.into(), &requantised, &limits).is_ok());
     }
 }

@@ -40,12 +40,13 @@ pub fn digests(threads: usize) -> Vec<u64> {
     let mut second = block.clone();
     second[Role::Gate] = None;
     let base = Base {
+        name: "any".into(),
         architecture: "llama".into(),
         width: 24,
         shapes: vec![block, second],
         hf: &[],
         paired_rows: true,
-        fingerprint: [1; 32],
+        content: [1; 32],
         tokenizer: [2; 32],
         frozen: None,
     };

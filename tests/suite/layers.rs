@@ -38,7 +38,7 @@ const INSIDE: &[(&str, &[&[&str]])] = &[
         "model",
         &[
             &["arch", "hparams"],
-            &["support"],
+            &["support", "identity"],
             &["weights"],
             &["acts"],
             &["cache"],

@@ -28,6 +28,7 @@ mod formats;
 mod golden;
 mod gradients;
 mod hostile_templates;
+mod identity;
 mod kernels;
 mod layers;
 mod liar;

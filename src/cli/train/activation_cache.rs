@@ -43,7 +43,7 @@ pub struct Subject {
 impl Subject {
     /// Of this model and the data of this digest.
     pub fn new(mynah: &Mynah, data: [u8; 32]) -> Subject {
-        let (base, width) = (mynah.base().fingerprint, mynah.model().hparams.width);
+        let (base, width) = (mynah.base().file(), mynah.model().hparams.width);
         Subject { base, data, width }
     }
 

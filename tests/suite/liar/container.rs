@@ -263,8 +263,25 @@ fn entries() -> Vec<Entry> {
         ("E3 scaling", lora(|h| _ = h.set("scaling", "cube")), "Unsupported", "scaling: cube"),
         ("E5 other streams", nola(|h| _ = h.set("canary", "0".repeat(64))), "Mismatch", "canary of the random streams"),
         ("E5 another seed", nola(|h| _ = h.set("seed", 1u64)), "Mismatch", "canary of the random streams"),
-        ("E8", lora(|h| _ = h.set("base.fingerprint", "1".repeat(64))), "Mismatch", "weights of the base"),
-        ("E8 short", lora(|h| _ = h.set("base.fingerprint", "é")), "Corrupt", "base.fingerprint of 2 digits"),
+        ("E8", lora(|h| _ = h.set("base.content", "1".repeat(64))), "Mismatch", "weights of the base"),
+        ("E8 the first digits", lora(|h| _ = h.set("base.content", "1".repeat(32))), "Mismatch", "weights of the base"),
+        ("E8 short", lora(|h| _ = h.set("base.content", "0".repeat(31))), "Corrupt", "base.content is no digest of 32"),
+        ("E8 long", lora(|h| _ = h.set("base.content", "0".repeat(65))), "Corrupt", "base.content is no digest of 32"),
+        ("E8 no digits", lora(|h| _ = h.set("base.content", "é".repeat(16))), "Corrupt", "base.content is no digest"),
+        (
+            "E8 large digits",
+            lora(|h| _ = h.set("base.content", "A".repeat(64))),
+            "Corrupt",
+            "base.content is no digest",
+        ),
+        ("E8 nothing", l().lacks("base.content").bytes(), "Mismatch", "head: base.fingerprint: expected text"),
+        (
+            "E8 a file",
+            l().lacks("base.content").head(|h| _ = h.set("base.fingerprint", "1".repeat(64))).bytes(),
+            "Mismatch",
+            "weights of the base",
+        ),
+        ("E8 short tokenizer", lora(|h| _ = h.set("base.tokenizer", "0".repeat(15))), "Corrupt", "no digest of 16"),
         ("E8 architecture", lora(|h| _ = h.set("base.architecture", "qwen2")), "Mismatch", "architecture of the base"),
         ("E8 tokenizer", lora(|h| _ = h.set("base.tokenizer", "1".repeat(64))), "Mismatch", "tokenizer of the base"),
         ("E10 required", l().section("zz", true, vec![1]).bytes(), "Unsupported", "section: `zz`"),
@@ -363,6 +380,8 @@ fn entries() -> Vec<Entry> {
     {
         all.extend(entries.into_iter().map(|(name, bytes, variant, word)| parser.refuses(name, bytes, variant, word)));
     }
+    let cut = lora(|h| _ = h.set("base.content", "0".repeat(32)).set("base.tokenizer", "0".repeat(16)));
+    all.push(ADAPTER.takes("E8 the first digits of the same", cut));
     all.push(ADAPTER.takes("E10 optional", l().section("zz", false, vec![1]).bytes()));
     all.push(CONTAINER.takes(
         "E10 optional, of a newer version",

@@ -15,12 +15,13 @@ pub fn base() -> Base {
     let roles = parse_targets("attn,mlp").unwrap();
     let block = roles.into_iter().zip(shapes).fold(empty, |block, (role, shape)| block.with(role, shape));
     Base {
+        name: "any".into(),
         architecture: "llama".into(),
         width: 64,
         shapes: vec![block; 5],
         hf: &[],
         paired_rows: true,
-        fingerprint: [0; 32],
+        content: [0; 32],
         tokenizer: [0; 32],
         frozen: None,
     }
@@ -391,7 +392,7 @@ fn entries() -> Vec<Entry> {
     }));
     all.push(super::container::ADAPTER.refuses(
         "D16",
-        super::container::Adapter::lora().head(|head| _ = head.set("base.fingerprint", "1".repeat(64))).bytes(),
+        super::container::Adapter::lora().head(|head| _ = head.set("base.content", "1".repeat(64))).bytes(),
         "Mismatch",
         "weights of the base",
     ));
