@@ -161,7 +161,8 @@ fn write(
 ) -> Result<Vec<u8>> {
     base.frozen.as_ref().map_or(Ok(()), |model| model.check())?;
     let (mut head, sections) = describe(adapter, base);
-    for (key, digest, digits) in [(CONTENT, &base.content, BASE_DIGITS), (TOKENIZER, &base.tokenizer, TOKENIZER_DIGITS)] {
+    for (key, digest, digits) in [(CONTENT, &base.content, BASE_DIGITS), (TOKENIZER, &base.tokenizer, TOKENIZER_DIGITS)]
+    {
         head.set(key, hex(digest).get(..digits).unwrap_or_default());
     }
     head.set("codec", codec.name);

@@ -5,16 +5,7 @@
 //! `q4`) take any finite values and hold the nearest that they can. The others hold only values of their form, and
 //! refuse the rest: what makes values so is a compressor's work, not a codec's.
 //!
-//! ```text
-//! f32 f16 bf16   each value in order, little-endian
-//! q8             blocks of 32 values, the last of a part may be shorter: scale d as f16, then a value i8 each, d·q
-//! q4             likewise: scale d as f16, then two values a byte, the lower half first, d·(q − 8); a last half is 0
-//! levels         (n + ½)·Δ, entropy-coded: codec/levels.rs
-//! ternary        the values before the first step, plus −s, 0 or +s; gaps in Golomb-Rice code: codec/gaps.rs
-//! masks          the same in two bit planes
-//! sparse         the values before the first step, but for some that are f16: codec/gaps.rs
-//! sparse-q8      likewise, in blocks as q8
-//! ```
+//! The page of [`super`] specifies every byte of them.
 
 mod blocks;
 mod gaps;

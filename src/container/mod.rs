@@ -1,34 +1,8 @@
-//! mynah's own file format, for adapters and checkpoints: named sections, every byte covered by a checksum. This page is
-//! its specification. Numbers are little-endian.
+//! mynah's own file format, for adapters and checkpoints: named sections, every byte covered by a checksum.
 //!
-//! ```text
-//! at  0  magic           8 bytes  8D 4D 59 4E 0D 0A 1A 0A
-//!     8  major           u16      1; a reader refuses any other
-//!    10  minor           u16      0; a reader accepts any, since additions come as sections
-//!    12  sections        u32
-//!    16  length          u64      of the whole file
-//!    24  kind            8 bytes  what the file holds, for example "adapter"
-//!    32  section table   48 bytes a section, strictly ascending by name:
-//!          name          16 bytes
-//!          offset        u64      from the start of the file
-//!          length        u64      without padding
-//!          checksum      8 bytes  the first of the BLAKE3 hash of the section without padding
-//!          required      u32      1: a reader that does not know the section refuses the file; 0: it skips it
-//!          reserved      u32      0
-//!     …  sections, in the order of the table, each padded with zeros to a multiple of 8
-//!     …  hash            32 bytes BLAKE3 of every byte before it
-//!     …  end             8 bytes  "MYNAHEND"
-//! ```
+//! [`head`] has small typed facts, [`codec`] long runs of parameters, [`packed`] the spelling of small files that are sent.
 //!
-//! Kinds and names are one or more of `a-z`, `0-9`, `.`, `_` and `-`, padded with zeros. The first section begins where
-//! the table ends, each next one where the padding of the one before ends, and the hash after the last: there are no
-//! holes, nothing overlaps, and nothing follows the end. So a content has exactly one encoding, and an
-//! adapter always gives the same bytes. The magic holds a byte above 127, both kinds of line end and the end-of-text
-//! mark: a transfer that treats the file as text damages the first eight bytes, and the error says so.
-//!
-//! Small files that are sent have the [`packed`] spelling instead; both are read alike.
-//!
-//! [`head`] encodes small typed facts as a section, [`codec`] long runs of parameters.
+#![doc = include_str!("../../docs/format.md")]
 #![cfg_attr(
     not(test),
     deny(

@@ -1,41 +1,5 @@
 //! The packed spelling of a container, for small files that are sent: the same kinds, names, sections and facts as in
-//! the wide one, in the fewest bytes that are still simple to read.
-//!
-//! ```text
-//! magic     4 bytes  8D 6D 0D 0A
-//! version   u8       1; a reader refuses any other
-//! length    number   bytes of the whole file
-//! kind      text
-//! sections  number
-//!   for each, strictly ascending by name: name text · number, 2 · bytes + (1 if a reader must know it) · the bytes
-//! checksum  8 bytes  the first of the BLAKE3 hash of every byte before it
-//! ```
-//!
-//! A *number* has seven bits a byte, the lowest first, and the top bit says that more follow; it never ends in a zero
-//! byte. A *text* is the number of a row of [`WORDS`], from 1; or 0, a number of bytes, and UTF-8. What has a row is
-//! always written as one. Rows are only ever added at the end.
-//!
-//! A section of facts:
-//!
-//! ```text
-//! facts     number
-//!   for each, ascending by key: the number of a row of KEYS, from 1, and its value in the form of that row;
-//!                               or 0, the key (text), the number of a form, and the value
-//! form 0 text      text
-//!      1 integer   number
-//!      2 real      f64
-//!      3 list      number of texts, and these
-//!      4 digest    a text of at least 8 hexadecimal digits: number of bytes, and these
-//!      5 single    a real that an f32 holds: f32
-//!      6 whole     a real without a fraction, 0 to 2^32 − 1: number
-//!      7 places    a list of "name in out blocks": number of widths, and these as numbers; number of places; for each
-//!                  its name (text), the number a·widths + b where in is width a and out is width b, and its blocks:
-//!                  0 as in the place before, else 1 + the number of ranges, and for each range the blocks skipped since
-//!                  the end of the last and the blocks in it minus 1, as numbers. No ranges are spelt "-".
-//! ```
-//!
-//! A value has the first form of this order that can hold it: 7, 4, 6, 5, 3, 2, 1, 0. Widths stand in the order in which
-//! places name them, each once. So facts have exactly one encoding, and a reader refuses every other.
+//! the wide one, in the fewest bytes that are still simple to read. The page of [`super`] specifies it.
 
 use super::codec::{put_number, take_number};
 use super::head::{Field, Head};

@@ -37,6 +37,8 @@ mod manners;
 #[cfg(feature = "base")]
 mod methods;
 mod objectives;
+#[cfg(feature = "base")]
+mod pack;
 mod parts;
 mod peft;
 mod peft_kinds;

@@ -3,7 +3,7 @@
 use crate::alloc::largest;
 use crate::liar::seal;
 use crate::tiny::{self, bases};
-use mynah::adapter::{self, Base, Spec};
+use mynah::adapter::{self, Base, Spec, compress};
 use mynah::bytes::Limits;
 use mynah::container::head::Head;
 use mynah::error::{Error, Result};
@@ -109,8 +109,13 @@ impl Run {
 #[test]
 fn every_kind_and_optimiser_goes_on_from_every_step_in_every_bit() {
     let kinds = ["lora", "nola", "full"].map(|kind| (kind, "adamw"));
-    for (kind, optimizer) in kinds.into_iter().chain(OPTIMIZERS.iter().map(|row| ("lora", row.name))) {
-        let plan = Plan::new(kind, optimizer);
+    let optimizers = OPTIMIZERS.iter().map(|row| ("lora", row.name));
+    let plain = kinds.into_iter().chain(optimizers).map(|(kind, optimizer)| (kind, optimizer, None));
+    let through = [("uni", "levels"), ("nola", "levels"), ("lora", "ternary"), ("lora", "q4"), ("dora", "sparse-q8")];
+    let through = through.map(|(kind, codec)| (kind, "adamw", Some(compress::Spec::new(codec))));
+    for (kind, optimizer, codec) in plain.chain(through) {
+        let mut plan = Plan::new(kind, optimizer);
+        plan.config.codec = codec;
         let mut whole = plan.start();
         let mut saved = vec![whole.save()];
         for _ in 0..STEPS {
@@ -136,7 +141,11 @@ fn what_changed_is_refused_with_a_list_of_all() {
     run.step();
     let saved = run.save();
     type Edit = fn(&mut Plan);
-    let edits: [(Edit, &[&str]); 12] = [
+    let edits: [(Edit, &[&str]); 13] = [
+        (
+            |p| p.config.codec = Some(compress::Spec::new("levels").with("bits", 3)),
+            &["codec of training was nothing, now levels", "codec bits was nothing, now 3"],
+        ),
         (|p| p.rank = 8, &["rank was 4, now 8"]),
         (|p| p.kind = "nola", &["kind was lora, now nola", "bases.a was nothing, now 3"]),
         (|p| p.kind = "full", &["kind was lora, now full"]),

@@ -54,5 +54,7 @@ fn steps_and_pieces_are_those_of_the_whole() {
 
 #[wasm_bindgen_test]
 fn a_seed_expands_to_the_same_bits() {
-    assert_eq!(digest::digests(1), digest::WANTED);
+    assert_eq!((digest::digests(1), digest::uni(1)), (digest::WANTED.to_vec(), digest::UNI));
+    let (words, hash) = digest::stream();
+    assert_eq!((&words[..], &*hash), (&digest::WORDS[..], digest::HASH));
 }

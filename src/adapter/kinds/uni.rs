@@ -82,7 +82,11 @@ fn len(spec: &Spec) -> Result<usize> {
 }
 
 impl Uni {
-    fn create(spec: &Spec, base: &Base) -> Result<Uni> {
+    /// A new adapter: all numbers zero.
+    ///
+    /// # Errors
+    /// Those of [`Spec::layout`].
+    pub fn create(spec: &Spec, base: &Base) -> Result<Uni> {
         let (layout, len) = (spec.layout(base)?, len(spec)?);
         Ok(LowRank::new(layout, vec![0.0; len], OneVector { len, seed: spec.seed }))
     }

@@ -1,16 +1,5 @@
 //! Few changes among many values: the places of the changed ones as gaps in Golomb-Rice code (ComPEFT,
-//! arXiv:2311.13171), or in bit planes.
-//!
-//! ```text
-//! ternary    count of changes (number) · scale s: upper half of an f32, u16 · b u8 · for each, in bits:
-//!            the values skipped since the last, n: n div 2^b ones and a zero, then n mod 2^b in b bits; 1 if negative
-//! masks      s u16 · a bit a value, 1 where +s is added · the same for −s
-//! sparse     count (number) · b u8 · gaps as above, without signs · the changed values, f16 each
-//! sparse-q8  the same, then the changed values in blocks of 32: scale f16, and i8 each
-//! ```
-//!
-//! Bits fill bytes from the lowest, those of a number from its lowest; zeros fill the last byte. Without changes nothing
-//! follows the count. `b` is the one with the fewest bits, the least of equal ones. Numbers are in groups of seven bits.
+//! arXiv:2311.13171), or in bit planes. The page of [`crate::container`] specifies the bytes.
 
 use super::{Params, Whole, blocks, put_number, settled, take, take_number};
 use crate::error::{Error, Result};

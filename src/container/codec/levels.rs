@@ -1,18 +1,4 @@
-//! Values of few bits: `(n + ½)·Δ`, entropy-coded.
-//!
-//! ```text
-//! for each group of parts of one name, in the order of the first of each:
-//!   bits    u8    b, 1 to 8, or 0: all values are zero
-//!   step    u16   Δ: the upper half of an f32; only if b is not 0
-//! symbols   the numbers k = n + 2^(b−1), 0 to 2^b − 1, of all values in order, in arithmetic code
-//! ```
-//!
-//! Symbols are coded bit by bit, the highest first. The chance of each bit is counted for its group and the higher bits
-//! before it: counts begin at 1 each, a bit adds 2, and both are halved, rounded up, when they exceed 2^16 together. The
-//! coder keeps 32-bit bounds `low ≤ high`; a bit takes `low ..= mid` if it is 1 and `mid + 1 ..= high` if it is 0, with
-//! `mid = low + (high − low) div 2^16 · p + ((high − low) mod 2^16 · p) div 2^16` and
-//! `p = c1·2^16 div (c0 + c1)`, at least 1. While the highest bytes of both agree, that byte is written and both move up,
-//! `low` with 0 and `high` with 255. At the end the fewest bytes are written that, followed by zeros, lie between both.
+//! Values of few bits, `(n + ½)·Δ`, entropy-coded: the page of [`crate::container`], "levels".
 
 use super::{Params, take};
 use crate::error::{Error, Result};
