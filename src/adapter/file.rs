@@ -4,6 +4,7 @@
 //! head        facts (below)
 //! params      the parameters, encoded by the codec
 //! provenance  facts; optional
+//! probe       what it did where it was made, see [`super::probe`]; optional
 //! …           sections of the kind
 //! ```
 //!
@@ -53,7 +54,7 @@ const TOKENIZER: &str = "base.tokenizer";
 /// tokenizers apart where the base is the same.
 const BASE_DIGITS: usize = 32;
 const TOKENIZER_DIGITS: usize = 16;
-const SECTIONS: [&str; 3] = ["head", "params", "provenance"];
+const SECTIONS: [&str; 4] = ["head", "params", "provenance", "probe"];
 
 /// The origin of an adapter.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -411,7 +412,7 @@ fn origin(container: &Container, limits: &Limits) -> Result<Option<Provenance>> 
     facts.map(|head| Provenance::read(&head)).transpose()
 }
 
-fn open(bytes: Bytes, limits: &Limits) -> Result<(Container, Head)> {
+pub(super) fn open(bytes: Bytes, limits: &Limits) -> Result<(Container, Head)> {
     let container = Container::read(bytes.clone(), limits).map_err(|e| foreign::file(bytes, limits).unwrap_or(e))?;
     container.require_kind(KIND)?;
     let head = container.facts("head", limits)?;

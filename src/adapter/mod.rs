@@ -7,7 +7,7 @@
 //!
 //! `place.rs` has the places, `base.rs` the description of a model, `shape.rs` that of an adapter, and `stack.rs` the
 //! attached adapters. Kinds build on one of two adapters, `lowrank.rs` or `direct.rs`. `file.rs` reads and writes
-//! mynah's container; `peft.rs` and `gguf_adapter.rs` read the adapters of other programs.
+//! mynah's container, and `probe.rs` what it may hold as a proof of effect; `peft.rs` and `gguf_adapter.rs` read the adapters of other programs.
 //!
 //! # Laws
 //! Tested for every row of [`KINDS`]: with strength 0 the model is the base to the bit; the backward pass agrees with
@@ -26,6 +26,7 @@ pub mod kinds;
 internal!(lowrank);
 pub mod peft;
 pub mod place;
+pub mod probe;
 internal!(safetensors);
 mod shape;
 internal!(small);
@@ -36,6 +37,7 @@ pub use base::{Base, Frozen, Shapes, gguf_row};
 pub use file::{Fit, Info, Provenance, from_bytes, from_bytes_for_shapes, info, restore, to_bytes, to_bytes_as};
 pub use kinds::{KINDS, lora, nola};
 pub use place::{Place, Site, Spot, parse_layers, parse_targets};
+pub use probe::Probe;
 pub use shape::{Group, Needs, NewPart, Part, Shape, Size, Slot, Start};
 pub use spec::Spec;
 pub use stack::{Attached, Member, Ready, Stack};

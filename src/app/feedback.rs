@@ -10,7 +10,7 @@ use crate::text::chat::{Message, Template};
 use crate::train::data::{Options, Reader};
 use crate::train::feedback::{self, Answer, Divergence, Marks, ORDINARY, Plan, Verdict};
 use crate::train::journal::Journal;
-use crate::train::{Checkpoint, Example, Report};
+use crate::train::{Example, Report};
 use serde_json::Value;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -614,8 +614,7 @@ fn read(mynah: &Mynah, bytes: &[u8]) -> Result<Box<dyn Adapter>> {
 
 /// A checkpoint stands for the adapter in it.
 fn adapter_of(bytes: &[u8]) -> Bytes {
-    let bytes: Bytes = bytes.to_vec().into();
-    Checkpoint::read(bytes.clone(), &Limits::default()).and_then(|saved| saved.adapter()).unwrap_or(bytes)
+    super::held(bytes.to_vec().into())
 }
 
 /// Lets `adapter` speak on top of what is beneath.

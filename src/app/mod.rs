@@ -30,6 +30,7 @@
 //! | --- | --- | --- |
 //! | [`Lesson`] | [`Mynah::lesson`], [`Mynah::resume`] | an adapter or a model that is trained: an iterator of events |
 //! | [`Completion`] | [`Mynah::complete`], [`Generation`] | a text that is continued: an iterator of pieces |
+//! | [`Verdict`] | [`Mynah::verify`] | whether an adapter does what the probe in its file says |
 //! | vectors | [`Mynah::embed`], [`Embedding`] | one vector a text |
 //! | `Talk` | `Mynah::talk`, `Generation::talk` | a conversation; its answers are iterators of pieces (`chat`) |
 //! | `Feedback` | `Feedback::open` | marks of answers, and an adapter that learns from them (`chat` and `std`) |
@@ -54,6 +55,7 @@ mod settings;
 mod setup;
 #[cfg(feature = "chat")]
 mod talk;
+mod verify;
 
 #[cfg(feature = "std")]
 pub use checkpoints::Checkpoints;
@@ -71,6 +73,7 @@ pub use settings::Settings;
 pub use setup::Setup;
 #[cfg(feature = "chat")]
 pub use talk::{Reply, Talk};
+pub use verify::{Difference, Foreign, TOLERANCE, Verdict, Whose};
 
 use crate::adapter::{self, Adapter, Base, Fit, Ready};
 #[cfg(feature = "std")]
@@ -366,9 +369,7 @@ impl Mynah {
             let file = Gguf::parse(bytes, limits)?;
             return Ok(Box::new(adapter::gguf_adapter::read(&file, self.base(), limits)?));
         }
-        // What is no checkpoint, or a damaged one, is left to the reader of adapters, who says what is wrong with it.
-        let held = Checkpoint::read(bytes.clone(), limits).and_then(|saved| saved.adapter());
-        adapter::restore(held.unwrap_or(bytes), self.base(), limits, Fit::Same)
+        adapter::restore(held(bytes), self.base(), limits, Fit::Same)
     }
 
     /// An adapter that can be attached to the model.
@@ -392,6 +393,12 @@ impl Mynah {
             None => e,
         })
     }
+}
+
+/// A checkpoint stands for the adapter in it. What is none, or a damaged one, is left to the reader of adapters, who says what
+/// is wrong with it.
+fn held(bytes: Bytes) -> Bytes {
+    Checkpoint::read(bytes.clone(), &Limits::default()).and_then(|saved| saved.adapter()).unwrap_or(bytes)
 }
 
 /// Where an adapter comes from.
@@ -427,6 +434,15 @@ impl Source {
             Source::Bytes(_) => None,
             #[cfg(feature = "std")]
             Source::Path(path) => Some(path.to_string_lossy().into()),
+        }
+    }
+
+    /// The bytes of a file.
+    fn bytes(self, limits: &Limits) -> Result<Bytes> {
+        match self {
+            Source::Bytes(bytes) => Ok(bytes),
+            #[cfg(feature = "std")]
+            Source::Path(path) => Ok(crate::bytes::map::read(&path, limits.file)?.into()),
         }
     }
 }

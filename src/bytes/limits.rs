@@ -34,6 +34,8 @@ pub struct Limits {
     pub head: u64,
     /// Texts of a list in a head. This bounds the memory that a list of empty texts, four bytes each, takes.
     pub list: u64,
+    /// Bytes of a probe in an adapter.
+    pub probe: u64,
     /// Nesting of a JSON text.
     pub json_depth: u64,
     /// Bytes of a JSON text.
@@ -85,6 +87,7 @@ impl Limits {
             sections: 65_536,
             head: MIB,
             list: 32_768,
+            probe: 16 * KIB,
             json_depth: 64,
             json: MIB,
             json_keys: 32_768,

@@ -90,6 +90,7 @@ fn model(args: &Look) -> ModelArgs {
     ModelArgs {
         model: args.model.clone(),
         adapters: Vec::new(),
+        other: Default::default(),
         reading: Reading { exact: false, cache: None, repack: None },
         engine: Engine { threads: Some(1), cpus: Vec::new(), io: Default::default() },
     }

@@ -26,7 +26,7 @@ struct Row {
 pub fn embed(args: &Embed, json: bool) -> anyhow::Result<Outcome> {
     let mut texts = texts(args)?;
     let mynah = load::model(&args.model())?;
-    let stack = load::stack(&mynah, &args.adapters)?;
+    let stack = load::stack(&mynah, &args.adapters, &args.other)?;
     let precision = if args.exact { Precision::F32 } else { Precision::Int8 };
     let embedding = mynah.embedding().stack(stack).precision(precision).normalise(!args.no_normalise);
     let embedding = match &args.pooling {

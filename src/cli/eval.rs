@@ -156,7 +156,7 @@ fn find(args: &Eval, mynah: &Mynah, rows: &[Example], json: bool) -> anyhow::Res
     }
     let model = reading.repack.map(|budget| load::repack_if_faster(mynah.model(), budget)).transpose()?.flatten();
     let mynah = model.map_or_else(|| mynah.clone(), |model| mynah.with_model(model));
-    let stack = load::stack(&mynah, &args.model.adapters)?;
+    let stack = load::stack(&mynah, &args.model.adapters, &args.model.other)?;
     let embedding = mynah.embedding().stack(stack).precision(reading.precision()).normalise(false);
     let embedding = match &args.pooling {
         Some(name) => embedding.pooling(Pooling::by_name(name)?),

@@ -1,12 +1,12 @@
 //! Files to models, tokenizers, templates and adapters.
 
-use crate::args::{Engine, ModelArgs, Usage, setting};
+use crate::args::{Engine, ModelArgs, OtherBase, Usage, setting};
 use crate::digests::Kept;
 use crate::names::{self, What};
 use crate::out;
 use anyhow::Context;
 use mynah::Mynah;
-use mynah::adapter::Stack;
+use mynah::adapter::{Ready, Stack};
 use mynah::app::Generation;
 use mynah::bytes::map::Io;
 use mynah::bytes::{Bytes, Limits};
@@ -113,14 +113,37 @@ pub fn embedded(engine: &Engine) -> anyhow::Result<Mynah> {
 }
 
 /// The adapters that names like `PATH` and `PATH:STRENGTH` say, one on top of the other.
-pub fn stack(mynah: &Mynah, names: &[String]) -> anyhow::Result<Stack> {
+pub fn stack(mynah: &Mynah, names: &[String], other: &OtherBase) -> anyhow::Result<Stack> {
+    stack_saying(mynah, names, other, out::say)
+}
+
+/// The same; what is to be said of adapters of another base goes to `say`.
+pub fn stack_saying(mynah: &Mynah, names: &[String], other: &OtherBase, say: impl Fn(&str)) -> anyhow::Result<Stack> {
     let mut stack = Stack::new();
     for name in names {
         let (path, strength) = split_scale(name)?;
-        names::check(Path::new(path), What::Adapter)?;
-        setting(stack.push(mynah.ready(path)?, strength))?;
+        setting(stack.push(ready(mynah, Path::new(path), other, &say)?, strength))?;
     }
     Ok(stack)
+}
+
+/// An adapter, of another base only where that is allowed, and then what it costs is said.
+pub fn ready(mynah: &Mynah, path: &Path, other: &OtherBase, say: impl Fn(&str)) -> anyhow::Result<Arc<Ready>> {
+    names::check(path, What::Adapter)?;
+    let refused = match mynah.ready(path) {
+        Err(e) if other.allow_other_base && matches!(e.inner(), mynah::Error::Mismatch { .. }) => e,
+        ready => return Ok(ready?),
+    };
+    // Where shapes or tokenizer differ, the first error says so.
+    let Ok(foreign) = mynah.ready_from_other_base(path) else { return Err(refused.into()) };
+    let (name, here) = (out::name(path), mynah.model().name());
+    let there = if foreign.base.is_empty() { "another base" } else { &foreign.base };
+    say(&format!("{name} was trained on {there}; this is {here}"));
+    say(&match foreign.loss {
+        Some([was, now]) => format!("the loss of its proof is {now:.4} here, and was {was:.4} where it was made"),
+        None => "it carries no proof of effect, so what that costs cannot be shown".into(),
+    });
+    Ok(foreign.adapter)
 }
 
 /// Says which adapters learnt with other rotary frequencies than a context has. Such models are few: the others take no look.
@@ -197,7 +220,7 @@ pub fn notes(rows: &Dataset) {
 pub fn generation(mynah: &Mynah, args: &ModelArgs) -> anyhow::Result<Generation> {
     let model = args.reading.repack.map(|budget| repack_if_faster(mynah.model(), budget)).transpose()?.flatten();
     let generation = mynah.generation().precision(args.reading.precision()).cache(args.reading.cache());
-    let generation = generation.stack(stack(mynah, &args.adapters)?);
+    let generation = generation.stack(stack(mynah, &args.adapters, &args.other)?);
     Ok(match model {
         Some(model) => generation.model(model),
         None => generation,

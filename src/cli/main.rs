@@ -28,6 +28,7 @@ mod run;
 mod signals;
 mod tokens;
 mod train;
+mod verify;
 
 use args::Command;
 use std::process::ExitCode;
@@ -86,6 +87,7 @@ fn command() -> anyhow::Result<Outcome> {
         Command::Tokenize(a) => tokens::tokenize(a, cli.json),
         Command::Detokenize(a) => tokens::detokenize(a, cli.json),
         Command::Inspect(a) => inspect::inspect(a, cli.json),
+        Command::Verify(a) => verify::verify(a, cli.json),
         Command::Models => models::models(cli.json),
         Command::Doctor(a) => doctor::doctor(a, cli.json),
         Command::Bench(a) => bench::bench(a, cli.json),

@@ -125,6 +125,9 @@ fn advice(e: &mynah::Error) -> &'static str {
         mynah::Error::Memory { .. } => {
             "; a smaller --ctx, --batch or --rank takes less, and so does a smaller model: `mynah plan` says how much"
         }
+        mynah::Error::Mismatch { what, .. } if what == "weights of the base" => {
+            "; --allow-other-base attaches it where this is another quantisation of the same model"
+        }
         _ => "",
     }
 }

@@ -60,3 +60,4 @@ mod templates;
 mod tiny;
 mod tokenizer;
 mod twin;
+mod verify;

@@ -194,6 +194,8 @@ pub struct Embed {
     /// Attach an adapter, as for `mynah run`. May be given several times
     #[arg(short, long = "adapter", value_name = "ADAPTER[:STRENGTH]")]
     pub adapters: Vec<String>,
+    #[command(flatten)]
+    pub other: OtherBase,
     /// A text. May be given several times
     #[arg(short, long, value_name = "TEXT")]
     pub prompt: Vec<String>,
@@ -222,6 +224,7 @@ impl Embed {
         ModelArgs {
             model: self.model.clone(),
             adapters: self.adapters.clone(),
+            other: self.other.clone(),
             reading: Reading { exact: self.exact, cache: None, repack: None },
             engine: self.engine.clone(),
         }
@@ -307,6 +310,42 @@ Examples:
 pub struct Inspect {
     /// A GGUF model, a GGUF adapter, or an adapter of `mynah train`
     pub file: PathBuf,
+}
+
+#[derive(Args)]
+#[command(after_help = "\
+A proof of effect is a prompt, the likeliest tokens that follow it without and with the adapter, and some logits. `mynah train \
+--probe` puts one into an adapter, and --record one into an adapter that exists. The same model gives the same tokens, and \
+logits within 0.001, on every machine: then the exit status is 0, else 1, and what differs is printed. An adapter of another \
+quantisation is refused; with --allow-other-base what differs there is shown.
+
+With --json: same (true or false); tokens and logits (compared); distance, the largest of two logits; loss of the adapted \
+answer in nats a token, [recorded, here]; differences, each with whose (plain or adapted), was, now and place (a token of the \
+answer) or token (a logit).
+
+Examples:
+  mynah verify -m model.gguf -a notes.mynah
+  mynah verify -m model.gguf -a old.mynah --record 'Dear diary,' -o proven.mynah")]
+pub struct Verify {
+    /// The model, a GGUF file [default: the built-in model]
+    #[arg(short, long, value_name = "MODEL", required = cfg!(not(feature = "base")))]
+    pub model: Option<PathBuf>,
+    /// The adapter, a file or a checkpoint of `mynah train`
+    #[arg(short, long, value_name = "ADAPTER")]
+    pub adapter: PathBuf,
+    #[command(flatten)]
+    pub other: OtherBase,
+    /// Make a proof with this prompt instead, and write the adapter with it to OUT
+    #[arg(long, value_name = "TEXT", requires = "output", conflicts_with = "allow_other_base")]
+    pub record: Option<String>,
+    /// The adapter to write
+    #[arg(short, long, value_name = "OUT", requires = "record")]
+    pub output: Option<PathBuf>,
+    /// Replace OUT if it exists
+    #[arg(long, requires = "output")]
+    pub force: bool,
+    #[command(flatten)]
+    pub engine: Engine,
 }
 
 #[derive(Args, Clone)]

@@ -179,6 +179,8 @@ Examples:
     Detokenize(Detokenize),
     /// Show the contents of a model file or an adapter
     Inspect(Inspect),
+    /// Check that an adapter does what it did where it was made
+    Verify(Verify),
     /// List the architectures and block formats that are supported, and how each was tested
     #[command(after_help = "\
 With --json: architectures, each with models, run, train, chat, logits and training; formats.
@@ -237,9 +239,20 @@ pub struct ModelArgs {
     #[arg(short, long = "adapter", value_name = "ADAPTER[:STRENGTH]")]
     pub adapters: Vec<String>,
     #[command(flatten)]
+    pub other: OtherBase,
+    #[command(flatten)]
     pub reading: Reading,
     #[command(flatten)]
     pub engine: Engine,
+}
+
+/// Which adapters may be attached.
+#[derive(Args, Clone, Default)]
+pub struct OtherBase {
+    /// Attach adapters that were trained on another quantisation of the same model, and say what that costs. Shapes and
+    /// tokenizer must be the same
+    #[arg(long)]
+    pub allow_other_base: bool,
 }
 
 /// How a model is read, and the precision of its computation.

@@ -126,12 +126,18 @@ pub struct Teach {
     /// Train on top of this adapter, which stays frozen; STRENGTH multiplies its effect. May be given several times
     #[arg(help_heading = ADAPTER, short, long = "adapter", value_name = "ADAPTER[:STRENGTH]")]
     pub adapters: Vec<String>,
+    #[command(flatten, next_help_heading = ADAPTER)]
+    pub other: OtherBase,
     /// Blocks to change, from 0: 20-29, 0,5,28- or the like [default: all]
     #[arg(help_heading = ADAPTER, long, value_name = "LIST")]
     pub layers: Option<String>,
     /// Continue training an adapter instead of creating one; it determines kind, settings, targets and layers
     #[arg(help_heading = ADAPTER, long, value_name = "ADAPTER", conflicts_with_all = own())]
     pub init: Option<PathBuf>,
+    /// Put a proof of effect into the adapter, for `mynah verify`: how the model continues TEXT without and with it [default:
+    /// the beginning of the first row]
+    #[arg(help_heading = ADAPTER, long, value_name = "TEXT", num_args = 0..=1, default_missing_value = "")]
+    pub probe: Option<String>,
     /// Number of passes over the data [default: enough for about 80 steps; from 3 to 12; at most 300,000
     /// tokens in all]
     #[arg(help_heading = DATA, long, value_name = "E", value_parser = whole::<u64>(1..))]

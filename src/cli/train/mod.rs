@@ -3,11 +3,12 @@
 //! The library does the work; this is its thin shell. `setup.rs` turns options into a lesson, `plan.rs` says what memory
 //! it will take, `run.rs` is the loop around it, `resume.rs` has checkpoints and how a run continues from them,
 //! `reference.rs` and `activation_cache.rs` have the files beside the data, `output.rs` says where files may go, and
-//! `sample.rs` shows what was learnt.
+//! `sample.rs` shows what was learnt, and `probe.rs` proves it.
 
 mod activation_cache;
 mod output;
 mod plan;
+mod probe;
 mod reference;
 mod resume;
 mod run;
@@ -41,6 +42,7 @@ pub fn train(options: &Train, given: Head, resumed: Option<Resumed>, json: bool)
     let args = &options.teach;
     check(options, resumed.as_ref())?;
     let mynah = load::named(options.model.as_deref(), &args.engine)?;
+    probe::check(args, &mynah)?;
     let (folder, saved) = resumed.map(|r| ((r.folder, r.saved.checkpoint.step()), r.saved)).unzip();
     let from = folder.as_ref().map(|(folder, step)| folder.file(*step));
     let Some(begun) = begin(options, &mynah, saved, from.as_deref())? else { return stopped() };
@@ -61,7 +63,7 @@ pub fn train(options: &Train, given: Head, resumed: Option<Resumed>, json: bool)
     };
     run.run()?;
     let unsaved = run.save_last().err();
-    let (mut summary, file) = save(&mut run, options)?;
+    let (mut summary, file) = save(&mut run, options, &mynah)?;
     let prompt = Prompt::of(&mynah, &run.lesson)?;
     let full = run.lesson.method() == Method::WEIGHTS;
     let complete = matches!(run.lesson.ended(), Some(Ended::Done | Ended::Early));
@@ -212,12 +214,12 @@ fn introduce(lesson: &Lesson, size: &Size, planned: usize) {
 }
 
 /// Writes the result, if it is one, and says what it is.
-fn save(run: &mut Run, options: &Train) -> anyhow::Result<(Summary, Option<Vec<u8>>)> {
+fn save(run: &mut Run, options: &Train, mynah: &Mynah) -> anyhow::Result<(Summary, Option<Vec<u8>>)> {
     let output = &options.output;
     let file = match run.steps() > 0 && !run.diverged() {
         false => None,
         true => {
-            let file = run.lesson.to_bytes()?;
+            let file = probe::added(&options.teach, mynah, &run.lesson, run.lesson.to_bytes()?);
             if let Err(e) = map::replace(output, &file) {
                 return Err(run.rescue().context(e));
             }

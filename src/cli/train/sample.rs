@@ -70,7 +70,7 @@ impl Prompt {
 
     /// The model's continuations without and with what was learnt, which is in `file`.
     pub fn sample(&self, mynah: &Mynah, options: &Train, file: Vec<u8>) -> anyhow::Result<Sample> {
-        let mut stack = load::stack(mynah, &options.teach.adapters)?;
+        let mut stack = load::stack_saying(mynah, &options.teach.adapters, &options.teach.other, |_| ())?;
         let before = self.say(mynah, stack.clone())?;
         let after = match file.starts_with(b"GGUF") {
             true => {

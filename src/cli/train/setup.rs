@@ -69,7 +69,7 @@ pub fn setup(
         let (path, kind) = (out::name(path), setup.method().name());
         return Err(Usage::error(format!("--init {path} is a {kind} adapter; leave out --method")));
     }
-    let setup = setup.stack(load::stack(mynah, &args.adapters)?).settings(|s| settings(args, clock, s));
+    let setup = setup.stack(load::stack(mynah, &args.adapters, &args.other)?).settings(|s| settings(args, clock, s));
     let setup = match args.bytes {
         Some(bytes) => sized(setup, bytes)?,
         None => setup,
