@@ -309,7 +309,7 @@ fn entries() -> Vec<Entry> {
             "do not fall",
         ),
         ("E9 another first token", probed(&[&PROBE[..8], &[6], &PROBE[9..]].concat()), "Corrupt", "does not begin"),
-        ("E9 bytes behind it", probed(&[&PROBE[..], &[0]].concat()), "Corrupt", "probe: 1 bytes too many"),
+        ("E9 bytes behind it", probed(&[PROBE, &[0]].concat()), "Corrupt", "probe: 1 bytes too many"),
         ("E9 too long", probed(&[1; 16_385]), "Limit", "bytes of a probe: 16385"),
         ("E10 required", l().section("zz", true, vec![1]).bytes(), "Unsupported", "section: `zz`"),
         ("E11 twice", [l().bytes(), l().bytes()].concat(), "Corrupt", "belong to it"),
