@@ -80,8 +80,10 @@ impl IndexMut<Role> for Shapes {
 /// The description of a model that adapters see.
 #[derive(Clone)]
 pub struct Base {
-    /// What people call the model, and its quantisation: `SmolLM2 135M Instruct, Q4_0`.
+    /// What people call the model: `SmolLM2 135M Instruct`.
     pub name: String,
+    /// How most of it is stored, in a word: `Q4_0`.
+    pub format: String,
     /// The architecture's name in GGUF files.
     pub architecture: String,
     /// Width of the residual stream.
@@ -107,7 +109,18 @@ impl fmt::Debug for Base {
     }
 }
 
+/// A model's name and format for eyes: `SmolLM2 135M Instruct, Q4_0`.
+pub(super) fn title(name: &str, format: &str) -> String {
+    let words = [name, format].map(printable);
+    words.into_iter().filter(|word| !word.is_empty()).collect::<Vec<_>>().join(", ")
+}
+
 impl Base {
+    /// Its name and format, for eyes: `SmolLM2 135M Instruct, Q4_0`.
+    pub fn title(&self) -> String {
+        title(&self.name, &self.format)
+    }
+
     /// Number of blocks.
     pub fn layers(&self) -> usize {
         self.shapes.len()

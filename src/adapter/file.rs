@@ -35,6 +35,7 @@
     )
 )]
 
+use super::base::title;
 use super::foreign;
 use super::place::{self, Shaped};
 use super::{Adapter, Base, Kind, Part, compress};
@@ -73,9 +74,16 @@ pub struct Provenance {
     pub rope: String,
     /// What people call the base that it was trained on ([`Base::name`]); empty in files of earlier versions.
     pub base: String,
+    /// How most of that was stored ([`Base::format`]); empty likewise.
+    pub format: String,
 }
 
 impl Provenance {
+    /// The base that it was trained on, for eyes; empty if that is not known.
+    pub fn title(&self) -> String {
+        title(&self.base, &self.format)
+    }
+
     fn head(&self) -> Head {
         let mut head = Head::new();
         // 128 bits tell data apart, and single precision losses.
@@ -86,7 +94,7 @@ impl Provenance {
                 head.set(key, f64::from(loss));
             }
         }
-        for (key, text) in [("rope", &self.rope), ("base", &self.base)] {
+        for (key, text) in [("rope", &self.rope), ("base.name", &self.base), ("base.format", &self.format)] {
             if !text.is_empty() {
                 head.set(key, text.as_str());
             }
@@ -106,7 +114,8 @@ impl Provenance {
             first_loss: loss("loss.first")?,
             last_loss: loss("loss.last")?,
             rope: text("rope")?,
-            base: text("base")?,
+            base: text("base.name")?,
+            format: text("base.format")?,
         })
     }
 }
@@ -323,14 +332,14 @@ fn check_identity(container: &Container, head: &Head, base: &Base, limits: &Limi
         return Ok(());
     }
     // Names tell two models apart, and the first digits two files of one name.
-    let said = |name: &str, digest: &str| match name {
-        "" => format!("({}…)", digest.get(..16).unwrap_or(digest)),
-        name => format!("of {} ({}…)", printable(name), digest.get(..16).unwrap_or(digest)),
+    let said = |name: &str, digest: &str| {
+        let digits = digest.get(..16).unwrap_or(digest);
+        if name.is_empty() { format!("({digits}…)") } else { format!("of {name} ({digits}…)") }
     };
-    let trained_on = origin(container, limits).ok().flatten().unwrap_or_default().base;
+    let trained_on = origin(container, limits).ok().flatten().unwrap_or_default().title();
     let wanted = format!("those of its training, {}", said(&trained_on, recorded));
-    let found =
-        format!("others, {}; attach it to the very model that it was trained on", said(&base.name, &hex(&found)));
+    let here = said(&base.title(), &hex(&found));
+    let found = format!("others, {here}; attach it to the very model that it was trained on");
     Err(Error::mismatch("weights of the base", wanted, found))
 }
 

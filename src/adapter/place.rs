@@ -344,6 +344,7 @@ mod tests {
     fn every_spelling_names_its_layer() {
         let base = Base {
             name: "any".into(),
+            format: "F32".into(),
             architecture: "any".into(),
             width: 0,
             shapes: Vec::new(),

@@ -8,10 +8,9 @@
 //! adapted  answer  of the base with the adapter, at strength 1
 //!
 //! answer   tokens · scores
-//! tokens   count varint, 1 or more, then a token each, varint
-//! scores   count varint, 1 or more, then of each: token varint, logit f32; higher logits first, lower tokens first among equals
-//! varint   a number below 2³²: seven bits a byte, the lowest first, the top bit set in every byte but the last; as short as it
-//!          can be
+//! tokens   count number, 1 or more, then a token each, number below 2³²
+//! scores   count number, 1 or more, then of each: token number, logit f32; higher logits first, lower tokens first among equals
+//! number   seven bits a byte, the lowest first, the top bit set in every byte but the last; it does not end in a zero byte
 //! ```
 //! The tokens of an answer are the likeliest ones, one after the other (the lowest among equals), until one that ends a
 //! text, or as many as its maker chose. The scores are the largest logits after the prompt; their first is of the first token
@@ -31,8 +30,8 @@
 )]
 
 use super::file::open;
-use crate::bytes::{Bytes, Cursor, Limits};
-use crate::container::Builder;
+use crate::bytes::{Bytes, Limits};
+use crate::container::codec::{put_number, take, take_number};
 use crate::error::{Error, Result};
 use std::prelude::v1::*;
 
@@ -70,9 +69,9 @@ impl Probe {
         write_tokens(&self.prompt, &mut out);
         for answer in [&self.plain, &self.adapted] {
             write_tokens(&answer.tokens, &mut out);
-            write_varint(answer.scores.len() as u32, &mut out);
+            put_number(answer.scores.len() as u64, &mut out);
             for (token, logit) in &answer.scores {
-                write_varint(*token, &mut out);
+                put_number((*token).into(), &mut out);
                 out.extend(logit.to_le_bytes());
             }
         }
@@ -86,20 +85,22 @@ impl Probe {
     /// version.
     pub fn decode(bytes: &[u8], limits: &Limits) -> Result<Probe> {
         Limits::check("bytes of a probe", bytes.len() as u64, limits.probe)?;
-        let mut cursor = Cursor::new(bytes);
-        match cursor.u8()? {
-            VERSION => {}
-            other => return Err(Error::unsupported("probe", format!("version {other}; this build reads {VERSION}"))),
+        let mut rest = bytes;
+        match take(&mut rest)? {
+            [VERSION] => {}
+            [other] => {
+                return Err(Error::unsupported("probe", format!("version {other}; this build reads {VERSION}")));
+            }
         }
-        let loss = cursor.f32()?;
+        let loss = f32::from_le_bytes(take(&mut rest)?);
         if !loss.is_finite() || loss.is_sign_negative() {
             return Err(Error::corrupt(format!("probe: a loss of {loss}"), 0));
         }
-        let prompt = read_tokens(&mut cursor)?;
-        let (plain, adapted) = (read_answer(&mut cursor)?, read_answer(&mut cursor)?);
-        match cursor.remaining() {
+        let prompt = take_tokens(&mut rest)?;
+        let (plain, adapted) = (take_answer(&mut rest)?, take_answer(&mut rest)?);
+        match rest.len() {
             0 => Ok(Probe { prompt, plain, adapted, loss }),
-            more => Err(Error::corrupt(format!("probe: {more} bytes too many"), cursor.offset())),
+            more => Err(Error::corrupt(format!("probe: {more} bytes too many"), 0)),
         }
     }
 }
@@ -121,94 +122,44 @@ pub fn with(file: Bytes, probe: &Probe, limits: &Limits) -> Result<Vec<u8>> {
     let (container, _) = open(file, limits)?;
     let bytes = probe.encode();
     Limits::check("bytes of a probe", bytes.len() as u64, limits.probe)?;
-    let mut out = Builder::new(container.kind()).section(SECTION, false, bytes);
-    for (name, required, _) in container.sections().filter(|(name, ..)| *name != SECTION) {
-        out = out.section(name, required, container.require(name)?.to_vec());
-    }
-    Ok(out.finish())
+    Ok(container.with(SECTION, &bytes))
 }
 
 fn write_tokens(tokens: &[u32], out: &mut Vec<u8>) {
-    write_varint(tokens.len() as u32, out);
-    tokens.iter().for_each(|token| write_varint(*token, out));
-}
-
-fn write_varint(mut value: u32, out: &mut Vec<u8>) {
-    while value > 0x7f {
-        out.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
-}
-
-fn read_varint(cursor: &mut Cursor) -> Result<u32> {
-    let at = cursor.offset();
-    let mut value = 0u64;
-    for shift in [0, 7, 14, 21, 28] {
-        let byte = cursor.u8()?;
-        value |= u64::from(byte & 0x7f).wrapping_shl(shift);
-        if byte & 0x80 == 0 {
-            let padded = byte == 0 && shift > 0;
-            let fits = u32::try_from(value).ok().filter(|_| !padded);
-            return fits.ok_or_else(|| Error::corrupt("probe: a number that is not as short as it can be", at));
-        }
-    }
-    Err(Error::corrupt("probe: a number of more than 32 bits", at))
+    put_number(tokens.len() as u64, out);
+    tokens.iter().for_each(|token| put_number((*token).into(), out));
 }
 
 /// How many of at least `each` bytes follow, one at least. What is not there is not reserved.
-fn read_count(cursor: &mut Cursor, each: usize) -> Result<usize> {
-    let at = cursor.offset();
-    let count = read_varint(cursor)? as usize;
-    let fits = count.checked_mul(each).is_some_and(|bytes| bytes <= cursor.remaining());
-    match count > 0 && fits {
-        true => Ok(count),
-        false => Err(Error::corrupt(format!("probe: {count} entries in {} bytes", cursor.remaining()), at)),
-    }
+fn take_count(rest: &mut &[u8], each: usize) -> Result<usize> {
+    let count = take_number(rest)?;
+    let fits = usize::try_from(count).ok().filter(|n| n.checked_mul(each).is_some_and(|bytes| bytes <= rest.len()));
+    let fits = fits.filter(|n| *n > 0);
+    fits.ok_or_else(|| Error::corrupt(format!("probe: {count} entries in {} bytes", rest.len()), 0))
 }
 
-fn read_tokens(cursor: &mut Cursor) -> Result<Vec<u32>> {
-    (0..read_count(cursor, 1)?).map(|_| read_varint(cursor)).collect()
+fn take_token(rest: &mut &[u8]) -> Result<u32> {
+    let token = take_number(rest)?;
+    u32::try_from(token).map_err(|_| Error::corrupt(format!("probe: a token of number {token}"), 0))
 }
 
-fn read_answer(cursor: &mut Cursor) -> Result<Answer> {
-    let tokens = read_tokens(cursor)?;
-    let at = cursor.offset();
-    let one = |cursor: &mut Cursor| -> Result<(u32, f32)> { Ok((read_varint(cursor)?, cursor.f32()?)) };
-    let scores: Vec<(u32, f32)> = (0..read_count(cursor, 5)?).map(|_| one(cursor)).collect::<Result<_>>()?;
+fn take_tokens(rest: &mut &[u8]) -> Result<Vec<u32>> {
+    (0..take_count(rest, 1)?).map(|_| take_token(rest)).collect()
+}
+
+fn take_answer(rest: &mut &[u8]) -> Result<Answer> {
+    let tokens = take_tokens(rest)?;
+    let one = |rest: &mut &[u8]| -> Result<(u32, f32)> { Ok((take_token(rest)?, f32::from_le_bytes(take(rest)?))) };
+    let scores: Vec<(u32, f32)> = (0..take_count(rest, 5)?).map(|_| one(rest)).collect::<Result<_>>()?;
     let falls = |pair: &[(u32, f32)]| match pair {
         [a, b] => a.1 > b.1 || a.1 == b.1 && a.0 < b.0,
         _ => true,
     };
     if !scores.iter().all(|(_, logit)| logit.is_finite()) || !scores.windows(2).all(falls) {
-        return Err(Error::corrupt("probe: logits that do not fall", at));
+        return Err(Error::corrupt("probe: logits that do not fall", 0));
     }
     match scores.first().map(|(token, _)| token) == tokens.first() {
         true => Ok(Answer { tokens, scores }),
-        false => Err(Error::corrupt("probe: an answer that does not begin with the likeliest token", at)),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers_have_one_spelling() {
-        for (value, bytes) in [
-            (0, &[0u8][..]),
-            (127, &[0x7f]),
-            (128, &[0x80, 1]),
-            (16_384, &[0x80, 0x80, 1]),
-            (u32::MAX, &[255, 255, 255, 255, 15]),
-        ] {
-            let mut out = Vec::new();
-            write_varint(value, &mut out);
-            assert_eq!(out, bytes);
-            assert_eq!(read_varint(&mut Cursor::new(bytes)).unwrap(), value);
-        }
-        for bad in [&[0x80, 0][..], &[0xff, 0x80, 0], &[255, 255, 255, 255, 16], &[255; 5], &[0x80], &[]] {
-            assert!(read_varint(&mut Cursor::new(bad)).is_err(), "{bad:?}");
-        }
+        false => Err(Error::corrupt("probe: an answer that does not begin with the likeliest token", 0)),
     }
 }

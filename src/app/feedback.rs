@@ -866,6 +866,7 @@ impl Learning {
                 steps,
                 rope: mynah.model().rope_length().unwrap_or_default().into(),
                 base: mynah.model().name().into(),
+                format: mynah.model().format().into(),
                 ..Provenance::default()
             },
             beneath,

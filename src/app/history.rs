@@ -113,6 +113,7 @@ impl History {
             last_loss: losses.map(|l| l.1),
             rope: model.rope_length().unwrap_or_default().into(),
             base: model.name().into(),
+            format: model.format().into(),
         }
     }
 

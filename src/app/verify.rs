@@ -102,7 +102,7 @@ pub struct Verdict {
 pub struct Foreign {
     /// It, ready for this model.
     pub adapter: Arc<Ready>,
-    /// What people call the base that it was trained on; empty if its file does not say.
+    /// Name and format of the base that it was trained on; empty if its file does not say.
     pub base: String,
     /// The loss of its probe, as recorded and on this model, if it carries one: see [`Probe::loss`].
     pub loss: Option<[f32; 2]>,
@@ -198,7 +198,7 @@ impl Mynah {
         let read = |bytes: Bytes| {
             let adapter = adapter::restore(bytes.clone(), self.base(), &limits, Fit::Shapes)?;
             let adapter = self.model.ready(file::refuse_idle(adapter)?)?;
-            let base = adapter::info(bytes.clone(), &limits)?.provenance.unwrap_or_default().base;
+            let base = adapter::info(bytes.clone(), &limits)?.provenance.unwrap_or_default().title();
             let probe = adapter::probe::read(bytes, &limits)?;
             let loss = probe.map(|probe| self.verify(&adapter, &probe)).transpose()?.map(|verdict| verdict.loss);
             Ok(Foreign { adapter, base, loss })

@@ -175,6 +175,7 @@ fn adapter_json(info: &adapter::Info) -> serde_json::Value {
             "loss_last": p.last_loss,
             "rope": p.rope,
             "base": p.base,
+            "format": p.format,
         })
     });
     json!({
@@ -204,8 +205,8 @@ fn adapter_text(info: &adapter::Info) -> String {
         if !p.rope.is_empty() {
             rows.add_row(["rotary frequencies", &printable(&p.rope)]);
         }
-        if !p.base.is_empty() {
-            rows.add_row(["trained on", &printable(&p.base)]);
+        if !p.title().is_empty() {
+            rows.add_row(["trained on", &p.title()]);
         }
         rows.add_row(["loss", &format!("{} → {}", loss(p.first_loss), loss(p.last_loss))]);
     }

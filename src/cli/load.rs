@@ -136,7 +136,7 @@ pub fn ready(mynah: &Mynah, path: &Path, other: &OtherBase, say: impl Fn(&str)) 
     };
     // Where shapes or tokenizer differ, the first error says so.
     let Ok(foreign) = mynah.ready_from_other_base(path) else { return Err(refused.into()) };
-    let (name, here) = (out::name(path), mynah.model().name());
+    let (name, here) = (out::name(path), mynah.base().title());
     let there = if foreign.base.is_empty() { "another base" } else { &foreign.base };
     say(&format!("{name} was trained on {there}; this is {here}"));
     say(&match foreign.loss {

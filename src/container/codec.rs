@@ -220,7 +220,7 @@ fn fixed<const N: usize>(bytes: &[u8], params: &Params, value: impl Fn([u8; N]) 
 }
 
 /// Appends a number, seven bits a byte, the lowest first; the top bit says that more follow.
-pub(super) fn put_number(mut n: u64, out: &mut Vec<u8>) {
+pub(crate) fn put_number(mut n: u64, out: &mut Vec<u8>) {
     while n > 0x7f {
         out.push(n as u8 | 0x80);
         n >>= 7;
@@ -232,7 +232,7 @@ pub(super) fn put_number(mut n: u64, out: &mut Vec<u8>) {
 ///
 /// # Errors
 /// `Corrupt` for a number that ends too early, is longer than it needs, or over 64 bits.
-pub(super) fn take_number(rest: &mut &[u8]) -> Result<u64> {
+pub(crate) fn take_number(rest: &mut &[u8]) -> Result<u64> {
     let (mut n, mut shift) = (0u64, 0u32);
     loop {
         let Some((&byte, after)) = rest.split_first() else { return Err(Error::corrupt("a number ends early", 0)) };
@@ -268,8 +268,8 @@ fn settled(
 }
 
 /// Takes `N` bytes.
-pub(super) fn take<const N: usize>(rest: &mut &[u8]) -> Result<[u8; N]> {
-    let (head, after) = rest.split_first_chunk::<N>().ok_or_else(|| Error::corrupt("the parameters end early", 0))?;
+pub(crate) fn take<const N: usize>(rest: &mut &[u8]) -> Result<[u8; N]> {
+    let (head, after) = rest.split_first_chunk::<N>().ok_or_else(|| Error::corrupt("the bytes end early", 0))?;
     *rest = after;
     Ok(*head)
 }

@@ -132,6 +132,19 @@ impl Container {
         if self.packed { packed::read_facts(&bytes, limits) } else { Head::decode(&bytes, limits) }
     }
 
+    /// The bytes of this file, in its spelling, with a section that readers may skip in the place of one of that name.
+    ///
+    /// # Panics
+    /// As [`Builder::section`].
+    pub fn with(&self, name: &str, bytes: &[u8]) -> Vec<u8> {
+        let mut out = Builder::new(self.kind()).section(name, false, bytes);
+        for section in self.sections.iter().filter(|section| section.name() != name) {
+            let held = self.bytes.get(section.start..section.end).unwrap_or_default();
+            out = out.section(section.name(), section.required, held);
+        }
+        if self.packed { out.finish_packed() } else { out.finish() }
+    }
+
     /// # Errors
     /// `Mismatch` unless the file holds `kind`.
     pub fn require_kind(&self, kind: &str) -> Result<()> {

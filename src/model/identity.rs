@@ -44,8 +44,10 @@ fn once(_: &Memo, compute: impl FnOnce() -> [u8; 32]) -> [u8; 32] {
 
 /// The identity of a model.
 pub(super) struct Identity {
-    /// What people call it: `SmolLM2 135M Instruct, Q4_0`.
+    /// What people call it: `SmolLM2 135M Instruct`.
     pub name: String,
+    /// How most of it is stored: `Q4_0`.
+    pub format: &'static str,
     /// What the digests are of, by [`Digest`], in pieces.
     pieces: [Arc<[Bytes]>; 2],
     memos: [Memo; 2],
@@ -55,12 +57,13 @@ pub(super) struct Identity {
 impl Identity {
     pub fn read(gguf: &Gguf) -> Result<Identity> {
         let pieces = [gguf.content()?.into(), gguf.merged()?.into()];
-        Ok(Identity { name: name(gguf), pieces, memos: Default::default(), kept: None })
+        Ok(Identity { name: name(gguf), format: format(gguf), pieces, memos: Default::default(), kept: None })
     }
 
     /// The same, with digests kept there.
     pub fn keeping(&self, kept: Arc<dyn Digests>) -> Identity {
-        Identity { name: self.name.clone(), pieces: self.pieces.clone(), memos: Default::default(), kept: Some(kept) }
+        let (name, pieces) = (self.name.clone(), self.pieces.clone());
+        Identity { name, format: self.format, pieces, memos: Default::default(), kept: Some(kept) }
     }
 
     /// Bytes that a digest is of.
@@ -118,17 +121,20 @@ const FILE_TYPES: &[(u32, &str)] = &[
     (38, "MXFP4"),
 ];
 
-/// Name and quantisation, as far as a file says them: else its architecture, and the format of most of its bytes.
+/// The name that a file says or, if it says none, its architecture and size.
 fn name(gguf: &Gguf) -> String {
     let text = |key| gguf.string(key).ok().flatten().map(str::trim).filter(|text| !text.is_empty());
     let kind = || {
         let words = ["general.basename", "general.architecture"].into_iter().find_map(text);
         [words, text("general.size_label")].into_iter().flatten().collect::<Vec<_>>().join(" ")
     };
-    let name = text("general.name").map_or_else(kind, String::from);
+    printable(&text("general.name").map_or_else(kind, String::from))
+}
+
+/// The quantisation that a file says or, if it says none that is known, the format of most of its bytes.
+fn format(gguf: &Gguf) -> &'static str {
     let stated = gguf.u32("general.file_type").ok().flatten();
-    let stated = stated.and_then(|id| FILE_TYPES.iter().find(|row| row.0 == id)).map(|row| row.1);
-    format!("{}, {}", printable(&name), stated.unwrap_or_else(|| most(gguf)))
+    FILE_TYPES.iter().find(|row| Some(row.0) == stated).map_or_else(|| most(gguf), |row| row.1)
 }
 
 /// The format that most bytes are stored in.

@@ -152,9 +152,14 @@ impl Model {
         self.identity.len(Digest::File)
     }
 
-    /// What people call it, and its quantisation, as its file says them: `SmolLM2 135M Instruct, Q4_0`.
+    /// What people call it, as its file says: `SmolLM2 135M Instruct`.
     pub fn name(&self) -> &str {
         &self.identity.name
+    }
+
+    /// How most of it is stored, in a word: `Q4_0`, `Q4_K_M`.
+    pub fn format(&self) -> &'static str {
+        self.identity.format
     }
 
     /// The BLAKE3 hash of its tensors, which adapters are bound to, or of its whole file. It is computed when it is first
@@ -196,6 +201,7 @@ impl Model {
             hf: h.arch.hf,
             paired_rows: h.arch.pairing == rope::Pairing::Neighbours,
             name: self.name().into(),
+            format: self.format().into(),
             content: self.digest(Digest::Content),
             tokenizer,
             frozen: Some(Arc::new(self.clone())),

@@ -41,6 +41,7 @@ fn base_of(width: usize, heads: Heads, matrices: &[(Role, [usize; 2])]) -> Base 
     let shapes = vec![block.clone(), block];
     Base {
         name: "any".into(),
+        format: "F32".into(),
         architecture: "llama".into(),
         width,
         frozen: Some(Arc::new(Drawn(shapes.clone()))),
@@ -473,7 +474,8 @@ fn saved_and_loaded_is_equal_and_saved_again_the_same_bytes() {
         first_loss: Some(2.5),
         last_loss: Some(1.25),
         rope: "long".into(),
-        base: "a model, F32".into(),
+        base: "a model".into(),
+        format: "F32".into(),
     };
     for spec in specs() {
         let a = trained(&spec);

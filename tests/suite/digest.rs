@@ -61,6 +61,7 @@ fn base() -> Base {
     second[Role::Gate] = None;
     Base {
         name: "any".into(),
+        format: "F32".into(),
         architecture: "llama".into(),
         width: 24,
         shapes: vec![block, second],

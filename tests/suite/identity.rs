@@ -66,7 +66,8 @@ pub fn adapter(mynah: &Mynah) -> Vec<u8> {
     let spec = Spec { layers: Some(vec![0]), targets: vec![mynah::role::Role::Q], ..Spec::new("lora") };
     let mut adapter = adapter::create(&spec.with("rank", 2usize), mynah.base()).unwrap();
     adapter.params_mut().iter_mut().enumerate().for_each(|(i, p)| *p = (i as f32 * 0.7).sin());
-    let provenance = Provenance { base: mynah.model().name().into(), ..Provenance::default() };
+    let (base, format) = (mynah.model().name().into(), mynah.model().format().into());
+    let provenance = Provenance { base, format, ..Provenance::default() };
     adapter::to_bytes(&*adapter, mynah.base(), &provenance).unwrap()
 }
 
@@ -187,7 +188,7 @@ fn adapters_fit_the_same_tensors_in_another_file() {
 fn another_quantisation_is_refused_in_words() {
     let base = Mynah::embedded().unwrap();
     let other = Mynah::from_bytes(requantised()).unwrap();
-    assert_eq!([base.model().name(), other.model().name()], ["mynah-base, Q4_0", "mynah-base, Q8_0"]);
+    assert_eq!([base.base().title(), other.base().title()], ["mynah-base, Q4_0", "mynah-base, Q8_0"]);
     let file = adapter(&base);
     let said = other.ready(file.clone()).err().unwrap().to_string();
     for word in ["weights of the base", "those of its training, of mynah-base, Q4_0 (", "others, of mynah-base, Q8_0 ("]
@@ -212,7 +213,7 @@ fn names_come_from_what_a_file_says() {
         (vec![("general.file_type", 4999u32.into())], "mynah-base, Q4_0"),
     ] {
         let mynah = Mynah::from_bytes(rewritten(&pairs, same)).unwrap();
-        assert_eq!(mynah.model().name(), wanted);
+        assert_eq!(mynah.base().title(), wanted);
     }
 }
 

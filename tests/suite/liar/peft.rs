@@ -16,6 +16,7 @@ pub fn base() -> Base {
     let block = roles.into_iter().zip(shapes).fold(empty, |block, (role, shape)| block.with(role, shape));
     Base {
         name: "any".into(),
+        format: "F32".into(),
         architecture: "llama".into(),
         width: 64,
         shapes: vec![block; 5],
