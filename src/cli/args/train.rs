@@ -136,7 +136,8 @@ pub struct Teach {
     pub init: Option<PathBuf>,
     /// Put a proof of effect into the adapter, for `mynah verify`: how the model continues TEXT without and with it [default:
     /// the beginning of the first row]
-    #[arg(help_heading = ADAPTER, long, value_name = "TEXT", num_args = 0..=1, default_missing_value = "")]
+    #[arg(help_heading = ADAPTER, long, value_name = "TEXT", num_args = 0..=1, default_missing_value = "",
+        conflicts_with = "bytes")]
     pub probe: Option<String>,
     /// Number of passes over the data [default: enough for about 80 steps; from 3 to 12; at most 300,000
     /// tokens in all]
