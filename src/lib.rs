@@ -56,6 +56,7 @@
 //! | `std` | mapped files, threads, run-time choice of the kernels, checkpoints in a folder |
 //! | `chat` | the chat template of a model's file, conversations; with `std` learning from marks |
 //! | `base` | the embedded model of 1 MB, and notes to try a lesson with |
+//! | `pictures` | adapters as QR codes: PNG and JPEG files, read and written |
 //! | `cli` | the command `mynah`, and all of the above but `base` |
 //!
 //! `cli` and `base` are on unless they are switched off. Without any of them the crate is `no_std` with `alloc`: it loads models
@@ -90,6 +91,8 @@ macro_rules! internal {
 pub mod error;
 internal!(math rng);
 pub mod bytes;
+#[cfg(feature = "pictures")]
+pub mod picture;
 internal!(quant);
 pub mod gguf;
 internal!(container);

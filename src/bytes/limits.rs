@@ -63,6 +63,12 @@ pub struct Limits {
     pub feedback: u64,
     /// Rank of an adapter.
     pub rank: u64,
+    /// Bytes of a picture's file.
+    pub picture: u64,
+    /// Pixels of a picture, of which each takes four bytes while it is decoded.
+    pub pixels: u64,
+    /// QR codes that hold a file, and that one picture holds; 255 at most.
+    pub codes: u64,
 }
 
 impl Limits {
@@ -101,6 +107,9 @@ impl Limits {
             broken: 100,
             feedback: 64 * MIB,
             rank: 1_024,
+            picture: 64 * MIB,
+            pixels: 64 * MIB,
+            codes: 64,
         }
     };
 

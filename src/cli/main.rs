@@ -25,6 +25,7 @@ mod pack;
 mod paths;
 mod plot;
 mod run;
+mod share;
 mod signals;
 mod tokens;
 mod train;
@@ -88,6 +89,8 @@ fn command() -> anyhow::Result<Outcome> {
         Command::Detokenize(a) => tokens::detokenize(a, cli.json),
         Command::Inspect(a) => inspect::inspect(a, cli.json),
         Command::Verify(a) => verify::verify(a, cli.json),
+        Command::Share(a) => share::share(a, cli.json),
+        Command::Receive(a) => share::receive(a, cli.json),
         Command::Models => models::models(cli.json),
         Command::Doctor(a) => doctor::doctor(a, cli.json),
         Command::Bench(a) => bench::bench(a, cli.json),

@@ -42,6 +42,7 @@ mod pack;
 mod parts;
 mod peft;
 mod peft_kinds;
+mod pictures;
 mod plan;
 mod prefer;
 mod readme;

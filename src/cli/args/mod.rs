@@ -3,11 +3,13 @@
 mod knobs;
 mod look;
 mod run;
+mod share;
 mod train;
 
 pub use knobs::*;
 pub use look::*;
 pub use run::*;
+pub use share::*;
 pub use train::*;
 
 use crate::out;
@@ -181,6 +183,10 @@ Examples:
     Inspect(Inspect),
     /// Check that an adapter does what it did where it was made
     Verify(Verify),
+    /// Show an adapter as QR codes, on the screen or as a picture
+    Share(Share),
+    /// Read an adapter from pictures of QR codes
+    Receive(Receive),
     /// List the architectures and block formats that are supported, and how each was tested
     #[command(after_help = "\
 With --json: architectures, each with models, run, train, chat, logits and training; formats.

@@ -16,7 +16,7 @@ mod sample;
 mod setup;
 
 pub use plan::{held, plan};
-pub use resume::{Line, Resumed};
+pub use resume::{Line, Resumed, quote};
 pub use run::{Run, Summary};
 
 use crate::args::{Train, Usage};
