@@ -151,11 +151,14 @@ pub fn receive(args: &Receive, as_json: bool) -> anyhow::Result<Outcome> {
         false => anyhow::anyhow!("{}; {e}", troubles.join("; ")),
     })?;
     let bytes = Bytes::from(file);
-    let info = adapter::info(bytes.clone(), &limits).map_err(|e| anyhow::anyhow!("the QR codes hold no adapter: {e}"))?;
+    let info =
+        adapter::info(bytes.clone(), &limits).map_err(|e| anyhow::anyhow!("the QR codes hold no adapter: {e}"))?;
     map::replace(&args.output, &bytes)?;
     let (kind, path) = (printable(info.kind()), &args.output);
     if as_json {
-        out::print_json(&json!({ "file": path.to_string_lossy(), "bytes": bytes.len(), "codes": codes, "kind": kind }))?;
+        out::print_json(
+            &json!({ "file": path.to_string_lossy(), "bytes": bytes.len(), "codes": codes, "kind": kind }),
+        )?;
         return Ok(Outcome::Done);
     }
     let (bytes, codes) = (out::count(bytes.len() as u64, "byte"), out::count(codes as u64, "QR code"));

@@ -78,14 +78,15 @@ fn checked(page: &Page, near: Point, reach: f64) -> Option<Finder> {
 fn with(mut found: Vec<Finder>, new: Option<Finder>) -> Vec<Finder> {
     let Some(new) = new else { return found };
     let near = |old: &&mut Finder| new.centre.from(old.centre).length() < 2.0 * old.module;
+    let full = found.len() >= REMEMBERED;
     match found.iter_mut().find(near) {
         Some(old) => {
             old.rows += 1.0;
             old.centre = old.centre.moved(new.centre.from(old.centre), 1.0 / old.rows);
             old.module += (new.module - old.module) / old.rows;
         }
-        None if found.len() < REMEMBERED => found.push(new),
-        None => {}
+        None if full => {}
+        None => found.push(new),
     }
     found
 }
@@ -94,13 +95,8 @@ fn with(mut found: Vec<Finder>, new: Option<Finder>) -> Vec<Finder> {
 /// size of a module that way.
 pub(super) fn cross(page: &Page, from: Point, way: Point, reach: f64) -> Option<(Point, f64)> {
     let (ahead, behind) = (arm(page, from, way, reach)?, arm(page, from, way, -reach)?);
-    let runs = [
-        behind[2] - behind[1],
-        behind[1] - behind[0],
-        behind[0] + ahead[0],
-        ahead[1] - ahead[0],
-        ahead[2] - ahead[1],
-    ];
+    let runs =
+        [behind[2] - behind[1], behind[1] - behind[0], behind[0] + ahead[0], ahead[1] - ahead[0], ahead[2] - ahead[1]];
     Some((from.moved(way, (ahead[2] - behind[2]) / 2.0), module(&runs)?))
 }
 

@@ -9,6 +9,8 @@ use std::prelude::v1::*;
 const TIMING: f64 = 0.65;
 /// Of the contrast of the timing patterns, how much an alignment pattern must have.
 const CONTRAST: f64 = 0.4;
+/// Contrasts that are this much of the best are as good.
+const ALIKE: f64 = 0.97;
 /// Modules over which the light around one is a mean.
 const NEAR: u32 = 8;
 
@@ -21,17 +23,24 @@ pub(super) struct Grid {
 
 /// The grid between three finder patterns; none if there are no timing patterns between them.
 pub(super) fn locate(page: &Page, [at, right, down]: [Finder; 3]) -> Option<Grid> {
-    let long = modules(page, at, right)?;
-    let tall = modules(page, at, down)?;
+    let (long, g) = modules(page, at, right)?;
+    let (tall, h) = modules(page, at, down)?;
     let near = (((long + tall) / 2.0 + 7.0 - 17.0) / 4.0).round();
-    let mut best: Option<(Timing, f64, Vec<Mark>)> = None;
+    // Modules that look larger in one corner than in another may be nearer, or be measured badly.
+    let origin = 1.0 - 3.5 * (g + h);
+    let depths = [[0.0; 2], [g / origin, h / origin]];
+    let mut best: Option<(Timing, f64, Marks)> = None;
     for version in [-2.0, -1.0, 0.0, 1.0, 2.0].map(|by| near + by).into_iter().filter(|v| (1.0..=40.0).contains(v)) {
         let far = side(version) - 3.5;
-        let marks = [(3.5, 3.5, at), (far, 3.5, right), (3.5, far, down)];
-        let marks = marks.map(|(u, v, finder)| Mark { u, v, at: finder.centre }).to_vec();
-        let timing = timing(page, &Map::fit(&marks)?, side(version));
-        if best.as_ref().is_none_or(|(best, ..)| timing.right > best.right) {
-            best = Some((timing, version, marks));
+        let corners = [(3.5, 3.5, at), (far, 3.5, right), (3.5, far, down)];
+        let corners = corners.map(|(u, v, finder)| Mark { u, v, at: finder.centre });
+        for depth in depths {
+            let marks = Marks { depth, corners, others: Vec::new() };
+            let timing = timing(page, &marks.map()?, side(version));
+            let better = |best: &Timing| (timing.right, timing.contrast) > (best.right, best.contrast);
+            if best.as_ref().is_none_or(|(best, ..)| better(best)) {
+                best = Some((timing, version, marks));
+            }
         }
     }
     let (timing, version, marks) = best.filter(|(timing, ..)| timing.right >= TIMING)?;
@@ -43,13 +52,15 @@ fn side(version: f64) -> f64 {
     17.0 + 4.0 * version
 }
 
-/// Modules from the centre of a finder pattern to that of another.
-fn modules(page: &Page, from: Finder, to: Finder) -> Option<f64> {
+/// Modules from the centre of a finder pattern to that of another, and how much deeper each is than the one before it, as the
+/// sizes of modules at both ends say: a line `x = m u / (1 + g u)` begins with modules of `m` and ends with `m / (1 + g u)²`.
+fn modules(page: &Page, from: Finder, to: Finder) -> Option<(f64, f64)> {
     let way = to.centre.from(from.centre);
     let unit = Point::default().moved(way, 1.0 / way.length());
     let (_, first) = cross(page, from.centre, unit, from.reach())?;
     let (_, second) = cross(page, to.centre, unit, to.reach())?;
-    Some(way.length() * 2.0 / (first + second))
+    let modules = way.length() / (first * second).sqrt();
+    Some((modules, ((first / second).sqrt() - 1.0) / modules))
 }
 
 /// How well the patterns of alternating modules are seen.
@@ -84,21 +95,31 @@ struct Mark {
     at: Point,
 }
 
+/// What is known of a grid.
+struct Marks {
+    /// How fast depth grows with u and v, as the finder patterns say.
+    depth: [f64; 2],
+    /// The finder patterns.
+    corners: [Mark; 3],
+    /// Alignment patterns.
+    others: Vec<Mark>,
+}
+
 /// The map that also meets the alignment patterns with at least some contrast, each looked for where those before it say.
-fn aligned(page: &Page, version: f64, mut marks: Vec<Mark>, contrast: f64) -> Option<Map> {
+fn aligned(page: &Page, version: f64, mut marks: Marks, contrast: f64) -> Option<Map> {
     let lines = alignment(version);
     let last = side(version) - 6.5;
     let mut centres: Vec<[f64; 2]> = lines.iter().flat_map(|v| lines.iter().map(|u| [*u, *v])).collect();
     centres.retain(|[u, v]| ![[6.5, 6.5], [last, 6.5], [6.5, last]].contains(&[*u, *v]));
     // Those first that lie near the finder patterns.
     centres.sort_by(|a, b| (a[0] + a[1]).total_cmp(&(b[0] + b[1])));
-    let mut map = Map::fit(&marks)?;
+    let mut map = marks.map()?;
     for [u, v] in centres {
         let (coarse, _) = best(page, &map, [u, v], 5, 0.5);
-        let (fine, seen) = best(page, &map, coarse, 3, 0.125);
+        let (fine, seen) = best(page, &map, coarse, 5, 0.125);
         if seen >= contrast {
-            marks.push(Mark { u, v, at: map.at(fine[0], fine[1]) });
-            map = Map::fit(&marks)?;
+            marks.others.push(Mark { u, v, at: map.at(fine[0], fine[1]) });
+            map = marks.map()?;
         }
     }
     Some(map)
@@ -123,23 +144,22 @@ fn alignment(version: f64) -> Vec<f64> {
     all
 }
 
-/// The place near a centre, up to `reach` steps away, that looks most like an alignment pattern, and its contrast.
+/// The place near a centre, up to `reach` steps away, that looks most like an alignment pattern, and its contrast. Where modules
+/// are large many places look the same: it is the middle of these.
 fn best(page: &Page, map: &Map, [u, v]: [f64; 2], reach: i32, step: f64) -> ([f64; 2], f64) {
-    let mut best = ([u, v], f64::MIN);
     let steps = || (-reach..=reach).map(|i| f64::from(i) * step);
-    for (du, dv) in steps().flat_map(|dv| steps().map(move |du| (du, dv))) {
-        let seen = pattern(page, map, u + du, v + dv);
-        if seen > best.1 {
-            best = ([u + du, v + dv], seen);
-        }
-    }
-    best
+    let places = steps().flat_map(|dv| steps().map(move |du| [u + du, v + dv]));
+    let seen: Vec<_> = places.map(|[u, v]| ([u, v], pattern(page, map, u, v))).collect();
+    let most = seen.iter().map(|(_, seen)| *seen).fold(f64::MIN, f64::max);
+    let like = || seen.iter().filter(|(_, seen)| *seen >= most * ALIKE).map(|(place, _)| place);
+    let mean = |of: fn(&[f64; 2]) -> f64| like().map(of).sum::<f64>() / like().count() as f64;
+    ([mean(|place| place[0]), mean(|place| place[1])], most)
 }
 
 /// The mean of the light ring less that of the dark modules of an alignment pattern.
 fn pattern(page: &Page, map: &Map, u: f64, v: f64) -> f64 {
     let mut sum = 0.0;
-    for (i, j) in (-2..=2).flat_map(|j| (-2..=2).map(move |i: i32| (i, j))) {
+    for (i, j) in (-2..=2).flat_map(|j: i32| (-2..=2).map(move |i: i32| (i, j))) {
         let light = page.light(map.at(u + f64::from(i), v + f64::from(j)));
         sum += if i.abs().max(j.abs()) == 1 { light / 8.0 } else { -light / 17.0 };
     }
@@ -177,17 +197,21 @@ impl Map {
         let depth = g * u + h * v + 1.0;
         Point { x: (a * u + b * v + c) / depth, y: (d * u + e * v + f) / depth }
     }
+}
 
-    /// The map with the least squares at the marks, of which the first three are finder patterns. What lies between these says
-    /// too little of depth: as long as no mark is beyond them there is none.
-    fn fit(marks: &[Mark]) -> Option<Map> {
-        let between = marks.iter().take(3).map(|mark| mark.u + mark.v).fold(0.0, f64::max);
-        let depth = if marks.iter().any(|mark| mark.u + mark.v > between + 1.0) { 1.0 } else { 0.0 };
+impl Marks {
+    /// The map with the least squares at the marks. Alignment patterns between the finder patterns say too little of depth: it
+    /// stays what these say until one lies beyond them.
+    fn map(&self) -> Option<Map> {
+        let between = self.corners.iter().map(|mark| mark.u + mark.v).fold(0.0, f64::max);
+        let known = !self.others.iter().any(|mark| mark.u + mark.v > between + 1.0);
         let mut sums = [[0.0; 9]; 8];
-        for Mark { u, v, at } in marks {
+        for Mark { u, v, at } in self.corners.iter().chain(&self.others) {
+            let depth = if known { 1.0 + self.depth[0] * u + self.depth[1] * v } else { 1.0 };
+            let free = if known { 0.0 } else { -1.0 };
             let rows = [
-                [*u, *v, 1.0, 0.0, 0.0, 0.0, -u * at.x * depth, -v * at.x * depth, at.x],
-                [0.0, 0.0, 0.0, *u, *v, 1.0, -u * at.y * depth, -v * at.y * depth, at.y],
+                [*u, *v, 1.0, 0.0, 0.0, 0.0, free * u * at.x, free * v * at.x, depth * at.x],
+                [0.0, 0.0, 0.0, *u, *v, 1.0, free * u * at.y, free * v * at.y, depth * at.y],
             ];
             for row in rows {
                 for (sum, left) in sums.iter_mut().zip(row) {
@@ -195,9 +219,11 @@ impl Map {
                 }
             }
         }
-        // Without depth nothing else is said of the last two.
-        sums[6][6] += 1.0 - depth;
-        sums[7][7] += 1.0 - depth;
+        if known {
+            // Nothing else is said of the last two.
+            sums[6] = [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, self.depth[0]];
+            sums[7] = [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0, self.depth[1]];
+        }
         solved(sums).map(Map)
     }
 }

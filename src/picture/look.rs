@@ -4,19 +4,20 @@ use super::finder::{corners, finders};
 use super::grid;
 use super::page::Page;
 use crate::bytes::Limits;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, printable};
 use image::imageops;
 use image::{DynamicImage, GrayImage, ImageDecoder, ImageError, ImageFormat, ImageReader};
 use std::io::Cursor;
 use std::prelude::v1::*;
 
 /// Pixels that are looked at first: of a larger picture a smaller one is made, and itself looked at if that shows nothing.
-const USUAL: u32 = 4_000_000;
+const USUAL: f64 = 4e6;
 /// Most bytes of a decoded pixel: four channels of 8 bits.
 const PIXEL: u64 = 4;
 /// Parts of a picture's longer side over which its light is a mean.
 const PARTS: u32 = 12;
-/// Most triples of finder patterns whose grids are read.
+/// Most triples of finder patterns between which a grid is looked for, and most grids that are read.
+const LOOKS: usize = 2_000;
 const TRIES: usize = 64;
 
 /// What is in a picture.
@@ -35,14 +36,15 @@ pub struct Found {
 /// allow. That there is no code is no error.
 pub fn read(picture: &[u8], limits: &Limits) -> Result<Found> {
     let grey = grey(picture, limits)?;
-    let mut small = None;
-    while let [w, h] = small.as_ref().unwrap_or(&grey).dimensions().into()
-        && w.saturating_mul(h) > USUAL
-    {
-        small = Some(imageops::thumbnail(small.as_ref().unwrap_or(&grey), w.div_ceil(2), h.div_ceil(2)));
-    }
-    let found = small.map(|small| look(small, limits)).unwrap_or_default();
+    let found = smaller(&grey).map(|small| look(small, limits)).unwrap_or_default();
     Ok(if found.payloads.is_empty() { look(grey, limits) } else { found })
+}
+
+/// A picture of no more pixels than are looked at first; none if there are no more.
+fn smaller(grey: &GrayImage) -> Option<GrayImage> {
+    let (w, h) = grey.dimensions();
+    let by = (f64::from(w) * f64::from(h) / USUAL).sqrt().ceil() as u32;
+    (by > 1).then(|| imageops::thumbnail(grey, w.div_ceil(by), h.div_ceil(by)))
 }
 
 /// The picture in grey.
@@ -54,8 +56,11 @@ fn grey(file: &[u8], limits: &Limits) -> Result<GrayImage> {
         Err(_) => return Err(Error::unsupported("picture", "it is neither PNG nor JPEG")),
     };
     let damaged = |e: ImageError| match e {
-        ImageError::Limits(_) => Error::limit("bytes of a decoded picture", u64::MAX, limits.pixels.saturating_mul(PIXEL)),
-        other => Error::corrupt(format!("the picture cannot be decoded: {other}"), 0),
+        ImageError::Limits(_) => {
+            let allowed = limits.pixels.saturating_mul(PIXEL);
+            Error::limit("bytes to decode a picture, at the least", allowed.saturating_add(1), allowed)
+        }
+        other => Error::corrupt(format!("the picture cannot be decoded: {}", printable(&other.to_string())), 0),
     };
     let mut reader = ImageReader::with_format(Cursor::new(file), format);
     let mut bounds = image::Limits::default();
@@ -77,7 +82,7 @@ fn look(grey: GrayImage, limits: &Limits) -> Found {
     let mut used: Vec<[usize; 3]> = Vec::new();
     let mut seen: Vec<[usize; 3]> = Vec::new();
     let mut tries = 0;
-    for triple in corners(&finders) {
+    for triple in corners(&finders).into_iter().take(LOOKS) {
         let taken = |all: &[[usize; 3]]| all.iter().flatten().any(|i| triple.contains(i));
         if taken(&used) || tries == TRIES || found.payloads.len() as u64 >= limits.codes {
             continue;

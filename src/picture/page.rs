@@ -1,7 +1,7 @@
 //! A picture, and the light in it.
 
-use image::imageops::{self, FilterType};
 use image::GrayImage;
+use image::imageops::{self, FilterType};
 use std::prelude::v1::*;
 
 /// What is darker than this much of the light around is dark.

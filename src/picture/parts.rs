@@ -28,7 +28,8 @@ pub(super) fn split(file: &[u8], limits: &Limits) -> Result<Vec<Vec<u8>>> {
     Limits::check("QR codes for the file", needed as u64, allowed)?;
     // All of one size, so that each is as easy to read as the others.
     let pieces = file.chunks(file.len().div_ceil(needed));
-    let count = u8::try_from(pieces.len()).map_err(|_| Error::limit("QR codes for the file", needed as u64, allowed))?;
+    let count =
+        u8::try_from(pieces.len()).map_err(|_| Error::limit("QR codes for the file", needed as u64, allowed))?;
     let digest = digest(file);
     let payload = |(number, piece): (u8, &[u8])| {
         let head: [&[u8]; 4] = [&MAGIC, &[VERSION, number, count], &digest, piece];
