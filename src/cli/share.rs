@@ -102,7 +102,7 @@ fn say_files(bytes: usize, codes: &[Code], paths: &[PathBuf], adapter: &Path) ->
     let (bytes, count) = (out::count(bytes as u64, "byte"), out::count(codes.len() as u64, "QR code"));
     let name = adapter.file_name().map_or("adapter.mynah".into(), |name| quote(Path::new(name)));
     out::say(&format!(
-        "{bytes} in {count}. Where the pictures or photos of them are: mynah receive {} -o {name}",
+        "{bytes} in {count}. On the device that has the pictures, or photos of them: mynah receive {} -o {name}",
         names.join(" ")
     ));
     Ok(())

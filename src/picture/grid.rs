@@ -115,8 +115,8 @@ fn aligned(page: &Page, version: f64, mut marks: Marks, contrast: f64) -> Option
     centres.sort_by(|a, b| (a[0] + a[1]).total_cmp(&(b[0] + b[1])));
     let mut map = marks.map()?;
     for [u, v] in centres {
-        let (coarse, _) = best(page, &map, [u, v], 5, 0.5);
-        let (fine, seen) = best(page, &map, coarse, 5, 0.125);
+        let (coarse, _) = best(page, &map, [u, v], 0.5);
+        let (fine, seen) = best(page, &map, coarse, 0.125);
         if seen >= contrast {
             marks.others.push(Mark { u, v, at: map.at(fine[0], fine[1]) });
             map = marks.map()?;
@@ -144,10 +144,10 @@ fn alignment(version: f64) -> Vec<f64> {
     all
 }
 
-/// The place near a centre, up to `reach` steps away, that looks most like an alignment pattern, and its contrast. Where modules
+/// The place near a centre, up to five steps away, that looks most like an alignment pattern, and its contrast. Where modules
 /// are large many places look the same: it is the middle of these.
-fn best(page: &Page, map: &Map, [u, v]: [f64; 2], reach: i32, step: f64) -> ([f64; 2], f64) {
-    let steps = || (-reach..=reach).map(|i| f64::from(i) * step);
+fn best(page: &Page, map: &Map, [u, v]: [f64; 2], step: f64) -> ([f64; 2], f64) {
+    let steps = || (-5..=5).map(|i| f64::from(i) * step);
     let places = steps().flat_map(|dv| steps().map(move |du| [u + du, v + dv]));
     let seen: Vec<_> = places.map(|[u, v]| ([u, v], pattern(page, map, u, v))).collect();
     let most = seen.iter().map(|(_, seen)| *seen).fold(f64::MIN, f64::max);
