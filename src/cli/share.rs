@@ -26,7 +26,7 @@ pub fn share(args: &Share, as_json: bool) -> anyhow::Result<Outcome> {
     let bytes = map::open(&args.adapter)?;
     let named = |e: mynah::Error| e.in_file(args.adapter.to_string_lossy());
     adapter::info(bytes.clone(), &limits).map_err(named)?;
-    let small = "`mynah train --method nola` makes small adapters";
+    let small = "`mynah train --bytes 2953` makes an adapter that one code holds, `mynah pack` a smaller one of this";
     let codes = picture::codes(&bytes, &limits).map_err(|e| anyhow::anyhow!("{}; {small}", named(e)))?;
     match picture {
         None => show(&codes, &args.adapter)?,

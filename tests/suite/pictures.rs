@@ -330,6 +330,7 @@ fn the_command_shares_and_receives() {
         ("share small.mynah --qr small.jpg", 2, "it must end in .png"),
         ("share small.mynah --json", 2, "--qr OUT.png"),
         ("share notes.txt --qr n.png", 1, "notes.txt: "),
+        ("share large.mynah --qr none/n.png", 1, "no such folder"),
         ("share none.mynah --qr n.png", 1, "none.mynah: no such file"),
         ("receive small.png -o again.mynah", 2, "-o again.mynah exists: --force replaces it"),
         ("receive small.png -o small.png --force", 2, "-o would overwrite what PICTURE reads"),

@@ -5,7 +5,8 @@ use super::*;
 #[derive(Args)]
 #[command(after_help = "\
 A file of at most 2,953 bytes is one code, whose bytes are those of the file. A larger one becomes a set of codes, in files \
-named OUT-1-of-3.png and so on; each holds its number, the number of codes, and a digest of the file. \
+named OUT-1-of-3.png and so on; each holds its number, the number of codes, and a digest of the file. `mynah train --bytes 2953` makes an \
+adapter for one code. \
 With --json: bytes, codes (each with file, version, correction, modules, pixels).
 
 Examples:
