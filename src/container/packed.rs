@@ -14,29 +14,21 @@ const VERSION: u8 = 1;
 const CHECK: usize = 8;
 
 /// Texts with a number. Frozen: rows are only added at the end.
-pub static WORDS: [&str; 120] = [
-    // Sections and kinds of files.
-    "head", "params", "provenance", "probe", "adapter", "ranks", "alphas", "seeds", "start",
-    // Kinds of adapters, and what their facts say.
-    "lora", "nola", "uni", "dora", "ia3", "bottleneck", "parallel", "prefix", "prompt", "llama-adapter", "unlock",
-    "rank", "root", "uniform", "rademacher", "torch-uniform", "blake3-chacha8/1",
-    // Codecs.
-    "f32", "f16", "bf16", "q8", "q4", "levels", "ternary", "masks", "sparse", "sparse-q8",
-    // Places.
-    "attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down", "attn_qkv", "ffn_gate_up",
-    "attn_norm", "ffn_norm", "attn_q_norm", "attn_k_norm", "attention", "stream.attention", "stream.ffn", "state", "rows",
-    "embedding", "join", "final", "attn_k.input", "attn_v.input", "ffn_down.input", "ffn_gate_inp", "attn_gate",
-    "post_attention_norm", "post_ffw_norm",
-    // Architectures.
-    "llama", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "gemma-embedding", "phi3", "smollm3", "granite", "olmo2",
-    "stablelm", "starcoder2", "gpt2", "lfm2", "qwen35", "qwen3moe", "qwen2moe", "olmoe", "bert", "nomic-bert", "mistral3",
-    // Objectives, and other texts of the origin.
-    "next token",
-    "sft", "dpo", "kto", "bco", "orpo", "marks", "long", "short",
-    // Keys without a form of their own.
-    "kind", "targets", "codec", "base.architecture", "base.content", "base.fingerprint", "base.tokenizer", "alpha",
-    "scaling", "seed", "generator", "canary", "bases.a", "bases.b", "basis", "vector", "share", "objective", "data",
-    "steps", "loss.first", "loss.last", "rope", "base.name", "base.format",
+#[rustfmt::skip]
+pub static WORDS: [&str; 121] = [
+    "head", "params", "provenance", "probe", "adapter", "ranks", "alphas", "seeds", "start", "lora", "nola", "uni",
+    "dora", "ia3", "bottleneck", "parallel", "prefix", "prompt", "llama-adapter", "unlock", "rank", "root", "uniform",
+    "rademacher", "torch-uniform", "blake3-chacha8/1", "f32", "f16", "bf16", "q8", "q4", "levels", "ternary", "masks",
+    "sparse", "sparse-q8", "attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down", "attn_qkv",
+    "ffn_gate_up", "attn_norm", "ffn_norm", "attn_q_norm", "attn_k_norm", "attention", "stream.attention",
+    "stream.ffn", "state", "rows", "embedding", "join", "final", "attn_q.input", "attn_k.input", "attn_v.input",
+    "attn_output.input", "ffn_gate.input", "ffn_up.input", "ffn_down.input", "ffn_gate_inp", "attn_gate", "llama",
+    "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "gemma-embedding", "phi3", "smollm3", "granite", "olmo2",
+    "stablelm", "starcoder2", "gpt2", "lfm2", "qwen35", "qwen3moe", "qwen2moe", "olmoe", "bert", "next token", "sft",
+    "dpo", "kto", "bco", "orpo", "marks", "long", "short", "kind", "targets", "codec", "base.architecture",
+    "base.content", "base.fingerprint", "base.tokenizer", "alpha", "scaling", "seed", "generator", "canary", "bases.a",
+    "bases.b", "basis", "vector", "share", "objective", "data", "steps", "loss.first", "loss.last", "rope",
+    "base.name", "base.format", "all",
 ];
 
 /// The form of a value.
@@ -531,6 +523,18 @@ mod tests {
         assert!(why(bytes[..bytes.len() - 1].to_vec()).contains("incomplete"));
         assert!(why([b"\x8dm\n", &bytes[4..]].concat()).contains("took it for text"));
         assert!(why([b"\xc2\x8dm\r\n", &bytes[4..]].concat()).contains("took it for text"));
+    }
+
+    /// The page of the format lists them.
+    #[test]
+    fn rows_are_those_of_the_page() {
+        let page = include_str!("../../docs/format.md").split_whitespace().collect::<Vec<_>>().join(" ");
+        let words = WORDS.iter().enumerate().map(|(i, word)| format!("{} {word}", i + 1)).collect::<Vec<_>>();
+        assert!(page.contains(&format!("text {} ```", words.join(", "))), "{}", words.join(", "));
+        let form = |form: &Form| format!("{form:?}").to_lowercase();
+        let keys = KEYS.iter().enumerate().map(|(i, (key, of))| format!("{} {key} ({})", i + 1, form(of)));
+        let keys = keys.collect::<Vec<_>>().join(", ");
+        assert!(page.contains(&format!("text {keys} ```")), "{keys}");
     }
 
     #[test]

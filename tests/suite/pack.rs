@@ -140,7 +140,7 @@ fn pack_makes_the_file_that_was_asked_for() {
 
     // Without data the smallest that rounds little.
     good(&["pack", &whole, "-o", &out, "--force"]);
-    assert_eq!(json(&["inspect", &out])["codec"], "q8");
+    assert_eq!(json(&["inspect", &out])["head"]["codec"], "q8");
     // A size is met, by fewer changes if need be.
     for most in [40_000u64, 6_000, 900] {
         let got = json(&["pack", &whole, "-o", &out, "--force", "--max-bytes", &most.to_string()]);

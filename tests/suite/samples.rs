@@ -1,9 +1,11 @@
-//! Adapter files of earlier versions load for ever: samples of version 0.1, with the logits that version computed.
+//! Adapter files of earlier versions load for ever: samples of version 0.1, with the logits that version computed. `lora`,
+//! `root` and `nola` are wide files, the others packed ones, one for each codec.
 
 #![cfg(feature = "base")]
 
-use mynah::adapter;
+use mynah::adapter::{self, Provenance, Spec, compress, parse_targets};
 use mynah::bytes::{Bytes, Limits};
+use mynah::container::codec::CODECS;
 use mynah::gguf::Gguf;
 use mynah::kernel::{Compute, Pool};
 use mynah::model::{CacheType, Model, Session, SessionConfig};
@@ -22,7 +24,7 @@ fn files_of_version_0_1_load_and_give_the_same_logits() {
     let base = model.base(tokenizer.fingerprint());
     let tokens = tokenizer.encode(PROMPT, &Encode { add_special: true, parse_special: false }).unwrap();
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/adapters");
-    for name in ["lora", "root", "nola"] {
+    for name in ["lora", "root", "nola"].into_iter().chain(CODECS.iter().map(|codec| codec.name)) {
         let bytes = std::fs::read(dir.join(format!("{name}.mynah"))).unwrap();
         let info = adapter::info(bytes.clone().into(), &Limits::default()).unwrap();
         let adapter = adapter::from_bytes(bytes.clone().into(), &base, &Limits::default()).unwrap();
@@ -31,11 +33,7 @@ fn files_of_version_0_1_load_and_give_the_same_logits() {
         assert_eq!(read.params(), adapter.params(), "{name}");
         let provenance = adapter::info(again.clone().into(), &Limits::default()).unwrap().provenance.unwrap();
         assert!(adapter::to_bytes(&*read, &base, &provenance).unwrap() == again, "{name}: the same bytes each time");
-        let config =
-            SessionConfig { precision: Precision::F32, cache: CacheType::F32, context: 64, ..SessionConfig::default() };
-        let mut session = Session::new(&model, config).unwrap();
-        session.attach(model.ready(adapter).unwrap(), 1.0).unwrap();
-        let logits = session.feed(&tokens).unwrap();
+        let logits = logits(&model, adapter, &tokens);
         let want: Value = serde_json::from_slice(&std::fs::read(dir.join(format!("{name}.json"))).unwrap()).unwrap();
         let top = want["top"].as_array().unwrap();
         assert_eq!(top.len(), 10);
@@ -43,5 +41,47 @@ fn files_of_version_0_1_load_and_give_the_same_logits() {
             let (id, value) = (pair[0].as_u64().unwrap() as usize, pair[1].as_f64().unwrap() as f32);
             assert_eq!(logits[id], value, "{name}: logit of token {id}");
         }
+    }
+}
+
+fn logits(model: &Model, adapter: Box<dyn adapter::Adapter>, tokens: &[u32]) -> Vec<f32> {
+    let config =
+        SessionConfig { precision: Precision::F32, cache: CacheType::F32, context: 64, ..SessionConfig::default() };
+    let mut session = Session::new(model, config).unwrap();
+    session.attach(model.ready(adapter).unwrap(), 1.0).unwrap();
+    session.feed(tokens).unwrap().to_vec()
+}
+
+/// How the samples of codecs were made.
+#[ignore = "writes the samples that are missing"]
+#[test]
+fn write() {
+    let gguf = Gguf::parse(Bytes::from_static(mynah::base::MODEL), &Limits::default()).unwrap();
+    let model = Model::load(&gguf, Compute { kernels: mynah::kernel::best(), pool: Pool::new(2) }).unwrap();
+    let tokenizer = Tokenizer::from_gguf(&gguf).unwrap();
+    let base = model.base(tokenizer.fingerprint());
+    let tokens = tokenizer.encode(PROMPT, &Encode { add_special: true, parse_special: false }).unwrap();
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/adapters");
+    for codec in CODECS.iter().map(|codec| codec.name) {
+        let path = dir.join(format!("{codec}.mynah"));
+        if path.exists() {
+            continue;
+        }
+        let spec =
+            if codec == "levels" { Spec::new("uni").with("vector", 500) } else { Spec::new("lora").with("rank", 2) };
+        let spec = Spec { targets: parse_targets("v").unwrap(), layers: Some(vec![0, 4]), seed: 5, ..spec };
+        let mut adapter = adapter::create(&spec, &base).unwrap();
+        let mut random = mynah::rng::Random::new(3, codec, "sample");
+        adapter.params_mut().iter_mut().for_each(|p| *p += (random.next_f32() - 0.5) * 0.5);
+        let origin = Provenance { objective: "next token".into(), steps: 1, ..Provenance::default() };
+        let bytes = adapter::file::packed(&mut *adapter, &base, &origin, &compress::Spec::new(codec)).unwrap();
+        let read = adapter::from_bytes(bytes.clone().into(), &base, &Limits::default()).unwrap();
+        let logits = logits(&model, read, &tokens);
+        let mut order: Vec<usize> = (0..logits.len()).collect();
+        order.sort_by(|a, b| logits[*b].total_cmp(&logits[*a]));
+        let top: Vec<(usize, f32)> = order[..10].iter().map(|i| (*i, logits[*i])).collect();
+        std::fs::write(path, bytes).unwrap();
+        let text = serde_json::json!({ "prompt": PROMPT, "top": top }).to_string();
+        std::fs::write(dir.join(format!("{codec}.json")), text).unwrap();
     }
 }
