@@ -9,7 +9,7 @@ use crate::paths::{self, Named};
 use crate::{Outcome, out, plot};
 use anyhow::Context;
 use mynah::adapter::compress::{self, COMPRESSORS};
-use mynah::adapter::{self, Adapter, Provenance};
+use mynah::adapter::{self, Adapter, Provenance, probe};
 use mynah::bytes::{Limits, map};
 use mynah::train::Example;
 use mynah::train::data::Split;
@@ -81,11 +81,12 @@ pub fn pack(args: &Pack, json: bool) -> anyhow::Result<Outcome> {
     ways.sort_by_key(|way| way.bytes);
     let before = measured(args, &mynah, &*adapter, &mut ways)?;
     let best = choose(args, &ways)?;
-    map::replace(&args.output, &ways[best].file)?;
+    let file = proven(args, &mynah, &ways[best].file)?;
+    map::replace(&args.output, &file)?;
     let report = Report {
         output: out::name(&args.output),
         bytes_before: std::fs::metadata(&args.adapter).map_or(0, |m| if m.is_file() { m.len() } else { 0 }),
-        bytes: ways[best].bytes,
+        bytes: file.len(),
         codec: &ways[best].codec,
         loss_of_base: before.map(|[base, _]| base),
         loss_before: before.map(|[_, own]| own),
@@ -137,6 +138,21 @@ fn origin(args: &Pack) -> anyhow::Result<Provenance> {
     let bytes = load::adapter_in(map::open(&args.adapter)?);
     let info = adapter::info(bytes, &Limits::default());
     Ok(info.ok().and_then(|info| info.provenance).unwrap_or_default())
+}
+
+/// The file with a proof of effect, if the adapter had one and there is room: of the same prompt, and of what the file does,
+/// since values are rounded once more.
+fn proven(args: &Pack, mynah: &Mynah, file: &[u8]) -> anyhow::Result<Vec<u8>> {
+    let limits = Limits::default();
+    let before = || probe::read(load::adapter_in(map::open(&args.adapter)?), &limits);
+    let (Ok(Some(before)), false) = (before(), args.bare) else { return Ok(file.to_vec()) };
+    let probe = mynah.probe(&mynah.ready(file.to_vec())?, &before.prompt)?;
+    let proven = probe::with(file.to_vec().into(), &probe, &limits)?;
+    if args.max_bytes.is_some_and(|most| proven.len() > most) {
+        out::say("there is no room for a proof of effect");
+        return Ok(file.to_vec());
+    }
+    Ok(proven)
 }
 
 /// What is tried: the codec that was named, or every one, with what makes it fit.

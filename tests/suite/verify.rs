@@ -241,6 +241,24 @@ fn the_command_proves_and_verifies() {
         assert_eq!(status, 2, "{wrong}: {said}");
     }
 
+    // What is packed is proved again.
+    let pack = "pack proven.mynah -m four.gguf --codec q8 -o";
+    let (status, _, said) = place.said(&format!("{pack} packed.mynah"));
+    assert_eq!(status, 0, "{said}");
+    assert_eq!(read("packed.mynah").unwrap().prompt, read("proven.mynah").unwrap().prompt);
+    assert_eq!(place.run("verify -m four.gguf -a packed.mynah").status.code(), Some(0));
+    let most = place.path("packed.mynah").metadata().unwrap().len();
+    for (options, words, proof) in [
+        ("--bare".into(), "", false),
+        (format!("--max-bytes {most}"), "", true),
+        (format!("--max-bytes {}", most - 1), "no room for a proof", false),
+    ] {
+        let (status, _, said) = place.said(&format!("{pack} again.mynah --force {options}"));
+        assert!(status == 0 && said.contains(words), "{options}: {said}");
+        assert_eq!(read("again.mynah").is_some(), proof, "{options}");
+        assert!(place.path("again.mynah").metadata().unwrap().len() <= most);
+    }
+
     // Another adapter's proof.
     let limits = Limits::default();
     let other = std::fs::read(place.path("bare.mynah")).unwrap();
