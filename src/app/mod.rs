@@ -438,11 +438,11 @@ impl Source {
     }
 
     /// The bytes of a file.
-    fn bytes(self, limits: &Limits) -> Result<Bytes> {
+    fn bytes(self) -> Result<Bytes> {
         match self {
             Source::Bytes(bytes) => Ok(bytes),
             #[cfg(feature = "std")]
-            Source::Path(path) => Ok(crate::bytes::map::read(&path, limits.file)?.into()),
+            Source::Path(path) => Ok(crate::bytes::map::read(&path, Limits::DEFAULT.file)?.into()),
         }
     }
 }

@@ -203,7 +203,7 @@ impl Mynah {
             let loss = probe.map(|probe| self.verify(&adapter, &probe)).transpose()?.map(|verdict| verdict.loss);
             Ok(Foreign { adapter, base, loss })
         };
-        from.bytes(&limits).map(super::held).and_then(read).map_err(|e| match path {
+        from.bytes().map(super::held).and_then(read).map_err(|e| match path {
             Some(path) => e.in_file(path),
             None => e,
         })
