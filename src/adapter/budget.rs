@@ -2,7 +2,7 @@
 
 use super::compress::{self, BITS, DENSITY};
 use super::file::{self, Provenance};
-use super::{Base, Kind, Shape, Spec};
+use super::{Base, Kind, Shape, Spec, Start};
 use crate::container::codec::{Codec, Params, Whole};
 use crate::error::{Error, Result};
 use crate::knob::Domain;
@@ -14,8 +14,8 @@ const SPARSEST: f64 = 0.05;
 const SLACK: usize = 16;
 
 /// A specification like `spec` and a codec whose file, however the training ends, has at most `bytes` bytes and as many
-/// values as fit. Without `codec` it is that of the kind; kinds without one take the first of f16, q8, q4 and ternary
-/// values that fits with the usual size, and then fewer changes or a smaller size.
+/// values as fit. Without `codec` it is levels where all values start at zero; the others take the first of f16, q8, q4 and
+/// ternary values that fits with the usual size, and then fewer changes or a smaller size.
 ///
 /// # Errors
 /// `Invalid` naming the least size if even the smallest has more, or if the kind has no size; those of [`Spec::layout`].
@@ -27,7 +27,8 @@ pub fn fit(spec: &Spec, codec: Option<compress::Spec>, base: &Base, bytes: usize
     let too_small = |least: usize| {
         Error::invalid("bytes", format!("{bytes}; the smallest file of {} takes {}", kind.name, around + least))
     };
-    let codec = codec.or_else(|| kind.codec.map(compress::Spec::new));
+    let zero = kind.size.is_some() && shape(spec)?.parts.iter().all(|part| part.start == Start::Zero);
+    let codec = codec.or_else(|| zero.then(|| compress::Spec::new("levels")));
     if let Some(codec) = codec {
         // Of values of few bits there are as many as fit. Other kinds gain little by more than the usual size.
         if codec.row()?.1.get(BITS.name).is_none() && most(&codec, &shape(spec)?)? <= room {

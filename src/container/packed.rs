@@ -238,12 +238,13 @@ fn put_places(texts: &[String], out: &mut Vec<u8>) -> Option<()> {
         put_text(place.name, out);
         let at = |width: u64| widths.iter().position(|w| *w == width).map(|i| i as u64);
         let [a, b] = place.widths;
-        put_number(at(a)?.checked_mul(widths.len() as u64)?.checked_add(at(b)?)?, out);
-        if before == Some(&place.ranges) {
-            put_number(0, out);
+        let pair = at(a)?.checked_mul(widths.len() as u64)?.checked_add(at(b)?)?;
+        let same = before == Some(&place.ranges);
+        put_number(pair.checked_mul(2)?.checked_add(same.into())?, out);
+        if same {
             continue;
         }
-        put_number((place.ranges.len() as u64).checked_add(1)?, out);
+        put_number(place.ranges.len() as u64, out);
         let mut next = 0u64;
         for (first, last) in &place.ranges {
             put_number(first.checked_sub(next)?, out);
@@ -273,17 +274,18 @@ fn take_places(rest: &mut &[u8], limits: &Limits) -> Result<Vec<String>> {
     for _ in 0..count(rest, "places")? {
         let name = take_text(rest)?;
         let both = take_number(rest)?;
+        let (both, same) = (both >> 1, both & 1 == 1);
         let of = |i: Option<u64>| {
             let width = i.and_then(|i| usize::try_from(i).ok()).and_then(|i| widths.get(i));
             width.copied().ok_or_else(|| bad("a width that was not named"))
         };
         let pair = [of(both.checked_div(n))?, of(both.checked_rem(n))?];
-        let given = take_number(rest)?;
-        if given > 0 {
+        if !same {
+            let given = take_number(rest)?;
             // At least two bytes each.
-            Limits::check("ranges of blocks", given, (rest.len() as u64).saturating_add(1))?;
+            Limits::check("ranges of blocks", given, rest.len() as u64)?;
             let (mut own, mut next) = (Vec::new(), 0u64);
-            for _ in 1..given {
+            for _ in 0..given {
                 let first = next.checked_add(take_number(rest)?).ok_or_else(|| bad("blocks over 64 bits"))?;
                 let last = first.checked_add(take_number(rest)?).ok_or_else(|| bad("blocks over 64 bits"))?;
                 own.push((first, last));
@@ -365,10 +367,12 @@ pub(super) fn read_facts(bytes: &[u8], limits: &Limits) -> Result<Head> {
     }
 }
 
+/// What stands before a section, and its bytes.
+type Spelt<'a> = (Vec<u8>, &'a [Cow<'a, [u8]>]);
+
 /// The bytes of a packed file. `sections` are sorted by name.
 pub(super) fn write<'a>(kind: &str, sections: impl Iterator<Item = (&'a str, bool, &'a Pieces<'a>)>) -> Vec<u8> {
-    // What stands before each section, and the section.
-    let mut all: Vec<(Vec<u8>, &[Cow<[u8]>])> = Vec::new();
+    let mut all: Vec<Spelt> = Vec::new();
     for (name, required, pieces) in sections {
         let mut before = Vec::new();
         put_text(name, &mut before);
@@ -378,7 +382,7 @@ pub(super) fn write<'a>(kind: &str, sections: impl Iterator<Item = (&'a str, boo
     let mut first = Vec::new();
     put_text(kind, &mut first);
     put_number(all.len() as u64, &mut first);
-    let own = |(before, pieces): &(Vec<u8>, &[Cow<[u8]>])| before.len().saturating_add(super::len(pieces));
+    let own = |(before, pieces): &Spelt| before.len().saturating_add(super::len(pieces));
     let sections = all.iter().map(own).fold(0usize, usize::saturating_add);
     let fixed = [START.len(), 1, first.len(), sections, CHECK].into_iter().fold(0usize, usize::saturating_add);
     // The length counts its own bytes.

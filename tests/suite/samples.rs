@@ -28,11 +28,11 @@ fn files_of_version_0_1_load_and_give_the_same_logits() {
         let bytes = std::fs::read(dir.join(format!("{name}.mynah"))).unwrap();
         let info = adapter::info(bytes.clone().into(), &Limits::default()).unwrap();
         let adapter = adapter::from_bytes(bytes.clone().into(), &base, &Limits::default()).unwrap();
-        let again = adapter::to_bytes(&*adapter, &base, &info.provenance.unwrap()).unwrap();
-        let read = adapter::from_bytes(again.clone().into(), &base, &Limits::default()).unwrap();
-        assert_eq!(read.params(), adapter.params(), "{name}");
-        let provenance = adapter::info(again.clone().into(), &Limits::default()).unwrap().provenance.unwrap();
-        assert!(adapter::to_bytes(&*read, &base, &provenance).unwrap() == again, "{name}: the same bytes each time");
+        let (origin, codec) = (info.provenance.unwrap(), info.head.text("codec").unwrap());
+        let again = adapter::to_bytes_as(&*adapter, &base, &origin, codec).unwrap();
+        // Wide files are written packed.
+        assert!(again == bytes || ["lora", "root", "nola"].contains(&name), "{name}: saved again it is the same bytes");
+        assert_eq!(params_in(&again, &base), adapter.params(), "{name}");
         let logits = logits(&model, adapter, &tokens);
         let want: Value = serde_json::from_slice(&std::fs::read(dir.join(format!("{name}.json"))).unwrap()).unwrap();
         let top = want["top"].as_array().unwrap();
@@ -42,6 +42,10 @@ fn files_of_version_0_1_load_and_give_the_same_logits() {
             assert_eq!(logits[id], value, "{name}: logit of token {id}");
         }
     }
+}
+
+fn params_in(bytes: &[u8], base: &adapter::Base) -> Vec<f32> {
+    adapter::from_bytes(bytes.to_vec().into(), base, &Limits::default()).unwrap().params().to_vec()
 }
 
 fn logits(model: &Model, adapter: Box<dyn adapter::Adapter>, tokens: &[u32]) -> Vec<f32> {

@@ -120,7 +120,7 @@ impl OneVector {
         let len = self.len as u64;
         self.stream(slot, FACTORS[factor]).words(from as u64, n, |at, words| {
             for (i, &w) in words.iter().enumerate() {
-                f(from + at + i, (u64::from(w) * len >> 32) as usize, sign(w));
+                f(from + at + i, ((u64::from(w) * len) >> 32) as usize, sign(w));
             }
         });
     }

@@ -99,13 +99,13 @@ fn write_gaps(places: &[usize], minus: Option<&[bool]>, out: &mut Vec<u8>) {
 }
 
 /// Calls `f(place, is negative)` for the places, and returns the bytes behind them.
-fn read_gaps<'a>(
-    bytes: &'a [u8],
+fn read_gaps(
+    bytes: &[u8],
     count: u64,
     len: usize,
     signs: bool,
     mut f: impl FnMut(usize, bool),
-) -> Result<&'a [u8]> {
+) -> Result<&[u8]> {
     let mut rest = bytes;
     let [b] = take(&mut rest)?;
     if b >= 40 {

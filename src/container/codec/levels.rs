@@ -39,7 +39,8 @@ impl Group<'_> {
         let mut node = 1u32;
         for i in (0..self.bits).rev() {
             let Some([c0, c1]) = self.counts.get_mut(node as usize) else { break };
-            let chance = (c1.wrapping_shl(16) / c0.wrapping_add(*c1)).max(1);
+            // Counts are at least 1, and at most 2^16 together.
+            let chance = c1.wrapping_shl(16).checked_div(c0.wrapping_add(*c1)).unwrap_or(1).max(1);
             let one = bit(chance, symbol.map(|s| s >> i & 1 == 1));
             let count = if one { &mut *c1 } else { &mut *c0 };
             *count = count.wrapping_add(2);
