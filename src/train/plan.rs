@@ -293,11 +293,12 @@ impl Run<'_> {
             held: self.held,
             // A step creates new values beside the old ones.
             weights: if full { 2 * f * size.params } else { 0 },
-            // Trained through a codec, there are the unrounded values, those of the step and what they started from.
+            // Trained through a codec, there are the unrounded values, those of a step, what they started from, how far they
+            // went, and which are kept.
             adapter: match (full, self.config.codec.is_some()) {
                 (true, _) => 0,
                 (false, false) => f * (size.params + size.derived),
-                (false, true) => f * (4 * size.params + size.derived),
+                (false, true) => f * (5 * size.params + size.derived) + size.params,
             },
             gradients: f * (size.params + if zeroth { 0 } else { size.gathered }),
             moments,

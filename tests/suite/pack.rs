@@ -259,7 +259,8 @@ fn files_have_the_size_that_was_asked_for() {
                 let more = |n: u64| adapter::create(&spec.clone().with(knob.name, n + 1), base).is_err();
                 matches!(spec.values.get(knob.name), Some(Setting::Whole(n)) if more(*n))
             });
-            let whole = ["f16", "q8", "q4"].contains(&&*codec.kind) || bytes == 600 || largest;
+            let half = codec.values.get("density").is_some_and(|d| matches!(d, Setting::Real(d) if *d > 0.49));
+            let whole = ["f16", "q8", "q4"].contains(&&*codec.kind) || bytes == 600 || largest || half;
             assert!(whole || file.len() * 10 >= bytes * 7, "{} of {bytes}: only {} bytes", kind.name, file.len());
             tried += 1;
         }

@@ -3,7 +3,7 @@
 use crate::alloc;
 use crate::shared::{needs_shared, shared};
 use crate::tiny::{self, Rng, bases};
-use mynah::adapter::{self, Provenance, Spec, Stack, file};
+use mynah::adapter::{self, Provenance, Spec, Stack, compress, file};
 use mynah::bytes::{Bytes, Limits, map};
 use mynah::container::head::Head;
 use mynah::gguf::Gguf;
@@ -57,6 +57,8 @@ struct Case {
     optimizer: &'static str,
     checkpoints: bool,
     objective: &'static str,
+    /// The codec of training; empty for none.
+    codec: &'static str,
 }
 
 const SIMPLE: Case = Case {
@@ -75,6 +77,7 @@ const SIMPLE: Case = Case {
     optimizer: "adamw",
     checkpoints: false,
     objective: "sft",
+    codec: "",
 };
 
 fn cases() -> Vec<Case> {
@@ -99,6 +102,9 @@ fn cases() -> Vec<Case> {
         Case { optimizer: "adamw_8bit", ..SIMPLE },
         Case { optimizer: "adafactor", kind: "nola", ..SIMPLE },
         Case { optimizer: "sgd", ..SIMPLE },
+        Case { codec: "ternary", ..SIMPLE },
+        Case { codec: "q8", ..SIMPLE },
+        Case { codec: "levels", kind: "uni", ..SIMPLE },
         Case { precision: Precision::Int8, recompute: Recompute::All, ..SIMPLE },
         Case { precision: Precision::Int8, recompute: Recompute::None, batch: 4, threads: 1, ..SIMPLE },
         Case { precision: Precision::Int8, ctx: 256, targets: 40, threads: 3, ..SIMPLE },
@@ -137,7 +143,9 @@ fn measured(case: &Case, model: &Model) -> (usize, usize) {
     let optimizer = optim::Spec::new(case.optimizer);
     let Case { precision, recompute, act_type, slice, .. } = *case;
     let objective = objective::Spec::new(case.objective);
-    let config = Config { precision, recompute, act_type, slice, steps: 2, optimizer, objective, ..Config::default() };
+    let codec = (!case.codec.is_empty()).then(|| compress::Spec::new(case.codec));
+    let usual = Config { steps: 2, optimizer, objective, codec, ..Config::default() };
+    let config = Config { precision, recompute, act_type, slice, ..usual };
     let mut data = examples(model, case.batch * case.accumulate, case.ctx, case.targets.min(case.ctx));
     if case.objective == "infonce" {
         // Queries, each with a passage of the same length.
@@ -604,14 +612,11 @@ mod command {
         ];
         for options in [
             &["--recompute", "all"] as &[&str],
-            &["--ctx", "128", "--batch", "2"],
             &["--recompute", "none", "--act-type", "f16", "--ctx", "128"],
             &["--method", "nola", "--ctx", "64"],
             &["--memory", "220M", "--batch", "8", "--ctx", "64"],
-            &["--layers", "26-", "--recompute", "none"],
             &["--fast"],
             &["--fast", "--recompute", "all", "--batch", "2"],
-            &["--ctx", "64", "--rank", "32"],
             // The best state beside the last.
             &["--ctx", "64", "--held-out", "0.4", "--eval-every", "1"],
             &["--zeroth", "--ctx", "64"],

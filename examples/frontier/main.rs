@@ -1,0 +1,285 @@
+//! How much of what the best LoRA learns fits into how many bytes: three tasks, recipes from a kilobyte to megabytes.
+//!
+//! Every recipe trains for 120 steps of two rows, at each of a few rates with the first seed. The rate with the lowest loss on
+//! the rows to choose by is kept, and trained with the other seeds. What is reported is the loss on other rows: the part of the
+//! fall of the best LoRA of rank 8 that a recipe reaches. Of facts it is also counted how many are recalled.
+//!
+//! ```sh
+//! cargo run --release --example frontier -- model.gguf docs/frontier.svg [SEEDS]
+//! ```
+
+mod tasks;
+
+use mynah::adapter::{self, Provenance, Spec, compress, parse_targets};
+use mynah::app::Settings;
+use mynah::decode::Sampling;
+use mynah::nn::linear::Precision;
+use mynah::train::{Config, Example, Trainer};
+use mynah::{Mynah, Result};
+use serde_json::json;
+use std::fmt::Write;
+use std::time::Instant;
+use tasks::Task;
+
+const STEPS: u64 = 120;
+
+/// A way to make a file.
+struct Recipe {
+    name: &'static str,
+    spec: fn() -> Spec,
+    codec: Option<fn() -> compress::Spec>,
+    /// Bytes for which sizes are chosen.
+    bytes: Option<usize>,
+    rates: &'static [f32],
+}
+
+fn few(kind: &str) -> Spec {
+    Spec { targets: parse_targets("v,down").expect("names of layers"), ..Spec::new(kind) }
+}
+
+fn all(kind: &str) -> Spec {
+    Spec { targets: parse_targets("all").expect("names of layers"), ..Spec::new(kind) }
+}
+
+fn levels(bits: u64) -> compress::Spec {
+    compress::Spec::new("levels").with("bits", bits)
+}
+
+/// The first is what the others are compared with.
+const RECIPES: &[Recipe] = &[
+    Recipe { name: "LoRA rank 8", spec: || all("lora"), codec: None, bytes: None, rates: &[5e-4, 1e-3, 2e-3] },
+    Recipe {
+        name: "LoRA rank 1",
+        spec: || all("lora").with("rank", 1),
+        codec: None,
+        bytes: None,
+        rates: &[1e-3, 3e-3],
+    },
+    Recipe { name: "NOLA 64", spec: || all("nola"), codec: None, bytes: None, rates: &[5e-3, 2e-2] },
+    Recipe {
+        name: "NOLA 2,953, 4 bits",
+        spec: || few("nola"),
+        codec: Some(|| levels(4)),
+        bytes: Some(2_953),
+        rates: &[5e-3, 2e-2],
+    },
+    Recipe { name: "uni 1,000", spec: || few("uni"), codec: None, bytes: Some(1_000), rates: &[5e-3, 1.5e-2] },
+    Recipe { name: "uni 2,953", spec: || few("uni"), codec: None, bytes: Some(2_953), rates: &[5e-3, 1.5e-2] },
+    Recipe { name: "uni 10,000", spec: || all("uni"), codec: None, bytes: Some(10_000), rates: &[3e-3, 1e-2] },
+];
+
+/// What a recipe made of a task.
+struct Made {
+    file: Vec<u8>,
+    choose: f64,
+    report: f64,
+    recalled: Option<usize>,
+}
+
+struct Bench {
+    mynah: Mynah,
+    start: Instant,
+}
+
+impl Bench {
+    fn lines(rows: &[[String; 2]]) -> String {
+        rows.iter().map(|[p, c]| format!("{}\n", json!({ "prompt": p, "completion": c }))).collect()
+    }
+
+    fn examples(&self, rows: &[[String; 2]]) -> Result<Vec<Example>> {
+        let setup = self.mynah.lesson("lora").held_out(0.0);
+        Ok(setup.lines(Bench::lines(rows))?.rows().to_vec())
+    }
+
+    /// The mean loss of rows with the adapter of a file, or of the base.
+    fn loss(&self, file: Option<&[u8]>, rows: &[[String; 2]]) -> Result<f64> {
+        let adapter = match file {
+            Some(file) => self.mynah.adapter(file.to_vec())?,
+            None => adapter::create(&few("ia3"), self.mynah.base())?,
+        };
+        let config = Config { precision: Precision::Int8, ..Config::default() };
+        let (sum, n) = Trainer::adapter(self.mynah.model(), adapter, config)?.evaluate(&self.examples(rows)?)?;
+        Ok(sum / n as f64)
+    }
+
+    fn recalled(&self, file: &[u8], task: &Task) -> Result<Option<usize>> {
+        let Some(answers) = &task.recall else { return Ok(None) };
+        let generation = self.mynah.generation().sampling(Sampling::greedy()).limit(16).attach(file.to_vec(), 1.0)?;
+        let mut right = 0;
+        for ([prompt, _], answer) in task.report.iter().zip(answers) {
+            let said = generation.complete(prompt)?.finish()?;
+            right += usize::from(said.text.contains(answer.as_str()));
+        }
+        Ok(Some(right))
+    }
+
+    fn make(&self, task: &Task, recipe: &Recipe, rate: f32, seed: u64) -> Result<Made> {
+        let change = |s: &mut Settings| {
+            (s.lr, s.batch, s.context, s.held_out) = (Some(rate), 2, Some(96), Some(0.0));
+            (s.precision, s.steps) = (Precision::Int8, Some(STEPS));
+            s.codec = recipe.codec.map(|codec| codec());
+        };
+        let setup = self.mynah.lesson((recipe.spec)()).settings(change).seed(seed);
+        let setup = if let Some(bytes) = recipe.bytes { setup.bytes(bytes)? } else { setup };
+        let mut lesson = setup.lines(Bench::lines(&task.learn))?;
+        for event in &mut lesson {
+            event?;
+        }
+        self.judge(task, lesson.to_bytes()?)
+    }
+
+    fn judge(&self, task: &Task, file: Vec<u8>) -> Result<Made> {
+        let (choose, report) = (self.loss(Some(&file), &task.choose)?, self.loss(Some(&file), &task.report)?);
+        Ok(Made { choose, report, recalled: None, file })
+    }
+
+    /// The best of a few rates with the first seed, and the others with that rate.
+    fn best(&self, task: &Task, recipe: &Recipe, seeds: u64) -> Result<Vec<Made>> {
+        let mut tried = recipe.rates.iter().map(|rate| Ok((*rate, self.make(task, recipe, *rate, 0)?)));
+        let mut tried = tried.by_ref().collect::<Result<Vec<_>>>()?;
+        tried.sort_by(|a, b| a.1.choose.total_cmp(&b.1.choose));
+        let (rate, first) = tried.swap_remove(0);
+        let mut all = vec![first];
+        for seed in 1..seeds {
+            all.push(self.make(task, recipe, rate, seed)?);
+        }
+        for made in &mut all {
+            made.recalled = self.recalled(&made.file, task)?;
+        }
+        eprintln!("{:6.0} s  {} {}: rate {rate}", self.start.elapsed().as_secs_f64(), task.name, recipe.name);
+        Ok(all)
+    }
+
+    /// The LoRA of each seed through ComPEFT, with the scale of the lowest loss.
+    fn compressed(&self, task: &Task, whole: &[Made], density: f64) -> Result<Vec<Made>> {
+        let mut all = Vec::new();
+        for made in whole {
+            let mut adapter = self.mynah.adapter(made.file.clone())?;
+            let mut best: Option<Made> = None;
+            for scale in [0.0, 1.0, 2.0, 3.0] {
+                let codec = compress::Spec::new("ternary").with("density", density).with("scale", scale);
+                let origin = Provenance::default();
+                let file = adapter::file::packed(&mut *adapter, self.mynah.base(), &origin, &codec)?;
+                let made = self.judge(task, file)?;
+                if best.as_ref().is_none_or(|b| made.choose < b.choose) {
+                    best = Some(made);
+                }
+            }
+            all.extend(best);
+        }
+        for made in &mut all {
+            made.recalled = self.recalled(&made.file, task)?;
+        }
+        Ok(all)
+    }
+}
+
+/// A recipe's bytes, its share of each task, and what it recalled.
+struct Row {
+    name: String,
+    bytes: usize,
+    shares: Vec<f64>,
+    recalled: Option<f64>,
+}
+
+fn mean(of: impl ExactSizeIterator<Item = f64>) -> f64 {
+    let n = of.len() as f64;
+    of.sum::<f64>() / n
+}
+
+fn main() -> Result<()> {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let [model, picture, seeds @ ..] = &words[..] else {
+        eprintln!("frontier MODEL.gguf OUT.svg [SEEDS]");
+        return Ok(());
+    };
+    let seeds = seeds.first().and_then(|s| s.parse().ok()).unwrap_or(3);
+    let bench = Bench { mynah: Mynah::open(model)?, start: Instant::now() };
+    let mut rows: Vec<Row> = Vec::new();
+    let mut add = |name: String, base: f64, best: f64, made: &[Made], facts: usize| {
+        let place = rows.iter().position(|row| row.name == name).unwrap_or_else(|| {
+            rows.push(Row { name, bytes: 0, shares: Vec::new(), recalled: None });
+            rows.len() - 1
+        });
+        let row = &mut rows[place];
+        row.bytes = row.bytes.max(made.iter().map(|m| m.file.len()).max().unwrap_or(0));
+        row.shares.push(mean(made.iter().map(|m| (base - m.report) / (base - best))));
+        let right: Vec<f64> = made.iter().filter_map(|m| m.recalled).map(|n| n as f64 / facts as f64).collect();
+        if !right.is_empty() {
+            row.recalled = Some(mean(right.into_iter()));
+        }
+    };
+    let tasks = tasks::all();
+    for task in &tasks {
+        let base = bench.loss(None, &task.report)?;
+        let facts = task.report.len();
+        let mut whole = Vec::new();
+        let mut best = 0.0;
+        for (i, recipe) in RECIPES.iter().enumerate() {
+            let made = bench.best(task, recipe, seeds)?;
+            if i == 0 {
+                best = mean(made.iter().map(|m| m.report));
+                eprintln!("{}: loss {base:.3} of the base, {best:.3} with {}", task.name, recipe.name);
+            }
+            add(recipe.name.into(), base, best, &made, facts);
+            if i == 0 {
+                whole = made;
+            }
+        }
+        for density in [0.05, 0.1, 0.2] {
+            let made = bench.compressed(task, &whole, density)?;
+            add(format!("LoRA rank 8, ComPEFT {:.0} %", density * 100.0), base, best, &made, facts);
+        }
+    }
+    rows.sort_by_key(|row| row.bytes);
+    println!("| recipe | bytes | {} | facts recalled |", tasks.iter().map(|t| t.name).collect::<Vec<_>>().join(" | "));
+    println!("| --- | --- |{} --- |", " --- |".repeat(tasks.len()));
+    for row in &rows {
+        let shares: Vec<String> = row.shares.iter().map(|s| format!("{:.1} %", s * 100.0)).collect();
+        let recalled = row.recalled.map_or(String::new(), |r| format!("{:.0} %", r * 100.0));
+        println!("| {} | {} | {} | {recalled} |", row.name, row.bytes, shares.join(" | "));
+    }
+    std::fs::write(picture, svg(&rows, &tasks)).map_err(|e| mynah::Error::invalid("picture", e.to_string()))?;
+    Ok(())
+}
+
+/// Bytes in powers of ten to the right, shares from 40 % to 110 % upwards, a colour a task.
+fn svg(rows: &[Row], tasks: &[Task]) -> String {
+    const SIZE: [f64; 2] = [720.0, 400.0];
+    const EDGE: f64 = 56.0;
+    const COLOURS: [&str; 3] = ["#2563eb", "#d97706", "#16a34a"];
+    let x = |bytes: f64| EDGE + (bytes.log10() - 2.8) / 4.2 * (SIZE[0] - 2.0 * EDGE);
+    let y = |share: f64| SIZE[1] - EDGE - (share.clamp(0.4, 1.1) - 0.4) / 0.7 * (SIZE[1] - 2.0 * EDGE);
+    let [w, h] = SIZE;
+    let mut out = format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {w} {h}\" font-family=\"sans-serif\" font-size=\"12\">\n"
+    );
+    _ = writeln!(out, "<rect width=\"{w}\" height=\"{h}\" fill=\"#ffffff\"/>");
+    for share in [0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1] {
+        let at = y(share);
+        _ = writeln!(out, "<line x1=\"{EDGE}\" x2=\"{}\" y1=\"{at:.1}\" y2=\"{at:.1}\" stroke=\"#e5e7eb\"/>", w - EDGE);
+        _ = writeln!(
+            out,
+            "<text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{:.0} %</text>",
+            EDGE - 6.0,
+            at + 4.0,
+            share * 100.0
+        );
+    }
+    for (bytes, name) in [(1e3, "1 kB"), (1e4, "10 kB"), (1e5, "100 kB"), (1e6, "1 MB"), (1e7, "10 MB")] {
+        _ = writeln!(out, "<text x=\"{:.1}\" y=\"{}\" text-anchor=\"middle\">{name}</text>", x(bytes), h - EDGE + 18.0);
+    }
+    for (i, task) in tasks.iter().enumerate() {
+        let colour = COLOURS[i % COLOURS.len()];
+        _ = writeln!(out, "<text x=\"{}\" y=\"24\" fill=\"{colour}\">● {}</text>", EDGE + 90.0 * i as f64, task.name);
+        for row in rows {
+            let (cx, cy) = (x(row.bytes as f64), y(row.shares[i]));
+            _ = writeln!(
+                out,
+                "<circle cx=\"{cx:.1}\" cy=\"{cy:.1}\" r=\"4\" fill=\"{colour}\"><title>{}</title></circle>",
+                row.name
+            );
+        }
+    }
+    out + "</svg>\n"
+}
