@@ -175,7 +175,8 @@ fn measured(case: &Case, model: &Model) -> (usize, usize) {
         trainer.evaluate(&data[..1]).unwrap();
         trainer.step(&micro).unwrap();
         if let Some(adapter) = trainer.adapter_ref() {
-            file::to_bytes(adapter, &base, &Provenance::default()).unwrap();
+            let codec = if case.codec.is_empty() { "f16" } else { case.codec };
+            file::to_bytes_as(adapter, &base, &Provenance::default(), codec).unwrap();
         }
         if case.checkpoints {
             let order = Order::new(data.len(), case.batch, case.accumulate, None).unwrap();

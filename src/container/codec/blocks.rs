@@ -70,8 +70,8 @@ fn values4(d: f32, q: &[u8], n: usize, out: &mut Vec<f32>) {
 }
 
 /// The blocks of all parts.
-fn write(values: &[f32], params: &Params, block: fn(&[f32], &mut Vec<u8>)) -> Vec<u8> {
-    let mut out = Vec::new();
+fn write(values: &[f32], params: &Params, room: usize, block: fn(&[f32], &mut Vec<u8>)) -> Vec<u8> {
+    let mut out = Vec::with_capacity(room);
     blocks(values, params, |x| block(x, &mut out));
     out
 }
@@ -101,11 +101,11 @@ fn read(bytes: &[u8], params: &Params, each: usize, values: fn(f32, &[u8], usize
 }
 
 pub fn write8(values: &[f32], params: &Params) -> Result<Vec<u8>> {
-    settled(values, |x| write(x, params, block8), |bytes| read8(bytes, params))
+    settled(values, |x| write(x, params, bytes8(params), block8), |bytes| read8(bytes, params))
 }
 
 pub fn write4(values: &[f32], params: &Params) -> Result<Vec<u8>> {
-    settled(values, |x| write(x, params, block4), |bytes| read4(bytes, params))
+    settled(values, |x| write(x, params, bytes4(params), block4), |bytes| read4(bytes, params))
 }
 
 pub fn read8(bytes: &[u8], params: &Params) -> Result<Vec<f32>> {
