@@ -327,8 +327,9 @@ mod tests {
                     assert_eq!(codec.decode(&bytes, p).unwrap(), values, "{}", kind.name);
                     let err: f32 = values.iter().zip(&before).map(|(a, b)| (a - b) * (a - b)).sum();
                     let all: f32 = before.iter().zip(&starts).map(|(a, b)| (a - b) * (a - b)).sum();
-                    let levels = kind.name == "levels" && !zero;
-                    assert!(err < 0.6 * all || levels, "{}: {err} of {all}", kind.name);
+                    // These round values, whatever they started from.
+                    let coarse = ["levels", "q4"].contains(&kind.name) && !zero;
+                    assert!(err < 0.6 * all || coarse, "{}: {err} of {all}", kind.name);
                 });
             }
         }
