@@ -2,7 +2,7 @@
 
 use crate::tiny::{self, bases};
 use mynah::adapter::{
-    self, Adapter, At, Base, Fit, Frozen, Into, KINDS, Place, Provenance, Seen, Shapes, Site, Spec, parse_targets,
+    self, Adapter, At, Base, Fit, Frozen, Into, KINDS, Place, Provenance, Seen, Shapes, Site, Spec, nola, parse_targets,
 };
 use mynah::bytes::{Bytes, Limits};
 use mynah::kernel::{self, Buffer, Compute, Pool, Tile, View};
@@ -83,6 +83,9 @@ fn specs() -> Vec<Spec> {
             spec = spec.with("alpha", 6);
         }
         all.push(spec.clone());
+        if has("share") {
+            all.push(spec.clone().with("share", 2));
+        }
         for usual in kind.knobs {
             match usual.knob.domain {
                 Domain::Word(names) => {
@@ -495,6 +498,33 @@ fn saved_and_loaded_is_equal_and_saved_again_the_same_bytes() {
         }
         assert!(adapter::restore(idle.into(), &base(), &limits, Fit::Same).is_ok());
     }
+}
+
+/// Blocks that share coefficients have one set a layer, and factors that differ, since their bases do.
+#[test]
+fn shared_coefficients_are_those_of_each_block() {
+    let spec = |share: u64| {
+        let spec = Spec { targets: parse_targets("attn,up,down").unwrap(), seed: 9, ..Spec::new("nola") };
+        bases(spec.with("rank", 3).with("share", share), [5, 4])
+    };
+    let [mut alone, mut shared] = [1, 2].map(|share| nola::Nola::create(&spec(share), &base()).unwrap());
+    let n = shared.params().len();
+    assert_eq!(alone.params().len(), 2 * n);
+    let coefficients = values(n, "coefficients");
+    shared.params_mut().copy_from_slice(&coefficients);
+    // The same, said for each block.
+    let sites: Vec<Site> = alone.layout().slots().iter().map(|s| s.site).collect();
+    let roles: Vec<Role> = sites.iter().filter(|s| s.layer == 0).map(|s| s.role).collect();
+    for (i, site) in sites.iter().enumerate() {
+        if let Some(set) = roles.iter().position(|role| *role == site.role) {
+            alone.params_mut()[9 * i..9 * i + 9].copy_from_slice(&coefficients[9 * set..9 * set + 9]);
+        }
+    }
+    prepare(&mut alone, &base(), 2);
+    prepare(&mut shared, &base(), 3);
+    assert!(alone.factors() == shared.factors());
+    let [q0, q1] = [0, 1].map(|layer| shared.layout().slot(Site { layer, role: Role::Q }).unwrap().b());
+    assert!(shared.factors()[q0] != shared.factors()[q1]);
 }
 
 #[test]

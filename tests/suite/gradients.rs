@@ -228,8 +228,8 @@ pub fn spec_of(kind: &Kind, base: &Base) -> Option<Spec> {
 }
 
 /// What a kind that has such a setting is also tested with, each alone.
-fn settings() -> [(&'static str, Value); 2] {
-    [("rank stabilised", true.into()), ("offset", 3.into())]
+fn settings() -> [(&'static str, Value); 3] {
+    [("rank stabilised", true.into()), ("offset", 3.into()), ("share", 2.into())]
 }
 
 #[test]
