@@ -645,7 +645,8 @@ fn lying_heads_are_errors() {
             assert!(e.to_string().contains("canary"), "{e}");
         }
         if spec.kind == "nola" {
-            for n in [0, 3, u64::MAX] {
+            // Another number of sets of coefficients than there are.
+            for n in [0, if told.get("share").is_some() { 1 } else { 3 }] {
                 assert!(lie(&|h| _ = h.set("share", n), &params).is_err());
             }
             for n in [0, 4097, u64::MAX] {
