@@ -146,7 +146,13 @@ impl Bench {
         for made in &mut all {
             made.recalled = self.recalled(&made.file, task)?;
         }
-        eprintln!("{:6.0} s  {} {}: rate {rate}", self.start.elapsed().as_secs_f64(), task.name, recipe.name);
+        let (seconds, loss) = (self.start.elapsed().as_secs_f64(), mean(all.iter().map(|m| m.report)));
+        let (bytes, recalled) = (all[0].file.len(), all[0].recalled);
+        let recalled = recalled.map_or(String::new(), |n| format!(", {n} of {} recalled", task.report.len()));
+        eprintln!(
+            "{seconds:6.0} s  {} {}: rate {rate}, {bytes} bytes, loss {loss:.4}{recalled}",
+            task.name, recipe.name
+        );
         Ok(all)
     }
 
@@ -161,6 +167,11 @@ impl Bench {
                 let origin = Provenance::default();
                 let file = adapter::file::packed(&mut *adapter, self.mynah.base(), &origin, &codec)?;
                 let made = self.judge(task, file)?;
+                eprintln!(
+                    "        ComPEFT {density} scale {scale}: {} bytes, loss {:.4}",
+                    made.file.len(),
+                    made.report
+                );
                 if best.as_ref().is_none_or(|b| made.choose < b.choose) {
                     best = Some(made);
                 }
