@@ -26,7 +26,7 @@ const ROUNDED: f64 = 1e-3;
 /// Densities and scales of the few changes of one size that are tried on data (ComPEFT, arXiv:2311.13171). Scale 0 is the mean
 /// size of what is kept.
 const DENSITIES: [f64; 5] = [0.05, 0.1, 0.2, 0.3, 0.5];
-const SCALES: [f64; 3] = [0.0, 1.0, 2.0];
+const SCALES: [f64; 4] = [0.0, 2.0, 3.0, 5.0];
 
 /// A way to pack the adapter.
 #[derive(Serialize)]
