@@ -97,12 +97,15 @@ fn smallest(spec: &Spec, kind: &Kind) -> Result<Spec> {
 fn overhead(spec: &Spec, base: &Base) -> Result<usize> {
     let adapter = super::create(spec, base)?;
     let origin = Provenance {
-        objective: "next token".into(),
+        // As long as any name of an objective.
+        objective: "?".repeat(24),
         data: "0".repeat(64),
-        steps: u64::from(u32::MAX),
+        steps: u64::MAX,
         first_loss: Some(1.1),
         last_loss: Some(1.1),
-        ..Provenance::default()
+        rope: "short".into(),
+        base: base.name.clone(),
+        format: base.format.clone(),
     };
     let values = file::with_params(&*adapter, |params| Codec::by_name("f16")?.encode(adapter.params(), params))?;
     let file = file::to_bytes_as(&*adapter, base, &origin, "f16")?;
@@ -111,31 +114,9 @@ fn overhead(spec: &Spec, base: &Base) -> Result<usize> {
 
 /// Bytes of the values of this shape, at most.
 fn most(codec: &compress::Spec, shape: &Shape) -> Result<usize> {
-    let n = shape.parts.iter().map(|p| p.range.len()).sum::<usize>();
     let (kind, values) = codec.row()?;
     let parts: Vec<Whole> =
         shape.parts.iter().map(|p| Whole { name: p.name, cols: p.cols, len: p.range.len() }).collect();
     let params = Params { parts: &parts, start: &|_, _| {} };
-    Ok(match values.get(BITS.name).is_some() {
-        true => {
-            let mut names: Vec<&str> = parts.iter().map(|p| p.name).collect();
-            names.sort_unstable();
-            names.dedup();
-            // The head of each group, what the counts cost while they learn, and the end.
-            let bits = values.whole(BITS.name) as usize;
-            n * bits / 8 + names.len() * (3 + (1 << bits)) + 8
-        }
-        false if values.get(DENSITY.name).is_some() && kind.name != "masks" => {
-            let changes = libm::ceil(values.real(DENSITY.name) * n as f64) as usize;
-            // Gaps add up to less than n, whatever they are.
-            let bits = (0..30).map(|b| (n >> b) + changes * (b + 2)).min().unwrap_or(0);
-            let each = match kind.name {
-                "sparse" => 2 * changes,
-                "sparse-q8" => changes + changes.div_ceil(32) * 2,
-                _ => 0,
-            };
-            bits.div_ceil(8) + each + 16
-        }
-        false => (Codec::by_name(kind.name)?.least)(&params),
-    })
+    Ok((kind.most)(&params, &values))
 }

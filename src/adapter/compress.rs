@@ -50,6 +50,8 @@ pub struct Kind {
     pub knobs: &'static [Setting],
     /// The fraction of the steps of a training after which passes go through it.
     pub from: f32,
+    /// Bytes of the values in the codec's spelling, at most, whatever they are.
+    pub most: fn(&Params, &Values) -> usize,
     /// Rounds the values.
     round: fn(&mut [f32], &Params, &Values) -> Result<()>,
 }
@@ -58,13 +60,28 @@ const FIFTH: Setting = Setting::real(&DENSITY, 0.2);
 
 /// Every compressor.
 pub static COMPRESSORS: &[Kind] = &[
-    Kind { name: "f32", about: "no rounding", knobs: &[], from: 1.0, round: |_, _, _| Ok(()) },
-    Kind { name: "f16", about: "16 bits a value", knobs: &[], from: 0.5, round: |v, p, _| held("f16", v, p) },
+    Kind {
+        name: "f32",
+        about: "no rounding",
+        knobs: &[],
+        from: 1.0,
+        most: |p, _| plain("f32", p),
+        round: |_, _, _| Ok(()),
+    },
+    Kind {
+        name: "f16",
+        about: "16 bits a value",
+        knobs: &[],
+        from: 0.5,
+        most: |p, _| plain("f16", p),
+        round: |v, p, _| held("f16", v, p),
+    },
     Kind {
         name: "bf16",
         about: "16 bits a value, 8 of them for the size",
         knobs: &[],
         from: 0.5,
+        most: |p, _| plain("bf16", p),
         round: |v, p, _| held("bf16", v, p),
     },
     Kind {
@@ -72,6 +89,7 @@ pub static COMPRESSORS: &[Kind] = &[
         about: "8 bits a value, in blocks of 32 with a scale",
         knobs: &[],
         from: 0.5,
+        most: |p, _| plain("q8", p),
         round: |v, p, _| held("q8", v, p),
     },
     Kind {
@@ -79,6 +97,7 @@ pub static COMPRESSORS: &[Kind] = &[
         about: "4 bits a value, in blocks of 32 with a scale",
         knobs: &[],
         from: 0.5,
+        most: |p, _| plain("q4", p),
         round: |v, p, _| held("q4", v, p),
     },
     Kind {
@@ -86,6 +105,7 @@ pub static COMPRESSORS: &[Kind] = &[
         about: "1 to 8 bits a value, evenly spaced around zero; for values that start at zero",
         knobs: &[Setting::whole(&BITS, 2)],
         from: 0.0,
+        most: most_levels,
         round: levels,
     },
     Kind {
@@ -93,6 +113,7 @@ pub static COMPRESSORS: &[Kind] = &[
         about: "few changes of one size: 0.9 bits a value at a fifth (ComPEFT)",
         knobs: &[FIFTH, Setting::real(&SCALE, 0.0)],
         from: 0.5,
+        most: |p, v| most_gaps(p, v, 1, |_| 0),
         round: ternary,
     },
     Kind {
@@ -100,6 +121,7 @@ pub static COMPRESSORS: &[Kind] = &[
         about: "the same in 2 bits a value, for use without unpacking",
         knobs: &[FIFTH, Setting::real(&SCALE, 0.0)],
         from: 0.5,
+        most: |p, _| plain("masks", p),
         round: ternary,
     },
     Kind {
@@ -107,6 +129,7 @@ pub static COMPRESSORS: &[Kind] = &[
         about: "few changes, 16 bits each",
         knobs: &[FIFTH],
         from: 0.5,
+        most: |p, v| most_gaps(p, v, 0, |n| 2 * n),
         round: |v, p, values| sparse("sparse", v, p, values),
     },
     Kind {
@@ -114,6 +137,7 @@ pub static COMPRESSORS: &[Kind] = &[
         about: "few changes, 8 bits each",
         knobs: &[FIFTH],
         from: 0.5,
+        most: |p, v| most_gaps(p, v, 0, |n| n + 2 * n.div_ceil(32)),
         round: |v, p, values| sparse("sparse-q8", v, p, values),
     },
 ];
@@ -186,6 +210,28 @@ fn held(codec: &str, values: &mut [f32], params: &Params) -> Result<()> {
     let codec = Codec::by_name(codec)?;
     values.copy_from_slice(&codec.decode(&codec.encode(values, params)?, params)?);
     Ok(())
+}
+
+/// Bytes of a codec whose size follows from the number of values.
+fn plain(codec: &str, params: &Params) -> usize {
+    Codec::by_name(codec).map_or(usize::MAX, |codec| (codec.least)(params))
+}
+
+/// The head of each group, its bits, what the counts cost while they learn, and the end.
+fn most_levels(params: &Params, settings: &Values) -> usize {
+    let mut names: Vec<&str> = params.parts.iter().map(|part| part.name).collect();
+    names.sort_unstable();
+    names.dedup();
+    let bits = settings.whole(BITS.name) as usize;
+    params.len() * bits / 8 + names.len() * (3 + (1 << bits)) + 8
+}
+
+/// Gaps, which add up to less than the number of values, with `signs` bits for each change, and the bytes of the changes.
+fn most_gaps(params: &Params, settings: &Values, signs: usize, bytes: fn(usize) -> usize) -> usize {
+    let n = params.len();
+    let changes = libm::ceil(settings.real(DENSITY.name) * n as f64) as usize;
+    let bits = (0..30).map(|b| (n >> b) + changes * (b + 1 + signs)).min().unwrap_or(0);
+    bits.div_ceil(8) + bytes(changes) + 16
 }
 
 /// Steps of the best uniform quantiser of a normal distribution with 2^b levels, over its deviation.

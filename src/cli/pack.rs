@@ -73,9 +73,9 @@ pub fn pack(args: &Pack, json: bool) -> anyhow::Result<Outcome> {
         let file = setting(adapter::file::packed(&mut *adapter, mynah.base(), &origin, &spec));
         match file {
             Ok(file) => ways.push(way(&mynah, &*adapter, spec.words()?, file)?),
-            // One that was asked for, or all.
-            Err(e) if args.codec.spec().is_some() => return Err(e),
-            Err(_) => {}
+            // Of all that are tried some cannot hold the values.
+            Err(e) if args.codec.spec().is_none() && e.is::<Usage>() => {}
+            Err(e) => return Err(e),
         }
     }
     ways.sort_by_key(|way| way.bytes);
@@ -178,9 +178,14 @@ fn specs(
     // Few changes can be as few as a size takes.
     if let Some(most) = args.max_bytes {
         let few = all.iter().filter(|spec| spec.row().is_ok_and(|(_, values)| values.get("density").is_some()));
-        let mut few: Vec<compress::Spec> = few.cloned().collect();
-        few.dedup_by(|a, b| a.kind == b.kind && a.values.get("scale") == b.values.get("scale"));
+        // One of each, since their densities are chosen.
+        let mut once: Vec<compress::Spec> = Vec::new();
         for spec in few {
+            if !once.iter().any(|o| o.kind == spec.kind && o.values.get("scale") == spec.values.get("scale")) {
+                once.push(spec.clone());
+            }
+        }
+        for spec in once {
             let fitted =
                 densest(spec, |spec| Ok(adapter::file::packed(adapter, mynah.base(), origin, spec)?.len() <= most));
             all.extend(fitted?);
@@ -235,11 +240,8 @@ fn measured(args: &Pack, mynah: &Mynah, adapter: &dyn Adapter, ways: &mut [Way])
         out::name(path)
     );
     for (i, way) in ways.iter_mut().enumerate() {
-        // One that changes nothing is the base.
-        let loss = of(Some(&way.file)).or_else(|e| match e.downcast_ref::<mynah::Error>() {
-            Some(mynah::Error::Invalid { .. }) => Ok(base),
-            _ => Err(e),
-        })?;
+        // One that changes nothing is the base, and cannot be attached.
+        let loss = if mynah.adapter(way.file.clone())?.changes_something() { of(Some(&way.file))? } else { base };
         way.loss = Some(loss);
         way.kept = Some((base - loss) / (base - own));
         meter.show(i as u64 + 3, || way.codec.clone());

@@ -378,7 +378,7 @@ mod tests {
             let values: Vec<f32> = noise.iter().map(value).collect();
             let bytes = ternary.encode(&values, &p).unwrap();
             let found = bytes.len() as f64 * 8.0 / n as f64;
-            assert!((found / bits - 1.0).abs() < 0.03, "{density}: {found} bits a value, {bits} in the table");
+            assert!((found / bits - 1.0).abs() < 0.02, "{density}: {found} bits a value, {bits} in the table");
             assert_eq!(ternary.decode(&bytes, &p).unwrap(), values);
         }
     }

@@ -1,9 +1,11 @@
 //! Adapter files of earlier versions load for ever: samples of version 0.1, with the logits that version computed. `lora`,
-//! `root` and `nola` are wide files, the others packed ones, one for each codec.
+//! `root` and `nola` are wide files, the others packed ones, one for each codec. A new
+//! codec gets a sample once: `mynah pack --codec NAME` of a small adapter of the built-in model, and the logits that
+//! `mynah logits --exact --json` shows with it. Samples are never written again.
 
 #![cfg(feature = "base")]
 
-use mynah::adapter::{self, Provenance, Spec, compress, parse_targets};
+use mynah::adapter;
 use mynah::bytes::{Bytes, Limits};
 use mynah::container::codec::CODECS;
 use mynah::gguf::Gguf;
@@ -54,38 +56,4 @@ fn logits(model: &Model, adapter: Box<dyn adapter::Adapter>, tokens: &[u32]) -> 
     let mut session = Session::new(model, config).unwrap();
     session.attach(model.ready(adapter).unwrap(), 1.0).unwrap();
     session.feed(tokens).unwrap().to_vec()
-}
-
-/// How the samples of codecs were made.
-#[ignore = "writes the samples that are missing"]
-#[test]
-fn write() {
-    let gguf = Gguf::parse(Bytes::from_static(mynah::base::MODEL), &Limits::default()).unwrap();
-    let model = Model::load(&gguf, Compute { kernels: mynah::kernel::best(), pool: Pool::new(2) }).unwrap();
-    let tokenizer = Tokenizer::from_gguf(&gguf).unwrap();
-    let base = model.base(tokenizer.fingerprint());
-    let tokens = tokenizer.encode(PROMPT, &Encode { add_special: true, parse_special: false }).unwrap();
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/adapters");
-    for codec in CODECS.iter().map(|codec| codec.name) {
-        let path = dir.join(format!("{codec}.mynah"));
-        if path.exists() {
-            continue;
-        }
-        let spec =
-            if codec == "levels" { Spec::new("uni").with("vector", 500) } else { Spec::new("lora").with("rank", 2) };
-        let spec = Spec { targets: parse_targets("v").unwrap(), layers: Some(vec![0, 4]), seed: 5, ..spec };
-        let mut adapter = adapter::create(&spec, &base).unwrap();
-        let mut random = mynah::rng::Random::new(3, codec, "sample");
-        adapter.params_mut().iter_mut().for_each(|p| *p += (random.next_f32() - 0.5) * 0.5);
-        let origin = Provenance { objective: "next token".into(), steps: 1, ..Provenance::default() };
-        let bytes = adapter::file::packed(&mut *adapter, &base, &origin, &compress::Spec::new(codec)).unwrap();
-        let read = adapter::from_bytes(bytes.clone().into(), &base, &Limits::default()).unwrap();
-        let logits = logits(&model, read, &tokens);
-        let mut order: Vec<usize> = (0..logits.len()).collect();
-        order.sort_by(|a, b| logits[*b].total_cmp(&logits[*a]));
-        let top: Vec<(usize, f32)> = order[..10].iter().map(|i| (*i, logits[*i])).collect();
-        std::fs::write(path, bytes).unwrap();
-        let text = serde_json::json!({ "prompt": PROMPT, "top": top }).to_string();
-        std::fs::write(dir.join(format!("{codec}.json")), text).unwrap();
-    }
 }

@@ -44,7 +44,7 @@ Without --codec every codec is tried. With --eval the loss of each is measured o
 keeps 98 % of what the adapter had learnt is written, or with --max-bytes the best one of that size. Take a text that was not \
 trained on. Without --eval nothing tells what is lost: the file is the one that rounds least, within --max-bytes.
 
-Training for the size keeps more than packing afterwards: mynah train --bytes N. \
+To train for a size instead: mynah train --bytes N. \
 With --json: output, bytes_before, bytes, codec, loss_of_base, loss_before, loss, ways (codec, bytes, loss, kept, frontier).
 
 Examples:
