@@ -82,7 +82,7 @@ Exit status: 0 success, 1 failure, 2 wrong use, 130 interrupted, 141 the output 
 /// Teaches a language model on the device it runs on.
 ///
 /// mynah maps a quantised GGUF model, runs it, trains a small adapter (LoRA, NOLA or another kind) on your own text
-/// while the model's weights stay frozen, and saves the adapter in a small file: 20 kB to 5 MB for a small model.
+/// while the model's weights stay frozen, and saves the adapter in a small file: 3 kB to 5 MB for a small model.
 #[derive(Parser)]
 #[command(version, after_help = TOP, max_term_width = 100, propagate_version = true)]
 #[command(disable_help_flag = true, arg = help_option(), disable_version_flag = true, arg = version_option())]
