@@ -18,6 +18,8 @@
 
 mod limits;
 #[cfg(feature = "std")]
+pub(crate) mod lock;
+#[cfg(feature = "std")]
 pub mod map;
 
 pub use limits::Limits;

@@ -13,10 +13,11 @@
 )]
 
 use super::checkpoint::Checkpoint;
+use crate::bytes::lock::Lock;
 use crate::bytes::map::{self, Disk, System};
 use crate::bytes::{Bytes, Limits};
 use crate::error::{Error, Result};
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File};
 use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::prelude::v1::*;
@@ -29,8 +30,7 @@ const LOCK: &str = "lock";
 pub struct Folder {
     path: PathBuf,
     disk: Box<dyn Disk>,
-    // Held until this is dropped or the process ends in any way.
-    _lock: File,
+    _lock: Lock,
 }
 
 impl Folder {
@@ -166,7 +166,7 @@ fn names(path: &Path) -> Result<Vec<String>> {
     Ok(names.into_iter().filter_map(|name| name.into_string().ok()).collect())
 }
 
-fn lock(path: &Path) -> Result<File> {
+fn lock(path: &Path) -> Result<Lock> {
     let io = |doing| move |source| Error::Io { doing, source };
     fs::create_dir_all(path).map_err(io("make the folder"))?;
     let mut options = File::options();
@@ -174,7 +174,7 @@ fn lock(path: &Path) -> Result<File> {
     // What came with a folder from elsewhere may be a link to another file, or a pipe, for which this would wait.
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, libc::O_NOFOLLOW | libc::O_NONBLOCK);
-    let mut file = options.open(path.join(LOCK)).map_err(io("open the lock of"))?;
+    let file = options.open(path.join(LOCK)).map_err(io("open the lock of"))?;
     if !file.metadata().map_err(io("open the lock of"))?.is_file() {
         return Err(Error::invalid("folder", format!("its {LOCK} is no file; remove that")));
     }
@@ -183,8 +183,8 @@ fn lock(path: &Path) -> Result<File> {
         file.take(24).read_to_string(&mut text).ok()?;
         text.trim_end().parse::<u32>().ok()
     };
-    match file.try_lock() {
-        Ok(()) => {
+    match Lock::take(file).map_err(io("lock"))? {
+        Ok(mut file) => {
             // For whoever comes next: a number that cannot be written is missing in a message.
             if file.metadata().is_ok_and(|meta| meta.len() == 0) || owner(&mut file).is_some() {
                 let number = format!("{}\n", std::process::id());
@@ -192,12 +192,9 @@ fn lock(path: &Path) -> Result<File> {
             }
             Ok(file)
         }
-        Err(TryLockError::WouldBlock) => {
+        Err(mut file) => {
             let whose = owner(&mut file).map_or(String::new(), |pid| format!(", process {pid}"));
             Err(Error::invalid("folder", format!("another run uses it{whose}; end that, or name another folder")))
         }
-        // A file system without locks: the user must then avoid two runs in one folder.
-        Err(TryLockError::Error(e)) if e.kind() == io::ErrorKind::Unsupported => Ok(file),
-        Err(TryLockError::Error(e)) => Err(io("lock")(e)),
     }
 }

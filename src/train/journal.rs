@@ -16,9 +16,10 @@
 )]
 
 use crate::bytes::Limits;
+use crate::bytes::lock::Lock;
 use crate::bytes::map::{self, Disk, System};
 use crate::error::{Error, Result};
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::prelude::v1::*;
@@ -26,7 +27,7 @@ use std::prelude::v1::*;
 /// A file of lines, open for appending.
 pub struct Journal {
     path: PathBuf,
-    file: File,
+    file: Lock,
     /// Its contents: whole lines.
     text: Vec<u8>,
     torn: usize,
@@ -38,7 +39,7 @@ fn io(doing: &'static str) -> impl FnOnce(std::io::Error) -> Error {
 }
 
 /// Opens the file for appending by this process only.
-fn open(path: &Path) -> Result<File> {
+fn open(path: &Path) -> Result<Lock> {
     let mut options = OpenOptions::new();
     options.append(true).create(true);
     #[cfg(unix)]
@@ -51,13 +52,8 @@ fn open(path: &Path) -> Result<File> {
     if !file.metadata().map_err(io("open"))?.is_file() {
         return Err(Error::invalid("not a file", "it is a folder, a pipe or a device; name another"));
     }
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(Error::invalid("file", "another process writes to it")),
-        // A file system without locks: the user must then avoid two writers.
-        Err(TryLockError::Error(e)) if e.kind() == std::io::ErrorKind::Unsupported => Ok(file),
-        Err(TryLockError::Error(e)) => Err(io("lock")(e)),
-    }
+    let locked = Lock::take(file).map_err(io("lock"))?;
+    locked.map_err(|_| Error::invalid("file", "another process writes to it"))
 }
 
 impl Journal {
