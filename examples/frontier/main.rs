@@ -56,6 +56,7 @@ const RECIPES: &[Recipe] = &[
         rates: &[1e-3, 3e-3],
     },
     Recipe { name: "NOLA 64", spec: || all("nola"), codec: None, bytes: None, rates: &[5e-3, 2e-2] },
+    Recipe { name: "NOLA 16", spec: || few("nola").with("bases", 16), codec: None, bytes: None, rates: &[5e-3, 2e-2] },
     Recipe {
         name: "NOLA 2,953, 4 bits",
         spec: || few("nola"),
@@ -66,6 +67,18 @@ const RECIPES: &[Recipe] = &[
     Recipe { name: "uni 1,000", spec: || few("uni"), codec: None, bytes: Some(1_000), rates: &[5e-3, 1.5e-2] },
     Recipe { name: "uni 2,953", spec: || few("uni"), codec: None, bytes: Some(2_953), rates: &[5e-3, 1.5e-2] },
     Recipe { name: "uni 10,000", spec: || all("uni"), codec: None, bytes: Some(10_000), rates: &[3e-3, 1e-2] },
+];
+
+/// A name, the recipe of which it packs the files, and ways to choose from.
+type Packed = (&'static str, &'static str, fn() -> Vec<compress::Spec>);
+
+const PACKED: &[Packed] = &[
+    ("LoRA rank 8, f16", "LoRA rank 8", || vec![compress::Spec::new("f16")]),
+    ("LoRA rank 8, ComPEFT 5 %", "LoRA rank 8", || ternary(0.05)),
+    ("LoRA rank 8, ComPEFT 10 %", "LoRA rank 8", || ternary(0.1)),
+    ("LoRA rank 8, ComPEFT 20 %", "LoRA rank 8", || ternary(0.2)),
+    ("NOLA 64, packed to 4 bits", "NOLA 64", || vec![levels(4)]),
+    ("NOLA 16, packed to 4 bits", "NOLA 16", || vec![levels(4)]),
 ];
 
 /// What a recipe made of a task.
@@ -147,31 +160,27 @@ impl Bench {
             made.recalled = self.recalled(&made.file, task)?;
         }
         let (seconds, loss) = (self.start.elapsed().as_secs_f64(), mean(all.iter().map(|m| m.report)));
-        let (bytes, recalled) = (all[0].file.len(), all[0].recalled);
-        let recalled = recalled.map_or(String::new(), |n| format!(", {n} of {} recalled", task.report.len()));
+        let (bytes, each) = (all[0].file.len(), all.iter().map(|m| (m.report, m.recalled)).collect::<Vec<_>>());
         eprintln!(
-            "{seconds:6.0} s  {} {}: rate {rate}, {bytes} bytes, loss {loss:.4}{recalled}",
+            "{seconds:6.0} s  {} {}: rate {rate}, {bytes} bytes, loss {loss:.4} {each:.4?}",
             task.name, recipe.name
         );
+        let prompt = &task.report[0][0];
+        eprintln!("        {prompt:?} -> {:?}", self.sample(&all[0].file, prompt)?);
         Ok(all)
     }
 
-    /// The LoRA of each seed through ComPEFT, with the scale of the lowest loss.
-    fn compressed(&self, task: &Task, whole: &[Made], density: f64) -> Result<Vec<Made>> {
+    /// The adapter of each seed, packed in the one of several ways that has the lowest loss.
+    fn packed(&self, task: &Task, name: &str, whole: &[Made], ways: &[compress::Spec]) -> Result<Vec<Made>> {
         let mut all = Vec::new();
         for made in whole {
             let mut adapter = self.mynah.adapter(made.file.clone())?;
             let mut best: Option<Made> = None;
-            for scale in [0.0, 1.0, 2.0, 3.0] {
-                let codec = compress::Spec::new("ternary").with("density", density).with("scale", scale);
+            for codec in ways {
                 let origin = Provenance::default();
-                let file = adapter::file::packed(&mut *adapter, self.mynah.base(), &origin, &codec)?;
+                let file = adapter::file::packed(&mut *adapter, self.mynah.base(), &origin, codec)?;
                 let made = self.judge(task, file)?;
-                eprintln!(
-                    "        ComPEFT {density} scale {scale}: {} bytes, loss {:.4}",
-                    made.file.len(),
-                    made.report
-                );
+                eprintln!("        {name}, {codec:?}: {} bytes, loss {:.4}", made.file.len(), made.report);
                 if best.as_ref().is_none_or(|b| made.choose < b.choose) {
                     best = Some(made);
                 }
@@ -183,6 +192,18 @@ impl Bench {
         }
         Ok(all)
     }
+
+    /// What the base with the adapter of a file says to a prompt.
+    fn sample(&self, file: &[u8], prompt: &str) -> Result<String> {
+        let generation = self.mynah.generation().sampling(Sampling::greedy()).limit(32).attach(file.to_vec(), 1.0)?;
+        Ok(generation.complete(prompt)?.finish()?.text)
+    }
+}
+
+/// ComPEFT at a density, with scales to choose from.
+fn ternary(density: f64) -> Vec<compress::Spec> {
+    let scales = [0.0, 1.0, 2.0, 3.0];
+    scales.map(|scale| compress::Spec::new("ternary").with("density", density).with("scale", scale)).into()
 }
 
 /// A recipe's bytes, its share of each task, and what it recalled.
@@ -224,7 +245,6 @@ fn main() -> Result<()> {
     for task in &tasks {
         let base = bench.loss(None, &task.report)?;
         let facts = task.report.len();
-        let mut whole = Vec::new();
         let mut best = 0.0;
         for (i, recipe) in RECIPES.iter().enumerate() {
             let made = bench.best(task, recipe, seeds)?;
@@ -233,13 +253,10 @@ fn main() -> Result<()> {
                 eprintln!("{}: loss {base:.3} of the base, {best:.3} with {}", task.name, recipe.name);
             }
             add(recipe.name.into(), base, best, &made, facts);
-            if i == 0 {
-                whole = made;
+            for (name, _, ways) in PACKED.iter().filter(|(_, of, _)| *of == recipe.name) {
+                let made = bench.packed(task, name, &made, &ways())?;
+                add((*name).into(), base, best, &made, facts);
             }
-        }
-        for density in [0.05, 0.1, 0.2] {
-            let made = bench.compressed(task, &whole, density)?;
-            add(format!("LoRA rank 8, ComPEFT {:.0} %", density * 100.0), base, best, &made, facts);
         }
     }
     rows.sort_by_key(|row| row.bytes);

@@ -11,6 +11,7 @@ use mynah::container::codec::{CODECS, Params, Whole};
 use mynah::container::{Builder, Container};
 use mynah::gguf::Gguf;
 use mynah::model::Model;
+use mynah::picture::{self, Parts};
 use mynah::text::chat::{Message, Template};
 use mynah::text::{Decode, Encode, Tokenizer};
 use mynah::train::checkpoint::Checkpoint;
@@ -21,7 +22,7 @@ use std::sync::OnceLock;
 pub type Target = fn(&[u8]);
 
 /// Every target, by name.
-pub const TARGETS: [(&str, Target); 10] = [
+pub const TARGETS: [(&str, Target); 11] = [
     ("gguf", gguf),
     ("mapped", mapped),
     ("container", container),
@@ -32,6 +33,7 @@ pub const TARGETS: [(&str, Target); 10] = [
     ("template", template),
     ("data", data),
     ("checkpoint", checkpoint),
+    ("picture", picture),
 ];
 
 fn limits() -> Limits {
@@ -241,5 +243,31 @@ pub fn checkpoint(bytes: &[u8]) {
                 adapter::file::restore(bytes, mynah().base(), &limits(), adapter::file::Fit::Same).ok();
             }
         }
+    }
+}
+
+/// A picture: the bytes as a file, as pixels, and as what a set of codes holds.
+pub fn picture(bytes: &[u8]) {
+    picture::read(bytes, &limits()).ok();
+    let [side, rest @ ..] = bytes else { return };
+    let (width, scale) = (u32::from(*side).max(1), 3);
+    let height = rest.len() as u32 / width;
+    if let Some(pixels) = image::GrayImage::from_raw(width, height, rest[..(width * height) as usize].to_vec())
+        && height > 0
+    {
+        let large =
+            image::imageops::resize(&pixels, width * scale, height * scale, image::imageops::FilterType::Nearest);
+        let mut file = std::io::Cursor::new(Vec::new());
+        large.write_to(&mut file, image::ImageFormat::Png).expect("room in memory");
+        let found = picture::read(file.get_ref(), &limits()).expect("a whole picture");
+        assert!(found.payloads.len() as u64 <= limits().codes);
+    }
+    let mut parts = Parts::new();
+    for payload in rest.chunks(usize::from(*side).max(1)) {
+        parts.add(payload, &limits()).ok();
+    }
+    if let Ok(file) = parts.finish() {
+        let codes = picture::codes(&file, &limits()).expect("a file that came in codes");
+        assert!(!codes.is_empty());
     }
 }
