@@ -141,9 +141,18 @@ impl Bench {
         self.judge(task, lesson.to_bytes()?)
     }
 
+    /// Its loss on the rows to choose by.
     fn judge(&self, task: &Task, file: Vec<u8>) -> Result<Made> {
-        let (choose, report) = (self.loss(Some(&file), &task.choose)?, self.loss(Some(&file), &task.report)?);
-        Ok(Made { choose, report, recalled: None, file })
+        Ok(Made { choose: self.loss(Some(&file), &task.choose)?, report: f64::NAN, recalled: None, file })
+    }
+
+    /// What is told of files that were chosen.
+    fn report(&self, task: &Task, chosen: &mut [Made]) -> Result<()> {
+        for made in chosen {
+            made.report = self.loss(Some(&made.file), &task.report)?;
+            made.recalled = self.recalled(&made.file, task)?;
+        }
+        Ok(())
     }
 
     /// The best of a few rates with the first seed, and the others with that rate.
@@ -156,9 +165,7 @@ impl Bench {
         for seed in 1..seeds {
             all.push(self.make(task, recipe, rate, seed)?);
         }
-        for made in &mut all {
-            made.recalled = self.recalled(&made.file, task)?;
-        }
+        self.report(task, &mut all)?;
         let (seconds, loss) = (self.start.elapsed().as_secs_f64(), mean(all.iter().map(|m| m.report)));
         let (bytes, each) = (all[0].file.len(), all.iter().map(|m| (m.report, m.recalled)).collect::<Vec<_>>());
         eprintln!(
@@ -170,26 +177,29 @@ impl Bench {
         Ok(all)
     }
 
-    /// The adapter of each seed, packed in the one of several ways that has the lowest loss.
+    /// The adapter of each seed, packed; where there are several ways, that of the first seed in the one of the lowest loss.
     fn packed(&self, task: &Task, name: &str, whole: &[Made], ways: &[compress::Spec]) -> Result<Vec<Made>> {
         let mut all = Vec::new();
-        for made in whole {
+        for made in if ways.len() > 1 { &whole[..1] } else { whole } {
             let mut adapter = self.mynah.adapter(made.file.clone())?;
             let mut best: Option<Made> = None;
             for codec in ways {
                 let origin = Provenance::default();
                 let file = adapter::file::packed(&mut *adapter, self.mynah.base(), &origin, codec)?;
                 let made = self.judge(task, file)?;
-                eprintln!("        {name}, {codec:?}: {} bytes, loss {:.4}", made.file.len(), made.report);
+                eprintln!(
+                    "        {name}, {}: {} bytes, {:.4} to choose by",
+                    codec.words()?,
+                    made.file.len(),
+                    made.choose
+                );
                 if best.as_ref().is_none_or(|b| made.choose < b.choose) {
                     best = Some(made);
                 }
             }
             all.extend(best);
         }
-        for made in &mut all {
-            made.recalled = self.recalled(&made.file, task)?;
-        }
+        self.report(task, &mut all)?;
         Ok(all)
     }
 
