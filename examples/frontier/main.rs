@@ -56,7 +56,7 @@ const RECIPES: &[Recipe] = &[
         rates: &[1e-3, 3e-3],
     },
     Recipe { name: "NOLA 64", spec: || all("nola"), codec: None, bytes: None, rates: &[5e-3, 2e-2] },
-    Recipe { name: "NOLA 16", spec: || few("nola").with("bases", 16), codec: None, bytes: None, rates: &[5e-3, 2e-2] },
+    Recipe { name: "NOLA 16", spec: || few("nola").with("basis", 16), codec: None, bytes: None, rates: &[5e-3, 2e-2] },
     Recipe {
         name: "NOLA 2,953, 4 bits",
         spec: || few("nola"),
