@@ -35,6 +35,11 @@ pub trait Frozen: Send + Sync {
         None
     }
 
+    /// The token embeddings, or with `head` the output matrix, which may be the same, `[V, width]`.
+    fn vocabulary(&self, _head: bool) -> Option<Matrix> {
+        None
+    }
+
     /// The heads of a block.
     fn heads(&self, layer: usize) -> Option<Heads>;
 
@@ -92,6 +97,10 @@ pub struct Base {
     pub shapes: Vec<Shapes>,
     /// Paths of matrices in Hugging Face blocks, where they are not the usual ones.
     pub hf: &'static [(&'static str, Role)],
+    /// The path of the list of blocks in Hugging Face models: `model.layers`.
+    pub hf_blocks: &'static str,
+    /// Names of tensors in GGUF files that have another role than the table of roles says.
+    pub bind: &'static [(&'static str, Role)],
     /// Whether rows of q and k come in neighbouring pairs (the NORM layout of GGUF files for llama-like architectures),
     /// so that rows of Hugging Face files, which pair the halves of a head, must be reordered.
     pub paired_rows: bool,
@@ -136,6 +145,27 @@ impl Base {
     pub fn hf(&self, role: Role) -> &'static str {
         let own = self.hf.iter().find(|(_, r)| *r == role);
         own.map_or(role.hf(), |(path, _)| path)
+    }
+
+    /// The path of a site in a Hugging Face model: `model.layers.3.self_attn.q_proj`.
+    pub fn module(&self, site: Site) -> String {
+        format!("{}.{}.{}", self.hf_blocks, site.layer, self.hf(site.role))
+    }
+
+    /// The name of a site's weight in a GGUF file of this model.
+    pub fn gguf(&self, site: Site) -> String {
+        let bound = self.bind.iter().find(|(_, role)| *role == site.role).map(|(name, _)| *name);
+        format!("blk.{}.{}.weight", site.layer, bound.unwrap_or(site.role.gguf()))
+    }
+
+    /// The site with this weight name in a GGUF file of this model.
+    pub fn by_gguf(&self, name: &str) -> Option<Site> {
+        let (layer, rest) = name.strip_prefix("blk.")?.strip_suffix(".weight")?.split_once('.')?;
+        let bound = self.bind.iter().find(|(name, role)| *name == rest && role.row().kind == TensorKind::Matrix);
+        match bound {
+            Some((_, role)) => Some(Site { layer: super::place::number(layer)?, role: *role }),
+            None => Site::by_gguf(name),
+        }
     }
 
     /// Input and output width of a tensor.
@@ -206,6 +236,20 @@ impl Base {
         };
         let [_, n_out] = self.shape(site).ok()?;
         n_out.checked_div(heads).filter(|width| self.paired_rows && width % 2 == 0)
+    }
+
+    /// The row of a GGUF file's matrix that a row of the Hugging Face matrix is; of several in one tensor, within each.
+    pub fn row(&self, site: Site, row: usize) -> usize {
+        let (mut start, mut within) = (0, row);
+        for role in site.role.row().holds {
+            let part = Site { role: *role, ..site };
+            let rows = self.shape(part).map_or(0, |[_, rows]| rows);
+            if within < rows {
+                return start + self.row(part, within);
+            }
+            (start, within) = (start + rows, within - rows);
+        }
+        self.paired(site).map_or(row, |width| gguf_row(row, width))
     }
 
     /// All matrices, block by block.

@@ -44,6 +44,8 @@ use crate::container::codec::{Codec, Params, Whole};
 use crate::container::head::Head;
 use crate::container::{Builder, Container};
 use crate::error::{Error, Result, printable};
+use crate::knob::{Values, resolve};
+use crate::rng::GENERATOR;
 use std::prelude::v1::*;
 
 const KIND: &str = "adapter";
@@ -309,6 +311,29 @@ fn read(
 
     let codec = head.text("codec")?;
     (kind.read)(Stored { places, base, head, container, limits, codec })
+}
+
+/// An adapter of a kind whose file holds nothing but places, settings and parameters, from these: for each place the
+/// values of its parts, one after the other. Settings that are not given are the defaults.
+///
+/// # Errors
+/// Those of the kind, as for a file that says this; `Mismatch` where `base` lacks a place.
+pub(super) fn built(
+    kind: &Kind,
+    mut values: Vec<(place::Place, Vec<f32>)>,
+    settings: &Values,
+    base: &Base,
+    limits: &Limits,
+) -> Result<Box<dyn Adapter>> {
+    values.sort_by_key(|(place, _)| *place);
+    let shaped = |(place, _): &(place::Place, Vec<f32>)| Ok((*place, base.place(*place)?));
+    let places = values.iter().map(shaped).collect::<Result<Vec<Shaped>>>()?;
+    let mut head = Head::new();
+    head.set("seed", 0u64).set("generator", GENERATOR);
+    resolve(kind.name, kind.knobs, settings)?.write(&mut head);
+    let params: Vec<u8> = values.into_iter().flat_map(|(_, values)| values).flat_map(|v| v.to_le_bytes()).collect();
+    let container = Container::read(Builder::new(KIND).section("params", true, params).finish().into(), limits)?;
+    (kind.read)(Stored { places, base, head: &head, container: &container, limits, codec: "f32" })
 }
 
 /// Whether the base is that of the training, as far as `fit` asks.

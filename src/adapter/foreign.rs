@@ -21,8 +21,10 @@ const NONE: &str = "not an adapter";
 
 const PEFT: &str = "it is the weights of a PEFT adapter without their configuration; give the folder that holds \
     adapter_config.json too (-a FOLDER)";
-const MLX: &str = "it is an adapter of MLX, which mynah does not read; mlx_lm.fuse makes a whole model of it and its base, \
-    which llama.cpp's convert_hf_to_gguf.py turns into a GGUF file for -m";
+const MLX: &str = "it is the weights of an adapter of MLX without their configuration; give the folder that holds \
+    adapter_config.json too (-a FOLDER)";
+const NPZ: &str = "it is an adapter of an early version of MLX, with its weights in an npz file; mlx.core's load and \
+    save_safetensors make adapters.safetensors of it";
 const IMAGES: &str = "it is an adapter of a model that makes images";
 const WHOLE: &str = "it is the weights of a whole model; llama.cpp's convert_hf_to_gguf.py turns the folder that they lie \
     in into a GGUF file for -m";
@@ -74,11 +76,13 @@ pub(super) fn folder(path: &std::path::Path) -> Option<Error> {
     names.sort();
     let has = |name: &str| names.iter().any(|n| n == name);
     let ends = |end: &str| names.iter().find(|n| n.ends_with(end));
-    let (config, weights) = (has("adapter_config.json"), has("adapter_model.safetensors"));
+    let weights = ["adapter_model.safetensors", "adapter_model.safetensors.index.json"].iter().any(|name| has(name));
+    let config = has("adapter_config.json");
     let inside = names.iter().find(|n| path.join(n).join("adapter_config.json").exists());
     match (config, weights) {
         (true, true) => None,
-        (_, false) if has("adapters.safetensors") || has("adapters.npz") => no(MLX.into()),
+        (_, false) if has("adapters.safetensors") => no(MLX.into()),
+        (_, false) if has("adapters.npz") => no(NPZ.into()),
         (_, false) if has("adapter_model.bin") || has("adapter_model.pt") => Some(pickled()),
         (true, false) => {
             no("adapter_model.safetensors is missing beside adapter_config.json; copy the whole folder".into())

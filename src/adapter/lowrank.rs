@@ -1,4 +1,4 @@
-//! Low-rank changes `ΔW = s·B·A`, shared by all kinds that differ only in how A and B follow from their parameters.
+//! Low-rank changes `ΔW = s·B·A`, where PEFT's `lora_bias` is set also `Δy = s·b`, shared by all kinds that differ only in how A and B follow from their parameters.
 //!
 //! A is stored as `[rank, in]` and B transposed, `[rank, out]`, so that every product below is a kernel call without a
 //! copy. Both factors of all sites lie in one buffer that a [`Layout`] describes. [`LowRank`] is the adapter; a kind
@@ -34,8 +34,10 @@ pub struct Slot {
     pub alpha: f32,
     /// `s`: alpha over the rank, or over its root.
     pub factor: f32,
-    /// Start of A in the buffer; Bᵀ follows it.
+    /// Start of A in the buffer; Bᵀ follows it, and then the bias if there is one.
     pub start: usize,
+    /// Whether a bias, times the factor, is added too.
+    pub biased: bool,
 }
 
 impl Slot {
@@ -53,7 +55,7 @@ impl Slot {
             return Err(Error::invalid("alpha", format!("{alpha}; a finite number other than 0 can be used")));
         }
         let divisor = if stabilised { libm::sqrtf(rank as f32) } else { rank as f32 };
-        Ok(Slot { site, shape, rank, alpha, factor: alpha / divisor, start: 0 })
+        Ok(Slot { site, shape, rank, alpha, factor: alpha / divisor, start: 0, biased: false })
     }
 
     /// The range of A in the buffer.
@@ -67,15 +69,25 @@ impl Slot {
         start..start + self.rank * self.shape[1]
     }
 
-    /// `y += s·(x·Aᵀ)·Bᵀ` x: `[N, in]`, y: `[N, out]`, added to.
+    /// The range of the bias in the buffer; empty if there is none.
+    pub fn bias(&self) -> Range<usize> {
+        let start = self.b().end;
+        start..start + if self.biased { self.shape[1] } else { 0 }
+    }
+
+    /// `y += s·(x·Aᵀ)·Bᵀ + s·b` x: `[N, in]`, y: `[N, out]`, added to.
     pub fn forward(&self, factors: &[f32], at: &At, x: View, y: &mut Tile, scratch: &mut Buffer) {
         let (a, b, s) = (self.a_of(factors), self.b_of(factors), self.factor * at.strength);
         let u = scratch.room(x.n * a.n);
         products(at.cx, x, a, s, u);
         add_products(at.cx, View::new(u, x.n, a.n), b, y);
+        let bias = &factors[self.bias()];
+        for i in 0..if self.biased { x.n } else { 0 } {
+            y.row(i).iter_mut().zip(bias).for_each(|(y, b)| *y += s * b);
+        }
     }
 
-    /// With `U = s·x·Aᵀ` and `dU = s·dy·B`: `dBᵀ += Uᵀ·dy`, `dA += dUᵀ·x`, `dx += dU·A`.
+    /// With `U = s·x·Aᵀ` and `dU = s·dy·B`: `dBᵀ += Uᵀ·dy`, `dA += dUᵀ·x`, `db += s Σ dy`, `dx += dU·A`.
     /// `grads`, if given, has the layout of `factors`. dy: `[N, out]`.
     pub fn backward(
         &self,
@@ -95,6 +107,10 @@ impl Slot {
         if let Some(grads) = &mut grads {
             products(cx, x, a, s, u);
             add_outer(cx, View::new(u, n, rank), dy, &mut grads[self.b()]);
+            let bias = &mut grads[self.bias()];
+            for i in 0..if self.biased { n } else { 0 } {
+                bias.iter_mut().zip(dy.row(i)).for_each(|(g, dy)| *g += s * dy);
+            }
         }
         products(cx, dy, b, s, u);
         let du = View::new(u, n, rank);
@@ -133,7 +149,7 @@ impl Layout {
         let mut len = 0;
         for slot in &mut slots {
             slot.start = len;
-            len = slot.b().end;
+            len = slot.bias().end;
         }
         if let Some(twice) = slots.windows(2).find(|w| w[0].site == w[1].site) {
             panic!("{} comes twice", twice[0].site);
@@ -167,6 +183,11 @@ impl Layout {
         self.stabilised
     }
 
+    /// Whether the changes have biases: all of them, or none.
+    pub fn biased(&self) -> bool {
+        self.slots.iter().any(|s| s.biased)
+    }
+
     /// The largest rank.
     pub fn rank(&self) -> usize {
         self.slots.iter().map(|s| s.rank).max().unwrap_or(0)
@@ -177,16 +198,19 @@ impl Layout {
         self.slots.iter().map(|s| (Place::Site(s.site), s.shape)).collect()
     }
 
-    /// Whether any `B·A` is other than zero.
+    /// Whether any `B·A` or bias is other than zero.
     pub fn changes_something(&self, factors: &[f32]) -> bool {
         let any = |range: Range<usize>| factors[range].iter().any(|&v| v != 0.0);
-        self.slots.iter().any(|s| any(s.a()) && any(s.b()))
+        self.slots.iter().any(|s| any(s.a()) && any(s.b()) || any(s.bias()))
     }
 
     /// The facts and sections of a file that describe a layout.
     pub(super) fn record(&self, head: &mut Head) -> Vec<(&'static str, Vec<u8>)> {
         file::set_places(head, &self.places());
         head.set("scaling", if self.stabilised { "root" } else { "rank" });
+        if self.biased() {
+            head.set("biased", 1u64);
+        }
         let mut sections = Vec::new();
         let each = |word: &dyn Fn(&Slot) -> [u8; 4]| self.slots.iter().flat_map(word).collect();
         match &self.slots[..] {
@@ -222,10 +246,12 @@ impl Layout {
             Some(bytes) => file::words("alphas", &bytes, sites.len())?.iter().map(|w| f32::from_le_bytes(*w)).collect(),
             None => vec![head.real("alpha")? as f32; sites.len()],
         };
+        let biased = head.get("biased").map_or(Ok(0), |_| head.integer("biased"))? != 0;
         let mut slots = Vec::with_capacity(sites.len());
         for (site, (rank, alpha)) in sites.into_iter().zip(ranks.into_iter().zip(alphas)) {
             Limits::check("rank", rank, stored.limits.rank)?;
-            slots.push(Slot::new(site, stored.base, usize::try_from(rank).unwrap_or(usize::MAX), alpha, stabilised)?);
+            let rank = usize::try_from(rank).unwrap_or(usize::MAX);
+            slots.push(Slot { biased, ..Slot::new(site, stored.base, rank, alpha, stabilised)? });
         }
         Ok(Layout::new(slots, stabilised))
     }
@@ -368,6 +394,10 @@ impl<F: Factors> Adapter for LowRank<F> {
 
     fn changes_something(&self) -> bool {
         self.of.changes_something(&self.layout, &self.params)
+    }
+
+    fn low_rank(&self) -> Option<(&Layout, &[f32])> {
+        Some((&self.layout, self.factors()))
     }
 
     fn record(&self, head: &mut Head) -> Vec<(&'static str, Vec<u8>)> {

@@ -7,7 +7,8 @@
 //!
 //! `place.rs` has the places, `base.rs` the description of a model, `shape.rs` that of an adapter, and `stack.rs` the
 //! attached adapters. Kinds build on one of two adapters, `lowrank.rs` or `direct.rs`. `file.rs` reads and writes
-//! mynah's container, and `probe.rs` what it may hold as a proof of effect; `peft.rs` and `gguf_adapter.rs` read the adapters of other programs.
+//! mynah's container, and `probe.rs` what it may hold as a proof of effect; `changes.rs` has what other
+//! programs can have of an adapter, and `peft`, `mlx.rs` and `gguf_adapter.rs` read and write their formats; `folder.rs` tells folders apart.
 //!
 //! # Laws
 //! Tested for every row of [`KINDS`]: with strength 0 the model is the base to the bit; the backward pass agrees with
@@ -15,15 +16,20 @@
 //! bytes; another base is refused; neither threads nor tiling change a bit.
 
 mod base;
+mod changes;
 internal!(basis direct);
 pub mod budget;
 pub mod compress;
 pub mod file;
+#[cfg(feature = "std")]
+pub mod folder;
 mod foreign;
 pub mod gguf_adapter;
 mod json;
 pub mod kinds;
 internal!(lowrank);
+pub mod mlx;
+mod pattern;
 pub mod peft;
 pub mod place;
 pub mod probe;
@@ -108,6 +114,11 @@ pub trait Adapter: Send + Sync {
             self.start(i, &mut start);
             self.params()[part.range.clone()] != start[..]
         })
+    }
+
+    /// Its factors, prepared, where it is a low-rank change of linear layers: what other programs can have of it.
+    fn low_rank(&self) -> Option<(&lowrank::Layout, &[f32])> {
+        None
     }
 
     /// Its record in a file, beside base and parameters: facts of the head, and sections.

@@ -157,8 +157,8 @@ impl Site {
         let before = |role: Role| path.strip_suffix(base.hf(role))?.strip_suffix('.');
         let (role, before) = Role::matrices().find_map(|role| Some((role, before(role)?)))?;
         let (before, layer) = before.rsplit_once('.')?;
-        let parent = before.rsplit('.').next()?;
-        Some(Site { layer: number(layer).filter(|_| parent == "layers")?, role })
+        let [parent, list] = [before, base.hf_blocks].map(|path| path.rsplit('.').next());
+        Some(Site { layer: number(layer).filter(|_| parent == list)?, role })
     }
 }
 
@@ -170,7 +170,7 @@ impl fmt::Display for Site {
 }
 
 /// A decimal number in its canonical spelling.
-fn number(text: &str) -> Option<usize> {
+pub(super) fn number(text: &str) -> Option<usize> {
     let n: u16 = text.parse().ok()?;
     (n.to_string() == text).then_some(n.into())
 }
@@ -349,6 +349,8 @@ mod tests {
             width: 0,
             shapes: Vec::new(),
             hf: &[],
+            hf_blocks: "model.layers",
+            bind: &[],
             paired_rows: false,
             content: [0; 32],
             tokenizer: [0; 32],

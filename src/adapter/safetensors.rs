@@ -58,12 +58,26 @@ pub struct Tensor {
     pub shape: Vec<u64>,
     dtype: &'static Dtype,
     range: Range<usize>,
+    /// The file that it lies in.
+    shard: usize,
 }
 
-/// A parsed file: its tensors sorted by name.
+impl Tensor {
+    /// The type of its values: `F32`.
+    pub fn dtype(&self) -> &'static str {
+        self.dtype.0
+    }
+
+    /// Its bytes.
+    pub fn bytes(&self) -> usize {
+        self.range.len()
+    }
+}
+
+/// A parsed file, or several that are one: its tensors sorted by name.
 #[derive(Clone)]
 pub struct Safetensors {
-    file: Bytes,
+    files: Vec<Bytes>,
     tensors: Vec<Tensor>,
 }
 
@@ -116,7 +130,26 @@ impl Safetensors {
             more => return Err(Error::corrupt(format!("{more} bytes belong to no tensor"), next)),
         }
         tensors.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-        Ok(Safetensors { file, tensors })
+        Ok(Safetensors { files: vec![file], tensors })
+    }
+
+    /// Several files as one.
+    ///
+    /// # Errors
+    /// `Corrupt` if two have a tensor of one name.
+    pub fn join(shards: Vec<Safetensors>) -> Result<Safetensors> {
+        let mut all = Safetensors { files: Vec::new(), tensors: Vec::new() };
+        for shard in shards {
+            let first = all.files.len();
+            all.files.extend(shard.files);
+            let moved = |t: Tensor| Tensor { shard: t.shard.saturating_add(first), ..t };
+            all.tensors.extend(shard.tensors.into_iter().map(moved));
+        }
+        all.tensors.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        match all.tensors.windows(2).find(|w| matches!(w, [a, b] if a.name == b.name)) {
+            Some([twice, ..]) => Err(Error::corrupt(format!("tensor `{}` is in two files", printable(&twice.name)), 0)),
+            _ => Ok(all),
+        }
     }
 
     /// All tensors, sorted by name.
@@ -134,17 +167,65 @@ impl Safetensors {
     /// # Errors
     /// `Unsupported` if its type is not a float of 16 or 32 bits; `Mismatch` if it does not have two dimensions.
     pub fn matrix(&self, tensor: &Tensor) -> Result<Matrix> {
-        let name = printable(&tensor.name);
-        let format = tensor.dtype.2.and_then(Format::by_name);
-        let format =
-            format.ok_or_else(|| Error::unsupported("type of tensor", format!("{name}: {}", tensor.dtype.0)))?;
         let &[rows, cols] = tensor.shape.as_slice() else {
-            return Err(Error::mismatch(format!("shape of {name}"), "two dimensions", format!("{:?}", tensor.shape)));
+            let what = format!("shape of {}", printable(&tensor.name));
+            return Err(Error::mismatch(what, "two dimensions", format!("{:?}", tensor.shape)));
         };
         // Their product was checked against the number of bytes, unless one is zero.
         let size = |n: u64| usize::try_from(n).map_err(|_| Error::limit("address space", n, usize::MAX as u64));
-        Matrix::new(format, size(rows)?, size(cols)?, self.file.slice(tensor.range.clone())?)
+        self.rows(tensor, size(rows)?, size(cols)?)
     }
+
+    /// The values of a tensor of any shape that has `n` of them.
+    ///
+    /// # Errors
+    /// `Unsupported` if its type is not a float of 16 or 32 bits; `Mismatch` for another number of values; `Corrupt` if
+    /// one is not finite.
+    pub fn vector(&self, tensor: &Tensor, n: usize) -> Result<Vec<f32>> {
+        let found = tensor.shape.iter().try_fold(1, |n: u64, d| n.checked_mul(*d));
+        if found != Some(n as u64) {
+            let what = format!("shape of {}", printable(&tensor.name));
+            return Err(Error::mismatch(what, format!("{n} values"), format!("{:?}", tensor.shape)));
+        }
+        let mut values = vec![0.0; n];
+        self.rows(tensor, 1, n)?.decode(0, 0..n, &mut values);
+        match values.iter().all(|v| v.is_finite()) {
+            true => Ok(values),
+            false => Err(Error::corrupt(format!("a value of {} is not finite", printable(&tensor.name)), tensor.range.start)),
+        }
+    }
+
+    fn rows(&self, tensor: &Tensor, rows: usize, cols: usize) -> Result<Matrix> {
+        let unknown = || Error::unsupported("type of tensor", format!("{}: {}", printable(&tensor.name), tensor.dtype.0));
+        let format = tensor.dtype.2.and_then(Format::by_name).ok_or_else(unknown)?;
+        let file = self.files.get(tensor.shard).cloned().unwrap_or_else(|| Bytes::from(Vec::new()));
+        Matrix::new(format, rows, cols, file.slice(tensor.range.clone())?)
+    }
+}
+
+/// A tensor to write: its name, its shape, its values.
+pub(super) type New = (String, Vec<usize>, Vec<f32>);
+
+/// The bytes of a file with these tensors as `f32`, sorted by name. The header is padded so that values are aligned.
+pub(super) fn write(mut tensors: Vec<New>) -> Vec<u8> {
+    tensors.sort_by(|a, b| a.0.cmp(&b.0));
+    let mut table = serde_json::Map::new();
+    table.insert("__metadata__".into(), serde_json::json!({ "format": "pt" }));
+    let mut end = 0usize;
+    for (name, shape, values) in &tensors {
+        let start = end;
+        end = end.saturating_add(values.len().saturating_mul(4));
+        table.insert(
+            name.clone(),
+            serde_json::json!({ "dtype": "F32", "shape": shape, "data_offsets": [start, end] }),
+        );
+    }
+    let mut header = serde_json::Value::from(table).to_string().into_bytes();
+    header.resize(header.len().next_multiple_of(8), b' ');
+    let mut out = (header.len() as u64).to_le_bytes().to_vec();
+    out.append(&mut header);
+    out.extend(tensors.iter().flat_map(|(_, _, values)| values).flat_map(|v| v.to_le_bytes()));
+    out
 }
 
 /// The error for a pickle. It is never read, since reading one runs the program in it.
@@ -181,7 +262,7 @@ fn read_tensor(json: &mut Json, name: &str, data: usize, len: usize, limits: &Li
     };
     let (start, end) =
         range.ok_or_else(|| bad(format!("shape {shape:?} of {} at {offsets:?} of {} bytes", dtype.0, len.saturating_sub(data))))?;
-    Ok(Tensor { name: name.into(), shape, dtype, range: start..end })
+    Ok(Tensor { name: name.into(), shape, dtype, range: start..end, shard: 0 })
 }
 
 fn wholes(json: &mut Json, most: usize) -> Result<Vec<u64>> {

@@ -337,10 +337,10 @@ impl Mynah {
     }
 
     /// An adapter in any form that can be read: our own file, a checkpoint, which stands for the adapter in it, a GGUF
-    /// adapter, or a folder of PEFT's. It may be one that changes nothing yet.
+    /// adapter, or a folder of PEFT's or MLX's. It may be one that changes nothing yet.
     ///
     /// # Errors
-    /// `Io` from the system; those of [`adapter::restore`], [`adapter::peft::open`] and [`adapter::gguf_adapter::read`].
+    /// `Io` from the system; those of [`adapter::restore`], [`adapter::folder::open`] and [`adapter::gguf_adapter::read`].
     /// They name the file, if it is one.
     ///
     /// ```no_run
@@ -356,7 +356,7 @@ impl Mynah {
             #[cfg(feature = "std")]
             Source::Path(path) => {
                 let open = || match path.is_dir() {
-                    true => Ok(Box::new(adapter::peft::open(&path, self.base(), &limits)?) as Box<dyn Adapter>),
+                    true => adapter::folder::open(&path, self.base(), &limits),
                     false => self.read(crate::bytes::map::read(&path, limits.file)?.into(), &limits),
                 };
                 open().map_err(|e| e.in_file(path.to_string_lossy()))
@@ -367,7 +367,7 @@ impl Mynah {
     fn read(&self, bytes: Bytes, limits: &Limits) -> Result<Box<dyn Adapter>> {
         if bytes.starts_with(b"GGUF") {
             let file = Gguf::parse(bytes, limits)?;
-            return Ok(Box::new(adapter::gguf_adapter::read(&file, self.base(), limits)?));
+            return adapter::gguf_adapter::read(&file, self.base(), limits);
         }
         adapter::restore(held(bytes), self.base(), limits, Fit::Same)
     }

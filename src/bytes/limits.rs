@@ -44,6 +44,14 @@ pub struct Limits {
     pub json_keys: u64,
     /// Patterns of modules in the configuration of an adapter.
     pub patterns: u64,
+    /// Of these, regular expressions, which are compiled.
+    pub expressions: u64,
+    /// Bytes of a regular expression.
+    pub expression: u64,
+    /// Steps in which a regular expression may go back.
+    pub expression_steps: u64,
+    /// Files that a safetensors file is split into.
+    pub shards: u64,
     /// Bytes of a safetensors header.
     pub safetensors_header: u64,
     /// Bytes of a chat template.
@@ -98,6 +106,10 @@ impl Limits {
             json: MIB,
             json_keys: 32_768,
             patterns: 4_096,
+            expressions: 256,
+            expression: 4_096,
+            expression_steps: 10_000,
+            shards: 1_024,
             safetensors_header: 100_000_000,
             template: 256 * KIB,
             template_steps: 1_000_000,

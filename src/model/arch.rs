@@ -73,6 +73,8 @@ pub struct Arch {
     pub bind: &'static [(&'static str, Role)],
     /// Paths of matrices in its Hugging Face blocks that are other than in the table of roles.
     pub hf: &'static [(&'static str, Role)],
+    /// The path of the list of blocks in its Hugging Face models.
+    pub hf_blocks: &'static str,
     /// Tensors outside the blocks that every file has, beside the token embeddings and the last norm.
     pub globals: &'static [Key],
     /// Whether its files may have projections of pooled embeddings.
@@ -143,6 +145,7 @@ pub const PLAIN: Arch = Arch {
     may: BIASES,
     bind: &[],
     hf: &[],
+    hf_blocks: "model.layers",
     globals: &[],
     projections: false,
     last_norm: "output_norm",
@@ -198,6 +201,7 @@ pub static ARCHES: &[Arch] = &[
     },
     Arch {
         name: "gemma-embedding",
+        hf_blocks: "layers",
         act: "gelu_tanh",
         also: ALL_NORMS,
         projections: true,
@@ -288,6 +292,13 @@ pub static ARCHES: &[Arch] = &[
         norm: norm::Kind::Layer,
         act: "gelu_tanh_plain",
         needs: UNGATED,
+        hf: &[
+            ("attn.c_attn", Role::Qkv),
+            ("attn.c_proj", Role::O),
+            ("mlp.c_fc", Role::Up),
+            ("mlp.c_proj", Role::Down),
+        ],
+        hf_blocks: "transformer.h",
         globals: &[Key::Positions],
         layer: |_, _, layer| {
             layer.rope = None;
@@ -377,6 +388,15 @@ pub static ARCHES: &[Arch] = &[
         needs: &[Role::Q, Role::K, Role::V, Role::O, Role::Up, Role::Down],
         also: &[Role::FfnNorm, Role::FfnNormBias, Role::OutNorm, Role::OutNormBias],
         bind: &[("attn_output_norm", Role::FfnNorm), ("attn_output_norm", Role::FfnNormBias)],
+        hf: &[
+            ("attention.self.query", Role::Q),
+            ("attention.self.key", Role::K),
+            ("attention.self.value", Role::V),
+            ("attention.output.dense", Role::O),
+            ("intermediate.dense", Role::Up),
+            ("output.dense", Role::Down),
+        ],
+        hf_blocks: "encoder.layer",
         globals: &[Key::Positions, Key::EmbedNorm, Key::EmbedNormBias],
         last_norm: "",
         encoder: true,

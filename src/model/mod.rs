@@ -199,6 +199,8 @@ impl Model {
             width: h.width,
             shapes: h.blocks.iter().map(shapes).collect(),
             hf: h.arch.hf,
+            hf_blocks: h.arch.hf_blocks,
+            bind: h.arch.bind,
             paired_rows: h.arch.pairing == rope::Pairing::Neighbours,
             name: self.name().into(),
             format: self.format().into(),
@@ -238,6 +240,11 @@ impl Frozen for Model {
 
     fn heads(&self, layer: usize) -> Option<Heads> {
         self.hparams.blocks.get(layer).map(|l| l.heads)
+    }
+
+    fn vocabulary(&self, head: bool) -> Option<Matrix> {
+        let own = self.weights.output.as_ref().filter(|_| head);
+        Some(own.unwrap_or(&self.weights.embed).clone())
     }
 
     fn rope(&self, layer: usize) -> Option<&Rope> {

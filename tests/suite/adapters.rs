@@ -47,6 +47,8 @@ fn base_of(width: usize, heads: Heads, matrices: &[(Role, [usize; 2])]) -> Base 
         frozen: Some(Arc::new(Drawn(shapes.clone()))),
         shapes,
         hf: &[],
+        hf_blocks: "model.layers",
+        bind: &[],
         paired_rows: true,
         content: [1; 32],
         tokenizer: [2; 32],

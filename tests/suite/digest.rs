@@ -67,6 +67,8 @@ fn base() -> Base {
         width: 24,
         shapes: vec![block, second],
         hf: &[],
+        hf_blocks: "model.layers",
+        bind: &[],
         paired_rows: true,
         content: [1; 32],
         tokenizer: [2; 32],

@@ -50,7 +50,7 @@ const INSIDE: &[(&str, &[&[&str]])] = &[
     (
         "adapter",
         &[
-            &["json", "basis", "compress"],
+            &["json", "basis", "compress", "pattern"],
             &["place", "base"],
             &["shape"],
             &["stack"],
@@ -61,7 +61,10 @@ const INSIDE: &[(&str, &[&[&str]])] = &[
             &["direct"],
             &["small"],
             &["kinds"],
-            &["peft", "gguf_adapter", "budget"],
+            &["changes", "budget"],
+            &["peft", "gguf_adapter"],
+            &["mlx"],
+            &["folder"],
         ],
     ),
     ("decode", &[&["stop"], &["candidates"], &["stage"], &["sampler"], &["sample"], &["generator"]]),

@@ -90,6 +90,11 @@ fn squares(w: &Matrix) -> Vec<f32> {
     (0..w.rows).map(square).collect()
 }
 
+/// The lengths of the rows of a frozen matrix.
+pub(in crate::adapter) fn lengths_of(w: &Matrix) -> Vec<f32> {
+    squares(w).into_iter().map(math::sqrt).collect()
+}
+
 fn lengths(shape: &Shape, base: &Base) -> Result<Vec<Vec<f32>>> {
     shape.slots.iter().map(|s| Ok(squares(&base.matrix(site(s.place))?))).collect()
 }
@@ -136,7 +141,7 @@ impl Decomposed {
         let (rank, alpha) = (own.values.whole(RANK.name) as usize, own.values.real(ALPHA.name) as f32);
         let divisor = if own.values.switch(STABILISED.name) { libm::sqrtf(rank as f32) } else { rank as f32 };
         let start = own.range(slot, 0).start;
-        Slot { site: site(own.shape.slots[slot].place), shape, rank, alpha, factor: alpha / divisor, start }
+        Slot { site: site(own.shape.slots[slot].place), shape, rank, alpha, factor: alpha / divisor, start, biased: false }
     }
 }
 

@@ -5,9 +5,8 @@ use crate::adapter::lowrank::{self, Factors, Layout, LowRank, Slot};
 use crate::adapter::spec;
 use crate::adapter::{Base, Group, Kind, Part, Shape, Site, Size, Spec, Start};
 use crate::container::head::Head;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::kernel::Compute;
-use crate::quant::Matrix;
 use crate::rng::{GENERATOR, Stream};
 use crate::role::Role;
 use std::prelude::v1::*;
@@ -28,7 +27,7 @@ pub static KIND: Kind = Kind {
     size: Some(&crate::adapter::spec::RANK),
 };
 
-/// Parameters: A `[rank, in]` and Bᵀ `[rank, out]` of each site.
+/// Parameters: A `[rank, in]`, Bᵀ `[rank, out]`, and with PEFT's `lora_bias` a bias `[out]` of each site.
 pub type Lora = LowRank<Own>;
 
 /// The factors are the parameters themselves. The seed of A, if it is known.
@@ -57,41 +56,6 @@ impl Lora {
         LowRank::new(layout, params, Own(seed))
     }
 
-    /// From A `[rank, in]` and B `[out, rank]` of each site, for readers of other formats; `to_row` gives the place of a row
-    /// of B in the order of GGUF files.
-    pub(in crate::adapter) fn assemble(
-        slots: Vec<(Slot, [Matrix; 2])>,
-        stabilised: bool,
-        to_row: impl Fn(Site, usize) -> usize,
-    ) -> Result<Lora> {
-        let (slots, sources): (Vec<Slot>, Vec<[Matrix; 2]>) = slots.into_iter().unzip();
-        if slots.is_empty() {
-            return Err(Error::invalid("adapter", "it changes nothing: it has no tensors"));
-        }
-        let layout = Layout::new(slots, stabilised);
-        let mut params = vec![0.0; layout.len()];
-        for (slot, [from_a, from_b]) in layout.slots().iter().zip(&sources) {
-            let (a, b) = params[slot.a().start..slot.b().end].split_at_mut(slot.a().len());
-            let [n_in, n_out] = slot.shape;
-            for (r, row) in a.chunks_exact_mut(n_in).enumerate() {
-                from_a.decode(r, 0..n_in, row);
-            }
-            let mut row = vec![0.0; slot.rank];
-            for i in 0..n_out {
-                from_b.decode(i, 0..slot.rank, &mut row);
-                let to = to_row(slot.site, i);
-                row.iter().enumerate().for_each(|(r, v)| b[r * n_out + to] = *v);
-            }
-            if a.iter().chain(&*b).any(|v| !v.is_finite()) {
-                return Err(Error::corrupt(format!("a value for {} is not finite", slot.site), 0));
-            }
-        }
-        if !layout.changes_something(&params) {
-            return Err(Error::invalid("adapter", "it changes nothing: every B is zero"));
-        }
-        Ok(LowRank::new(layout, params, Own(None)))
-    }
-
     fn read(stored: Stored) -> Result<Lora> {
         let seed = stored.head.get("seed").map(|_| stored.head.integer("seed")).transpose()?;
         let layout = Layout::read(&stored)?;
@@ -104,6 +68,11 @@ impl Lora {
     pub fn seed(&self) -> Option<u64> {
         self.of.0
     }
+}
+
+/// Parts of a site.
+fn each(layout: &Layout) -> usize {
+    2 + usize::from(layout.biased())
 }
 
 /// The description of a new adapter.
@@ -127,13 +96,20 @@ impl Factors for Own {
         let of = |s: &Slot| {
             let [cols_a, cols_b] = s.shape;
             let (main, fast) = (Group::Main, Group::Fast);
-            [
+            let all = [
                 Part { name: "a", range: s.a(), cols: cols_a, start: Start::Given, group: main },
                 Part { name: "b", range: s.b(), cols: cols_b, start: Start::Zero, group: fast },
-            ]
+                Part { name: "bias", range: s.bias(), cols: cols_b, start: Start::Zero, group: main },
+            ];
+            all.into_iter().take(each(layout))
         };
         let parts = layout.slots().iter().flat_map(of).collect();
         (parts, Size { params: layout.len(), ..Size::default() })
+    }
+
+    fn own(&self, layout: &Layout, slot: usize) -> core::ops::Range<usize> {
+        let n = each(layout);
+        n * slot..n * slot + n
     }
 
     fn expand(&self, _cx: &Compute, _layout: &Layout, params: &[f32], factors: &mut [f32]) {
@@ -147,8 +123,9 @@ impl Factors for Own {
     /// The random start of A; zeros if the seed is not known.
     fn start(&self, layout: &Layout, part: usize, out: &mut [f32]) {
         out.fill(0.0);
-        if let (Some(seed), true) = (self.0, part.is_multiple_of(2)) {
-            let slot = &layout.slots()[part / 2];
+        let n = each(layout);
+        if let (Some(seed), true) = (self.0, part.is_multiple_of(n)) {
+            let slot = &layout.slots()[part / n];
             start(seed, slot.site, slot.shape[0], out);
         }
     }

@@ -9,9 +9,9 @@
 //! prefixes are joined one after the other, each with the log-sum-exp of the text alone, so their order matters.
 
 use crate::adapter::direct::{self, Direct, Own, Plan, Rule};
-use crate::adapter::{At, Frozen, Into, Kind, Needs, NewPart, Place, Seen, Shape, Start};
-use crate::error::Result;
-use crate::kernel::{Buffer, Compute, Tile, View};
+use crate::adapter::{At, Base, Frozen, Into, Kind, Needs, NewPart, Place, Seen, Shape, Start};
+use crate::error::{Error, Result};
+use crate::kernel::{self, Buffer, Compute, Pool, Tile, View};
 use crate::knob::{Domain, Knob, Setting};
 use crate::nn::attention::{self, Memory, Sees, Source};
 use crate::nn::rope::Rotations;
@@ -19,11 +19,11 @@ use crate::rng::Stream;
 use std::prelude::v1::*;
 
 /// How many keys and values.
-static LENGTH: Knob =
+pub(in crate::adapter) static LENGTH: Knob =
     Knob { name: "length", about: "Rows before the text", metavar: "L", domain: Domain::Whole { low: 1, high: 4096 } };
 
 /// The position of the text relative to the prefix.
-static OFFSET: Knob = Knob {
+pub(in crate::adapter) static OFFSET: Knob = Knob {
     name: "offset",
     about: "Position of the text's first token as seen by the prefix; in PEFT the prefix's length",
     metavar: "N",
@@ -97,12 +97,37 @@ impl Prefix {
 fn rotate(own: &Own, cx: &Compute, frozen: &dyn Frozen, slot: usize, keys: &mut [f32], back: bool) {
     let place = own.shape.slots[slot].place;
     let (length, offset) = (own.values.whole(LENGTH.name) as usize, own.values.whole(OFFSET.name));
-    let Some(rope) = place.layer().and_then(|layer| frozen.rope(layer)) else { return };
+    turn(cx, frozen, place.layer().unwrap_or(0), length, offset, keys, back);
+}
+
+/// Keys before a text that begins at position `from`, for a text that begins at `to`.
+///
+/// # Errors
+/// `Unsupported` if they must be turned and the base is without its weights.
+pub(in crate::adapter) fn turned(base: &Base, layer: usize, keys: &[f32], from: u64, to: u64) -> Result<Vec<f32>> {
+    let mut keys = keys.to_vec();
+    if from == to {
+        return Ok(keys);
+    }
+    let frozen = base.frozen.as_ref().ok_or_else(|| Error::unsupported("base", "one without its weights"))?;
+    let cx = Compute { kernels: kernel::best(), pool: Pool::new(1) };
+    let heads = base.shapes[layer].heads;
+    let length = keys.len() / (heads.kv * heads.dim).max(1);
+    for (offset, back) in [(from, false), (to, true)] {
+        if offset > 0 {
+            turn(&cx, &**frozen, layer, length, offset, &mut keys, back);
+        }
+    }
+    Ok(keys)
+}
+
+fn turn(cx: &Compute, frozen: &dyn Frozen, layer: usize, length: usize, offset: u64, keys: &mut [f32], back: bool) {
+    let Some(rope) = frozen.rope(layer) else { return };
     // Keys are turned alone: what a longer context multiplies is not theirs.
     let rope = rope.unscaled();
     let (mut rotations, width) = (Rotations::default(), keys.len() / length);
     rope.rotations(cx, &vec![offset as u32; length], &mut rotations);
-    let heads = place.layer().and_then(|layer| frozen.heads(layer)).expect("heads of a block with a rotary embedding");
+    let heads = frozen.heads(layer).expect("heads of a block with a rotary embedding");
     rope.apply(cx, &mut Tile::new(keys, length, width), heads.dim, &rotations, !back);
 }
 

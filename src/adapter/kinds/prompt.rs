@@ -10,7 +10,7 @@ use crate::rng::Stream;
 use std::prelude::v1::*;
 
 /// Number of rows.
-static LENGTH: Knob =
+pub(in crate::adapter) static LENGTH: Knob =
     Knob { name: "length", about: "Rows before the text", metavar: "L", domain: Domain::Whole { low: 1, high: 4096 } };
 
 /// The size of the random start, similar to that of token embeddings.

@@ -21,6 +21,8 @@ pub fn base() -> Base {
         width: 64,
         shapes: vec![block; 5],
         hf: &[],
+        hf_blocks: "model.layers",
+        bind: &[],
         paired_rows: true,
         content: [0; 32],
         tokenizer: [0; 32],
