@@ -104,6 +104,48 @@ pub fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
     replace_on(&mut System, path, bytes)
 }
 
+/// Makes a folder of these files, by name, at `path`: they are written to a new folder beside it, which then takes the name. A
+/// crash at any moment leaves no folder with a part of them; while an old one is replaced, it can leave that under a name
+/// that ends in `.tmp-` and numbers. On an error what was there is unchanged.
+///
+/// # Errors
+/// `Io` from the system; `Invalid` if there is something other than a folder with files of these names alone.
+pub fn replace_folder(path: &Path, files: &[(&str, Vec<u8>)]) -> Result<()> {
+    let made = || {
+        let name = path.file_name().ok_or_else(|| Error::invalid("path", "it does not end in the name of a folder"))?;
+        let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let old = path.symlink_metadata().is_ok();
+        if old {
+            let entries = path.read_dir().map_err(io("list"))?.flatten();
+            let ours = |entry: &fs::DirEntry| files.iter().any(|(name, _)| entry.file_name() == *name);
+            if let Some(other) = { entries }.find(|entry| !ours(entry)) {
+                let why = format!("{} is in it", crate::error::printable(&other.file_name().to_string_lossy()));
+                return Err(Error::invalid("a folder that holds more than an adapter", why));
+            }
+        }
+        let temporary = parent.join(beside(name));
+        fs::create_dir(&temporary).map_err(io("create a folder beside it"))?;
+        let swapped = || {
+            files.iter().try_for_each(|(name, bytes)| replace(&temporary.join(name), bytes))?;
+            System.sync_folder(&temporary).map_err(io("sync the folder to the disk"))?;
+            let aside = parent.join(beside(name));
+            if old {
+                fs::rename(path, &aside).map_err(io("rename"))?;
+            }
+            if let Err(e) = fs::rename(&temporary, path) {
+                fs::rename(&aside, path).ok();
+                return Err(io("rename")(e));
+            }
+            if old {
+                fs::remove_dir_all(&aside).map_err(io("remove the old folder"))?;
+            }
+            System.sync_folder(parent).map_err(io("sync the folder to the disk"))
+        };
+        swapped().inspect_err(|_| _ = fs::remove_dir_all(&temporary).ok())
+    };
+    made().map_err(|e: Error| e.in_file(path.to_string_lossy()))
+}
+
 /// [`replace`] on the given disk.
 ///
 /// # Errors
@@ -389,16 +431,21 @@ fn replace_inner(disk: &mut dyn Disk, path: &Path, bytes: &[u8]) -> Result<()> {
     disk.sync_folder(folder).map_err(io("sync the folder to the disk"))
 }
 
+/// A name for what is made beside a target.
+fn beside(name: &std::ffi::OsStr) -> std::ffi::OsString {
+    use std::hash::{BuildHasher, Hasher};
+    // Hash keys are the only source of randomness in the standard library.
+    let random = std::collections::hash_map::RandomState::new().build_hasher().finish();
+    let mut own = name.to_os_string();
+    own.push(format!(".tmp-{}-{:08x}", std::process::id(), random as u32));
+    own
+}
+
 /// A new file with an unused name in the target's folder.
 fn create_beside(disk: &mut dyn Disk, folder: &Path, name: &std::ffi::OsStr) -> Result<(File, PathBuf)> {
-    use std::hash::{BuildHasher, Hasher};
     let mut tries = 0u32;
     loop {
-        // Hash keys are the only source of randomness in the standard library.
-        let random = std::collections::hash_map::RandomState::new().build_hasher().finish();
-        let mut own = name.to_os_string();
-        own.push(format!(".tmp-{}-{:08x}", std::process::id(), random as u32));
-        let temporary = folder.join(own);
+        let temporary = folder.join(beside(name));
         match disk.create(&temporary) {
             Ok(file) => return Ok((file, temporary)),
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists && tries < 16 => tries = tries.saturating_add(1),

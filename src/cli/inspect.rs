@@ -3,7 +3,7 @@
 use crate::args::Inspect;
 use crate::out::table;
 use crate::{Outcome, load, out};
-use mynah::adapter;
+use mynah::adapter::{self, folder};
 use mynah::bytes::{Bytes, Limits, map};
 use mynah::container::head::Field;
 use mynah::error::printable;
@@ -15,6 +15,14 @@ use std::collections::BTreeMap;
 const SHOWN: usize = 4;
 
 pub fn inspect(args: &Inspect, as_json: bool) -> anyhow::Result<Outcome> {
+    if args.file.is_dir() {
+        let found = folder::contents(&args.file, &Limits::default())?;
+        match as_json {
+            true => out::print_json(&folder_json(&found))?,
+            false => out::print(&folder_text(&found))?,
+        }
+        return Ok(Outcome::Done);
+    }
     let bytes = map::open(&args.file)?;
     if bytes.starts_with(b"GGUF") {
         let gguf = load::gguf(&args.file)?;
@@ -161,6 +169,36 @@ fn field_json(field: &Field) -> serde_json::Value {
         Field::Real(v) => json!(v),
         Field::List(v) => json!(v),
     }
+}
+
+fn folder_json(found: &folder::Contents) -> serde_json::Value {
+    let config: BTreeMap<_, _> = found.config.iter().cloned().collect();
+    let tensors: Vec<_> = found
+        .tensors
+        .iter()
+        .map(|(name, shape, kind, bytes)| json!({ "name": name, "shape": shape, "format": kind, "bytes": bytes }))
+        .collect();
+    json!({ "type": found.program.to_lowercase(), "config": config, "tensors": tensors })
+}
+
+fn folder_text(found: &folder::Contents) -> String {
+    let mut rows = table(&["key", "value"], []);
+    for (key, value) in &found.config {
+        let text = value.as_str().map_or_else(|| value.to_string(), str::to_string);
+        let text = printable(&text);
+        let cut = text.char_indices().nth(200).map_or(text.clone(), |(end, _)| format!("{} …", &text[..end]));
+        rows.add_row([printable(key), cut]);
+    }
+    let mut text = format!("adapter of {}\n\n{}\n\n", found.program, rows.trim_fmt());
+    let mut rows = table(&["tensor", "shape", "format", "bytes"], [3]);
+    let mut all = 0;
+    for (name, shape, kind, bytes) in &found.tensors {
+        let shape: Vec<_> = shape.iter().map(u64::to_string).collect();
+        rows.add_row([printable(name), shape.join(" × "), (*kind).into(), bytes.to_string()]);
+        all += bytes;
+    }
+    text += &format!("{}\n\n{} tensors, {} bytes\n", rows.trim_fmt(), found.tensors.len(), all);
+    text
 }
 
 fn adapter_json(info: &adapter::Info) -> serde_json::Value {

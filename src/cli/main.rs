@@ -6,6 +6,7 @@
 mod args;
 mod bench;
 mod chat;
+mod convert;
 mod data;
 #[cfg(feature = "base")]
 mod demo;
@@ -83,6 +84,7 @@ fn command() -> anyhow::Result<Outcome> {
         Command::Data(a) => data::data(a, cli.json),
         Command::Eval(a) => eval::eval(a, cli.json),
         Command::Pack(a) => pack::pack(a, cli.json),
+        Command::Convert(a) => convert::convert(a, cli.json),
         Command::Embed(a) => embed::embed(a, cli.json),
         Command::Logits(a) => logits::logits(a, cli.json),
         Command::Tokenize(a) => tokens::tokenize(a, cli.json),

@@ -53,7 +53,7 @@ Examples:
   mynah pack notes.mynah -m model.gguf -o small.mynah --max-bytes 300k --eval held-out.txt
   mynah pack notes.mynah -m model.gguf -o small.mynah --codec ternary --density 0.1 --bare")]
 pub struct Pack {
-    /// The adapter: a file or a checkpoint of `mynah train`, a PEFT LoRA directory or a GGUF adapter
+    /// The adapter: a file or a checkpoint of `mynah train`, a directory of PEFT or MLX, or a GGUF adapter
     #[arg(value_name = "ADAPTER")]
     pub adapter: PathBuf,
     /// The model that it was trained on, a GGUF file [default: the built-in model]
@@ -83,6 +83,55 @@ pub struct Pack {
     pub rows: RowArgs,
     #[command(flatten, next_help_heading = ENGINE)]
     pub engine: Engine,
+}
+
+#[derive(Args)]
+#[command(after_help = "\
+IN is what -a of other commands takes: a file or a checkpoint of `mynah train`, a directory of PEFT or MLX, or a GGUF adapter. \
+Without --to, what is written follows from the name of OUT: a GGUF adapter if it ends in .gguf, mynah's own file if it ends in \
+.mynah, and else a directory of PEFT's. Values are written as they are, as 32-bit floats. PEFT has lora, dora, ia3, prompt and \
+prefix, MLX lora and dora, llama.cpp lora; nola and uni are written as the LoRA that they amount to.
+
+With --json: output, to, kind (of IN), written_as, bytes.
+
+Examples:
+  mynah convert notes.mynah notes-peft -m model.gguf
+  mynah convert notes.mynah notes.gguf -m model.gguf
+  mynah convert notes.mynah notes-mlx -m model.gguf --to mlx
+  mynah convert someones-peft someones.mynah -m model.gguf")]
+pub struct Convert {
+    /// The adapter
+    #[arg(value_name = "IN")]
+    pub input: PathBuf,
+    /// The file or directory to write
+    #[arg(value_name = "OUT")]
+    pub output: PathBuf,
+    /// The model that it was trained on, a GGUF file [default: the built-in model]
+    #[arg(short, long, value_name = "MODEL", required = cfg!(not(feature = "base")))]
+    pub model: Option<PathBuf>,
+    /// What to write
+    #[arg(long, value_enum)]
+    pub to: Option<Form>,
+    /// Replace OUT if it exists; a directory only if nothing else is in it
+    #[arg(long)]
+    pub force: bool,
+    #[command(flatten)]
+    pub other: OtherBase,
+    #[command(flatten, next_help_heading = ENGINE)]
+    pub engine: Engine,
+}
+
+/// What an adapter is written as.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Debug)]
+pub enum Form {
+    /// A directory of PEFT's
+    Peft,
+    /// A GGUF adapter, for llama.cpp and what builds on it
+    Gguf,
+    /// A directory of MLX's
+    Mlx,
+    /// mynah's own file
+    Mynah,
 }
 
 /// How the rows of data are read.
@@ -308,7 +357,7 @@ Examples:
   mynah inspect model.gguf
   mynah inspect notes.mynah --json")]
 pub struct Inspect {
-    /// A GGUF model, a GGUF adapter, or an adapter of `mynah train`
+    /// A GGUF model, a GGUF adapter, a directory of PEFT or MLX, or an adapter of `mynah train`
     pub file: PathBuf,
 }
 

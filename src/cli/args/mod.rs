@@ -171,6 +171,8 @@ Examples:
     Eval(Eval),
     /// Make the file of an adapter smaller
     Pack(Pack),
+    /// Write an adapter as another program reads it, or read one from there
+    Convert(Convert),
     /// Turn texts into vectors, for search and comparison
     Embed(Embed),
     /// Show what a model computes for a text: losses and next-token logits
@@ -240,7 +242,7 @@ pub struct ModelArgs {
     /// The model, a GGUF file [default: the built-in model]
     #[arg(short, long, value_name = "MODEL", required = cfg!(not(feature = "base")))]
     pub model: Option<PathBuf>,
-    /// Attach an adapter: a file or a checkpoint of `mynah train`, a PEFT LoRA directory or a GGUF adapter.
+    /// Attach an adapter: a file or a checkpoint of `mynah train`, a directory of PEFT or MLX, or a GGUF adapter.
     /// STRENGTH multiplies its effect [default: 1]. May be given several times
     #[arg(short, long = "adapter", value_name = "ADAPTER[:STRENGTH]")]
     pub adapters: Vec<String>,
