@@ -6,7 +6,7 @@ use crate::liar::base;
 use crate::shared::{needs_shared, shared};
 use crate::tiny;
 use mynah::adapter::basis::Basis;
-use mynah::adapter::lowrank::{Factors, Layout, LowRank, Slot};
+use mynah::adapter::lowrank::{Layout, Slot};
 use mynah::adapter::nola::{Given, Nola};
 use mynah::adapter::{Adapter, At, Base, Site, gguf_adapter, peft};
 use mynah::bytes::Limits;
@@ -20,9 +20,10 @@ use std::ops::Range;
 use std::path::Path;
 
 /// A, Bᵀ and `s` of a site.
-fn factors<F: Factors>(adapter: &LowRank<F>, site: Site) -> (View<'_>, View<'_>, f32) {
-    let slot = adapter.layout().slot(site).unwrap();
-    let view = |range: Range<usize>, c| View::new(&adapter.factors()[range], slot.rank, c);
+fn factors(adapter: &dyn Adapter, site: Site) -> (View<'_>, View<'_>, f32) {
+    let (layout, factors) = adapter.low_rank().unwrap();
+    let slot = layout.slot(site).unwrap();
+    let view = |range: Range<usize>, c| View::new(&factors[range], slot.rank, c);
     (view(slot.a(), slot.shape[0]), view(slot.b(), slot.shape[1]), slot.factor)
 }
 
@@ -58,7 +59,7 @@ fn peft_directories_load_with_rows_in_gguf_order() {
         let mut permuted = 0;
         for site in base().sites() {
             let name = format!("base_model.model.model.layers.{}.{}", site.layer, site.role.hf());
-            let (a, b, s) = factors(&lora, site);
+            let (a, b, s) = factors(&*lora, site);
             assert_eq!(s, factor);
             assert_eq!(a.data, values(&raw, &format!("{name}.lora_A.weight")));
             let gguf = format!("{name}.lora_B.weight::gguf");
@@ -74,7 +75,7 @@ fn peft_directories_load_with_rows_in_gguf_order() {
         assert_eq!(permuted, 10);
     }
     let lora = peft::open(&golden.join("lora/final"), &base(), &Limits::default()).unwrap();
-    assert_eq!(lora.layout().slots().len(), 35);
+    assert_eq!(lora.low_rank().unwrap().0.slots().len(), 35);
 }
 
 /// Modules as Hugging Face calls them in the first blocks of these architectures that have them, and what they are here.
@@ -135,9 +136,9 @@ fn peft_directories_name_modules_as_their_architecture_does() {
         let last = spelled.last().unwrap().1;
         let config = format!(r#"{CONFIG}, "alpha_pattern": {{"{last}": 3}}}}"#);
         let lora = peft::read(config.as_bytes(), file(&spelled).into(), &base, &Limits::default()).unwrap();
-        assert_eq!(lora.layout().slots().len(), modules.len(), "{arch}");
+        assert_eq!(lora.low_rank().unwrap().0.slots().len(), modules.len(), "{arch}");
         for (n, (site, path)) in spelled.iter().enumerate() {
-            let (a, b, s) = factors(&lora, *site);
+            let (a, b, s) = factors(&*lora, *site);
             let n = n as f32;
             assert!(a.data.iter().all(|v| *v == n + 1.0) && b.data.iter().all(|v| *v == n + 0.5), "{arch} {path}");
             assert_eq!(s, if *path == last { 3.0 } else { 2.0 }, "{arch} {path}");
@@ -170,10 +171,9 @@ fn other_peft_methods_are_refused_by_name() {
     let shared = shared();
     let golden = shared.join("golden/peft/b_peft");
     for (method, word) in [
-        ("dora", "use_dora"),
         ("vera", "VERA"),
-        ("ia3", "IA3"),
-        ("prefix", "PREFIX_TUNING"),
+        ("shira", "SHIRA"),
+        ("vblora", "VBLORA"),
         ("loha", "LOHA"),
         ("adalora", "ADALORA"),
         ("oft", "OFT"),
@@ -190,9 +190,9 @@ fn gguf_adapters_load() {
     let bytes = read(&shared.join("golden/llamacpp/lora/lora-stories-public.gguf"));
     let file = Gguf::parse(bytes.into(), &Limits::default()).unwrap();
     let lora = gguf_adapter::read(&file, &base(), &Limits::default()).unwrap();
-    assert_eq!(lora.layout().slots().len(), 35);
+    assert_eq!(lora.low_rank().unwrap().0.slots().len(), 35);
     let site = Site { layer: 2, role: Role::K };
-    let (a, b, s) = factors(&lora, site);
+    let (a, b, s) = factors(&*lora, site);
     assert_eq!((a.n, a.c, b.n, b.c, s), (4, 64, 4, 32, 2.0));
     let (ma, mb) =
         (file.matrix("blk.2.attn_k.weight.lora_a").unwrap(), file.matrix("blk.2.attn_k.weight.lora_b").unwrap());

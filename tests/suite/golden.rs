@@ -23,7 +23,7 @@ fn adapter(shared: &Path, file: &str, model: &Model, tokenizer: &Tokenizer) -> A
     let bytes = map::open(&shared.join("golden/llamacpp/lora").join(file)).unwrap();
     let gguf = Gguf::parse(bytes, &Limits::default()).unwrap();
     let lora = gguf_adapter::read(&gguf, &model.base(tokenizer.fingerprint()), &Limits::default()).unwrap();
-    model.ready(Box::new(lora)).unwrap()
+    model.ready(lora).unwrap()
 }
 
 /// Each model file with the name of its goldens.

@@ -19,6 +19,7 @@ mod digest;
 mod docs;
 mod doors;
 mod doubles;
+mod elsewhere;
 mod fast;
 #[cfg(feature = "base")]
 mod faults;

@@ -244,7 +244,7 @@ fn lora_by_dpo_simpo_and_orpo_is_that_of_the_references() {
         let want = &result["kinds"][kind];
         let trainer = |steps: u64, clip: f32| {
             let config = Config { objective: Spec::new(kind), ..config(1e-3, clip, steps) };
-            Trainer::adapter(&model, Box::new(open_lora(&dir, &model)), config).unwrap()
+            Trainer::adapter(&model, open_lora(&dir, &model), config).unwrap()
         };
         let mut first = trainer(1, 0.0);
         first.fill_reference_logps(&mut pairs).unwrap();
@@ -259,7 +259,7 @@ fn lora_by_dpo_simpo_and_orpo_is_that_of_the_references() {
         near(&format!("{kind} loss"), report.loss, want["mean_f64"].as_f64().unwrap(), 1e-5);
         near(&format!("{kind} norm"), report.grad_norm, want["grad_norm"].as_f64().unwrap(), 1e-4);
         if kind == "dpo" {
-            for slot in open_lora(&dir, &model).layout().slots() {
+            for slot in open_lora(&dir, &model).low_rank().unwrap().0.slots() {
                 let name = format!("dpo/base_model.model.model.layers.{}.{}", slot.site.layer, slot.site.role.hf());
                 close(&name, &first.grads()[slot.a()], &floats(&t, &format!("{name}.lora_A.weight")));
                 let plain = format!("{name}.lora_B.weight");

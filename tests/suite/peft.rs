@@ -2,7 +2,6 @@
 
 use crate::shared::{needs_shared, shared};
 use mynah::adapter::basis::Basis;
-use mynah::adapter::lora::Lora;
 use mynah::adapter::lowrank::{Layout, Slot};
 use mynah::adapter::nola::{Given, Nola};
 use mynah::adapter::{Adapter, Site, peft};
@@ -41,7 +40,7 @@ pub fn numbers(list: &Value) -> Vec<f64> {
 }
 
 /// The LoRA that every run of these goldens starts from.
-pub fn open_lora(dir: &Path, model: &Model) -> Lora {
+pub fn open_lora(dir: &Path, model: &Model) -> Box<dyn Adapter> {
     let [config, tensors] = ["adapter_config.json", "adapter_model.safetensors"]
         .map(|name| std::fs::read(dir.join("b_peft/lora/init").join(name)).unwrap());
     peft::read(&config, Bytes::from(tensors), &model.base([0; 32]), &Limits::default()).unwrap()
@@ -185,8 +184,8 @@ fn lora() {
         for (kind, batch) in ["masked", "unmasked"].iter().zip(&grad) {
             let Some(want) = result[format!("loss_{kind}")].as_f64() else { continue };
             let adapter = open();
-            let layout = adapter.layout().clone();
-            let mut trainer = Trainer::adapter(&model, Box::new(adapter), config(1e-3, 0.0, 1)).unwrap();
+            let layout = adapter.low_rank().unwrap().0.clone();
+            let mut trainer = Trainer::adapter(&model, adapter, config(1e-3, 0.0, 1)).unwrap();
             let report = trainer.step(&[batch]).unwrap();
             assert!((report.loss - want).abs() < 1e-5, "{method} {kind}: loss {} for {want}", report.loss);
             // rslora comes with the gradients of the masked batch alone.
@@ -202,11 +201,11 @@ fn lora() {
                 close(&plain, &trainer.grads()[slot.b()], &transposed);
             }
         }
-        let worst = trajectory(&model, Box::new(open()), &train, &result["trajectory"], 1e-3, 1.0);
+        let worst = trajectory(&model, open(), &train, &result["trajectory"], 1e-3, 1.0);
         eprintln!("{method}: twenty losses within {worst:.1e}");
         if method == "lora" {
             let plus = json(&dir.join("b_peft/loraplus/result.json"));
-            let worst = trajectory(&model, Box::new(open()), &train, &plus["trajectory"], 1e-3, 16.0);
+            let worst = trajectory(&model, open(), &train, &plus["trajectory"], 1e-3, 16.0);
             eprintln!("loraplus: twenty losses within {worst:.1e}");
         }
     }
