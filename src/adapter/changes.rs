@@ -124,7 +124,8 @@ impl Changes {
     /// `Unsupported` for kinds that no other program has and that are no low-rank change; those of its record.
     pub fn of(adapter: &dyn Adapter, base: &Base) -> Result<Changes> {
         let shape = adapter.shape();
-        let part = |slot: usize, i: usize| &adapter.params()[shape.parts[shape.slots[slot].parts.start + i].range.clone()];
+        let part =
+            |slot: usize, i: usize| &adapter.params()[shape.parts[shape.slots[slot].parts.start + i].range.clone()];
         if let Some((layout, factors)) = adapter.low_rank() {
             let low = |slot: &Slot| {
                 let ([n_in, n_out], rank) = (slot.shape, slot.rank);
@@ -147,7 +148,9 @@ impl Changes {
             let (rank, alpha) = (settings.whole(RANK.name) as usize, settings.real(ALPHA.name) as f32);
             let stabilised = settings.switch(STABILISED.name);
             let low = |(i, slot): (usize, &super::Slot)| {
-                let Place::Site(site) = slot.place else { return Err(Error::unsupported("target", slot.place.to_string())) };
+                let Place::Site(site) = slot.place else {
+                    return Err(Error::unsupported("target", slot.place.to_string()));
+                };
                 let [n_in, n_out] = slot.shape;
                 let b = matrix(n_out, rank, &transposed(part(i, 1), n_out))?;
                 let slot = Slot::new(site, base, rank, alpha, stabilised)?;
@@ -187,11 +190,14 @@ impl Changes {
     pub fn build(self, base: &Base, limits: &Limits) -> Result<Box<dyn Adapter>> {
         let built = |kind: &Kind, values, settings: &Values| file::built(kind, values, settings, base, limits);
         match self {
-            Changes::Low(all, _) if all.is_empty() => Err(Error::invalid("adapter", "it changes nothing: it has no tensors")),
+            Changes::Low(all, _) if all.is_empty() => {
+                Err(Error::invalid("adapter", "it changes nothing: it has no tensors"))
+            }
             Changes::Low(all, stabilised) if all.iter().any(|low| low.lengths.is_some()) => {
                 let (rank, factor) = common(&all);
                 let same = all.iter().all(|low| low.slot.rank == rank && low.slot.alpha == all[0].slot.alpha);
-                let (alpha, stabilised) = if same { (all[0].slot.alpha, stabilised) } else { (factor * rank as f32, false) };
+                let (alpha, stabilised) =
+                    if same { (all[0].slot.alpha, stabilised) } else { (factor * rank as f32, false) };
                 let settings = Values::new()
                     .with(RANK.name, rank)
                     .with(ALPHA.name, f64::from(alpha))

@@ -115,7 +115,9 @@ pub fn write(adapter: &dyn Adapter, base: &Base) -> Result<Vec<u8>> {
         let [n_in, n_out] = slot.shape.map(|n| n as u64);
         let own = slot.rank;
         let [_, b] = low.with(own, alpha / own as f32);
-        for (suffix, dims, values) in [(".lora_a", [n_in, own as u64], values(&low.a)), (".lora_b", [own as u64, n_out], b)] {
+        for (suffix, dims, values) in
+            [(".lora_a", [n_in, own as u64], values(&low.a)), (".lora_b", [own as u64, n_out], b)]
+        {
             let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
             file.tensor(format!("{name}{suffix}"), &dims, f32s, Bytes::from(bytes));
         }

@@ -4,9 +4,9 @@ use crate::args::{Convert, Form, Usage};
 use crate::names::{self, What};
 use crate::paths::{self, Named};
 use crate::{Outcome, load, out};
+use mynah::Mynah;
 use mynah::adapter::{self, Ready, gguf_adapter, mlx, peft};
 use mynah::bytes::{Limits, map};
-use mynah::Mynah;
 use serde::Serialize;
 use std::path::Path;
 
@@ -75,7 +75,9 @@ fn convert_adapter(args: &Convert, json: bool) -> anyhow::Result<Outcome> {
     let written_as = if lora { "lora" } else { kind };
     if written_as != kind {
         let rank = ready.low_rank().map_or(0, |(layout, _)| layout.rank());
-        out::say(&format!("other programs have no {kind}: it is written as the LoRA of rank {rank} that it amounts to"));
+        out::say(&format!(
+            "other programs have no {kind}: it is written as the LoRA of rank {rank} that it amounts to"
+        ));
     }
     let bytes = write(args, form, &mynah, &ready)?;
     let to = format!("{form:?}").to_lowercase();

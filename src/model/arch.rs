@@ -292,12 +292,7 @@ pub static ARCHES: &[Arch] = &[
         norm: norm::Kind::Layer,
         act: "gelu_tanh_plain",
         needs: UNGATED,
-        hf: &[
-            ("attn.c_attn", Role::Qkv),
-            ("attn.c_proj", Role::O),
-            ("mlp.c_fc", Role::Up),
-            ("mlp.c_proj", Role::Down),
-        ],
+        hf: &[("attn.c_attn", Role::Qkv), ("attn.c_proj", Role::O), ("mlp.c_fc", Role::Up), ("mlp.c_proj", Role::Down)],
         hf_blocks: "transformer.h",
         globals: &[Key::Positions],
         layer: |_, _, layer| {

@@ -141,7 +141,15 @@ impl Decomposed {
         let (rank, alpha) = (own.values.whole(RANK.name) as usize, own.values.real(ALPHA.name) as f32);
         let divisor = if own.values.switch(STABILISED.name) { libm::sqrtf(rank as f32) } else { rank as f32 };
         let start = own.range(slot, 0).start;
-        Slot { site: site(own.shape.slots[slot].place), shape, rank, alpha, factor: alpha / divisor, start, biased: false }
+        Slot {
+            site: site(own.shape.slots[slot].place),
+            shape,
+            rank,
+            alpha,
+            factor: alpha / divisor,
+            start,
+            biased: false,
+        }
     }
 }
 

@@ -236,7 +236,10 @@ impl Config {
                 "init_lora_weights" if json.peek() == Some(b'"') => {
                     let start = json.string()?;
                     if CHANGE_THE_BASE.iter().any(|name| start.starts_with(name)) {
-                        return Err(Error::unsupported("init_lora_weights", format!("{start}, which changes the base")));
+                        return Err(Error::unsupported(
+                            "init_lora_weights",
+                            format!("{start}, which changes the base"),
+                        ));
                     }
                 }
                 "init_lora_weights" => _ = json.skip()?,

@@ -139,7 +139,9 @@ pub(super) fn weights(directory: &std::path::Path, limits: &Limits) -> Result<(S
     }
     let file = Safetensors::join(shards)?;
     match map.iter().flatten().find(|(name, _)| file.tensor(name).is_none()) {
-        Some((name, shard)) => Err(Error::mismatch(format!("tensors of {}", printable(shard)), printable(name), "none")),
+        Some((name, shard)) => {
+            Err(Error::mismatch(format!("tensors of {}", printable(shard)), printable(name), "none"))
+        }
         None => Ok((file, all)),
     }
 }
@@ -156,7 +158,8 @@ fn weight_map(bytes: &[u8], limits: &Limits) -> Result<BTreeMap<String, String>>
         }
         json.object(|json, tensor| {
             let file = json.string()?.into_owned();
-            let plain = file.ends_with(".safetensors") && !file.starts_with('.') && !file.contains(['/', '\\', ':', '\0']);
+            let plain =
+                file.ends_with(".safetensors") && !file.starts_with('.') && !file.contains(['/', '\\', ':', '\0']);
             if !plain {
                 return Err(Error::invalid(INDEX, format!("`{}` is no file beside it", printable(&file))));
             }
@@ -226,7 +229,8 @@ fn gather<'a>(
         let name = without_default(&tensor.name);
         let path = module(&name);
         let end = ENDS.iter().find_map(|(end, part)| Some((path.strip_suffix(end)?, *part)));
-        let found = end.filter(|(_, part)| known.contains(part)).and_then(|(path, part)| Some((site(path, base)?, path, part)));
+        let found =
+            end.filter(|(_, part)| known.contains(part)).and_then(|(path, part)| Some((site(path, base)?, path, part)));
         let Some((site, path, part)) = found else {
             match saved_matrix(path, base) {
                 Some((module, frozen)) => {
@@ -259,9 +263,14 @@ fn gather<'a>(
     }
     untargeted.dedup();
     if !untargeted.is_empty() {
-        return Err(Error::mismatch("modules with tensors", "those that adapter_config.json targets", some(&untargeted)));
+        return Err(Error::mismatch(
+            "modules with tensors",
+            "those that adapter_config.json targets",
+            some(&untargeted),
+        ));
     }
-    let there = |name: &&String| saved.iter().any(|module| *module == name.as_str() || module.ends_with(&format!(".{name}")));
+    let there =
+        |name: &&String| saved.iter().any(|module| *module == name.as_str() || module.ends_with(&format!(".{name}")));
     let missing: Vec<String> = config.saved.iter().filter(|name| !there(name)).map(|name| printable(name)).collect();
     match missing.is_empty() {
         true => Ok(all),
@@ -339,9 +348,14 @@ fn low(config: &Config, file: &Safetensors, base: &Base, limits: &Limits) -> Res
             ("magnitude_vector", found.lengths.is_some() || !config.dora),
         ];
         let (Some(a), Some(b), None) = (found.a, found.b, wanted.iter().find(|(_, there)| !there)) else {
-            let names = |of: bool| wanted.iter().filter(|w| w.1 == of).map(|w| format!("lora_{}", w.0)).collect::<Vec<_>>();
+            let names =
+                |of: bool| wanted.iter().filter(|w| w.1 == of).map(|w| format!("lora_{}", w.0)).collect::<Vec<_>>();
             let missing = names(false).join(" and no ");
-            return Err(Error::mismatch(site.to_string(), format!("all of it, but no {missing}"), names(true).join(", ")));
+            return Err(Error::mismatch(
+                site.to_string(),
+                format!("all of it, but no {missing}"),
+                names(true).join(", "),
+            ));
         };
         same_elsewhere(base, site)?;
         let rank = a.shape.first().copied().unwrap_or(0);
@@ -405,8 +419,13 @@ fn virtual_tokens(config: &Config, file: &Safetensors, width: usize, base: &Base
         let why = format!("{}, whose other programs multiply virtual tokens by a factor", base.architecture);
         return Err(Error::unsupported("prompt of", why));
     }
-    let others: Vec<String> =
-        file.tensors().iter().filter(|t| &*t.name != NAME).map(|t| printable(&t.name)).chain(config.saved.clone()).collect();
+    let others: Vec<String> = file
+        .tensors()
+        .iter()
+        .filter(|t| &*t.name != NAME)
+        .map(|t| printable(&t.name))
+        .chain(config.saved.clone())
+        .collect();
     if !others.is_empty() {
         return Err(Error::unsupported("adapter tensors", some(&others)));
     }
@@ -414,7 +433,11 @@ fn virtual_tokens(config: &Config, file: &Safetensors, width: usize, base: &Base
     let length = tensor.shape.first().copied().unwrap_or(0);
     let wanted = [config.length.unwrap_or(length), width as u64];
     if tensor.shape != wanted {
-        return Err(Error::mismatch("shape of prompt_embeddings", format!("{wanted:?}"), format!("{:?}", tensor.shape)));
+        return Err(Error::mismatch(
+            "shape of prompt_embeddings",
+            format!("{wanted:?}"),
+            format!("{:?}", tensor.shape),
+        ));
     }
     let n = usize::try_from(length).ok().and_then(|length| length.checked_mul(width));
     let n = n.ok_or_else(|| Error::limit("address space", length, usize::MAX as u64))?;
@@ -431,7 +454,8 @@ fn prefix(config: &Config, file: &Safetensors, base: &Base) -> Result<Changes> {
             let skipped = layer.saturating_mul(2).saturating_add(value);
             let pieces = all.chunks_exact(row.max(1)).filter_map(|row| row.chunks_exact(width).nth(skipped));
             let key = Site { layer, role: crate::role::Role::K };
-            let ordered = pieces.map(|piece| if value == 0 { reordered(base, key, piece, false) } else { piece.to_vec() });
+            let ordered =
+                pieces.map(|piece| if value == 0 { reordered(base, key, piece, false) } else { piece.to_vec() });
             ordered.flatten().collect::<Vec<f32>>()
         };
         [piece(0), piece(1)]

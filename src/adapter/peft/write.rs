@@ -80,7 +80,11 @@ pub fn write(adapter: &dyn Adapter, base: &Base) -> Result<[(&'static str, Vec<u
 
 /// Keys of every method.
 fn common(base: &Base) -> Map<String, Value> {
-    let task = if base.hf_blocks.starts_with("model.") || base.hf_blocks.starts_with("transformer.") { "CAUSAL_LM" } else { "FEATURE_EXTRACTION" };
+    let task = if base.hf_blocks.starts_with("model.") || base.hf_blocks.starts_with("transformer.") {
+        "CAUSAL_LM"
+    } else {
+        "FEATURE_EXTRACTION"
+    };
     let mut config = Map::new();
     for (key, value) in [
         ("base_model_name_or_path", json!(base.name)),
