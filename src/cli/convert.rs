@@ -4,14 +4,23 @@ use crate::args::{Convert, Form, Usage};
 use crate::names::{self, What};
 use crate::paths::{self, Named};
 use crate::{Outcome, load, out};
+use anyhow::Context;
 use mynah::Mynah;
 use mynah::adapter::{self, Ready, gguf_adapter, mlx, peft};
 use mynah::bytes::{Limits, map};
 use serde::Serialize;
 use std::path::Path;
 
-/// What IN can be: how it is told, and who converts it. The first row that fits counts.
-const INPUTS: &[(fn(&Path) -> bool, fn(&Convert, bool) -> anyhow::Result<Outcome>)] = &[(|_| true, convert_adapter)];
+/// Something that IN can be.
+struct Input {
+    /// Whether it is that.
+    fits: fn(&Path) -> bool,
+    convert: fn(&Convert, bool) -> anyhow::Result<Outcome>,
+}
+
+/// What IN can be. The first row that fits counts; what is none of the others is an adapter, or whoever reads those says what
+/// it is.
+const INPUTS: &[Input] = &[Input { fits: |_| true, convert: convert_adapter }];
 
 /// The ends of names that say what is written.
 const ENDS: &[(&str, Form)] = &[("gguf", Form::Gguf), ("mynah", Form::Mynah)];
@@ -26,8 +35,9 @@ struct Report {
 }
 
 pub fn convert(args: &Convert, json: bool) -> anyhow::Result<Outcome> {
-    let fitting = INPUTS.iter().find(|(fits, _)| fits(&args.input));
-    fitting.map_or(Ok(Outcome::Done), |(_, convert)| convert(args, json))
+    let input = INPUTS.iter().find(|input| (input.fits)(&args.input));
+    let input = input.with_context(|| format!("{}: nothing that can be converted", out::name(&args.input)))?;
+    (input.convert)(args, json)
 }
 
 /// What is written.

@@ -70,7 +70,8 @@ fn adapters_of_peft_compute_what_they_compute_there() {
         let [ours, theirs] = [written[1].1.clone(), std::fs::read(at.join("init").join(written[1].0)).unwrap()];
         let [ours, theirs] = [&ours, &theirs].map(|bytes| SafeTensors::deserialize(bytes).unwrap());
         let [mut names, mut wanted] = [ours.names(), theirs.names()];
-        (names.sort(), wanted.sort());
+        names.sort();
+        wanted.sort();
         assert_eq!(names, wanted, "{method}");
         for name in names {
             let [a, b] = [&ours, &theirs].map(|t| t.tensor(name).unwrap());
@@ -147,7 +148,8 @@ const KINDS: &[(&str, &[&str])] = &[
     ("unlock", &[]),
 ];
 
-/// Whether the layers of a model that an adapter changes are as this form has them.
+/// Whether the layers of a model that an adapter changes are as this form has them, and its positions: a text behind a prefix has
+/// others in PEFT, which is no matter only where they are turned.
 fn fits(form: &str, adapter: &dyn Adapter, arch: &Arch) -> bool {
     let turned = [Role::DeltaIn, Role::DeltaGate, Role::DeltaOut];
     let other = |place: Place| matches!(place, Place::Site(site) if turned.contains(&site.role));
@@ -156,7 +158,7 @@ fn fits(form: &str, adapter: &dyn Adapter, arch: &Arch) -> bool {
     }
     match (form, adapter.kind().name, arch.name) {
         ("MLX", _, _) => arch.hf_blocks == "model.layers",
-        ("PEFT", "prompt", "granite") | (_, "prefix", "lfm2" | "qwen35") => false,
+        ("PEFT", "prompt", "granite") | (_, "prefix", "lfm2" | "qwen35" | "gpt2") => false,
         _ => true,
     }
 }
@@ -569,11 +571,6 @@ fn split_weights_are_one() {
         let e = index(change).err().unwrap_or_else(|| panic!("{what} was taken"));
         assert!(e.to_string().contains(word), "{what}: {e}");
     }
-    write("b.safetensors", &file(&parts[0]));
-    let e = index(&|map| _ = map.retain(|_, shard| shard == "a.safetensors")).map(drop);
-    e.unwrap();
-    let twice = index(&|map| parts[1].iter().for_each(|t| _ = map.remove(&t.0)));
-    twice.map(drop).unwrap();
 }
 
 /// A folder is there whole or not at all, and nothing of others is lost.

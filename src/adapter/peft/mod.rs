@@ -137,7 +137,8 @@ pub(super) fn weights(directory: &std::path::Path, limits: &Limits) -> Result<(S
         shards.push(shard);
         all.push(bytes);
     }
-    let file = Safetensors::join(shards)?;
+    // Each tensor is of the file that the index names, so of one.
+    let file = Safetensors::join(shards);
     match map.iter().flatten().find(|(name, _)| file.tensor(name).is_none()) {
         Some((name, shard)) => {
             Err(Error::mismatch(format!("tensors of {}", printable(shard)), printable(name), "none"))
@@ -466,8 +467,14 @@ fn prefix(config: &Config, file: &Safetensors, base: &Base) -> Result<Changes> {
 /// The width of all key heads, the same in every block.
 ///
 /// # Errors
-/// `Unsupported` if blocks differ, or one has no attention.
+/// `Unsupported` if blocks differ, or one has no attention; and where positions are learnt, since a text begins behind the
+/// prefix in other programs, and here at its first position: keys can be turned, and learnt positions cannot.
 pub(super) fn heads(base: &Base) -> Result<usize> {
+    if let Some(frozen) = &base.frozen
+        && (0..base.layers()).all(|layer| frozen.rope(layer).is_none())
+    {
+        return Err(Error::unsupported("prefix of", "a model whose positions are learnt"));
+    }
     let width = |heads: crate::nn::attention::Heads| heads.kv.saturating_mul(heads.dim);
     let mut widths = base.shapes.iter().map(|block| width(block.heads));
     let first = widths.next().unwrap_or(0);

@@ -46,7 +46,7 @@ pub fn write(adapter: &dyn Adapter, base: &Base) -> Result<[(&'static str, Vec<u
             if SCALE_ROWS.contains(&base.architecture.as_str()) {
                 return Err(Error::unsupported("prompt of", base.architecture.clone()));
             }
-            let length = rows.len() / base.width.max(1);
+            let length = rows.len().checked_div(base.width).unwrap_or(0);
             set("peft_type", "PROMPT_TUNING".into());
             set("prompt_tuning_init", "RANDOM".into());
             let heads = base.shapes.iter().map(|b| b.heads.q).max().unwrap_or(1);
@@ -60,17 +60,19 @@ pub fn write(adapter: &dyn Adapter, base: &Base) -> Result<[(&'static str, Vec<u
             set("peft_type", "PREFIX_TUNING".into());
             set("prefix_projection", false.into());
             set("encoder_hidden_size", width.into());
-            for (key, value) in virtual_tokens(length, width, base.shapes[0].heads.kv, base) {
+            let heads = base.shapes.first().map_or(1, |block| block.heads.kv);
+            for (key, value) in virtual_tokens(length, width, heads, base) {
                 set(key, value);
             }
+            let piece = |all: &[f32], t: usize| all.chunks_exact(width).nth(t).unwrap_or_default().to_vec();
             let mut rows = Vec::new();
             for t in 0..length {
                 for (layer, [keys, values]) in blocks.iter().enumerate() {
-                    rows.extend(reordered(base, Site { layer, role: Role::K }, &keys[t * width..][..width], true));
-                    rows.extend_from_slice(&values[t * width..][..width]);
+                    rows.extend(reordered(base, Site { layer, role: Role::K }, &piece(keys, t), true));
+                    rows.extend(piece(values, t));
                 }
             }
-            tensors.push(("prompt_embeddings".into(), vec![length, 2 * width * base.layers()], rows));
+            tensors.push(("prompt_embeddings".into(), vec![length, rows.len().checked_div(length).unwrap_or(0)], rows));
         }
     }
     let mut text = serde_json::to_vec_pretty(&Value::from(config)).unwrap_or_default();
