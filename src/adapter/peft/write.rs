@@ -145,7 +145,8 @@ fn scaled(all: &[(Place, Vec<f32>)]) -> Result<(Vec<Site>, Vec<Site>)> {
 
 /// A number as JSON, without a fraction where it has none: PEFT's alphas are whole numbers.
 fn number(x: f32) -> Value {
-    if x.fract() == 0.0 && x.abs() < 1e9 { (x as i64).into() } else { f64::from(x).into() }
+    let whole = x as i64;
+    if whole as f32 == x { whole.into() } else { f64::from(x).into() }
 }
 
 /// The value that most have.

@@ -308,10 +308,64 @@ fn entries() -> Vec<Entry> {
             "convert it to safetensors",
         ),
     ];
-    let mut all: Vec<Entry> = refused
-        .into_iter()
-        .map(|(name, directory, variant, word)| PEFT.refuses(name, directory.bytes(), variant, word))
-        .collect();
+    // One tensor of 512 bytes of another method.
+    let of = |method: &str, name: &str, shape: &str| {
+        let tensor = format!(r#"{{"{name}":{{"dtype":"F32","shape":{shape},"data_offsets":[0,512]}}}}"#);
+        let config = format!(r#"{{"peft_type":"{method}","num_virtual_tokens":2,"target_modules":["v_proj"]}}"#);
+        d().config(CONFIG, &config).table(tensor, 512)
+    };
+    let scale = "base_model.model.model.layers.0.self_attn.v_proj.ia3_l";
+    let more = of("PROMPT_TUNING", "prompt_embeddings", "[2,64]")
+        .header("{\"prompt", "{\"a\":{\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":[0,0]},\"prompt");
+    let refused = refused.into_iter().chain([
+        ("D10 IA3 of another shape", of("IA3", scale, "[1,128]"), "Mismatch", "shape of"),
+        ("D10 IA3 of two sides", of("IA3", scale, "[2,64]"), "Mismatch", "shape of"),
+        (
+            "D10 LoRA in IA3",
+            of("IA3", "base_model.model.model.layers.0.self_attn.v_proj.lora_A.weight", "[2,64]"),
+            "Unsupported",
+            "lora_A",
+        ),
+        (
+            "D10 a prompt of another length",
+            of("PROMPT_TUNING", "prompt_embeddings", "[1,128]"),
+            "Mismatch",
+            "shape of prompt_embeddings",
+        ),
+        (
+            "D10 a prompt of three sides",
+            of("P_TUNING", "prompt_embeddings", "[1,2,64]"),
+            "Mismatch",
+            "shape of prompt_embeddings",
+        ),
+        (
+            "D10 a prefix of another width",
+            of("PREFIX_TUNING", "prompt_embeddings", "[2,64]"),
+            "Mismatch",
+            "shape of prompt_embeddings",
+        ),
+        ("D12 a prompt of another name", of("PROMPT_TUNING", "embeddings", "[2,64]"), "Unsupported", "embeddings"),
+        ("D13 beside a prompt", more, "Unsupported", "adapter tensors: a"),
+        (
+            "D15 NaN in a prompt",
+            of("PROMPT_TUNING", "prompt_embeddings", "[2,64]").values(3, &[f32::NAN]),
+            "Corrupt",
+            "is not finite",
+        ),
+        ("D10 IA3 flat", of("IA3", scale, "[32,4]").header("[32,4]", "[128]"), "Mismatch", "shape of"),
+        ("D9 target_modules that is a number", config("[\"v_proj\"]", "7"), "Corrupt", "a value is wanted"),
+        ("D9 a layer below zero", off("\"layers_to_transform\":[-1]"), "Corrupt", "-1 where a whole number"),
+        ("D9 another module", config("[\"v_proj\"]", "[\"q_proj\"]"), "Mismatch", "v_proj"),
+        (
+            "D9 an expression of 5000 bytes",
+            config("[\"v_proj\"]", &format!("\"({})\"", "a".repeat(5000))),
+            "Limit",
+            "bytes of a regular expression",
+        ),
+        ("D9 unknown key", off("\"use_wonders\":\"\\u001b[2J\""), "Unsupported", "`use_wonders`"),
+    ]);
+    let mut all: Vec<Entry> =
+        refused.map(|(name, directory, variant, word)| PEFT.refuses(name, directory.bytes(), variant, word)).collect();
     let empty = r#""model.x":{"dtype":"F16","shape":[0,7],"data_offsets":[768,768]},"model.y":{"dtype":"U8","shape":[],"data_offsets":[768,769]}"#;
     all.push(SAFETENSORS.takes("D7", d().table(format!("{{{A},{B},{empty}}}"), 769).tensors().bytes));
     let metadata = d().header(
