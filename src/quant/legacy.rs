@@ -10,6 +10,7 @@
 //!
 //! The low nibble of byte j is value j, the high nibble value j + 16; bit j of the fifth bits belongs to value j.
 
+use super::fit::{WEIGHTED, ranged, symmetric, weigh};
 use super::float::{f16_at, to_f16};
 
 /// Unpacks 4-bit codes: `RUN` bytes hold `RUN` codes in their lower nibbles and the next `RUN` in the upper ones.
@@ -145,4 +146,40 @@ pub(crate) fn encode_q8_0(x: &[f32; 32], b: &mut [u8; 34]) {
     for j in 0..32 {
         b[2 + j] = libm::roundf(x[j] * scale) as i8 as u8;
     }
+}
+
+/// Q4_0 with weights. `mean`: of the squares of the row.
+pub(crate) fn weighted_q4_0(x: &[f32; 32], importance: &[f32; 32], mean: f32, b: &mut [u8; 18]) {
+    let mut q = [0; 32];
+    let d = symmetric(8, x, Some(&weigh(mean, x, importance)), &mut q);
+    b[..2].copy_from_slice(&to_f16(d));
+    pack_nibbles(&q, &mut b[2..]);
+}
+
+/// Q4_1 with weights.
+pub(crate) fn weighted_q4_1(x: &[f32; 32], importance: &[f32; 32], mean: f32, b: &mut [u8; 20]) {
+    let mut q = [0; 32];
+    let (d, min) = ranged(15, x, &weigh(mean, x, importance), &mut q, &WEIGHTED);
+    b[..2].copy_from_slice(&to_f16(d));
+    b[2..4].copy_from_slice(&to_f16(-min));
+    pack_nibbles(&q, &mut b[4..]);
+}
+
+/// Q5_0 with weights.
+pub(crate) fn weighted_q5_0(x: &[f32; 32], importance: &[f32; 32], mean: f32, b: &mut [u8; 22]) {
+    let mut q = [0; 32];
+    let d = symmetric(16, x, Some(&weigh(mean, x, importance)), &mut q);
+    b[..2].copy_from_slice(&to_f16(d));
+    pack_fifth_bits(&q, &mut b[2..6]);
+    pack_nibbles(&q, &mut b[6..]);
+}
+
+/// Q5_1 with weights.
+pub(crate) fn weighted_q5_1(x: &[f32; 32], importance: &[f32; 32], mean: f32, b: &mut [u8; 24]) {
+    let mut q = [0; 32];
+    let (d, min) = ranged(31, x, &weigh(mean, x, importance), &mut q, &WEIGHTED);
+    b[..2].copy_from_slice(&to_f16(d));
+    b[2..4].copy_from_slice(&to_f16(-min));
+    pack_fifth_bits(&q, &mut b[4..8]);
+    pack_nibbles(&q, &mut b[8..]);
 }

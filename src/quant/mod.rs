@@ -6,6 +6,7 @@
 //! `encode` gives the bytes of ggml's reference.
 
 mod book;
+mod fit;
 pub(crate) mod float;
 mod iq;
 mod k;
@@ -34,6 +35,8 @@ use std::sync::Arc;
 pub type Decode = fn(blocks: &[u8], values: &mut [f32]);
 /// Values to whole blocks.
 pub type Encode = fn(values: &[f32], blocks: &mut [u8]);
+/// Rows of values to whole blocks. `importance`: how much an error in each column counts, as many as a row has values.
+pub type EncodeWeighted = fn(values: &[f32], importance: &[f32], blocks: &mut [u8]);
 /// One block to codes, scales and mins.
 pub type Unpack = fn(block: &[u8], codes: &mut [u8], scales: &mut [f32], mins: &mut [f32]);
 
@@ -51,6 +54,9 @@ pub struct Format {
     pub decode: Option<Decode>,
     /// Values to whole blocks, byte for byte as ggml's reference.
     pub encode: Option<Encode>,
+    /// The same where errors count by column, byte for byte as ggml with an importance matrix. `None`: they make no
+    /// difference.
+    pub weighted: Option<EncodeWeighted>,
     /// How a block is read as small integers with scales, for quantised formats.
     pub codes: Option<Codes>,
 }
@@ -259,8 +265,8 @@ mod tests {
         assert!(matches!(encode_matrix(q8, 1, 33, &[0.0; 33]), Err(Error::Mismatch { .. })));
         assert!(matches!(encode_matrix(q8, 2, 32, &[0.0; 32]), Err(Error::Mismatch { .. })));
         assert!(matches!(encode_matrix(q8, usize::MAX, 32, &[0.0; 32]), Err(Error::Mismatch { .. })));
-        let q4_k = Format::by_name("Q4_K").unwrap();
-        assert!(matches!(encode_matrix(q4_k, 1, 256, &[0.0; 256]), Err(Error::Unsupported { .. })));
+        let q2_k = Format::by_name("Q2_K").unwrap();
+        assert!(matches!(encode_matrix(q2_k, 1, 256, &[0.0; 256]), Err(Error::Unsupported { .. })));
         let q8_k = Format::by_name("Q8_K").unwrap();
         let refused = Matrix::new(q8_k, 1, 256, Bytes::from(vec![0; 292])).err().unwrap();
         assert_eq!(refused.to_string(), "unsupported tensor format: Q8_K");

@@ -1,6 +1,6 @@
 //! The table of formats, and the loops that apply a function for one block to many.
 
-use super::{Codes, Format, book, float, iq, k, legacy, micro, ternary};
+use super::{Codes, Format, book, fit, float, iq, k, legacy, micro, ternary};
 
 /// Decodes block after block.
 ///
@@ -25,6 +25,23 @@ fn each_back<const B: usize, const N: usize>(data: &[f32], out: &mut [u8], one: 
     assert!(rest.is_empty() && more.is_empty() && blocks.len() == values.len(), "whole blocks and their values");
     for (x, b) in values.iter().zip(blocks) {
         one(x, b);
+    }
+}
+
+/// Encodes the blocks of rows of as many values as there are weights; `one` also gets the mean of the squares of its row.
+fn each_weighted<const B: usize, const N: usize>(
+    data: &[f32],
+    importance: &[f32],
+    out: &mut [u8],
+    one: impl Fn(&[f32; N], &[f32; N], f32, &mut [u8; B]),
+) {
+    let (weights, rest) = importance.as_chunks();
+    assert!(rest.is_empty() && data.len().is_multiple_of(importance.len().max(1)), "whole rows and their weights");
+    for (row, out) in data.chunks_exact(importance.len().max(1)).zip(out.chunks_exact_mut(B * weights.len().max(1))) {
+        let mean = fit::squares(row) / row.len() as f32;
+        for ((x, w), b) in row.as_chunks().0.iter().zip(weights).zip(out.as_chunks_mut().0) {
+            one(x, w, mean, b);
+        }
     }
 }
 
@@ -76,7 +93,8 @@ fn each_code<const B: usize, const N: usize, const S: usize, const M: usize>(
 /// The rows of the table, and inlined versions of the same functions.
 macro_rules! formats {
     ($($id:literal $name:literal $block:literal $bytes:literal
-        $(, decode $decode:path)? $(, codes $zero:literal $sub:literal $min:literal $codes:path)? $(, encode $encode:path)?;)*) => {
+        $(, decode $decode:path)? $(, codes $zero:literal $sub:literal $min:literal $codes:path)? $(, encode $encode:expr)?
+        $(, weighted $weighted:expr)?;)*) => {
         /// Every format this build knows, by ggml's type id. Ids that ggml has removed are not here.
         pub static FORMATS: &[Format] = &[$(Format {
             id: $id,
@@ -87,6 +105,7 @@ macro_rules! formats {
                 $(|data, out| each(data, out, $decode))?
                 $(|data, out| each_code(data, out, $zero, $codes))?),
             encode: formats!(@option $(|data, out| each_back(data, out, $encode))?),
+            weighted: formats!(@option $(|data, importance, out| each_weighted(data, importance, out, $weighted))?),
             codes: formats!(@option $(Codes {
                 zero: $zero,
                 sub: $sub,
@@ -140,17 +159,24 @@ formats! {
     // id name   block bytes        zero sub min
      0 "F32"       1   4, decode float::f32, encode float::encode_f32;
      1 "F16"       1   2, decode float::f16, encode float::encode_f16;
-     2 "Q4_0"     32  18, codes   8 32 false legacy::q4_0, encode legacy::encode_q4_0;
-     3 "Q4_1"     32  20, codes   0 32 true  legacy::q4_1, encode legacy::encode_q4_1;
-     6 "Q5_0"     32  22, codes  16 32 false legacy::q5_0, encode legacy::encode_q5_0;
-     7 "Q5_1"     32  24, codes   0 32 true  legacy::q5_1, encode legacy::encode_q5_1;
+     2 "Q4_0"     32  18, codes   8 32 false legacy::q4_0, encode legacy::encode_q4_0,
+        weighted legacy::weighted_q4_0;
+     3 "Q4_1"     32  20, codes   0 32 true  legacy::q4_1, encode legacy::encode_q4_1,
+        weighted legacy::weighted_q4_1;
+     6 "Q5_0"     32  22, codes  16 32 false legacy::q5_0, encode legacy::encode_q5_0,
+        weighted legacy::weighted_q5_0;
+     7 "Q5_1"     32  24, codes   0 32 true  legacy::q5_1, encode legacy::encode_q5_1,
+        weighted legacy::weighted_q5_1;
      8 "Q8_0"     32  34, codes 128 32 false legacy::q8_0, encode legacy::encode_q8_0;
      9 "Q8_1"     32  36;
     10 "Q2_K"    256  84, codes   0 16 true  k::q2_k;
     11 "Q3_K"    256 110, codes   4 16 false k::q3_k;
-    12 "Q4_K"    256 144, codes   0 32 true  k::q4_k;
-    13 "Q5_K"    256 176, codes   0 32 true  k::q5_k;
-    14 "Q6_K"    256 210, codes  32 16 false k::q6_k;
+    12 "Q4_K"    256 144, codes   0 32 true  k::q4_k, encode |x, b| k::encode_q4_k(x, None, b),
+        weighted |x, w, _, b| k::encode_q4_k(x, Some(w), b);
+    13 "Q5_K"    256 176, codes   0 32 true  k::q5_k, encode |x, b| k::encode_q5_k(x, None, b),
+        weighted |x, w, _, b| k::encode_q5_k(x, Some(w), b);
+    14 "Q6_K"    256 210, codes  32 16 false k::q6_k, encode |x, b| k::encode_q6_k(x, None, b),
+        weighted |x, w, _, b| k::encode_q6_k(x, Some(w), b);
     15 "Q8_K"    256 292;
     16 "IQ2_XXS" 256  66, codes 128 32 false book::iq2_xxs;
     17 "IQ2_XS"  256  74, codes 128 16 false book::iq2_xs;

@@ -44,6 +44,7 @@ mod peft_kinds;
 mod pictures;
 mod plan;
 mod prefer;
+mod quantize;
 mod readme;
 mod replay;
 mod resume;
