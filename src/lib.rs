@@ -104,6 +104,8 @@ pub mod adapter;
 pub mod model;
 pub mod decode;
 pub mod train;
+#[cfg(feature = "std")]
+pub mod rewrite;
 #[cfg(feature = "base")]
 pub mod base;
 pub mod app;

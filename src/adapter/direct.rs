@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::kernel::{Buffer, Compute, Tile, View};
 use crate::knob::Values;
 use crate::rng::GENERATOR;
+use core::ops::Range;
 use std::prelude::v1::*;
 
 /// The places and parts of a kind.
@@ -83,6 +84,17 @@ pub trait Rule: Send + Sync + 'static {
     fn start(&self, own: &Own, part: usize, out: &mut [f32]) {
         own.constant(part, out);
     }
+
+    /// Whether its change at a place can be made part of the frozen weights.
+    fn bakes(&self, _place: Place) -> bool {
+        false
+    }
+
+    /// Makes it part of rows of a matrix.
+    fn bake(&self, _own: &Own, _at: &At, _rows: Range<usize>, _w: &mut Tile) {}
+
+    /// Makes it part of a bias.
+    fn bake_bias(&self, _own: &Own, _at: &At, _bias: &mut [f32]) {}
 
     /// Whether it changes any output.
     fn changes_something(&self, own: &Own) -> bool {
@@ -186,6 +198,18 @@ impl<R: Rule> Adapter for Direct<R> {
 
     fn start(&self, part: usize, out: &mut [f32]) {
         self.rule.start(&self.own, part, out);
+    }
+
+    fn bakes(&self, place: Place) -> bool {
+        self.rule.bakes(place)
+    }
+
+    fn bake(&self, at: &At, rows: Range<usize>, w: &mut Tile) {
+        self.rule.bake(&self.own, at, rows, w);
+    }
+
+    fn bake_bias(&self, at: &At, bias: &mut [f32]) {
+        self.rule.bake_bias(&self.own, at, bias);
     }
 
     fn changes_something(&self) -> bool {

@@ -122,6 +122,16 @@ impl Slot {
         }
     }
 
+    /// Rows `rows` of `W + s·B·A`. w: `[rows, in]`, changed.
+    pub fn bake(&self, factors: &[f32], at: &At, rows: Range<usize>, w: &mut Tile) {
+        let (a, b, s) = (self.a_of(factors), self.b_of(factors), self.factor * at.strength);
+        let mut u = vec![0.0; rows.len() * self.rank];
+        for (u, j) in u.chunks_exact_mut(self.rank).zip(rows) {
+            u.iter_mut().enumerate().for_each(|(r, u)| *u = s * b.row(r)[j]);
+        }
+        (at.cx.kernels.sums)(View::new(&u, w.n(), self.rank), a, w);
+    }
+
     fn a_of<'a>(&self, factors: &'a [f32]) -> View<'a> {
         View::new(&factors[self.a()], self.rank, self.shape[0])
     }
@@ -390,6 +400,14 @@ impl<F: Factors> Adapter for LowRank<F> {
 
     fn start(&self, part: usize, out: &mut [f32]) {
         self.of.start(&self.layout, part, out);
+    }
+
+    fn bakes(&self, place: Place) -> bool {
+        matches!(place, Place::Site(_))
+    }
+
+    fn bake(&self, at: &At, rows: Range<usize>, w: &mut Tile) {
+        self.layout.slots[at.slot].bake(self.factors(), at, rows, w);
     }
 
     fn changes_something(&self) -> bool {

@@ -54,6 +54,7 @@ use crate::kernel::{Buffer, Compute, Tile, View};
 use crate::knob::{Knob, Setting};
 use crate::nn::attention::Heads;
 use crate::role::Role;
+use core::ops::Range;
 use std::prelude::v1::*;
 
 /// Largest rank.
@@ -120,6 +121,18 @@ pub trait Adapter: Send + Sync {
     fn low_rank(&self) -> Option<(&lowrank::Layout, &[f32])> {
         None
     }
+
+    /// Whether its change at a place can be made part of the frozen weights there.
+    fn bakes(&self, _place: Place) -> bool {
+        false
+    }
+
+    /// Makes its change part of rows `rows` of the matrix of a place: `w`, `[rows, in]`. Called only where it
+    /// [bakes](Adapter::bakes), on one thread at a time for the same rows.
+    fn bake(&self, _at: &At, _rows: Range<usize>, _w: &mut Tile) {}
+
+    /// The same of the bias that is added to that matrix's product, `[out]`.
+    fn bake_bias(&self, _at: &At, _bias: &mut [f32]) {}
 
     /// Its record in a file, beside base and parameters: facts of the head, and sections.
     fn record(&self, head: &mut Head) -> Vec<(&'static str, Vec<u8>)>;

@@ -11,7 +11,7 @@
 //! seen.
 #![allow(unsafe_code)] // mapping a file, and asking whether a process lives
 
-use super::{Bytes, Limits};
+use super::{Bytes, Limits, Sink};
 use crate::error::{Error, Result};
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Read, Write};
@@ -152,7 +152,70 @@ pub fn replace_folder(path: &Path, files: &[(&str, Vec<u8>)]) -> Result<()> {
 /// As [`replace`].
 #[doc(hidden)]
 pub fn replace_on(disk: &mut dyn Disk, path: &Path, bytes: &[u8]) -> Result<()> {
-    replace_inner(disk, path, bytes).map_err(|e| e.in_file(path.to_string_lossy()))
+    replace_with_on(disk, path, |file| file.put(bytes))
+}
+
+/// [`replace`] by what `fill` writes piece by piece. Where that fails, the old file stays as it is.
+///
+/// # Errors
+/// Those of [`replace`], and of `fill`.
+pub fn replace_with<T>(path: &Path, fill: impl FnOnce(&mut dyn Sink) -> Result<T>) -> Result<T> {
+    replace_with_on(&mut System, path, fill)
+}
+
+/// [`replace_with`] on the given disk.
+///
+/// # Errors
+/// As [`replace_with`].
+#[doc(hidden)]
+pub fn replace_with_on<T>(
+    disk: &mut dyn Disk,
+    path: &Path,
+    fill: impl FnOnce(&mut dyn Sink) -> Result<T>,
+) -> Result<T> {
+    let named = |e: Error| e.in_file(path.to_string_lossy());
+    let (folder, old) = replaceable(disk, path).map_err(named)?;
+    let name = path.file_name().unwrap_or_default();
+    let (file, temporary) = create_beside(disk, folder, name).map_err(named)?;
+    let mut file = Pieces { disk, file, path };
+    // What goes wrong in making the pieces is not of this file.
+    let filled = fill(&mut file);
+    let Pieces { disk, file, .. } = file;
+    let kept = filled.and_then(|value| {
+        finish(disk, file, &temporary, path, old.map(|meta| meta.permissions())).map_err(named)?;
+        Ok(value)
+    });
+    if kept.is_err() {
+        // The first error is the one to report; a failure to clean up adds nothing to it.
+        disk.remove(&temporary).ok();
+    }
+    let value = kept?;
+    disk.sync_folder(folder).map_err(io("sync the folder to the disk")).map_err(named)?;
+    Ok(value)
+}
+
+/// A file that is being written.
+struct Pieces<'a> {
+    disk: &'a mut dyn Disk,
+    file: File,
+    path: &'a Path,
+}
+
+impl Sink for Pieces<'_> {
+    fn put(&mut self, mut bytes: &[u8]) -> Result<()> {
+        let mut write = || {
+            while !bytes.is_empty() {
+                match self.disk.write(&mut self.file, bytes) {
+                    Ok(n @ 1..) => bytes = bytes.get(n..).unwrap_or_default(),
+                    Ok(0) => return Err(io("write")(io::ErrorKind::WriteZero.into())),
+                    Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                    Err(e) => return Err(io("write")(e)),
+                }
+            }
+            Ok(())
+        };
+        write().map_err(|e: Error| e.in_file(self.path.to_string_lossy()))
+    }
 }
 
 /// The calls to a disk, a method each, so that a test can make any of them fail. The default methods call the system.
@@ -396,7 +459,8 @@ fn read_inner(disk: &mut dyn Disk, path: &Path, limit: u64) -> Result<Vec<u8>> {
     Ok(out)
 }
 
-fn replace_inner(disk: &mut dyn Disk, path: &Path, bytes: &[u8]) -> Result<()> {
+/// The folder of a path, and what the path names if that can be replaced. Removes what dead processes left beside it.
+fn replaceable<'a>(disk: &mut dyn Disk, path: &'a Path) -> Result<(&'a Path, Option<Metadata>)> {
     let Some(name) = path.file_name() else {
         return Err(Error::invalid("path", "it does not end in a file name"));
     };
@@ -419,16 +483,7 @@ fn replace_inner(disk: &mut dyn Disk, path: &Path, bytes: &[u8]) -> Result<()> {
         _ => Path::new("."),
     };
     remove_stale(disk, folder, name);
-
-    let (file, temporary) = create_beside(disk, folder, name)?;
-    let permissions = old.map(|meta| meta.permissions());
-    let written = write_and_rename(disk, file, &temporary, path, permissions, bytes);
-    if written.is_err() {
-        // The first error is the one to report; a failure to clean up adds nothing to it.
-        disk.remove(&temporary).ok();
-    }
-    written?;
-    disk.sync_folder(folder).map_err(io("sync the folder to the disk"))
+    Ok((folder, old))
 }
 
 /// A name for what is made beside a target.
@@ -454,22 +509,14 @@ fn create_beside(disk: &mut dyn Disk, folder: &Path, name: &std::ffi::OsStr) -> 
     }
 }
 
-fn write_and_rename(
+/// Syncs a file that was written and renames it over `path`.
+fn finish(
     disk: &mut dyn Disk,
-    mut file: File,
+    file: File,
     temporary: &Path,
     path: &Path,
     permissions: Option<fs::Permissions>,
-    mut bytes: &[u8],
 ) -> Result<()> {
-    while !bytes.is_empty() {
-        match disk.write(&mut file, bytes) {
-            Ok(n @ 1..) => bytes = bytes.get(n..).unwrap_or_default(),
-            Ok(0) => return Err(io("write")(io::ErrorKind::WriteZero.into())),
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(io("write")(e)),
-        }
-    }
     if let Some(permissions) = permissions {
         disk.set_permissions(&file, permissions).map_err(io("set permissions"))?;
     }

@@ -63,6 +63,22 @@ pub fn zeros(what: &str, n: usize) -> Result<Vec<f32>> {
     Ok(out)
 }
 
+/// Where bytes go that are written piece by piece, such as a file too large to be held.
+pub trait Sink {
+    /// Appends bytes.
+    ///
+    /// # Errors
+    /// `Io` from the system.
+    fn put(&mut self, bytes: &[u8]) -> Result<()>;
+}
+
+impl Sink for Vec<u8> {
+    fn put(&mut self, bytes: &[u8]) -> Result<()> {
+        self.extend_from_slice(bytes);
+        Ok(())
+    }
+}
+
 /// A slice together with its owner. Cloning and slicing copy no bytes.
 #[derive(Clone)]
 pub struct Bytes {

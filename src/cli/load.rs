@@ -25,10 +25,11 @@ use std::time::{Duration, Instant};
 
 /// A parsed file, with the other parts if it is one; errors name the file.
 pub fn gguf(path: &Path) -> anyhow::Result<Gguf> {
-    parsed(path, Io::Map)
+    gguf_by(path, Io::Map)
 }
 
-fn parsed(path: &Path, io: Io) -> anyhow::Result<Gguf> {
+/// The same, mapped or read.
+pub fn gguf_by(path: &Path, io: Io) -> anyhow::Result<Gguf> {
     names::check(path, What::Model)?;
     Ok(Gguf::load(path, io, &Limits::default())?)
 }
@@ -78,7 +79,7 @@ pub fn now() -> i64 {
 /// A model file; errors name it.
 pub fn open(path: &Path, engine: &Engine) -> anyhow::Result<Mynah> {
     let kept = Kept::of(path);
-    let file = parsed(path, engine.io.into())?;
+    let file = gguf_by(path, engine.io.into())?;
     let mynah = Mynah::with(file, compute(engine)?).map_err(|e| e.in_file(path.to_string_lossy()))?;
     Ok(match kept {
         Some(kept) => mynah.with_model(mynah.model().keeping(Arc::new(kept))),

@@ -25,6 +25,7 @@ mod out;
 mod pack;
 mod paths;
 mod plot;
+mod rewrite;
 mod run;
 mod share;
 mod signals;
@@ -85,6 +86,8 @@ fn command() -> anyhow::Result<Outcome> {
         Command::Eval(a) => eval::eval(a, cli.json),
         Command::Pack(a) => pack::pack(a, cli.json),
         Command::Convert(a) => convert::convert(a, cli.json),
+        Command::Quantize(a) => rewrite::quantize(a, cli.json),
+        Command::Bake(a) => rewrite::bake(a, cli.json),
         Command::Embed(a) => embed::embed(a, cli.json),
         Command::Logits(a) => logits::logits(a, cli.json),
         Command::Tokenize(a) => tokens::tokenize(a, cli.json),

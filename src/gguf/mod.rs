@@ -98,6 +98,8 @@ pub struct Gguf {
     pairs: Pairs,
     /// Where the pairs of the first file lie in it, in its order, without those that tell of the splitting.
     kept: Vec<Range<usize>>,
+    /// Their keys.
+    order: Vec<Box<str>>,
     alignment: u64,
     tensors: Vec<Tensor>,
     /// Indices into `tensors`, sorted by name.
@@ -132,7 +134,7 @@ impl Gguf {
         Limits::check("metadata pairs", pairs, limits.pairs)?;
         fits("metadata pairs", pairs, PAIR_BYTES, 0, cursor.remaining(), at)?;
 
-        let (pairs, kept) = read_pairs(&mut cursor, pairs, file, limits)?;
+        let (pairs, (order, kept)) = read_pairs(&mut cursor, pairs, file, limits)?;
         let alignment = alignment(&pairs, limits)?;
         // Each tensor but the last also takes at least one alignment of data, so the table is bounded by the file.
         let each = ROW_BYTES.saturating_add(alignment);
@@ -140,7 +142,7 @@ impl Gguf {
         let (tensors, end) = read_tensors(&mut cursor, tensors, file, alignment, limits)?;
         let by_name = by_name(&tensors).map_err(|twice| Error::corrupt(twice, at))?;
         let trailing = usize::try_from((file.len() as u64).saturating_sub(end)).unwrap_or(usize::MAX);
-        Ok(Gguf { version, pairs, kept, alignment, tensors, by_name, trailing, files: vec![bytes] })
+        Ok(Gguf { version, pairs, kept, order, alignment, tensors, by_name, trailing, files: vec![bytes] })
     }
 
     /// The bytes of the file, or of all parts in order.
@@ -161,6 +163,11 @@ impl Gguf {
     /// All metadata, sorted by key.
     pub fn pairs(&self) -> impl Iterator<Item = (&str, &Value)> {
         self.pairs.iter().map(|(key, value)| (&**key, value))
+    }
+
+    /// The metadata in the order of the file, without what tells of its splitting.
+    pub fn ordered_pairs(&self) -> impl Iterator<Item = (&str, &Value)> {
+        self.order.iter().filter_map(|key| Some((&**key, self.get(key)?)))
     }
 
     /// The value of a key.
@@ -381,6 +388,25 @@ impl Gguf {
             ref dims => return Err(Error::mismatch(shape_of(name), "one or two dimensions", format!("{dims:?}"))),
         };
         self.rows_of(tensor, rows, cols)
+    }
+
+    /// All rows of a tensor, whatever its dimensions.
+    ///
+    /// # Errors
+    /// As [`Self::matrix`].
+    pub fn rows(&self, tensor: &Tensor) -> Result<Matrix> {
+        let cols = tensor.dims().first().copied().unwrap_or(1);
+        self.rows_of(tensor, tensor.elements().checked_div(cols).unwrap_or(0), cols)
+    }
+
+    /// The tensor of which `part` is a piece, and where in it that begins: for matrices that were made of this file.
+    pub fn holder(&self, part: &Bytes) -> Option<(&Tensor, usize)> {
+        let at = part.as_ptr() as usize;
+        self.tensors.iter().find_map(|tensor| {
+            let data = self.data(tensor).ok()?;
+            let start = at.checked_sub(data.as_ptr() as usize)?;
+            (start.checked_add(part.len())? <= data.len()).then_some((tensor, start))
+        })
     }
 
     fn rows_of(&self, tensor: &Tensor, rows: u64, cols: u64) -> Result<Matrix> {

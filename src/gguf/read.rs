@@ -144,14 +144,12 @@ fn read_name<'a>(what: &str, cursor: &mut Cursor<'a>, limit: u64) -> Result<&'a 
     Ok(name)
 }
 
-/// The metadata, and where its pairs lie, without those that tell of splitting.
-pub(super) fn read_pairs(
-    cursor: &mut Cursor<'_>,
-    n: u64,
-    file: &Bytes,
-    limits: &Limits,
-) -> Result<(Pairs, Vec<Range<usize>>)> {
-    let (mut pairs, mut kept) = (BTreeMap::new(), Vec::<Range<usize>>::new());
+/// The keys in the order of the file, and where their pairs lie, without those that tell of splitting.
+pub(super) type Order = (Vec<Box<str>>, Vec<Range<usize>>);
+
+/// The metadata, and its order.
+pub(super) fn read_pairs(cursor: &mut Cursor<'_>, n: u64, file: &Bytes, limits: &Limits) -> Result<(Pairs, Order)> {
+    let (mut pairs, mut order, mut kept) = (BTreeMap::new(), Vec::new(), Vec::<Range<usize>>::new());
     for i in 0..n {
         let offset = cursor.offset();
         let key = read_name("key", cursor, limits.key).map_err(|e| inside(e, format_args!("pair {i} of {n}")))?;
@@ -161,13 +159,16 @@ pub(super) fn read_pairs(
         if pairs.insert(key.into(), value).is_some() {
             return Err(Error::corrupt(format!("key {} comes twice", printable(key)), offset));
         }
+        if key.starts_with(SPLIT_KEYS) {
+            continue;
+        }
+        order.push(key.into());
         match kept.last_mut() {
-            _ if key.starts_with(SPLIT_KEYS) => (),
             Some(last) if last.end == offset => last.end = cursor.offset(),
             _ => kept.push(offset..cursor.offset()),
         }
     }
-    Ok((pairs, kept))
+    Ok((pairs, (order, kept)))
 }
 
 pub(super) fn alignment(pairs: &Pairs, limits: &Limits) -> Result<u64> {

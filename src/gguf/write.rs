@@ -1,5 +1,6 @@
 //! Emits a model file: version 3, alignment 32, as llama.cpp loads it.
 
+use super::read::padding;
 use super::value::{Value, write_string};
 use super::{ALIGNMENT_KEY, DEFAULT_ALIGNMENT, MAGIC, MAX_RANK};
 use crate::bytes::Bytes;
@@ -19,7 +20,8 @@ struct Entry {
     name: String,
     dims: Vec<u64>,
     format: &'static Format,
-    data: Bytes,
+    /// `None`: its bytes follow the head, written by the caller.
+    data: Option<Bytes>,
 }
 
 impl Writer {
@@ -45,16 +47,39 @@ impl Writer {
         format: &'static Format,
         data: impl Into<Bytes>,
     ) -> &mut Self {
-        self.tensors.push(Entry { name: name.into(), dims: dims.to_vec(), format, data: data.into() });
+        self.tensors.push(Entry { name: name.into(), dims: dims.to_vec(), format, data: Some(data.into()) });
+        self
+    }
+
+    /// Adds a tensor whose bytes the caller writes: see [`Writer::head`].
+    pub fn declare(&mut self, name: impl Into<String>, dims: &[u64], format: &'static Format) -> &mut Self {
+        self.tensors.push(Entry { name: name.into(), dims: dims.to_vec(), format, data: None });
         self
     }
 
     /// The bytes of the file. The same input gives the same bytes.
     ///
     /// # Errors
-    /// `Invalid` for an empty or repeated key or name, no or more than four dimensions, or bytes that do not fit
-    /// the dimensions.
+    /// `Invalid` for an empty or repeated key or name, no or more than four dimensions, bytes that do not fit
+    /// the dimensions, or none.
     pub fn finish(&self) -> Result<Vec<u8>> {
+        let mut out = self.head()?;
+        let data = self.tensors.iter().map(|t| t.data.as_ref().map_or(0, |data| data.len().saturating_add(31)));
+        out.reserve_exact(data.fold(0, usize::saturating_add));
+        for tensor in &self.tensors {
+            let data = tensor.data.as_ref().ok_or_else(|| tensor.invalid("its bytes are missing"))?;
+            out.extend_from_slice(data);
+            out.extend_from_slice(Writer::padding(data.len() as u64));
+        }
+        Ok(out)
+    }
+
+    /// The bytes of the file up to those of the first tensor. The bytes of each tensor follow in the order in which they were
+    /// added, and after each its [`Writer::padding`].
+    ///
+    /// # Errors
+    /// Those of [`Writer::finish`].
+    pub fn head(&self) -> Result<Vec<u8>> {
         let mut keys = BTreeSet::new();
         for (key, _) in &self.pairs {
             if key.is_empty() || !keys.insert(key) {
@@ -73,25 +98,27 @@ impl Writer {
         }
 
         let mut names = BTreeSet::new();
-        let mut offset = 0usize;
+        let mut offset = 0u64;
         for tensor in &self.tensors {
-            tensor.check()?;
+            let bytes = tensor.check()?;
             if !names.insert(&tensor.name) {
                 return Err(tensor.invalid("the name comes twice"));
             }
-            write_row(&tensor.name, &tensor.dims, tensor.format, offset as u64, &mut out);
-            offset = padded(tensor.data.len())
+            write_row(&tensor.name, &tensor.dims, tensor.format, offset, &mut out);
+            offset = bytes
+                .checked_next_multiple_of(DEFAULT_ALIGNMENT as u64)
                 .and_then(|n| offset.checked_add(n))
                 .ok_or_else(|| tensor.invalid("the file would not fit the address space"))?;
         }
-        let start = padded(out.len()).unwrap_or(out.len());
-        out.reserve_exact(start.saturating_sub(out.len()).saturating_add(offset));
-        out.resize(start, 0);
-        for tensor in &self.tensors {
-            out.extend_from_slice(&tensor.data);
-            out.resize(padded(out.len()).unwrap_or(out.len()), 0);
-        }
+        out.extend_from_slice(Writer::padding(out.len() as u64));
         Ok(out)
+    }
+
+    /// The zeros that follow `len` bytes of a tensor.
+    pub fn padding(len: u64) -> &'static [u8] {
+        static ZEROS: [u8; DEFAULT_ALIGNMENT] = [0; DEFAULT_ALIGNMENT];
+        let n = padding(len, DEFAULT_ALIGNMENT as u64);
+        ZEROS.get(..usize::try_from(n).unwrap_or(0)).unwrap_or_default()
     }
 }
 
@@ -104,13 +131,9 @@ pub(super) fn write_row(name: &str, dims: &[u64], format: &Format, offset: u64, 
     out.extend(offset.to_le_bytes());
 }
 
-/// `n` rounded up to the alignment; `None` if that overflows.
-fn padded(n: usize) -> Option<usize> {
-    n.checked_next_multiple_of(DEFAULT_ALIGNMENT)
-}
-
 impl Entry {
-    fn check(&self) -> Result<()> {
+    /// The number of its bytes.
+    fn check(&self) -> Result<u64> {
         if self.name.is_empty() {
             return Err(self.invalid("the name is empty"));
         }
@@ -118,15 +141,11 @@ impl Entry {
             return Err(self.invalid(format!("dimensions {:?}", self.dims)));
         }
         let want = super::read::tensor_bytes(self.format, &self.dims).map_err(|why| self.invalid(why))?;
-        if want != self.data.len() as u64 {
-            return Err(self.invalid(format!(
-                "{} bytes, {:?} of {} takes {want}",
-                self.data.len(),
-                self.dims,
-                self.format.name
-            )));
+        let len = self.data.as_ref().map_or(want, |data| data.len() as u64);
+        if want != len {
+            return Err(self.invalid(format!("{len} bytes, {:?} of {} takes {want}", self.dims, self.format.name)));
         }
-        Ok(())
+        Ok(want)
     }
 
     fn invalid(&self, why: impl Into<String>) -> Error {

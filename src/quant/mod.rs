@@ -85,6 +85,11 @@ impl Format {
         FORMATS.iter().find(|format| format.name.eq_ignore_ascii_case(name))
     }
 
+    /// Whether values are rounded together in blocks; the others are plain numbers.
+    pub fn is_quantised(&self) -> bool {
+        self.block > 1
+    }
+
     /// Bytes of a row of `cols` values; `None` if it does not end on a block edge or overflows.
     pub fn row_bytes(&self, cols: usize) -> Option<usize> {
         if cols.is_multiple_of(self.block) { (cols / self.block).checked_mul(self.bytes) } else { None }

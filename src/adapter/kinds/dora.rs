@@ -19,6 +19,7 @@ use crate::math;
 use crate::quant::Matrix;
 use crate::rng::Stream;
 use crate::role::Role;
+use core::ops::Range;
 use std::prelude::v1::*;
 
 /// Its row.
@@ -204,6 +205,28 @@ impl Rule for Decomposed {
             row.iter_mut().zip(bias).for_each(|(y, b)| *y -= b);
             row.iter_mut().zip(&*factors).for_each(|(y, f)| *y *= f);
             crate::nn::add(bias, row);
+        }
+    }
+
+    fn bakes(&self, place: Place) -> bool {
+        matches!(place, Place::Site(_))
+    }
+
+    fn bake(&self, own: &Own, at: &At, rows: Range<usize>, w: &mut Tile) {
+        let low = self.low(own, at.slot);
+        low.bake(&own.params, at, rows.clone(), w);
+        for (i, j) in rows.enumerate() {
+            let (norm, m) = self.row(own, at, low.factor * at.strength, j);
+            w.row(i).iter_mut().for_each(|w| *w *= m / norm);
+        }
+    }
+
+    /// The bias of the base stays; what adapters before this one made of it is scaled.
+    fn bake_bias(&self, own: &Own, at: &At, bias: &mut [f32]) {
+        let s = self.low(own, at.slot).factor * at.strength;
+        for (j, (bias, base)) in bias.iter_mut().zip(&self.biases[at.slot]).enumerate() {
+            let (norm, m) = self.row(own, at, s, j);
+            *bias = (*bias - base) * (m / norm) + base;
         }
     }
 

@@ -9,6 +9,7 @@ use crate::adapter::direct::{self, Direct, Own, Plan, Rule, scale, scale_backwar
 use crate::adapter::{At, Into, Kind, Needs, NewPart, Place, Seen, Shape, Start};
 use crate::kernel::{Buffer, Tile, View};
 use crate::role::{Role, TensorKind};
+use core::ops::Range;
 use std::prelude::v1::*;
 
 /// Its row.
@@ -52,6 +53,25 @@ struct Scaling;
 impl Rule for Scaling {
     fn forward(&self, own: &Own, at: &At, _x: View, y: &mut Tile, _scratch: &mut Buffer) {
         scale(own.part(at.slot, 0), at.strength, y);
+    }
+
+    fn bakes(&self, _place: Place) -> bool {
+        true
+    }
+
+    fn bake(&self, own: &Own, at: &At, rows: Range<usize>, w: &mut Tile) {
+        let (part, t) = (own.part(at.slot, 0), at.strength);
+        if let Place::Input(_) = at.place {
+            return scale(part, t, w);
+        }
+        for (i, g) in part[rows].iter().enumerate() {
+            w.row(i).iter_mut().for_each(|w| *w *= 1.0 + t * (g - 1.0));
+        }
+    }
+
+    fn bake_bias(&self, own: &Own, at: &At, bias: &mut [f32]) {
+        let c = bias.len();
+        scale(own.part(at.slot, 0), at.strength, &mut Tile::new(bias, 1, c));
     }
 
     fn backward(&self, own: &Own, at: &At, seen: &Seen, dy: &mut [f32], into: Into, _scratch: &mut Buffer) {

@@ -2,12 +2,14 @@
 
 mod knobs;
 mod look;
+mod rewrite;
 mod run;
 mod share;
 mod train;
 
 pub use knobs::*;
 pub use look::*;
+pub use rewrite::*;
 pub use run::*;
 pub use share::*;
 pub use train::*;
@@ -173,6 +175,10 @@ Examples:
     Pack(Pack),
     /// Write an adapter as another program reads it, or read one from there
     Convert(Convert),
+    /// Write a model in another type: Q4_K_M, Q8_0, F16 and others
+    Quantize(Quantize),
+    /// Make adapters part of a model's weights: writes a model
+    Bake(Bake),
     /// Turn texts into vectors, for search and comparison
     Embed(Embed),
     /// Show what a model computes for a text: losses and next-token logits

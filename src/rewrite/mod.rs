@@ -1,0 +1,189 @@
+//! Model files from model files: quantised, or with adapters baked in.
+//!
+//! Both go through a file tensor by tensor and rows by rows, so that memory is bounded by a few rows and not by the model.
+//! `mixes.rs` is the table of types and says which format each tensor gets, as llama.cpp does; `importance.rs` measures how
+//! much the columns of each matrix matter; `quantise.rs` and `bake.rs` are the two ways to write.
+//!
+//! No result depends on the number of threads: they share rows, and a row is computed by one of them.
+#![cfg_attr(
+    not(test),
+    deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::unreachable, clippy::todo)
+)]
+
+pub mod bake;
+pub mod importance;
+pub mod mixes;
+pub mod quantise;
+
+pub use bake::{Bake, Baked, bake};
+pub use importance::Importance;
+pub use mixes::{MIXES, Mix};
+pub use quantise::{Quantise, Quantised, quantise};
+
+use crate::bytes::{Sink, zeros};
+use crate::error::{Error, Result, printable};
+use crate::gguf::{Gguf, Tensor, Writer};
+use crate::kernel::{Compute, Tile};
+use crate::quant::{Format, Matrix};
+use core::ops::Range;
+use core::sync::atomic::{AtomicUsize, Ordering};
+use std::prelude::v1::*;
+
+/// Values of the rows that are worked on at a time.
+const SLAB: usize = 1 << 19;
+/// Values of the rows that a thread takes at a time.
+const PART: usize = 1 << 14;
+
+/// How far a file has got, in bytes of the file that is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress<'a> {
+    /// Read so far.
+    pub done: u64,
+    /// All of them.
+    pub total: u64,
+    /// The tensor that is next.
+    pub tensor: &'a str,
+}
+
+/// What becomes of one tensor.
+struct Step<'a> {
+    tensor: &'a Tensor,
+    to: &'static Format,
+    /// Changes the decoded rows `rows`, `[rows, cols]`.
+    change: Option<Change<'a>>,
+    /// How much errors count by column, for each matrix of the tensor.
+    importance: Option<&'a [f32]>,
+}
+
+/// See [`Step::change`].
+type Change<'a> = Box<dyn Fn(Range<usize>, &mut Tile) + Sync + 'a>;
+
+/// Writes a file of these pairs and tensors.
+fn write(
+    gguf: &Gguf,
+    mut head: Writer,
+    steps: &[Step],
+    cx: &Compute,
+    sink: &mut dyn Sink,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<()> {
+    for step in steps {
+        head.declare(&*step.tensor.name, step.tensor.dims(), step.to);
+    }
+    sink.put(&head.head()?)?;
+    let (mut done, total) = (0, steps.iter().map(|step| step.tensor.bytes).sum());
+    for step in steps {
+        progress(Progress { done, total, tensor: &step.tensor.name });
+        let len = tensor(gguf, step, cx, sink)?;
+        sink.put(Writer::padding(len))?;
+        done += step.tensor.bytes;
+        // What was read of a file that changes says nothing about it.
+        gguf.files().iter().try_for_each(crate::bytes::Bytes::check)?;
+    }
+    progress(Progress { done, total, tensor: "" });
+    Ok(())
+}
+
+/// Writes one tensor; returns the number of its bytes.
+fn tensor(gguf: &Gguf, step: &Step, cx: &Compute, sink: &mut dyn Sink) -> Result<u64> {
+    let copied = step.change.is_none() && core::ptr::eq(step.to, step.tensor.format);
+    if copied && (step.tensor.format.is_quantised() || step.tensor.format.decode.is_none()) {
+        // Nothing of it is computed, so nothing of it need be known.
+        sink.put(&gguf.data(step.tensor)?)?;
+        return Ok(step.tensor.bytes);
+    }
+    let from = gguf.rows(step.tensor)?;
+    let Some(row_bytes) = step.to.row_bytes(from.cols) else {
+        let what = format!("columns of tensor `{}`", printable(&step.tensor.name));
+        return Err(Error::mismatch(what, format!("a multiple of {}", step.to.block), from.cols));
+    };
+    // Rows of the file to write lie in a tile of floats, whose rows are whole words.
+    let (words, rows) = (row_bytes.div_ceil(4), (SLAB / from.cols.max(1)).clamp(1, from.rows.max(1)));
+    let granule = (PART / from.cols.max(1)).max(1);
+    let (mut values, mut encoded) = (zeros("rows of a tensor", rows * from.cols)?, zeros("rows", rows * words)?);
+    let mut out = Vec::with_capacity(rows * row_bytes);
+    for first in (0..from.rows).step_by(rows) {
+        let n = rows.min(from.rows - first);
+        let bad = AtomicUsize::new(usize::MAX);
+        let tiles = [Tile::new(&mut values, n, from.cols), Tile::new(&mut encoded, n, words)];
+        cx.pool.rows(tiles, [granule; 2], &|part, [mut values, mut encoded], _| {
+            let start = first + part * granule;
+            for i in 0..values.n() {
+                from.decode(start + i, 0..from.cols, values.row(i));
+            }
+            if let Some(change) = &step.change {
+                change(start..start + values.n(), &mut values);
+            }
+            for i in 0..values.n() {
+                let bytes = bytemuck::cast_slice_mut(encoded.row(i)).split_at_mut(row_bytes).0;
+                if !row(step, &from, start + i, values.row(i), bytes) {
+                    bad.fetch_min(start + i, Ordering::Relaxed);
+                }
+            }
+        });
+        let bad = bad.into_inner();
+        if bad != usize::MAX {
+            return Err(not_finite(step, &from, bad));
+        }
+        out.clear();
+        for row in encoded.chunks_exact(words.max(1)).take(n) {
+            out.extend_from_slice(bytemuck::cast_slice(row).split_at(row_bytes).0);
+        }
+        sink.put(&out)?;
+    }
+    Ok(row_bytes as u64 * from.rows as u64)
+}
+
+/// Encodes a row; `false` if it holds what no number can be made of, or makes such.
+fn row(step: &Step, from: &Matrix, row: usize, values: &mut [f32], bytes: &mut [u8]) -> bool {
+    if !values.iter().all(|v| v.is_finite()) {
+        return false;
+    }
+    let (Some(encode), Some(decode)) = (step.to.encode, step.to.decode) else { return false };
+    let per = step.tensor.dims().get(1).map_or(from.rows, |n| usize::try_from(*n).unwrap_or(from.rows));
+    match (step.to.weighted, step.importance) {
+        (Some(weighted), Some(importance)) => {
+            let which = row.checked_div(per).unwrap_or(0) % (importance.len() / from.cols).max(1);
+            weighted(values, &importance[which * from.cols..][..from.cols], bytes);
+        }
+        _ => encode(values, bytes),
+    }
+    // A scale may be too large for its 16 bits.
+    decode(bytes, values);
+    values.iter().all(|v| v.is_finite())
+}
+
+/// Where the first value is of which no number can be made.
+fn not_finite(step: &Step, from: &Matrix, row: usize) -> Error {
+    let mut values = vec![0.0; from.cols];
+    from.decode(row, 0..from.cols, &mut values);
+    let name = printable(&step.tensor.name);
+    match values.iter().position(|v| !v.is_finite()) {
+        Some(at) => Error::corrupt(format!("tensor `{name}`, row {row}, column {at}: {}", values[at]), 0),
+        None => Error::invalid(
+            format!("tensor `{name}`, row {row}"),
+            format!("its values are too large for {}; take a type with more bits, such as F32", step.to.name),
+        ),
+    }
+}
+
+/// The metadata of a file, without `left_out`, to be written again.
+fn pairs_of(gguf: &Gguf, left_out: &[&str]) -> Writer {
+    let mut head = Writer::new();
+    for (key, value) in gguf.ordered_pairs().filter(|(key, _)| !left_out.contains(key)) {
+        head.set(key, value.clone());
+    }
+    head
+}
+
+/// The tensors in the order in which llama.cpp writes them: those outside of blocks first, then block by block, by name.
+fn sorted(gguf: &Gguf) -> Vec<&Tensor> {
+    let mut all: Vec<&Tensor> = gguf.tensors().iter().collect();
+    all.sort_by_key(|tensor| (block(&tensor.name).map_or(-1, |n| n as i64), &*tensor.name));
+    all
+}
+
+/// The block that a tensor belongs to.
+fn block(name: &str) -> Option<u32> {
+    name.strip_prefix("blk.")?.split('.').next()?.parse().ok()
+}
