@@ -56,10 +56,10 @@ impl Effect<'_> {
         self.rows.start.max(rows.start)..self.rows.end.min(rows.end)
     }
 
-    /// What it is beside others at the same tensor: inputs come before products, and the whole tensor before its parts, as
-    /// in a pass.
-    fn order(&self, whole: usize) -> (bool, bool) {
-        (matches!(self.place, Place::Site(_)), self.rows.len() < whole)
+    /// Its turn among others at the same tensor, as in a pass: what a product makes of an input is changed before the input
+    /// is, and the whole tensor before its parts, which do not see that.
+    fn turn(&self, whole: usize) -> (bool, bool) {
+        (self.rows.len() < whole, matches!(self.place, Place::Input(_)))
     }
 }
 
@@ -101,7 +101,7 @@ pub fn bake(
         let cols = tensor.dims().first().copied().unwrap_or(1);
         let row = usize::try_from(cols).ok().and_then(|cols| to.row_bytes(cols)).unwrap_or(0) as u64;
         report.bytes += row * tensor.elements().checked_div(cols).unwrap_or(0);
-        steps.push(Step { tensor, to, change, importance: None });
+        steps.push(Step { tensor, dims: tensor.dims(), to, change, importance: None });
     }
     write(gguf, head(gguf, how)?, &steps, cx, sink, progress)?;
     Ok(report)
@@ -142,7 +142,7 @@ fn effects<'a>(gguf: &Gguf, base: &Base, stack: &'a Stack) -> Result<(Effects<'a
             let rows = t.elements() / t.dims().first().copied().unwrap_or(1).max(1);
             if t.dims().len() == 1 { t.elements() } else { rows }
         });
-        all.sort_by_key(|effect| effect.order(whole as usize));
+        all.sort_by_key(|effect| effect.turn(whole as usize));
     }
     Ok((weights, biases))
 }

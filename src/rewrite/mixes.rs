@@ -179,7 +179,7 @@ impl Counted {
         let heads = |name: &str| key(name).ok().flatten();
         let grouped = match architecture {
             "llama" => heads("attention.head_count_kv").is_some_and(|kv| heads("attention.head_count") != Some(kv)),
-            _ => ["qwen2", "olmo"].contains(&architecture),
+            other => other == "qwen2",
         };
         Ok(Counted {
             values: 0,

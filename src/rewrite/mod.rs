@@ -48,6 +48,8 @@ pub struct Progress<'a> {
 /// What becomes of one tensor.
 struct Step<'a> {
     tensor: &'a Tensor,
+    /// Its dimensions in the file to write.
+    dims: &'a [u64],
     to: &'static Format,
     /// Changes the decoded rows `rows`, `[rows, cols]`.
     change: Option<Change<'a>>,
@@ -68,7 +70,7 @@ fn write(
     progress: &mut dyn FnMut(Progress),
 ) -> Result<()> {
     for step in steps {
-        head.declare(&*step.tensor.name, step.tensor.dims(), step.to);
+        head.declare(&*step.tensor.name, step.dims, step.to);
     }
     sink.put(&head.head()?)?;
     let (mut done, total) = (0, steps.iter().map(|step| step.tensor.bytes).sum());

@@ -72,7 +72,12 @@ pub fn quantise(
         let row = usize::try_from(cols).ok().and_then(|cols| to.row_bytes(cols)).unwrap_or(0) as u64;
         report.bytes[0] += tensor.bytes;
         report.bytes[1] += row * tensor.elements().checked_div(cols).unwrap_or(0);
-        steps.push(Step { tensor, to, change: None, importance });
+        // One row is a vector in files of llama.cpp's.
+        let dims = match tensor.dims() {
+            [cols, 1] => core::slice::from_ref(cols),
+            dims => dims,
+        };
+        steps.push(Step { tensor, dims, to, change: None, importance });
     }
     let mut head = pairs_of(gguf, &["general.quantization_version", "general.file_type"]);
     head.set("general.quantization_version", FORMATS_VERSION).set("general.file_type", how.to.file_type);

@@ -79,6 +79,7 @@ const INSIDE: &[(&str, &[&[&str]])] = &[
             &["folder", "journal", "feedback"],
         ],
     ),
+    ("rewrite", &[&["mixes"], &["importance"], &["quantise"], &["bake"]]),
     (
         "app",
         &[
@@ -132,6 +133,8 @@ const NAMED: &[(&str, &str, &str)] = &[
     ("text/load.rs", "gpt2", "the same"),
     ("text/load.rs", "bert", "the same"),
     ("text/load.rs", "phi3", "a part of the name of models whose special tokens are followed by space"),
+    ("rewrite/mixes.rs", "llama", "a rule of llama.cpp's quantiser for its largest models"),
+    ("rewrite/mixes.rs", "qwen2", "the same"),
     ("cli/args/look.rs", "prompt", "an option of the command"),
     ("cli/demo.rs", "nola", "the demonstration shows the smallest files"),
     ("cli/train/setup.rs", "uni", "the kind of --bytes where none is named"),

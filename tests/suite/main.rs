@@ -7,6 +7,8 @@ mod app;
 #[cfg(feature = "base")]
 mod app_talk;
 mod arches;
+#[cfg(feature = "base")]
+mod bake;
 mod cache;
 mod chat;
 mod chat_learn;
@@ -44,6 +46,7 @@ mod peft_kinds;
 mod pictures;
 mod plan;
 mod prefer;
+#[cfg(feature = "base")]
 mod quantize;
 mod readme;
 mod replay;

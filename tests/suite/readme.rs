@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 const README: &str = include_str!("../../README.md");
 /// Pages with commands.
-const PAGES: [&str; 12] = [
+const PAGES: [&str; 13] = [
     include_str!("../../docs/DESIGN.md"),
     include_str!("../../docs/adapters.md"),
     include_str!("../../docs/boards.md"),
@@ -17,6 +17,7 @@ const PAGES: [&str; 12] = [
     include_str!("../../docs/embedding.md"),
     include_str!("../../docs/embeddings.md"),
     include_str!("../../docs/guarantees.md"),
+    include_str!("../../docs/model-files.md"),
     include_str!("../../docs/models.md"),
     include_str!("../../docs/training.md"),
 ];
@@ -92,7 +93,8 @@ fn every_command_runs() {
         eprintln!("{command}");
         let words = words(&command);
         // Who reads a page may not have read another: what that wrote is not in the way.
-        if let Some(out) = words.iter().position(|word| word == "-o").and_then(|i| words.get(i + 1))
+        let quantised = words.get(1).is_some_and(|word| word == "quantize").then(|| words.get(3)).flatten();
+        if let Some(out) = words.iter().position(|word| word == "-o").and_then(|i| words.get(i + 1)).or(quantised)
             && written.insert((page, out.clone()))
         {
             std::fs::remove_file(dir.path().join(out)).ok();
