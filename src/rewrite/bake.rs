@@ -4,7 +4,7 @@
 //! format rounds away is lost: a small adapter may lie below half a step of the codes. [`rounding`] says how much of
 //! the change is lost; the losses on a text say what that means.
 
-use super::{Change, Mix, Progress, Step, pairs_of, sorted, write};
+use super::{Change, Mix, Progress, Step, check, pairs_of, sorted, write};
 use crate::adapter::{At, Attached, Base, Place, Site, Stack};
 use crate::bytes::{Sink, zeros};
 use crate::error::{Error, Result, printable};
@@ -98,12 +98,11 @@ pub fn bake(
         };
         report.changed += usize::from(change.is_some());
         *report.formats.entry(to.name).or_default() += 1;
-        let cols = tensor.dims().first().copied().unwrap_or(1);
-        let row = usize::try_from(cols).ok().and_then(|cols| to.row_bytes(cols)).unwrap_or(0) as u64;
-        report.bytes += row * tensor.elements().checked_div(cols).unwrap_or(0);
-        steps.push(Step { tensor, dims: tensor.dims(), to, change, importance: None });
+        let step = Step { change, ..Step::new(gguf, tensor, to)? };
+        report.bytes += step.bytes();
+        steps.push(step);
     }
-    write(gguf, head(gguf, how)?, &steps, cx, sink, progress)?;
+    write(head(gguf, how)?, &steps, cx, &|| check(gguf), sink, progress)?;
     Ok(report)
 }
 

@@ -1,8 +1,9 @@
-//! Model files from model files: quantised, or with adapters baked in.
+//! Model files from model files: quantised, with adapters baked in, or from a folder of Hugging Face's.
 //!
-//! Both go through a file tensor by tensor and rows by rows, so that memory is bounded by a few rows and not by the model.
+//! All go through a file tensor by tensor and rows by rows, so that memory is bounded by a few rows and not by the model.
 //! `mixes.rs` is the table of types and says which format each tensor gets, as llama.cpp does; `importance.rs` measures how
-//! much the columns of each matrix matter; `quantise.rs` and `bake.rs` are the two ways to write.
+//! much the columns of each matrix matter; `quantise.rs`, `bake.rs` and `folder.rs`
+//! are the ways to write.
 //!
 //! No result depends on the number of threads: they share rows, and a row is computed by one of them.
 #![cfg_attr(
@@ -11,6 +12,7 @@
 )]
 
 pub mod bake;
+pub mod folder;
 pub mod importance;
 pub mod mixes;
 pub mod quantise;
@@ -20,7 +22,7 @@ pub use importance::Importance;
 pub use mixes::{MIXES, Mix};
 pub use quantise::{Quantise, Quantised, quantise};
 
-use crate::bytes::{Sink, zeros};
+use crate::bytes::{Bytes, Sink, zeros};
 use crate::error::{Error, Result, printable};
 use crate::gguf::{Gguf, Tensor, Writer};
 use crate::kernel::{Compute, Tile};
@@ -47,56 +49,82 @@ pub struct Progress<'a> {
 
 /// What becomes of one tensor.
 struct Step<'a> {
-    tensor: &'a Tensor,
-    /// Its dimensions in the file to write.
-    dims: &'a [u64],
+    name: &'a str,
+    /// Its dimensions in the file to write, row length first.
+    dims: Vec<u64>,
+    /// How it is stored, and its bytes.
+    from: (&'static Format, Bytes),
+    /// Values of a row of them.
+    cols: usize,
     to: &'static Format,
+    /// Which row there becomes row `i`, if they are in another order.
+    order: Option<Box<dyn Fn(usize) -> usize + Sync + 'a>>,
     /// Changes the decoded rows `rows`, `[rows, cols]`.
     change: Option<Change<'a>>,
     /// How much errors count by column, for each matrix of the tensor.
     importance: Option<&'a [f32]>,
 }
 
+impl<'a> Step<'a> {
+    /// The tensor of a file, as it is.
+    fn new(gguf: &Gguf, tensor: &'a Tensor, to: &'static Format) -> Result<Step<'a>> {
+        let cols = tensor.dims().first().copied().unwrap_or(1);
+        let cols = usize::try_from(cols).map_err(|_| Error::limit("address space", cols, usize::MAX as u64))?;
+        let from = (tensor.format, gguf.data(tensor)?);
+        let dims = tensor.dims().to_vec();
+        Ok(Step { name: &tensor.name, dims, from, cols, to, order: None, change: None, importance: None })
+    }
+
+    /// Bytes that will be written.
+    fn bytes(&self) -> u64 {
+        let values: u64 = self.dims.iter().product();
+        let row = self.to.row_bytes(self.cols).unwrap_or(0) as u64;
+        row * values.checked_div(self.cols as u64).unwrap_or(0)
+    }
+}
+
 /// See [`Step::change`].
 type Change<'a> = Box<dyn Fn(Range<usize>, &mut Tile) + Sync + 'a>;
 
-/// Writes a file of these pairs and tensors.
+/// Writes a file of these pairs and tensors. `check` looks whether what is read is still what it was.
 fn write(
-    gguf: &Gguf,
     mut head: Writer,
     steps: &[Step],
     cx: &Compute,
+    check: &dyn Fn() -> Result<()>,
     sink: &mut dyn Sink,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<()> {
     for step in steps {
-        head.declare(&*step.tensor.name, step.dims, step.to);
+        head.declare(step.name, &step.dims, step.to);
     }
     sink.put(&head.head()?)?;
-    let (mut done, total) = (0, steps.iter().map(|step| step.tensor.bytes).sum());
+    let (mut done, total) = (0, steps.iter().map(|step| step.from.1.len() as u64).sum());
     for step in steps {
-        progress(Progress { done, total, tensor: &step.tensor.name });
-        let len = tensor(gguf, step, cx, sink)?;
+        progress(Progress { done, total, tensor: step.name });
+        let len = tensor(step, cx, sink)?;
         sink.put(Writer::padding(len))?;
-        done += step.tensor.bytes;
+        done += step.from.1.len() as u64;
         // What was read of a file that changes says nothing about it.
-        gguf.files().iter().try_for_each(crate::bytes::Bytes::check)?;
+        check()?;
     }
     progress(Progress { done, total, tensor: "" });
     Ok(())
 }
 
 /// Writes one tensor; returns the number of its bytes.
-fn tensor(gguf: &Gguf, step: &Step, cx: &Compute, sink: &mut dyn Sink) -> Result<u64> {
-    let copied = step.change.is_none() && core::ptr::eq(step.to, step.tensor.format);
-    if copied && (step.tensor.format.is_quantised() || step.tensor.format.decode.is_none()) {
+fn tensor(step: &Step, cx: &Compute, sink: &mut dyn Sink) -> Result<u64> {
+    let (format, data) = &step.from;
+    let copied = step.change.is_none() && core::ptr::eq(step.to, *format);
+    if copied && (format.is_quantised() || format.decode.is_none()) {
         // Nothing of it is computed, so nothing of it need be known.
-        sink.put(&gguf.data(step.tensor)?)?;
-        return Ok(step.tensor.bytes);
+        sink.put(data)?;
+        return Ok(data.len() as u64);
     }
-    let from = gguf.rows(step.tensor)?;
+    let rows = step.dims.iter().product::<u64>().checked_div(step.cols as u64).unwrap_or(0) as usize;
+    let from = Matrix::new(format, rows, step.cols, data.clone())?;
     let Some(row_bytes) = step.to.row_bytes(from.cols) else {
-        let what = format!("columns of tensor `{}`", printable(&step.tensor.name));
+        let what = format!("columns of tensor `{}`", printable(step.name));
         return Err(Error::mismatch(what, format!("a multiple of {}", step.to.block), from.cols));
     };
     // Rows of the file to write lie in a tile of floats, whose rows are whole words.
@@ -104,6 +132,7 @@ fn tensor(gguf: &Gguf, step: &Step, cx: &Compute, sink: &mut dyn Sink) -> Result
     let granule = (PART / from.cols.max(1)).max(1);
     let (mut values, mut encoded) = (zeros("rows of a tensor", rows * from.cols)?, zeros("rows", rows * words)?);
     let mut out = Vec::with_capacity(rows * row_bytes);
+    let source = |row: usize| step.order.as_ref().map_or(row, |order| order(row));
     for first in (0..from.rows).step_by(rows) {
         let n = rows.min(from.rows - first);
         let bad = AtomicUsize::new(usize::MAX);
@@ -111,7 +140,7 @@ fn tensor(gguf: &Gguf, step: &Step, cx: &Compute, sink: &mut dyn Sink) -> Result
         cx.pool.rows(tiles, [granule; 2], &|part, [mut values, mut encoded], _| {
             let start = first + part * granule;
             for i in 0..values.n() {
-                from.decode(start + i, 0..from.cols, values.row(i));
+                from.decode(source(start + i), 0..from.cols, values.row(i));
             }
             if let Some(change) = &step.change {
                 change(start..start + values.n(), &mut values);
@@ -125,7 +154,7 @@ fn tensor(gguf: &Gguf, step: &Step, cx: &Compute, sink: &mut dyn Sink) -> Result
         });
         let bad = bad.into_inner();
         if bad != usize::MAX {
-            return Err(not_finite(step, &from, bad));
+            return Err(not_finite(step, &from, source(bad)));
         }
         out.clear();
         for row in encoded.chunks_exact(words.max(1)).take(n) {
@@ -142,7 +171,7 @@ fn row(step: &Step, from: &Matrix, row: usize, values: &mut [f32], bytes: &mut [
         return false;
     }
     let (Some(encode), Some(decode)) = (step.to.encode, step.to.decode) else { return false };
-    let per = step.tensor.dims().get(1).map_or(from.rows, |n| usize::try_from(*n).unwrap_or(from.rows));
+    let per = step.dims.get(1).map_or(from.rows, |n| usize::try_from(*n).unwrap_or(from.rows));
     match (step.to.weighted, step.importance) {
         (Some(weighted), Some(importance)) => {
             let which = row.checked_div(per).unwrap_or(0) % (importance.len() / from.cols).max(1);
@@ -159,7 +188,7 @@ fn row(step: &Step, from: &Matrix, row: usize, values: &mut [f32], bytes: &mut [
 fn not_finite(step: &Step, from: &Matrix, row: usize) -> Error {
     let mut values = vec![0.0; from.cols];
     from.decode(row, 0..from.cols, &mut values);
-    let name = printable(&step.tensor.name);
+    let name = printable(step.name);
     match values.iter().position(|v| !v.is_finite()) {
         Some(at) => Error::corrupt(format!("tensor `{name}`, row {row}, column {at}: {}", values[at]), 0),
         None => Error::invalid(
@@ -167,6 +196,11 @@ fn not_finite(step: &Step, from: &Matrix, row: usize) -> Error {
             format!("its values are too large for {}; take a type with more bits, such as F32", step.to.name),
         ),
     }
+}
+
+/// Looks whether the files of a model are what they were.
+fn check(gguf: &Gguf) -> Result<()> {
+    gguf.files().iter().try_for_each(Bytes::check)
 }
 
 /// The metadata of a file, without `left_out`, to be written again.

@@ -1,6 +1,6 @@
 //! Quantising: a file of the same model in another type.
 
-use super::{Importance, Mix, Progress, Step, pairs_of, sorted, write};
+use super::{Importance, Mix, Progress, Step, check, pairs_of, sorted, write};
 use crate::bytes::Sink;
 use crate::error::{Error, Result, printable};
 use crate::gguf::Gguf;
@@ -68,22 +68,20 @@ pub fn quantise(
             report.unmeasured.push(printable(&tensor.name));
         }
         *report.formats.entry(to.name).or_default() += 1;
-        let cols = tensor.dims().first().copied().unwrap_or(1);
-        let row = usize::try_from(cols).ok().and_then(|cols| to.row_bytes(cols)).unwrap_or(0) as u64;
-        report.bytes[0] += tensor.bytes;
-        report.bytes[1] += row * tensor.elements().checked_div(cols).unwrap_or(0);
+        let mut step = Step { importance, ..Step::new(gguf, tensor, to)? };
         // One row is a vector in files of llama.cpp's.
-        let dims = match tensor.dims() {
-            [cols, 1] => core::slice::from_ref(cols),
-            dims => dims,
-        };
-        steps.push(Step { tensor, dims, to, change: None, importance });
+        if let [_, 1] = step.dims[..] {
+            step.dims.truncate(1);
+        }
+        report.bytes[0] += tensor.bytes;
+        report.bytes[1] += step.bytes();
+        steps.push(step);
     }
     let mut head = pairs_of(gguf, &["general.quantization_version", "general.file_type"]);
     head.set("general.quantization_version", FORMATS_VERSION).set("general.file_type", how.to.file_type);
     if let Some(importance) = how.importance {
         importance.record(&mut head);
     }
-    write(gguf, head, &steps, cx, sink, progress)?;
+    write(head, &steps, cx, &|| check(gguf), sink, progress)?;
     Ok(report)
 }
