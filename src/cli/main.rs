@@ -87,6 +87,7 @@ fn command() -> anyhow::Result<Outcome> {
         Command::Pack(a) => pack::pack(a, cli.json),
         Command::Convert(a) => convert::convert(a, cli.json),
         Command::Quantize(a) => rewrite::quantize(a, cli.json),
+        Command::Convert(a) => convert::convert(a, cli.json),
         Command::Bake(a) => rewrite::bake(a, cli.json),
         Command::Embed(a) => embed::embed(a, cli.json),
         Command::Logits(a) => logits::logits(a, cli.json),

@@ -107,7 +107,7 @@ fn list(formats: &BTreeMap<&'static str, usize>) -> String {
 }
 
 /// Checks that a file may be written, which reads none of its inputs.
-fn new_file(option: &str, path: &Path, force: bool, read: &[Named]) -> anyhow::Result<()> {
+pub fn new_file(option: &str, path: &Path, force: bool, read: &[Named]) -> anyhow::Result<()> {
     paths::apart(&[Named::new(option, path)], read)?;
     if path.exists() && !force {
         let path = out::name(path);
@@ -118,15 +118,15 @@ fn new_file(option: &str, path: &Path, force: bool, read: &[Named]) -> anyhow::R
 
 /// A progress line over the bytes of a file.
 #[derive(Default)]
-struct Bar(Option<Meter>);
+pub struct Bar(Option<Meter>);
 
 impl Bar {
-    fn show(&mut self, p: Progress) {
+    pub fn show(&mut self, p: Progress) {
         let meter = self.0.get_or_insert_with(|| Meter::new(p.total >> 20));
         meter.show(p.done >> 20, || format!("MiB  {}", p.tensor));
     }
 
-    fn done(&self) {
+    pub fn done(&self) {
         self.0.iter().for_each(Meter::done);
     }
 }

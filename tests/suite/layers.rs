@@ -79,7 +79,7 @@ const INSIDE: &[(&str, &[&[&str]])] = &[
             &["folder", "journal", "feedback"],
         ],
     ),
-    ("rewrite", &[&["mixes"], &["importance"], &["quantise"], &["bake"]]),
+    ("rewrite", &[&["mixes"], &["importance"], &["quantise"], &["bake", "folder"]]),
     (
         "app",
         &[
@@ -135,6 +135,10 @@ const NAMED: &[(&str, &str, &str)] = &[
     ("text/load.rs", "phi3", "a part of the name of models whose special tokens are followed by space"),
     ("rewrite/mixes.rs", "llama", "a rule of llama.cpp's quantiser for its largest models"),
     ("rewrite/mixes.rs", "qwen2", "the same"),
+    ("rewrite/folder.rs", "llama", "the architecture of a class of another program, and a pre-tokenizer"),
+    ("rewrite/folder.rs", "smollm3", "the same"),
+    ("rewrite/folder.rs", "qwen2", "the same"),
+    ("rewrite/folder.rs", "qwen3", "the same"),
     ("cli/args/look.rs", "prompt", "an option of the command"),
     ("cli/demo.rs", "nola", "the demonstration shows the smallest files"),
     ("cli/train/setup.rs", "uni", "the kind of --bytes where none is named"),

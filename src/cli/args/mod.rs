@@ -177,6 +177,8 @@ Examples:
     Convert(Convert),
     /// Write a model in another type: Q4_K_M, Q8_0, F16 and others
     Quantize(Quantize),
+    /// Make a model file of a folder of Hugging Face's
+    Convert(Convert),
     /// Make adapters part of a model's weights: writes a model
     Bake(Bake),
     /// Turn texts into vectors, for search and comparison
