@@ -284,17 +284,17 @@ impl Folder {
         let of = |key: &str, usual: f64| self.rope(key).and_then(number).unwrap_or(usual);
         let (base, dims) = (of("rope_theta", 10000.0), self.head_width()?);
         let (factor, old) = (of("factor", 8.0), of("original_max_position_embeddings", 8192.0));
-        let (low, high) = (old / of("low_freq_factor", 1.0), old / of("high_freq_factor", 4.0));
+        let (low, high) = (of("low_freq_factor", 1.0), of("high_freq_factor", 4.0));
+        // In 32 bits and in this order, as in the converter.
         let divisor = |i: u64| {
-            // The exponent and the frequency have 32 bits, as in the converter.
-            let frequency = 1.0 / f64::from(libm::powf(base as f32, (2 * i) as f32 / dims as f32));
-            let wave = 2.0 * core::f64::consts::PI / f64::from(frequency as f32);
-            match () {
-                () if wave < high => 1.0,
-                () if wave > low => factor as f32,
-                () => {
-                    let smooth = (old / wave - old / low) / (old / high - old / low);
-                    (1.0 / ((1.0 - smooth) / factor + smooth)) as f32
+            let frequency = 1.0 / libm::powf(base as f32, (2 * i) as f32 / dims as f32);
+            let wave = 2.0 * core::f32::consts::PI / frequency;
+            match f64::from(wave) {
+                w if w < old / high => 1.0,
+                w if w > old / low => factor as f32,
+                _ => {
+                    let smooth = (old as f32 / wave - low as f32) / (high - low) as f32;
+                    1.0 / ((1.0 - smooth) / factor as f32 + smooth)
                 }
             }
         };

@@ -139,6 +139,7 @@ const NAMED: &[(&str, &str, &str)] = &[
     ("rewrite/folder.rs", "smollm3", "the same"),
     ("rewrite/folder.rs", "qwen2", "the same"),
     ("rewrite/folder.rs", "qwen3", "the same"),
+    ("rewrite/folder.rs", "gpt2", "the name of a tokenizer in files, not of an architecture"),
     ("cli/args/look.rs", "prompt", "an option of the command"),
     ("cli/demo.rs", "nola", "the demonstration shows the smallest files"),
     ("cli/train/setup.rs", "uni", "the kind of --bytes where none is named"),
