@@ -40,6 +40,8 @@ pub struct Limits {
     pub json_depth: u64,
     /// Bytes of a JSON text.
     pub json: u64,
+    /// Bytes of the tokenizer, or of the list of weights, in a folder of another program.
+    pub tokenizer: u64,
     /// Keys of one JSON object. This bounds the memory that many short keys take.
     pub json_keys: u64,
     /// Patterns of modules in the configuration of an adapter.
@@ -104,6 +106,7 @@ impl Limits {
             probe: 16 * KIB,
             json_depth: 64,
             json: MIB,
+            tokenizer: 64 * MIB,
             json_keys: 32_768,
             patterns: 4_096,
             expressions: 256,

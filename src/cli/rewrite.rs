@@ -203,7 +203,7 @@ fn show(report: &BakeReport) -> anyhow::Result<()> {
         "loss {loss_of_base:.4} of the base, {loss_with_adapters:.4} with adapters attached, {loss_baked:.4} baked ({})\n",
         out::count(*tokens, "token")
     ))?;
-    let lost = format!("rounding loses {:.2} % of the change of the weights", report.rounding * 100.0);
+    let lost = format!("rounding errs by {:.3} of the change of the weights", report.rounding.sqrt());
     match report.kept {
         Some(kept) if kept < ENOUGH => out::say(&format!(
             "rounding has erased most of what the adapters do: {:.0} % of their effect is left. Choose a type with more bits, \

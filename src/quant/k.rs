@@ -231,7 +231,7 @@ pub(crate) fn encode_q6_k(x: &[f32; 256], importance: Option<&[f32; 256]>, b: &m
         b[192 + j] = s as u8;
         let scale = f16_to_f32(u16::from_le_bytes(d)) * f32::from(s);
         if scale != 0.0 {
-            *part_mut(&mut codes, j) = part::<16>(x, j).map(|v| (nearest(v / scale).min(31).max(-32) + 32) as u8);
+            *part_mut(&mut codes, j) = part::<16>(x, j).map(|v| (nearest(v / scale).clamp(-32, 31) + 32) as u8);
         }
     }
     pack_nibbles::<64>(&codes, &mut b[..128]);

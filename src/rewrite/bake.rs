@@ -1,8 +1,8 @@
 //! Baking: a model file of a model and its adapters.
 //!
 //! Each row of a matrix is decoded, changed as the adapters at its site would change its product, and encoded again. What a
-//! format rounds away is lost: a small adapter may lie below half a step of the codes. [`rounding`] says how much of
-//! the change is lost; the losses on a text say what that means.
+//! format rounds away is lost: a small adapter may lie below half a step of the codes. [`rounding`] says how large
+//! the error is beside the change; the losses on a text say what that means.
 
 use super::{Change, Mix, Progress, Step, check, pairs_of, sorted, write};
 use crate::adapter::{At, Attached, Base, Place, Site, Stack};
@@ -217,8 +217,9 @@ fn head(gguf: &Gguf, how: &Bake) -> Result<crate::gguf::Writer> {
     Ok(head)
 }
 
-/// The part of the adapters' change of the weights that rounding to the format of the new file loses: the sum of the squares of
-/// what is left out over that of the change. 0 where nothing is lost, 1 where as much is lost as the change was.
+/// The error that rounding to the format of the new file makes, beside the adapters' change of the weights: the sum of its
+/// squares over that of the change. 0 where nothing is rounded. Errors that are larger than the change need not erase it,
+/// since they are spread evenly where steps are small.
 ///
 /// # Errors
 /// Those of [`bake`].

@@ -5,6 +5,19 @@
 //! positions are refused by name. Of the general metadata, which the converter guesses from names, the file gets the name of
 //! the folder and the number of parameters.
 
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::unreachable,
+        clippy::todo,
+        clippy::arithmetic_side_effects
+    )
+)]
+
 use super::{Mix, Progress, Step, write};
 use crate::adapter::safetensors::{Safetensors, Tensor};
 use crate::bytes::{Bytes, Limits, Sink, map};
@@ -16,6 +29,9 @@ use crate::text::Json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::prelude::v1::*;
+
+/// The widest head.
+const WIDEST: u64 = 1 << 16;
 
 /// A class of models.
 #[derive(Debug)]
@@ -106,7 +122,12 @@ impl Folder {
     pub fn open(path: &Path, limits: &Limits) -> Result<Folder> {
         let json = |name: &str| -> Result<Json> {
             let file = path.join(name);
-            let read = map::read(&file, limits.json).and_then(|bytes| Json::parse(&bytes, limits.json_depth));
+            let most = if name.starts_with("tokenizer") || name.ends_with("index.json") {
+                limits.tokenizer
+            } else {
+                limits.json
+            };
+            let read = map::read(&file, most).and_then(|bytes| Json::parse(&bytes, limits.json_depth));
             read.map_err(|e| e.in_file(file.to_string_lossy()))
         };
         let has = |name: &str| path.join(name).exists();
@@ -210,7 +231,8 @@ impl Folder {
                 steps.push(self.step(part, tensor, name, matrices, plain)?);
             }
         }
-        let parameters = steps.iter().map(|s| s.dims.iter().product::<u64>()).sum();
+        let parameters = steps.iter().map(|s| s.dims.iter().fold(1, |n: u64, d| n.saturating_mul(*d)));
+        let parameters = parameters.fold(0, u64::saturating_add);
         let head = self.head(mix, name.unwrap_or(&self.name), parameters)?;
         write(head, &steps, cx, &|| self.files.iter().try_for_each(Bytes::check), sink, progress)
     }
@@ -243,7 +265,8 @@ impl Folder {
             // A bias is rows of one value.
             let all = if step.dims.len() == 1 { cols } else { rows };
             step.cols = if step.dims.len() == 1 { 1 } else { step.cols };
-            let width = all.checked_div(heads).filter(|w| w * heads == all && w % 2 == 0 && *w > 0);
+            let width =
+                all.checked_div(heads).filter(|w| w.checked_mul(heads) == Some(all) && w.is_multiple_of(2) && *w > 0);
             let width = width.ok_or_else(|| Error::mismatch(shape(), format!("rows for {heads} heads"), all))? as usize;
             step.order = Some(Box::new(move |row| hugging_face_row(row, width)));
         }
@@ -252,11 +275,11 @@ impl Folder {
 
     /// A number of the configuration.
     fn number(&self, key: &str) -> Option<f64> {
-        self.config.get(key).and_then(number)
+        self.config.get(key).and_then(Json::number)
     }
 
     fn whole(&self, key: &str) -> Result<u64> {
-        let found = self.config.get(key).and_then(whole).filter(|n| *n > 0);
+        let found = self.config.get(key).and_then(Json::whole).filter(|n| *n > 0);
         found.ok_or_else(|| Error::mismatch("config.json", format!("{key}, a whole number"), "none"))
     }
 
@@ -281,13 +304,13 @@ impl Folder {
         if self.rope_type() != "llama3" {
             return Ok(None);
         }
-        let of = |key: &str, usual: f64| self.rope(key).and_then(number).unwrap_or(usual);
+        let of = |key: &str, usual: f64| self.rope(key).and_then(Json::number).unwrap_or(usual);
         let (base, dims) = (of("rope_theta", 10000.0), self.head_width()?);
         let (factor, old) = (of("factor", 8.0), of("original_max_position_embeddings", 8192.0));
         let (low, high) = (of("low_freq_factor", 1.0), of("high_freq_factor", 4.0));
         // In 32 bits and in this order, as in the converter.
         let divisor = |i: u64| {
-            let frequency = 1.0 / libm::powf(base as f32, (2 * i) as f32 / dims as f32);
+            let frequency = 1.0 / libm::powf(base as f32, i as f32 / dims as f32);
             let wave = 2.0 * core::f32::consts::PI / frequency;
             match f64::from(wave) {
                 w if w < old / high => 1.0,
@@ -298,14 +321,15 @@ impl Folder {
                 }
             }
         };
-        Ok(Some((0..dims / 2).map(divisor).collect()))
+        Ok(Some((0..dims).step_by(2).map(divisor).collect()))
     }
 
     fn head_width(&self) -> Result<u64> {
-        match self.config.get("head_dim").and_then(whole) {
-            Some(width) => Ok(width),
-            None => Ok(self.whole("hidden_size")? / self.whole("num_attention_heads")?),
-        }
+        let width = match self.config.get("head_dim").and_then(Json::whole) {
+            Some(width) => width,
+            None => self.whole("hidden_size")?.checked_div(self.whole("num_attention_heads")?).unwrap_or(0),
+        };
+        Limits::check("width of a head", width, WIDEST).map(|()| width)
     }
 
     /// All metadata.
@@ -328,23 +352,25 @@ impl Folder {
         match self.rope_type() {
             "default" | "llama3" => {}
             scaled @ ("linear" | "yarn") => {
-                let factor = self.rope("factor").and_then(number);
+                let factor = self.rope("factor").and_then(Json::number);
                 let factor = factor.ok_or_else(|| Error::mismatch("config.json", "factor of rope_scaling", "none"))?;
                 head.set(key("rope.scaling.type"), scaled).set(key("rope.scaling.factor"), factor as f32);
-                if let ("yarn", Some(old)) = (scaled, self.rope("original_max_position_embeddings").and_then(whole)) {
+                if let ("yarn", Some(old)) =
+                    (scaled, self.rope("original_max_position_embeddings").and_then(Json::whole))
+                {
                     head.set(key("rope.scaling.original_context_length"), small(old)?);
                 }
             }
             other => return Err(Error::unsupported("scaling of positions", other)),
         }
-        let base = self.rope("rope_theta").and_then(number);
+        let base = self.rope("rope_theta").and_then(Json::number);
         if let Some(base) = base {
             head.set(key("rope.freq_base"), base as f32);
         }
         if let Some(eps) = self.number("rms_norm_eps") {
             head.set(key("attention.layer_norm_rms_epsilon"), eps as f32);
         }
-        if let Some(width) = self.config.get("head_dim").and_then(whole) {
+        if let Some(width) = self.config.get("head_dim").and_then(Json::whole) {
             head.set(key("attention.key_length"), small(width)?).set(key("attention.value_length"), small(width)?);
         }
         head.set("general.file_type", mix.file_type);
@@ -379,7 +405,7 @@ impl Folder {
             return Err(Error::mismatch("tokenizer.json", "a vocabulary", "none"));
         };
         for (text, id) in vocab {
-            put(whole(id), text, NORMAL)?;
+            put(id.whole(), text, NORMAL)?;
         }
         let added = self.tokenizer.get("added_tokens").and_then(Json::list).unwrap_or_default();
         let mut ids = BTreeMap::new();
@@ -387,7 +413,7 @@ impl Folder {
             let text = token.get("content").and_then(Json::text).unwrap_or_default();
             let control = token.get("special") == Some(&Json::Bool(true)) || looks_special(text);
             let spelled = if control { text.into() } else { text.replace('\u{2581}', " ") };
-            let id = token.get("id").and_then(whole);
+            let id = token.get("id").and_then(Json::whole);
             put(id, &spelled, if control { CONTROL } else { OWN })?;
             ids.entry(text).or_insert(id.unwrap_or_default());
         }
@@ -471,7 +497,7 @@ impl Folder {
             }
         }
         for [kind, name] in SPECIAL {
-            if let Some(id) = self.config.get(&format!("{kind}_token_id")).and_then(whole) {
+            if let Some(id) = self.config.get(&format!("{kind}_token_id")).and_then(Json::whole) {
                 say(kind, name, id, head);
             }
         }
@@ -491,20 +517,6 @@ const NORMAL: i32 = 1;
 const CONTROL: i32 = 3;
 const OWN: i32 = 4;
 const UNUSED: i32 = 5;
-
-fn number(json: &Json) -> Option<f64> {
-    match json {
-        Json::Number(n) => n.as_f64(),
-        _ => None,
-    }
-}
-
-fn whole(json: &Json) -> Option<u64> {
-    match json {
-        Json::Number(n) => n.as_u64(),
-        _ => None,
-    }
-}
 
 /// The name of a tensor here; `None` if it is not known.
 fn here(name: &str) -> Option<String> {
@@ -526,8 +538,9 @@ fn here(name: &str) -> Option<String> {
 
 /// The row of a Hugging Face matrix that becomes row `row`: see [`crate::adapter::gguf_row`].
 fn hugging_face_row(row: usize, width: usize) -> usize {
-    let (head, within) = (row / width * width, row % width);
-    head + within % 2 * (width / 2) + within / 2
+    let within = row.checked_rem(width).unwrap_or(0);
+    let half = if within.is_multiple_of(2) { 0 } else { width.div_euclid(2) };
+    row.saturating_sub(within).saturating_add(half).saturating_add(within.div_euclid(2))
 }
 
 /// The files that an index names, in order.

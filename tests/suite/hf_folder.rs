@@ -230,7 +230,8 @@ fn folders_that_do_not_fit_are_named() {
     type Is = fn(&Error) -> bool;
     let unsupported: Is = |e| matches!(e, Error::Unsupported { .. });
     let mismatch: Is = |e| matches!(e, Error::Mismatch { .. });
-    let rows: [(&str, Box<dyn Fn(&Path)>, Is, &str); 11] = [
+    type Harm = Box<dyn Fn(&Path)>;
+    let rows: [(&str, Harm, Is, &str); 11] = [
         (
             "H1 another class",
             Box::new(change("config.json", |c| c["architectures"] = json!(["T5Model"]))),

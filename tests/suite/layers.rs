@@ -509,6 +509,7 @@ const READERS: &[&str] = &[
     "adapter/foreign.rs",
     "adapter/file.rs",
     "adapter/probe.rs",
+    "rewrite/folder.rs",
     "text/json.rs",
     "text/load.rs",
     "train/data/mod.rs",

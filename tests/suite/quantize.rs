@@ -360,7 +360,7 @@ fn importance_is_the_mean_square_of_inputs() {
     // Every matrix of the blocks was measured, and what was measured changes bytes.
     let exact = parse(run(mynah.gguf(), &how("F32"), 1).unwrap().0);
     let (weighted, report) = run(&exact, &Quantise { importance: Some(&importance), ..how("Q4_0") }, 1).unwrap();
-    assert_eq!(report.unmeasured, ["token_embd.weight"].iter().filter(|_| false).copied().collect::<Vec<_>>());
+    assert!(report.unmeasured.is_empty(), "{:?}", report.unmeasured);
     assert!(weighted != run(&exact, &how("Q4_0"), 2).unwrap().0);
     let few = Importance::measure(mynah.model(), mynah.base(), mynah.gguf(), &ids[..3], None, "few", &mut |_, _| ());
     assert!(few.is_err_and(|e| matches!(e, Error::Invalid { .. })));

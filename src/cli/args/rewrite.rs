@@ -47,7 +47,7 @@ pub struct Quantize {
 The adapters become part of the weights, so that any program that reads GGUF files has their effect. Without --type each \
 tensor keeps its format; what that rounds away of the change is measured and said. Kinds that change weights can be baked in: \
 lora, nola, uni, dora, ia3. \
-With --json: output, bytes, changed (tensors), formats, rounding (the part of the change that rounding loses: squares over \
+With --json: output, bytes, changed (tensors), formats, rounding (its error over the change of the weights: squares over \
 squares), loss_of_base, loss_with_adapters, loss_baked, kept (the part of the fall of the loss), tokens.
 
 Examples:
