@@ -156,25 +156,11 @@ impl Safetensors {
         self.tensors.get(self.tensors.binary_search_by(|t| (*t.name).cmp(name)).ok()?)
     }
 
-    /// How the values of a tensor are stored, and their bytes.
-    ///
-    /// # Errors
-    /// `Unsupported` if its type is not a float of 16 or 32 bits.
-    pub fn values(&self, tensor: &Tensor) -> Result<(&'static Format, Bytes)> {
-        let format = tensor.dtype.2.and_then(Format::by_name);
-        let format = format.ok_or_else(|| {
-            Error::unsupported("type of tensor", format!("{}: {}", printable(&tensor.name), tensor.dtype.0))
-        })?;
-        Ok((format, self.file.slice(tensor.range.clone())?))
-    }
-
     /// The values of a tensor of two dimensions as rows.
     ///
     /// # Errors
     /// `Unsupported` if its type is not a float of 16 or 32 bits; `Mismatch` if it does not have two dimensions.
     pub fn matrix(&self, tensor: &Tensor) -> Result<Matrix> {
-        let name = printable(&tensor.name);
-        let (format, data) = self.values(tensor)?;
         let &[rows, cols] = tensor.shape.as_slice() else {
             let what = format!("shape of {}", printable(&tensor.name));
             return Err(Error::mismatch(what, "two dimensions", format!("{:?}", tensor.shape)));
@@ -182,7 +168,6 @@ impl Safetensors {
         // Their product was checked against the number of bytes, unless one is zero.
         let size = |n: u64| usize::try_from(n).map_err(|_| Error::limit("address space", n, usize::MAX as u64));
         self.rows(tensor, size(rows)?, size(cols)?)
-        Matrix::new(format, size(rows)?, size(cols)?, data)
     }
 
     /// The values of a tensor of any shape that has `n` of them.
@@ -205,10 +190,19 @@ impl Safetensors {
     }
 
     fn rows(&self, tensor: &Tensor, rows: usize, cols: usize) -> Result<Matrix> {
+        let (format, data) = self.values(tensor)?;
+        Matrix::new(format, rows, cols, data)
+    }
+
+    /// How the values of a tensor are stored, and their bytes.
+    ///
+    /// # Errors
+    /// `Unsupported` if its type is not a float of 16 or 32 bits.
+    pub fn values(&self, tensor: &Tensor) -> Result<(&'static Format, Bytes)> {
         let unknown = || Error::unsupported("type of tensor", format!("{}: {}", printable(&tensor.name), tensor.dtype.0));
         let format = tensor.dtype.2.and_then(Format::by_name).ok_or_else(unknown)?;
         let file = self.files.get(tensor.shard).cloned().unwrap_or_else(|| Bytes::from(Vec::new()));
-        Matrix::new(format, rows, cols, file.slice(tensor.range.clone())?)
+        Ok((format, file.slice(tensor.range.clone())?))
     }
 }
 

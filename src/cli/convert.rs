@@ -20,7 +20,10 @@ struct Input {
 
 /// What IN can be. The first row that fits counts; what is none of the others is an adapter, or whoever reads those says what
 /// it is.
-const INPUTS: &[Input] = &[Input { fits: |_| true, convert: convert_adapter }];
+const INPUTS: &[Input] = &[
+    Input { fits: crate::folder::fits, convert: crate::folder::convert },
+    Input { fits: |_| true, convert: convert_adapter },
+];
 
 /// The ends of names that say what is written.
 const ENDS: &[(&str, Form)] = &[("gguf", Form::Gguf), ("mynah", Form::Mynah)];

@@ -14,6 +14,7 @@ mod digests;
 mod doctor;
 mod embed;
 mod eval;
+mod folder;
 mod inspect;
 mod load;
 mod logits;
@@ -87,7 +88,6 @@ fn command() -> anyhow::Result<Outcome> {
         Command::Pack(a) => pack::pack(a, cli.json),
         Command::Convert(a) => convert::convert(a, cli.json),
         Command::Quantize(a) => rewrite::quantize(a, cli.json),
-        Command::Convert(a) => convert::convert(a, cli.json),
         Command::Bake(a) => rewrite::bake(a, cli.json),
         Command::Embed(a) => embed::embed(a, cli.json),
         Command::Logits(a) => logits::logits(a, cli.json),

@@ -92,6 +92,9 @@ Without --to, what is written follows from the name of OUT: a GGUF adapter if it
 .mynah, and else a directory of PEFT's. Values are written as they are, as 32-bit floats. PEFT has lora, dora, ia3, prompt and \
 prefix, MLX lora and dora, llama.cpp lora; nola and uni are written as the LoRA that they amount to.
 
+IN may also be a folder of Hugging Face's, which becomes a model file: Llama, Mistral, SmolLM3, Qwen2 and Qwen3 with \
+byte-level BPE. Weights stay as they are; mynah quantize makes the file smaller.
+
 With --json: output, to, kind (of IN), written_as, bytes.
 
 Examples:

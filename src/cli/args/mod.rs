@@ -173,12 +173,10 @@ Examples:
     Eval(Eval),
     /// Make the file of an adapter smaller
     Pack(Pack),
-    /// Write an adapter as another program reads it, or read one from there
+    /// Write an adapter as another program reads it, or read one from there; or a model from a folder of Hugging Face's
     Convert(Convert),
     /// Write a model in another type: Q4_K_M, Q8_0, F16 and others
     Quantize(Quantize),
-    /// Make a model file of a folder of Hugging Face's
-    Convert(Convert),
     /// Make adapters part of a model's weights: writes a model
     Bake(Bake),
     /// Turn texts into vectors, for search and comparison

@@ -84,33 +84,3 @@ pub struct Bake {
     #[command(flatten, next_help_heading = ENGINE)]
     pub engine: Engine,
 }
-
-#[derive(Args)]
-#[command(after_help = "\
-A folder of Hugging Face's holds config.json, safetensors, in parts or whole, and tokenizer.json. Llama, Mistral, SmolLM3, \
-Qwen2 and Qwen3 with byte-level BPE are known; others are refused by name. Without --type weights stay as they are: F16, BF16 \
-or F32. mynah quantize makes the file smaller. \
-With --json: output, bytes, architecture, tensors.
-
-Examples:
-  mynah convert SmolLM2-135M-Instruct smollm2.gguf
-  mynah convert SmolLM2-135M-Instruct smollm2.gguf --type F16 --name 'SmolLM2 135M Instruct'")]
-pub struct Convert {
-    /// A folder of Hugging Face's
-    #[arg(value_name = "IN")]
-    pub input: PathBuf,
-    /// The file to write
-    #[arg(value_name = "OUT.gguf")]
-    pub output: PathBuf,
-    /// The type of the file: F32, F16 or BF16 [default: that of the weights]
-    #[arg(long = "type", value_name = "TYPE", ignore_case = true, value_parser = types())]
-    pub to: Option<String>,
-    /// What the model is called [default: the name of the folder]
-    #[arg(long, value_name = "NAME")]
-    pub name: Option<String>,
-    /// Replace OUT if it exists
-    #[arg(long)]
-    pub force: bool,
-    #[command(flatten, next_help_heading = ENGINE)]
-    pub engine: Engine,
-}
