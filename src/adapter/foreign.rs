@@ -26,8 +26,8 @@ const MLX: &str = "it is the weights of an adapter of MLX without their configur
 const NPZ: &str = "it is an adapter of an early version of MLX, with its weights in an npz file; mlx.core's load and \
     save_safetensors make adapters.safetensors of it";
 const IMAGES: &str = "it is an adapter of a model that makes images";
-const WHOLE: &str = "it is the weights of a whole model; llama.cpp's convert_hf_to_gguf.py turns the folder that they lie \
-    in into a GGUF file for -m";
+const WHOLE: &str = "it is the weights of a whole model; mynah convert turns the folder that they lie in into a GGUF \
+    file for -m, or llama.cpp's convert_hf_to_gguf.py does";
 const CONFIG: &str = "it is the configuration of a PEFT adapter; give the folder that it lies in (-a FOLDER)";
 
 /// Parts of names of tensors, and whose they are. The first row that fits counts.

@@ -163,6 +163,19 @@ pub fn replace_with<T>(path: &Path, fill: impl FnOnce(&mut dyn Sink) -> Result<T
     replace_with_on(&mut System, path, fill)
 }
 
+/// The same with a look at the new file, by its temporary name, before it takes the place of the old one: where `check` fails,
+/// the old file stays as it is.
+///
+/// # Errors
+/// Those of [`replace_with`], and of `check`.
+pub fn replace_checked<T>(
+    path: &Path,
+    fill: impl FnOnce(&mut dyn Sink) -> Result<()>,
+    check: impl FnOnce(&Path) -> Result<T>,
+) -> Result<T> {
+    replace_checked_on(&mut System, path, fill, |(), new| check(new))
+}
+
 /// [`replace_with`] on the given disk.
 ///
 /// # Errors
@@ -173,6 +186,15 @@ pub fn replace_with_on<T>(
     path: &Path,
     fill: impl FnOnce(&mut dyn Sink) -> Result<T>,
 ) -> Result<T> {
+    replace_checked_on(disk, path, fill, |value, _| Ok(value))
+}
+
+fn replace_checked_on<A, T>(
+    disk: &mut dyn Disk,
+    path: &Path,
+    fill: impl FnOnce(&mut dyn Sink) -> Result<A>,
+    check: impl FnOnce(A, &Path) -> Result<T>,
+) -> Result<T> {
     let named = |e: Error| e.in_file(path.to_string_lossy());
     let (folder, old) = replaceable(disk, path).map_err(named)?;
     let name = path.file_name().unwrap_or_default();
@@ -181,7 +203,7 @@ pub fn replace_with_on<T>(
     // What goes wrong in making the pieces is not of this file.
     let filled = fill(&mut file);
     let Pieces { disk, file, .. } = file;
-    let kept = filled.and_then(|value| {
+    let kept = filled.and_then(|value| check(value, &temporary)).and_then(|value| {
         finish(disk, file, &temporary, path, old.map(|meta| meta.permissions())).map_err(named)?;
         Ok(value)
     });

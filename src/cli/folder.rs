@@ -4,7 +4,7 @@ use crate::args::{Convert, Form, Usage};
 use crate::rewrite::{Bar, new_file};
 use crate::{Outcome, load, out};
 use mynah::Mynah;
-use mynah::bytes::{Limits, map};
+use mynah::bytes::{Limits, Sink, map};
 use mynah::gguf::Gguf;
 use mynah::rewrite::folder::Folder;
 use serde::Serialize;
@@ -31,17 +31,16 @@ pub fn convert(args: &Convert, json: bool) -> anyhow::Result<Outcome> {
     let named = |e: mynah::Error| e.in_file(args.input.to_string_lossy());
     let folder = Folder::open(&args.input, &Limits::default()).map_err(named)?;
     let (mut bar, cx) = (Bar::default(), load::compute(&args.engine)?);
-    let written = map::replace_with(&args.output, |sink| {
-        folder.convert(None, None, &cx, sink, &mut |p| bar.show(p)).map_err(named)
-    });
+    let fill = |sink: &mut dyn Sink| folder.convert(None, None, &cx, sink, &mut |p| bar.show(p)).map_err(named);
+    // Whether the shapes of the tensors are those that the configuration says, the model itself knows.
+    let loads = |new: &Path| {
+        let file = Gguf::open(new, &Limits::default())?;
+        Mynah::with(file, cx.clone()).map(drop).map_err(named)
+    };
+    let written = map::replace_checked(&args.output, fill, loads);
     bar.done();
     written?;
-    // Whether the shapes of the tensors are those that the configuration says, the model itself knows.
     let file = Gguf::open(&args.output, &Limits::default())?;
-    if let Err(e) = Mynah::with(file.clone(), cx) {
-        std::fs::remove_file(&args.output).ok();
-        return Err(named(e).into());
-    }
     let report = Converted {
         output: out::name(&args.output),
         bytes: std::fs::metadata(&args.output)?.len(),

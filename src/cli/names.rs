@@ -47,7 +47,8 @@ fn folder(path: &Path) -> String {
     let why = match (has("adapter_config.json"), has("config.json")) {
         (true, _) => "it is the folder of an adapter: -m takes its base model, a GGUF file, and -a the folder",
         (_, true) => {
-            "it is a folder of Hugging Face's, and -m takes a GGUF file; llama.cpp's convert_hf_to_gguf.py makes one of it"
+            "it is a folder of Hugging Face's, and -m takes a GGUF file; mynah convert FOLDER OUT.gguf makes one of it, or \
+             llama.cpp's convert_hf_to_gguf.py"
         }
         _ => "it is a folder, and no GGUF file lies in it, such as -m takes",
     };
