@@ -8,7 +8,8 @@
 //! `place.rs` has the places, `base.rs` the description of a model, `shape.rs` that of an adapter, and `stack.rs` the
 //! attached adapters. Kinds build on one of two adapters, `lowrank.rs` or `direct.rs`. `file.rs` reads and writes
 //! mynah's container, and `probe.rs` what it may hold as a proof of effect; `changes.rs` has what other
-//! programs can have of an adapter, and `peft`, `mlx.rs` and `gguf_adapter.rs` read and write their formats; `folder.rs` tells folders apart.
+//! programs can have of an adapter, and `peft`, `mlx.rs` and `gguf_adapter.rs` read and write their formats; `folder.rs` tells folders apart;
+//! `merge/` makes one adapter of several.
 //!
 //! # Laws
 //! Tested for every row of [`KINDS`]: with strength 0 the model is the base to the bit; the backward pass agrees with
@@ -28,6 +29,7 @@ pub mod gguf_adapter;
 mod json;
 pub mod kinds;
 internal!(lowrank);
+pub mod merge;
 pub mod mlx;
 mod pattern;
 pub mod peft;

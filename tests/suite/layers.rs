@@ -61,7 +61,7 @@ const INSIDE: &[(&str, &[&[&str]])] = &[
             &["direct"],
             &["small"],
             &["kinds"],
-            &["changes", "budget"],
+            &["changes", "budget", "merge"],
             &["peft", "gguf_adapter"],
             &["mlx"],
             &["folder"],
