@@ -78,16 +78,63 @@ impl Stack {
     /// `Invalid` for a strength that is not finite, or negative where that is not defined; and for a second adapter
     /// with a state along the layers.
     pub fn push(&mut self, adapter: Arc<Ready>, strength: f32) -> Result<()> {
+        self.check(&adapter, strength, None)?;
+        self.all.push(Attached { adapter, strength });
+        self.index();
+        Ok(())
+    }
+
+    /// Whether an adapter can stand beside all others, or in the place of one of them.
+    fn check(&self, adapter: &Arc<Ready>, strength: f32, instead: Option<usize>) -> Result<()> {
         if !strength.is_finite() || strength < 0.0 && adapter.shape().needs.positive {
             let why = format!("{strength}, and {} can be used with 0 and more", adapter.kind().name);
             return Err(Error::invalid("strength of an adapter", why));
         }
-        if strength != 0.0 && self.needs.state > 0 && adapter.shape().needs.state > 0 {
+        let runs = |a: &Attached| a.strength != 0.0 && a.adapter.shape().needs.state > 0;
+        let others = self.all.iter().enumerate().filter(|(i, _)| Some(*i) != instead);
+        if strength != 0.0 && adapter.shape().needs.state > 0 && others.into_iter().any(|(_, a)| runs(a)) {
             return Err(Error::invalid("adapter", "a second one with a state along the layers"));
         }
-        self.all.push(Attached { adapter, strength });
+        Ok(())
+    }
+
+    fn number(&self, which: usize) -> Result<()> {
+        match which < self.all.len() {
+            true => Ok(()),
+            false => Err(Error::invalid("adapter", format!("number {which} of {} that are attached", self.all.len()))),
+        }
+    }
+
+    /// Changes the strength of the adapter of that number, from 0.
+    ///
+    /// # Errors
+    /// Those of [`Stack::push`]; `Invalid` if there is none of that number.
+    pub fn set_strength(&mut self, which: usize, strength: f32) -> Result<()> {
+        self.number(which)?;
+        self.swap(which, self.all[which].adapter.clone(), strength)
+    }
+
+    /// Puts an adapter in the place of the one of that number.
+    ///
+    /// # Errors
+    /// Those of [`Stack::set_strength`].
+    pub fn swap(&mut self, which: usize, adapter: Arc<Ready>, strength: f32) -> Result<()> {
+        self.number(which)?;
+        self.check(&adapter, strength, Some(which))?;
+        self.all[which] = Attached { adapter, strength };
         self.index();
         Ok(())
+    }
+
+    /// Removes the adapter of that number.
+    ///
+    /// # Errors
+    /// `Invalid` if there is none.
+    pub fn remove(&mut self, which: usize) -> Result<Arc<Ready>> {
+        self.number(which)?;
+        let removed = self.all.remove(which);
+        self.index();
+        Ok(removed.adapter)
     }
 
     /// Rebuilds the index by place after a shape has changed.

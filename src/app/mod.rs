@@ -32,6 +32,8 @@
 //! | [`Completion`] | [`Mynah::complete`], [`Generation`] | a text that is continued: an iterator of pieces |
 //! | [`Verdict`] | [`Mynah::verify`] | whether an adapter does what the probe in its file says |
 //! | vectors | [`Mynah::embed`], [`Embedding`] | one vector a text |
+//! | [`Merging`] | [`Mynah::merge`] | several adapters that become one |
+//! | [`Shelf`] | [`Mynah::shelf`] | adapters that are read once and attached often |
 //! | `Talk` | `Mynah::talk`, `Generation::talk` | a conversation; its answers are iterators of pieces (`chat`) |
 //! | `Feedback` | `Feedback::open` | marks of answers, and an adapter that learns from them (`chat` and `std`) |
 //!
@@ -48,11 +50,13 @@ mod embed;
 mod feedback;
 mod history;
 mod lesson;
+mod merge;
 mod method;
 mod output;
 mod prepare;
 mod settings;
 mod setup;
+mod shelf;
 #[cfg(feature = "chat")]
 mod talk;
 mod verify;
@@ -67,10 +71,12 @@ pub use embed::Embedding;
 pub use feedback::{Feedback, LearnEvent, LearnSettings, Learning, Learnt, Mark, Noted};
 pub use history::History;
 pub use lesson::{DISCARDS, Ended, Event, Lesson, Work};
+pub use merge::Merging;
 pub use method::Method;
 pub use prepare::Ratios;
 pub use settings::Settings;
 pub use setup::Setup;
+pub use shelf::Shelf;
 #[cfg(feature = "chat")]
 pub use talk::{Reply, Talk};
 pub use verify::{Difference, Foreign, TOLERANCE, Verdict, Whose};

@@ -5,7 +5,7 @@ use super::{IntoReady, Mynah};
 use crate::adapter::Stack;
 use crate::decode::{Finish, Generator, Sample, Sampler, Sampling, Stop};
 use crate::error::{Error, Result};
-use crate::model::Session;
+use crate::model::{Session, Snapshot};
 use crate::text::chat::{ASSISTANT, Message, Template};
 use crate::train::feedback::Answer;
 use std::prelude::v1::*;
@@ -80,6 +80,8 @@ impl Generation {
             running: None,
             messages: Vec::new(),
             read: Vec::new(),
+            kept: Vec::new(),
+            most_kept: 0,
             dropped: Vec::new(),
             others: Vec::new(),
             said: None,
@@ -127,6 +129,9 @@ pub struct Talk {
     messages: Vec<Message>,
     /// What the session has read, so that only what is new is read.
     read: Vec<u32>,
+    /// What was read with other adapters, and which tokens that were, the latest last; and how many of them are kept.
+    kept: Vec<(Snapshot, Vec<u32>)>,
+    most_kept: usize,
     sampling: Sampling,
     limit: usize,
     stop: Stop,
@@ -314,11 +319,63 @@ impl Talk {
     /// ```
     pub fn replace(&mut self, stack: Stack) -> Result<()> {
         self.end();
+        let Some(session) = &mut self.session else { unreachable!("no answer is made") };
+        if session.stack().same(&stack) {
+            return Ok(());
+        }
+        if self.most_kept > 0 && session.position() > 0 {
+            self.kept.push((session.snapshot(), core::mem::take(&mut self.read)));
+            self.forget_read();
+        }
         self.read.clear();
         let Some(session) = &mut self.session else { unreachable!("no answer is made") };
         session.replace(stack.clone())?;
         self.stack = stack;
+        if let Some(at) = self.kept.iter().position(|(then, _)| then.stack().same(&self.stack)) {
+            let (then, read) = self.kept.remove(at);
+            session.restore(&then)?;
+            self.read = read;
+        }
         Ok(())
+    }
+
+    /// Removes all adapters. What was said so far stays, and is read again.
+    ///
+    /// # Errors
+    /// Those of [`Talk::replace`].
+    pub fn detach(&mut self) -> Result<()> {
+        self.replace(Stack::new())
+    }
+
+    /// Keeps what was read with up to `stacks` other sets of adapters, so that who changes back need not read it again. It takes the
+    /// memory of what was read. A set is told from others by the very adapters and their strengths; usually none is kept.
+    ///
+    /// ```
+    /// # fn main() -> mynah::Result<()> {
+    /// # #[cfg(feature = "base")] {
+    /// # use mynah::{Mynah, adapter::Stack};
+    /// # let mynah = Mynah::embedded()?;
+    /// # let mut lesson = mynah.lesson("lora").held_out(0.0).steps(1).context(32).text(mynah::base::NOTES)?;
+    /// # lesson.next().transpose()?;
+    /// let mut talk = mynah.generation().limit(8).talk()?;
+    /// talk.keep_read(1);
+    /// talk.say("Tell me a story about a bear.")?.finish()?;
+    /// talk.attach(lesson.to_bytes()?, 1.0)?; // all of it is read again
+    /// talk.say("And then?")?.finish()?;
+    /// talk.detach()?; // the first question was read before
+    /// talk.say("And then?")?.finish()?;
+    /// # }
+    /// # Ok(()) }
+    /// ```
+    pub fn keep_read(&mut self, stacks: usize) {
+        self.most_kept = stacks;
+        self.forget_read();
+    }
+
+    /// Leaves the latest of what is kept.
+    fn forget_read(&mut self) {
+        let more = self.kept.len().saturating_sub(self.most_kept);
+        self.kept.drain(..more);
     }
 
     /// What is attached.

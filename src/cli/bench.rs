@@ -1,5 +1,6 @@
 //! `mynah bench`: how fast a model runs, or every kernel, beside what the machine can do.
 
+mod adapters;
 mod compare;
 mod kernels;
 pub mod machine;

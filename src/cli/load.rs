@@ -309,13 +309,13 @@ impl ModelArgs {
 
 const STRENGTH: &str = " is no strength; a number can follow the colon, such as 0.5";
 
-/// A path, and what follows its last colon if that is a number and no file is called so.
+/// A path, and what follows its last colon, or equals sign, if that is a number and no file is called so.
 pub fn split_scale(name: &str) -> anyhow::Result<(&str, f32)> {
-    match name.rsplit_once(':') {
+    match name.rsplit_once([':', '=']) {
         Some((path, scale)) if !Path::new(name).exists() => match scale.parse::<f32>() {
             Ok(scale) if scale.is_finite() && !path.is_empty() => Ok((path, scale)),
-            Ok(_) => Err(Usage::error(format!("-a {name}: {scale}{STRENGTH}"))),
-            Err(_) if Path::new(path).exists() => Err(Usage::error(format!("-a {path}: {scale:?}{STRENGTH}"))),
+            Ok(_) => Err(Usage::error(format!("{name}: {scale}{STRENGTH}"))),
+            Err(_) if Path::new(path).exists() => Err(Usage::error(format!("{path}: {scale:?}{STRENGTH}"))),
             Err(_) => Ok((name, 1.0)),
         },
         _ => Ok((name, 1.0)),
@@ -330,6 +330,7 @@ mod tests {
     fn scales_follow_the_last_colon() {
         assert_eq!(split_scale("a.mynah").unwrap(), ("a.mynah", 1.0));
         assert_eq!(split_scale("a.mynah:0.5").unwrap(), ("a.mynah", 0.5));
+        assert_eq!(split_scale("a.mynah=0.5").unwrap(), ("a.mynah", 0.5));
         assert_eq!(split_scale("C:\\a:-1").unwrap(), ("C:\\a", -1.0));
         assert_eq!(split_scale("C:\\a").unwrap(), ("C:\\a", 1.0));
         assert!(split_scale("a:nan").is_err() && split_scale("Cargo.toml:half").is_err());

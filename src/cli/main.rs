@@ -19,6 +19,7 @@ mod inspect;
 mod load;
 mod logits;
 mod memory;
+mod merge;
 mod meter;
 mod models;
 mod names;
@@ -89,6 +90,7 @@ fn command() -> anyhow::Result<Outcome> {
         Command::Convert(a) => convert::convert(a, cli.json),
         Command::Quantize(a) => rewrite::quantize(a, cli.json),
         Command::Bake(a) => rewrite::bake(a, cli.json),
+        Command::Merge(a) => merge::merge(a, cli.json),
         Command::Embed(a) => embed::embed(a, cli.json),
         Command::Logits(a) => logits::logits(a, cli.json),
         Command::Tokenize(a) => tokens::tokenize(a, cli.json),

@@ -27,7 +27,7 @@ use hparams::HeadNorm;
 use identity::Identity;
 pub use identity::{Digest, Digests};
 pub use pass::{Dropout, Pass, Rows, Target};
-pub use session::{Session, SessionConfig};
+pub use session::{Session, SessionConfig, Snapshot};
 pub use support::{SUPPORT, Support};
 pub use weights::Weights;
 

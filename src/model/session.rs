@@ -89,6 +89,11 @@ impl Snapshot {
     pub fn position(&self) -> usize {
         self.0.position
     }
+
+    /// What was attached.
+    pub fn stack(&self) -> &Stack {
+        &self.0.stack
+    }
 }
 
 /// What passes work in; it holds nothing of a text.

@@ -92,7 +92,7 @@ const INSIDE: &[(&str, &[&[&str]])] = &[
             &["checkpoints"],
             &["complete"],
             &["verify"],
-            &["embed"],
+            &["embed", "merge", "shelf"],
             &["talk"],
             &["feedback"],
         ],

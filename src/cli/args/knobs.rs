@@ -6,6 +6,7 @@ use clap::builder::TypedValueParser;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, FromArgMatches};
 use mynah::adapter::KINDS;
+use mynah::adapter::merge::MERGES;
 use mynah::adapter::compress::{self, COMPRESSORS};
 use mynah::knob::{self, Domain, Setting, Values};
 use mynah::train::objective::OBJECTIVES;
@@ -139,6 +140,21 @@ impl Table for PackCodecs {
 
     fn rows() -> Vec<Row> {
         codecs("the best of all")
+    }
+}
+
+/// How adapters are merged.
+#[derive(Clone)]
+pub struct Merges;
+
+impl Table for Merges {
+    const FLAG: &'static str = "method";
+    const ABOUT: &'static str = "How they are merged";
+    const DEFAULT: &'static str = "sum";
+    const HEADING: &'static str = MERGING;
+
+    fn rows() -> Vec<Row> {
+        MERGES.iter().map(|k| Row { name: k.name, about: k.about, knobs: k.knobs }).collect()
     }
 }
 

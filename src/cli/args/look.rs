@@ -137,6 +137,47 @@ pub enum Form {
     Mynah,
 }
 
+#[derive(Args)]
+#[command(after_help = "\
+Before anything is written, a table shows what every two of the adapters do to each other: the cosine of their changes; of \
+the entries that are large in both, the part with opposite signs (half for changes that have nothing to do with each other); \
+the part of the output space that both use; and the part of the energy that gives way where signs differ. The last column \
+says what to do: merge, route (attach one at a time), or mix (train one adapter on the data of both).
+
+`sum` does what attaching all of them does, and is as large as all of them together. The others are smaller, or keep adapters \
+from undoing each other. All adapters must be of the same base; kinds with a low-rank change can be merged with each other, and \
+the result is of kind lora. Adapters that are vectors, such as ia3, have a weighted mean, with --method linear.
+
+With --json: pairs, each with adapters, cosine, signs, overlap, lost, advice and why; with -o also output, method, bytes, \
+parameters, ranks (smallest and largest), kept, least and least_layer.
+
+Examples:
+  mynah merge facts.mynah style.mynah -m model.gguf --report
+  mynah merge facts.mynah style.mynah:0.5 -m model.gguf -o both.mynah
+  mynah merge facts.mynah style.mynah -m model.gguf -o both.mynah --method ties --density 0.3
+  mynah merge facts.mynah style.mynah -m model.gguf -o both.mynah --method tsvm --rank 8")]
+pub struct Merge {
+    /// The adapters: files or checkpoints of `mynah train`, PEFT LoRA directories or GGUF adapters [default weight: 1]
+    #[arg(value_name = "ADAPTER[:WEIGHT]", required = true)]
+    pub adapters: Vec<String>,
+    /// The model that they were trained on, a GGUF file [default: the built-in model]
+    #[arg(short, long, value_name = "MODEL", required = cfg!(not(feature = "base")))]
+    pub model: Option<PathBuf>,
+    /// The file to write
+    #[arg(short, long, value_name = "OUT", required_unless_present = "report")]
+    pub output: Option<PathBuf>,
+    /// Without -o: show what the adapters do to each other, and merge nothing
+    #[arg(long)]
+    pub report: bool,
+    /// Replace OUT if it exists
+    #[arg(long)]
+    pub force: bool,
+    #[command(flatten)]
+    pub method: Choice<Merges>,
+    #[command(flatten, next_help_heading = ENGINE)]
+    pub engine: Engine,
+}
+
 /// How the rows of data are read.
 #[derive(Args, Clone)]
 pub struct RowArgs {
@@ -409,7 +450,11 @@ shows medians, minima and maxima. The limit of a test is the smaller of two rate
 of memory, and computing the products at the peak of the instructions. Both are measured in the same run. A test can \
 exceed its limit if the weights fit into the caches or the machine slows down meanwhile.
 
-With --json: one line a test, with the keys of `llama-bench -o jsonl` and more; --compare reads such a file too. \
+With -a there is a row for each adapter: how long its file takes to read and to expand, what it holds in memory, and how long it \
+takes to attach it in the place of another in a session that runs.
+
+With --json: one line a test, with the keys of `llama-bench -o jsonl` and more; --compare reads such a file too. Then one line \
+an adapter: adapter, kind, file_bytes, read_ms, expand_ms, memory_bytes, swap_ms. \
 The tables of kernels have GB/s of weights and 10^9 operations a second; a multiply-add is two operations.
 
 Examples:
@@ -417,6 +462,7 @@ Examples:
   mynah bench -m model.gguf -p 512 -n 0 -t 1,2,4 --markdown
   mynah bench -m model.gguf -p 0 -n 32 -d 0,2000 --cache q8_0
   mynah bench -m model.gguf --compare llama-bench.jsonl
+  mynah bench -m model.gguf -p 128 -n 0 -a notes.mynah -a style.mynah
   mynah bench -m model.gguf --report
   mynah bench --kernels
   mynah bench --kernels --backend avx2 --format Q4_0,Q8_0")]
@@ -448,6 +494,9 @@ pub struct Bench {
     pub repetitions: usize,
     #[command(flatten)]
     pub reading: Reading,
+    /// Measure how long an adapter takes to attach, and to swap for another. May be given several times
+    #[arg(short, long = "adapter", value_name = "ADAPTER", conflicts_with_all = ["kernels", "report"])]
+    pub adapters: Vec<PathBuf>,
     /// Print ratios to the results in a file of `llama-bench -o jsonl` or `mynah bench --json`
     #[arg(long, value_name = "FILE.jsonl", conflicts_with = "kernels")]
     pub compare: Option<PathBuf>,

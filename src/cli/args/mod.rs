@@ -38,6 +38,7 @@ const PROGRESS: &str = "Evaluation, checkpoints";
 const ENGINE: &str = "Engine";
 const LEARNING: &str = "Learning";
 const SAMPLING: &str = "Sampling";
+const MERGING: &str = "Merging";
 const OTHER: &str = "Other options";
 
 /// The command was used wrongly.
@@ -179,6 +180,8 @@ Examples:
     Quantize(Quantize),
     /// Make adapters part of a model's weights: writes a model
     Bake(Bake),
+    /// Make one adapter of several
+    Merge(Merge),
     /// Turn texts into vectors, for search and comparison
     Embed(Embed),
     /// Show what a model computes for a text: losses and next-token logits

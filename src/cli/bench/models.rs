@@ -1,5 +1,6 @@
 //! A model: loading, prompts, decoding, memory.
 
+use super::adapters;
 use super::compare::{self, Other};
 use super::machine::{self, Limits};
 use super::{Spread, digits};
@@ -212,7 +213,7 @@ fn load(args: &Bench, path: &Path, compute: &Compute, context: usize) -> anyhow:
     Ok(Ready { model, tokenizer, session, kind, load: Load { file_ms, tokenizer_ms, weights_ms, session_ms, load_ms } })
 }
 
-fn config(args: &Bench, context: usize) -> SessionConfig {
+pub(super) fn config(args: &Bench, context: usize) -> SessionConfig {
     let (precision, cache) = (args.reading.precision(), args.reading.cache());
     SessionConfig { context, precision, cache, chunk: CHUNK }
 }
@@ -280,6 +281,10 @@ pub fn bench(args: &Bench, path: &Path, json: bool) -> anyhow::Result<Outcome> {
     match json {
         true => measured.rows.iter().try_for_each(out::print_json)?,
         false => out::print(&text(args, &measured))?,
+    }
+    if !args.adapters.is_empty() {
+        drop(measured);
+        return adapters::adapters(args, path, json);
     }
     Ok(Outcome::Done)
 }

@@ -1,14 +1,16 @@
 //! `mynah chat`: a conversation, and what can be done about its answers.
 //!
-//! This page reads lines and does what they say; `input.rs` is where they come from, `learn.rs` shows what is learnt from
-//! marks and asks whether to keep it. The conversation and the learning are the library's.
+//! This page reads lines and does what they say; `input.rs` is where they come from, `attach.rs` changes adapters, `learn.rs` shows
+//! what is learnt from marks and asks whether to keep it. The conversation and the learning are the library's.
 
+mod attach;
 mod input;
 mod learn;
 
 use crate::args::{Chat, ModelArgs, setting};
 use crate::run::{hear, show};
 use crate::{Outcome, load, meter, out};
+use attach::Adapters;
 use input::Input;
 use learn::Learner;
 use mynah::app::{Mark, Reply, Talk};
@@ -20,6 +22,8 @@ const COMMANDS: &[(&str, &str)] = &[
     ("/regenerate", "ask for another answer to the last question"),
     ("/clear", "begin a new conversation"),
     ("/system TEXT", "tell the model how to behave; alone it shows what it was told"),
+    ("/adapter FILE:S", "attach an adapter with strength S, or change its strength; alone it lists them"),
+    ("/detach FILE", "take an adapter off; alone all of them"),
     ("/save FILE", "write the conversation into a file that `mynah train` reads"),
     ("/help", "show this list"),
     ("/exit", "leave, as Ctrl-D does"),
@@ -40,6 +44,7 @@ const MARKS: &[(&str, &str)] = &[
 struct Room<'a> {
     talk: Talk,
     learner: Option<Learner<'a>>,
+    adapters: Adapters<'a>,
     json: bool,
     /// Whether something that was asked for was not done.
     failed: bool,
@@ -78,7 +83,8 @@ pub fn chat(args: &Chat, json: bool) -> anyhow::Result<Outcome> {
     }
     let mut talk = open(args)?;
     let learner = args.learn.then(|| Learner::open(args, &mut talk, json)).transpose()?;
-    let mut room = Room { talk, learner, json, failed: false, merge_system: args.merge_system, saved: None };
+    let adapters = Adapters::open(args, &mut talk, json)?;
+    let mut room = Room { talk, learner, adapters, json, failed: false, merge_system: args.merge_system, saved: None };
     let mut input = Input::open()?;
     if !room.talk.has_template() {
         out::say("the model file has no chat template: turns are lines that begin with User: and Assistant:");
@@ -101,6 +107,10 @@ pub fn chat(args: &Chat, json: bool) -> anyhow::Result<Outcome> {
             "/system" | "/save" => {
                 let rest = rest.trim();
                 let done = if word == "/save" { room.save(rest) } else { room.system(rest) };
+                room.goes_on(done)?;
+            }
+            "/adapter" | "/detach" => {
+                let done = room.attach(word, rest.trim());
                 room.goes_on(done)?;
             }
             "/good" | "/bad" | "/fix" | "/marks" | "/forget" | "/learn" | "/undo" => {
@@ -183,6 +193,19 @@ impl Room<'_> {
             _ => Mark::Good,
         };
         learner.mark(&mut self.talk, mark)
+    }
+
+    /// Shows or changes what is attached.
+    fn attach(&mut self, word: &str, name: &str) -> anyhow::Result<()> {
+        match (word, name) {
+            ("/adapter", "") => self.adapters.list(),
+            _ if self.learner.is_some() => {
+                out::say("adapters stay as they are while one of them learns; start without --learn to change them");
+                Ok(())
+            }
+            ("/adapter", name) => self.adapters.attach(&mut self.talk, name),
+            (_, name) => self.adapters.detach(&mut self.talk, name),
+        }
     }
 
     /// Shows or sets what the system says.
