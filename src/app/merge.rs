@@ -55,11 +55,7 @@ impl Mynah {
     ///
     /// # Errors
     /// Those of [`Mynah::ready`] and [`Plan::new`].
-    pub fn merge<S: Into<Source>>(
-        &self,
-        spec: &Spec,
-        sources: impl IntoIterator<Item = (S, f64)>,
-    ) -> Result<Merging> {
+    pub fn merge<S: Into<Source>>(&self, spec: &Spec, sources: impl IntoIterator<Item = (S, f64)>) -> Result<Merging> {
         let (mut all, mut origins) = (Vec::new(), Vec::new());
         for (i, (from, weight)) in sources.into_iter().enumerate() {
             let from = from.into();

@@ -169,11 +169,14 @@ fn show(report: &Report) -> anyhow::Result<()> {
     };
     let least = match (&merged.least, &merged.least_layer) {
         (Some(part), Some(layer)) if *part < 0.9999 => {
-            format!("; the ranks hold {:.1} % of the merged change, least {:.1} % of {layer}", 100.0 * merged.kept, 100.0 * part)
+            format!(
+                "; the ranks hold {:.1} % of the merged change, least {:.1} % of {layer}",
+                100.0 * merged.kept,
+                100.0 * part
+            )
         }
         _ => String::new(),
     };
     let bytes = out::number(merged.bytes as u64);
     out::print(&format!("{}: {bytes} bytes, {}{ranks}{least}\n", merged.output, merged.method))
 }
-

@@ -37,6 +37,8 @@ mod liar;
 mod long_texts;
 mod manners;
 #[cfg(feature = "base")]
+mod merge;
+#[cfg(feature = "base")]
 mod methods;
 mod objectives;
 #[cfg(feature = "base")]
@@ -61,6 +63,8 @@ mod support;
 #[cfg(feature = "base")]
 mod teach;
 mod survive;
+#[cfg(feature = "base")]
+mod swap;
 mod templates;
 mod tiny;
 mod tokenizer;

@@ -75,12 +75,8 @@ pub static VOTE: Knob = Knob {
 };
 
 /// What follows dropping.
-pub static THEN: Knob = Knob {
-    name: "then",
-    about: "What follows",
-    metavar: "NAME",
-    domain: Domain::Word(|| vec!["ties", "linear"]),
-};
+pub static THEN: Knob =
+    Knob { name: "then", about: "What follows", metavar: "NAME", domain: Domain::Word(|| vec!["ties", "linear"]) };
 
 /// The seed of what is dropped.
 pub static SEED: Knob = Knob {

@@ -79,13 +79,7 @@ pub fn adapters(args: &Bench, path: &Path, json: bool) -> anyhow::Result<Outcome
 }
 
 /// Attaches an adapter again and again; `None` if Ctrl-C came.
-fn row(
-    args: &Bench,
-    mynah: &Mynah,
-    session: &mut Session,
-    path: &Path,
-    meter: &Meter,
-) -> anyhow::Result<Option<Row>> {
+fn row(args: &Bench, mynah: &Mynah, session: &mut Session, path: &Path, meter: &Meter) -> anyhow::Result<Option<Row>> {
     let [mut read, mut expand, mut swap] = [vec![], vec![], vec![]];
     let mut last: Option<Arc<Ready>> = None;
     for round in 0..=args.repetitions {

@@ -57,7 +57,9 @@ impl<'a> Adapters<'a> {
             self.names.clear();
         } else {
             let which = self.names.iter().position(|(here, _)| paths::same(here, Path::new(name)));
-            let Some(which) = which else { anyhow::bail!("{}: not attached; /adapter lists what is", out::name(Path::new(name))) };
+            let Some(which) = which else {
+                anyhow::bail!("{}: not attached; /adapter lists what is", out::name(Path::new(name)))
+            };
             let mut stack = talk.stack().clone();
             stack.remove(which)?;
             talk.replace(stack)?;
@@ -70,7 +72,8 @@ impl<'a> Adapters<'a> {
     /// Shows what is attached.
     pub fn list(&self) -> anyhow::Result<()> {
         if self.json {
-            let row = |(path, strength): &(PathBuf, f32)| json!({ "file": path.to_string_lossy(), "strength": strength });
+            let row =
+                |(path, strength): &(PathBuf, f32)| json!({ "file": path.to_string_lossy(), "strength": strength });
             return out::print_json(&json!({ "adapters": self.names.iter().map(row).collect::<Vec<_>>() }));
         }
         if self.names.is_empty() {

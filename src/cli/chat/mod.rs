@@ -162,7 +162,7 @@ impl Room<'_> {
     fn help(&self) {
         let marks = if self.learner.is_some() { MARKS } else { &[] };
         for (word, what) in COMMANDS.iter().chain(marks) {
-            out::say(&format!("  {word:14} {what}"));
+            out::say(&format!("  {word:16} {what}"));
         }
     }
 
