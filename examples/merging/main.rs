@@ -23,8 +23,10 @@ use tasks::Task;
 
 const STRENGTHS: [f32; 4] = [0.5, 1.0, 1.5, 2.0];
 
+type Make = fn() -> Spec;
+
 /// Ways to merge three adapters. Weights are a third where a sum would be three times too much.
-const WAYS: &[(&str, f64, fn() -> Spec)] = &[
+const WAYS: &[(&str, f64, Make)] = &[
     ("average", 1.0 / 3.0, || Spec::new("sum")),
     ("linear, to rank 8", 1.0 / 3.0, || Spec::new("linear").with("scale", 1.0).with("rank", 8)),
     ("ties 0.2", 1.0, || Spec::new("ties")),

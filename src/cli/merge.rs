@@ -48,15 +48,14 @@ struct Merged {
 struct Given {
     name: String,
     path: PathBuf,
-    weight: f32,
+    weight: f64,
 }
 
 pub fn merge(args: &Merge, json: bool) -> anyhow::Result<Outcome> {
     let given = check(args)?;
     let mynah = load::named(args.model.as_deref(), &args.engine)?;
     let spec = Spec { kind: args.method.kind().into(), values: args.method.values.clone() };
-    let sources = given.iter().map(|one| (&one.path, f64::from(one.weight)));
-    let mut merging = setting(mynah.merge(&spec, sources.map(|(path, weight)| (path.clone(), weight))))?;
+    let mut merging = setting(mynah.merge(&spec, given.iter().map(|one| (&one.path, one.weight))))?;
     meter::catch_interrupt("stopping; nothing is written")?;
     if !run(args, &mut merging)? {
         return Ok(Outcome::Interrupted);
@@ -84,6 +83,8 @@ fn check(args: &Merge) -> anyhow::Result<Vec<Given>> {
         if let Some(twice) = given.iter().find(|one| paths::same(&one.path, &path)) {
             return Err(Usage::error(format!("{}: given twice; give it once, with a weight", twice.name)));
         }
+        // 0.7 stays 0.7.
+        let weight = weight.to_string().parse()?;
         given.push(Given { name: out::name(&path), path, weight });
     }
     let Some(output) = &args.output else { return Ok(given) };
@@ -161,7 +162,12 @@ fn show(report: &Report) -> anyhow::Result<()> {
         }
         out::print(&format!("{}\n", table.trim_fmt()))?;
     }
-    let Some(merged) = &report.merged else { return Ok(()) };
+    let Some(merged) = &report.merged else {
+        if report.pairs.is_empty() {
+            out::say("one adapter has nobody to be compared with");
+        }
+        return Ok(());
+    };
     let ranks = match merged.ranks {
         [0, _] => String::new(),
         [a, b] if a == b => format!(", rank {a}"),
