@@ -323,20 +323,21 @@ impl Talk {
         if session.stack().same(&stack) {
             return Ok(());
         }
+        let before = self.kept.iter().position(|(then, _)| then.stack().same(&stack)).map(|at| self.kept.remove(at));
         if self.most_kept > 0 && session.position() > 0 {
-            self.kept.push((session.snapshot(), core::mem::take(&mut self.read)));
-            self.forget_read();
+            self.kept.push((session.snapshot(), self.read.clone()));
         }
         self.read.clear();
-        let Some(session) = &mut self.session else { unreachable!("no answer is made") };
-        session.replace(stack.clone())?;
-        self.stack = stack;
-        if let Some(at) = self.kept.iter().position(|(then, _)| then.stack().same(&self.stack)) {
-            let (then, read) = self.kept.remove(at);
+        let replaced = session.replace(stack.clone());
+        if replaced.is_ok() {
+            self.stack = stack;
+        }
+        if let (Ok(()), Some((then, read))) = (&replaced, before) {
             session.restore(&then)?;
             self.read = read;
         }
-        Ok(())
+        self.forget_read();
+        replaced
     }
 
     /// Removes all adapters. What was said so far stays, and is read again.

@@ -31,7 +31,8 @@ enum Over {
 pub struct Vote {
     /// Its name.
     pub name: &'static str,
-    /// Whether one value more than the density says is kept, as `kthvalue` gives it.
+    /// Whether one value more than the density says is kept, as `kthvalue` gives it, and a sum of 0 elects the sign that most
+    /// sums have; else +.
     more: bool,
     /// Whether values that agree are multiplied by their weights.
     weigh: bool,
@@ -69,15 +70,26 @@ impl Vote {
         }
     }
 
-    /// The merged value: the sign is elected, and the values that have it are averaged. A sum of 0 elects +.
-    pub fn of(&self, values: impl Iterator<Item = (f32, f64)> + Clone) -> f64 {
+    /// Whether a sum of 0 must be told what most sums are: [`Vote::elected`].
+    pub fn asks(&self) -> bool {
+        self.more
+    }
+
+    /// What elects the sign: above 0, below, or 0 where nothing is elected.
+    pub fn elected(&self, values: impl Iterator<Item = (f32, f64)>) -> f64 {
         let ballot = |(value, weight): (f32, f64)| match self.elects {
             Elects::Sum => f64::from(value),
             Elects::Weighted => weight * f64::from(value),
             Elects::Count if value == 0.0 => 0.0,
             Elects::Count => f64::from(value.signum()),
         };
-        let up = values.clone().map(ballot).sum::<f64>() >= 0.0;
+        values.map(ballot).sum()
+    }
+
+    /// The merged value: the sign is elected, and the values that have it are averaged. `most`: whether a sum of 0 elects +.
+    fn of(&self, values: impl Iterator<Item = (f32, f64)> + Clone, most: bool) -> f64 {
+        let sum = self.elected(values.clone());
+        let up = if sum == 0.0 { most } else { sum > 0.0 };
         let (mut sum, mut over) = (0.0, 0.0);
         for (value, weight) in values {
             let weighed = if self.elects == Elects::Weighted { weight } else { 1.0 } * f64::from(value);
@@ -95,11 +107,33 @@ impl Vote {
     }
 }
 
-/// A row of TIES: `rows` of the tasks, trimmed at `least`. out: overwritten.
-pub fn elect(vote: &Vote, rows: &[Vec<f32>], least: &[f32], weights: &[f64], out: &mut [f32]) {
-    for (i, out) in out.iter_mut().enumerate() {
-        let trimmed = |t: usize| if rows[t][i].abs() >= least[t] { rows[t][i] } else { 0.0 };
-        *out = vote.of((0..rows.len()).map(|t| (trimmed(t), weights[t]))) as f32;
+/// The vote of a matrix: how, where each task is trimmed, and with which weights.
+pub struct Ballot<'a> {
+    /// The arithmetic.
+    pub vote: &'a Vote,
+    /// The sizes below which values of the tasks are trimmed.
+    pub least: Vec<f32>,
+    /// Weights of the tasks.
+    pub weights: Vec<f64>,
+    /// Whether a sum of 0 elects +.
+    pub most: bool,
+}
+
+impl Ballot<'_> {
+    fn values<'b>(&'b self, rows: &'b [Vec<f32>], i: usize) -> impl Iterator<Item = (f32, f64)> + Clone + 'b {
+        let trimmed = move |t: usize| if rows[t][i].abs() >= self.least[t] { rows[t][i] } else { 0.0 };
+        (0..rows.len()).map(move |t| (trimmed(t), self.weights[t]))
+    }
+
+    /// How many more sums of a row elect + than −.
+    pub fn lead(&self, rows: &[Vec<f32>]) -> i64 {
+        let sign = |sum: f64| i64::from(sum > 0.0) - i64::from(sum < 0.0);
+        (0..rows.first().map_or(0, Vec::len)).map(|i| sign(self.vote.elected(self.values(rows, i)))).sum()
+    }
+
+    /// A merged row from the `rows` of the tasks. out: overwritten.
+    pub fn elect(&self, rows: &[Vec<f32>], out: &mut [f32]) {
+        out.iter_mut().enumerate().for_each(|(i, out)| *out = self.vote.of(self.values(rows, i), self.most) as f32);
     }
 }
 

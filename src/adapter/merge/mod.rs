@@ -30,7 +30,7 @@ use crate::knob::{Domain, Knob, Setting, Value, Values, resolve};
 use crate::rng::Stream;
 use algebra::{Dense, Factors, Linear, Triples, triples, whitened};
 use conflict::{Look, Survey};
-use elementwise::{VOTES, Vote, elect, fill, rescale, weighted};
+use elementwise::{Ballot, VOTES, Vote, fill, rescale, weighted};
 use std::prelude::v1::*;
 use std::sync::Arc;
 
@@ -144,8 +144,8 @@ pub static MERGES: &[Method] = &[
         mean: false,
         merge: |joint, values| {
             let vote = Vote::by_name(values.word(VOTE.name))?;
-            let least = joint.thresholds(vote, values.real(DENSITY.name));
-            Ok(Change::Dense(joint.entries(|_, rows, out| elect(vote, rows, &least, &joint.weights(), out))))
+            let ballot = joint.ballot(vote, joint.thresholds(vote, values.real(DENSITY.name)));
+            Ok(Change::Dense(joint.entries(|_, rows, out| ballot.elect(rows, out))))
         },
     },
     Method {
@@ -185,7 +185,9 @@ pub static MERGES: &[Method] = &[
 fn dare(joint: &Joint, values: &Values) -> Result<Change> {
     let (density, seed) = (values.real(DENSITY.name), values.whole(SEED.name));
     let vote = Vote::by_name(values.word(VOTE.name))?;
-    let (ties, weights, none) = (values.word(THEN.name) == "ties", joint.weights(), vec![0.0; joint.tasks.len()]);
+    let (ties, weights) = (values.word(THEN.name) == "ties", joint.weights());
+    // What was dropped at random is not trimmed once more, and 0 elects nobody.
+    let ballot = Ballot { vote, least: vec![0.0; joint.tasks.len()], weights: weights.clone(), most: true };
     let streams: Vec<Stream> = joint
         .tasks
         .iter()
@@ -203,7 +205,7 @@ fn dare(joint: &Joint, values: &Values) -> Result<Change> {
             rescale(row, density, |j| keep[j]);
         }
         match ties {
-            true => elect(vote, rows, &none, &weights, out),
+            true => ballot.elect(rows, out),
             false => weighted(rows, &weights, out),
         }
     });
@@ -307,17 +309,40 @@ impl Joint {
         sum
     }
 
+    /// Room for a row of each task.
+    fn rows(&self) -> Vec<Vec<f32>> {
+        vec![vec![0.0; self.size[1]]; self.tasks.len()]
+    }
+
+    /// Row `i` of each task. wide: `[cols]`.
+    fn read(&self, i: usize, rows: &mut [Vec<f32>], wide: &mut [f64]) {
+        for (task, row) in self.tasks.iter().zip(rows) {
+            task.change.row(i, wide);
+            row.iter_mut().zip(&*wide).for_each(|(out, v)| *out = *v as f32);
+        }
+    }
+
     /// The whole merged matrix: `merge(i, rows of the tasks, out)`.
     fn entries(&self, merge: impl Fn(usize, &mut [Vec<f32>], &mut [f32])) -> Dense {
-        let [_, cols] = self.size;
-        let (mut rows, mut wide) = (vec![vec![0.0f32; cols]; self.tasks.len()], vec![0.0; cols]);
+        let (mut rows, mut wide) = (self.rows(), vec![0.0; self.size[1]]);
         fill(self.size, |i, out| {
-            for (task, row) in self.tasks.iter().zip(&mut rows) {
-                task.change.row(i, &mut wide);
-                row.iter_mut().zip(&wide).for_each(|(out, v)| *out = *v as f32);
-            }
+            self.read(i, &mut rows, &mut wide);
             merge(i, &mut rows, out);
         })
+    }
+
+    /// The vote of the tasks, trimmed at `least`.
+    fn ballot<'a>(&self, vote: &'a Vote, least: Vec<f32>) -> Ballot<'a> {
+        let mut ballot = Ballot { vote, least, weights: self.weights(), most: true };
+        if vote.asks() {
+            let (mut rows, mut wide) = (self.rows(), vec![0.0; self.size[1]]);
+            let lead = (0..self.size[0]).map(|i| {
+                self.read(i, &mut rows, &mut wide);
+                ballot.lead(&rows)
+            });
+            ballot.most = lead.sum::<i64>() >= 0;
+        }
+        ballot
     }
 
     /// The size below which each task's entries are trimmed.
