@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::time::Instant;
 use tasks::Task;
 
-const STRENGTHS: [f32; 4] = [0.5, 1.0, 1.5, 2.0];
+const STRENGTHS: [f32; 5] = [0.5, 1.0, 1.5, 2.0, 3.0];
 
 type Make = fn() -> Spec;
 

@@ -387,6 +387,13 @@ fn what_cannot_be_merged_is_named() {
         let spec = adapter::Spec { layers: Some(vec![0]), ..adapter::Spec::new("ia3") };
         ready(adapter::create(&spec, mynah.base()).unwrap(), mynah.model())
     };
+    let odd = {
+        let mut slot = Slot::new(Site { layer: 0, role: Role::V }, mynah.base(), 4, 4.0, false).unwrap();
+        slot.shape = [16, 24];
+        let layout = Layout::new(vec![slot], false);
+        let params = vec![0.1; layout.len()];
+        ready(Box::new(Lora::from_params(layout, params, None)), mynah.model())
+    };
     let two = |a: &Arc<Ready>, b: &Arc<Ready>| vec![source(a, 1.0), source(b, 1.0)];
     let sum = || Spec::new("sum");
     type Row = (&'static str, Spec, Vec<Source>, &'static str, &'static str);
@@ -398,6 +405,7 @@ fn what_cannot_be_merged_is_named() {
         ("method of no table", Spec::new("slerp"), vec![source(&lora, 1.0)], "Unsupported", "slerp"),
         ("setting of another", sum().with("density", 0.5), vec![source(&lora, 1.0)], "Invalid", "density"),
         ("density 0", Spec::new("ties").with("density", 0.0), vec![source(&lora, 1.0)], "Invalid", "density"),
+        ("shapes that differ", sum(), two(&lora, &odd), "Mismatch", "shape of blk.0.attn_v.weight"),
         ("dora", sum(), two(&lora, &of("dora")), "Unsupported", "dora"),
         ("prompt", sum(), vec![source(&of("prompt"), 1.0)], "Unsupported", "prompt"),
         ("bottleneck", sum(), two(&of("bottleneck"), &lora), "Unsupported", "bottleneck"),
@@ -409,6 +417,14 @@ fn what_cannot_be_merged_is_named() {
     for (what, spec, sources, variant, word) in rows {
         let e = Plan::new(&spec, sources).err().unwrap_or_else(|| panic!("{what} is merged"));
         assert!(format!("{:?}", e.inner()).starts_with(variant) && e.to_string().contains(word), "{what}: {e}");
+    }
+    // Values that are no numbers.
+    let mut adapter = adapter::create(&adapter::Spec::new("lora"), mynah.base()).unwrap();
+    adapter.params_mut().fill(f32::NAN);
+    let nothing = ready(adapter, mynah.model());
+    for method in MERGES {
+        let e = merged(&mut Plan::new(&Spec::new(method.name), two(&lora, &nothing)).unwrap(), mynah.base());
+        assert!(e.err().unwrap().to_string().contains("not finite"), "{}", method.name);
     }
     // What a mean is divided by is nothing.
     let mut plan = Plan::new(&Spec::new("linear"), vec![source(&of("ia3"), 1.0), source(&of("ia3"), -1.0)]).unwrap();

@@ -91,7 +91,9 @@ impl Linear for Factors {
     }
 
     fn energy(&self) -> f64 {
-        self.inner(self).max(0.0)
+        // Rounding can be below zero; what is no number stays so.
+        let energy = self.inner(self);
+        if energy < 0.0 { 0.0 } else { energy }
     }
 }
 

@@ -496,7 +496,7 @@ impl Plan {
             parts.for_each(|(i, part)| adapter.start(i, &mut start[part.range.clone()]));
             let change = adapter.params().iter().zip(&start).map(|(v, s)| f64::from(*v) - f64::from(*s));
             let change = Factors { size: [1, start.len()], u: vec![1.0], v: change.collect() };
-            return (change.energy() > 0.0).then_some(change);
+            return (change.energy() != 0.0).then_some(change);
         };
         let (layout, factors) = source.adapter.low_rank()?;
         let slot = layout.slot(place.site)?;
@@ -504,7 +504,8 @@ impl Plan {
         let [n_in, n_out] = slot.shape;
         let (u, v) = (wide(slot.b(), f64::from(slot.factor)).collect(), wide(slot.a(), 1.0).collect());
         let change = Factors { size: [n_out, n_in], u, v };
-        (change.energy() > 0.0).then_some(change)
+        // What is no number is no zero: it is refused later.
+        (change.energy() != 0.0).then_some(change)
     }
 
     /// Factors of the singular values and of the rank of an adapter at a place (R-TSVM): its outliers over the mean of all
@@ -544,6 +545,9 @@ impl Plan {
         };
         if joint.tasks.is_empty() {
             return Ok(part);
+        }
+        if !part.sources.is_finite() {
+            return Err(Error::invalid(format!("change of {site}"), "a value is not finite, or too large"));
         }
         let change = (self.method.merge)(&joint, &self.values)?;
         part.energy = change.linear().energy();
