@@ -118,6 +118,7 @@ const NAMED: &[(&str, &str, &str)] = &[
     ("adapter/changes.rs", "prefix", "the same"),
     ("adapter/peft/mod.rs", "granite", "its virtual tokens are others there, which nothing here can know"),
     ("adapter/peft/write.rs", "gpt2", "its matrices lie otherwise there, which nothing here can know"),
+    ("adapter/merge/mod.rs", "lora", "what low-rank changes are merged into"),
     ("adapter/gguf_adapter.rs", "lora", "what that program's files hold is this kind, and they say so"),
     ("adapter/mlx.rs", "lora", "a word of its files"),
     ("adapter/mlx.rs", "dora", "the same"),
