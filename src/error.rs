@@ -141,6 +141,23 @@ impl Error {
         }
     }
 
+    /// The name of the variant, for programs that tell errors apart across a boundary of languages.
+    pub fn code(&self) -> &'static str {
+        match self.inner() {
+            #[cfg(feature = "std")]
+            Error::Io { .. } => "io",
+            Error::Corrupt { .. } => "corrupt",
+            Error::Limit { .. } => "limit",
+            Error::Memory { .. } => "memory",
+            Error::Unsupported { .. } => "unsupported",
+            Error::Mismatch { .. } => "mismatch",
+            Error::Changed(_) => "changed",
+            Error::Altered { .. } => "altered",
+            Error::Invalid { .. } => "invalid",
+            Error::File { source, .. } => source.code(),
+        }
+    }
+
     /// The error without the file's name around it.
     pub fn inner(&self) -> &Error {
         match self {

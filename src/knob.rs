@@ -324,6 +324,35 @@ pub fn resolve(row: &str, knobs: &[Setting], given: &Values) -> Result<Values> {
     knobs.iter().map(pick).collect::<Result<Vec<_>>>().map(Values)
 }
 
+/// Values whose names come from elsewhere: `label_smoothing`, `label-smoothing` and `labelSmoothing` are `label smoothing`.
+///
+/// # Errors
+/// `Invalid` for a name that none of the settings has; it names those that there are. Values are not looked at.
+pub fn named<'a>(
+    row: &str,
+    knobs: impl IntoIterator<Item = &'a Setting> + Clone,
+    given: impl IntoIterator<Item = (impl AsRef<str>, Value)>,
+) -> Result<Values> {
+    let letters = |name: &str| {
+        name.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).collect::<String>()
+    };
+    let mut values = Values::new();
+    for (name, value) in given {
+        let name = name.as_ref();
+        let known = knobs.clone().into_iter().find(|setting| letters(setting.knob.name) == letters(name));
+        let Some(setting) = known else {
+            let all: Vec<&str> = knobs.clone().into_iter().map(|setting| setting.knob.name).collect();
+            let why = match all.is_empty() {
+                true => format!("{} has no settings", printable(row)),
+                false => format!("{} has {}", printable(row), all.join(", ")),
+            };
+            return Err(Error::invalid(printable(name), why));
+        };
+        values.set(setting.knob.name, value);
+    }
+    Ok(values)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -356,6 +385,17 @@ mod tests {
         assert_eq!(why(new().with("how often", -1)), "how often: -1; 1 to 9 can be used");
         assert_eq!(why(new().with("tone", "shrill")), "tone: shrill; low, high can be used");
         assert_eq!(why(new().with("loud", 1)), "loud: 1; on or off can be used");
+    }
+
+    #[test]
+    fn names_of_elsewhere_are_known() {
+        for name in ["how often", "how_often", "how-often", "howOften"] {
+            let values = named("song", ROW, [(name, Value::Whole(4))]).unwrap();
+            assert_eq!(values.get("how often"), Some(&Value::Whole(4)));
+        }
+        let e = named("song", ROW, [("beat", Value::Whole(4))]).unwrap_err().to_string();
+        assert_eq!(e, "beat: song has strength, how often, loud, tone");
+        assert!(named("song", [], [("beat", Value::Whole(4))]).unwrap_err().to_string().contains("has no settings"));
     }
 
     #[test]

@@ -320,6 +320,7 @@ fn regular(meta: &Metadata) -> Result<()> {
     if kind.is_file() {
         return Ok(());
     }
+    #[cfg_attr(not(unix), allow(unused_mut))]
     let mut found = if kind.is_dir() { "a directory" } else { "of another kind" };
     #[cfg(unix)]
     {
