@@ -61,9 +61,10 @@ impl Model {
     /// What the file of an adapter says, as JSON.
     pub fn inspect(&self, file: Vec<u8>) -> Result<String, JsValue> {
         let info = adapter::info(Bytes::from(file), &Limits::default()).map_err(error)?;
+        let kind = info.kind().to_string();
         let provenance = info.provenance.unwrap_or_default();
         Ok(json!({
-            "kind": info.kind(),
+            "kind": kind,
             "base": provenance.base,
             "format": provenance.format,
             "steps": provenance.steps,
