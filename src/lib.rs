@@ -57,6 +57,7 @@
 //! | `chat` | the chat template of a model's file, conversations; with `std` learning from marks |
 //! | `base` | the embedded model of 1 MB, and notes to try a lesson with |
 //! | `pictures` | adapters as QR codes: PNG and JPEG files, read and written |
+//! | `codes` | adapters as QR codes, for a program that draws them itself |
 //! | `cli` | the command `mynah`, and all of the above but `base` |
 //!
 //! `cli` and `base` are on unless they are switched off. Without any of them the crate is `no_std` with `alloc`: it loads models
@@ -91,7 +92,7 @@ macro_rules! internal {
 pub mod error;
 internal!(math rng);
 pub mod bytes;
-#[cfg(feature = "pictures")]
+#[cfg(feature = "codes")]
 pub mod picture;
 internal!(quant);
 pub mod gguf;

@@ -28,7 +28,7 @@ for (const name of ["LICENSE"]) copyFileSync(join(root, name), join(next, name))
 const rows = [];
 for (const [name, features] of Object.entries(builds)) {
   const dir = join(target, `wasm-${name}`);
-  const args = [...toolchain, "build", "--locked", "--profile", profile, "-p", "mynah-wasm", "--target", "wasm32-unknown-unknown", "--target-dir", dir];
+  const args = [...toolchain, "build", "--profile", profile, "-p", "mynah-wasm", "--target", "wasm32-unknown-unknown", "--target-dir", dir];
   execFileSync("cargo", args, { cwd: root, stdio: "inherit", env: { ...process.env, RUSTFLAGS: `-C target-feature=${features}` } });
   const built = join(dir, "wasm32-unknown-unknown", profile === "dev" ? "debug" : profile, "mynah_wasm.wasm");
   execFileSync("wasm-bindgen", ["--target", "web", "--out-name", "mynah", "--out-dir", join(next, name), built], { stdio: "inherit" });

@@ -3,8 +3,10 @@
 use super::parts::split;
 use crate::bytes::Limits;
 use crate::error::{Error, Result};
+#[cfg(feature = "pictures")]
 use image::{GrayImage, ImageFormat, Luma};
 use qrcodegen::{QrCode, QrCodeEcc};
+#[cfg(feature = "pictures")]
 use std::io::Cursor;
 use std::prelude::v1::*;
 
@@ -65,10 +67,17 @@ impl Code {
         self.0.get_module(at(x), at(y))
     }
 
+    /// Its modules, row by row without the quiet zone: whether each is dark.
+    pub fn modules(&self) -> impl Iterator<Item = bool> {
+        let side = self.0.size();
+        (0..side).flat_map(move |y| (0..side).map(move |x| self.0.get_module(x, y)))
+    }
+
     /// A PNG file.
     ///
     /// # Errors
     /// `Memory` if there is not enough.
+    #[cfg(feature = "pictures")]
     pub fn png(&self) -> Result<Vec<u8>> {
         let module = self.module();
         let side = self.side().saturating_mul(module);

@@ -15,6 +15,7 @@
 //! The magic begins with a byte that no text and no adapter begins with.
 //!
 //! ```
+//! # #[cfg(feature = "pictures")]
 //! # fn main() -> mynah::Result<()> {
 //! use mynah::bytes::Limits;
 //! use mynah::picture::{self, Parts};
@@ -29,6 +30,8 @@
 //! }
 //! assert_eq!(parts.finish()?, file);
 //! # Ok(()) }
+//! # #[cfg(not(feature = "pictures"))]
+//! # fn main() {}
 //! ```
 #![cfg_attr(
     not(test),
@@ -44,12 +47,17 @@
 )]
 
 mod code;
+#[cfg(feature = "pictures")]
 mod finder;
+#[cfg(feature = "pictures")]
 mod grid;
+#[cfg(feature = "pictures")]
 mod look;
+#[cfg(feature = "pictures")]
 mod page;
 mod parts;
 
 pub use code::{Code, MOST, codes};
+#[cfg(feature = "pictures")]
 pub use look::{Found, read};
 pub use parts::{Added, Parts};

@@ -281,6 +281,11 @@ export class Mynah {
     return (await this.#ready()).call("prove", [await bytesOf(adapter), prompt]);
   }
 
+  /** The modules of a QR code that holds an adapter of at most 2,953 bytes. */
+  async qr(adapter) {
+    return (await this.#ready()).call("qr", [await bytesOf(adapter)]);
+  }
+
   /** A vector for each text. */
   async embed(texts) {
     return (await this.#ready()).call("embed", [typeof texts === "string" ? [texts] : texts]);

@@ -50,6 +50,11 @@ const methods = {
   detokenize: (_, ids) => model.detokenize(ids),
   memory: () => engine.memory(),
 
+  qr(_, file) {
+    const modules = model.qr(file);
+    return { width: Math.sqrt(modules.length), modules };
+  },
+
   async complete(call, prompt, settings) {
     const text = model.complete(prompt, JSON.stringify(settings));
     try {

@@ -10,6 +10,7 @@ use mynah::Mynah;
 use mynah::adapter::{self, Stack, probe};
 use mynah::app::{Generation, Setup};
 use mynah::bytes::{Bytes, Limits};
+use mynah::picture;
 use mynah::text::{Decode, Encode};
 use serde_json::json;
 use wasm_bindgen::prelude::*;
@@ -102,6 +103,16 @@ impl Model {
             probe::with(file.into(), &probe, &Limits::default())
         };
         prove().map_err(error)
+    }
+
+    /// The modules of a QR code that holds a file, row by row: 1 is dark.
+    pub fn qr(&self, file: &[u8]) -> Result<Vec<u8>, JsValue> {
+        let codes = picture::codes(file, &Limits::default()).map_err(error)?;
+        let [code] = &codes[..] else {
+            let (bytes, most) = (file.len() as u64, picture::MOST as u64);
+            return Err(error(mynah::Error::limit("bytes of a QR code", bytes, most)));
+        };
+        Ok(code.modules().map(u8::from).collect())
     }
 
     /// Begins to continue a prompt.
