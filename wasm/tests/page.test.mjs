@@ -1,0 +1,189 @@
+// The page in Chromium: node --test wasm/tests/page.test.mjs, after node wasm/build.mjs and npm install playwright-core.
+// CHROMIUM names the program; SHOTS a folder for pictures of the page.
+
+import assert from "node:assert/strict";
+import { existsSync, mkdirSync, mkdtempSync, readFileSync } from "node:fs";
+import { createServer } from "node:http";
+import { tmpdir } from "node:os";
+import { extname, join, normalize } from "node:path";
+import { after, before, test } from "node:test";
+import { fileURLToPath, pathToFileURL } from "node:url";
+import { chromium } from "playwright-core";
+
+const root = new URL("../../", import.meta.url);
+const pkg = process.env.PKG ?? fileURLToPath(new URL("wasm/pkg/", root));
+const shared = process.env.MYNAH_SHARED ? pathToFileURL(`${process.env.MYNAH_SHARED}/`) : new URL("../shared/", root);
+const SMALL = fileURLToPath(new URL("models/stories260K-q4_0.gguf", shared));
+const shots = process.env.SHOTS;
+const types = { ".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".wasm": "application/wasm" };
+const asked = [];
+let cut = 0; // after so many bytes a download breaks off, once
+
+const server = createServer((request, response) => {
+  const path = normalize(decodeURIComponent(new URL(request.url, "http://x").pathname));
+  asked.push({ path, range: request.headers.range });
+  const file = path === "/small.gguf" ? SMALL : join(pkg, path);
+  if (!existsSync(file) || !path.startsWith("/")) return void response.writeHead(404).end();
+  const bytes = readFileSync(path.endsWith("/") ? join(file, "index.html") : file);
+  const headers = { "content-type": types[extname(path)] ?? (path.endsWith("/") ? "text/html" : "application/octet-stream"), etag: '"1"' };
+  const from = /^bytes=(\d+)-$/.exec(request.headers.range ?? "")?.[1];
+  const part = from ? bytes.subarray(Number(from)) : bytes;
+  response.writeHead(from ? 206 : 200, { ...headers, "content-length": part.length });
+  if (cut && path === "/small.gguf") {
+    response.write(part.subarray(0, cut));
+    cut = 0;
+    setTimeout(() => response.destroy(), 50);
+  } else response.end(part);
+});
+
+let browser;
+let page;
+let url;
+const problems = [];
+
+before(async () => {
+  await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
+  url = `http://127.0.0.1:${server.address().port}`;
+  const args = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"];
+  args.push("--disable-component-update", "--disable-sync", "--disable-dev-shm-usage");
+  const options = { executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium", headless: true, args };
+  browser = await chromium.launchPersistentContext(mkdtempSync(join(tmpdir(), "mynah-page-")), options);
+  page = browser.pages()[0] ?? (await browser.newPage());
+  page.on("pageerror", (e) => problems.push(e.message));
+  await page.goto(`${url}/demo/`);
+  await page.waitForFunction(() => document.documentElement.dataset.ready, null, { timeout: 60000 });
+});
+after(async () => {
+  await browser?.close();
+  server.close();
+});
+
+const shot = async (name) => {
+  if (!shots) return;
+  mkdirSync(shots, { recursive: true });
+  await page.screenshot({ path: join(shots, `${name}.png`), fullPage: true });
+};
+const text = (id) => page.locator(`#${id}`).textContent();
+
+test("talks at once", async () => {
+  await page.fill("#question", "Tell me a story about a bear.");
+  await page.click("#send");
+  await page.waitForSelector(".marks", { timeout: 60000 });
+  assert.ok((await page.locator("#turns .assistant span").first().textContent()).length > 5);
+  console.log(`ready after ${await page.evaluate(() => document.documentElement.dataset.ready)} ms`);
+  await shot("talk");
+});
+
+test("teaches, and the loss falls", async () => {
+  await page.click("#sample");
+  await page.waitForFunction(() => document.querySelector("#notes").value.length > 50);
+  await page.click("#learn");
+  await page.waitForSelector("#curve path", { timeout: 60000 });
+  await shot("teach");
+  await page.waitForFunction(() => document.querySelector("#learnt").textContent.startsWith("Learnt"), null, { timeout: 240000 });
+  const [, first, last] = /loss ([\d.]+) → ([\d.]+)/.exec(await text("learnt"));
+  assert.ok(Number(last) < Number(first), await text("learnt"));
+  assert.ok((await text("what")).includes("taught-here.mynah"));
+});
+
+let adapter;
+test("before and after differ, and the adapter can be downloaded", async () => {
+  await page.click("#show");
+  await page.waitForFunction(() => !document.querySelector("#show").disabled && document.querySelector("#after").textContent.length > 20, null, { timeout: 60000 });
+  assert.notEqual(await text("before"), await text("after"));
+  const [download] = await Promise.all([page.waitForEvent("download"), page.click("#download")]);
+  adapter = await download.path();
+  assert.ok(readFileSync(adapter).length > 1000);
+  await shot("compare");
+});
+
+test("a reload forgets, and the file brings it back", async () => {
+  const taught = await text("after");
+  await page.reload();
+  await page.waitForFunction(() => document.documentElement.dataset.ready, null, { timeout: 60000 });
+  assert.ok((await text("what")).startsWith("Nothing"));
+  await page.setInputFiles("#file", { name: "mine.mynah", mimeType: "application/octet-stream", buffer: readFileSync(adapter) });
+  await page.waitForFunction(() => document.querySelector("#what").textContent.includes("mine.mynah"));
+  await page.click("#show");
+  await page.waitForFunction(() => !document.querySelector("#show").disabled && document.querySelector("#after").textContent.length > 20, null, { timeout: 60000 });
+  assert.equal(await text("after"), taught);
+});
+
+test("a cancellation in a step is answered at once, and the page stays alive", async () => {
+  await page.fill("#notes", "A rainy day at the harbour, and tea with the parrot afterwards. ".repeat(200));
+  const longest = page.evaluate(async () => {
+    let [last, most] = [performance.now(), 0];
+    for (const end = last + 4000; last < end; ) {
+      await new Promise((resolve) => setTimeout(resolve, 10));
+      const now = performance.now();
+      [most, last] = [Math.max(most, now - last), now];
+    }
+    return most;
+  });
+  await page.click("#learn");
+  await page.waitForSelector("#cancel:not([hidden])", { timeout: 60000 });
+  await page.waitForTimeout(1500);
+  const ms = await page.evaluate(async () => {
+    const at = performance.now();
+    document.querySelector("#cancel").click();
+    return new Promise((resolve) => setTimeout(() => resolve(performance.now() - at), 0));
+  });
+  assert.ok(ms < 100, `${ms} ms`);
+  await page.waitForSelector("#learn:not([hidden])", { timeout: 60000 });
+  console.log(`longest stop of the page ${Math.round(await longest)} ms`);
+});
+
+test("a damaged file is refused in words", async () => {
+  await page.setInputFiles("#file", { name: "bad.mynah", mimeType: "application/octet-stream", buffer: Buffer.from("MYNA nothing") });
+  await page.waitForSelector("#problem:not([hidden])");
+  assert.ok((await text("problem")).length > 10);
+});
+
+test("one QR code", async () => {
+  await page.selectOption("#size", "uni");
+  await page.click("#sample");
+  await page.click("#learn");
+  await page.waitForFunction(() => document.querySelector("#learnt").textContent.startsWith("Learnt"), null, { timeout: 240000 });
+  await page.click("#share");
+  await page.waitForSelector("#code:not([hidden])");
+  await shot("code");
+  await page.setViewportSize({ width: 390, height: 800 });
+  assert.ok(await page.evaluate(() => document.documentElement.scrollWidth <= innerWidth));
+  await page.emulateMedia({ colorScheme: "dark" });
+  await shot("phone-dark");
+});
+
+test("what was loaded is kept, a broken download goes on, and a window without files still works", { skip: !process.env.CI && !existsSync(SMALL) && "no shared models here" }, async () => {
+  const load = (options) =>
+    page.evaluate(async ([address, options]) => {
+      const { Mynah, cache } = await import("/mynah.js");
+      const from = [];
+      try {
+        const model = await Mynah.load(address, { ...options, progress: (p) => from.push(p.from) });
+        const { notes } = model.facts;
+        model.close();
+        return { from: from[0], notes, kept: await cache.list().catch(() => []) };
+      } catch (e) {
+        return { code: e.code, message: e.message, kept: await cache.list() };
+      }
+    }, [`${url}/small.gguf`, options]);
+  cut = 100000;
+  const broken = await load({});
+  assert.ok(broken.code, JSON.stringify(broken));
+  assert.equal(broken.kept[0].complete, false);
+  const went = await load({});
+  assert.ok(went.notes.some((note) => note.includes("continued")), JSON.stringify(went));
+  assert.ok(asked.some(({ range }) => range));
+  const before = asked.filter(({ path }) => path === "/small.gguf").length;
+  assert.equal((await load({})).from, "cache");
+  assert.equal(asked.filter(({ path }) => path === "/small.gguf").length, before);
+  await page.evaluate(async () => (await import("/mynah.js")).cache.clear());
+  const session = await browser.newCDPSession(page);
+  await session.send("Storage.overrideQuotaForOrigin", { origin: url, quotaSize: 1 });
+  const full = await load({});
+  assert.ok(full.from === "network" && full.notes.some((note) => note.startsWith("not kept")), JSON.stringify(full));
+});
+
+test("nothing else was asked for, and nothing broke", () => {
+  assert.deepEqual(problems, []);
+});
