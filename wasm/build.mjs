@@ -2,7 +2,7 @@
 //
 // Builds the crate once for each kind of engine and puts the modules, the JavaScript and the built-in model into OUT
 // (wasm/pkg). `cargo`, `wasm-bindgen` and, if there is one, `wasm-opt` are those of the path; CARGO_TOOLCHAIN=+name chooses
-// another toolchain, MYNAH_PROFILE=dev a faster build.
+// another toolchain, MYNAH_PROFILE=dev a faster build, MYNAH_BUILDS=simd,relaxed which modules.
 
 import { execFileSync } from "node:child_process";
 import { copyFileSync, cpSync, mkdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
@@ -16,7 +16,9 @@ const out = process.argv[2] ?? join(here, "pkg");
 const profile = process.env.MYNAH_PROFILE ?? "release";
 const target = process.env.CARGO_TARGET_DIR ?? join(root, "target");
 const toolchain = process.env.CARGO_TOOLCHAIN ? [process.env.CARGO_TOOLCHAIN] : [];
-const builds = { simd: "+simd128", relaxed: "+simd128,+relaxed-simd" };
+const all = { simd: "+simd128", relaxed: "+simd128,+relaxed-simd" };
+const wanted = process.env.MYNAH_BUILDS?.split(",") ?? Object.keys(all);
+const builds = Object.fromEntries(wanted.map((name) => [name, all[name]]));
 
 const next = `${out}.tmp-${process.pid}`;
 rmSync(next, { recursive: true, force: true });
@@ -24,11 +26,12 @@ mkdirSync(next, { recursive: true });
 cpSync(join(here, "js"), next, { recursive: true });
 cpSync(join(here, "demo"), join(next, "demo"), { recursive: true });
 copyFileSync(join(root, "src/base/base.gguf"), join(next, "base.gguf"));
-for (const name of ["LICENSE"]) copyFileSync(join(root, name), join(next, name));
+copyFileSync(join(root, "src/base/notes.txt"), join(next, "demo/notes.txt"));
+for (const name of ["LICENSE-APACHE", "LICENSE-MIT"]) copyFileSync(join(root, name), join(next, name));
 const rows = [];
 for (const [name, features] of Object.entries(builds)) {
   const dir = join(target, `wasm-${name}`);
-  const args = [...toolchain, "build", "--profile", profile, "-p", "mynah-wasm", "--target", "wasm32-unknown-unknown", "--target-dir", dir];
+  const args = [...toolchain, "build", "--locked", "--profile", profile, "-p", "mynah-wasm", "--target", "wasm32-unknown-unknown", "--target-dir", dir];
   execFileSync("cargo", args, { cwd: root, stdio: "inherit", env: { ...process.env, RUSTFLAGS: `-C target-feature=${features}` } });
   const built = join(dir, "wasm32-unknown-unknown", profile === "dev" ? "debug" : profile, "mynah_wasm.wasm");
   execFileSync("wasm-bindgen", ["--target", "web", "--out-name", "mynah", "--out-dir", join(next, name), built], { stdio: "inherit" });

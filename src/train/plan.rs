@@ -242,7 +242,10 @@ impl Run<'_> {
         let full = matches!(self.subject, Subject::Weights(_));
         // An adapter that grows is planned at its largest.
         let now = parts.last().map_or(0, |p| p.range.end).max(1);
-        let moments = ((self.config.optimizer.row()?.0.bytes)(&parts) * size.params.max(now)).div_ceil(now);
+        let held = (self.config.optimizer.row()?.0.bytes)(&parts) as u128;
+        // The product has more bits than an address of 32.
+        let moments = (held * size.params.max(now) as u128).div_ceil(now as u128);
+        let moments = usize::try_from(moments).unwrap_or(usize::MAX);
         let blocks = h.layers - lowest;
         let zeroth = self.config.gradient != Gradient::Backward;
         let lead = shape.map_or(0, |shape| shape.needs.rows) + self.beneath.needs().rows;

@@ -85,7 +85,7 @@ export interface Message {
   content: string;
 }
 
-/** What is taught, and how. Settings of a kind have the names of `mynah train --help`: `rank`, `bases`, `vector` … */
+/** What is taught, and how. Settings of a kind have the names of `mynah train --help`: `rank`, `basis`, `vector` … */
 export interface LessonOptions {
   /** `lora`, `nola`, `uni`, `dora`, `ia3` …; without it `lora`, or `uni` with `bytes`. */
   method?: string;

@@ -38,7 +38,7 @@ const methods = {
     engine = await openEngine(build);
     const { file, notes } = await read(source, engine, call, { cache, cancelled: () => cancelled.has(call.id) });
     model = engine.Model.load(file);
-    return { ...JSON.parse(model.facts()), build: engine.build, memory: engine.memory(), notes };
+    return { ...JSON.parse(model.facts()), build: engine.build, memory: engine.size(), notes };
   },
 
   attach: (_, files, strengths) => model.attach(files, Float32Array.from(strengths)),
@@ -48,7 +48,7 @@ const methods = {
   embed: (_, texts) => model.embed(texts),
   tokenize: (_, text, special) => model.tokenize(text, special),
   detokenize: (_, ids) => model.detokenize(ids),
-  memory: () => engine.memory(),
+  memory: () => engine.size(),
 
   qr(_, file) {
     const modules = model.qr(file);

@@ -31,7 +31,7 @@ pub fn start() {
 
 /// Bytes of memory that the instance has, used or not.
 #[wasm_bindgen]
-pub fn memory() -> usize {
+pub fn size() -> usize {
     #[cfg(target_arch = "wasm32")]
     return core::arch::wasm32::memory_size(0) << 16;
     #[cfg(not(target_arch = "wasm32"))]

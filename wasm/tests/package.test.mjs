@@ -46,7 +46,7 @@ test("settings that nobody has are named", async () => {
   await refused(model.complete("Rain", { topK: -3 }), "invalid", "top k");
   await refused(model.lesson(notes, { method: "lore" }), "unsupported", "lore");
   await refused(model.lesson(notes, { method: "lora", rang: 3 }), "invalid", "rank");
-  await refused(model.attach(new Uint8Array([1, 2, 3])), "corrupt", "");
+  await refused(model.attach(new Uint8Array([1, 2, 3])), "invalid", "not a file of mynah's");
 });
 
 test("a conversation keeps its turns, and its marks are rows", async () => {
