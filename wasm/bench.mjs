@@ -1,16 +1,13 @@
 // How fast a model speaks in WebAssembly, beside the native program: one thread each, in turns, medians.
 //
-//   cargo build --release
+//   cargo build --release && node wasm/build.mjs
 //   node wasm/bench.mjs MODEL.gguf [rounds]
 //
-// Builds the WebAssembly crate with simd128 and again with relaxed-simd, and forces the native program to AVX2 on x86-64.
-// `cargo` and `wasm-bindgen` are those of the path; CARGO_TOOLCHAIN=+name chooses another toolchain.
+// The native program is forced to AVX2 on x86-64, whose vectors are twice as wide as WebAssembly's.
 
 import { execFileSync } from "node:child_process";
-import { readFileSync } from "node:fs";
-import { createRequire } from "node:module";
-import { dirname, join } from "node:path";
-import { fileURLToPath } from "node:url";
+import { dirname, join, resolve } from "node:path";
+import { fileURLToPath, pathToFileURL } from "node:url";
 
 const [model, rounds = "7"] = process.argv.slice(2);
 if (!model) {
@@ -28,26 +25,17 @@ const root = dirname(dirname(fileURLToPath(import.meta.url)));
 const prompt = "Once upon a time";
 const tokens = 128;
 
-function built(name, features) {
-  const target = join(root, "target", name);
-  const toolchain = process.env.CARGO_TOOLCHAIN ? [process.env.CARGO_TOOLCHAIN] : [];
-  const args = [...toolchain, "build", "--release", "-p", "mynah-wasm", "--target", "wasm32-unknown-unknown", "--target-dir", target];
-  execFileSync("cargo", args, { cwd: root, stdio: "inherit", env: { ...process.env, RUSTFLAGS: `-C target-feature=${features}` } });
-  const wasm = join(target, "wasm32-unknown-unknown/release/mynah_wasm.wasm");
-  execFileSync("wasm-bindgen", ["--target", "nodejs", "--out-dir", join(target, "pkg"), wasm]);
-  const { Mynah } = createRequire(import.meta.url)(join(target, "pkg/mynah_wasm.js"));
-  return new Mynah(readFileSync(model));
-}
+const { Mynah } = await import(pathToFileURL(join(root, "wasm/pkg/mynah.js")).href);
 
 // Tokens a second after the first, whose time has the prompt's in it.
-function spoken(m) {
-  const seconds = (count) => {
+async function spoken(m) {
+  const seconds = async (count) => {
     const start = performance.now();
-    const ids = m.ids(prompt, count);
+    const { ids } = await m.complete(prompt, { maxTokens: count, temperature: 0, ignoreEos: true });
     if (ids.length !== count) throw new Error(`${ids.length} tokens of ${count}`);
     return (performance.now() - start) / 1000;
   };
-  return (tokens - 1) / (seconds(tokens) - seconds(1));
+  return (tokens - 1) / ((await seconds(tokens)) - (await seconds(1)));
 }
 
 function native(backend) {
@@ -59,15 +47,13 @@ function native(backend) {
 
 const backend = process.arch === "x64" ? "avx2" : undefined;
 const contestants = { [`native ${backend ?? ""}`.trim()]: () => native(backend) };
-for (const [name, features] of [["wasm-simd128", "+simd128"], ["wasm-relaxed", "+simd128,+relaxed-simd"]]) {
-  const [m, beside] = [built(name, features), built(name, features)];
-  beside.repack();
-  contestants[`wasm ${m.kernels()}`] = () => spoken(m);
-  contestants[`wasm ${m.kernels()}, repacked`] = () => spoken(beside);
+for (const build of ["simd", "relaxed"]) {
+  const m = await Mynah.load(pathToFileURL(resolve(model)), { build });
+  contestants[`wasm ${m.facts.kernels}`] = () => spoken(m);
 }
 const rates = Object.fromEntries(Object.keys(contestants).map((name) => [name, []]));
 for (let round = 0; round < Number(rounds); round++) {
-  for (const [name, run] of Object.entries(contestants)) rates[name].push(run());
+  for (const [name, run] of Object.entries(contestants)) rates[name].push(await run());
 }
 const median = (x) => x.toSorted((a, b) => a - b)[x.length >> 1];
 const reference = median(Object.values(rates)[0]);
@@ -76,3 +62,4 @@ for (const [name, x] of Object.entries(rates)) {
   const cells = [median(x), Math.min(...x), Math.max(...x)].map((v) => v.toFixed(1));
   console.log(`| ${name} | ${cells.join(" | ")} | ${(median(x) / reference).toFixed(2)} |`);
 }
+process.exit();

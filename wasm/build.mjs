@@ -39,6 +39,7 @@ for (const [name, features] of Object.entries(builds)) {
   const size = (file) => [statSync(file).size, gzipSync(readFileSync(file)).length];
   rows.push([`${name} (${features})`, ...size(join(next, name, "mynah.wasm"))]);
 }
+writeFileSync(join(next, "builds.js"), `// The modules of this package.\nexport default ${JSON.stringify(Object.keys(builds))};\n`);
 rows.push(["built-in model", statSync(join(next, "base.gguf")).size, gzipSync(readFileSync(join(next, "base.gguf"))).length]);
 const version = /^version = "(.*)"/m.exec(readFileSync(join(here, "Cargo.toml"), "utf8"))[1];
 writeFileSync(

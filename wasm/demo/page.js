@@ -85,13 +85,18 @@ function turn(role, text = "") {
   return words;
 }
 
+// Drawn, since not every device has a font with thumbs.
+const THUMB = "M3 11h3v9H3zm5 9V10l4-8c2 0 3 1.4 2.6 3.2L14 9h5.2c1.3 0 2 1 1.8 2.2l-1.5 7c-.2 1-1 1.8-2 1.8z";
+const PEN = "M4 17.2V20h2.8L17.6 9.2l-2.8-2.8zM19.7 7.1a1 1 0 0 0 0-1.4l-1.4-1.4a1 1 0 0 0-1.4 0l-1.3 1.3 2.8 2.8z";
+const drawn = (path, turned = "") => `<svg viewBox="0 0 24 24" aria-hidden="true"${turned}><path d="${path}"/></svg>`;
+
 /** Buttons under an answer, which mark it. */
 function marks(words) {
   const row = document.createElement("div");
   row.className = "marks";
   const button = (label, text, mark) => {
     const b = document.createElement("button");
-    [b.type, b.textContent] = ["button", text];
+    [b.type, b.innerHTML, b.title] = ["button", text, label];
     b.setAttribute("aria-label", label);
     b.setAttribute("aria-pressed", "false");
     b.onclick = () => {
@@ -108,9 +113,9 @@ function marks(words) {
     };
     row.append(b);
   };
-  button("Good answer", "👍", () => chat.mark("good"));
-  button("Bad answer", "👎", () => chat.mark("bad"));
-  button("Say what would have been better", "✎", () => {
+  button("Good answer", drawn(THUMB), () => chat.mark("good"));
+  button("Bad answer", drawn(THUMB, ` transform="scale(1 -1)"`), () => chat.mark("bad"));
+  button("Say what would have been better", drawn(PEN), () => {
     const better = window.prompt("What would have been better?", words.textContent);
     if (!better) return false;
     chat.mark({ better });

@@ -1,5 +1,6 @@
 // Which build of the WebAssembly module an engine can run.
 
+import built from "./builds.js";
 import { beside, node } from "./port.js";
 
 // The smallest modules that use an instruction of each extension.
@@ -13,7 +14,7 @@ const can = (module) => WebAssembly.validate(Uint8Array.from(module));
 export const BUILDS = [
   { name: "relaxed", can: () => can(RELAXED) },
   { name: "simd", can: () => can(SIMD) },
-];
+].filter(({ name }) => built.includes(name));
 
 /** Starts the best build that can run here, or the one that is named. */
 export async function openEngine(wanted) {

@@ -77,11 +77,12 @@ test("talks at once", async () => {
 test("teaches, and the loss falls", async () => {
   await page.click("#sample");
   await page.waitForFunction(() => document.querySelector("#notes").value.length > 50);
+  await page.selectOption("#size", "lora");
   await page.click("#learn");
   await page.waitForSelector("#curve path", { timeout: 60000 });
   await shot("teach");
   await page.waitForFunction(() => document.querySelector("#learnt").textContent.startsWith("Learnt"), null, { timeout: 240000 });
-  const [, first, last] = /loss ([\d.]+) → ([\d.]+)/.exec(await text("learnt"));
+  const [, first, last] = /loss (\d+\.\d+) → (\d+\.\d+)/.exec(await text("learnt"));
   assert.ok(Number(last) < Number(first), await text("learnt"));
   assert.ok((await text("what")).includes("taught-here.mynah"));
 });
