@@ -2,7 +2,8 @@
 //
 // Builds the crate once for each kind of engine and puts the modules, the JavaScript and the built-in model into OUT
 // (wasm/pkg). `cargo`, `wasm-bindgen` and, if there is one, `wasm-opt` are those of the path; CARGO_TOOLCHAIN=+name chooses
-// another toolchain, MYNAH_PROFILE=dev a faster build, MYNAH_BUILDS=simd,relaxed which modules.
+// another toolchain, MYNAH_PROFILE=dev a faster build, MYNAH_BUILDS=simd,relaxed which modules, MYNAH_FEATURES
+// features of the crate.
 
 import { execFileSync } from "node:child_process";
 import { copyFileSync, cpSync, mkdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
@@ -30,10 +31,10 @@ copyFileSync(join(root, "src/base/notes.txt"), join(next, "demo/notes.txt"));
 for (const name of ["LICENSE-APACHE", "LICENSE-MIT"]) copyFileSync(join(root, name), join(next, name));
 const rows = [];
 for (const [name, features] of Object.entries(builds)) {
-  const dir = join(target, `wasm-${name}`);
-  const args = [...toolchain, "build", "--locked", "--profile", profile, "-p", "mynah-wasm", "--target", "wasm32-unknown-unknown", "--target-dir", dir];
+  const args = [...toolchain, "build", "--locked", "--profile", profile, "-p", "mynah-wasm", "--target", "wasm32-unknown-unknown"];
+  if (process.env.MYNAH_FEATURES) args.push("--features", process.env.MYNAH_FEATURES);
   execFileSync("cargo", args, { cwd: root, stdio: "inherit", env: { ...process.env, RUSTFLAGS: `-C target-feature=${features}` } });
-  const built = join(dir, "wasm32-unknown-unknown", profile === "dev" ? "debug" : profile, "mynah_wasm.wasm");
+  const built = join(target, "wasm32-unknown-unknown", profile === "dev" ? "debug" : profile, "mynah_wasm.wasm");
   execFileSync("wasm-bindgen", ["--target", "web", "--out-name", "mynah", "--out-dir", join(next, name), built], { stdio: "inherit" });
   renameSync(join(next, name, "mynah_bg.wasm"), join(next, name, "mynah.wasm"));
   const size = (file) => [statSync(file).size, gzipSync(readFileSync(file)).length];

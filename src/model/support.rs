@@ -118,7 +118,7 @@ pub static PLATFORMS: &[Platform] = &[
         name: "Linux on 64-bit Arm: Raspberry Pi 3 to 5 and others",
         state: "builds; kernels are tested under emulation, not on hardware",
     },
-    Platform { name: "WebAssembly", state: "runs and trains; tested in Node" },
+    Platform { name: "WebAssembly", state: "runs and trains; tested in Node and Chromium" },
     Platform { name: "no system (`no_std`)", state: "the library builds" },
     Platform { name: "macOS, Windows, Android, iOS", state: "not tried yet" },
 ];

@@ -10,6 +10,7 @@ const PAGES: [&str; 13] = [
     include_str!("../../docs/DESIGN.md"),
     include_str!("../../docs/adapters.md"),
     include_str!("../../docs/boards.md"),
+    include_str!("../../docs/browser.md"),
     include_str!("../../docs/chat.md"),
     include_str!("../../docs/commands.md"),
     include_str!("../../docs/comparison.md"),
