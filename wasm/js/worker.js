@@ -58,7 +58,7 @@ const methods = {
   async complete(call, prompt, settings) {
     const text = model.complete(prompt, JSON.stringify(settings));
     try {
-      if (!(await pieces(call, () => text.next()))) throw abort();
+      if (!(await pieces(call, () => text.piece()))) throw abort();
       return JSON.parse(text.said());
     } finally {
       text.free();
@@ -80,7 +80,7 @@ const methods = {
     }
     const { talk } = entry;
     talk.ask(JSON.stringify(messages));
-    const whole = await pieces(call, () => talk.next());
+    const whole = await pieces(call, () => talk.piece());
     talk.end();
     if (!whole) throw abort();
     return { ...JSON.parse(talk.said()), dropped: talk.dropped() };

@@ -22,8 +22,8 @@ impl Text {
 #[wasm_bindgen]
 impl Text {
     /// The text of the next token, which is empty if it ends inside a character; nothing at the end.
-    pub fn next(&mut self) -> Result<Option<String>, JsValue> {
-        piece(self.0.next().transpose())
+    pub fn piece(&mut self) -> Result<Option<String>, JsValue> {
+        text(self.0.next().transpose())
     }
 
     /// What was said so far, as JSON.
@@ -62,8 +62,8 @@ impl Talk {
     }
 
     /// The next piece of the answer; nothing at its end.
-    pub fn next(&mut self) -> Result<Option<String>, JsValue> {
-        piece(self.0.step())
+    pub fn piece(&mut self) -> Result<Option<String>, JsValue> {
+        text(self.0.step())
     }
 
     /// Ends the answer: what was said so far becomes a turn.
@@ -82,7 +82,7 @@ impl Talk {
     }
 }
 
-fn piece(piece: mynah::Result<Option<Piece>>) -> Result<Option<String>, JsValue> {
+fn text(piece: mynah::Result<Option<Piece>>) -> Result<Option<String>, JsValue> {
     Ok(piece.map_err(error)?.map(|piece| piece.text))
 }
 
