@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 const README: &str = include_str!("../../README.md");
 /// Pages with commands.
-const PAGES: [&str; 13] = [
+const PAGES: [&str; 14] = [
     include_str!("../../docs/DESIGN.md"),
     include_str!("../../docs/adapters.md"),
     include_str!("../../docs/boards.md"),

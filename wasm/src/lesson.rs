@@ -17,7 +17,8 @@ pub struct Lesson {
 
 impl Lesson {
     pub(crate) fn new(mut draft: Draft, notes: Vec<String>, memory: Option<usize>) -> mynah::Result<Lesson> {
-        let (rows, held_out, tokens, steps) = (draft.rows().len(), draft.held_out().len(), draft.tokens(), draft.steps());
+        let (rows, held_out, tokens, steps) =
+            (draft.rows().len(), draft.held_out().len(), draft.tokens(), draft.steps());
         let epochs = draft.epochs();
         let plan: Plan = match draft.plan(0)? {
             Ok(plan) => plan,
