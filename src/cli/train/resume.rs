@@ -9,7 +9,7 @@ use clap::{ArgMatches, Command, ValueHint};
 use mynah::Error;
 use mynah::Lesson;
 use mynah::app::Ended;
-use mynah::bytes::{Cursor, Limits};
+use mynah::bytes::{Cursor, Limits, room};
 use mynah::container::head::{Field, Head};
 use mynah::train::Checkpoint;
 use mynah::train::folder::{self, Folder};
@@ -17,6 +17,8 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+/// Bytes that reading the options takes, with room to spare.
+const READING: usize = 4 << 20;
 /// Time between checkpoints where nothing is said.
 const EVERY: Duration = Duration::from_secs(60);
 /// Options of this part of a run alone: a checkpoint does not keep them.
@@ -54,6 +56,8 @@ pub struct Saved {
 impl Line {
     /// Reads the command line. What `mynah train --resume DIR` does not say comes from the newest checkpoint in DIR.
     pub fn read() -> anyhow::Result<Line> {
+        // The reader of options takes its memory in pieces, and ends the process where there is none.
+        room("the command line", READING)?;
         let args: Vec<OsString> = std::env::args_os().collect();
         // Beside --resume nothing need be given. Whatever is wrong otherwise is left to the strict reading.
         let command = loose();
