@@ -310,7 +310,7 @@ fn folders_that_do_not_fit_are_named() {
     let e = convert(dir.path(), Some("Q4_0")).unwrap_err();
     assert!(matches!(e, Error::Invalid { .. }), "{e}");
     assert_eq!(convert(dir.path(), Some("F16")).unwrap().tensor("token_embd.weight").unwrap().format.name, "F16");
-    // The command does the same, and leaves no file that no model can be made of.
+    // The command does the same, and where no model can be made of a folder the earlier file stays.
     let run = |line: &[&str]| {
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_mynah"));
         let out = command.args(line).current_dir(dir.path().parent().unwrap()).output().unwrap();
@@ -320,7 +320,10 @@ fn folders_that_do_not_fit_are_named() {
     let model = model.path().join("m.gguf").to_str().unwrap().to_string();
     let (done, said) = run(&["convert", &folder, &model]);
     assert!(done, "{said}");
+    let before = std::fs::read(&model).unwrap();
     change("config.json", |c| c["hidden_size"] = json!(128))(dir.path());
     let (done, said) = run(&["convert", &folder, &model, "--force"]);
-    assert!(!done && !Path::new(&model).exists(), "{said}");
+    assert!(!done && std::fs::read(&model).unwrap() == before, "{said}");
+    let beside = std::fs::read_dir(Path::new(&model).parent().unwrap()).unwrap().count();
+    assert_eq!(beside, 1, "what was written is gone: {said}");
 }
