@@ -601,7 +601,7 @@ impl Plan {
     /// The merged adapter, from all places in their order.
     ///
     /// # Errors
-    /// `Invalid` if nothing is left, or if a value is not finite; those of [`Slot::new`].
+    /// `Invalid` if nothing is left, or if a value is not finite; those of a new slot.
     pub fn finish(&self, parts: Vec<Part>, base: &Base) -> Result<(Box<dyn Adapter>, Summary)> {
         if let [Part { site: None, params, .. }] = &parts[..] {
             return Ok((self.vectors(params, base)?, Summary { kept: 1.0, least: None, ranks: [0; 2] }));
