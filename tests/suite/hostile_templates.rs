@@ -346,7 +346,7 @@ fn child() {
             Err(e) => e.contains(word) && !e.chars().any(char::is_control),
             Ok(_) => word.is_empty(),
         };
-        if !fits || most >= 256 << 20 || time >= Duration::from_secs(4) {
+        if !fits || most >= 256 << 20 || time >= Duration::from_secs(8) {
             let done = done.map(|text| text.len());
             wrong.push(format!("WRONG {name}: wanted {word:?}: {done:?}, {most} bytes, {time:?}"));
         }
@@ -362,7 +362,10 @@ fn every_hostile_template_ends_in_time_and_memory_on_a_small_stack() {
     let mut test = Command::new(std::env::current_exe().unwrap());
     let out = test.args(["--exact", "hostile_templates::child", "--ignored", "--nocapture"]).output().unwrap();
     let text = String::from_utf8_lossy(&out.stderr);
-    let last: Vec<&str> = text.lines().rev().take(6).collect();
+    let mut last: Vec<&str> = text.lines().filter(|line| line.starts_with("WRONG")).collect();
+    if last.is_empty() {
+        last = text.lines().rev().take(6).collect();
+    }
     assert!(out.status.success() && table().len() >= 40, "{:?}: {last:#?}", out.status);
 }
 
