@@ -617,10 +617,8 @@ mod command {
             &["--method", "nola", "--ctx", "64"],
             &["--memory", "220M", "--batch", "8", "--ctx", "64"],
             &["--fast"],
-            &["--fast", "--recompute", "all", "--batch", "2"],
             // The best state beside the last.
             &["--ctx", "64", "--held-out", "0.4", "--eval-every", "1"],
-            &["--zeroth", "--ctx", "64"],
         ] {
             // With a checkpoint after every step, which plans count.
             let options = [options, &["--checkpoints", &saved, "--save-every", "1"]].concat();
