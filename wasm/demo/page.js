@@ -185,7 +185,8 @@ on("learn", "click", async () => {
     await model.detach();
     lesson = await model.lesson(data, options);
     const { plan } = lesson;
-    $("learnt").textContent = `${plan.rows} rows, ${plan.steps} steps, ${size(plan.bytes)} of memory. ${plan.notes.join(" ")}`;
+    const left = notes && chat.marks.length ? " Marks are learnt when there are no notes." : "";
+    $("learnt").textContent = `${plan.rows} rows, ${plan.steps} steps, ${size(plan.bytes)} of memory. ${plan.notes.join(" ")}${left}`;
     $("progress").hidden = false;
     [$("learn").hidden, $("pause").hidden, $("cancel").hidden] = [true, false, false];
     const [losses, held] = [[], []];

@@ -1,6 +1,6 @@
 //! Options in the words of JavaScript, as the library's.
 
-use mynah::adapter::{Kind, Spec, compress, parse_layers, parse_targets};
+use mynah::adapter::{Kind, Spec, budget, compress, parse_layers, parse_targets};
 use mynah::app::{Generation, Settings};
 use mynah::decode::{STAGES, Sampling};
 use mynah::knob::{self, Value};
@@ -82,7 +82,11 @@ pub struct Lesson {
 
 impl Lesson {
     pub fn spec(&self, mynah: &Mynah) -> Result<Spec> {
-        let kind = self.method.as_deref().unwrap_or(if self.bytes.is_some() { "uni" } else { "lora" });
+        let kind = match (&self.method, self.bytes) {
+            (Some(kind), _) => kind,
+            (None, Some(_)) => budget::USUAL,
+            (None, None) => "lora",
+        };
         let row = Kind::by_name(kind)?;
         let mut spec = Spec { seed: self.seed, ..Spec::new(kind) };
         spec.values = knob::named(kind, row.knobs, given(&self.rest)?)?;

@@ -182,6 +182,10 @@ test("models come from bytes, blobs, streams and addresses, and damaged ones are
   await assert.rejects(Mynah.load(new Blob([base.subarray(0, 1000)])), (e) => e instanceof MynahError && e.code === "corrupt");
   await assert.rejects(Mynah.load(new Blob([base]).stream(), { size: base.length + 1 }), (e) => e.code === "corrupt");
   await assert.rejects(Mynah.load(new URL("no.gguf", pkg)), (e) => e.code === "io");
+  // More than the memory of an instance holds is refused before the first byte.
+  for (const size of [3e9, 5e9]) {
+    await assert.rejects(Mynah.load(new Blob([base]).stream(), { size }), (e) => e.code === "memory" && e.message.includes(`${size}`));
+  }
 });
 
 test("a model that was closed says so", async () => {

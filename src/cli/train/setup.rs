@@ -6,7 +6,7 @@ use crate::args::{self, FULL, RowOrder, Teach, Usage, setting};
 use crate::load;
 use crate::out;
 use anyhow::Context;
-use mynah::adapter::{self, Spec};
+use mynah::adapter::{self, Spec, budget};
 use mynah::app::{Data, Draft, Method, Settings, Setup};
 use mynah::nn::linear::Precision;
 use mynah::train::data::{Files, Split};
@@ -29,9 +29,6 @@ const FLAGS: [(&str, &str); 12] = [
     ("evaluation fraction", "--held-out"),
     ("activation cache", "--activation-cache"),
 ];
-
-/// The kind that keeps most of what it learns in a file of a few kilobytes.
-const SMALLEST: &str = "uni";
 
 /// As [`setting`], with the option's name where one is to blame.
 pub fn flagged<T>(result: mynah::Result<T>) -> anyhow::Result<T> {
@@ -102,7 +99,7 @@ fn method(args: &Teach, mynah: &Mynah) -> anyhow::Result<Method> {
     }
     // Where only a size is named, the kind that makes the most of it.
     let kind = match args.method.named() {
-        None if args.bytes.is_some() => SMALLEST,
+        None if args.bytes.is_some() => budget::USUAL,
         _ => args.method.kind(),
     };
     if kind == FULL {
