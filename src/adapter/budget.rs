@@ -8,8 +8,6 @@ use crate::error::{Error, Result};
 use crate::knob::Domain;
 use std::prelude::v1::*;
 
-/// The kind that is taken for a file of a size where none is named.
-pub const USUAL: &str = "uni";
 /// The least fraction of changed values that is worth a larger size.
 const SPARSEST: f64 = 0.05;
 /// What a head may take more than that of an adapter of the usual size.

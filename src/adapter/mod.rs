@@ -43,7 +43,7 @@ mod stack;
 
 pub use base::{Base, Frozen, Shapes, gguf_row};
 pub use file::{Fit, Info, Provenance, from_bytes, from_bytes_for_shapes, info, restore, to_bytes, to_bytes_as};
-pub use kinds::{KINDS, lora, nola};
+pub use kinds::{FOR_SIZE, KINDS, lora, nola};
 pub use place::{Place, Site, Spot, parse_layers, parse_targets};
 pub use probe::Probe;
 pub use shape::{Group, Needs, NewPart, Part, Shape, Size, Slot, Start};

@@ -143,7 +143,6 @@ const NAMED: &[(&str, &str, &str)] = &[
     ("rewrite/folder.rs", "gpt2", "the name of a tokenizer in files, not of an architecture"),
     ("cli/args/look.rs", "prompt", "an option of the command"),
     ("cli/demo.rs", "nola", "the demonstration shows the smallest files"),
-    ("cli/train/setup.rs", "uni", "the kind of --bytes where none is named"),
     ("cli/bench/report.rs", "lora", "the kind that its page compares"),
     ("cli/args/knobs.rs", "lora", "the usual kind of the command"),
 ];

@@ -1,6 +1,6 @@
 //! Options in the words of JavaScript, as the library's.
 
-use mynah::adapter::{Kind, Spec, budget, compress, parse_layers, parse_targets};
+use mynah::adapter::{FOR_SIZE, Kind, Spec, compress, parse_layers, parse_targets};
 use mynah::app::{Generation, Settings};
 use mynah::decode::{STAGES, Sampling};
 use mynah::knob::{self, Value};
@@ -84,7 +84,7 @@ impl Lesson {
     pub fn spec(&self, mynah: &Mynah) -> Result<Spec> {
         let kind = match (&self.method, self.bytes) {
             (Some(kind), _) => kind,
-            (None, Some(_)) => budget::USUAL,
+            (None, Some(_)) => FOR_SIZE.name,
             (None, None) => "lora",
         };
         let row = Kind::by_name(kind)?;

@@ -28,3 +28,6 @@ pub static KINDS: &[&Kind] = &[
     &llama_adapter::KIND,
     &unlock::KIND,
 ];
+
+/// The kind that is taken for a file of a size where none is named.
+pub static FOR_SIZE: &Kind = &uni::KIND;
