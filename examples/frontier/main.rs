@@ -5,8 +5,10 @@
 //! fall of the best LoRA of rank 8 that a recipe reaches. Of facts it is also counted how many are recalled.
 //!
 //! ```sh
-//! cargo run --release --example frontier -- model.gguf docs/frontier.svg [SEEDS]
+//! cargo run --release --example frontier -- model.gguf docs/frontier.svg [SEEDS [RECIPE…]]
 //! ```
+//!
+//! With names of recipes only these are trained, and the first, with which they are compared.
 
 mod tasks;
 
@@ -55,6 +57,27 @@ const RECIPES: &[Recipe] = &[
         bytes: None,
         rates: &[1e-3, 3e-3],
     },
+    Recipe {
+        name: "LoRA rank 1, 8 bits",
+        spec: || all("lora").with("rank", 1),
+        codec: Some(|| compress::Spec::new("q8")),
+        bytes: None,
+        rates: &[1e-3, 3e-3],
+    },
+    Recipe {
+        name: "LoRA rank 1, 4 bits",
+        spec: || all("lora").with("rank", 1),
+        codec: Some(|| compress::Spec::new("q4")),
+        bytes: None,
+        rates: &[1e-3, 3e-3],
+    },
+    Recipe {
+        name: "LoRA rank 1 on v and down, 4 bits",
+        spec: || few("lora").with("rank", 1),
+        codec: Some(|| compress::Spec::new("q4")),
+        bytes: None,
+        rates: &[1e-3, 3e-3],
+    },
     Recipe { name: "NOLA 64", spec: || all("nola"), codec: None, bytes: None, rates: &[5e-3, 2e-2] },
     Recipe { name: "NOLA 16", spec: || few("nola").with("basis", 16), codec: None, bytes: None, rates: &[5e-3, 2e-2] },
     Recipe {
@@ -62,6 +85,13 @@ const RECIPES: &[Recipe] = &[
         spec: || few("nola"),
         codec: Some(|| levels(4)),
         bytes: Some(2_953),
+        rates: &[5e-3, 2e-2],
+    },
+    Recipe {
+        name: "NOLA 10,000, 4 bits",
+        spec: || few("nola"),
+        codec: Some(|| levels(4)),
+        bytes: Some(10_000),
         rates: &[5e-3, 2e-2],
     },
     Recipe { name: "uni 1,000", spec: || few("uni"), codec: None, bytes: Some(1_000), rates: &[5e-3, 1.5e-2] },
@@ -231,11 +261,15 @@ fn mean(of: impl ExactSizeIterator<Item = f64>) -> f64 {
 
 fn main() -> Result<()> {
     let words: Vec<String> = std::env::args().skip(1).collect();
-    let [model, picture, seeds @ ..] = &words[..] else {
-        eprintln!("frontier MODEL.gguf OUT.svg [SEEDS]");
+    let [model, picture, more @ ..] = &words[..] else {
+        eprintln!("frontier MODEL.gguf OUT.svg [SEEDS [RECIPE…]]");
         return Ok(());
     };
-    let seeds = seeds.first().and_then(|s| s.parse().ok()).unwrap_or(3);
+    let seeds = more.first().and_then(|s| s.parse().ok()).unwrap_or(3);
+    let named = more.get(1..).unwrap_or_default();
+    if let Some(name) = named.iter().find(|name| RECIPES.iter().all(|r| r.name != **name)) {
+        return Err(mynah::Error::invalid("recipe", format!("{name}; there is no such recipe")));
+    }
     let bench = Bench { mynah: Mynah::open(model)?, start: Instant::now() };
     let mut rows: Vec<Row> = Vec::new();
     let mut add = |name: String, base: f64, best: f64, made: &[Made], facts: usize| {
@@ -256,14 +290,16 @@ fn main() -> Result<()> {
         let base = bench.loss(None, &task.report)?;
         let facts = task.report.len();
         let mut best = 0.0;
-        for (i, recipe) in RECIPES.iter().enumerate() {
+        let wanted = |name: &str| named.is_empty() || named.iter().any(|n| n == name) || name == RECIPES[0].name;
+        for (i, recipe) in RECIPES.iter().enumerate().filter(|(_, recipe)| wanted(recipe.name)) {
             let made = bench.best(task, recipe, seeds)?;
             if i == 0 {
                 best = mean(made.iter().map(|m| m.report));
                 eprintln!("{}: loss {base:.3} of the base, {best:.3} with {}", task.name, recipe.name);
             }
             add(recipe.name.into(), base, best, &made, facts);
-            for (name, _, ways) in PACKED.iter().filter(|(_, of, _)| *of == recipe.name) {
+            for (name, _, ways) in PACKED.iter().filter(|(_, of, _)| *of == recipe.name && (named.is_empty() || i > 0))
+            {
                 let made = bench.packed(task, name, &made, &ways())?;
                 add((*name).into(), base, best, &made, facts);
             }

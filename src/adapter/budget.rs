@@ -1,96 +1,179 @@
-//! Sizes of a new adapter for a file of so many bytes.
+//! Kind and sizes of a new adapter for a file of so many bytes.
 
 use super::compress::{self, BITS, DENSITY};
 use super::file::{self, Provenance};
+use super::kinds::FOR_SIZE;
 use super::{Base, Kind, Shape, Spec, Start};
 use crate::container::codec::{Codec, Params, Whole};
 use crate::error::{Error, Result};
 use crate::knob::Domain;
+use crate::role::Role;
+use core::ops::RangeInclusive;
 use std::prelude::v1::*;
 
-/// The least fraction of changed values that is worth a larger size.
-const SPARSEST: f64 = 0.05;
 /// What a head may take more than that of an adapter of the usual size.
 const SLACK: usize = 16;
 
+/// A way to fill a file: [`FOR_SIZE`].
+pub struct Recipe {
+    /// The kind.
+    pub kind: &'static Kind,
+    /// The linear layers.
+    pub targets: &'static [Role],
+    /// Sizes that it is good for.
+    pub sizes: RangeInclusive<u64>,
+    /// Its codec, and the bits of a value if that can have different ones; otherwise the first of [`PLAIN`] that fits.
+    pub codec: Option<(&'static str, u64)>,
+}
+
+/// Codecs for values of all sizes, from the most bits on.
+const PLAIN: [&str; 3] = ["f16", "q8", "q4"];
+
+impl Recipe {
+    fn codecs(&self) -> Vec<compress::Spec> {
+        match self.codec {
+            Some((name, bits)) => vec![compress::Spec::new(name).with(BITS.name, bits)],
+            None => PLAIN.map(compress::Spec::new).into(),
+        }
+    }
+}
+
 /// A specification like `spec` and a codec whose file, however the training ends, has at most `bytes` bytes and as many
-/// values as fit. Without `codec` it is levels where all values start at zero; the others take the first of f16, q8, q4 and
-/// ternary values that fits with the usual size, and then fewer changes or a smaller size.
+/// values as fit. Of the kind [`Spec::AUTO`] it is the first row of [`FOR_SIZE`] that fits, with the targets of `spec` if it
+/// has any. Without `codec` it is levels where all values start at zero; the others take the first of f16, q8 and q4 that
+/// fits with the usual size, or q4 with a smaller one, or at last the smallest size with few changes.
 ///
 /// # Errors
 /// `Invalid` naming the least size if even the smallest has more, or if the kind has no size; those of [`Spec::layout`].
 pub fn fit(spec: &Spec, codec: Option<compress::Spec>, base: &Base, bytes: usize) -> Result<(Spec, compress::Spec)> {
-    let kind = Kind::by_name(&spec.kind)?;
-    let around = overhead(spec, base)?;
-    let room = bytes.saturating_sub(around);
-    let shape = |spec: &Spec| (kind.shape)(spec, base);
-    let too_small = |least: usize| {
-        Error::invalid("bytes", format!("{bytes}; the smallest file of {} takes {}", kind.name, around + least))
-    };
-    let zero = kind.size.is_some() && shape(spec)?.parts.iter().all(|part| part.start == Start::Zero);
-    let codec = codec.or_else(|| zero.then(|| compress::Spec::new("levels")));
-    if let Some(codec) = codec {
-        // Of values of few bits there are as many as fit. Other kinds gain little by more than the usual size.
-        if codec.row()?.1.get(BITS.name).is_none() && most(&codec, &shape(spec)?)? <= room {
-            return Ok((spec.clone(), codec));
-        }
-        let fits = |spec: &Spec| Ok(most(&codec, &shape(spec)?)? <= room);
-        return match largest(spec, kind, fits)? {
-            Some(spec) => Ok((spec, codec)),
-            None => Err(too_small(most(&codec, &shape(&smallest(spec, kind)?)?)?)),
-        };
+    if spec.kind != Spec::AUTO {
+        return fit_kind(spec, codec, base, bytes);
     }
-    for name in ["f16", "q8", "q4"] {
-        let codec = compress::Spec::new(name);
-        if most(&codec, &shape(spec)?)? <= room {
-            return Ok((spec.clone(), codec));
+    let mut refused = Error::unsupported("adapter kind", Spec::AUTO);
+    for recipe in FOR_SIZE {
+        let targets = if spec.targets.is_empty() { recipe.targets.to_vec() } else { spec.targets.clone() };
+        let spec = Spec { kind: recipe.kind.name.into(), targets, ..spec.clone() };
+        let codecs = codec.clone().map_or_else(|| recipe.codecs(), |codec| vec![codec]);
+        // What a model lacks, or a setting that a kind does not have, rules out that row alone.
+        match Room::new(&spec, base, bytes).and_then(|room| room.fill(&codecs, recipe.sizes.clone())) {
+            Ok(Some(found)) => return Ok(found),
+            Ok(None) => refused = too_small(&spec, &codecs, base, bytes)?,
+            Err(error) => refused = error,
         }
     }
-    let ternary = |density: f64| compress::Spec::new("ternary").with(DENSITY.name, density);
-    // The largest size of which a twentieth of the values can change, or else the smallest with as many as can.
-    let fits = |spec: &Spec| Ok(most(&ternary(SPARSEST), &shape(spec)?)? <= room);
-    let spec =
-        if fits(spec)? { spec.clone() } else { largest(spec, kind, fits)?.map_or_else(|| smallest(spec, kind), Ok)? };
-    let shape = shape(&spec)?;
-    let (mut low, mut high) = (0.0, 0.5);
-    for _ in 0..20 {
-        let middle = 0.5 * (low + high);
-        if most(&ternary(middle), &shape)? <= room { low = middle } else { high = middle }
-    }
-    // Digits that a person can repeat.
-    let density = libm::floor(low * 1e5) / 1e5;
-    match density > 0.0 {
-        true => Ok((spec, ternary(density))),
-        false => Err(too_small(most(&ternary(1e-3), &shape)?)),
-    }
+    Err(refused)
 }
 
-/// The specification with the largest size that fits, of kinds that have one.
-fn largest(spec: &Spec, kind: &Kind, fits: impl Fn(&Spec) -> Result<bool>) -> Result<Option<Spec>> {
-    let Some(knob) = kind.size else {
+fn fit_kind(spec: &Spec, codec: Option<compress::Spec>, base: &Base, bytes: usize) -> Result<(Spec, compress::Spec)> {
+    let room = Room::new(spec, base, bytes)?;
+    let kind = room.kind;
+    let zero = kind.size.is_some() && (kind.shape)(spec, base)?.parts.iter().all(|part| part.start == Start::Zero);
+    let row = FOR_SIZE.iter().find(|row| row.kind.name == kind.name && row.codec.is_some());
+    let mut codecs = match (&codec, row) {
+        (Some(codec), _) => vec![codec.clone()],
+        (None, Some(row)) => row.codecs(),
+        (None, None) if zero => vec![compress::Spec::new("levels")],
+        (None, None) => PLAIN.map(compress::Spec::new).into(),
+    };
+    let (low, high) = match kind.size.map(|knob| &knob.domain) {
+        Some(Domain::Whole { low, high }) => (*low, *high),
+        _ => (1, 1),
+    };
+    // Of values of few bits there are as many as fit. Other kinds gain little by more than the usual size.
+    let few = codecs.iter().any(|codec| codec.row().is_ok_and(|(_, values)| values.get(BITS.name).is_some()));
+    let usual = kind.size.map_or(1, |knob| spec.values().map_or(low, |values| values.whole(knob.name)));
+    if let Some(found) = room.fill(&codecs, low..=if few { high } else { usual })? {
+        return Ok(found);
+    }
+    if kind.size.is_none() && codec.is_some() {
         let why = format!("{} has no size to choose; mynah pack --max-bytes makes its file smaller", kind.name);
         return Err(Error::invalid("bytes", why));
-    };
-    let Domain::Whole { low, high } = knob.domain else { return Ok(None) };
-    let with = |n: u64| spec.clone().with(knob.name, n);
-    // Some sizes are too large for the model.
-    let fits = |n: u64| fits(&with(n)).unwrap_or(false);
-    if !fits(low) {
-        return Ok(None);
     }
-    let (mut low, mut high) = (low, high + 1);
-    while high - low > 1 {
-        let middle = low + (high - low) / 2;
-        if fits(middle) { low = middle } else { high = middle }
+    if codec.is_none() && !few {
+        if let Some(found) = room.changes(low)? {
+            return Ok(found);
+        }
+        codecs.push(ternary(1e-3));
     }
-    Ok(Some(with(low)))
+    Err(too_small(spec, &codecs, base, bytes)?)
 }
 
-fn smallest(spec: &Spec, kind: &Kind) -> Result<Spec> {
-    Ok(match kind.size.map(|knob| (knob.name, &knob.domain)) {
-        Some((name, Domain::Whole { low, .. })) => spec.clone().with(name, *low),
-        _ => spec.clone(),
-    })
+fn ternary(density: f64) -> compress::Spec {
+    compress::Spec::new("ternary").with(DENSITY.name, density)
+}
+
+/// Even the smallest file takes more.
+fn too_small(spec: &Spec, codecs: &[compress::Spec], base: &Base, bytes: usize) -> Result<Error> {
+    let room = Room::new(spec, base, bytes)?;
+    let low = match room.kind.size.map(|knob| &knob.domain) {
+        Some(Domain::Whole { low, .. }) => *low,
+        _ => 1,
+    };
+    let shape = (room.kind.shape)(&room.with(low), base)?;
+    let sizes = codecs.iter().map(|codec| most(codec, &shape)).collect::<Result<Vec<_>>>()?;
+    let least = overhead(spec, base)? + sizes.into_iter().min().unwrap_or(0);
+    Ok(Error::invalid("bytes", format!("{bytes}; the smallest file of {} takes {least}", room.kind.name)))
+}
+
+/// A file of a size to be filled with values.
+struct Room<'a> {
+    spec: &'a Spec,
+    kind: &'static Kind,
+    base: &'a Base,
+    /// Bytes for the values.
+    bytes: usize,
+}
+
+impl<'a> Room<'a> {
+    fn new(spec: &'a Spec, base: &'a Base, bytes: usize) -> Result<Self> {
+        let kind = Kind::by_name(&spec.kind)?;
+        Ok(Room { spec, kind, base, bytes: bytes.saturating_sub(overhead(spec, base)?) })
+    }
+
+    /// The specification of a size; the given one of kinds without sizes.
+    fn with(&self, size: u64) -> Spec {
+        match self.kind.size {
+            Some(knob) => self.spec.clone().with(knob.name, size),
+            None => self.spec.clone(),
+        }
+    }
+
+    fn fits(&self, size: u64, codec: &compress::Spec) -> Result<bool> {
+        Ok(most(codec, &(self.kind.shape)(&self.with(size), self.base)?)? <= self.bytes)
+    }
+
+    /// The first codec that fits with the largest size, or else the last one with the largest size that fits.
+    fn fill(&self, codecs: &[compress::Spec], sizes: RangeInclusive<u64>) -> Result<Option<(Spec, compress::Spec)>> {
+        let (mut low, mut high) = (*sizes.start(), *sizes.end());
+        // Some sizes are too large for the model; the smallest of all tells what else is wrong.
+        (self.kind.shape)(&self.with(low), self.base)?;
+        for codec in codecs {
+            codec.row()?;
+            if self.fits(high, codec).unwrap_or(false) {
+                return Ok(Some((self.with(high), codec.clone())));
+            }
+        }
+        let Some(codec) = codecs.last().filter(|codec| self.fits(low, codec).unwrap_or(false)) else { return Ok(None) };
+        while high - low > 1 {
+            let middle = low + (high - low) / 2;
+            if self.fits(middle, codec).unwrap_or(false) { low = middle } else { high = middle }
+        }
+        Ok(Some((self.with(low), codec.clone())))
+    }
+
+    /// The smallest size with as many changes of its values as fit.
+    fn changes(&self, size: u64) -> Result<Option<(Spec, compress::Spec)>> {
+        let spec = self.with(size);
+        let shape = (self.kind.shape)(&spec, self.base)?;
+        let (mut low, mut high) = (0.0, 0.5);
+        for _ in 0..20 {
+            let middle = 0.5 * (low + high);
+            if most(&ternary(middle), &shape)? <= self.bytes { low = middle } else { high = middle }
+        }
+        // Digits that a person can repeat.
+        let density = libm::floor(low * 1e5) / 1e5;
+        Ok((density > 0.0).then(|| (spec, ternary(density))))
+    }
 }
 
 /// Bytes of a file beside its values, at most.

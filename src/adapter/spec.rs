@@ -37,7 +37,7 @@ pub(super) static LOW_RANK: [Setting; 3] = [USUAL_RANK, USUAL_ALPHA, UNSTABILISE
 /// The specification of a new adapter.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Spec {
-    /// A name of [`super::KINDS`].
+    /// A name of [`super::KINDS`], or [`Spec::AUTO`] where a size will tell.
     pub kind: String,
     /// The linear layers; empty for kinds with other places.
     pub targets: Vec<Role>,
@@ -56,6 +56,9 @@ impl Default for Spec {
 }
 
 impl Spec {
+    /// The kind that [`super::budget::fit`] chooses for a size.
+    pub const AUTO: &str = "auto";
+
     /// An adapter of that kind with its default targets and settings.
     pub fn new(kind: &str) -> Spec {
         let targets = Kind::by_name(kind).map_or(&[][..], |row| row.targets).to_vec();

@@ -58,10 +58,16 @@ pub struct Limits {
     pub safetensors_header: u64,
     /// Bytes of a chat template.
     pub template: u64,
-    /// Steps a chat template may take.
+    /// Work of one rendering of a chat template: an instruction, or 64 bytes of output.
     pub template_steps: u64,
     /// Bytes a chat template may write.
     pub template_output: u64,
+    /// Bytes of the name of a role in a conversation.
+    pub role: u64,
+    /// Bytes of a token that text is searched for; longer ones are never made. This bounds the time of cutting a text.
+    pub token: u64,
+    /// Tokens of a model's context; more in a file counts as this many.
+    pub context: u64,
     /// Bytes of one line of a dataset.
     pub line: u64,
     /// Bytes of a dataset that is no file but a stream, which is held in memory.
@@ -73,6 +79,10 @@ pub struct Limits {
     pub feedback: u64,
     /// Rank of an adapter.
     pub rank: u64,
+    /// Random bases of a factor of an adapter.
+    pub bases: u64,
+    /// Numbers that the factors of an adapter share.
+    pub vector: u64,
     /// Bytes of a picture's file.
     pub picture: u64,
     /// Pixels of a picture, of which each takes four bytes while it is decoded.
@@ -117,11 +127,16 @@ impl Limits {
             template: 256 * KIB,
             template_steps: 1_000_000,
             template_output: 4 * MIB,
+            role: 64,
+            token: 1_024,
+            context: 1 << 20,
             line: 8 * MIB,
             stream: 4 * GIB,
             broken: 100,
             feedback: 64 * MIB,
             rank: 1_024,
+            bases: 4_096,
+            vector: 1 << 24,
             picture: 64 * MIB,
             pixels: 64 * MIB,
             codes: 64,

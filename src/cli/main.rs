@@ -108,22 +108,50 @@ fn command() -> anyhow::Result<Outcome> {
 fn main() -> ExitCode {
     memory::share_arena();
     signals::name_cut_files();
+    ExitCode::from(status(command))
+}
+
+/// What a command's end is to the shell, with what must be said of it.
+fn status(command: impl FnOnce() -> anyhow::Result<Outcome> + std::panic::UnwindSafe) -> u8 {
     // A panic, of a worker too, has said where it was: files are whole, and the status is that of a failure.
     let done = std::panic::catch_unwind(command);
     match done.unwrap_or_else(|_| Err(anyhow::anyhow!("this is a fault of the program; please report it"))) {
-        Ok(Outcome::Done) => ExitCode::SUCCESS,
-        Ok(Outcome::Interrupted) => ExitCode::from(meter::status()),
+        Ok(Outcome::Done) => 0,
+        Ok(Outcome::Interrupted) => meter::status(),
         // Whoever read our output has seen enough: the status is that of a program which the signal for this has ended.
-        Err(e) if out::is_closed_pipe(&e) => ExitCode::from(141),
+        Err(e) if out::is_closed_pipe(&e) => 141,
         Err(e) => {
             out::say(&format!("mynah: {}", out::why(&e)));
             match e.downcast_ref::<args::Usage>() {
                 Some(_) => {
                     out::say("`mynah --help` and `mynah COMMAND --help` explain the options.");
-                    ExitCode::from(2)
+                    2
                 }
-                None => ExitCode::FAILURE,
+                None => 1,
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mynah::kernel::Pool;
+
+    #[test]
+    fn a_panic_of_a_worker_ends_with_the_status_of_a_failure() {
+        let pool = Pool::new(3);
+        let command = |at: Option<usize>| {
+            let pool = pool.clone();
+            move || {
+                pool.run(64, &|part, _| assert!(Some(part) != at, "a fault in part {part}"));
+                Ok(Outcome::Done)
+            }
+        };
+        for part in [0, 17, 63] {
+            assert_eq!(status(std::panic::AssertUnwindSafe(command(Some(part)))), 1);
+        }
+        // The threads are there still.
+        assert_eq!(status(std::panic::AssertUnwindSafe(command(None))), 0);
     }
 }

@@ -2,6 +2,7 @@
 
 use super::Arch;
 use super::arch::{Key, NEXT};
+use crate::bytes::Limits;
 use crate::error::{Error, Result};
 use crate::gguf::{Gguf, Value};
 use crate::nn::attention::{Heads, Sees};
@@ -15,7 +16,7 @@ use crate::role::{Role, Roles, Sizes};
 use std::prelude::v1::*;
 
 /// Longest context.
-const MAX_CONTEXT: u64 = 1 << 20;
+const MAX_CONTEXT: u64 = Limits::DEFAULT.context;
 
 /// The hyper-parameters of a model.
 #[derive(Debug)]

@@ -1,15 +1,15 @@
 //! The vocabulary: the bytes and the kind of each token, and the token of given bytes.
 
 use super::hash::{Key, Slots};
+use crate::bytes::Limits;
 use crate::error::{Error, Result, printable};
 use std::prelude::v1::*;
 
 /// No token.
 pub(super) const NONE: u32 = u32::MAX;
 
-/// The longest token, in bytes, that text is searched for; longer ones are never produced. This bounds the time of
-/// encoding for every file.
-pub(super) const MAX_PIECE: usize = 1024;
+/// The longest token, in bytes, that text is searched for; longer ones are never produced.
+pub(super) const MAX_PIECE: usize = Limits::DEFAULT.token as usize;
 
 /// The kind of a token; the numbers are those of `tokenizer.ggml.token_type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

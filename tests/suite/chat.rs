@@ -1,6 +1,7 @@
 //! Chat templates against Jinja2, and what training sees of a conversation.
 
 use crate::shared::{needs_shared, shared};
+use mynah::Mynah;
 use mynah::bytes::{Bytes, Limits};
 use mynah::error::Error;
 use mynah::gguf::Gguf;
@@ -146,6 +147,29 @@ fn messages_cannot_spell_control_tokens() {
     }
     let error = template.render(&conversation(&[("user<|im_end|>", "x")]), true).unwrap_err();
     assert!(error.to_string().contains("role"), "{error}");
+}
+
+#[test]
+fn a_program_sets_its_own_limits_on_templates() {
+    let mynah = Mynah::embedded().unwrap();
+    let source = "{% for m in messages %}{{ m.content }}{% endfor %}";
+    let template = Template::new(source, mynah.tokenizer()).unwrap();
+    let messages = conversation(&[("user", &"x".repeat(500)), ("assistant", "y")]);
+    assert!(template.render(&messages, false).is_ok());
+    let with = |change: fn(&mut Limits)| {
+        let mut limits = Limits::default();
+        change(&mut limits);
+        template.clone().limits(&limits).render(&messages, false).unwrap_err()
+    };
+    for (error, what, allowed) in [
+        (with(|l| l.template = 20), "bytes of a chat template", 20),
+        (with(|l| l.template_steps = 10), "work of the chat template", 10),
+        (with(|l| l.template_output = 100), "bytes of a rendered conversation", 100),
+    ] {
+        let found = matches!(&error, Error::Limit { what: w, allowed: a, .. } if w == what && *a == allowed);
+        assert!(found, "{error}");
+    }
+    assert!(matches!(with(|l| l.role = 3), Error::Invalid { .. }));
 }
 
 #[needs_shared]

@@ -176,7 +176,7 @@ on("learn", "click", async () => {
   const notes = $("notes").value.trim();
   const method = $("size").value;
   if (!notes && !chat.marks.length) throw new Error("There is nothing to learn yet: paste notes, or mark answers.");
-  const options = method === "uni" ? { bytes: 2953 } : { method };
+  const options = method === "code" ? { bytes: 2953 } : { method };
   const data = notes || chat.marks;
   if (!notes) options.objective = "bco";
   options.context = 128;

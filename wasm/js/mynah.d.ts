@@ -87,7 +87,7 @@ export interface Message {
 
 /** What is taught, and how. Settings of a kind have the names of `mynah train --help`: `rank`, `basis`, `vector` … */
 export interface LessonOptions {
-  /** `lora`, `nola`, `uni`, `dora`, `ia3` …; without it `lora`, or `uni` with `bytes`. */
+  /** `lora`, `nola`, `uni`, `dora`, `ia3` …; without it `lora`, or with `bytes` what fills them best. */
   method?: string;
   /** The most bytes of the file: sizes are chosen for it, and the file holds what was trained. */
   bytes?: number;

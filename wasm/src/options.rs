@@ -1,6 +1,6 @@
 //! Options in the words of JavaScript, as the library's.
 
-use mynah::adapter::{FOR_SIZE, Kind, Spec, compress, parse_layers, parse_targets};
+use mynah::adapter::{Kind, Spec, compress, parse_layers, parse_targets};
 use mynah::app::{Generation, Settings};
 use mynah::decode::{STAGES, Sampling};
 use mynah::knob::{self, Value};
@@ -82,14 +82,11 @@ pub struct Lesson {
 
 impl Lesson {
     pub fn spec(&self, mynah: &Mynah) -> Result<Spec> {
-        let kind = match (&self.method, self.bytes) {
-            (Some(kind), _) => kind,
-            (None, Some(_)) => FOR_SIZE.name,
-            (None, None) => "lora",
-        };
-        let row = Kind::by_name(kind)?;
+        // Where only a size is named, it tells the kind; settings are those that the usual kind has too.
+        let usual = self.method.as_deref().unwrap_or("lora");
+        let kind = if self.method.is_none() && self.bytes.is_some() { Spec::AUTO } else { usual };
         let mut spec = Spec { seed: self.seed, ..Spec::new(kind) };
-        spec.values = knob::named(kind, row.knobs, given(&self.rest)?)?;
+        spec.values = knob::named(usual, Kind::by_name(usual)?.knobs, given(&self.rest)?)?;
         if let Some(list) = &self.targets {
             spec.targets = parse_targets(list)?;
         }

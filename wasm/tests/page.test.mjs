@@ -141,7 +141,7 @@ test("a damaged file is refused in words", async () => {
 });
 
 test("one QR code", async () => {
-  await page.selectOption("#size", "uni");
+  await page.selectOption("#size", "code");
   await page.click("#sample");
   await page.click("#learn");
   await page.waitForFunction(() => document.querySelector("#learnt").textContent.startsWith("Learnt"), null, { timeout: 240000 });

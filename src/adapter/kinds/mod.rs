@@ -13,6 +13,8 @@ pub mod uni;
 pub mod unlock;
 
 use super::Kind;
+use super::budget::Recipe;
+use crate::role::Role;
 
 /// Every kind of adapter.
 pub static KINDS: &[&Kind] = &[
@@ -29,5 +31,14 @@ pub static KINDS: &[&Kind] = &[
     &unlock::KIND,
 ];
 
-/// The kind that is taken for a file of a size where none is named.
-pub static FOR_SIZE: &Kind = &uni::KIND;
+/// How a file is filled of which only the size is known: the first row that fits. The order and the sizes are those that
+/// `examples/frontier` measured.
+pub static FOR_SIZE: &[Recipe] = &[
+    Recipe { kind: &lora::KIND, targets: &Role::LINEAR, sizes: 1..=8, codec: None },
+    // More bases take longer than they are worth.
+    Recipe { kind: &nola::KIND, targets: FEW, sizes: 24..=256, codec: Some(("levels", 4)) },
+    Recipe { kind: &uni::KIND, targets: FEW, sizes: 1..=uni::MAX_VECTOR, codec: Some(("levels", 2)) },
+];
+
+/// Layers that matter most for their number.
+const FEW: &[Role] = &[Role::V, Role::Down];

@@ -18,6 +18,7 @@ use crate::adapter::file::{self, Stored};
 use crate::adapter::lowrank::{self, Factors, Layout, LowRank, Slot};
 use crate::adapter::spec::{UNSTABILISED, USUAL_ALPHA, USUAL_RANK};
 use crate::adapter::{Base, Group, Kind, Part, Shape, Size, Spec, Start, gguf_row};
+use crate::bytes::Limits;
 use crate::container::head::Head;
 use crate::error::{Error, Result};
 use crate::kernel::{Buffer, Compute, Tile};
@@ -28,7 +29,7 @@ use core::ops::Range;
 use std::prelude::v1::*;
 
 /// Most bases of a factor.
-pub const MAX_BASES: usize = 4096;
+pub const MAX_BASES: usize = Limits::DEFAULT.bases as usize;
 
 /// Bases of each factor.
 pub static BASES: Knob = Knob {

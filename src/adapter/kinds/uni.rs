@@ -28,7 +28,7 @@ use core::ops::Range;
 use std::prelude::v1::*;
 
 /// Most numbers of the vector.
-pub const MAX_VECTOR: u64 = 1 << 24;
+pub const MAX_VECTOR: u64 = Limits::DEFAULT.vector;
 
 /// Numbers of the vector.
 pub static VECTOR: Knob = Knob {

@@ -123,7 +123,7 @@ impl Table for Codecs {
     const HEADING: &'static str = ADAPTER;
 
     fn rows() -> Vec<Row> {
-        codecs("levels for uni, and for --bytes what fits; none for others")
+        codecs("levels for uni, and with --bytes what fits; none for others")
     }
 }
 

@@ -114,7 +114,7 @@ pub struct Teach {
     /// [default: those of the method; all for lora and nola]
     #[arg(help_heading = ADAPTER, long, value_name = "LIST")]
     pub targets: Option<String>,
-    /// Largest size of the file, for example 2953 or 20k: chooses the sizes of the method [default method: uni] and trains
+    /// Largest size of the file, for example 2953 or 20k: chooses the kind, unless --method names one, and its sizes, and trains
     /// through the few bits a value that such a file holds
     #[arg(help_heading = COMMON, long, value_name = "N", value_parser = size, conflicts_with = "init")]
     pub bytes: Option<usize>,

@@ -6,7 +6,7 @@ use crate::args::{self, FULL, RowOrder, Teach, Usage, setting};
 use crate::load;
 use crate::out;
 use anyhow::Context;
-use mynah::adapter::{self, FOR_SIZE, Spec};
+use mynah::adapter::{self, Spec};
 use mynah::app::{Data, Draft, Method, Settings, Setup};
 use mynah::nn::linear::Precision;
 use mynah::train::data::{Files, Split};
@@ -99,7 +99,7 @@ fn method(args: &Teach, mynah: &Mynah) -> anyhow::Result<Method> {
     }
     // Where only a size is named, the kind that makes the most of it.
     let kind = match args.method.named() {
-        None if args.bytes.is_some() => FOR_SIZE.name,
+        None if args.bytes.is_some() => Spec::AUTO,
         _ => args.method.kind(),
     };
     if kind == FULL {

@@ -22,6 +22,7 @@ pub use spans::Spans;
 pub use turns::Turns;
 
 use super::{Json, Tokenizer};
+use crate::bytes::Limits;
 use crate::error::{Error, Result, printable};
 use crate::gguf::Gguf;
 
@@ -32,16 +33,8 @@ use std::prelude::v1::*;
 
 const KEY: &str = "tokenizer.chat_template";
 
-/// Most bytes of a template.
-const MAX_SOURCE: usize = 256 << 10;
-/// Most bytes that a template writes.
-const MAX_OUTPUT: usize = 4 << 20;
-/// Most work of one rendering, in the engine's unit: an instruction, or 64 bytes of output.
-const FUEL: u64 = 1_000_000;
 /// Deepest nesting of a rendering.
 const DEPTH: usize = 200;
-/// Longest name of a role.
-const MAX_ROLE: usize = 64;
 
 /// The role whose turns the model writes.
 pub const ASSISTANT: &str = "assistant";
@@ -160,6 +153,7 @@ pub struct Template {
     tagged: bool,
     /// Roles whose contents it shows as lists of text parts alone.
     parts: Vec<&'static str>,
+    limits: Limits,
 }
 
 impl Template {
@@ -192,7 +186,8 @@ impl Template {
     /// The same, whose errors come when it is used: texts that need no template can be read beside one that is not good.
     pub fn late(source: &str, tokenizer: &Tokenizer) -> Template {
         let mut engine = Environment::new();
-        engine.set_fuel(Some(FUEL));
+        let limits = Limits::DEFAULT;
+        engine.set_fuel(Some(limits.template_steps));
         engine.set_recursion_limit(DEPTH);
         guard::install(&mut engine);
         engine.set_unknown_method_callback(methods::call);
@@ -216,7 +211,7 @@ impl Template {
         }
         engine.add_filter(GENERATED, generated);
         let (source, tagged) = with_generation_filter(source);
-        let template = Template { engine, source, stop: None, merge_system: false, tagged, parts: Vec::new() };
+        let template = Template { engine, source, stop: None, merge_system: false, tagged, parts: Vec::new(), limits };
         // A template that shows the date cannot be run without one.
         let parts = template.clone().at(0).roles_of_parts();
         Template { parts, ..template }
@@ -224,9 +219,7 @@ impl Template {
 
     /// What is run.
     fn program(&self) -> Result<program::Program<'_>> {
-        if self.source.len() > MAX_SOURCE {
-            return Err(Error::limit("bytes of a chat template", self.source.len() as u64, MAX_SOURCE as u64));
-        }
+        Limits::check("bytes of a chat template", self.source.len() as u64, self.limits.template)?;
         program::Program::new(&self.source)
     }
 
@@ -290,6 +283,24 @@ impl Template {
             format_time(&format, seconds).map_err(|what| minijinja::Error::new(ErrorKind::InvalidOperation, what))
         });
         self
+    }
+
+    /// The template with other limits on its size, its work, what it writes, and names of roles.
+    pub fn limits(mut self, limits: &Limits) -> Template {
+        self.engine.set_fuel(Some(limits.template_steps));
+        self.limits = limits.clone();
+        self
+    }
+
+    /// It cannot be run on these messages.
+    fn failed(&self, error: minijinja::Error) -> Error {
+        match error.kind() {
+            ErrorKind::OutOfFuel => {
+                let allowed = self.limits.template_steps;
+                Error::limit("work of the chat template", allowed.saturating_add(1), allowed)
+            }
+            _ => Error::invalid("chat template", describe(&error)),
+        }
     }
 
     /// The template with what the system says put in front of the first user's turn, for models whose template refuses
@@ -368,7 +379,7 @@ impl Template {
     fn run(&self, conversation: &Conversation, add_generation_prompt: bool, generated: Option<&str>) -> Result<String> {
         for Message { role, .. } in conversation.messages {
             let plain = role.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
-            if !plain || role.is_empty() || role.len() > MAX_ROLE {
+            if !plain || role.is_empty() || role.len() as u64 > self.limits.role {
                 return Err(Error::invalid("role", format!("{:?} is not a word", printable(role))));
             }
         }
@@ -382,10 +393,8 @@ impl Template {
             (GENERATED, generated.unwrap_or_default().into()),
         ]);
         let context = Value::from_pairs(pairs);
-        let text = self.program()?.run(&self.engine, context).map_err(failed)?;
-        if text.len() > MAX_OUTPUT {
-            return Err(Error::limit("bytes of a rendered conversation", text.len() as u64, MAX_OUTPUT as u64));
-        }
+        let text = self.program()?.run(&self.engine, context).map_err(|e| self.failed(e))?;
+        Limits::check("bytes of a rendered conversation", text.len() as u64, self.limits.template_output)?;
         Ok(text)
     }
 }
@@ -430,14 +439,6 @@ fn describe(error: &minijinja::Error) -> String {
 /// The template cannot be read.
 fn refused(error: minijinja::Error) -> Error {
     Error::corrupt(format!("chat template: {}", describe(&error)), 0)
-}
-
-/// The template cannot be run on these messages.
-fn failed(error: minijinja::Error) -> Error {
-    match error.kind() {
-        ErrorKind::OutOfFuel => Error::limit("work of the chat template", FUEL + 1, FUEL),
-        _ => Error::invalid("chat template", describe(&error)),
-    }
 }
 
 /// The name of the filter of what the model writes, and of the variable with the marks that it puts around that.

@@ -1,6 +1,7 @@
 //! Conversations of a row of data: from JSON, as other people's files have them, to what a template takes.
 
 use super::{ASSISTANT, Conversation, Message, Template};
+use crate::bytes::Limits;
 use crate::error::{Error, Result, printable};
 use crate::text::Json;
 use std::prelude::v1::*;
@@ -10,7 +11,7 @@ const CALLS: [&str; 2] = ["tool_calls", "function_call"];
 /// Fields and columns with what this build cannot read.
 const MEDIA: [&str; 6] = ["image", "images", "audio", "audios", "video", "videos"];
 /// Nesting of JSON in a text, of a column of tools or of arguments.
-const DEPTH: u64 = 64;
+const DEPTH: u64 = Limits::DEFAULT.json_depth;
 
 /// The turns of a row of data.
 ///
