@@ -45,7 +45,16 @@ impl Stream {
     }
 
     /// Calls `f(place, words)` for consecutive runs of the words `start..start + n`; `place` counts from `start`.
-    pub fn words(&self, start: u64, n: usize, mut f: impl FnMut(usize, &[u32])) {
+    pub fn words(&self, start: u64, n: usize, f: impl FnMut(usize, &[u32])) {
+        // The generator's crate has vectors for other targets.
+        #[cfg(target_arch = "wasm32")]
+        return four::words(&self.key, start, n, f);
+        #[cfg(not(target_arch = "wasm32"))]
+        self.words_of_crate(start, n, f);
+    }
+
+    #[cfg(not(target_arch = "wasm32"))]
+    fn words_of_crate(&self, start: u64, n: usize, mut f: impl FnMut(usize, &[u32])) {
         let mut rng = self.at(start);
         let mut buffer = [0u32; CHUNK];
         let mut place = 0;
@@ -96,6 +105,83 @@ impl Stream {
                 }
             }
         });
+    }
+}
+
+/// ChaCha8 on arrays of four words, one of each of four blocks, which are one vector where there are vectors.
+#[cfg(any(target_arch = "wasm32", test))]
+mod four {
+    use super::CHUNK;
+
+    /// Words of a block.
+    const BLOCK: usize = 16;
+    /// Blocks that are made together.
+    const LANES: usize = 4;
+
+    type Lanes = [u32; LANES];
+
+    fn add(a: Lanes, b: Lanes) -> Lanes {
+        core::array::from_fn(|i| a[i].wrapping_add(b[i]))
+    }
+
+    fn turn<const N: u32>(a: Lanes, b: Lanes) -> Lanes {
+        core::array::from_fn(|i| (a[i] ^ b[i]).rotate_left(N))
+    }
+
+    #[inline(always)]
+    fn quarter(x: &mut [Lanes; BLOCK], [a, b, c, d]: [usize; 4]) {
+        x[a] = add(x[a], x[b]);
+        x[d] = turn::<16>(x[d], x[a]);
+        x[c] = add(x[c], x[d]);
+        x[b] = turn::<12>(x[b], x[c]);
+        x[a] = add(x[a], x[b]);
+        x[d] = turn::<8>(x[d], x[a]);
+        x[c] = add(x[c], x[d]);
+        x[b] = turn::<7>(x[b], x[c]);
+    }
+
+    /// Blocks `first..first + 4`, one after the other.
+    fn blocks(key: &[u32; 8], first: u64, out: &mut [u32; LANES * BLOCK]) {
+        const BEGIN: [u32; 4] = [0x6170_7865, 0x3320_646e, 0x7962_2d32, 0x6b20_6574];
+        let counter = |i: usize| first.wrapping_add(i as u64);
+        let start: [Lanes; BLOCK] = core::array::from_fn(|word| match word {
+            0..4 => [BEGIN[word]; LANES],
+            4..12 => [key[word - 4]; LANES],
+            12 => core::array::from_fn(|i| counter(i) as u32),
+            13 => core::array::from_fn(|i| (counter(i) >> 32) as u32),
+            _ => [0; LANES],
+        });
+        let mut x = start;
+        for _ in 0..4 {
+            for column in 0..4 {
+                quarter(&mut x, [column, 4 + column, 8 + column, 12 + column]);
+            }
+            for i in 0..4 {
+                quarter(&mut x, [i, 4 + (i + 1) % 4, 8 + (i + 2) % 4, 12 + (i + 3) % 4]);
+            }
+        }
+        for (word, (x, start)) in x.into_iter().zip(start).enumerate() {
+            for (lane, sum) in add(x, start).into_iter().enumerate() {
+                out[lane * BLOCK + word] = sum;
+            }
+        }
+    }
+
+    /// What [`super::Stream::words`] does.
+    pub fn words(key: &[u8; 32], start: u64, n: usize, mut f: impl FnMut(usize, &[u32])) {
+        let key = core::array::from_fn(|i| u32::from_le_bytes(core::array::from_fn(|b| key[4 * i + b])));
+        let (mut block, mut skip) = (start / BLOCK as u64, (start % BLOCK as u64) as usize);
+        let mut buffer = [0u32; CHUNK];
+        let mut place = 0;
+        while place < n {
+            let wanted = (skip + n - place).min(CHUNK);
+            for (four, first) in buffer[..wanted.next_multiple_of(LANES * BLOCK)].as_chunks_mut().0.iter_mut().zip(0..) {
+                blocks(&key, block.wrapping_add(first * LANES as u64), four);
+            }
+            f(place, &buffer[skip..wanted]);
+            place += wanted - skip;
+            (block, skip) = (block.wrapping_add((CHUNK / BLOCK) as u64), 0);
+        }
     }
 }
 
@@ -243,6 +329,27 @@ mod tests {
             out.extend_from_slice(w);
         });
         out
+    }
+
+    /// Wherever they begin, and however many there are.
+    #[test]
+    fn four_blocks_at_a_time_are_the_same_words() {
+        let stream = Stream::new(7, "blk.0.attn_q", "nola_a");
+        let all = |start, n, four| {
+            let (mut all, mut next) = (Vec::new(), 0);
+            let mut take = |place: usize, words: &[u32]| {
+                assert_eq!(place, next);
+                (next, _) = (place + words.len(), all.extend_from_slice(words));
+            };
+            if four { four::words(&stream.key, start, n, &mut take) } else { stream.words_of_crate(start, n, &mut take) }
+            assert_eq!(all.len(), n);
+            all
+        };
+        for start in [0, 1, 15, 16, 63, 64, 1000, (1 << 36) - 20, (1 << 40) + 5] {
+            for n in [1, 15, 17, 64, 65, 1024, 1025, 3000] {
+                assert!(all(start, n, true) == all(start, n, false), "{start} {n}");
+            }
+        }
     }
 
     /// ChaCha8 with a zero key: the keystream of the cipher's published vectors (draft-strombergson-chacha-test-vectors).

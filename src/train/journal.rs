@@ -1,4 +1,4 @@
-//! A file of feedback: one line a mark, written with one call and synced to the disk.
+//! A file of feedback: one line a mark, written with one call and synced to the disk. Where there are no files, it is in memory.
 //!
 //! A crash while a line is written leaves a part of it at the end, which is removed when the file is opened again.
 //! Everything before it is unchanged. Lines are removed by replacing the file, whole or not at all.
@@ -24,10 +24,9 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::prelude::v1::*;
 
-/// A file of lines, open for appending.
+/// A file of lines, open for appending, or such lines in memory.
 pub struct Journal {
-    path: PathBuf,
-    file: Lock,
+    file: Option<(PathBuf, Lock)>,
     /// Its contents: whole lines.
     text: Vec<u8>,
     torn: usize,
@@ -83,7 +82,7 @@ impl Journal {
             map::replace(path, &text)?;
             file = open(path)?;
         }
-        let mut journal = Journal { path: path.into(), file, text, torn, limits: limits.clone() };
+        let mut journal = Journal { file: Some((path.into(), file)), text, torn, limits: limits.clone() };
         if object {
             journal.text.extend(rest);
             journal.write(b"\n")?;
@@ -91,9 +90,34 @@ impl Journal {
         Ok(journal)
     }
 
-    /// Its path.
-    pub fn path(&self) -> &Path {
-        &self.path
+    /// Lines in memory, which end with a line end each.
+    ///
+    /// # Errors
+    /// `Limit` if they are too long, `Invalid` if the last one has no end.
+    pub fn memory(text: Vec<u8>, limits: &Limits) -> Result<Journal> {
+        Limits::check("bytes of the file", text.len() as u64, limits.feedback)?;
+        if text.last().is_some_and(|end| *end != b'\n') {
+            return Err(Error::invalid("marks", "the last line has no end"));
+        }
+        Ok(Journal { file: None, text, torn: 0, limits: limits.clone() })
+    }
+
+    /// Its path, if it is a file.
+    pub fn path(&self) -> Option<&Path> {
+        self.file.as_ref().map(|(path, _)| path.as_path())
+    }
+
+    /// An error with the name of the file.
+    fn named(&self, error: Error) -> Error {
+        match self.path() {
+            Some(path) => error.in_file(path.to_string_lossy()),
+            None => error,
+        }
+    }
+
+    /// Its contents.
+    pub fn text(&self) -> &[u8] {
+        &self.text
     }
 
     /// Bytes of an incomplete line that were removed when the file was opened.
@@ -112,7 +136,7 @@ impl Journal {
     /// `Io` from the system; `Limit` if the line or the file would be too long; `Invalid` for text that is not one line.
     pub fn append(&mut self, line: &str) -> Result<()> {
         self.check(line, self.text.len())?;
-        self.write(format!("{line}\n").as_bytes()).map_err(|e| e.in_file(self.path.to_string_lossy()))
+        self.write(format!("{line}\n").as_bytes()).map_err(|e| self.named(e))
     }
 
     /// Puts `new` lines at the end and removes those for which `goes` holds, counted from 0, all at once.
@@ -128,17 +152,21 @@ impl Journal {
             text.push(b'\n');
         }
         if let Some(added) = text.strip_prefix(&self.text[..]) {
-            return self.write(added).map_err(|e| e.in_file(self.path.to_string_lossy()));
+            return self.write(added).map_err(|e| self.named(e));
         }
-        map::replace(&self.path, &text)?;
+        if let Some((path, _)) = &self.file {
+            map::replace(path, &text)?;
+        }
         self.text = text;
-        self.file = open(&self.path).map_err(|e| e.in_file(self.path.to_string_lossy()))?;
+        if let Some((path, file)) = &mut self.file {
+            *file = open(path).map_err(|e| e.in_file(path.to_string_lossy()))?;
+        }
         Ok(())
     }
 
     /// Whether a line can stand behind that many bytes.
     fn check(&self, line: &str, before: usize) -> Result<()> {
-        let named = |e: Error| e.in_file(self.path.to_string_lossy());
+        let named = |e: Error| self.named(e);
         if line.is_empty() || line.contains('\n') {
             return Err(named(Error::invalid("line", "it must be one, and not empty")));
         }
@@ -152,14 +180,17 @@ impl Journal {
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        let written = self.file.write_all(bytes).map_err(io("write"));
-        let synced = written.and_then(|()| self.file.sync_data().map_err(io("sync to the disk")));
-        match synced {
-            Ok(()) => self.text.extend_from_slice(bytes),
-            // If this fails too, the next opening of the file removes the rest.
-            Err(_) => _ = self.file.set_len(self.text.len() as u64),
+        if let Some((_, file)) = &mut self.file {
+            let written = file.write_all(bytes).map_err(io("write"));
+            let synced = written.and_then(|()| file.sync_data().map_err(io("sync to the disk")));
+            if synced.is_err() {
+                // If this fails too, the next opening of the file removes the rest.
+                _ = file.set_len(self.text.len() as u64);
+                return synced;
+            }
         }
-        synced
+        self.text.extend_from_slice(bytes);
+        Ok(())
     }
 
     /// A digest of the contents up to here.

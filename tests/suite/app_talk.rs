@@ -464,6 +464,21 @@ fn marks_teach_what_is_kept_and_undo_gives_the_bytes_back() {
     assert_eq!(fs::read(theirs).unwrap(), fs::read(&marks).unwrap());
     assert!(fs::read(other.path().join("mine.mynah")).unwrap() == learnt.bytes());
 
+    // In memory it is the same, and goes on from what was kept.
+    let marked = fs::read(&marks).unwrap();
+    let mut other = mynah.generation().talk().unwrap();
+    let mut held = Feedback::in_memory(&mut other, Some(fresh.clone()), marked.clone(), &Spec::new("lora")).unwrap();
+    assert!(held.path().is_none() && !held.created() && held.new_marks() == 2 && held.journal().text() == marked);
+    let mut learning = held.learn(&other, &settings).unwrap();
+    learn(&mut learning);
+    held.keep(&learning.finish().unwrap()).unwrap();
+    assert!(held.bytes() == learnt.bytes() && held.new_marks() == 0);
+    assert!(held.undo(&mut other).unwrap() && held.bytes() == fresh);
+    assert!(held.undo(&mut other).unwrap() && held.bytes() == learnt.bytes());
+    held.forget(1).unwrap();
+    assert!(held.journal().lines().eq(marked.split(|b| *b == b'\n').skip(1).take(1)));
+    assert!(Feedback::in_memory(&mut other, None, b"{}".to_vec(), &Spec::new("lora")).is_err(), "no line end");
+
     assert!(feedback.undo(&mut talk).unwrap());
     assert!(fs::read(&path).unwrap() == fresh && fs::read(&before).unwrap() == learnt.bytes());
     talk.clear();

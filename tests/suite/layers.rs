@@ -126,7 +126,7 @@ const NAMED: &[(&str, &str, &str)] = &[
     ("train/data/shape.rs", "prompt", "a key of rows of data"),
     ("train/data/turns.rs", "prompt", "a key of rows of data"),
     ("train/feedback.rs", "prompt", "a key of rows of data"),
-    ("app/feedback.rs", "prompt", "a key of rows of data"),
+    ("app/feedback/mod.rs", "prompt", "a key of rows of data"),
     ("text/split.rs", "qwen2", "the name of a pre-tokenizer in files"),
     ("text/split.rs", "lfm2", "the same"),
     ("text/split.rs", "qwen35", "the same"),

@@ -176,17 +176,18 @@ on("learn", "click", async () => {
   const notes = $("notes").value.trim();
   const method = $("size").value;
   if (!notes && !chat.marks.length) throw new Error("There is nothing to learn yet: paste notes, or mark answers.");
-  const options = method === "code" ? { bytes: 2953 } : { method };
   const data = notes || chat.marks;
-  if (!notes) options.objective = "bco";
-  options.context = 128;
+  // What was learnt before learns from marks, and from notes something new is made.
+  const marked = { objective: "marks", checkpoint: learnt?.bytes };
+  const options = !notes ? marked : { ...(method === "code" ? { bytes: 2953 } : { method }), context: 128 };
   ready(false);
   try {
     await model.detach();
     lesson = await model.lesson(data, options);
     const { plan } = lesson;
     const left = notes && chat.marks.length ? " Marks are learnt when there are no notes." : "";
-    $("learnt").textContent = `${plan.rows} rows, ${plan.steps} steps, ${size(plan.bytes)} of memory. ${plan.notes.join(" ")}${left}`;
+    const memory = plan.bytes ? `, ${size(plan.bytes)} of memory` : "";
+    $("learnt").textContent = `${plan.rows} ${notes ? "rows" : "new marks"}, ${plan.steps} steps at most${memory}. ${plan.notes.join(" ")}${left}`;
     $("progress").hidden = false;
     [$("learn").hidden, $("pause").hidden, $("cancel").hidden] = [true, false, false];
     const [losses, held] = [[], []];
@@ -194,6 +195,7 @@ on("learn", "click", async () => {
     $("steps").max = plan.steps;
     $("steps").value = 0;
     for await (const event of lesson) {
+      if (event.type === "progress" && !notes) $("rate").textContent = `${event.work}: ${event.done} of ${event.total}`;
       if (event.type === "evaluated") held.push([event.step, event.loss]);
       if (event.type === "discarded") problem(new Error(`A step was left out: ${event.why}`));
       if (event.type === "step") {

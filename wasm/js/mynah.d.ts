@@ -110,13 +110,15 @@ export interface LessonOptions {
   fast?: boolean;
   /** Most bytes of memory. */
   memory?: number;
+  /** `marks`: the data are marks of a conversation, and the method is that of `mynah chat --learn`, with `passes`, `enough`,
+   * `beta`, `replay` and `own` as its settings. */
   objective?: string;
   objectiveSettings?: Record<string, number | string | boolean>;
   optimizer?: string;
   optimizerSettings?: Record<string, number | string | boolean>;
   codec?: string;
   codecSettings?: Record<string, number | string | boolean>;
-  /** What `Lesson.checkpoint` gave, with the same data and settings. */
+  /** What `Lesson.checkpoint` gave, with the same data and settings; for `marks` the adapter that learns from them. */
   checkpoint?: Adapter;
   /** The name of a file of data, which says what it holds: `notes.md`, `rows.jsonl`, `table.csv` … */
   name?: string;
@@ -127,11 +129,13 @@ export interface LessonPlan {
   rows: number;
   heldOut: number;
   /** Of an epoch. */
-  tokens: number;
+  tokens?: number;
   steps: number;
-  epochs: number;
-  /** Memory of the whole process that it will take. */
-  bytes: number;
+  epochs?: number;
+  /** Memory of the whole process that it will take; from marks that is not known. */
+  bytes?: number;
+  /** Turns of a lesson from marks, at most. */
+  work?: number;
   /** What was guessed of the data. */
   notes: string[];
 }
@@ -153,6 +157,8 @@ export interface LessonHistory {
   best: [step: number, loss: number] | null;
   tokensPerSecond: number;
   ended: "done" | "early" | "cancelled" | "failed" | null;
+  /** What was learnt from marks; pairs are before and after. Divergence is in nats a token. */
+  marks?: { marks: number; loss: [number, number]; agreement: [number, number]; divergence: [number, number]; ordinary: [number, number] };
 }
 
 /** `code` is `io`, `corrupt`, `limit`, `memory`, `unsupported`, `mismatch`, `changed`, `altered` or `invalid` from the library,
@@ -200,7 +206,7 @@ export class Mynah {
 export class Chat {
   /** In OpenAI's shape, the system's first if there is one. May be changed between two answers. */
   messages: Message[];
-  /** Marks of answers: rows of data for `Mynah.lesson` with the objective `bco`. */
+  /** Marks of answers: rows of data for `Mynah.lesson` with the objective `marks`. */
   marks: object[];
   /** An answer as it comes. What was said before a cancellation stays a turn. */
   say(text: string, options?: { signal?: AbortSignal }): AsyncGenerator<string, Said & { dropped: number }>;

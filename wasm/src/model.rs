@@ -8,7 +8,7 @@ use crate::speech::{Talk, Text};
 use js_sys::Float32Array;
 use mynah::Mynah;
 use mynah::adapter::{self, Stack, probe};
-use mynah::app::{Generation, Setup};
+use mynah::app::{Feedback, Generation, Setup};
 use mynah::bytes::{Bytes, Limits};
 use mynah::picture;
 use mynah::text::{Decode, Encode};
@@ -133,6 +133,7 @@ impl Model {
     }
 
     /// Begins a lesson on a file of data, whose name says what it holds. With a checkpoint it goes on where that was written.
+    /// With the objective `marks` the data are marks of answers, and the checkpoint is an adapter that learns from them.
     pub fn lesson(
         &self,
         name: &str,
@@ -141,6 +142,9 @@ impl Model {
         checkpoint: Option<Vec<u8>>,
     ) -> Result<Lesson, JsValue> {
         let taught: Taught = serde_json::from_str(settings).map_err(options)?;
+        if taught.from_marks() {
+            return self.marks(data, &taught, checkpoint).map_err(error);
+        }
         let begin = || {
             let setup = match checkpoint {
                 Some(saved) => self.mynah.resume(saved)?,
@@ -180,6 +184,16 @@ impl Model {
 }
 
 impl Model {
+    /// A lesson from marks.
+    fn marks(&self, marks: Vec<u8>, taught: &Taught, adapter: Option<Vec<u8>>) -> mynah::Result<Lesson> {
+        let (spec, settings) = (taught.spec(&self.mynah)?, taught.of_marks()?);
+        let talk = self.mynah.generation().stack(self.stack.clone());
+        let talk = if let Some(tokens) = taught.context() { talk.context(tokens) } else { talk };
+        let mut talk = talk.talk()?;
+        let feedback = Feedback::in_memory(&mut talk, adapter, marks, &spec)?;
+        Ok(Lesson::of_marks(feedback.learn(&talk, &settings)?, feedback.new_marks()))
+    }
+
     fn generation(&self, settings: &str) -> Result<(Speech, Generation), JsValue> {
         let speech: Speech = serde_json::from_str(settings).map_err(options)?;
         let generation = speech.apply(self.mynah.generation().stack(self.stack.clone())).map_err(error)?;

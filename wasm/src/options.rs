@@ -1,10 +1,10 @@
 //! Options in the words of JavaScript, as the library's.
 
 use mynah::adapter::{Kind, Spec, compress, parse_layers, parse_targets};
-use mynah::app::{Generation, Settings};
+use mynah::app::{Generation, LearnSettings, Settings};
 use mynah::decode::{STAGES, Sampling};
 use mynah::knob::{self, Value};
-use mynah::train::{objective, optim};
+use mynah::train::{feedback, objective, optim};
 use mynah::{Error, Mynah, Precision, Result};
 use serde::Deserialize;
 use serde_json::{Map, Value as Json};
@@ -80,6 +80,17 @@ pub struct Lesson {
     rest: Map<String, Json>,
 }
 
+/// Settings of the objective `marks`: those of [`LearnSettings`].
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Marks {
+    passes: Option<u64>,
+    enough: Option<f64>,
+    beta: Option<f64>,
+    replay: Option<usize>,
+    own: Option<usize>,
+}
+
 impl Lesson {
     pub fn spec(&self, mynah: &Mynah) -> Result<Spec> {
         // Where only a size is named, it tells the kind; settings are those that the usual kind has too.
@@ -94,6 +105,45 @@ impl Lesson {
             spec.layers = Some(parse_layers(list, mynah.model().hparams.layers)?);
         }
         Ok(spec)
+    }
+
+    /// Whether the data are marks of answers.
+    pub fn from_marks(&self) -> bool {
+        self.objective.as_deref() == Some(feedback::OBJECTIVE)
+    }
+
+    pub fn context(&self) -> Option<usize> {
+        self.context
+    }
+
+    /// How to learn from them; what is not of use there is refused.
+    pub fn of_marks(&self) -> Result<LearnSettings> {
+        let unused: [(&str, bool); 8] = [
+            ("steps", self.steps.is_some()),
+            ("epochs", self.epochs.is_some()),
+            ("bytes", self.bytes.is_some()),
+            ("heldOut", self.held_out.is_some()),
+            ("evalEvery", self.eval_every.is_some()),
+            ("optimizer", self.optimizer.is_some()),
+            ("codec", self.codec.is_some()),
+            ("fast", self.fast),
+        ];
+        if let Some((name, _)) = unused.iter().find(|(_, given)| *given) {
+            return Err(Error::invalid(*name, "a lesson from marks has no use for it"));
+        }
+        let settings = Json::Object(self.objective_settings.clone());
+        let given: Marks =
+            serde_json::from_value(settings).map_err(|e| Error::invalid("objective settings", e.to_string()))?;
+        let usual = LearnSettings::default();
+        Ok(LearnSettings {
+            lr: self.rate,
+            passes: given.passes.unwrap_or(usual.passes),
+            enough: given.enough.unwrap_or(usual.enough),
+            beta: given.beta.or(usual.beta),
+            replay: given.replay.unwrap_or(usual.replay),
+            own: given.own.unwrap_or(usual.own),
+            seed: self.seed,
+        })
     }
 
     pub fn apply(&self, to: &mut Settings) -> Result<()> {

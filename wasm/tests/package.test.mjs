@@ -61,6 +61,26 @@ test("a conversation keeps its turns, and its marks are rows", async () => {
   const lesson = await model.lesson(chat.marks, { objective: "bco", steps: 2, rank: 2 });
   assert.equal((await lesson.run()).steps, 2);
   await lesson.close();
+
+  // As chat --learn does, and on: the adapter knows which marks it has learnt.
+  const settings = { objective: "marks", objectiveSettings: { passes: 2, own: 4 } };
+  const learn = async (options) => {
+    const lesson = await model.lesson(chat.marks, { ...settings, ...options });
+    const kinds = new Set();
+    const history = await lesson.run((event) => kinds.add(event.type));
+    const bytes = await lesson.toBytes();
+    await assert.rejects(lesson.checkpoint(), { code: "unsupported" });
+    await lesson.close();
+    return { plan: lesson.plan, history, bytes, kinds: [...kinds].sort() };
+  };
+  const taught = await learn({ rank: 2 });
+  assert.deepEqual([taught.plan.rows, taught.kinds, taught.history.marks.marks], [2, ["progress", "step"], 2]);
+  assert.ok(taught.history.marks.loss[1] < taught.history.marks.loss[0], JSON.stringify(taught.history));
+  chat.mark("good");
+  const further = await learn({ checkpoint: taught.bytes });
+  assert.equal(further.plan.rows, 1);
+  assert.equal((await model.inspect(further.bytes)).steps, taught.history.steps + further.history.steps);
+  await assert.rejects(model.lesson(chat.marks, { ...settings, steps: 3 }), { code: "invalid" });
 });
 
 test("OpenAI's shape", async () => {

@@ -11,7 +11,7 @@ use mynah::app::{Feedback, LearnEvent, LearnSettings, Learning, Learnt, Mark, No
 use mynah::text::chat::Message;
 use serde::Serialize;
 use serde_json::json;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Most tokens of the answer that is shown before and after.
 const SHOWN: usize = 96;
@@ -47,6 +47,11 @@ struct Sample {
     prompt: String,
     before: String,
     after: String,
+}
+
+/// A file's name; the command learns into files alone.
+fn named(path: Option<&Path>) -> String {
+    path.map_or_else(String::new, out::name)
 }
 
 impl<'a> Learner<'a> {
@@ -91,7 +96,7 @@ impl<'a> Learner<'a> {
         }
         let journal = feedback.journal();
         if journal.torn() > 0 {
-            let (name, n) = (out::name(journal.path()), journal.torn());
+            let (name, n) = (named(journal.path()), journal.torn());
             out::say(&format!("{name}: the last mark was cut off, by a crash; its {n} bytes were taken off"));
         }
         Ok(Learner { args, feedback, json })
@@ -173,7 +178,7 @@ impl<'a> Learner<'a> {
     pub fn learn(&mut self, talk: &mut Talk, input: &mut Input) -> anyhow::Result<()> {
         let marks = self.feedback.rows(talk);
         for (line, why) in &marks.left_out {
-            out::say(&format!("{}: line {line} is left out: {why}", out::name(self.feedback.journal().path())));
+            out::say(&format!("{}: line {line} is left out: {why}", named(self.feedback.journal().path())));
         }
         if marks.examples.is_empty() {
             out::say("nothing to learn from: mark answers with /good, /bad or /fix first");
@@ -261,7 +266,7 @@ impl<'a> Learner<'a> {
             return out::print_json(&json!({ "kept": kept }));
         }
         match kept {
-            true => out::say(&format!("kept in {}; /undo goes back", out::name(self.feedback.path()))),
+            true => out::say(&format!("kept in {}; /undo goes back", named(self.feedback.path()))),
             false => out::say("undone; the marks stay"),
         }
         Ok(())
