@@ -115,5 +115,7 @@ pub use app::{Completion, Event, Lesson, Mynah};
 #[cfg(feature = "chat")]
 pub use app::{Reply, Talk};
 pub use error::{Error, Result};
+#[cfg(feature = "std")]
+pub use kernel::Seat;
 pub use kernel::{Compute, Pool};
 pub use nn::linear::Precision;

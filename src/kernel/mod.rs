@@ -63,6 +63,8 @@ pub use backend::from_env;
 pub use backend::best;
 #[cfg(feature = "internals")]
 pub use backend::{available, by_name};
+#[cfg(feature = "std")]
+pub use pool::Seat;
 pub use pool::{Buffer, Pool, Scratch, Tile};
 
 /// A read-only matrix of `f32`: `n` rows of `c` values, `stride` apart.

@@ -228,7 +228,13 @@ impl Pool {
         Ok(Pool { crew: Arc::new(Crew { busy, scratch, workers }) })
     }
 
-    /// Number of workers, including the caller.
+    /// A place for a thread that somebody else has started: see [`Seat::serve`].
+    #[cfg(feature = "std")]
+    pub fn seat(&self) -> Seat {
+        self.crew.workers.seat()
+    }
+
+    /// Number of workers that are there, including the caller.
     pub fn threads(&self) -> usize {
         #[cfg(feature = "std")]
         return 1 + self.crew.workers.count();
@@ -448,6 +454,8 @@ pub fn bind(_core: usize) -> Result<()> {
 mod sync;
 #[cfg(feature = "std")]
 mod threads;
+#[cfg(feature = "std")]
+pub use threads::Seat;
 
 #[cfg(all(test, feature = "std"))]
 mod tests {
@@ -506,6 +514,36 @@ mod tests {
                 assert_eq!(done.into_inner(), 20);
             }
         }
+    }
+
+    #[test]
+    fn threads_that_come_of_themselves_work_from_then_on_until_the_pool_ends() {
+        let pool = Pool::new(2);
+        let done = |pool: &Pool| {
+            let workers = std::sync::Mutex::new(std::collections::HashSet::new());
+            let all = std::sync::Barrier::new(pool.threads());
+            pool.run(pool.threads(), &|_, _| {
+                // No worker does two parts.
+                all.wait();
+                workers.lock().unwrap().insert(std::thread::current().id());
+            });
+            workers.into_inner().unwrap()
+        };
+        let empty = pool.seat();
+        assert_eq!(done(&pool).len(), 2);
+        let others: Vec<_> = [pool.seat(), pool.seat()].map(|seat| std::thread::spawn(|| seat.serve())).into();
+        while pool.threads() < 4 {
+            // Also while they come.
+            let total = AtomicUsize::new(0);
+            pool.run(50, &|part, _| _ = total.fetch_add(part, Ordering::Relaxed));
+            assert_eq!(total.into_inner(), 49 * 25);
+        }
+        let workers = done(&pool);
+        assert!(workers.len() == 4 && others.iter().all(|other| workers.contains(&other.thread().id())));
+        drop(pool);
+        others.into_iter().for_each(|other| other.join().unwrap());
+        // Too late: it returns.
+        empty.serve();
     }
 
     #[test]

@@ -1,7 +1,7 @@
 // Which build of the WebAssembly module an engine can run.
 
 import built from "./builds.js";
-import { beside, node } from "./port.js";
+import { beside, cores, node } from "./port.js";
 
 // The smallest modules that use an instruction of each extension.
 const SIMD = [0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 10, 1, 8, 0, 65, 0, 253, 15, 253, 98, 11];
@@ -10,23 +10,68 @@ const RELAXED = [
 ];
 const can = (module) => WebAssembly.validate(Uint8Array.from(module));
 
+
+/** Whether this place may share memory between workers: a page that is isolated, or Node. */
+const shares = () => typeof SharedArrayBuffer !== "undefined" && (globalThis.crossOriginIsolated ?? node);
+
 /** Builds, the best first, and whether one can run here. */
 export const BUILDS = [
+  { name: "threads", can: () => shares() && can(SIMD) },
   { name: "relaxed", can: () => can(RELAXED) },
   { name: "simd", can: () => can(SIMD) },
-].filter(({ name }) => built.includes(name));
+].filter(({ name }) => name in built);
 
-/** Starts the best build that can run here, or the one that is named. */
-export async function openEngine(wanted) {
-  const build = BUILDS.find(({ name, can }) => (wanted === undefined || name === wanted) && can());
-  if (!build) {
-    const names = BUILDS.filter(({ can }) => can()).map(({ name }) => name);
-    const why = wanted ? `build ${wanted}: here ${names.join(", ") || "none"} can run` : "this engine has no WebAssembly SIMD";
-    throw Object.assign(new Error(why), { code: "unsupported" });
+/** Memory for several instances. Its maximum is put aside as addresses at once: some systems have few of them. */
+function shared({ initial, maximum }) {
+  for (let most = maximum; ; most = Math.ceil(most / 2)) {
+    try {
+      return new WebAssembly.Memory({ initial, maximum: most, shared: true });
+    } catch (e) {
+      if (most < SMALLEST) throw Object.assign(e, { code: "memory" });
+    }
   }
-  const module = await import(`./${build.name}/mynah.js`);
-  const found = await beside(`./${build.name}/mynah.wasm`);
-  const exports = await module.default({ module_or_path: node ? await WebAssembly.compile(found) : found });
+}
+const SMALLEST = 4096; // pages: 256 MB
+
+/** Starts the best build that can run here, or the one that is named. `hire` is told what a helper needs, and how many may come. */
+export async function openEngine({ build: wanted, threads }, hire) {
+  if (threads !== undefined && !(Number.isInteger(threads) && threads > 0)) {
+    throw Object.assign(new Error(`threads: ${threads} is not a number of them`), { code: "invalid" });
+  }
+  const most = threads ?? (await cores());
+  const notes = [];
+  const fits = ({ name, can }) => (wanted === undefined ? name !== "threads" || most > 1 : name === wanted) && can();
+  for (const build of BUILDS.filter(fits)) {
+    try {
+      const engine = await open(build.name, most, hire);
+      if (threads > 1 && !engine.shared) engine.notes.push(`one thread: ${shares() ? "this build has no more" : "this page is not isolated"}`);
+      engine.notes.unshift(...notes);
+      return engine;
+    } catch (e) {
+      // Without room for shared memory one thread still works.
+      if (wanted || build.name !== "threads") throw e;
+      notes.push(`no threads: ${e.message}`);
+    }
+  }
+  const names = BUILDS.filter(({ can }) => can()).map(({ name }) => name);
+  const why = wanted ? `build ${wanted}: here ${names.join(", ") || "none"} can run` : "this engine has no WebAssembly SIMD";
+  throw Object.assign(new Error(why), { code: "unsupported" });
+}
+
+/** As it comes, if the server says what it is. */
+async function compiled(found) {
+  if (node) return WebAssembly.compile(found);
+  const streams = found.headers.get("content-type")?.startsWith("application/wasm");
+  return streams ? WebAssembly.compileStreaming(found) : WebAssembly.compile(await found.arrayBuffer());
+}
+
+async function open(name, threads, hire) {
+  const module = await import(`./${name}/mynah.js`);
+  const found = await beside(`./${name}/mynah.wasm`);
+  const code = await compiled(found);
+  const memory = built[name] && shared(built[name]);
+  const exports = await module.default({ module_or_path: code, ...(memory && { memory }) });
   module.start();
-  return { ...module, build: build.name, room: exports.memory };
+  if (memory) hire({ build: name, module: code, memory }, threads - 1);
+  return { ...module, build: name, room: memory ?? exports.memory, shared: !!memory, notes: [] };
 }

@@ -31,7 +31,10 @@ export interface LoadOptions {
   /** `false` keeps nothing in the origin's own files. */
   cache?: boolean;
   /** The build to take in the place of the best one that can run here. */
-  build?: "relaxed" | "simd";
+  build?: "threads" | "relaxed" | "simd";
+  /** Threads that compute, where the build `threads` can run: in a page that is isolated (`crossOriginIsolated`), and in
+   * Node. Without it one for each core, at most 8. */
+  threads?: number;
 }
 
 export interface Facts {
@@ -45,12 +48,13 @@ export interface Facts {
   vocabulary: number;
   /** Whether the file has a chat template. */
   template: boolean;
-  build: string;
+  build: "threads" | "relaxed" | "simd";
   kernels: string;
+  /** Those that compute, the worker's own among them. */
   threads: number;
   /** Bytes of memory after loading. */
   memory: number;
-  /** What the loader has to say: why nothing is kept, where it went on. */
+  /** What the loader has to say: why nothing is kept, where it went on, why there are fewer threads. */
   notes: string[];
 }
 

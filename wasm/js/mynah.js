@@ -17,23 +17,61 @@ export class MynahError extends Error {
 }
 
 const aborted = () => new DOMException("cancelled", "AbortError");
+const closed = () => new MynahError("closed", "the model was closed");
 
-/** A worker, and the calls that wait for it. */
+/** For how long a model waits for helpers that are being started, in milliseconds. Work does not need them. */
+const PATIENCE = 2000;
+
+/** A worker, the calls that wait for it, and the helpers that share its memory and its work. */
 class Line {
   #worker;
+  #helpers = [];
+  #arrivals = [];
   #calls = new Map();
   #next = 1;
-  #dead;
+  #ended;
+  #threads = 1;
 
-  constructor(onDead) {
+  constructor() {
     this.#worker = spawn(new URL("./worker.js", import.meta.url), {
       message: (message) => this.#hear(message),
-      error: (why) => this.#die(new MynahError("crashed", why)),
+      error: (why) => this.end(new MynahError("crashed", why)),
     });
-    this.#dead = onDead;
   }
 
-  #hear({ id, event, value, error, died }) {
+  /** Started here and not by the worker: that one cannot hear of a helper that fails while it waits for its part. */
+  #hire(what) {
+    const arrival = new Promise((resolve) => {
+      let here = false;
+      const crashed = (why) => (here ? this.end(new MynahError("crashed", why)) : resolve(why));
+      const helper = spawn(new URL("./helper.js", import.meta.url), {
+        message: ({ missing, died }) => {
+          if (died ?? missing) return crashed(died ?? missing);
+          here = true;
+          this.#threads++;
+          resolve();
+        },
+        error: crashed,
+      });
+      helper.busy(false);
+      helper.send(what);
+      this.#helpers.push(helper);
+    });
+    this.#arrivals.push(arrival);
+  }
+
+  /** How many threads there are once the helpers have come, and why others have not. */
+  async crew() {
+    let timer;
+    const late = new Promise((resolve) => (timer = setTimeout(resolve, PATIENCE)));
+    const all = await Promise.race([Promise.all(this.#arrivals), late]);
+    clearTimeout(timer);
+    const missing = (all ?? ["helpers are late"]).filter(Boolean).map((why) => `fewer threads: ${why}`);
+    return { threads: this.#threads, missing };
+  }
+
+  #hear({ id, event, value, error, died, hire, helpers }) {
+    for (let i = 0; i < helpers; i++) this.#hire(hire);
     const call = this.#calls.get(id);
     if (error && call) {
       this.#done(id);
@@ -44,7 +82,7 @@ class Line {
       this.#done(id);
       call.resolve(value);
     }
-    if (died) this.#die(new MynahError("crashed", died));
+    if (died) this.end(new MynahError("crashed", died));
   }
 
   #done(id) {
@@ -53,14 +91,15 @@ class Line {
     return was;
   }
 
-  #die(error) {
-    this.end(error);
-    this.#dead?.(error);
+  /** Why it has ended, if it has. */
+  get ended() {
+    return this.#ended;
   }
 
-  /** Ends the worker; calls that wait are rejected. */
-  end(error = new MynahError("closed", "the model was closed")) {
-    this.#worker.end();
+  /** Ends the worker and its helpers; calls that wait are rejected, and those that come. */
+  end(error = closed()) {
+    this.#ended ??= error;
+    for (const worker of [this.#worker, ...this.#helpers]) worker.end();
     for (const call of this.#calls.values()) call.reject(error);
     this.#calls.clear();
   }
@@ -68,6 +107,7 @@ class Line {
   /** Calls a method of the worker. With a signal it is rejected at once when that is raised; the worker ends it at its next look. */
   call(method, args = [], { event, signal, transfer = [] } = {}) {
     if (signal?.aborted) return Promise.reject(aborted());
+    if (this.#ended) return Promise.reject(this.#ended);
     const id = this.#next++;
     return new Promise((resolve, reject) => {
       const stop = () => {
@@ -148,7 +188,8 @@ export class Mynah {
   #settings;
   #adapters = [];
   #facts;
-  #lost;
+  #opening;
+  #closed = false;
 
   /** Loads a model; without a source the small one of the package. */
   static async load(source, options = {}) {
@@ -161,25 +202,28 @@ export class Mynah {
   }
 
   async #open({ progress, signal, transfer } = {}) {
-    const line = new Line((error) => {
-      this.#lost = error;
-    });
+    const line = new Line();
     try {
-      this.#facts = await line.call("load", [this.#source, this.#settings], { event: progress, signal, transfer });
+      const facts = await line.call("load", [this.#source, this.#settings], { event: progress, signal, transfer });
+      const { threads, missing } = await line.crew();
+      this.#facts = { ...facts, threads, notes: [...facts.notes, ...missing] };
       if (this.#adapters.length) await this.#put(line, this.#adapters);
+      if (this.#closed) throw closed();
     } catch (error) {
       line.end();
       throw error;
     }
-    [this.#line, this.#lost] = [line, undefined];
+    this.#line = line;
   }
 
   /** The worker; another one in the place of one that has crashed. */
   async #ready() {
-    if (!this.#line) throw new MynahError("closed", "the model was closed");
-    if (this.#lost) {
+    if (this.#closed) throw closed();
+    if (this.#line.ended) {
       if (!this.#again) throw new MynahError("gone", "the worker crashed, and what the model came from cannot be read again; load it anew");
-      await this.#open();
+      // Once, whoever asks meanwhile.
+      this.#opening ??= this.#open().finally(() => (this.#opening = undefined));
+      await this.#opening;
     }
     return this.#line;
   }
@@ -306,8 +350,8 @@ export class Mynah {
 
   /** Frees everything. */
   close() {
+    this.#closed = true;
     this.#line?.end();
-    this.#line = undefined;
   }
 
   [Symbol.dispose ?? Symbol.for("dispose")]() {

@@ -82,4 +82,10 @@ export async function beside(name) {
   return response;
 }
 
+/** Threads to take where nobody says: a thread for each core, but not more than a small model can use. */
+export async function cores() {
+  const all = node ? (await import("node:os")).availableParallelism() : (navigator.hardwareConcurrency ?? 1);
+  return Math.min(all, 8);
+}
+
 export { node };

@@ -25,6 +25,19 @@ function room(engine, call, total, from) {
 
 const view = (engine, file, at, length) => new Uint8Array(engine.room.buffer, file.ptr() + at, length);
 
+/** Reads from a handle into memory at the same place: straight, or through a small buffer where shared memory is refused. */
+function readAt(access, engine, file, at, length) {
+  try {
+    return access.read(view(engine, file, at, length), { at });
+  } catch (e) {
+    if (!engine.shared || !(e instanceof TypeError)) throw e;
+    const small = new Uint8Array(Math.min(length, 1 << 20));
+    const read = access.read(small, { at });
+    file.write(at, small.subarray(0, read));
+    return read;
+  }
+}
+
 /** Copies a stream into a file, from a place on. */
 async function fill(file, stream, tell, cancelled, at = 0, each) {
   const reader = stream.getReader();
@@ -93,7 +106,7 @@ function fromHandle(access, engine, call, size, from) {
   const [file, tell] = room(engine, call, size, from);
   const PIECE = 8 << 20;
   for (let at = 0; at < size; ) {
-    const n = access.read(view(engine, file, at, Math.min(PIECE, size - at)), { at });
+    const n = readAt(access, engine, file, at, Math.min(PIECE, size - at));
     if (!n) whole(at, size);
     at += n;
     tell(at);
@@ -136,7 +149,7 @@ async function ofUrl(href, engine, call, cancelled, wanted) {
   try {
     if (resumed) {
       for (let at = 0; at < have; ) {
-        const n = keep ? keep.access.read(view(engine, file, at, have - at), { at }) : 0;
+        const n = keep ? readAt(keep.access, engine, file, at, have - at) : 0;
         if (!n) throw failed("io", "what was kept of the model cannot be read; load it again");
         at += n;
       }

@@ -34,11 +34,11 @@ const of = (map, handle) => {
 };
 
 const methods = {
-  async load(call, source, { build, context, cache } = {}) {
-    engine = await openEngine(build);
+  async load(call, source, { cache, ...how } = {}) {
+    engine = await openEngine(how, (hire, helpers) => port.send({ hire, helpers }));
     const { file, notes } = await read(source, engine, call, { cache, cancelled: () => cancelled.has(call.id) });
     model = engine.Model.load(file);
-    return { ...JSON.parse(model.facts()), build: engine.build, memory: engine.size(), notes };
+    return { ...JSON.parse(model.facts()), build: engine.build, memory: engine.size(), notes: [...engine.notes, ...notes] };
   },
 
   attach: (_, files, strengths) => model.attach(files, Float32Array.from(strengths)),

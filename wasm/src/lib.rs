@@ -4,6 +4,8 @@
 //! JSON; what each holds is written in `js/mynah.d.ts`.
 
 mod error;
+#[cfg(feature = "tests")]
+mod fault;
 mod file;
 mod lesson;
 mod model;
@@ -15,7 +17,23 @@ pub use lesson::Lesson;
 pub use model::Model;
 pub use speech::{Talk, Text};
 
+use mynah::Pool;
+use std::sync::OnceLock;
 use wasm_bindgen::prelude::*;
+
+/// The threads of this memory, which is one for all instances that share it.
+static POOL: OnceLock<Pool> = OnceLock::new();
+
+pub(crate) fn pool() -> &'static Pool {
+    POOL.get_or_init(|| Pool::new(1))
+}
+
+/// Makes the calling instance, one of several in the same memory, a helper of the others. It does not return, and its worker
+/// hears nothing any more.
+#[wasm_bindgen]
+pub fn serve() {
+    pool().seat().serve();
+}
 
 #[wasm_bindgen]
 extern "C" {

@@ -4,14 +4,16 @@ use crate::error::{error, options};
 use crate::file::File;
 use crate::lesson::Lesson;
 use crate::options::{Lesson as Taught, Speech};
+use crate::pool;
 use crate::speech::{Talk, Text};
 use js_sys::Float32Array;
-use mynah::Mynah;
 use mynah::adapter::{self, Stack, probe};
 use mynah::app::{Feedback, Generation, Setup};
 use mynah::bytes::{Bytes, Limits};
+use mynah::gguf::Gguf;
 use mynah::picture;
 use mynah::text::{Decode, Encode};
+use mynah::{Compute, Mynah};
 use serde_json::json;
 use wasm_bindgen::prelude::*;
 
@@ -26,8 +28,11 @@ pub struct Model {
 impl Model {
     /// From the file that was written.
     pub fn load(file: File) -> Result<Model, JsValue> {
-        let mynah = Mynah::from_bytes(file.into_bytes()).map_err(error)?;
-        Ok(Model { mynah, stack: Stack::new() })
+        let load = || {
+            let gguf = Gguf::parse(file.into_bytes().into(), &Limits::default())?;
+            Mynah::with(gguf, Compute { pool: pool().clone(), ..Compute::best(1) })
+        };
+        Ok(Model { mynah: load().map_err(error)?, stack: Stack::new() })
     }
 
     /// What it is, as JSON.
@@ -43,7 +48,6 @@ impl Model {
             "vocabulary": self.mynah.tokenizer().vocab_len(),
             "template": self.mynah.late_template().map_err(error)?.is_some(),
             "kernels": model.compute.kernels.name,
-            "threads": model.compute.pool.threads(),
         })
         .to_string())
     }
@@ -117,6 +121,8 @@ impl Model {
 
     /// Begins to continue a prompt.
     pub fn complete(&self, prompt: &str, settings: &str) -> Result<Text, JsValue> {
+        #[cfg(feature = "tests")]
+        crate::fault::provoke(prompt);
         let (_, generation) = self.generation(settings)?;
         Ok(Text::new(generation.complete(prompt).map_err(error)?))
     }

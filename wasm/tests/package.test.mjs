@@ -2,10 +2,12 @@
 // PKG names another folder. With ../shared beside the repository a model from a file is loaded too.
 
 import assert from "node:assert/strict";
+import { execFile } from "node:child_process";
 import { existsSync, readFileSync } from "node:fs";
 import { createServer } from "node:http";
 import { after, test } from "node:test";
 import { pathToFileURL } from "node:url";
+import { promisify } from "node:util";
 
 const root = new URL("../../", import.meta.url);
 const pkg = process.env.PKG ? pathToFileURL(`${process.env.PKG}/`) : new URL("wasm/pkg/", root);
@@ -25,9 +27,51 @@ async function listed(iteration) {
 }
 
 test("says what it is", () => {
-  const { architecture, build, template, memory } = model.facts;
+  const { architecture, build, template, memory, threads } = model.facts;
   assert.equal(architecture, "llama");
-  assert.ok(["relaxed", "simd"].includes(build) && template && memory > 1e6);
+  assert.ok(["threads", "relaxed", "simd"].includes(build) && template && memory > 1e6);
+  assert.equal(threads > 1, build === "threads");
+});
+
+test("any number of threads gives the same bytes", async () => {
+  const results = [];
+  for (const threads of [1, 2, 3]) {
+    const other = await Mynah.load(undefined, { build: "threads", threads });
+    assert.deepEqual([other.facts.build, other.facts.threads, other.facts.notes], ["threads", threads, []]);
+    const { text } = await other.complete("Once upon a time", { maxTokens: 24, temperature: 0 });
+    const lesson = await other.lesson(notes, { method: "nola", steps: 3, context: 64 });
+    await lesson.run();
+    results.push({ text, bytes: await lesson.toBytes() });
+    other.close();
+  }
+  assert.deepEqual(results[1], results[0]);
+  assert.deepEqual(results[2], results[0]);
+  await assert.rejects(Mynah.load(undefined, { threads: 0 }), (e) => e.code === "invalid" && e.message.includes("threads"));
+});
+
+test("a worker that fails says so, and the next call starts another", async () => {
+  for (const [prompt, threads] of [["fail here", 1], ["fail here", 2], ["fail in a helper", 2]]) {
+    const other = await Mynah.load(undefined, { threads });
+    const say = () => other.complete("Rain", { maxTokens: 3, temperature: 0 });
+    const before = await say();
+    const lesson = await other.lesson(notes, { method: "nola", steps: 3, context: 64 });
+    const crashed = (promise) => assert.rejects(promise, (e) => e instanceof MynahError && e.code === "crashed" && e.message.includes("a failure was asked for"));
+    // What waits behind it fails with it.
+    await Promise.all([crashed(other.complete(prompt)), crashed(say())]);
+    await crashed(lesson.run());
+    const [after] = await Promise.all([say(), say()]);
+    assert.deepEqual(after, before);
+    assert.equal(other.facts.threads, threads);
+    other.close();
+  }
+});
+
+test("nobody is kept waiting by a model that was not closed", async () => {
+  const program = `import { Mynah } from ${JSON.stringify(new URL("mynah.js", pkg).href)};
+    const model = await Mynah.load(undefined, { threads: 2 });
+    console.log((await model.complete("Rain", { maxTokens: 3 })).ids.length);`;
+  const { stdout } = await promisify(execFile)(process.execPath, ["--input-type=module", "-e", program], { timeout: 20000 });
+  assert.ok(Number(stdout) > 0);
 });
 
 test("pieces are the whole", async () => {

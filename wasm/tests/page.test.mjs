@@ -41,17 +41,26 @@ let page;
 let url;
 const problems = [];
 
+/** A browser of its own: with workers of services the page becomes isolated, without them it is not. */
+async function start(serviceWorkers) {
+  const args = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"];
+  args.push("--disable-component-update", "--disable-sync", "--disable-dev-shm-usage");
+  const options = { executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium", headless: true, args, serviceWorkers };
+  const context = await chromium.launchPersistentContext(mkdtempSync(join(tmpdir(), "mynah-page-")), options);
+  const page = context.pages()[0] ?? (await context.newPage());
+  page.on("pageerror", (e) => problems.push(e.message));
+  await page.goto(`${url}/demo/`);
+  return page;
+}
+
+const isReady = (page) => page.waitForFunction(() => document.documentElement.dataset.ready, null, { timeout: 60000 });
+
 before(async () => {
   await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
   url = `http://127.0.0.1:${server.address().port}`;
-  const args = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"];
-  args.push("--disable-component-update", "--disable-sync", "--disable-dev-shm-usage");
-  const options = { executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium", headless: true, args };
-  browser = await chromium.launchPersistentContext(mkdtempSync(join(tmpdir(), "mynah-page-")), options);
-  page = browser.pages()[0] ?? (await browser.newPage());
-  page.on("pageerror", (e) => problems.push(e.message));
-  await page.goto(`${url}/demo/`);
-  await page.waitForFunction(() => document.documentElement.dataset.ready, null, { timeout: 60000 });
+  page = await start("block");
+  browser = page.context();
+  await isReady(page);
 });
 after(async () => {
   await browser?.close();
@@ -66,6 +75,8 @@ const shot = async (name) => {
 const text = (id) => page.locator(`#${id}`).textContent();
 
 test("talks at once", async () => {
+  assert.equal(await page.evaluate(() => crossOriginIsolated), false);
+  assert.match(await text("model"), /(relaxed|simd) build.* 1 thread(?!s)/);
   await page.fill("#question", "Tell me a story about a bear.");
   await page.click("#send");
   await page.waitForSelector(".marks", { timeout: 60000 });
@@ -185,6 +196,40 @@ test("what was loaded is kept, a broken download goes on, and a window without f
   await session.send("Storage.overrideQuotaForOrigin", { origin: url, quotaSize: 1 });
   const full = await load({});
   assert.ok(full.from === "network" && full.notes.some((note) => note.startsWith("not kept")), JSON.stringify(full));
+});
+
+test("where service workers are, the page isolates itself and its threads say and learn the same", async () => {
+  const isolated = await start("allow");
+  try {
+    await isolated.waitForFunction(() => crossOriginIsolated && document.documentElement.dataset.ready, null, { timeout: 60000 });
+    const work = (page, options) =>
+      page.evaluate(async (options) => {
+        const { Mynah, cache } = await import("/mynah.js");
+        const model = await Mynah.load(undefined, options);
+        const { text } = await model.complete("Once upon a time", { maxTokens: 16, temperature: 0 });
+        const lesson = await model.lesson(await (await fetch("/demo/notes.txt")).text(), { method: "nola", steps: 2, context: 64 });
+        await lesson.run();
+        const result = { text, bytes: [...(await lesson.toBytes())] };
+        const crashed = await model.complete(options.fail).catch((e) => e.code);
+        const again = (await model.complete("Once upon a time", { maxTokens: 16, temperature: 0 })).text;
+        const { build, threads } = model.facts;
+        model.close();
+        const { from } = await new Promise((resolve) => Mynah.load(undefined, { ...options, progress: resolve }).then((m) => m.close()));
+        return { build, threads, crashed, same: again === text, from, kept: (await cache.list()).length, result };
+      }, options);
+    const two = await work(isolated, { threads: 2, build: "threads", fail: "fail in a helper" });
+    const one = await work(page, { threads: 2, build: "simd", fail: "fail here" });
+    // Loaded again from the origin's own files, which are read into shared memory.
+    assert.deepEqual({ ...two, result: 0 }, { build: "threads", threads: 2, crashed: "crashed", same: true, from: "cache", kept: 1, result: 0 });
+    assert.deepEqual({ ...one, build: 0, from: 0, kept: 0, result: 0 }, { build: 0, threads: 1, crashed: "crashed", same: true, from: 0, kept: 0, result: 0 });
+    assert.deepEqual(two.result, one.result);
+    await isolated.fill("#question", "Tell me a story about a bear.");
+    await isolated.click("#send");
+    await isolated.waitForSelector(".marks", { timeout: 60000 });
+    if (shots) await isolated.screenshot({ path: join(shots, "threads.png"), fullPage: true });
+  } finally {
+    await isolated.context().close();
+  }
 });
 
 test("nothing else was asked for, and nothing broke", () => {

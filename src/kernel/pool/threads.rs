@@ -11,7 +11,6 @@ use crate::error::{Error, Result};
 use crate::kernel::prefetch;
 use core::any::Any;
 use core::ptr;
-use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::prelude::v1::*;
 
@@ -31,8 +30,13 @@ const STEP: usize = 512;
 
 pub(super) struct Workers {
     shared: Arc<Shared>,
+    /// The threads that were started here; those that came of themselves are not waited for at the end.
     handles: Vec<JoinHandle<()>>,
 }
+
+/// A place at the work of a pool, for a thread that the pool has not started: where threads cannot be started from here, as
+/// in WebAssembly, somebody else starts one and lets it take the place.
+pub struct Seat(Arc<Shared>);
 
 struct Shared {
     /// A worker that has not seen the number of an open gate enters by adding one, and leaves by subtracting one. A worker
@@ -46,6 +50,10 @@ struct Shared {
     ahead: [AtomicUsize; 2],
     /// Workers from this number on do not enter.
     most: AtomicUsize,
+    /// The workers that are there, in the order in which they came, to be woken.
+    seated: Mutex<Vec<Thread>>,
+    /// How many these are.
+    count: AtomicUsize,
     panicked: AtomicBool,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
     quit: AtomicBool,
@@ -83,7 +91,25 @@ impl Shared {
         }
     }
 
-    /// The loop of worker `i`.
+    /// The calling thread's number as a worker, if there is one left.
+    fn sit(&self) -> Option<usize> {
+        let mut seated = self.seated.lock().unwrap_or_else(|e| e.into_inner());
+        let i = seated.len();
+        if i == MOST {
+            return None;
+        }
+        seated.push(thread::current());
+        self.count.store(i + 1, Ordering::Relaxed);
+        Some(i)
+    }
+
+    /// Wakes the first `n` workers. One that comes later looks at the gate before it sleeps: the lock puts its coming after
+    /// what was written before this call.
+    fn wake(&self, n: usize) {
+        self.seated.lock().unwrap_or_else(|e| e.into_inner()).iter().take(n).for_each(Thread::unpark);
+    }
+
+    /// The loop of worker `i`, which ends with the pool.
     fn serve(&self, i: usize) {
         let mut scratch = Scratch::default();
         let mut seen = 0;
@@ -134,6 +160,8 @@ impl Default for Shared {
             job: Slot::new(None),
             ahead: Default::default(),
             most: AtomicUsize::new(MOST),
+            seated: Mutex::new(Vec::new()),
+            count: AtomicUsize::new(0),
             panicked: AtomicBool::new(false),
             panic: Mutex::new(None),
             quit: AtomicBool::new(false),
@@ -141,55 +169,72 @@ impl Default for Shared {
     }
 }
 
+impl Seat {
+    /// Makes the calling thread a worker of the pool until the pool ends. Nobody waits for it to come: work is shared by
+    /// those who are there. Returns at once if the pool has ended, or has as many workers as it can have.
+    ///
+    /// ```
+    /// let pool = mynah::Pool::new(1); // the caller alone
+    /// let seat = pool.seat();
+    /// let other = std::thread::spawn(|| seat.serve());
+    /// pool.run(100, &|part, _| { /* on either thread */ });
+    /// drop(pool);
+    /// other.join().unwrap();
+    /// ```
+    pub fn serve(self) {
+        if let Some(i) = self.0.sit() {
+            self.0.serve(i);
+        }
+    }
+}
+
 impl Workers {
     pub(super) fn new(count: usize) -> Self {
         let mut workers = Workers { shared: Arc::default(), handles: Vec::new() };
-        let (send, receive) = mpsc::channel();
-        while workers.handles.len() < count.min(MOST) {
-            let send = send.clone();
-            // One after the other, so that the next one sees what this one has taken.
-            if workers.start(move || send.send(()).is_ok()).is_err() || receive.recv().is_err() {
-                break;
-            }
-        }
+        while workers.handles.len() < count.min(MOST) && matches!(workers.start(None), Ok(true)) {}
         workers
     }
 
     /// One worker on each core.
     pub(super) fn bound(cores: &[usize]) -> Result<Self> {
         let mut workers = Workers { shared: Arc::default(), handles: Vec::new() };
-        let (send, receive) = mpsc::channel();
         for (i, &core) in cores.iter().enumerate() {
-            let send = send.clone();
-            let bound = move || {
-                let result = bind(core);
-                let good = result.is_ok();
-                send.send(result).is_ok() && good
-            };
-            let started = if i < MOST { workers.start(bound) } else { Err(io::ErrorKind::Unsupported.into()) };
-            started.map_err(|_| Error::limit("threads", 1 + cores.len() as u64, 1 + i as u64))?;
-            receive.recv().unwrap_or_else(|_| unreachable!("this function holds a sender"))?;
+            if !workers.start(Some(core))? {
+                return Err(Error::limit("threads", 1 + cores.len() as u64, 1 + i as u64));
+            }
         }
         Ok(workers)
     }
 
-    /// A thread that becomes a worker if `ready` returns true in it.
-    fn start(&mut self, ready: impl FnOnce() -> bool + Send + 'static) -> io::Result<()> {
+    pub(super) fn seat(&self) -> Seat {
+        Seat(self.shared.clone())
+    }
+
+    /// Starts a worker, on a core if one is named, and waits until it is there, so that the next one sees what this one has
+    /// taken. `false` if there is no thread for it.
+    fn start(&mut self, core: Option<usize>) -> Result<bool> {
         // The standard library panics in a new thread that finds no memory, so it is looked for here.
-        room("a thread", STACK + ROOM).map_err(|_| io::ErrorKind::OutOfMemory)?;
-        let (shared, i) = (self.shared.clone(), self.handles.len());
+        if room("a thread", STACK + ROOM).is_err() {
+            return Ok(false);
+        }
+        let (send, receive) = mpsc::channel();
+        let shared = self.shared.clone();
         let life = move || {
-            if ready() {
-                shared.serve(i);
+            let bound = core.map_or(Ok(()), bind);
+            let seat = bound.as_ref().ok().and_then(|()| shared.sit());
+            if send.send(bound.map(|()| seat.is_some())).is_ok() {
+                seat.into_iter().for_each(|i| shared.serve(i));
             }
         };
-        self.handles.push(thread::Builder::new().name(format!("mynah-{i}")).stack_size(STACK).spawn(life)?);
-        Ok(())
+        let builder = thread::Builder::new().name(format!("mynah-{}", self.handles.len())).stack_size(STACK);
+        let Ok(handle) = builder.spawn(life) else { return Ok(false) };
+        self.handles.push(handle);
+        receive.recv().unwrap_or(Ok(false))
     }
 
     /// Workers that take part.
     pub(super) fn count(&self) -> usize {
-        self.handles.len().min(self.shared.most.load(Ordering::Relaxed))
+        self.shared.count.load(Ordering::Relaxed).min(self.shared.most.load(Ordering::Relaxed))
     }
 
     pub(super) fn limit(&self, most: usize) {
@@ -212,9 +257,7 @@ impl Workers {
         shared.next.store(0, Ordering::Relaxed);
         let number = (shared.gate.load(Ordering::Relaxed) / NUMBER).wrapping_add(1);
         shared.gate.store(number.wrapping_mul(NUMBER) | OPEN, Ordering::Release);
-        for handle in self.handles.iter().take(self.count().min(parts - 1)) {
-            handle.thread().unpark();
-        }
+        shared.wake(self.count().min(parts - 1));
         shared.work(parts, f, scratch);
         let mut gate = shared.gate.fetch_and(!OPEN, Ordering::Acquire);
         let mut spins = 0;
@@ -237,8 +280,8 @@ impl Workers {
 impl Drop for Workers {
     fn drop(&mut self) {
         self.shared.quit.store(true, Ordering::Release);
+        self.shared.wake(MOST);
         for handle in self.handles.drain(..) {
-            handle.thread().unpark();
             // A worker catches the panics of its parts, so it does not panic itself.
             let _ = handle.join();
         }

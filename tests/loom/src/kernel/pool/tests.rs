@@ -65,3 +65,26 @@ fn a_worker_that_may_not_enter_is_not_waited_for() {
         assert_eq!(done.load(Relaxed), 3);
     });
 }
+
+#[test]
+fn a_thread_that_comes_of_itself_may_come_at_any_time_and_goes_with_the_pool() {
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = Some(3);
+    model.check(|| {
+        let workers = Workers::new(0);
+        let seat = workers.seat();
+        let other = loom::thread::spawn(move || seat.serve());
+        for parts in [2, 3] {
+            let written = Shared((0..parts).map(|_| loom::cell::UnsafeCell::new(0)).collect());
+            // SAFETY: each part has a value of its own.
+            run(&workers, parts, |part| written.get(part).with_mut(|n| unsafe { *n += 1 }));
+            for part in 0..parts {
+                // SAFETY: the parts are done.
+                assert_eq!(written.get(part).with(|n| unsafe { *n }), 1);
+            }
+        }
+        drop(workers);
+        // In time, too late, or asleep when the pool ended: it comes back.
+        other.join().unwrap();
+    });
+}
