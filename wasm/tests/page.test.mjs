@@ -18,13 +18,22 @@ const shots = process.env.SHOTS;
 const types = { ".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".wasm": "application/wasm" };
 const asked = [];
 let cut = 0; // after so many bytes a download breaks off, once
+let beforeWorker = ""; // what a worker does first
+const REFUSES = `{
+  const { read } = FileSystemSyncAccessHandle.prototype;
+  FileSystemSyncAccessHandle.prototype.read = function (into, at) {
+    if (into.buffer instanceof SharedArrayBuffer) throw new TypeError("no shared memory");
+    return read.call(this, into, at);
+  };
+}`;
 
 const server = createServer((request, response) => {
   const path = normalize(decodeURIComponent(new URL(request.url, "http://x").pathname));
   asked.push({ path, range: request.headers.range });
   const file = path === "/small.gguf" ? SMALL : join(pkg, path);
   if (!existsSync(file) || !path.startsWith("/")) return void response.writeHead(404).end();
-  const bytes = readFileSync(path.endsWith("/") ? join(file, "index.html") : file);
+  const found = readFileSync(path.endsWith("/") ? join(file, "index.html") : file);
+  const bytes = path === "/worker.js" ? Buffer.concat([Buffer.from(beforeWorker), found]) : found;
   const headers = { "content-type": types[extname(path)] ?? (path.endsWith("/") ? "text/html" : "application/octet-stream"), etag: '"1"' };
   const from = /^bytes=(\d+)-$/.exec(request.headers.range ?? "")?.[1];
   const part = from ? bytes.subarray(Number(from)) : bytes;
@@ -217,12 +226,25 @@ test("where service workers are, the page isolates itself and its threads say an
         const { from } = await new Promise((resolve) => Mynah.load(undefined, { ...options, progress: resolve }).then((m) => m.close()));
         return { build, threads, crashed, same: again === text, from, kept: (await cache.list()).length, result };
       }, options);
+    const first = (page, build) =>
+      page.evaluate(async (build) => {
+        const { Mynah } = await import("/mynah.js");
+        const model = await Mynah.load(undefined, { threads: 2, build });
+        const { text } = await model.complete("Once upon a time", { maxTokens: 16, temperature: 0 });
+        model.close();
+        return { text, notes: model.facts.notes };
+      }, build);
     const two = await work(isolated, { threads: 2, build: "threads", fail: "fail in a helper" });
     const one = await work(page, { threads: 2, build: "simd", fail: "fail here" });
     // Loaded again from the origin's own files, which are read into shared memory.
     assert.deepEqual({ ...two, result: 0 }, { build: "threads", threads: 2, crashed: "crashed", same: true, from: "cache", kept: 1, result: 0 });
     assert.deepEqual({ ...one, build: 0, from: 0, kept: 0, result: 0 }, { build: 0, threads: 1, crashed: "crashed", same: true, from: 0, kept: 0, result: 0 });
     assert.deepEqual(two.result, one.result);
+    // Where such files refuse shared memory they are read through a small buffer.
+    beforeWorker = REFUSES;
+    const [small, plain] = [await first(isolated, "threads"), ((beforeWorker = ""), await first(page, "simd"))];
+    assert.deepEqual(small, { text: plain.text, notes: [] });
+    assert.equal(plain.notes[0], "one thread: this page is not isolated");
     await isolated.fill("#question", "Tell me a story about a bear.");
     await isolated.click("#send");
     await isolated.waitForSelector(".marks", { timeout: 60000 });
