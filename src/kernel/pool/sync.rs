@@ -9,8 +9,9 @@ pub use std::thread::{self, JoinHandle, Thread};
 
 use core::cell::UnsafeCell;
 
-/// Checks of the gate before a thread goes to sleep: some 20 µs, longer than the pauses inside one token.
-pub const SPINS: usize = 1500;
+/// Checks of the gate before a thread goes to sleep: some 20 µs, longer than the pauses inside one token. WebAssembly has no
+/// instruction that makes a check longer.
+pub const SPINS: usize = if cfg!(target_family = "wasm") { 30_000 } else { 1500 };
 
 /// A value that threads share. Whoever reads or writes it knows why no other thread writes at that time.
 pub struct Slot<T>(UnsafeCell<T>);
