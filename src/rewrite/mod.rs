@@ -29,6 +29,7 @@ use crate::kernel::{Compute, Tile};
 use crate::quant::{Format, Matrix};
 use core::ops::Range;
 use core::sync::atomic::{AtomicUsize, Ordering};
+use std::borrow::Cow;
 use std::prelude::v1::*;
 
 /// Values of the rows that are worked on at a time.
@@ -47,17 +48,63 @@ pub struct Progress<'a> {
     pub tensor: &'a str,
 }
 
+/// Where the rows of a tensor are.
+struct Source {
+    format: &'static Format,
+    /// Their bytes, which may be several matrices of one size behind each other.
+    parts: Vec<Bytes>,
+    /// Whether its columns are the rows. It is one matrix then.
+    turned: bool,
+}
+
+impl Source {
+    fn new(format: &'static Format, bytes: Bytes) -> Source {
+        Source { format, parts: vec![bytes], turned: false }
+    }
+
+    fn bytes(&self) -> u64 {
+        self.parts.iter().map(|part| part.len() as u64).sum()
+    }
+}
+
+/// The same, to be read.
+struct Rows {
+    parts: Vec<Matrix>,
+    turned: bool,
+}
+
+impl Rows {
+    /// `n` rows of `cols` values, or more.
+    fn new(source: &Source, n: usize, cols: usize) -> Result<Rows> {
+        let cols = if source.turned { n } else { cols };
+        let bytes = source.format.row_bytes(cols).unwrap_or(0);
+        let part = |part: &Bytes| Matrix::new(source.format, part.len().checked_div(bytes).unwrap_or(0), cols, part.clone());
+        let parts = source.parts.iter().map(part).collect::<Result<Vec<_>>>()?;
+        Ok(Rows { parts, turned: source.turned })
+    }
+
+    /// Decodes row `i`.
+    fn read(&self, i: usize, out: &mut [f32]) {
+        let Some(first) = self.parts.first() else { return };
+        if self.turned {
+            out.iter_mut().enumerate().for_each(|(row, v)| first.decode(row, i..i + 1, core::slice::from_mut(v)));
+            return;
+        }
+        let per = first.rows.max(1);
+        self.parts[i / per].decode(i % per, 0..out.len(), out);
+    }
+}
+
 /// What becomes of one tensor.
 struct Step<'a> {
-    name: &'a str,
+    name: Cow<'a, str>,
     /// Its dimensions in the file to write, row length first.
     dims: Vec<u64>,
-    /// How it is stored, and its bytes.
-    from: (&'static Format, Bytes),
+    from: Source,
     /// Values of a row of them.
     cols: usize,
     to: &'static Format,
-    /// Which row there becomes row `i`, if they are in another order.
+    /// Which row there becomes row `i`, if they are in another order or not all.
     order: Option<Box<dyn Fn(usize) -> usize + Sync + 'a>>,
     /// Changes the decoded rows `rows`, `[rows, cols]`.
     change: Option<Change<'a>>,
@@ -69,10 +116,20 @@ impl<'a> Step<'a> {
     /// The tensor of a file, as it is.
     fn new(gguf: &Gguf, tensor: &'a Tensor, to: &'static Format) -> Result<Step<'a>> {
         let cols = tensor.dims().first().copied().unwrap_or(1);
-        let cols = usize::try_from(cols).map_err(|_| Error::limit("address space", cols, usize::MAX as u64))?;
-        let from = (tensor.format, gguf.data(tensor)?);
-        let dims = tensor.dims().to_vec();
-        Ok(Step { name: &tensor.name, dims, from, cols, to, order: None, change: None, importance: None })
+        usize::try_from(cols).map_err(|_| Error::limit("address space", cols, usize::MAX as u64))?;
+        let from = Source::new(tensor.format, gguf.data(tensor)?);
+        Ok(Step::of(Cow::Borrowed(&tensor.name), tensor.dims().to_vec(), from, to))
+    }
+
+    /// A tensor of these dimensions, row by row.
+    fn of(name: Cow<'a, str>, dims: Vec<u64>, from: Source, to: &'static Format) -> Step<'a> {
+        let cols = dims.first().map_or(1, |n| *n as usize);
+        Step { name, dims, from, cols, to, order: None, change: None, importance: None }
+    }
+
+    /// Rows that will be written.
+    fn rows(&self) -> usize {
+        self.dims.iter().product::<u64>().checked_div(self.cols as u64).unwrap_or(0) as usize
     }
 
     /// Bytes that will be written.
@@ -96,15 +153,15 @@ fn write(
     progress: &mut dyn FnMut(Progress),
 ) -> Result<()> {
     for step in steps {
-        head.declare(step.name, &step.dims, step.to);
+        head.declare(&*step.name, &step.dims, step.to);
     }
     sink.put(&head.head()?)?;
-    let (mut done, total) = (0, steps.iter().map(|step| step.from.1.len() as u64).sum());
+    let (mut done, total) = (0, steps.iter().map(|step| step.from.bytes()).sum());
     for step in steps {
-        progress(Progress { done, total, tensor: step.name });
+        progress(Progress { done, total, tensor: &step.name });
         let len = tensor(step, cx, sink)?;
         sink.put(Writer::padding(len))?;
-        done += step.from.1.len() as u64;
+        done += step.from.bytes();
         // What was read of a file that changes says nothing about it.
         check()?;
     }
@@ -114,40 +171,40 @@ fn write(
 
 /// Writes one tensor; returns the number of its bytes.
 fn tensor(step: &Step, cx: &Compute, sink: &mut dyn Sink) -> Result<u64> {
-    let (format, data) = &step.from;
-    let copied = step.change.is_none() && core::ptr::eq(step.to, *format);
+    let format = step.from.format;
+    let copied = step.change.is_none() && core::ptr::eq(step.to, format);
     if copied && (format.is_quantised() || format.decode.is_none()) {
         // Nothing of it is computed, so nothing of it need be known.
-        sink.put(data)?;
-        return Ok(data.len() as u64);
+        step.from.parts.iter().try_for_each(|part| sink.put(part))?;
+        return Ok(step.from.bytes());
     }
-    let rows = step.dims.iter().product::<u64>().checked_div(step.cols as u64).unwrap_or(0) as usize;
-    let from = Matrix::new(format, rows, step.cols, data.clone())?;
-    let Some(row_bytes) = step.to.row_bytes(from.cols) else {
-        let what = format!("columns of tensor `{}`", printable(step.name));
-        return Err(Error::mismatch(what, format!("a multiple of {}", step.to.block), from.cols));
+    let (all, cols) = (step.rows(), step.cols);
+    let from = Rows::new(&step.from, all, cols)?;
+    let Some(row_bytes) = step.to.row_bytes(cols) else {
+        let what = format!("columns of tensor `{}`", printable(&step.name));
+        return Err(Error::mismatch(what, format!("a multiple of {}", step.to.block), cols));
     };
     // Rows of the file to write lie in a tile of floats, whose rows are whole words.
-    let (words, rows) = (row_bytes.div_ceil(4), (SLAB / from.cols.max(1)).clamp(1, from.rows.max(1)));
-    let granule = (PART / from.cols.max(1)).max(1);
-    let (mut values, mut encoded) = (zeros("rows of a tensor", rows * from.cols)?, zeros("rows", rows * words)?);
+    let (words, rows) = (row_bytes.div_ceil(4), (SLAB / cols.max(1)).clamp(1, all.max(1)));
+    let granule = (PART / cols.max(1)).max(1);
+    let (mut values, mut encoded) = (zeros("rows of a tensor", rows * cols)?, zeros("rows", rows * words)?);
     let mut out = Vec::with_capacity(rows * row_bytes);
     let source = |row: usize| step.order.as_ref().map_or(row, |order| order(row));
-    for first in (0..from.rows).step_by(rows) {
-        let n = rows.min(from.rows - first);
+    for first in (0..all).step_by(rows) {
+        let n = rows.min(all - first);
         let bad = AtomicUsize::new(usize::MAX);
-        let tiles = [Tile::new(&mut values, n, from.cols), Tile::new(&mut encoded, n, words)];
+        let tiles = [Tile::new(&mut values, n, cols), Tile::new(&mut encoded, n, words)];
         cx.pool.rows(tiles, [granule; 2], &|part, [mut values, mut encoded], _| {
             let start = first + part * granule;
             for i in 0..values.n() {
-                from.decode(source(start + i), 0..from.cols, values.row(i));
+                from.read(source(start + i), values.row(i));
             }
             if let Some(change) = &step.change {
                 change(start..start + values.n(), &mut values);
             }
             for i in 0..values.n() {
                 let bytes = bytemuck::cast_slice_mut(encoded.row(i)).split_at_mut(row_bytes).0;
-                if !row(step, &from, start + i, values.row(i), bytes) {
+                if !row(step, start + i, values.row(i), bytes) {
                     bad.fetch_min(start + i, Ordering::Relaxed);
                 }
             }
@@ -162,20 +219,20 @@ fn tensor(step: &Step, cx: &Compute, sink: &mut dyn Sink) -> Result<u64> {
         }
         sink.put(&out)?;
     }
-    Ok(row_bytes as u64 * from.rows as u64)
+    Ok(row_bytes as u64 * all as u64)
 }
 
 /// Encodes a row; `false` if it holds what no number can be made of, or makes such.
-fn row(step: &Step, from: &Matrix, row: usize, values: &mut [f32], bytes: &mut [u8]) -> bool {
+fn row(step: &Step, row: usize, values: &mut [f32], bytes: &mut [u8]) -> bool {
     if !values.iter().all(|v| v.is_finite()) {
         return false;
     }
     let (Some(encode), Some(decode)) = (step.to.encode, step.to.decode) else { return false };
-    let per = step.dims.get(1).map_or(from.rows, |n| usize::try_from(*n).unwrap_or(from.rows));
+    let (cols, per) = (step.cols, step.dims.get(1).map_or(1, |n| *n as usize));
     match (step.to.weighted, step.importance) {
         (Some(weighted), Some(importance)) => {
-            let which = row.checked_div(per).unwrap_or(0) % (importance.len() / from.cols).max(1);
-            weighted(values, &importance[which * from.cols..][..from.cols], bytes);
+            let which = row.checked_div(per).unwrap_or(0) % (importance.len() / cols).max(1);
+            weighted(values, &importance[which * cols..][..cols], bytes);
         }
         _ => encode(values, bytes),
     }
@@ -185,10 +242,10 @@ fn row(step: &Step, from: &Matrix, row: usize, values: &mut [f32], bytes: &mut [
 }
 
 /// Where the first value is of which no number can be made.
-fn not_finite(step: &Step, from: &Matrix, row: usize) -> Error {
-    let mut values = vec![0.0; from.cols];
-    from.decode(row, 0..from.cols, &mut values);
-    let name = printable(step.name);
+fn not_finite(step: &Step, from: &Rows, row: usize) -> Error {
+    let mut values = vec![0.0; step.cols];
+    from.read(row, &mut values);
+    let name = printable(&step.name);
     match values.iter().position(|v| !v.is_finite()) {
         Some(at) => Error::corrupt(format!("tensor `{name}`, row {row}, column {at}: {}", values[at]), 0),
         None => Error::invalid(
