@@ -12,6 +12,7 @@ use mynah::container::{Builder, Container};
 use mynah::gguf::Gguf;
 use mynah::model::Model;
 use mynah::picture::{self, Parts};
+use mynah::rewrite::folder::Folder;
 use mynah::text::chat::{Message, Template};
 use mynah::text::{Decode, Encode, Tokenizer};
 use mynah::train::checkpoint::Checkpoint;
@@ -22,13 +23,14 @@ use std::sync::OnceLock;
 pub type Target = fn(&[u8]);
 
 /// Every target, by name.
-pub const TARGETS: [(&str, Target); 11] = [
+pub const TARGETS: [(&str, Target); 12] = [
     ("gguf", gguf),
     ("mapped", mapped),
     ("container", container),
     ("codec", codec),
     ("safetensors", safetensors),
     ("peft", peft),
+    ("hugging", hugging),
     ("tokenizer", tokenizer),
     ("template", template),
     ("data", data),
@@ -176,6 +178,27 @@ pub fn peft(bytes: &[u8]) {
     let Ok((config, tensors)) = <(&[u8], &[u8])>::arbitrary_take_rest(Unstructured::new(bytes)) else { return };
     for (config, tensors) in [(config, tensors), (bytes, &[][..])] {
         peft::read(config, tensors.to_vec().into(), mynah().base(), &limits()).ok();
+    }
+}
+
+/// A folder of a model with one tensor: its configuration up to a zero, and behind that a tokenizer of either kind.
+pub fn hugging(bytes: &[u8]) {
+    let at = bytes.iter().position(|b| *b == 0).unwrap_or(bytes.len());
+    let (config, tokenizer) = (&bytes[..at], bytes.get(at + 1..).unwrap_or_default());
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let put = |name: &str, bytes: &[u8]| std::fs::write(folder.path().join(name), bytes).expect("room for it");
+    let header = br#"{"norm.weight":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}"#;
+    put("model.safetensors", &[&(header.len() as u64).to_le_bytes(), &header[..], &[0; 8]].concat());
+    put("config.json", config);
+    // A brace begins JSON, and no vocabulary.
+    put(if tokenizer.starts_with(b"{") { "tokenizer.json" } else { "tokenizer.model" }, tokenizer);
+    let mut limits = limits();
+    limits.array = 1 << 12;
+    if let Ok(folder) = Folder::open(folder.path(), &limits) {
+        let mut file = Vec::new();
+        if folder.convert(None, None, &mynah().model().compute, &mut file, &mut |_| ()).is_ok() {
+            Gguf::parse(file.into(), &limits).expect("its own file");
+        }
     }
 }
 

@@ -58,6 +58,11 @@ fn form(args: &Convert) -> anyhow::Result<Form> {
 }
 
 fn check(args: &Convert, form: Form) -> anyhow::Result<()> {
+    for (option, given) in [("--type", args.floats.is_some()), ("--name", args.name.is_some())] {
+        if given {
+            return Err(Usage::error(format!("{option}: it is for a folder of a model, and IN is none")));
+        }
+    }
     names::check(&args.input, What::Adapter)?;
     let mut read = vec![Named::new("IN", &args.input)];
     read.extend(args.model.iter().flat_map(|path| paths::of_model(path)));

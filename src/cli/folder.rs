@@ -6,6 +6,7 @@ use crate::{Outcome, load, out};
 use mynah::Mynah;
 use mynah::bytes::{Limits, Sink, map};
 use mynah::gguf::Gguf;
+use mynah::rewrite::Mix;
 use mynah::rewrite::folder::Folder;
 use serde::Serialize;
 use std::path::Path;
@@ -30,8 +31,10 @@ pub fn convert(args: &Convert, json: bool) -> anyhow::Result<Outcome> {
     }
     let named = |e: mynah::Error| e.in_file(args.input.to_string_lossy());
     let folder = Folder::open(&args.input, &Limits::default()).map_err(named)?;
+    let to = args.floats.map(|floats| Mix::by_name(&format!("{floats:?}"))).transpose()?;
+    let name = args.name.as_deref();
     let (mut bar, cx) = (Bar::default(), load::compute(&args.engine)?);
-    let fill = |sink: &mut dyn Sink| folder.convert(None, None, &cx, sink, &mut |p| bar.show(p)).map_err(named);
+    let fill = |sink: &mut dyn Sink| folder.convert(to, name, &cx, sink, &mut |p| bar.show(p)).map_err(named);
     // Whether the shapes of the tensors are those that the configuration says, the model itself knows.
     let loads = |new: &Path| {
         let file = Gguf::open(new, &Limits::default())?;

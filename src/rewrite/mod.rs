@@ -78,7 +78,8 @@ impl Rows {
     fn new(source: &Source, n: usize, cols: usize) -> Result<Rows> {
         let cols = if source.turned { n } else { cols };
         let bytes = source.format.row_bytes(cols).unwrap_or(0);
-        let part = |part: &Bytes| Matrix::new(source.format, part.len().checked_div(bytes).unwrap_or(0), cols, part.clone());
+        let part =
+            |part: &Bytes| Matrix::new(source.format, part.len().checked_div(bytes).unwrap_or(0), cols, part.clone());
         let parts = source.parts.iter().map(part).collect::<Result<Vec<_>>>()?;
         Ok(Rows { parts, turned: source.turned })
     }

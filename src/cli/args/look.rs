@@ -92,8 +92,8 @@ Without --to, what is written follows from the name of OUT: a GGUF adapter if it
 .mynah, and else a directory of PEFT's. Values are written as they are, as 32-bit floats. PEFT has lora, dora, ia3, prompt and \
 prefix, MLX lora and dora, llama.cpp lora; nola and uni are written as the LoRA that they amount to.
 
-IN may also be a folder of Hugging Face's, which becomes a model file: Llama, Mistral, SmolLM3, Qwen2 and Qwen3 with \
-byte-level BPE. Weights stay as they are; mynah quantize makes the file smaller.
+IN may also be a folder of a model of Hugging Face's, which becomes a model file, if mynah runs its architecture. Without \
+--type weights stay as they are; mynah quantize makes the file smaller.
 
 With --json: output, to, kind (of IN), written_as, bytes.
 
@@ -115,6 +115,12 @@ pub struct Convert {
     /// What to write
     #[arg(long, value_enum)]
     pub to: Option<Form>,
+    /// The type of the weights, if IN is a folder of a model [default: as they are]
+    #[arg(long = "type", value_name = "TYPE", value_enum, ignore_case = true)]
+    pub floats: Option<Floats>,
+    /// What the model is called, if IN is a folder of a model [default: as the folder]
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
     /// Replace OUT if it exists; a directory only if nothing else is in it
     #[arg(long)]
     pub force: bool,
@@ -122,6 +128,17 @@ pub struct Convert {
     pub other: OtherBase,
     #[command(flatten, next_help_heading = ENGINE)]
     pub engine: Engine,
+}
+
+/// What weights are stored as that are not quantised.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Debug)]
+pub enum Floats {
+    /// 32 bits, exact
+    F32,
+    /// 16 bits
+    F16,
+    /// 16 bits, with the range of 32
+    Bf16,
 }
 
 /// What an adapter is written as.

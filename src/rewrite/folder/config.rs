@@ -180,11 +180,16 @@ impl Config {
                     let list = self.rope(key).and_then(Json::list).unwrap_or_default();
                     let values: Vec<f32> = list.iter().filter_map(Json::number).map(|v| v as f32).collect();
                     if values.len() as u64 != half || values.len() != list.len() {
-                        return Err(Error::mismatch(format!("config.json: {key}"), format!("{half} numbers"), list.len()));
+                        return Err(Error::mismatch(
+                            format!("config.json: {key}"),
+                            format!("{half} numbers"),
+                            list.len(),
+                        ));
                     }
                     Ok(values)
                 };
-                let names = [("rope_factors_long.weight", "long_factor"), ("rope_factors_short.weight", "short_factor")];
+                let names =
+                    [("rope_factors_long.weight", "long_factor"), ("rope_factors_short.weight", "short_factor")];
                 names.into_iter().map(|(name, key)| Ok((name, list(key)?))).collect()
             }
             (Factors::Long, "default") | (Factors::None | Factors::Llama3, _) => Ok(Vec::new()),

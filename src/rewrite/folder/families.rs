@@ -329,10 +329,7 @@ pub static FAMILIES: &[Family] = &[
         classes: &["StableLmForCausalLM", "StableLMEpochForCausalLM"],
         architecture: "stablelm",
         inside: &[
-            &[
-                ["self_attn.q_layernorm.norms.#", "attn_q_norm"],
-                ["self_attn.k_layernorm.norms.#", "attn_k_norm"],
-            ],
+            &[["self_attn.q_layernorm.norms.#", "attn_q_norm"], ["self_attn.k_layernorm.norms.#", "attn_k_norm"]],
             BLOCK,
         ],
         keys: stablelm,
@@ -373,11 +370,7 @@ pub static FAMILIES: &[Family] = &[
     Family {
         classes: &["Lfm2ForCausalLM", "LFM2ForCausalLM"],
         architecture: "lfm2",
-        outside: &[
-            ["embed_tokens", "token_embd"],
-            ["embedding_norm", "token_embd_norm"],
-            ["lm_head", "output"],
-        ],
+        outside: &[["embed_tokens", "token_embd"], ["embedding_norm", "token_embd_norm"], ["lm_head", "output"]],
         inside: &[&[
             ["operator_norm", "attn_norm"],
             ["ffn_norm", "ffn_norm"],

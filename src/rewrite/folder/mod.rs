@@ -44,8 +44,11 @@ use std::path::Path;
 use std::prelude::v1::*;
 
 /// How texts become one vector: the word or the end of a switch in a configuration, and the number in files.
-const POOLINGS: [(&str, &str, u64); 3] =
-    [("mean", "pooling_mode_mean_tokens", 1), ("cls", "pooling_mode_cls_token", 2), ("lasttoken", "pooling_mode_lasttoken", 3)];
+const POOLINGS: [(&str, &str, u64); 3] = [
+    ("mean", "pooling_mode_mean_tokens", 1),
+    ("cls", "pooling_mode_cls_token", 2),
+    ("lasttoken", "pooling_mode_lasttoken", 3),
+];
 
 /// What a folder says about its tokenizer. What is not there is `Null`.
 struct Texts {
@@ -189,7 +192,8 @@ impl Folder {
         sink: &mut dyn Sink,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<()> {
-        let tensors: Vec<_> = self.parts.iter().flat_map(|part| part.tensors().iter().map(move |t| (part, t))).collect();
+        let tensors: Vec<_> =
+            self.parts.iter().flat_map(|part| part.tensors().iter().map(move |t| (part, t))).collect();
         let mix = match to {
             Some(mix) => mix,
             None => {

@@ -51,7 +51,8 @@ impl<'a> Fields<'a> {
 
     fn take(&mut self, n: u64) -> Result<&'a [u8]> {
         let end = usize::try_from(n).ok().and_then(|n| self.at.checked_add(n));
-        let found = end.and_then(|end| self.bytes.get(self.at..end)).ok_or_else(|| self.corrupt("a field is cut off"))?;
+        let found =
+            end.and_then(|end| self.bytes.get(self.at..end)).ok_or_else(|| self.corrupt("a field is cut off"))?;
         self.at = self.at.saturating_add(found.len());
         Ok(found)
     }

@@ -92,9 +92,11 @@ impl<'a> Roles<'a> {
         }
         if let Some(text) = first {
             if !self.is(&["bos", "cls"], text) {
-                ["bos", "cls"].into_iter().filter(|r| self.text(r).is_none()).collect::<Vec<_>>().into_iter().for_each(|r| {
-                    self.name(r, Some(text));
-                });
+                ["bos", "cls"].into_iter().filter(|r| self.text(r).is_none()).collect::<Vec<_>>().into_iter().for_each(
+                    |r| {
+                        self.name(r, Some(text));
+                    },
+                );
             }
             self.add("bos", self.is(&["bos", "cls"], text));
         }
@@ -119,7 +121,8 @@ impl<'a> Roles<'a> {
             && !between.is_empty()
             && (named(Some(a), "Sequence"), named(Some(b), "Sequence")) == (Some("A"), Some("B"))
         {
-            let parts = |part: &'a Json| named(Some(part), "SpecialToken").is_some_and(|text| self.is(&["sep", "eos"], text));
+            let parts =
+                |part: &'a Json| named(Some(part), "SpecialToken").is_some_and(|text| self.is(&["sep", "eos"], text));
             let (one, two) = (between.first().is_some_and(parts), between.get(1).is_some_and(parts));
             let add = one && last.is_none() || between.len() == 2 && two;
             self.add("sep", add);
@@ -205,7 +208,9 @@ fn templates(texts: &Texts, head: &mut Keys) {
     let mut usual = own.and_then(Json::text).or(texts.template.as_deref().filter(|_| own.is_none()));
     for choice in several {
         let of = |key: &str| choice.get(key).and_then(Json::text);
-        let (Some(name), Some(template)) = (of("name").filter(|name| !name.is_empty()), of("template")) else { continue };
+        let (Some(name), Some(template)) = (of("name").filter(|name| !name.is_empty()), of("template")) else {
+            continue;
+        };
         if name == "default" {
             usual = Some(template);
             continue;

@@ -67,7 +67,8 @@ fn place(family: &Family, name: &str) -> Option<Place> {
     if here.is_empty() {
         return Some(Place::Nowhere);
     }
-    let full = |here: &str| format!("{before}{here}{}", if here.contains('.') && suffix.is_empty() { "" } else { suffix });
+    let full =
+        |here: &str| format!("{before}{here}{}", if here.contains('.') && suffix.is_empty() { "" } else { suffix });
     Some(match (here.split_once('|'), at) {
         (Some((a, b)), _) => Place::Two([a, b].map(full)),
         (None, Some(at)) => {
@@ -116,7 +117,8 @@ pub(super) fn steps(c: &Config, all: &[Given<'_>], formats: Formats) -> Result<V
     for (i, (name, values)) in c.factors()?.into_iter().enumerate() {
         let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
         let dims = vec![values.len() as u64];
-        steps.push(((0, i), Step::of(name.into(), dims, Source::new(formats.plain, Bytes::from(bytes)), formats.plain)));
+        steps
+            .push(((0, i), Step::of(name.into(), dims, Source::new(formats.plain, Bytes::from(bytes)), formats.plain)));
     }
     let (mut stacks, mut ends, mut unknown) = (BTreeMap::<String, Stack>::new(), BTreeMap::new(), Vec::new());
     for (i, &(part, tensor)) in (1..).zip(all) {
@@ -248,7 +250,8 @@ fn apply(c: &Config, change: Change, step: &mut Step<'static>, shape: &dyn Fn() 
     match change {
         Change::Queries | Change::Keys => {
             let heads = if change == Change::Queries { c.whole(HEADS)? } else { c.groups()? };
-            let width = all.checked_div(heads).filter(|w| w.checked_mul(heads) == Some(all) && w.is_multiple_of(2) && *w > 0);
+            let width =
+                all.checked_div(heads).filter(|w| w.checked_mul(heads) == Some(all) && w.is_multiple_of(2) && *w > 0);
             let width = width.ok_or_else(|| Error::mismatch(shape(), format!("rows for {heads} heads"), all))? as usize;
             step.order = Some(Box::new(move |row| hugging_face_row(row, width)));
         }

@@ -48,13 +48,9 @@ macro_rules! cased {
     };
 }
 
-const QWEN2: &str =
-    concat!(contractions!(), r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*", spaces!());
-const QWEN35: &str = concat!(
-    contractions!(),
-    r"|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*",
-    spaces!()
-);
+const QWEN2: &str = concat!(contractions!(), r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*", spaces!());
+const QWEN35: &str =
+    concat!(contractions!(), r"|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*", spaces!());
 const LLAMA3: &str =
     concat!(contractions!(), r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*", spaces!());
 const GPT_4O: &str = cased!(concat!(contractions!(), "?"), r"\p{N}{1,3}");
@@ -79,8 +75,8 @@ struct Tokens {
 }
 
 impl Tokens {
-    fn new(n: u64) -> Result<Tokens> {
-        Limits::check("tokens", n, Limits::DEFAULT.array)?;
+    fn new(n: u64, limits: &Limits) -> Result<Tokens> {
+        Limits::check("tokens", n, limits.array)?;
         Ok(Tokens { all: vec![None; n as usize] })
     }
 
@@ -235,7 +231,7 @@ impl Folder {
     /// The pieces of `tokenizer.model`, and what other files add. Returns the number of tokens.
     fn scored(&self, tokenizer: Tokenizer, head: &mut Keys) -> Result<u64> {
         let n = self.size()?;
-        let mut tokens = Tokens::new(n)?;
+        let mut tokens = Tokens::new(n, &self.limits)?;
         let pieces = sentencepiece::parse(self.texts.pieces.as_deref().unwrap_or_default(), &self.limits)
             .map_err(|e| e.in_file("tokenizer.model"))?;
         for (id, Piece { text, score, kind }) in (0..).zip(&pieces) {
@@ -263,7 +259,7 @@ impl Folder {
     /// The tokens of `tokenizer.json` with scores that follow from its merges: what is merged sooner has a higher one.
     fn derived(&self, head: &mut Keys) -> Result<u64> {
         let n = self.size()?;
-        let mut tokens = Tokens::new(n)?;
+        let mut tokens = Tokens::new(n, &self.limits)?;
         let (model, vocab) = self.vocab()?;
         let mut ranks = BTreeMap::new();
         for merge in merges(model)? {
@@ -292,7 +288,7 @@ impl Folder {
 
     /// The tokens of `tokenizer.json`, spelled in characters for bytes.
     fn byte_level(&self, head: &mut Keys) -> Result<()> {
-        let mut tokens = Tokens::new(self.size()?)?;
+        let mut tokens = Tokens::new(self.size()?, &self.limits)?;
         let (model, vocab) = self.vocab()?;
         for (text, id) in vocab {
             tokens.must(id.whole(), text, 0.0, NORMAL)?;
@@ -312,7 +308,7 @@ impl Folder {
     /// Words and their parts: what begins a word is marked in files, and not what continues it.
     fn words(&self, head: &mut Keys) -> Result<u64> {
         let n = self.size()?;
-        let mut tokens = Tokens::new(n)?;
+        let mut tokens = Tokens::new(n, &self.limits)?;
         let (_, vocab) = self.vocab()?;
         for (text, id) in vocab {
             let text = text.strip_prefix("##").map_or_else(|| format!("\u{2581}{text}"), String::from);
