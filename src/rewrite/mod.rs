@@ -2,8 +2,7 @@
 //!
 //! All go through a file tensor by tensor and rows by rows, so that memory is bounded by a few rows and not by the model.
 //! `mixes.rs` is the table of types and says which format each tensor gets, as llama.cpp does; `importance.rs` measures how
-//! much the columns of each matrix matter; `quantise.rs`, `bake.rs` and `folder.rs`
-//! are the ways to write.
+//! much the columns of each matrix matter; `quantise.rs`, `bake.rs` and the room `folder` are the ways to write.
 //!
 //! No result depends on the number of threads: they share rows, and a row is computed by one of them.
 #![cfg_attr(

@@ -529,7 +529,7 @@ const READERS: &[&str] = &[
     "adapter/foreign.rs",
     "adapter/file.rs",
     "adapter/probe.rs",
-    "rewrite/folder.rs",
+    "rewrite/folder/mod.rs",
     "text/json.rs",
     "text/load.rs",
     "train/data/mod.rs",

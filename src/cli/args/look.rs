@@ -103,7 +103,7 @@ Examples:
   mynah convert notes.mynah notes-mlx -m model.gguf --to mlx
   mynah convert someones-peft someones.mynah -m model.gguf")]
 pub struct Convert {
-    /// The adapter
+    /// The adapter, or the folder of a model
     #[arg(value_name = "IN")]
     pub input: PathBuf,
     /// The file or directory to write

@@ -163,7 +163,7 @@ const PLAIN: Family = Family {
 
 /// A decoder like Llama's.
 const LLAMA: Family = Family {
-    classes: &["LlamaForCausalLM", "LLaMAForCausalLM"],
+    classes: &["LlamaForCausalLM", "LLaMAForCausalLM", "MistralForCausalLM"],
     architecture: "llama",
     changes: PAIRS,
     factors: Factors::Llama3,
@@ -223,7 +223,6 @@ const GEMMA3: Family = Family {
 /// Every class that is known.
 pub static FAMILIES: &[Family] = &[
     LLAMA,
-    Family { classes: &["MistralForCausalLM"], cuts: &[["smaug-bpe", "llama-bpe"]], ..LLAMA },
     Family {
         classes: &["SmolLM3ForCausalLM"],
         architecture: "smollm3",
@@ -235,7 +234,7 @@ pub static FAMILIES: &[Family] = &[
         classes: &["GraniteForCausalLM"],
         architecture: "granite",
         keys: granite,
-        cuts: &[["smollm", "refact"], ["smaug-bpe", "dbrx"]],
+        cuts: &[["smollm", "refact"]],
         ..LLAMA
     },
     QWEN2,

@@ -22,7 +22,7 @@
 
 mod config;
 mod families;
-pub mod sentencepiece;
+mod sentencepiece;
 mod special;
 mod tensors;
 mod vocabulary;

@@ -7,7 +7,7 @@ use std::prelude::v1::*;
 
 /// One token.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Piece {
+pub(super) struct Piece {
     /// Its spelling; U+2581 stands for a space.
     pub text: String,
     /// The higher, the sooner parts are merged to it.
@@ -101,7 +101,7 @@ impl<'a> Fields<'a> {
 /// # Errors
 /// `Corrupt` with the offset for a file that is cut off or is none of these; `Limit` for too many pieces; `Unsupported`
 /// for a vocabulary that is not made of pairs (BPE), which no GGUF file of this kind can say.
-pub fn parse(bytes: &[u8], limits: &Limits) -> Result<Vec<Piece>> {
+pub(super) fn parse(bytes: &[u8], limits: &Limits) -> Result<Vec<Piece>> {
     let mut fields = Fields { bytes, start: 0, at: 0 };
     let (mut pieces, mut method) = (Vec::new(), 1);
     while let Some((field, value, start)) = fields.next()? {
