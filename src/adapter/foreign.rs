@@ -12,7 +12,7 @@
     )
 )]
 
-use super::safetensors::{PICKLES, Safetensors, pickled};
+use super::safetensors::{Safetensors, is_pickle, pickled};
 use crate::bytes::{Bytes, FETCH, LFS_POINTER, Limits};
 use crate::error::{Error, printable};
 use std::prelude::v1::*;
@@ -44,7 +44,7 @@ pub(super) fn file(bytes: Bytes, limits: &Limits) -> Option<Error> {
     if bytes.starts_with(LFS_POINTER) {
         return no(FETCH);
     }
-    if PICKLES.iter().any(|magic| bytes.starts_with(magic)) {
+    if is_pickle(&bytes) {
         return Some(pickled());
     }
     if let Some(rest) = bytes.get(8..)

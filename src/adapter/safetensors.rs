@@ -47,7 +47,13 @@ const DTYPES: &[Dtype] = &[
 const LEAST: usize = br#""":{"dtype":"U8","shape":[],"data_offsets":[0,0]}"#.len();
 
 /// How files of PyTorch begin: zip archives, and pickles of several versions.
-pub(super) const PICKLES: &[&[u8]] = &[b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"];
+const PICKLES: &[&[u8]] = &[b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"];
+
+/// Whether a file is a pickle. The length of a header can begin with the same bytes, but its upper half is zero and a brace
+/// follows.
+pub(super) fn is_pickle(bytes: &[u8]) -> bool {
+    PICKLES.iter().any(|magic| bytes.starts_with(magic)) && bytes.get(4..9) != Some(b"\0\0\0\0{")
+}
 
 /// One row of the table.
 #[derive(Clone, Debug)]
@@ -86,7 +92,7 @@ impl Safetensors {
     /// `Corrupt` with the tensor and the offset; `Limit`; `Unsupported` for other files and unknown types.
     pub fn parse(file: Bytes, limits: &Limits) -> Result<Safetensors> {
         Limits::check("bytes of a file", file.len() as u64, limits.file)?;
-        if PICKLES.iter().any(|magic| file.starts_with(magic)) {
+        if is_pickle(&file) {
             return Err(pickled());
         }
         if file.starts_with(LFS_POINTER) {

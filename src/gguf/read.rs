@@ -64,16 +64,17 @@ fn other_format(file: &[u8]) -> Option<String> {
     const LOOK: usize = 4096;
     let start = file.get(..LOOK).unwrap_or(file);
     let holds = |text: &[u8]| start.windows(text.len()).any(|w| w == text);
-    let stands = |row: &&(usize, &[u8], &str)| start.get(row.0..).is_some_and(|rest| rest.starts_with(row.1));
-    if let Some((_, _, what)) = NOT_GGUF.iter().find(stands) {
-        return Some((*what).into());
-    }
-    if start.get(8) == Some(&b'{') {
+    // The length of its header comes first, which can begin as a pickle does.
+    if start.get(4..9) == Some(b"\0\0\0\0{") {
         return Some(if holds(b"lora_A") || holds(b"lora_embedding") {
             "an adapter as safetensors; attach the folder that it lies in to its base model (-m BASE -a FOLDER)".into()
         } else {
             "safetensors; convert the folder that it lies in to GGUF".into()
         });
+    }
+    let stands = |row: &&(usize, &[u8], &str)| start.get(row.0..).is_some_and(|rest| rest.starts_with(row.1));
+    if let Some((_, _, what)) = NOT_GGUF.iter().find(stands) {
+        return Some((*what).into());
     }
     // Text: what a server said instead of the file. A cut character at the end of the part looked at is not its fault.
     let text = match core::str::from_utf8(start) {
