@@ -17,8 +17,8 @@ pub struct Lesson {
 /// What is taught from.
 enum Work {
     /// Rows that were not yet touched.
-    Draft(Draft),
-    Rows(mynah::Lesson),
+    Draft(Box<Draft>),
+    Rows(Box<mynah::Lesson>),
     Marks(Box<Marks>),
     /// Marks, learnt; nothing if no step was done.
     Learnt(Option<Box<Learnt>>, Vec<f32>),
@@ -54,7 +54,7 @@ impl Lesson {
             "bytes": plan.total(),
             "notes": notes,
         });
-        Ok(Lesson { work: Work::Draft(draft), plan: plan.to_string() })
+        Ok(Lesson { work: Work::Draft(Box::new(draft)), plan: plan.to_string() })
     }
 
     /// From marks: [`app::Feedback`].
@@ -150,7 +150,7 @@ fn untaught() -> Error {
 impl Lesson {
     fn work(&mut self, seconds: f64) -> mynah::Result<Option<String>> {
         self.work = match core::mem::replace(&mut self.work, Work::Broken) {
-            Work::Draft(draft) => Work::Rows(draft.begin()?),
+            Work::Draft(draft) => Work::Rows(Box::new(draft.begin()?)),
             work => work,
         };
         let said = match &mut self.work {
@@ -160,10 +160,7 @@ impl Lesson {
                 }
                 lesson.next().transpose()?.map(|event| of_rows(event, lesson.steps()))
             }
-            Work::Marks(marks) => match marks.learning.next().transpose()? {
-                Some(event) => Some(marks.heard(event)),
-                None => None,
-            },
+            Work::Marks(marks) => marks.learning.next().transpose()?.map(|event| marks.heard(event)),
             _ => None,
         };
         if said.is_none() {

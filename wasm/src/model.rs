@@ -148,7 +148,7 @@ impl Model {
         checkpoint: Option<Vec<u8>>,
     ) -> Result<Lesson, JsValue> {
         let taught: Taught = serde_json::from_str(settings).map_err(options)?;
-        if taught.from_marks() {
+        if taught.is_of_marks() {
             return self.marks(data, &taught, checkpoint).map_err(error);
         }
         let begin = || {
@@ -192,7 +192,7 @@ impl Model {
 impl Model {
     /// A lesson from marks.
     fn marks(&self, marks: Vec<u8>, taught: &Taught, adapter: Option<Vec<u8>>) -> mynah::Result<Lesson> {
-        let (spec, settings) = (taught.spec(&self.mynah)?, taught.of_marks()?);
+        let (spec, settings) = (taught.spec(&self.mynah)?, taught.learn_settings()?);
         let talk = self.mynah.generation().stack(self.stack.clone());
         let talk = if let Some(tokens) = taught.context() { talk.context(tokens) } else { talk };
         let mut talk = talk.talk()?;

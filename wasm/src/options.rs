@@ -108,7 +108,7 @@ impl Lesson {
     }
 
     /// Whether the data are marks of answers.
-    pub fn from_marks(&self) -> bool {
+    pub fn is_of_marks(&self) -> bool {
         self.objective.as_deref() == Some(feedback::OBJECTIVE)
     }
 
@@ -117,7 +117,7 @@ impl Lesson {
     }
 
     /// How to learn from them; what is not of use there is refused.
-    pub fn of_marks(&self) -> Result<LearnSettings> {
+    pub fn learn_settings(&self) -> Result<LearnSettings> {
         let unused: [(&str, bool); 8] = [
             ("steps", self.steps.is_some()),
             ("epochs", self.epochs.is_some()),
