@@ -22,7 +22,7 @@ pub struct Recipe {
     pub targets: &'static [Role],
     /// Sizes that it is good for.
     pub sizes: RangeInclusive<u64>,
-    /// Its codec, and the bits of a value if that can have different ones; otherwise the first of [`PLAIN`] that fits.
+    /// Its codec, and the bits of a value if that can have different ones; otherwise the first of f16, q8 and q4 that fits.
     pub codec: Option<(&'static str, u64)>,
 }
 

@@ -585,7 +585,7 @@ impl Feedback {
     /// Neither the conversation nor the file changes.
     ///
     /// # Errors
-    /// `Invalid` if there is nothing to learn from and for settings that cannot be used; those of [`feedback::Lesson::new`].
+    /// `Invalid` if there is nothing to learn from and for settings that cannot be used; those of [`crate::train::feedback::Lesson::new`].
     ///
     /// ```
     /// # fn main() -> mynah::Result<()> {
