@@ -3,7 +3,8 @@
 //   cargo build --release && node wasm/build.mjs
 //   node wasm/bench.mjs MODEL.gguf [rounds]
 //
-// The native program is forced to AVX2 on x86-64, whose vectors are twice as wide as WebAssembly's. MYNAH names another one.
+// The native program is forced to AVX2 on x86-64, whose vectors are twice as wide as WebAssembly's. MYNAH names another
+// one, PKG another package; builds that it lacks are left out.
 
 import { execFileSync } from "node:child_process";
 import { mkdtempSync, readFileSync } from "node:fs";
@@ -29,9 +30,9 @@ const backend = process.arch === "x64" ? "avx2" : undefined;
 const notes = join(root, "src/base/notes.txt");
 const said = 128;
 const read = 256;
-const taught = { method: "lora", rank: 4, steps: 4, context: 128, heldOut: 0 };
+const taught = { method: "lora", rank: 4, steps: 2, context: 128, heldOut: 0 };
 
-const { Mynah } = await import(pathToFileURL(join(root, "wasm/pkg/mynah.js")).href);
+const { Mynah } = await import(pathToFileURL(resolve(process.env.PKG ?? join(root, "wasm/pkg"), "mynah.js")).href);
 
 /** Tokens a second: of a prompt, of what follows it, of steps of training. */
 async function inWasm(m) {
@@ -69,7 +70,11 @@ const most = Math.min(2, availableParallelism());
 const contestants = {};
 for (let threads = 1; threads <= most; threads++) contestants[`native ${backend ?? ""}, ${threads}`] = { threads, run: () => native(threads) };
 for (const [build, threads] of [["simd", 1], ["relaxed", 1], ["threads", 1], ["threads", most]]) {
-  const m = await Mynah.load(pathToFileURL(resolve(model)), { build, threads });
+  const m = await Mynah.load(pathToFileURL(resolve(model)), { build, threads }).catch((e) => {
+    if (e.code !== "unsupported") throw e;
+    console.error(e.message);
+  });
+  if (!m) continue;
   contestants[`${build}, ${m.facts.threads}`] = { threads: m.facts.threads, run: () => inWasm(m) };
 }
 const measured = Object.fromEntries(Object.keys(contestants).map((name) => [name, []]));

@@ -171,7 +171,8 @@ impl Default for Shared {
 
 impl Seat {
     /// Makes the calling thread a worker of the pool until the pool ends. Nobody waits for it to come: work is shared by
-    /// those who are there. Returns at once if the pool has ended, or has as many workers as it can have.
+    /// those who are there. Returns at once if the pool has ended, or has as many workers as it can have. In a page neither
+    /// this thread nor the one that calls [`Pool::run`](super::Pool::run) can be the page's own, which may not wait.
     ///
     /// ```
     /// let pool = mynah::Pool::new(1); // the caller alone
