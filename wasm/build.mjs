@@ -46,7 +46,10 @@ for (const name of wanted) {
   const flags = [`-C target-feature=${features}`, ...linked.map((arg) => `-C link-arg=${arg}`)];
   execFileSync("cargo", command, { cwd: root, stdio: "inherit", env: { ...process.env, ...env, CARGO_TARGET_DIR: target, RUSTFLAGS: flags.join(" ") } });
   const built = join(target, "wasm32-unknown-unknown", profile === "dev" ? "debug" : profile, "mynah_wasm.wasm");
-  execFileSync("wasm-bindgen", ["--target", "web", "--out-name", "mynah", "--out-dir", join(next, name), built], { stdio: "inherit" });
+  const bind = ["--target", "web", "--out-name", "mynah", "--out-dir", join(next, name), built];
+  // Names of functions are a fifth of a module; traces of a development build have use for them.
+  if (profile !== "dev") bind.push("--remove-name-section", "--remove-producers-section");
+  execFileSync("wasm-bindgen", bind, { stdio: "inherit" });
   // What the loader says of memory that it makes itself: in pages, as the module wants it.
   const memory = /WebAssembly\.Memory\(\{\s*initial:\s*(\d+),\s*maximum:\s*(\d+)/.exec(readFileSync(join(next, name, "mynah.js"), "utf8"));
   builds[name] = memory && { initial: Number(memory[1]), maximum: Number(memory[2]) };
