@@ -50,7 +50,9 @@ pub fn fit(spec: &Spec, codec: Option<compress::Spec>, base: &Base, bytes: usize
         return fit_kind(spec, codec, base, bytes);
     }
     let mut refused = Error::unsupported("adapter kind", Spec::AUTO);
-    for recipe in FOR_SIZE {
+    // Levels are for kinds whose values start at zero, which have them in their rows.
+    let levels = codec.as_ref().is_some_and(few);
+    for recipe in FOR_SIZE.iter().filter(|row| row.codec.is_some() || !levels) {
         let targets = if spec.targets.is_empty() { recipe.targets.to_vec() } else { spec.targets.clone() };
         let spec = Spec { kind: recipe.kind.name.into(), targets, ..spec.clone() };
         let codecs = codec.clone().map_or_else(|| recipe.codecs(), |codec| vec![codec]);
@@ -80,7 +82,7 @@ fn fit_kind(spec: &Spec, codec: Option<compress::Spec>, base: &Base, bytes: usiz
         _ => (1, 1),
     };
     // Of values of few bits there are as many as fit. Other kinds gain little by more than the usual size.
-    let few = codecs.iter().any(|codec| codec.row().is_ok_and(|(_, values)| values.get(BITS.name).is_some()));
+    let few = codecs.iter().any(few);
     let usual = kind.size.map_or(1, |knob| spec.values().map_or(low, |values| values.whole(knob.name)));
     if let Some(found) = room.fill(&codecs, low..=if few { high } else { usual })? {
         return Ok(found);
@@ -96,6 +98,11 @@ fn fit_kind(spec: &Spec, codec: Option<compress::Spec>, base: &Base, bytes: usiz
         codecs.push(ternary(1e-3));
     }
     Err(too_small(spec, &codecs, base, bytes)?)
+}
+
+/// Whether the bits of its values can be set.
+fn few(codec: &compress::Spec) -> bool {
+    codec.row().is_ok_and(|(_, values)| values.get(BITS.name).is_some())
 }
 
 fn ternary(density: f64) -> compress::Spec {

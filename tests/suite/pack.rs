@@ -272,4 +272,7 @@ fn files_have_the_size_that_was_asked_for() {
         }
     }
     assert!(tried > 25, "{tried}");
+    // Whatever the size, levels go with what starts at zero.
+    let levels = Some(compress::Spec::new("levels"));
+    assert_eq!(adapter::budget::fit(&Spec::new(Spec::AUTO), levels, base, 300_000).unwrap().0.kind, "nola");
 }
