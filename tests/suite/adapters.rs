@@ -246,7 +246,7 @@ fn dot(a: &[f32], b: &[f32]) -> f64 {
 }
 
 /// Kinds that put rows before the text: a fresh one changes it already.
-const ROWS: [&str; 2] = ["prefix", "prompt"];
+const ROWS: &[&str] = &["prefix", "prompt"];
 
 #[test]
 fn fresh_ones_change_nothing_and_trained_ones_do() {
@@ -299,10 +299,10 @@ fn shapes_are_what_they_say() {
 
 /// Kinds that hold what they derive from their parameters fixed within a step, and so for the gradient: PEFT's DoRA does so
 /// with the lengths of rows.
-const HELD: [&str; 1] = ["dora"];
+const HELD: &[&str] = &["dora"];
 
 /// Kinds with a function that bends: across a bend a difference is no derivative.
-const BENT: [&str; 2] = ["bottleneck", "parallel"];
+const BENT: &[&str] = &["bottleneck", "parallel"];
 
 /// Differences of two widths, by which the error of a curved function falls with the fourth power; and how far they are
 /// apart.
@@ -380,10 +380,20 @@ fn backward_agrees_with_differences() {
 }
 
 /// Kinds whose change is the strength times that with strength 1, as their pages say.
-const LINEAR: [&str; 8] = ["lora", "nola", "uni", "ia3", "bottleneck", "parallel", "llama-adapter", "unlock"];
+#[rustfmt::skip]
+const LINEAR: &[&str] = &[
+    "lora",
+    "nola",
+    "uni",
+    "ia3",
+    "bottleneck",
+    "parallel",
+    "llama-adapter",
+    "unlock",
+];
 
 /// The others, and what their pages say.
-const CURVED: [(&str, &str); 3] = [
+const CURVED: &[(&str, &str)] = &[
     ("dora", "lengths of rows follow the strength by a root"),
     ("prefix", "the strength is a factor within a softmax"),
     ("prompt", "rows are multiplied, and the text attends to them"),
