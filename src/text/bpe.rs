@@ -6,6 +6,8 @@ use super::split::{Cutter, Rule, Whole};
 use super::spm::{SPACE, first_char, pieces};
 use super::vocab::{NONE, TokenKind, Vocab};
 use crate::error::{Error, Result, printable};
+use core::cell::RefCell;
+use std::collections::BTreeMap;
 use std::prelude::v1::*;
 
 /// No byte.
@@ -201,7 +203,7 @@ impl Bpe {
         };
         let mut pieces = pieces(word, self.raw);
         let done: core::result::Result<(), core::convert::Infallible> =
-            merger.each(&mut pieces, symbol, &InVocab { bpe: self, vocab }, |text, span| {
+            merger.each(&mut pieces, symbol, &InVocab::new(self, vocab), |text, span| {
                 if span.id != NONE {
                     out.push(span.id);
                 } else if self.raw {
@@ -217,6 +219,34 @@ impl Bpe {
 struct InVocab<'a> {
     bpe: &'a Bpe,
     vocab: &'a Vocab,
+    /// [`InVocab::turn`] of tokens, as far as it was asked.
+    turns: RefCell<BTreeMap<u32, u32>>,
+}
+
+impl<'a> InVocab<'a> {
+    fn new(bpe: &'a Bpe, vocab: &'a Vocab) -> Self {
+        InVocab { bpe, vocab, turns: RefCell::default() }
+    }
+
+    /// One more than the lowest rank up to which merges must have come to make this token of single symbols; 0 for a single
+    /// symbol, and the highest number if none make it. The depth is at most a token's length.
+    fn turn(&self, token: &[u8]) -> u32 {
+        let single = if self.bpe.raw { first_char(self.vocab, token).0 } else { 1 };
+        if single >= token.len() {
+            return 0;
+        }
+        let Some(id) = self.vocab.find(token) else { return u32::MAX };
+        if let Some(turn) = self.turns.borrow().get(&id) {
+            return *turn;
+        }
+        let by = |cut: usize| {
+            let rank = self.bpe.rank(id, cut as u32)?;
+            Some((rank + 1).max(self.turn(&token[..cut])).max(self.turn(&token[cut..])))
+        };
+        let turn = (1..token.len()).filter_map(by).min().unwrap_or(u32::MAX);
+        self.turns.borrow_mut().insert(id, turn);
+        turn
+    }
 }
 
 impl Pairs for InVocab<'_> {
@@ -228,13 +258,15 @@ impl Pairs for InVocab<'_> {
         Some((self.bpe.rank(into, left.range.len() as u32)?, into))
     }
 
-    fn lowest(&self, text: &[u8], left: &Span, least: usize) -> Option<u32> {
+    fn lowest(&self, text: &[u8], left: &Span, least: usize, below: Option<u32>) -> Option<u32> {
         if left.id == NONE {
             return None;
         }
-        let from = &text[left.range.start..];
-        let ends = left.range.len() + least..=self.longest().min(from.len());
-        ends.filter_map(|end| self.bpe.rank(self.vocab.find(&from[..end])?, left.range.len() as u32)).min()
+        let (from, own) = (&text[left.range.start..], left.range.len());
+        let stands = |right: &[u8]| below.is_none_or(|below| self.turn(right) <= below);
+        let rank = |end: usize| self.bpe.rank(self.vocab.find(&from[..end])?, own as u32);
+        let ends = own + least..=self.longest().min(from.len());
+        ends.filter_map(|end| rank(end).filter(|_| stands(&from[own..end]))).min()
     }
 
     fn longest(&self) -> usize {

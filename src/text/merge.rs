@@ -2,7 +2,8 @@
 //!
 //! A long text is merged window by window. What stands behind a window could change what is merged before its end, so
 //! only that is used which nothing behind it can reach: a symbol stays certain as long as no merge of it with whatever
-//! may follow has a better rank than the pair that is merged next. What is left is merged again with what follows.
+//! may follow has a better rank than the pair that is merged next. What may follow is itself the work of merges, and none
+//! of a worse rank than the worst so far was its turn yet. What is left is merged again with what follows.
 
 use super::vocab::NONE;
 use core::cmp::Reverse;
@@ -35,8 +36,9 @@ pub(super) trait Pairs {
     /// The rank of merging two neighbours (lower first; the leftmost of equals) and the token that they become.
     fn pair(&self, text: &[u8], left: &Span, right: &Span) -> Option<(u32, u32)>;
 
-    /// The lowest rank of merging `left` with what may stand behind it: at least `least` bytes of the text.
-    fn lowest(&self, text: &[u8], left: &Span, least: usize) -> Option<u32>;
+    /// The lowest rank of merging `left` with what may stand behind it: at least `least` bytes of the text. With `below`
+    /// that is what merges of lower ranks than this one make of single symbols; a vocabulary may count more.
+    fn lowest(&self, text: &[u8], left: &Span, least: usize, below: Option<u32>) -> Option<u32>;
 
     /// The most bytes of a token that merges make.
     fn longest(&self) -> usize;
@@ -146,9 +148,12 @@ impl Merger {
             self.consider(at, &pair);
             at = self.symbols[at as usize].next;
         }
-        // The rank from which on the symbol before the border is uncertain too, and of which symbol that was asked.
-        let mut reach = None;
-        let mut asked = None;
+        // The rank from which on the symbol before the border is uncertain too, and of what that was asked: whatever may
+        // follow, and what may follow by now.
+        let mut reaches = [None; 2];
+        let mut asked = [None; 2];
+        // The highest rank so far.
+        let mut turn = 0;
         while let Some(Reverse((key, pair_end, id))) = self.queue.pop() {
             let left = key as u32;
             // Either side may have merged elsewhere since. A pair with the same end is still the same pair.
@@ -159,18 +164,25 @@ impl Merger {
             if stale(self, border) {
                 continue;
             }
+            let rank = (key >> 32) as u32;
+            turn = turn.max(rank);
             while border < end {
                 let edge = self.symbols[border as usize].prev;
                 if edge == NONE {
                     break;
                 }
-                let now = Some((edge, border));
-                if asked != now {
-                    asked = now;
-                    let least = self.span(border).range.len();
-                    reach = pairs.lowest(text, &self.span(edge), least);
-                }
-                if reach.is_none_or(|reach| u64::from(reach) >= key >> 32) {
+                let least = self.span(border).range.len();
+                // Of a symbol that was merged, only its length is known of what stands there.
+                let single = symbol(&text[border as usize..]).0 == least;
+                let mut reached = |i: usize, below: Option<u32>| {
+                    let now = Some((edge, border, below));
+                    if asked[i] != now {
+                        asked[i] = now;
+                        reaches[i] = pairs.lowest(text, &self.span(edge), least, below);
+                    }
+                    reaches[i].is_some_and(|reach| reach < rank)
+                };
+                if !reached(0, None) || single && !reached(1, Some(turn)) {
                     break;
                 }
                 border = edge;
@@ -194,7 +206,7 @@ impl Merger {
         while border < end {
             let edge = self.symbols[border as usize].prev;
             let least = self.span(border).range.len();
-            if edge == NONE || pairs.lowest(text, &self.span(edge), least).is_none() {
+            if edge == NONE || pairs.lowest(text, &self.span(edge), least, None).is_none() {
                 break;
             }
             border = edge;

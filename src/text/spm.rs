@@ -168,7 +168,7 @@ impl Pairs for InVocab<'_> {
         Some((self.spm.ranks[id as usize], id))
     }
 
-    fn lowest(&self, text: &[u8], left: &Span, least: usize) -> Option<u32> {
+    fn lowest(&self, text: &[u8], left: &Span, least: usize, _below: Option<u32>) -> Option<u32> {
         let from = &text[left.range.start..];
         let ends = left.range.len() + least..=self.longest().min(from.len());
         ends.filter_map(|end| Some(self.spm.ranks[self.vocab.find_text(&from[..end])? as usize])).min()

@@ -567,19 +567,37 @@ fn a_stream_gives_whole_characters() {
 fn windows_change_no_token() {
     use super::merge::{Merger, Pairs, Span};
     struct Table(std::collections::BTreeMap<Vec<u8>, u32>, bool);
-    impl Pairs for Table {
-        fn pair(&self, text: &[u8], left: &Span, right: &Span) -> Option<(u32, u32)> {
-            let rank = *self.0.get(&text[left.range.start..right.range.end])?;
+    impl Table {
+        fn rank(&self, token: &[u8], left: usize) -> Option<u32> {
+            let rank = *self.0.get(token)?;
             // As with a list of merges, not every cut of a token is a merge.
-            (self.1 || left.range.len() % 2 == rank as usize % 2).then_some((rank / 2, rank))
+            (self.1 || left % 2 == rank as usize % 2).then_some(rank / 2)
         }
 
-        fn lowest(&self, text: &[u8], left: &Span, least: usize) -> Option<u32> {
-            let from = &text[left.range.start..];
-            let ends = left.range.len() + least..=self.longest().min(from.len());
-            let rank = |end| self.0.get(&from[..end]).copied();
-            let fits = |rank: &u32| self.1 || left.range.len() % 2 == *rank as usize % 2;
-            ends.filter_map(rank).filter(fits).map(|rank| rank / 2).min()
+        /// One more than the highest rank of the merges that make it, of the way with the lowest.
+        fn turn(&self, token: &[u8]) -> u32 {
+            let by = |cut: usize| {
+                let sides = self.turn(&token[..cut]).max(self.turn(&token[cut..]));
+                Some((self.rank(token, cut)? + 1).max(sides))
+            };
+            match token.len() {
+                1 => 0,
+                len => (1..len).filter_map(by).min().unwrap_or(u32::MAX),
+            }
+        }
+    }
+    impl Pairs for Table {
+        fn pair(&self, text: &[u8], left: &Span, right: &Span) -> Option<(u32, u32)> {
+            let token = &text[left.range.start..right.range.end];
+            Some((self.rank(token, left.range.len())?, self.0[token]))
+        }
+
+        fn lowest(&self, text: &[u8], left: &Span, least: usize, below: Option<u32>) -> Option<u32> {
+            let (from, own) = (&text[left.range.start..], left.range.len());
+            let ends = own + least..=self.longest().min(from.len());
+            let rank = |end: usize| self.rank(&from[..end], own);
+            let stands = |right: &[u8]| below.is_none_or(|below| self.turn(right) <= below);
+            ends.filter_map(|end| rank(end).filter(|_| stands(&from[own..end]))).min()
         }
 
         fn longest(&self) -> usize {
