@@ -14,7 +14,7 @@ import { gzipSync } from "node:zlib";
 const here = dirname(fileURLToPath(import.meta.url));
 const root = dirname(here);
 const out = process.argv[2] ?? join(here, "pkg");
-const profile = process.env.MYNAH_PROFILE ?? "release";
+const profile = process.env.MYNAH_PROFILE ?? "browser";
 const usual = process.env.CARGO_TARGET_DIR ?? join(root, "target");
 const toolchain = process.env.CARGO_TOOLCHAIN ? [process.env.CARGO_TOOLCHAIN] : [];
 // Most bytes of a memory that instances share: all that has 32-bit addresses but the last page, whose end has none.

@@ -24,6 +24,8 @@ pub struct Recipe {
     pub sizes: RangeInclusive<u64>,
     /// Its codec, and the bits of a value if that can have different ones; otherwise the first of f16, q8 and q4 that fits.
     pub codec: Option<(&'static str, u64)>,
+    /// Why it is taken where the rows before it do not fit.
+    pub why: &'static str,
 }
 
 /// Codecs for values of all sizes, from the most bits on.
@@ -39,17 +41,24 @@ impl Recipe {
 }
 
 /// A specification like `spec` and a codec whose file, however the training ends, has at most `bytes` bytes and as many
-/// values as fit. Of the kind [`Spec::AUTO`] it is the first row of [`FOR_SIZE`] that fits, with the targets of `spec` if it
-/// has any. Without `codec` it is levels where all values start at zero; the others take the first of f16, q8 and q4 that
+/// values as fit. Of the kind [`Spec::AUTO`] it is the first row of [`FOR_SIZE`] that fits and whose training `affords` too,
+/// with the targets of `spec` if it has any; if none is afforded, the first that fits. Without `codec` it is levels where all values start at zero; the others take the first of f16, q8 and q4 that
 /// fits with the usual size, or q4 with a smaller one, or at last the smallest size with few changes.
 ///
 /// # Errors
 /// `Invalid` naming the least size if even the smallest has more, or if the kind has no size; those of [`Spec::layout`].
-pub fn fit(spec: &Spec, codec: Option<compress::Spec>, base: &Base, bytes: usize) -> Result<(Spec, compress::Spec)> {
+pub fn fit(
+    spec: &Spec,
+    codec: Option<compress::Spec>,
+    base: &Base,
+    bytes: usize,
+    affords: &dyn Fn(&Spec) -> bool,
+) -> Result<(Spec, compress::Spec)> {
     if spec.kind != Spec::AUTO {
         return fit_kind(spec, codec, base, bytes);
     }
     let mut refused = Error::unsupported("adapter kind", Spec::AUTO);
+    let mut first = None;
     // Levels are for kinds whose values start at zero, which have them in their rows.
     let levels = codec.as_ref().is_some_and(few);
     for recipe in FOR_SIZE.iter().filter(|row| row.codec.is_some() || !levels) {
@@ -58,12 +67,13 @@ pub fn fit(spec: &Spec, codec: Option<compress::Spec>, base: &Base, bytes: usize
         let codecs = codec.clone().map_or_else(|| recipe.codecs(), |codec| vec![codec]);
         // What a model lacks, or a setting that a kind does not have, rules out that row alone.
         match Room::new(&spec, base, bytes).and_then(|room| room.fill(&codecs, recipe.sizes.clone())) {
-            Ok(Some(found)) => return Ok(found),
+            Ok(Some(found)) if affords(&found.0) => return Ok(found),
+            Ok(Some(found)) => first = first.or(Some(found)),
             Ok(None) => refused = too_small(&spec, &codecs, base, bytes)?,
             Err(error) => refused = error,
         }
     }
-    Err(refused)
+    first.ok_or(refused)
 }
 
 fn fit_kind(spec: &Spec, codec: Option<compress::Spec>, base: &Base, bytes: usize) -> Result<(Spec, compress::Spec)> {
@@ -98,6 +108,15 @@ fn fit_kind(spec: &Spec, codec: Option<compress::Spec>, base: &Base, bytes: usiz
         codecs.push(ternary(1e-3));
     }
     Err(too_small(spec, &codecs, base, bytes)?)
+}
+
+/// Bytes of a file with that codec, at most: how few they are follows from what is learnt, of some codecs.
+///
+/// # Errors
+/// Those of [`Spec::layout`] and of the codec.
+pub fn bytes(spec: &Spec, codec: &compress::Spec, base: &Base) -> Result<usize> {
+    let shape = (Kind::by_name(&spec.kind)?.shape)(spec, base)?;
+    Ok(overhead(spec, base)? + most(codec, &shape)?)
 }
 
 /// Whether the bits of its values can be set.

@@ -214,7 +214,8 @@ impl Setup {
     }
 
     /// Chooses the sizes of a fresh adapter so that its file has at most so many bytes, and trains it through the values of
-    /// few bits that such a file holds: [`adapter::budget::fit`].
+    /// few bits that such a file holds: [`adapter::budget::fit`]. Where only the size is known, the kind is one whose training
+    /// [`Settings::memory`] is enough for.
     ///
     /// # Errors
     /// Those of [`adapter::budget::fit`]; `Invalid` if something else than a fresh adapter is trained.
@@ -222,7 +223,15 @@ impl Setup {
         let Method::Fresh(spec) = &self.method else {
             return Err(Error::invalid("bytes", "only the size of a fresh adapter can be chosen"));
         };
-        let (spec, codec) = adapter::budget::fit(spec, self.settings.codec.clone(), self.mynah.base(), bytes)?;
+        let affords = |spec: &adapter::Spec| {
+            let method = Method::Fresh(spec.clone());
+            let Some(memory) = self.settings.memory else { return true };
+            let config = self.settings.config(&method, 1);
+            let run = self.full().and_then(|(rows, best)| self.run(&method, rows, config, 0, best));
+            run.and_then(|run| run.fit(memory)).is_ok_and(|fits| fits.is_ok())
+        };
+        let base = self.mynah.base();
+        let (spec, codec) = adapter::budget::fit(spec, self.settings.codec.clone(), base, bytes, &affords)?;
         (self.method, self.settings.codec) = (Method::Fresh(spec), Some(codec));
         Ok(self)
     }
@@ -575,18 +584,46 @@ impl Setup {
     /// # Ok(()) }
     /// ```
     pub fn plan(&self, held: usize) -> Result<core::result::Result<Plan, Refusal>> {
-        let tokens = self.tokens()?;
         self.method.check(&self.mynah, &self.settings, &self.beneath)?;
         self.settings.check_objective(&self.mynah.model)?;
+        let (rows, best) = self.full()?;
+        let config = self.settings.config(&self.method, 1);
+        Ok(self.settle(rows, config, held, best)?.map(|(_, _, plan)| plan))
+    }
+
+    /// Rows that all fill the context, and whether the best state is kept.
+    fn full(&self) -> Result<(plan::Rows, bool)> {
+        let tokens = self.tokens()?;
         let rows = self.settings.batch.saturating_mul(self.settings.accumulate).min(ROWS);
         let rows = match self.settings.objective.row()?.0.shape {
             Shape::Contrast => plan::Rows::texts(tokens, rows),
             _ => plan::Rows::full(tokens, rows),
         };
-        let config = self.settings.config(&self.method, 1);
         // Without data rows may be held out.
-        let best = self.settings.held_out != Some(0.0);
-        Ok(self.settle(rows, config, held, best)?.map(|(_, _, plan)| plan))
+        Ok((rows, self.settings.held_out != Some(0.0)))
+    }
+
+    fn run<'a>(
+        &'a self,
+        method: &'a Method,
+        rows: plan::Rows,
+        config: Config,
+        held: usize,
+        best: bool,
+    ) -> Result<Run<'a>> {
+        Ok(Run {
+            model: &self.mynah.model,
+            subject: method.subject(&self.mynah),
+            beneath: &self.beneath,
+            config,
+            rows,
+            batch: self.settings.batch,
+            step: self.settings.step()?,
+            checkpoints: true,
+            best,
+            activation_cache: self.cache.is_some(),
+            held,
+        })
     }
 
     /// Configuration, micro-batch and plan, with blocks and micro-batch settled. `best`: whether rows are held out.
@@ -597,19 +634,7 @@ impl Setup {
         held: usize,
         best: bool,
     ) -> Result<core::result::Result<(Config, usize, Plan), Refusal>> {
-        let run = Run {
-            model: &self.mynah.model,
-            subject: self.method.subject(&self.mynah),
-            beneath: &self.beneath,
-            config,
-            rows,
-            batch: self.settings.batch,
-            step: self.settings.step()?,
-            checkpoints: true,
-            best,
-            activation_cache: self.cache.is_some(),
-            held,
-        };
+        let run = self.run(&self.method, rows, config, held, best)?;
         let Some(bytes) = self.settings.memory else {
             let plan = run.plan()?;
             // For the largest batch, so that smaller ones do not settle it anew.

@@ -21,6 +21,7 @@ mod logits;
 mod memory;
 mod merge;
 mod meter;
+mod methods;
 mod models;
 mod names;
 mod out;
@@ -100,6 +101,7 @@ fn command() -> anyhow::Result<Outcome> {
         Command::Share(a) => share::share(a, cli.json),
         Command::Receive(a) => share::receive(a, cli.json),
         Command::Models => models::models(cli.json),
+        Command::Methods(a) => methods::methods(a, cli.json),
         Command::Doctor(a) => doctor::doctor(a, cli.json),
         Command::Bench(a) => bench::bench(a, cli.json),
     }

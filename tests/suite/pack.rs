@@ -245,7 +245,7 @@ fn files_have_the_size_that_was_asked_for() {
     let (base, mut tried) = (mynah.base(), 0);
     for name in KINDS.iter().map(|kind| kind.name).chain([Spec::AUTO]) {
         for bytes in [600, 2_953, 20_000, 300_000] {
-            let (spec, codec) = match adapter::budget::fit(&Spec::new(name), None, base, bytes) {
+            let (spec, codec) = match adapter::budget::fit(&Spec::new(name), None, base, bytes, &|_| true) {
                 Ok(fitted) => fitted,
                 Err(e) => {
                     assert!(e.to_string().contains("smallest") || e.to_string().contains("no size"), "{e}");
@@ -274,5 +274,12 @@ fn files_have_the_size_that_was_asked_for() {
     assert!(tried > 25, "{tried}");
     // Whatever the size, levels go with what starts at zero.
     let levels = Some(compress::Spec::new("levels"));
-    assert_eq!(adapter::budget::fit(&Spec::new(Spec::AUTO), levels, base, 300_000).unwrap().0.kind, "nola");
+    assert_eq!(adapter::budget::fit(&Spec::new(Spec::AUTO), levels, base, 300_000, &|_| true).unwrap().0.kind, "nola");
+    // What a memory is not enough for is passed over; if it is for none, the plan says so.
+    let afford = |memory: &dyn Fn(&Spec) -> bool| {
+        adapter::budget::fit(&Spec::new(Spec::AUTO), None, base, 300_000, memory).unwrap().0.kind
+    };
+    assert_eq!(afford(&|_| true), "lora");
+    assert_eq!(afford(&|spec| spec.kind != "lora"), "nola");
+    assert_eq!(afford(&|_| false), "lora");
 }

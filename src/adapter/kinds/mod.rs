@@ -34,10 +34,28 @@ pub static KINDS: &[&Kind] = &[
 /// How a file is filled of which only the size is known: the first row that fits. The order and the sizes are those that
 /// `examples/frontier` measured.
 pub static FOR_SIZE: &[Recipe] = &[
-    Recipe { kind: &lora::KIND, targets: &Role::LINEAR, sizes: 1..=8, codec: None },
-    // More bases take longer than they are worth.
-    Recipe { kind: &nola::KIND, targets: FEW, sizes: 24..=256, codec: Some(("levels", 4)) },
-    Recipe { kind: &uni::KIND, targets: FEW, sizes: 1..=uni::MAX_VECTOR, codec: Some(("levels", 2)) },
+    Recipe {
+        kind: &lora::KIND,
+        targets: &Role::LINEAR,
+        sizes: 1..=8,
+        codec: None,
+        why: "it fits at 4 bits or more, and learns fastest",
+    },
+    Recipe {
+        kind: &nola::KIND,
+        targets: FEW,
+        // More bases take longer than they are worth.
+        sizes: 24..=256,
+        codec: Some(("levels", 4)),
+        why: "of what fits where lora does not, it learns most",
+    },
+    Recipe {
+        kind: &uni::KIND,
+        targets: FEW,
+        sizes: 1..=uni::MAX_VECTOR,
+        codec: Some(("levels", 2)),
+        why: "nothing else makes files this small",
+    },
 ];
 
 /// Layers that matter most for their number.

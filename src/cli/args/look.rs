@@ -40,6 +40,27 @@ pub struct Eval {
 
 #[derive(Args)]
 #[command(after_help = "\
+With --json, for each: method, about, and parameters, file, memory (bytes), bakes, or refused.
+
+Examples:
+  mynah methods
+  mynah methods -m model.gguf --batch 4 --ctx 512")]
+pub struct Catalogue {
+    /// The model, a GGUF file [default: the built-in model]
+    #[arg(short, long, value_name = "MODEL", required = cfg!(not(feature = "base")))]
+    pub model: Option<PathBuf>,
+    /// Rows of a step of training [default: as `mynah train`]
+    #[arg(long, value_name = "N", value_parser = count(1 << 20))]
+    pub batch: Option<usize>,
+    /// Tokens of a row [default: as `mynah train`]
+    #[arg(long, value_name = "T", value_parser = count(1 << 24))]
+    pub ctx: Option<usize>,
+    #[command(flatten)]
+    pub engine: Engine,
+}
+
+#[derive(Args)]
+#[command(after_help = "\
 Without --codec every codec is tried. With --eval the loss of each is measured on that text, and shown: the smallest file that \
 keeps 98 % of what the adapter had learnt is written, or with --max-bytes the best one of that size. Take a text that was not \
 trained on. Without --eval nothing tells what is lost: the file is the one that rounds least, within --max-bytes.

@@ -206,6 +206,8 @@ Examples:
   mynah models
   mynah models --json")]
     Models,
+    /// List the kinds of adapters, with parameters, file size and training memory for a model
+    Methods(Catalogue),
     /// Measure speed and memory: of a model, or of every kernel of this machine
     Bench(Bench),
     /// Show what this machine has, and what a model will take on it

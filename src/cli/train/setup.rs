@@ -6,7 +6,7 @@ use crate::args::{self, FULL, RowOrder, Teach, Usage, setting};
 use crate::load;
 use crate::out;
 use anyhow::Context;
-use mynah::adapter::{self, Spec};
+use mynah::adapter::{self, FOR_SIZE, Spec};
 use mynah::app::{Data, Draft, Method, Settings, Setup};
 use mynah::nn::linear::Precision;
 use mynah::train::data::{Files, Split};
@@ -81,13 +81,16 @@ pub fn setup(
     }))
 }
 
-/// A fresh adapter whose file has at most so many bytes, which is said.
+/// A fresh adapter whose file has at most so many bytes; what it is, is said, and why where the kind was chosen too.
 fn sized(setup: Setup, bytes: usize) -> anyhow::Result<Setup> {
+    let chosen = matches!(setup.method(), Method::Fresh(spec) if spec.kind == Spec::AUTO);
     let mut codec = None;
     let setup = flagged(setup.bytes(bytes))?.settings(|s| codec = s.codec.clone());
     if let (Method::Fresh(spec), Some(codec)) = (setup.method(), codec) {
         let size = spec.values.iter().map(|(name, value)| format!("{name} {value}, "));
-        out::say(&format!("--bytes {bytes}: {}, {}{}", spec.kind, size.collect::<String>(), codec.words()?));
+        let row = FOR_SIZE.iter().find(|row| chosen && row.kind.name == spec.kind);
+        let why = row.map_or(String::new(), |row| format!("; {}", row.why));
+        out::say(&format!("--bytes {bytes}: {}, {}{}{why}", spec.kind, size.collect::<String>(), codec.words()?));
     }
     Ok(setup)
 }
