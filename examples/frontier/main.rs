@@ -10,8 +10,10 @@
 //!
 //! With names of recipes only these are trained, and the first, with which they are compared.
 
+mod chart;
 mod tasks;
 
+use chart::Point;
 use mynah::adapter::{self, Provenance, Spec, compress, parse_targets};
 use mynah::app::Settings;
 use mynah::decode::Sampling;
@@ -19,7 +21,6 @@ use mynah::nn::linear::Precision;
 use mynah::train::{Config, Example, Trainer};
 use mynah::{Mynah, Result};
 use serde_json::json;
-use std::fmt::Write;
 use std::time::Instant;
 use tasks::Task;
 
@@ -313,47 +314,10 @@ fn main() -> Result<()> {
         let recalled = row.recalled.map_or(String::new(), |r| format!("{:.0} %", r * 100.0));
         println!("| {} | {} | {} | {recalled} |", row.name, row.bytes, shares.join(" | "));
     }
-    std::fs::write(picture, svg(&rows, &tasks)).map_err(|e| mynah::Error::invalid("picture", e.to_string()))?;
+    let points: Vec<Point> =
+        rows.into_iter().map(|r| Point { name: r.name, bytes: r.bytes as f64, shares: r.shares }).collect();
+    let names: Vec<&str> = tasks.iter().map(|task| task.name).collect();
+    let drawn = chart::svg(&points, &names, &chart::Axes::default());
+    std::fs::write(picture, drawn).map_err(|e| mynah::Error::invalid("picture", e.to_string()))?;
     Ok(())
-}
-
-/// Bytes in powers of ten to the right, shares from 40 % to 110 % upwards, a colour a task.
-fn svg(rows: &[Row], tasks: &[Task]) -> String {
-    const SIZE: [f64; 2] = [720.0, 400.0];
-    const EDGE: f64 = 56.0;
-    const COLOURS: [&str; 3] = ["#2563eb", "#d97706", "#16a34a"];
-    let x = |bytes: f64| EDGE + (bytes.log10() - 2.8) / 4.2 * (SIZE[0] - 2.0 * EDGE);
-    let y = |share: f64| SIZE[1] - EDGE - (share.clamp(0.4, 1.1) - 0.4) / 0.7 * (SIZE[1] - 2.0 * EDGE);
-    let [w, h] = SIZE;
-    let mut out = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {w} {h}\" font-family=\"sans-serif\" font-size=\"12\">\n"
-    );
-    _ = writeln!(out, "<rect width=\"{w}\" height=\"{h}\" fill=\"#ffffff\"/>");
-    for share in [0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1] {
-        let at = y(share);
-        _ = writeln!(out, "<line x1=\"{EDGE}\" x2=\"{}\" y1=\"{at:.1}\" y2=\"{at:.1}\" stroke=\"#e5e7eb\"/>", w - EDGE);
-        _ = writeln!(
-            out,
-            "<text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{:.0} %</text>",
-            EDGE - 6.0,
-            at + 4.0,
-            share * 100.0
-        );
-    }
-    for (bytes, name) in [(1e3, "1 kB"), (1e4, "10 kB"), (1e5, "100 kB"), (1e6, "1 MB"), (1e7, "10 MB")] {
-        _ = writeln!(out, "<text x=\"{:.1}\" y=\"{}\" text-anchor=\"middle\">{name}</text>", x(bytes), h - EDGE + 18.0);
-    }
-    for (i, task) in tasks.iter().enumerate() {
-        let colour = COLOURS[i % COLOURS.len()];
-        _ = writeln!(out, "<text x=\"{}\" y=\"24\" fill=\"{colour}\">● {}</text>", EDGE + 90.0 * i as f64, task.name);
-        for row in rows {
-            let (cx, cy) = (x(row.bytes as f64), y(row.shares[i]));
-            _ = writeln!(
-                out,
-                "<circle cx=\"{cx:.1}\" cy=\"{cy:.1}\" r=\"4\" fill=\"{colour}\"><title>{}</title></circle>",
-                row.name
-            );
-        }
-    }
-    out + "</svg>\n"
 }
