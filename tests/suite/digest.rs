@@ -2,12 +2,14 @@
 
 use mynah::adapter::lowrank::{Factors, LowRank};
 use mynah::adapter::{self, Adapter, Base, Frozen, Shapes, Site, Spec, basis::BASES, kinds::uni::Uni, nola::Nola};
+use mynah::bytes::Bytes;
 use mynah::kernel::{self, Compute, Pool};
 use mynah::nn::attention::Heads;
 use mynah::nn::rope::Rope;
-use mynah::quant::Matrix;
+use mynah::quant::{Format, Matrix};
 use mynah::rng::{Random, Stream};
 use mynah::role::Role;
+use std::sync::Arc;
 
 /// The first eight bytes of each basis's digest, as x86-64 computes them.
 pub const WANTED: [u64; 3] = [0xca64_330e_b17e_ec1a, 0x8f89_55bd_e969_85c5, 0xf08f_0d1b_ba42_0927];
@@ -22,6 +24,21 @@ pub const HASH: &str = "2760cfed30031c9539777ee421f2d5c7e820d021204d1fa428d54d0a
 /// The first eight bytes of the digest of expanded factors of `uni`.
 pub const UNI: u64 = 0x6fcc4e9de2ec88ce;
 
+/// The first eight bytes of the digest of every kind's start, and of its factors if it is of low rank.
+pub const STARTS: &[(&str, u64)] = &[
+    ("lora", 0x2f8c632856039c4a),
+    ("nola", 0x1c3eb396504dce48),
+    ("uni", 0x3f8cb72a71032ea7),
+    ("dora", 0xada90e80ce37069f),
+    ("ia3", 0x24ab18570bff667f),
+    ("bottleneck", 0x1a5842017c9c528d),
+    ("parallel", 0x80c33ca4d6fd0000),
+    ("prefix", 0xe1794250fa30acef),
+    ("prompt", 0xe4ad5630c0cbf752),
+    ("llama-adapter", 0xcbb4ea3abb25cbb3),
+    ("unlock", 0x572791fd7a150188),
+];
+
 /// The words and the hash of the published stream.
 pub fn stream() -> (Vec<u32>, String) {
     let (mut first, mut hash) = (Vec::new(), blake3::Hasher::new());
@@ -33,12 +50,15 @@ pub fn stream() -> (Vec<u32>, String) {
     (first, hash.finalize().to_hex().to_string())
 }
 
-/// A base whose weights are not at hand.
-pub struct Nothing;
+/// A base whose weights are drawn from their names.
+pub struct Drawn(pub Vec<Shapes>);
 
-impl Frozen for Nothing {
-    fn matrix(&self, _: Site) -> Option<Matrix> {
-        None
+impl Frozen for Drawn {
+    fn matrix(&self, site: Site) -> Option<Matrix> {
+        let [cols, rows] = self.0.get(site.layer)?[site.role]?;
+        let mut random = Random::new(3, &site.to_string(), "weights");
+        let bytes: Vec<u8> = (0..rows * cols).flat_map(|_| (random.next_f32() - 0.5).to_le_bytes()).collect();
+        Matrix::new(Format::by_name("F32")?, rows, cols, Bytes::from(bytes)).ok()
     }
 
     fn heads(&self, _: usize) -> Option<Heads> {
@@ -58,21 +78,23 @@ fn base() -> Base {
         .into_iter()
         .zip(shapes)
         .fold(empty, |block, (role, shape)| block.with(role, shape));
+    let block = block.with(Role::AttnNorm, [24; 2]).with(Role::FfnNorm, [24; 2]);
     let mut second = block.clone();
     second[Role::Gate] = None;
+    let shapes = vec![block, second];
     Base {
         name: "any".into(),
         format: "F32".into(),
         architecture: "llama".into(),
         width: 24,
-        shapes: vec![block, second],
+        frozen: Some(Arc::new(Drawn(shapes.clone()))),
+        shapes,
         hf: &[],
         hf_blocks: "model.layers",
         bind: &[],
         paired_rows: true,
         content: [1; 32],
         tokenizer: [2; 32],
-        frozen: None,
     }
 }
 
@@ -80,7 +102,7 @@ fn base() -> Base {
 fn digest<F: Factors>(mut a: LowRank<F>, threads: usize) -> u64 {
     let mut random = Random::new(5, "digest", "params");
     a.params_mut().iter_mut().for_each(|p| *p = random.next_f32() - 0.5);
-    a.prepare(&Compute { kernels: kernel::best(), pool: Pool::new(threads) }, &Nothing).unwrap();
+    a.prepare(&Compute { kernels: kernel::best(), pool: Pool::new(threads) }, &Drawn(base().shapes)).unwrap();
     let bytes: Vec<u8> = a.factors().iter().flat_map(|v| v.to_le_bytes()).collect();
     u64::from_be_bytes(*blake3::hash(&bytes).as_bytes().first_chunk().unwrap())
 }
@@ -100,6 +122,31 @@ pub fn digests(threads: usize) -> Vec<u64> {
         digest(Nola::create(&spec, &base).unwrap(), threads)
     };
     BASES.iter().map(|basis| of(basis.name)).collect()
+}
+
+/// Those of a fresh adapter of every kind, by the plain kernels.
+pub fn starts(threads: usize) -> Vec<(&'static str, u64)> {
+    let base = base();
+    let of = |kind: &adapter::Kind| {
+        let spec = Spec { seed: 77, ..Spec::new(kind.name) };
+        let low = kind.knobs.iter().any(|usual| usual.knob.name == "rank");
+        let mut a = adapter::create(&if low { spec.with("rank", 3) } else { spec }, &base).unwrap();
+        a.prepare(&Compute { kernels: &kernel::PLAIN, pool: Pool::new(threads) }, &Drawn(base.shapes.clone())).unwrap();
+        let factors = a.low_rank().map_or(&[][..], |(_, factors)| factors);
+        let bytes: Vec<u8> = a.params().iter().chain(factors).flat_map(|v| v.to_le_bytes()).collect();
+        u64::from_be_bytes(*blake3::hash(&bytes).as_bytes().first_chunk().unwrap())
+    };
+    adapter::KINDS.iter().map(|kind| (kind.name, of(kind))).collect()
+}
+
+#[test]
+fn every_kind_starts_the_same_everywhere() {
+    for threads in [1, 2] {
+        let made = starts(threads);
+        let lines: Vec<String> =
+            made.iter().map(|(name, digest)| format!("    (\"{name}\", 0x{digest:016x}),")).collect();
+        assert_eq!(made, STARTS, "\n{}", lines.join("\n"));
+    }
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Adapters that other programs made: PEFT directories, GGUF adapters, the bases of NOLA's authors. `liar` has such files
 //! under damage.
 
-use crate::digest::Nothing;
+use crate::digest::Drawn;
 use crate::liar::base;
 use crate::shared::{needs_shared, shared};
 use crate::tiny;
@@ -238,7 +238,7 @@ fn nola_of_its_authors() {
     let of = |start: Vec<f32>, params: Vec<f32>| {
         let given = Some(Given { seeds: seeds.clone(), start });
         let mut nola = Nola::from_params(layout.clone(), &base, [4, 4], basis, 0, given, params).unwrap();
-        nola.prepare(&cx, &Nothing).unwrap();
+        nola.prepare(&cx, &Drawn(Vec::new())).unwrap();
         nola
     };
     // Without starts and with one coefficient of 1 a factor is a basis, times `c`.

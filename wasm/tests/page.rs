@@ -12,6 +12,7 @@ use wasm_bindgen_test::wasm_bindgen_test;
 #[wasm_bindgen_test]
 fn a_seed_expands_to_the_same_bits() {
     assert_eq!((digest::digests(1), digest::uni(1)), (digest::WANTED.to_vec(), digest::UNI));
+    assert_eq!(digest::starts(1), digest::STARTS);
     let (words, hash) = digest::stream();
     assert_eq!((&words[..], &*hash), (&digest::WORDS[..], digest::HASH));
 }
