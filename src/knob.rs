@@ -160,27 +160,35 @@ pub struct Setting {
     pub knob: &'static Knob,
     /// Its default.
     pub value: Value,
+    /// Whether files of earlier versions are without it: their value is the default.
+    pub later: bool,
 }
 
 impl Setting {
+    /// A setting that came later, and whose default is what was before.
+    pub const fn later(mut self) -> Setting {
+        self.later = true;
+        self
+    }
+
     /// A number with a default.
     pub const fn real(knob: &'static Knob, value: f64) -> Setting {
-        Setting { knob, value: Value::Real(value) }
+        Setting { knob, value: Value::Real(value), later: false }
     }
 
     /// A whole number with a default.
     pub const fn whole(knob: &'static Knob, value: u64) -> Setting {
-        Setting { knob, value: Value::Whole(value) }
+        Setting { knob, value: Value::Whole(value), later: false }
     }
 
     /// A switch that is off by default.
     pub const fn off(knob: &'static Knob) -> Setting {
-        Setting { knob, value: Value::Switch(false) }
+        Setting { knob, value: Value::Switch(false), later: false }
     }
 
     /// A name with a default.
     pub const fn word(knob: &'static Knob, value: &'static str) -> Setting {
-        Setting { knob, value: Value::Word(Cow::Borrowed(value)) }
+        Setting { knob, value: Value::Word(Cow::Borrowed(value)), later: false }
     }
 }
 
@@ -290,7 +298,10 @@ impl Values {
     /// `Mismatch` for a value that is missing or has another type; those of [`resolve`].
     pub fn read(row: &str, knobs: &[Setting], head: &Head) -> Result<Values> {
         let mut values = Values::new();
-        for Setting { knob, .. } in knobs {
+        for Setting { knob, later, .. } in knobs {
+            if *later && head.get(knob.name).is_none() {
+                continue;
+            }
             let value = match knob.domain {
                 Domain::Real { .. } => Value::Real(head.real(knob.name)?),
                 Domain::Whole { .. } => Value::Whole(head.integer(knob.name)?),

@@ -6,7 +6,6 @@ use crate::error::{Error, Result};
 use crate::knob::{Domain, Knob, Setting, Value, Values, resolve};
 use crate::model::Pooling;
 use crate::train::Example;
-use std::borrow::Cow;
 use std::prelude::v1::*;
 
 macro_rules! knob {
@@ -249,7 +248,7 @@ pub static OBJECTIVES: &[Kind] = &[
         "embeddings: queries find their passages among those of the step (arXiv:1807.03748)",
         Contrast,
         false,
-        [Setting::real(&TEMPERATURE, 0.05), Setting { knob: &POOLING, value: Value::Word(Cow::Borrowed(FILE)) }],
+        [Setting::real(&TEMPERATURE, 0.05), Setting::word(&POOLING, FILE)],
         contrast::infonce
     ),
 ];
