@@ -16,12 +16,12 @@
 //! and `base.tokenizer` that of its tokenizer. Both are lower-case hexadecimal and may be cut short: 32 and 16 digits are
 //! enough, and as many are written. Files of earlier versions have `base.fingerprint` in place of the first, the hash of the whole model file.
 //!
-//! Low-rank kinds add `scaling`, `rank` or `root`; `rank` and `alpha`, or where sites differ the sections `ranks`, u32
+//! `lora`, `nola` and `uni` add `scaling`, `rank` or `root`; `rank` and `alpha`, or where sites differ the sections `ranks`, u32
 //! a site, and `alphas`, f32 a site. `lora` may add `seed` and `generator`, from which A was drawn. `nola` adds
 //! `bases.a`, `bases.b`, `basis`, `seed`, `generator` and `canary`, the BLAKE3 of the first values of all its streams:
 //! it is loaded only if the streams give the same values; and, for streams that do not follow from the seed, the
 //! sections `seeds`, two u64 a site, and `start`, A₀ of all sites as f32. The other kinds add the values of their
-//! settings.
+//! settings, `seed` and `generator`; those of low rank, and `lora` from another start than the usual one, `canary` too.
 #![cfg_attr(
     not(test),
     deny(

@@ -11,6 +11,7 @@ use crate::container::head::Head;
 use crate::error::{Error, Result};
 use crate::kernel::{Buffer, Compute, Tile, View};
 use crate::nn::linear::even;
+use crate::rng::Stream;
 use crate::role::TensorKind;
 use core::ops::Range;
 use std::prelude::v1::*;
@@ -271,7 +272,7 @@ impl Layout {
 pub(super) const SECTIONS: [&str; 2] = ["ranks", "alphas"];
 
 /// The site of a place, if it is a matrix.
-fn site(place: Place) -> Result<Site> {
+pub(super) fn site(place: Place) -> Result<Site> {
     match place {
         Place::Site(site) if site.role.row().kind == TensorKind::Matrix => Ok(site),
         other => Err(Error::unsupported("target of a low-rank change", other.to_string())),
@@ -291,12 +292,20 @@ pub trait Factors: Send + Sync + 'static {
         2 * slot..2 * slot + 2
     }
 
+    /// Reads what it needs of the frozen model, the first time.
+    ///
+    /// # Errors
+    /// `Mismatch` or `Unsupported` if the model does not have it.
+    fn prepare(&mut self, _cx: &Compute, _layout: &Layout, _frozen: &dyn Frozen) -> Result<()> {
+        Ok(())
+    }
+
     /// The factors from the parameters, by `layout`. Never called if the factors are the parameters ([`Size::derived`]
     /// is 0).
     fn expand(&self, cx: &Compute, layout: &Layout, params: &[f32], factors: &mut [f32]);
 
-    /// The gradients of the parameters from those of the factors.
-    fn project(&self, cx: &Compute, layout: &Layout, acc: &[f32], grads: &mut [f32]);
+    /// The gradients of the parameters from those of the factors. `grads` is overwritten.
+    fn project(&self, cx: &Compute, layout: &Layout, params: &[f32], acc: &[f32], grads: &mut [f32]);
 
     /// The values of a part before the first step.
     fn start(&self, layout: &Layout, part: usize, out: &mut [f32]);
@@ -304,7 +313,7 @@ pub trait Factors: Send + Sync + 'static {
     /// Whether any `B·A` is other than zero.
     fn changes_something(&self, layout: &Layout, params: &[f32]) -> bool;
 
-    /// Facts and sections of a file, beside those of the layout.
+    /// Facts and sections of a file.
     fn record(&self, layout: &Layout, head: &mut Head) -> Vec<(&'static str, Vec<u8>)>;
 }
 
@@ -378,7 +387,8 @@ impl<F: Factors> Adapter for LowRank<F> {
         &mut self.params
     }
 
-    fn prepare(&mut self, cx: &Compute, _frozen: &dyn Frozen) -> Result<()> {
+    fn prepare(&mut self, cx: &Compute, frozen: &dyn Frozen) -> Result<()> {
+        self.of.prepare(cx, &self.layout, frozen)?;
         if self.shape.size.derived > 0 {
             self.factors.resize(self.layout.len(), 0.0);
             self.of.expand(cx, &self.layout, &self.params, &mut self.factors);
@@ -395,7 +405,7 @@ impl<F: Factors> Adapter for LowRank<F> {
     }
 
     fn reduce(&self, cx: &Compute, _frozen: &dyn Frozen, acc: &[f32], grads: &mut [f32]) {
-        self.of.project(cx, &self.layout, acc, grads);
+        self.of.project(cx, &self.layout, &self.params, acc, grads);
     }
 
     fn start(&self, part: usize, out: &mut [f32]) {
@@ -419,14 +429,33 @@ impl<F: Factors> Adapter for LowRank<F> {
     }
 
     fn record(&self, head: &mut Head) -> Vec<(&'static str, Vec<u8>)> {
-        let more = self.of.record(&self.layout, head);
-        [more, self.layout.record(head)].concat()
+        self.of.record(&self.layout, head)
     }
 }
 
 /// Kaiming's bound of a uniform distribution with a = √5, the usual start of A.
 pub(super) fn kaiming(n_in: usize) -> f32 {
     1.0 / libm::sqrtf(n_in as f32)
+}
+
+/// The usual start of A, `[rank, in]`, of a site: uniform in ±1/√in.
+pub(super) fn start_of_a(seed: u64, site: Site, n_in: usize, a: &mut [f32]) {
+    Stream::new(seed, &site.to_string(), "lora_a").fill_uniform(0, a);
+    let bound = kaiming(n_in);
+    a.iter_mut().for_each(|v| *v *= bound);
+}
+
+/// The slots in groups of equal keys, in the order in which they come.
+pub(super) fn grouped<K: PartialEq>(slots: &[Slot], key: impl Fn(&Slot) -> K) -> Vec<Vec<usize>> {
+    let mut groups: Vec<(K, Vec<usize>)> = Vec::new();
+    for (i, slot) in slots.iter().enumerate() {
+        let key = key(slot);
+        match groups.iter_mut().find(|(other, _)| *other == key) {
+            Some((_, members)) => members.push(i),
+            None => groups.push((key, vec![i])),
+        }
+    }
+    groups.into_iter().map(|(_, members)| members).collect()
 }
 
 /// `u = s·x·wᵀ`. x: `[N, c]`, w: `[rank, c]`, u: `[N, rank]`.

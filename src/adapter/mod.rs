@@ -6,7 +6,8 @@
 //! places.
 //!
 //! `place.rs` has the places, `base.rs` the description of a model, `shape.rs` that of an adapter, and `stack.rs` the
-//! attached adapters. Kinds build on one of two adapters, `lowrank.rs` or `direct.rs`. `file.rs` reads and writes
+//! attached adapters. Kinds build on one of two adapters, `lowrank.rs` or `direct.rs`;
+//! `settled.rs` has low-rank kinds whose layout follows from their settings, and `frame.rs` those that use the frozen rows. `file.rs` reads and writes
 //! mynah's container, and `probe.rs` what it may hold as a proof of effect; `changes.rs` has what other
 //! programs can have of an adapter, and `peft`, `mlx.rs` and `gguf_adapter.rs` read and write their formats; `folder.rs` tells folders apart;
 //! `merge/` makes one adapter of several.
@@ -18,7 +19,7 @@
 
 mod base;
 mod changes;
-internal!(basis direct);
+internal!(algebra basis direct);
 pub mod budget;
 pub mod compress;
 pub mod file;
@@ -28,7 +29,7 @@ mod foreign;
 pub mod gguf_adapter;
 mod json;
 pub mod kinds;
-internal!(lowrank);
+internal!(frame lowrank);
 pub mod merge;
 pub mod mlx;
 mod pattern;
@@ -37,7 +38,7 @@ pub mod place;
 pub mod probe;
 internal!(safetensors);
 mod shape;
-internal!(small);
+internal!(settled small);
 pub mod spec;
 mod stack;
 

@@ -27,6 +27,14 @@ pub static ALPHA: Knob = Knob {
 pub static STABILISED: Knob =
     Knob { name: "rank stabilised", about: "Multiply by A / √R instead", metavar: "", domain: Domain::Switch };
 
+/// Blocks in a row that share coefficients.
+pub static SHARE: Knob = Knob {
+    name: "share",
+    about: "Blocks in a row that share the coefficients of each layer; their bases differ",
+    metavar: "N",
+    domain: Domain::Whole { low: 1, high: 65_536 },
+};
+
 pub(super) const USUAL_RANK: Setting = Setting::whole(&RANK, 8);
 pub(super) const USUAL_ALPHA: Setting = Setting::real(&ALPHA, 16.0);
 pub(super) const UNSTABILISED: Setting = Setting::off(&STABILISED);

@@ -302,7 +302,12 @@ fn shapes_are_what_they_say() {
 const HELD: &[&str] = &["dora"];
 
 /// Kinds with a function that bends: across a bend a difference is no derivative.
-const BENT: &[&str] = &["bottleneck", "parallel"];
+#[rustfmt::skip]
+const BENT: &[&str] = &[
+    "bottleneck",
+    "parallel",
+    "vblora",
+];
 
 /// Differences of two widths, by which the error of a curved function falls with the fourth power; and how far they are
 /// apart.
@@ -390,6 +395,13 @@ const LINEAR: &[&str] = &[
     "parallel",
     "llama-adapter",
     "unlock",
+    "vera",
+    "lora-xs",
+    "tinylora",
+    "mos",
+    "randlora",
+    "vblora",
+    "lora-shared",
 ];
 
 /// The others, and what their pages say.

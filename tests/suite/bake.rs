@@ -106,6 +106,13 @@ const BAKES: &[&str] = &[
     "uni",
     "dora",
     "ia3",
+    "vera",
+    "lora-xs",
+    "tinylora",
+    "mos",
+    "randlora",
+    "vblora",
+    "lora-shared",
 ];
 
 #[test]

@@ -2,7 +2,7 @@
 //! parts lie, and shares none of the library's loops.
 
 use crate::twin::{Change, Seen, Twin, turn};
-use mynah::adapter::{self, Adapter, Base, Kind, Place, Shape, Site, Spec, nola};
+use mynah::adapter::{self, Base, Kind, Place, Shape, Site, Spec};
 use mynah::model::Model;
 use mynah::nn::attention::Heads;
 use mynah::nn::rope::Pairing;
@@ -20,7 +20,7 @@ type Double = fn(&Spec, &Base, &Model) -> Does;
 /// The twin of every kind.
 const DOUBLES: &[(&str, Double)] = &[
     ("lora", lora),
-    ("nola", nola),
+    ("nola", affine),
     ("uni", uni),
     ("dora", dora),
     ("ia3", ia3),
@@ -30,6 +30,13 @@ const DOUBLES: &[(&str, Double)] = &[
     ("prompt", prompt),
     ("llama-adapter", llama_adapter),
     ("unlock", unlock),
+    ("vera", vera),
+    ("lora-xs", affine),
+    ("tinylora", affine),
+    ("mos", mos),
+    ("randlora", randlora),
+    ("vblora", vblora),
+    ("lora-shared", lora_shared),
 ];
 
 pub fn double(kind: &str) -> Double {
@@ -58,25 +65,181 @@ fn lora(spec: &Spec, base: &Base, _: &Model) -> Does {
     Box::new(move |params| low_rank(layout.clone(), params.to_vec()))
 }
 
-/// Factors are affine in the coefficients, so that a unit step gives their derivative.
-fn nola(spec: &Spec, base: &Base, model: &Model) -> Does {
-    let mut nola = nola::Nola::create(spec, base).unwrap();
-    let layout = nola.layout().clone();
+/// Factors that are affine in the parameters, so that a unit step gives their derivative: those of bases that are drawn, and
+/// of frames, whose signs no definition says.
+fn affine(spec: &Spec, base: &Base, model: &Model) -> Does {
+    let mut a = adapter::create(spec, base).unwrap();
+    let n = a.params().len();
     let mut at = |unit: Option<usize>| -> Vec<f64> {
-        nola.params_mut().iter_mut().enumerate().for_each(|(i, v)| *v = f32::from(u8::from(Some(i) == unit)));
-        nola.prepare(&model.compute, model).unwrap();
-        nola.factors().iter().map(|v| f64::from(*v)).collect()
+        a.params_mut().iter_mut().enumerate().for_each(|(i, v)| *v = f32::from(u8::from(Some(i) == unit)));
+        a.prepare(&model.compute, model).unwrap();
+        a.low_rank().unwrap().1.iter().map(|v| f64::from(*v)).collect()
     };
     let start = at(None);
-    let n = adapter::create(spec, base).unwrap().params().len();
     let bases: Vec<Vec<f64>> =
         (0..n).map(|i| at(Some(i)).iter().zip(&start).map(|(there, here)| there - here).collect()).collect();
+    let layout = a.low_rank().unwrap().0.clone();
     Box::new(move |params| {
         let mut factors = start.clone();
         for (p, basis) in params.iter().zip(&bases) {
             factors.iter_mut().zip(basis).for_each(|(f, b)| *f += p * b);
         }
         low_rank(layout.clone(), factors)
+    })
+}
+
+/// Values of a stream, uniform in ±bound.
+fn drawn(spec: &Spec, name: &str, role: &str, n: usize, bound: f64) -> Vec<f64> {
+    let mut random = Random::new(spec.seed, name, role);
+    (0..n).map(|_| (f64::from(random.next_u32() >> 9) / 4_194_304.0 - 1.0) * bound).collect()
+}
+
+/// `y += diag(λ_b)·B·diag(λ_d)·A·x` with slices of one pair; rows of B are in Hugging Face's order.
+fn vera(spec: &Spec, base: &Base, _: &Model) -> Does {
+    let (shape, rank) = (shape(spec, base), spec.values().unwrap().whole("rank") as usize);
+    let [cols, rows] = [0, 1].map(|side| shape.slots.iter().map(|s| s.shape[side]).max().unwrap());
+    let a = drawn(spec, "all", "vera_a", rank * cols, (6.0 / cols as f64).sqrt());
+    let b = drawn(spec, "all", "vera_b", rows * rank, (6.0 / rank as f64).sqrt());
+    let base_again = base.clone();
+    acting(spec, base, move |own, seen| {
+        let Place::Site(site) = seen.place else { panic!("vera at {}", seen.place) };
+        let paired = base_again.paired(site);
+        for (x, y) in seen.x.iter().zip(seen.y) {
+            let u: Vec<f64> = (0..rank).map(|r| own[0][r] * dot(&a[r * cols..][..x.len()], x)).collect();
+            for row in 0..y.len() {
+                let to = paired.map_or(row, |width| adapter::gguf_row(row, width));
+                y[to] += own[1][to] * dot(&b[row * rank..][..rank], &u);
+            }
+        }
+    })
+}
+
+/// Rows of shards of two pools for all blocks with a product of that role and shape.
+fn mos(spec: &Spec, base: &Base, _: &Model) -> Does {
+    let (shape, values) = (shape(spec, base), spec.values().unwrap());
+    let [rank, e, private, q] = ["rank", "pool", "private", "pieces"].map(|name| values.whole(name) as usize);
+    let alpha = values.real("alpha");
+    let site = |place: Place| match place {
+        Place::Site(site) => site,
+        other => panic!("mos at {other}"),
+    };
+    let mut tables = BTreeMap::new();
+    for slot in &shape.slots {
+        let like =
+            |other: &&adapter::Slot| site(other.place).role == site(slot.place).role && other.shape == slot.shape;
+        let blocks: Vec<Place> = shape.slots.iter().filter(like).map(|s| s.place).collect();
+        let block = blocks.iter().position(|place| *place == slot.place).unwrap();
+        let (public, rank) = ((e - private) * blocks.len(), rank.min(private + (e - private) * blocks.len()));
+        let lists = ["mos_a", "mos_b"].map(|role| {
+            let mut list: Vec<usize> = (0..public * q).collect();
+            Random::new(spec.seed, &site(slot.place).to_string(), role).shuffle(&mut list);
+            let own = (public + block * private) * q;
+            let list: Vec<usize> = list.into_iter().take((rank - private) * q).chain(own..own + private * q).collect();
+            list
+        });
+        tables.insert(slot.place, lists);
+    }
+    acting(spec, base, move |own, seen| {
+        let lists = &tables[&seen.place];
+        let row = |side: usize, k: usize, n: usize| -> Vec<f64> {
+            let width = n.div_ceil(q);
+            let shards = lists[side][k * q..(k + 1) * q].iter();
+            shards.flat_map(|shard| own[side][shard * width..][..width].to_vec()).take(n).collect()
+        };
+        let rank = lists[0].len() / q;
+        for (x, y) in seen.x.iter().zip(seen.y) {
+            for k in 0..rank {
+                let u = dot(&row(0, k, x.len()), x) * alpha / rank as f64;
+                let b = row(1, k, y.len());
+                y.iter_mut().zip(b).for_each(|(y, b)| *y += u * b);
+            }
+        }
+    })
+}
+
+/// `ΔW = s·Σ Bⱼ·diag(λⱼ)·A·diag(γⱼ)`, or its transpose where there are more inputs than outputs.
+fn randlora(spec: &Spec, base: &Base, _: &Model) -> Does {
+    let (shape, values) = (shape(spec, base), spec.values().unwrap());
+    let [rank, bases] = ["rank", "bases"].map(|name| values.whole(name) as usize);
+    let s = values.real("alpha") / rank as f64;
+    let narrow = shape.slots.iter().map(|s| s.shape[0].min(s.shape[1])).max().unwrap();
+    let wide = shape.slots.iter().map(|s| s.shape[0].max(s.shape[1])).max().unwrap();
+    let a = drawn(spec, "all", "randlora_a", rank * narrow, 3f64.sqrt());
+    let b = drawn(spec, "all", "randlora_b", bases * rank * wide, 3f64.sqrt());
+    acting(spec, base, move |own, seen| {
+        for (x, y) in seen.x.iter().zip(seen.y) {
+            let least = x.len().min(y.len());
+            for k in 0..bases * rank {
+                let (a, gamma) = (&a[k % rank * narrow..], &own[1][k / rank * least..]);
+                let inner: Vec<f64> = (0..least).map(|i| own[0][k] * a[i] * gamma[i]).collect();
+                let outer = &b[k * wide..];
+                let [first, last] = if x.len() <= y.len() { [&inner[..], outer] } else { [outer, &inner] };
+                let u: f64 = s * x.iter().zip(first).map(|(x, v)| x * v).sum::<f64>();
+                y.iter_mut().zip(last).for_each(|(y, v)| *y += u * v);
+            }
+        }
+    })
+}
+
+/// Pieces of `w·v[i] + (1 − w)·v[j]`; which two stays as it is at the first parameters.
+fn vblora(spec: &Spec, base: &Base, model: &Model) -> Does {
+    let mut a = adapter::create(spec, base).unwrap();
+    a.prepare(&model.compute, model).unwrap();
+    let layout = a.low_rank().unwrap().0.clone();
+    let [n, len] = ["vectors", "vector length"].map(|name| spec.values().unwrap().whole(name) as usize);
+    let chosen: OnceCell<Vec<(usize, usize)>> = OnceCell::new();
+    Box::new(move |params| {
+        let (bank, logits) = params.split_at(n * len);
+        let two = chosen.get_or_init(|| {
+            let of = |logits: &[f64]| {
+                let mut order: Vec<usize> = (0..n).collect();
+                order.sort_by(|a, b| logits[*b].total_cmp(&logits[*a]));
+                (order[0], order[1])
+            };
+            logits.chunks_exact(n).map(of).collect()
+        });
+        let mut pieces = logits.chunks_exact(n).zip(two).map(|(logits, (i, j))| -> Vec<f64> {
+            let [x, y] = [i, j].map(|k| logits[*k].exp());
+            let [v, w] = [i, j].map(|k| &bank[k * len..][..len]);
+            v.iter().zip(w).map(|(v, w)| (x * v + y * w) / (x + y)).collect()
+        });
+        let mut factors = vec![0.0; layout.len()];
+        for slot in layout.slots() {
+            for (range, n) in [(slot.a(), slot.shape[0]), (slot.b(), slot.shape[1])] {
+                for row in factors[range].chunks_exact_mut(n) {
+                    for out in row.chunks_mut(len) {
+                        out.copy_from_slice(&pieces.next().unwrap()[..out.len()]);
+                    }
+                }
+            }
+        }
+        low_rank(layout.clone(), factors)
+    })
+}
+
+/// `y += s·f·B·A·(g ∘ x)`: parts are those of the group, A, Bᵀ, and f and g of each of its blocks.
+fn lora_shared(spec: &Spec, base: &Base, _: &Model) -> Does {
+    let (shape, values) = (shape(spec, base), spec.values().unwrap());
+    let rank = values.whole("rank") as usize;
+    let s = values.real("alpha") / if values.switch("rank stabilised") { (rank as f64).sqrt() } else { rank as f64 };
+    let nth: BTreeMap<Place, usize> = shape
+        .slots
+        .iter()
+        .map(|slot| (slot.place, shape.slots.iter().filter(|o| o.parts == slot.parts && o.place < slot.place).count()))
+        .collect();
+    acting(spec, base, move |own, seen| {
+        let nth = nth[&seen.place];
+        for (x, y) in seen.x.iter().zip(seen.y) {
+            let (factor, x): (f64, Vec<f64>) = match own.get(2 + 2 * nth) {
+                Some(f) => (f[0], x.iter().zip(own[3 + 2 * nth]).map(|(x, g)| x * g).collect()),
+                None => (1.0, x.clone()),
+            };
+            for r in 0..rank {
+                let u = s * factor * dot(&own[0][r * x.len()..][..x.len()], &x);
+                let n_out = y.len();
+                y.iter_mut().zip(&own[1][r * n_out..]).for_each(|(y, b)| *y += u * b);
+            }
+        }
     })
 }
 

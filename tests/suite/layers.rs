@@ -50,7 +50,7 @@ const INSIDE: &[(&str, &[&[&str]])] = &[
     (
         "adapter",
         &[
-            &["json", "basis", "compress", "pattern"],
+            &["json", "basis", "compress", "pattern", "algebra"],
             &["place", "base"],
             &["shape"],
             &["stack"],
@@ -58,7 +58,7 @@ const INSIDE: &[(&str, &[&[&str]])] = &[
             &["probe"],
             &["lowrank"],
             &["spec"],
-            &["direct"],
+            &["direct", "settled", "frame"],
             &["small"],
             &["kinds"],
             &["changes", "budget", "merge"],
@@ -118,6 +118,7 @@ const NAMED: &[(&str, &str, &str)] = &[
     ("adapter/changes.rs", "prefix", "the same"),
     ("adapter/peft/mod.rs", "granite", "its virtual tokens are others there, which nothing here can know"),
     ("adapter/peft/write.rs", "gpt2", "its matrices lie otherwise there, which nothing here can know"),
+    ("adapter/kinds/shifted.rs", "lora", "what follows from other starts is this kind too"),
     ("adapter/merge/mod.rs", "lora", "what low-rank changes are merged into"),
     ("adapter/gguf_adapter.rs", "lora", "what that program's files hold is this kind, and they say so"),
     ("adapter/mlx.rs", "lora", "a word of its files"),

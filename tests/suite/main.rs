@@ -35,6 +35,8 @@ mod identity;
 mod layers;
 mod liar;
 mod long_texts;
+#[cfg(feature = "base")]
+mod low_rank_kinds;
 mod manners;
 #[cfg(feature = "base")]
 mod merge;

@@ -2,9 +2,9 @@
 
 use crate::peft::{floats, golden, numbers};
 use crate::shared::{needs_shared, shared};
+use mynah::adapter::algebra::{Dense, Factors, triples, whitened};
 use mynah::adapter::lora::Lora;
 use mynah::adapter::lowrank::{Layout, Slot};
-use mynah::adapter::merge::algebra::{Dense, Factors, triples, whitened};
 use mynah::adapter::merge::elementwise::{Ballot, VOTES, Vote, rescale, weighted};
 use mynah::adapter::merge::{MERGES, Plan, Source, Spec};
 use mynah::adapter::{self, Adapter, Base, Ready, Site, parse_targets};

@@ -3,7 +3,12 @@
 
 use crate::peft::{batches, close, config, floats, golden, json, trajectory};
 use crate::shared::{needs_shared, shared};
-use mynah::adapter::{self, Place, Spec};
+use mynah::adapter::frame::Frame;
+use mynah::adapter::kinds::{lora_xs, tinylora, vera};
+use mynah::adapter::lowrank::{Layout, Slot};
+use mynah::adapter::settled::{fresh, made};
+use mynah::adapter::{self, Adapter, Base, Place, Spec, parse_targets};
+use mynah::role::Role;
 use mynah::train::Trainer;
 use safetensors::SafeTensors;
 
@@ -21,25 +26,28 @@ fn either(plain: &SafeTensors, layout: &SafeTensors, prefix: &str, name: &str) -
 
 /// Loss, gradients and twenty steps of a method. `values` says where our parts are among PEFT's tensors.
 fn compare(method: &str, spec: &Spec, values: &Values) {
+    compare_from(method, &|base, _| adapter::create(spec, base).unwrap(), values);
+}
+
+/// The same of an adapter that is made with the frozen values of the method's file.
+fn compare_from(method: &str, fresh: &dyn Fn(&Base, &SafeTensors) -> Box<dyn Adapter>, values: &Values) {
     let shared = shared();
     let (dir, model) = golden(&shared);
     let (grad, train) = batches(&dir);
     let at = dir.join("b_peft").join(method);
     let read = |name: &str| std::fs::read(at.join(name)).unwrap();
-    let (init, layout, grads) = (
-        read("init/adapter_model.safetensors"),
-        read(if at.join("init/gguf_layout.safetensors").exists() {
-            "init/gguf_layout.safetensors"
-        } else {
-            "init/adapter_model.safetensors"
-        }),
-        read("grads.safetensors"),
-    );
+    let first = |names: &[&'static str]| *names.iter().find(|name| at.join(name).exists()).unwrap();
+    let init = first(&["init/adapter_model.safetensors", "init.safetensors"]);
+    let (init, layout, grads) =
+        (read(init), read(first(&["init/gguf_layout.safetensors", init])), read("grads.safetensors"));
     let tensors = [&init, &layout, &grads].map(|bytes| SafeTensors::deserialize(bytes).unwrap());
+    let open_fresh = || fresh(&model.base([0; 32]), &tensors[0]);
     let gather = |plain: usize, layout: usize, prefix: &str| -> Vec<f32> {
-        let fresh = adapter::create(spec, &model.base([0; 32])).unwrap();
+        let fresh = open_fresh();
         let shape = fresh.shape();
-        let parts = shape.slots.iter().flat_map(|slot| shape.parts[slot.parts.clone()].iter().map(|p| (slot.place, p)));
+        // A part that all share is found by its name alone.
+        let place = |i: usize| shape.slots.iter().find(|s| s.parts.contains(&i)).unwrap_or(&shape.slots[0]).place;
+        let parts = shape.parts.iter().enumerate().map(|(i, part)| (place(i), part));
         parts
             .flat_map(|(place, part)| {
                 let got = values(&tensors[plain], &tensors[layout], prefix, place, part.name);
@@ -49,7 +57,7 @@ fn compare(method: &str, spec: &Spec, values: &Values) {
             .collect()
     };
     let open = || {
-        let mut fresh = adapter::create(spec, &model.base([0; 32])).unwrap();
+        let mut fresh = open_fresh();
         fresh.params_mut().copy_from_slice(&gather(0, 1, ""));
         fresh
     };
@@ -122,4 +130,117 @@ fn prefix() {
         out
     };
     compare("prefix", &Spec::new("prefix").with("length", 5).with("offset", 5), values);
+}
+
+#[needs_shared]
+#[test]
+fn vera_of_one_pair() {
+    let open = |base: &Base, init: &SafeTensors| -> Box<dyn Adapter> {
+        let (layout, of) = made::<vera::Slices>(&Spec::new("vera").with("rank", 8), base).unwrap();
+        let pair = ["A", "B"].map(|name| floats(init, &format!("base_model.vera_{name}")));
+        let [a, b] = pair;
+        Box::new(fresh(layout, of.with_pair(a, b)))
+    };
+    let values: &Values = &|plain, layout, prefix, place, part| {
+        either(plain, layout, prefix, &format!("{}.vera_lambda_{part}", module(place)))
+    };
+    compare_from("vera", &open, values);
+}
+
+/// The frames of a file with these names of A and B.
+fn frame(layout: &Layout, init: &SafeTensors, rank: usize, [a, b]: [&str; 2]) -> Frame {
+    let pair = |slot: &Slot| {
+        let get = |name: &str| either(init, init, "", &format!("{}.{name}", module(Place::Site(slot.site))));
+        [get(a), transposed(&get(b), rank)]
+    };
+    Frame::given(layout, rank, &layout.slots().iter().map(pair).collect::<Vec<_>>())
+}
+
+fn spec_xs() -> Spec {
+    Spec::new("lora-xs").with("rank", 4).with("alpha", 8.0)
+}
+
+#[needs_shared]
+#[test]
+fn lora_xs_between_given_directions() {
+    let open = |base: &Base, init: &SafeTensors| -> Box<dyn Adapter> {
+        let (layout, of) = made::<lora_xs::Core>(&spec_xs(), base).unwrap();
+        let frame = frame(&layout, init, 4, ["lora_A.weight", "lora_B.weight"]);
+        Box::new(fresh(layout, of.with_frame(frame)))
+    };
+    let values: &Values =
+        &|plain, layout, prefix, place, _| either(plain, layout, prefix, &format!("{}.R", module(place)));
+    compare_from("loraxs", &open, values);
+}
+
+/// Our own directions make the same part of each matrix as those of a whole decomposition; signs may differ.
+#[needs_shared]
+#[test]
+fn leading_directions_are_those_of_the_whole_decomposition() {
+    let shared = shared();
+    let (dir, model) = golden(&shared);
+    let init = std::fs::read(dir.join("b_peft/loraxs/init.safetensors")).unwrap();
+    let init = SafeTensors::deserialize(&init).unwrap();
+    let (layout, of) = made::<lora_xs::Core>(&spec_xs(), &model.base([0; 32])).unwrap();
+    let want = frame(&layout, &init, 4, ["lora_A.weight", "lora_B.weight"]);
+    let mut core = of.clone();
+    mynah::adapter::lowrank::Factors::prepare(&mut core, &model.compute, &layout, &model).unwrap();
+    let mut worst = 0.0f64;
+    for (i, slot) in layout.slots().iter().enumerate() {
+        let product = |frame: &Frame| -> Vec<f64> {
+            let [a, b] = frame.pair(i, slot.shape);
+            let entry = |o: usize, j: usize| (0..4).map(|r| f64::from(b.row(r)[o]) * f64::from(a.row(r)[j])).sum();
+            (0..slot.shape[1]).flat_map(|o| (0..slot.shape[0]).map(move |j| entry(o, j))).collect()
+        };
+        let (got, want) = (product(core.frame()), product(&want));
+        let energy = |v: &[f64]| v.iter().map(|v| v * v).sum::<f64>();
+        let apart: Vec<f64> = got.iter().zip(&want).map(|(g, w)| g - w).collect();
+        worst = worst.max((energy(&apart) / energy(&want)).sqrt());
+    }
+    eprintln!("leading directions: the worst product is {worst:.1e} apart");
+    assert!(worst < 1e-2, "{worst}");
+}
+
+#[needs_shared]
+#[test]
+fn tinylora_of_given_matrices() {
+    let open = |base: &Base, init: &SafeTensors| -> Box<dyn Adapter> {
+        let spec = Spec { targets: parse_targets("v,down").unwrap(), ..Spec::new("tinylora") };
+        let (layout, of) = made::<tinylora::Handful>(&spec, base).unwrap();
+        let p =
+            layout.slots().iter().flat_map(|s| floats(init, &format!("{}.tinylora_P", module(Place::Site(s.site)))));
+        let p = p.collect();
+        let frame = frame(&layout, init, 2, ["tinylora_A", "tinylora_B"]);
+        Box::new(fresh(layout, of.with_frozen(frame, p)))
+    };
+    let values: &Values = &|plain, _, prefix, place, _| {
+        let Place::Site(site) = place else { panic!("{place} is no linear layer") };
+        let nth = 2 * site.layer + usize::from(site.role == Role::Down);
+        floats(plain, &format!("{prefix}base_model.tinylora_v.{nth}"))
+    };
+    compare_from("tinylora", &open, values);
+}
+
+#[needs_shared]
+#[test]
+fn vblora_of_one_bank() {
+    let spec = Spec { targets: parse_targets("v,down").unwrap(), ..Spec::new("vblora") };
+    let spec = spec.with("rank", 2).with("vectors", 16).with("vector length", 4);
+    let values: &Values = &|plain, _, prefix, place, part| {
+        let get = |name: &str| floats(plain, &format!("{prefix}{}.vblora_logits_{name}", module(place)));
+        match part {
+            "bank" => floats(plain, &format!("{prefix}base_model.vblora_vector_bank")),
+            "a" => get("A"),
+            _ => {
+                // Logits of pieces, rank by rank.
+                let all = get("B");
+                let pieces = all.len() / (2 * 16);
+                (0..2)
+                    .flat_map(|r| (0..pieces).flat_map(move |p| (0..16).map(move |k| (p * 2 + r) * 16 + k)))
+                    .map(|i| all[i])
+                    .collect()
+            }
+        }
+    };
+    compare("vblora", &spec, values);
 }

@@ -1,26 +1,45 @@
 //! LoRA (arXiv:2106.09685): `ΔW = s·B·A`, both factors trained. The strength multiplies `s`.
+//!
+//! With another start than the usual one, factors begin at the frozen rows and the change is the difference from there:
+//! [`super::shifted`].
 
+use super::shifted::{START, Shifted, USUAL};
 use crate::adapter::file::Stored;
 use crate::adapter::lowrank::{self, Factors, Layout, LowRank, Slot};
-use crate::adapter::spec;
-use crate::adapter::{Base, Group, Kind, Part, Shape, Site, Size, Spec, Start};
+use crate::adapter::settled;
+use crate::adapter::spec::{UNSTABILISED, USUAL_ALPHA, USUAL_RANK};
+use crate::adapter::{Base, Group, Kind, Part, Shape, Size, Spec, Start};
 use crate::container::head::Head;
 use crate::error::Result;
 use crate::kernel::Compute;
-use crate::rng::{GENERATOR, Stream};
+use crate::knob::Setting;
+use crate::rng::GENERATOR;
 use crate::role::Role;
 use std::prelude::v1::*;
+
+/// Its settings.
+static KNOBS: [Setting; 4] = [USUAL_RANK, USUAL_ALPHA, UNSTABILISED, Setting::word(&START, USUAL)];
+
+fn usual(spec: &Spec) -> Result<bool> {
+    Ok(spec.values()?.word(START.name) == USUAL)
+}
 
 /// Its row.
 pub static KIND: Kind = Kind {
     name: "lora",
     about: "low-rank changes of linear layers; kilobytes to megabytes, learns fast",
     rate: 5e-4,
-    knobs: &spec::LOW_RANK,
+    knobs: &KNOBS,
     targets: &Role::LINEAR,
-    shape,
-    create: |spec, base| Ok(Box::new(Lora::create(spec, base)?)),
-    read: |stored| Ok(Box::new(Lora::read(stored)?)),
+    shape: |spec, base| if usual(spec)? { shape(spec, base) } else { settled::shape::<Shifted>(spec, base) },
+    create: |spec, base| {
+        if usual(spec)? { Ok(Box::new(Lora::create(spec, base)?)) } else { settled::create::<Shifted>(spec, base) }
+    },
+    // Files of the usual start do not name it.
+    read: |stored| match stored.head.get(START.name) {
+        None => Ok(Box::new(Lora::read(stored)?)),
+        Some(_) => settled::read::<Shifted>(stored),
+    },
     sections: &lowrank::SECTIONS,
     grown: &[],
     codec: None,
@@ -43,7 +62,7 @@ impl Lora {
         let layout = spec.layout(base)?;
         let mut params = vec![0.0; layout.len()];
         for slot in layout.slots() {
-            start(spec.seed, slot.site, slot.shape[0], &mut params[slot.a()]);
+            lowrank::start_of_a(spec.seed, slot.site, slot.shape[0], &mut params[slot.a()]);
         }
         Ok(LowRank::new(layout, params, Own(Some(spec.seed))))
     }
@@ -81,12 +100,6 @@ fn shape(spec: &Spec, base: &Base) -> Result<Shape> {
     Ok(lowrank::shape(&layout, &Own(None)))
 }
 
-fn start(seed: u64, site: Site, n_in: usize, a: &mut [f32]) {
-    Stream::new(seed, &site.to_string(), "lora_a").fill_uniform(0, a);
-    let bound = lowrank::kaiming(n_in);
-    a.iter_mut().for_each(|v| *v *= bound);
-}
-
 impl Factors for Own {
     fn kind(&self) -> &'static Kind {
         &KIND
@@ -116,7 +129,7 @@ impl Factors for Own {
         factors.copy_from_slice(params);
     }
 
-    fn project(&self, _cx: &Compute, _layout: &Layout, acc: &[f32], grads: &mut [f32]) {
+    fn project(&self, _cx: &Compute, _layout: &Layout, _params: &[f32], acc: &[f32], grads: &mut [f32]) {
         grads.copy_from_slice(acc);
     }
 
@@ -126,7 +139,7 @@ impl Factors for Own {
         let n = each(layout);
         if let (Some(seed), true) = (self.0, part.is_multiple_of(n)) {
             let slot = &layout.slots()[part / n];
-            start(seed, slot.site, slot.shape[0], out);
+            lowrank::start_of_a(seed, slot.site, slot.shape[0], out);
         }
     }
 
@@ -134,10 +147,10 @@ impl Factors for Own {
         layout.changes_something(params)
     }
 
-    fn record(&self, _layout: &Layout, head: &mut Head) -> Vec<(&'static str, Vec<u8>)> {
+    fn record(&self, layout: &Layout, head: &mut Head) -> Vec<(&'static str, Vec<u8>)> {
         if let Some(seed) = self.0 {
             head.set("seed", seed).set("generator", GENERATOR);
         }
-        Vec::new()
+        layout.record(head)
     }
 }

@@ -5,12 +5,20 @@ pub mod dora;
 pub mod ia3;
 pub mod llama_adapter;
 pub mod lora;
+pub mod lora_shared;
+pub mod lora_xs;
+pub mod mos;
 pub mod nola;
 pub mod parallel;
 pub mod prefix;
 pub mod prompt;
+pub mod randlora;
+pub mod shifted;
+pub mod tinylora;
 pub mod uni;
 pub mod unlock;
+pub mod vblora;
+pub mod vera;
 
 use super::Kind;
 use super::budget::Recipe;
@@ -29,6 +37,13 @@ pub static KINDS: &[&Kind] = &[
     &prompt::KIND,
     &llama_adapter::KIND,
     &unlock::KIND,
+    &vera::KIND,
+    &lora_xs::KIND,
+    &tinylora::KIND,
+    &mos::KIND,
+    &randlora::KIND,
+    &vblora::KIND,
+    &lora_shared::KIND,
 ];
 
 /// How a file is filled of which only the size is known: the first row that fits. The order and the sizes are those that

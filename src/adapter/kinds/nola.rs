@@ -16,7 +16,7 @@
 use crate::adapter::basis::{self, Basis, Source, Walk};
 use crate::adapter::file::{self, Stored};
 use crate::adapter::lowrank::{self, Factors, Layout, LowRank, Slot};
-use crate::adapter::spec::{UNSTABILISED, USUAL_ALPHA, USUAL_RANK};
+use crate::adapter::spec::{SHARE, UNSTABILISED, USUAL_ALPHA, USUAL_RANK};
 use crate::adapter::{Base, Group, Kind, Part, Shape, Size, Spec, Start, gguf_row};
 use crate::bytes::Limits;
 use crate::container::head::Head;
@@ -53,14 +53,6 @@ pub static BASIS_KIND: Knob = Knob {
     about: "How random bases are drawn",
     metavar: "NAME",
     domain: Domain::Word(|| basis::BASES.iter().map(|b| b.name).collect()),
-};
-
-/// Blocks in a row that share coefficients.
-pub static SHARE: Knob = Knob {
-    name: "share",
-    about: "Blocks in a row that share the coefficients of each layer; their bases differ",
-    metavar: "N",
-    domain: Domain::Whole { low: 1, high: 65_536 },
 };
 
 /// Its settings.
@@ -538,7 +530,7 @@ impl Factors for Combined {
         });
     }
 
-    fn project(&self, cx: &Compute, layout: &Layout, acc: &[f32], grads: &mut [f32]) {
+    fn project(&self, cx: &Compute, layout: &Layout, _params: &[f32], acc: &[f32], grads: &mut [f32]) {
         let (sets, each) = (sets(&self.groups), self.bases[0] + self.bases[1]);
         cx.pool.rows([Tile::new(grads, sets, each)], [1], &|set, [mut grads], scratch| {
             let mut first = true;
@@ -570,9 +562,10 @@ impl Factors for Combined {
             head.set("share", self.share as u64);
         }
         file::set_canary(head, &self.canary(layout));
-        let Some(given) = &self.given else { return Vec::new() };
+        let sections = layout.record(head);
+        let Some(given) = &self.given else { return sections };
         let seeds = given.seeds.as_flattened().iter().flat_map(|s| s.to_le_bytes()).collect();
         let start = given.start.iter().flat_map(|v| v.to_le_bytes()).collect();
-        vec![("seeds", seeds), ("start", start)]
+        [vec![("seeds", seeds), ("start", start)], sections].concat()
     }
 }

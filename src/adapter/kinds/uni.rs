@@ -186,7 +186,7 @@ impl Factors for OneVector {
     }
 
     /// One thread adds: the order of a sum is a part of its result, and this is a small part of a step.
-    fn project(&self, _cx: &Compute, layout: &Layout, acc: &[f32], grads: &mut [f32]) {
+    fn project(&self, _cx: &Compute, layout: &Layout, _params: &[f32], acc: &[f32], grads: &mut [f32]) {
         grads.fill(0.0);
         for slot in layout.slots() {
             for (factor, range) in [slot.a(), slot.b()].into_iter().enumerate() {
@@ -208,6 +208,6 @@ impl Factors for OneVector {
     fn record(&self, layout: &Layout, head: &mut Head) -> Vec<(&'static str, Vec<u8>)> {
         head.set("vector", self.len as u64).set("seed", self.seed).set("generator", GENERATOR);
         file::set_canary(head, &self.canary(layout));
-        Vec::new()
+        layout.record(head)
     }
 }

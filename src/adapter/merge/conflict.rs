@@ -8,7 +8,7 @@
 //! ```
 //! Values that are unrelated have cosine 0, half of their signs are opposite, and 0.09 is lost.
 
-use super::algebra::{Factors, dot, triples};
+use crate::adapter::algebra::{Factors, dot, triples};
 use super::elementwise::VOTES;
 use std::prelude::v1::*;
 

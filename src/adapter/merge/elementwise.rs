@@ -1,6 +1,6 @@
 //! Merging value by value: TIES (arXiv:2306.01708) and DARE (arXiv:2311.03099).
 
-use super::algebra::Dense;
+use crate::adapter::algebra::Dense;
 use crate::error::{Error, Result};
 use std::prelude::v1::*;
 

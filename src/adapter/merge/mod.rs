@@ -14,12 +14,13 @@
 //! What is not of low rank is refactored by its largest singular triples. A kind whose parameters are vectors, such as
 //! factors of channels, has the weighted mean of them, with `linear`. Other kinds are refused by name.
 //!
-//! `algebra.rs` has the matrices, `elementwise.rs` the methods by entries, `conflict.rs` the report.
+//! `elementwise.rs` has the methods by entries, `conflict.rs` the report.
 
-internal!(algebra elementwise conflict);
+internal!(elementwise conflict);
 
 pub use conflict::{Advice, Conflict};
 
+use super::algebra::{Dense, Factors, Linear, Triples, triples, whitened};
 use super::file::{self, Fit};
 use super::kinds::lora::Lora;
 use super::lowrank::{Layout, Slot};
@@ -28,7 +29,6 @@ use crate::bytes::Limits;
 use crate::error::{Error, Result, printable};
 use crate::knob::{Domain, Knob, Setting, Value, Values, resolve};
 use crate::rng::Stream;
-use algebra::{Dense, Factors, Linear, Triples, triples, whitened};
 use conflict::{Look, Survey};
 use elementwise::{Ballot, VOTES, Vote, fill, rescale, weighted};
 use std::prelude::v1::*;

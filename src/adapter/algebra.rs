@@ -188,6 +188,12 @@ impl Triples {
 
 /// The `most` largest singular triples; fewer if the rank is less.
 pub fn triples(of: &dyn Linear, most: usize) -> Triples {
+    triples_within(of, most, EXACT, usize::MAX)
+}
+
+/// The same, known to a part `exact` of each value, or as well as `steps` steps show them. Where directions are wanted and
+/// not their last digits, this takes a part of the time.
+pub fn triples_within(of: &dyn Linear, most: usize, exact: f64, steps: usize) -> Triples {
     let [rows, cols] = of.size();
     let limit = rows.min(cols);
     let (most, energy) = (most.min(limit), of.energy());
@@ -214,13 +220,13 @@ pub fn triples(of: &dyn Linear, most: usize) -> Triples {
         betas.push(beta);
         caught += alpha * alpha + beta * beta;
         let k = alphas.len();
-        let done = k == limit || energy - caught <= REST * energy;
+        let done = k == limit || k >= steps.max(most) || energy - caught <= REST * energy;
         if !done && (k < most || !(k - most).is_multiple_of(LOOK)) {
             continue;
         }
         let (values, vectors) = squares(&alphas, &betas);
         // How much of a right vector is the one whose product is not known yet.
-        let known = |i: &usize| beta * vectors[*i][k - 1].abs() <= EXACT * libm::sqrt(values[*i].max(0.0));
+        let known = |i: &usize| beta * vectors[*i][k - 1].abs() <= exact * libm::sqrt(values[*i].max(0.0));
         if done || (0..most).all(|i| known(&i)) {
             break (values, vectors);
         }
