@@ -37,6 +37,13 @@ pub const STARTS: &[(&str, u64)] = &[
     ("prompt", 0xe4ad5630c0cbf752),
     ("llama-adapter", 0xcbb4ea3abb25cbb3),
     ("unlock", 0x572791fd7a150188),
+    ("vera", 0xb3afc71b6b3d54fa),
+    ("lora-xs", 0xf4d170126aee788c),
+    ("tinylora", 0x37b30567fe79e768),
+    ("mos", 0x228fe87aafe79b66),
+    ("randlora", 0x8d7d592a802348d8),
+    ("vblora", 0x12a37231bb749494),
+    ("lora-shared", 0x12e27988ea686cae),
 ];
 
 /// The words and the hash of the published stream.
