@@ -268,6 +268,52 @@ impl fmt::Debug for Random {
     }
 }
 
+/// The numbers below `n` in a random order that is read by position: the first `k` are a sample without replacement, and one
+/// of those of any larger `k`. A Feistel network of six rounds over the pairs of half words; a number that is not below `n`
+/// goes through it again.
+#[derive(Clone, Debug)]
+pub struct Permutation {
+    keys: [u64; 6],
+    /// Bits of half a number.
+    half: u32,
+    n: u64,
+}
+
+impl Permutation {
+    /// The order of that seed, name and role.
+    ///
+    /// # Panics
+    /// If `n` is 0, or more than 2⁶².
+    pub fn new(seed: u64, name: &str, role: &str, n: u64) -> Permutation {
+        assert!((1..=1 << 62).contains(&n), "an order of {n} numbers");
+        let mut random = Random::new(seed, name, role);
+        let bits = u64::BITS - (n - 1).leading_zeros();
+        Permutation { keys: core::array::from_fn(|_| random.next_u64()), half: bits.div_ceil(2).max(1), n }
+    }
+
+    /// The number at a position below `n`.
+    pub fn at(&self, position: u64) -> u64 {
+        let mut number = self.through(position);
+        while number >= self.n {
+            number = self.through(number);
+        }
+        number
+    }
+
+    fn through(&self, number: u64) -> u64 {
+        let mask = (1 << self.half) - 1;
+        let (mut left, mut right) = (number >> self.half, number & mask);
+        for key in self.keys {
+            // The finaliser of MurmurHash3.
+            let mut x = right.wrapping_add(key);
+            x = (x ^ x >> 33).wrapping_mul(0xff51_afd7_ed55_8ccd);
+            x = (x ^ x >> 33).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+            (left, right) = (right, left ^ (x ^ x >> 33) & mask);
+        }
+        left << self.half | right
+    }
+}
+
 /// The Mersenne Twister of Matsumoto and Nishimura (1998), seeded by `init_genrand`, as torch's CPU generator is with
 /// the low 32 bits of its seed.
 #[derive(Clone)]
@@ -321,6 +367,22 @@ impl Mt19937 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn orders_have_every_number_once() {
+        for n in [1, 2, 3, 5, 16, 17, 1000] {
+            let order = Permutation::new(7, "blk.0.attn_q.weight", "sparse", n);
+            let mut all: Vec<u64> = (0..n).map(|i| order.at(i)).collect();
+            let other = Permutation::new(8, "blk.0.attn_q.weight", "sparse", n);
+            assert!(n < 16 || (0..n).any(|i| other.at(i) != all[i as usize]));
+            all.sort();
+            assert!(all.iter().copied().eq(0..n));
+        }
+        // The same numbers on every target.
+        let order = Permutation::new(7, "blk.0.attn_q.weight", "sparse", 1 << 40);
+        let first: Vec<u64> = (0..4).map(|i| order.at(i)).collect();
+        assert_eq!(first, [0; 4]);
+    }
 
     fn words(stream: &Stream, start: u64, n: usize) -> Vec<u32> {
         let mut out = vec![];

@@ -5,7 +5,7 @@
 
 use super::file::{self, Stored};
 use super::place::Shaped;
-use super::{Adapter, At, Base, Frozen, Into, Kind, Place, Seen, Shape, Spec, Start};
+use super::{Adapter, At, Base, Frozen, Into, Kind, Origin, Place, Seen, Shape, Spec, Start, Step};
 use crate::container::head::Head;
 use crate::error::{Error, Result};
 use crate::kernel::{Buffer, Compute, Tile, View};
@@ -96,6 +96,35 @@ pub trait Rule: Send + Sync + 'static {
     /// Makes it part of a bias.
     fn bake_bias(&self, _own: &Own, _at: &At, _bias: &mut [f32]) {}
 
+    /// Its settings in a file, and its sections.
+    fn record(&self, own: &Own, head: &mut Head) -> Vec<(&'static str, Vec<u8>)> {
+        own.values.write(head);
+        Vec::new()
+    }
+
+    /// Whether its values may be exchanged.
+    fn exchanges(&self) -> bool {
+        false
+    }
+
+    /// Exchanges values of `own`.
+    fn exchange(&mut self, _own: &mut Own, _step: Step, _grads: &[f32], _acc: &[f32]) -> Option<Vec<Origin>> {
+        None
+    }
+
+    /// What it gathers for that.
+    fn gathered(&self) -> Vec<u8> {
+        Vec::new()
+    }
+
+    /// Continues with that.
+    fn restore_gathered(&mut self, own: &Own, bytes: &[u8]) -> Result<()> {
+        match bytes.is_empty() {
+            true => Ok(()),
+            false => Err(Error::corrupt(format!("{} bytes of what {} does not gather", bytes.len(), own.kind.name), 0)),
+        }
+    }
+
     /// Whether it changes any output.
     fn changes_something(&self, own: &Own) -> bool {
         let mut start = Vec::new();
@@ -136,11 +165,19 @@ impl<R: Rule> Direct<R> {
     /// # Errors
     /// Those of the file, of its settings and of the plan; `Mismatch` if such settings stand elsewhere.
     pub fn read(stored: Stored, plan: &Plan, rule: R) -> Result<Box<dyn Adapter>> {
+        let values = Values::read(plan.kind.name, plan.kind.knobs, stored.head)?;
+        Self::read_with(stored, values, plan, rule)
+    }
+
+    /// One from a file with these settings.
+    ///
+    /// # Errors
+    /// Those of the file and of the plan; `Mismatch` if such settings stand elsewhere.
+    pub fn read_with(stored: Stored, values: Values, plan: &Plan, rule: R) -> Result<Box<dyn Adapter>> {
         let generator = stored.head.text("generator")?;
         if generator != GENERATOR {
             return Err(Error::unsupported("generator", format!("{generator}; this build has {GENERATOR}")));
         }
-        let values = Values::read(plan.kind.name, plan.kind.knobs, stored.head)?;
         if let Some((place, _)) = stored.places.iter().find(|(place, _)| !(plan.stands)(*place)) {
             return Err(Error::unsupported("target of an adapter", format!("{place} for {}", plan.kind.name)));
         }
@@ -218,9 +255,24 @@ impl<R: Rule> Adapter for Direct<R> {
 
     fn record(&self, head: &mut Head) -> Vec<(&'static str, Vec<u8>)> {
         file::set_places(head, &self.own.shape.places());
-        self.own.values.write(head);
         head.set("seed", self.own.seed).set("generator", GENERATOR);
-        Vec::new()
+        self.rule.record(&self.own, head)
+    }
+
+    fn exchanges(&self) -> bool {
+        self.rule.exchanges()
+    }
+
+    fn exchange(&mut self, step: Step, grads: &[f32], acc: &[f32]) -> Option<Vec<Origin>> {
+        self.rule.exchange(&mut self.own, step, grads, acc)
+    }
+
+    fn gathered(&self) -> Vec<u8> {
+        self.rule.gathered()
+    }
+
+    fn restore_gathered(&mut self, bytes: &[u8]) -> Result<()> {
+        self.rule.restore_gathered(&self.own, bytes)
     }
 }
 

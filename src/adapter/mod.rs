@@ -146,6 +146,65 @@ pub trait Adapter: Send + Sync {
     fn grow(&mut self, _step: u64, _grads: &[f32]) -> bool {
         false
     }
+
+    /// Whether some of its values may become those of other places while it is trained: [`Adapter::exchange`].
+    fn exchanges(&self) -> bool {
+        false
+    }
+
+    /// May exchange values after a step, and then says what each value was before; there are as many as before. `grads` are
+    /// the gradients of the step, `acc` the sums of `backward`.
+    fn exchange(&mut self, _step: Step, _grads: &[f32], _acc: &[f32]) -> Option<Vec<Origin>> {
+        None
+    }
+
+    /// What it gathers for the next exchange. This belongs to a training run: checkpoints hold it, and adapter files do not.
+    fn gathered(&self) -> Vec<u8> {
+        Vec::new()
+    }
+
+    /// Continues with what [`Adapter::gathered`] returned for the same parameters.
+    ///
+    /// # Errors
+    /// `Corrupt` if that is of another adapter.
+    fn restore_gathered(&mut self, bytes: &[u8]) -> Result<()> {
+        match bytes.is_empty() {
+            true => Ok(()),
+            false => Err(Error::corrupt(format!("{} of what {} does not gather", bytes.len(), self.kind().name), 0)),
+        }
+    }
+}
+
+/// A step of a training run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// Its number, from 1.
+    pub number: u64,
+    /// The number of the last one.
+    pub last: u64,
+}
+
+/// What a value was before an [exchange](Adapter::exchange).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Origin {
+    /// The value of that index.
+    Kept(usize),
+    /// A new one, and what is known of its gradients.
+    New(Known),
+}
+
+/// What is known of the gradients of a value that was not trained before.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Known {
+    /// Their mean.
+    pub mean: f32,
+    /// The mean of their squares.
+    pub square: f32,
+    /// How many there were: the age that the value begins with.
+    pub samples: u32,
+    /// Whether an optimiser that corrects its moments by age should find these means after the correction; else it begins with
+    /// the means themselves.
+    pub corrected: bool,
 }
 
 /// Where and how an adapter acts in one call.

@@ -12,6 +12,7 @@ mod gaps;
 mod levels;
 
 pub use gaps::Masks;
+pub(crate) use gaps::{put_places, take_places};
 
 use crate::bytes::zeros;
 use crate::error::{Error, Result};

@@ -45,7 +45,7 @@ pub use checkpoint::Checkpoint;
 pub use schedule::Schedule;
 pub use zeroth::Zeroth;
 
-use crate::adapter::{Adapter, Ready, Shape, Stack, compress, file};
+use crate::adapter::{Adapter, Ready, Shape, Stack, Step, compress, file};
 use crate::bytes::zeros;
 use crate::error::{Error, Result};
 use crate::model::weights::Offsets;
@@ -304,10 +304,14 @@ impl Trainer {
         }
         if let Some(codec) = &config.codec {
             codec.row()?;
-            if !adapter.kind().grown.is_empty() {
+            if shape.size.params > adapter.params().len() {
                 let kind = adapter.kind().name;
                 return Err(Error::unsupported("codec of training", format!("{kind}, whose number of values grows")));
             }
+        }
+        if adapter.exchanges() && config.gradient != Gradient::Backward {
+            let message = "estimates without a backward pass say nothing of other places; its values cannot be exchanged";
+            return Err(Error::invalid("gradient", message));
         }
         let (parts, acc) = (shape.parts.clone(), shape.size.gathered);
         let mut stack = beneath.clone();
@@ -359,12 +363,16 @@ impl Trainer {
         if let Some(adapter) = trained.adapter().filter(|_| config.codec.is_some()) {
             unrounded.copy_from_slice(adapter.params());
         }
+        let mut optimizer = (optimizer.create)(&optimizer_values, parts);
+        if trained.adapter().is_some_and(Adapter::exchanges) {
+            optimizer.keep_ages();
+        }
         Ok(Trainer {
             unrounded,
             kind,
             contrast: contrast.transpose()?,
             objective: (kind.create)(&objective_values),
-            optimizer: (optimizer.create)(&optimizer_values, parts),
+            optimizer,
             backprop: Backprop::new(&config),
             grads: zeros("gradients", params)?,
             acc: zeros("gradients", acc)?,
@@ -455,15 +463,25 @@ impl Trainer {
         Ok(Report { step: self.step, loss, grad_norm: norm, lr, tokens, targets, rewards: self.rewards(&metrics) })
     }
 
-    /// Updates the adapter's parameters and lets it change its shape.
+    /// Updates the adapter's parameters and lets it exchange values and change its shape.
     fn move_adapter(&mut self, lr: f32) -> Result<()> {
-        if let Some(codec) = &self.config.codec {
-            self.optimizer.step(&mut self.unrounded, &self.grads, lr);
-            return self.round(&codec.clone(), self.step + 1);
-        }
         let Some(adapter) = self.trained.adapter_mut() else { unreachable!("an adapter is trained") };
+        let step = Step { number: self.step + 1, last: self.config.steps };
+        let through = self.config.codec.is_some();
+        if through {
+            adapter.params_mut().copy_from_slice(&self.unrounded);
+        }
         self.optimizer.step(adapter.params_mut(), &self.grads, lr);
-        let grown = adapter.grow(self.step + 1, &self.grads);
+        if let Some(origins) = adapter.exchange(step, &self.grads, &self.acc) {
+            self.optimizer.exchange(&origins);
+        }
+        if through {
+            self.unrounded.copy_from_slice(adapter.params());
+        }
+        if let Some(codec) = self.config.codec.clone() {
+            return self.round(&codec, step.number);
+        }
+        let grown = adapter.grow(step.number, &self.grads);
         adapter.prepare(&self.model.compute, &self.model)?;
         if grown {
             let shape = adapter.shape().clone();

@@ -402,6 +402,7 @@ const LINEAR: &[&str] = &[
     "randlora",
     "vblora",
     "lora-shared",
+    "sparse",
 ];
 
 /// The others, and what their pages say.

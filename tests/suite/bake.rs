@@ -113,6 +113,7 @@ const BAKES: &[&str] = &[
     "randlora",
     "vblora",
     "lora-shared",
+    "sparse",
 ];
 
 #[test]

@@ -6,7 +6,7 @@ use mynah::adapter::{self, Base, Kind, Place, Shape, Site, Spec};
 use mynah::model::Model;
 use mynah::nn::attention::Heads;
 use mynah::nn::rope::Pairing;
-use mynah::rng::Random;
+use mynah::rng::{Permutation, Random};
 use mynah::role::{Role, TensorKind};
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
@@ -37,6 +37,7 @@ const DOUBLES: &[(&str, Double)] = &[
     ("randlora", randlora),
     ("vblora", vblora),
     ("lora-shared", lora_shared),
+    ("sparse", sparse),
 ];
 
 pub fn double(kind: &str) -> Double {
@@ -289,6 +290,38 @@ fn acting(spec: &Spec, base: &Base, act: impl Fn(&[&[f64]], Seen) + 'static) -> 
             let (shape, act) = &*shared;
             if let Some(slot) = shape.slot(seen.place) {
                 act(&parts(shape, slot, &params), seen);
+            }
+        })
+    })
+}
+
+/// Dense changes of matrices, of which only the entries at the positions are other than zero. Shares are differences of
+/// rounded sums of sizes.
+fn sparse(spec: &Spec, base: &Base, _: &Model) -> Does {
+    let sites = shape(spec, base).places();
+    let size = |[n_in, n_out]: [usize; 2]| (n_in * n_out) as u128;
+    let all: u128 = sites.iter().map(|(_, shape)| size(*shape)).sum();
+    let wanted = u128::from(spec.values().unwrap().whole("values")).min(all);
+    let (mut before, mut places) = (0, Vec::new());
+    for (place, shape) in sites {
+        let k = wanted * (before + size(shape)) / all - wanted * before / all;
+        before += size(shape);
+        let order = Permutation::new(spec.seed, &place.to_string(), "sparse", size(shape) as u64);
+        let mut flat: Vec<usize> = (0..k as u64).map(|i| order.at(i) as usize).collect();
+        flat.sort();
+        places.push((place, shape[0], flat));
+    }
+    Box::new(move |params| {
+        let mut changes = BTreeMap::new();
+        let mut params = params.iter();
+        for (place, n_in, flat) in &places {
+            let entry = |flat: &usize| (flat / n_in, flat % n_in, *params.next().unwrap());
+            changes.insert(*place, flat.iter().map(entry).collect::<Vec<_>>());
+        }
+        Box::new(move |seen: Seen| {
+            let Some(change) = changes.get(&seen.place) else { return };
+            for (x, y) in seen.x.iter().zip(seen.y) {
+                change.iter().for_each(|(row, col, v)| y[*row] += v * x[*col]);
             }
         })
     })

@@ -146,6 +146,7 @@ const KINDS: &[(&str, &[&str])] = &[
     ("parallel", &[]),
     ("llama-adapter", &[]),
     ("unlock", &[]),
+    ("sparse", &[]),
 ];
 
 /// Whether the layers of a model that an adapter changes are as this form has them, and its positions: a text behind a prefix has

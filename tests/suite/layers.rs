@@ -124,6 +124,8 @@ const NAMED: &[(&str, &str, &str)] = &[
     ("adapter/mlx.rs", "lora", "a word of its files"),
     ("adapter/mlx.rs", "dora", "the same"),
     ("cli/convert.rs", "lora", "what kinds are elsewhere that other programs do not have"),
+    ("container/codec.rs", "sparse", "a codec of that name"),
+    ("adapter/compress.rs", "sparse", "the same"),
     ("train/data/shape.rs", "prompt", "a key of rows of data"),
     ("train/data/turns.rs", "prompt", "a key of rows of data"),
     ("train/feedback.rs", "prompt", "a key of rows of data"),

@@ -60,6 +60,7 @@ mod samples;
 mod save;
 mod sessions;
 mod shared;
+mod sparse;
 mod strangers;
 mod support;
 #[cfg(feature = "base")]

@@ -4,7 +4,7 @@
 use crate::peft::{batches, close, config, floats, golden, json, trajectory};
 use crate::shared::{needs_shared, shared};
 use mynah::adapter::frame::Frame;
-use mynah::adapter::kinds::{lora_xs, tinylora, vera};
+use mynah::adapter::kinds::{lora_xs, sparse, tinylora, vera};
 use mynah::adapter::lowrank::{Layout, Slot};
 use mynah::adapter::settled::{fresh, made};
 use mynah::adapter::{self, Adapter, Base, Place, Spec, parse_targets};
@@ -243,4 +243,33 @@ fn vblora_of_one_bank() {
         }
     };
     compare("vblora", &spec, values);
+}
+
+/// Positions are the base's rows and columns, in any order.
+#[needs_shared]
+#[test]
+fn shira() {
+    let dir = golden(&shared()).0.join("b_peft/shira/init/adapter_model.safetensors");
+    let bytes = std::fs::read(dir).unwrap();
+    let init = SafeTensors::deserialize(&bytes).unwrap();
+    let positions = |place: Place| -> Vec<[u32; 2]> {
+        let tensor = init.tensor(&format!("{}.shira_indices", module(place))).unwrap();
+        let (words, _) = tensor.data().as_chunks::<4>();
+        let (rows, cols) = words.split_at(words.len() / 2);
+        let word = |w: &[u8; 4]| u32::from_le_bytes(*w);
+        rows.iter().zip(cols).map(|(row, col)| [word(row), word(col)]).collect()
+    };
+    let spec = Spec { targets: parse_targets("v,down").unwrap(), ..Spec::new("sparse") };
+    let spec = spec.with("values", 3320).with("spread", "sides");
+    let create = |base: &Base, _: &SafeTensors| {
+        let slots = adapter::create(&spec, base).unwrap().shape().slots.clone();
+        sparse::at(&spec, base, slots.iter().map(|slot| positions(slot.place)).collect()).unwrap()
+    };
+    let values: &Values = &|plain, _, prefix, place, _| {
+        let all = floats(plain, &format!("{prefix}{}.shira_weight", module(place)));
+        let mut sorted: Vec<([u32; 2], f32)> = positions(place).into_iter().zip(all).collect();
+        sorted.sort_by_key(|(at, _)| *at);
+        sorted.into_iter().map(|(_, v)| v).collect()
+    };
+    compare_from("shira", &create, values);
 }

@@ -264,6 +264,7 @@ pub fn model(arch: &str, seed: u64, tied: bool, threads: usize) -> Model {
 pub fn bases(spec: Spec, [a, b]: [usize; 2]) -> Spec {
     match Kind::by_name(&spec.kind) {
         Ok(kind) if kind.knobs.iter().any(|u| u.knob.name == "basis") => spec.with("basis", a).with("basis b", b),
+        Ok(kind) if kind.knobs.iter().any(|u| u.knob.name == "values") => spec.with("values", 60 * (a + b)),
         _ => spec,
     }
 }

@@ -15,6 +15,7 @@ pub mod prompt;
 pub mod randlora;
 pub mod shifted;
 pub mod tinylora;
+pub mod sparse;
 pub mod uni;
 pub mod unlock;
 pub mod vblora;
@@ -44,6 +45,7 @@ pub static KINDS: &[&Kind] = &[
     &randlora::KIND,
     &vblora::KIND,
     &lora_shared::KIND,
+    &sparse::KIND,
 ];
 
 /// How a file is filled of which only the size is known: the first row that fits. The order and the sizes are those that

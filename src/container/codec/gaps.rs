@@ -72,6 +72,24 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// Appends sorted places without repetition to bytes.
+pub(crate) fn put_places(places: &[usize], out: &mut Vec<u8>) {
+    write_gaps(places, None, out);
+}
+
+/// `count` such places below `len`; `rest` becomes what is behind them.
+///
+/// # Errors
+/// `Corrupt` if there are not as many; `Memory` if there is not enough.
+pub(crate) fn take_places(rest: &mut &[u8], count: usize, len: usize) -> Result<Vec<usize>> {
+    let mut places = Vec::new();
+    if places.try_reserve_exact(count).is_err() {
+        return Err(Error::memory("places", (count as u64).saturating_mul(8)));
+    }
+    *rest = read_gaps(rest, count as u64, len, false, |place, _| places.push(place))?;
+    Ok(places)
+}
+
 /// Values skipped before each place since the one before.
 fn gaps(places: &[usize]) -> impl Iterator<Item = u64> + '_ {
     let before = core::iter::once(0).chain(places.iter().map(|p| p.saturating_add(1)));

@@ -2,7 +2,7 @@
 //! `relative_step=False, scale_parameter=False`: a matrix's second moments are the product of the means of its rows and
 //! of its columns, there is no first moment, and a step's root mean square is at most 1 before the rate.
 
-use super::{Common, EPS, Optimizer, Part, State, StateMut, single};
+use super::{Common, EPS, Optimizer, Origin, Part, State, StateMut, exchanged, single};
 use crate::knob::Values;
 use std::prelude::v1::*;
 
@@ -110,6 +110,13 @@ impl Optimizer for Adafactor {
         }
         (self.means, self.parts) = (means, parts);
         self.update = vec![0.0; self.parts.iter().map(|p| p.range.len()).max().unwrap_or(0)];
+    }
+
+    /// Only vectors have a mean for each value; the sums of rows and columns stay as they are.
+    fn exchange(&mut self, origins: &[Origin]) {
+        if !self.parts.iter().any(factored) {
+            self.means = exchanged(origins, &self.means, |known| known.square + self.eps);
+        }
     }
 
     fn state(&self) -> Vec<(&'static str, State<'_>)> {

@@ -7,7 +7,7 @@
 //! kept, and the next step would divide by almost 0.
 
 use super::adamw::{Decays, Rule};
-use super::{Common, Optimizer, Part, State, StateMut, grown, values};
+use super::{Common, Optimizer, Origin, Part, State, StateMut, exchanged, grown, values};
 use crate::knob::Values;
 use crate::math;
 use std::prelude::v1::*;
@@ -51,6 +51,37 @@ impl AdamW8 {
             signed,
             unsigned,
             steps: 0,
+        }
+    }
+}
+
+impl AdamW8 {
+    /// Makes of each moment of the parts `old` what `f(parts, which, values)` makes of it for those that there are now.
+    fn repack(&mut self, old: &[Part], f: impl Fn(&[Part], usize, &[f32]) -> Vec<f32>) {
+        let least = nearest(&self.unsigned, 0.0) + 1;
+        let pieces = [
+            (&self.signed, 0, &mut self.m, &mut self.m_scale),
+            (&self.unsigned, least, &mut self.root, &mut self.root_scale),
+        ];
+        for (which, (codes, floor, packed, scales)) in pieces.into_iter().enumerate() {
+            let mut block = 0;
+            let mut known = Vec::with_capacity(packed.len());
+            for part in old {
+                for some in packed[part.range.clone()].chunks(BLOCK) {
+                    known.extend(some.iter().map(|code| codes[*code as usize] * scales[block]));
+                    block += 1;
+                }
+            }
+            let values = f(&self.parts, which, &known);
+            (*packed, *scales) = (vec![0; values.len()], vec![0.0; blocks(&self.parts)]);
+            block = 0;
+            for part in &self.parts {
+                for start in part.range.clone().step_by(BLOCK) {
+                    let at = start..(start + BLOCK).min(part.range.end);
+                    pack(codes, floor, &values[at.clone()], &mut packed[at], &mut scales[block]);
+                    block += 1;
+                }
+            }
         }
     }
 }
@@ -127,32 +158,20 @@ impl Optimizer for AdamW8 {
     }
 
     fn grow(&mut self, parts: Vec<Part>) {
-        let least = nearest(&self.unsigned, 0.0) + 1;
-        let pieces = [
-            (&self.signed, 0, &mut self.m, &mut self.m_scale),
-            (&self.unsigned, least, &mut self.root, &mut self.root_scale),
-        ];
-        for (codes, floor, packed, scales) in pieces {
-            let mut block = 0;
-            let mut known = Vec::with_capacity(packed.len());
-            for part in &self.parts {
-                for some in packed[part.range.clone()].chunks(BLOCK) {
-                    known.extend(some.iter().map(|code| codes[*code as usize] * scales[block]));
-                    block += 1;
-                }
-            }
-            let values = grown(&self.parts, &parts, &known);
-            (*packed, *scales) = (vec![0; values.len()], vec![0.0; blocks(&parts)]);
-            block = 0;
-            for part in &parts {
-                for start in part.range.clone().step_by(BLOCK) {
-                    let at = start..(start + BLOCK).min(part.range.end);
-                    pack(codes, floor, &values[at.clone()], &mut packed[at], &mut scales[block]);
-                    block += 1;
-                }
-            }
-        }
-        self.parts = parts;
+        let old = core::mem::replace(&mut self.parts, parts);
+        self.repack(&old, |parts, _, known| grown(&old, parts, known));
+    }
+
+    /// Values have no ages of their own: their moments are corrected by that of the run.
+    fn exchange(&mut self, origins: &[Origin]) {
+        let old = self.parts.clone();
+        let decays = self.decays;
+        self.repack(&old, |_, which, values| {
+            exchanged(origins, values, |known| {
+                let [m, v] = decays.moments(known);
+                [m, math::sqrt(v)][which]
+            })
+        });
     }
 
     fn state(&self) -> Vec<(&'static str, State<'_>)> {

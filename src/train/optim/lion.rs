@@ -1,6 +1,6 @@
 //! Lion (arXiv:2302.06675): every value changes by the learning rate, in the direction of the momentum's sign.
 
-use super::{BETA1, BETA2, Common, Optimizer, Part, State, StateMut, grown, single, values};
+use super::{BETA1, BETA2, Common, Optimizer, Origin, Part, State, StateMut, exchanged, grown, single, values};
 use crate::knob::Values;
 use std::prelude::v1::*;
 
@@ -44,6 +44,10 @@ impl Optimizer for Lion {
     fn grow(&mut self, parts: Vec<Part>) {
         self.m = grown(&self.parts, &parts, &self.m);
         self.parts = parts;
+    }
+
+    fn exchange(&mut self, origins: &[Origin]) {
+        self.m = exchanged(origins, &self.m, |known| known.mean);
     }
 
     fn state(&self) -> Vec<(&'static str, State<'_>)> {

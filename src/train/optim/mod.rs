@@ -11,7 +11,7 @@ mod lion;
 mod sgd;
 
 pub use super::state::{State, StateMut};
-use crate::adapter::Group;
+use crate::adapter::{Group, Known, Origin};
 pub use crate::adapter::Part;
 
 use super::state;
@@ -28,6 +28,13 @@ pub trait Optimizer: Send {
     /// Continues with parts that have grown. Each keeps its index, and the state of its old values, which are in the
     /// upper left corner; the state of new values is zero.
     fn grow(&mut self, parts: Vec<Part>);
+
+    /// Continues with values of which each was what `origins` says. New ones begin with what is known of their gradients.
+    fn exchange(&mut self, origins: &[Origin]);
+
+    /// From now on values have ages of their own, by which moments are corrected. Called before the first step of what
+    /// [exchanges](Optimizer::exchange) values. Optimisers that correct nothing need none.
+    fn keep_ages(&mut self) {}
 
     /// Its state: after [`Optimizer::restore`], the next steps are the same in every bit.
     fn state(&self) -> Vec<(&'static str, State<'_>)>;
@@ -243,6 +250,15 @@ fn grown(old: &[Part], new: &[Part], values: &[f32]) -> Vec<f32> {
     out
 }
 
+/// Values by their origins; `new` says what new ones are.
+fn exchanged(origins: &[Origin], values: &[f32], new: impl Fn(&Known) -> f32) -> Vec<f32> {
+    let of = |origin: &Origin| match origin {
+        Origin::Kept(i) => values[*i],
+        Origin::New(known) => new(known),
+    };
+    origins.iter().map(of).collect()
+}
+
 fn values(parts: &[Part]) -> usize {
     parts.iter().map(|p| p.range.len()).sum()
 }
@@ -437,6 +453,45 @@ mod tests {
         let want =
             [("epsilon", "0.00000001"), ("optimizer", "adamw"), ("ratio of rates", "1"), ("weight decay", "0.01")];
         assert_eq!(all, want.map(|(key, text)| (key, text.to_string())));
+    }
+
+    /// Values that change their places continue as they would have, and new ones begin as if they had been there as long
+    /// as what is known of them.
+    #[test]
+    fn exchanged_values_take_what_is_remembered_along() {
+        for kind in OPTIMIZERS {
+            let vector = || vec![part(0..6, 6, Group::Main)];
+            let [mut a, mut b] = [0, 1].map(|_| make(&Spec::new(kind.name), vector()));
+            a.keep_ages();
+            let (mut p, mut q) = (vec![0.5f32; 6], vec![0.5f32; 6]);
+            for t in 0..3 {
+                a.step(&mut p, &grads(t)[..6], RATE);
+                b.step(&mut q, &grads(t)[..6], RATE);
+            }
+            assert_eq!(p, q, "{}: ages alone change nothing", kind.name);
+            // The last two go, one is new in the middle, and one at the end.
+            let known = Known { mean: 0.25, square: 0.0625, samples: 2, corrected: true };
+            let origins = [0, 1, 6, 2, 3, 6].map(|i| if i < 6 { Origin::Kept(i) } else { Origin::New(known) });
+            a.exchange(&origins);
+            let moved = |old: &[f32], new: f32| exchanged(&origins, old, |_| new);
+            let mut now = moved(&p, 0.0);
+            let mut state = make(&Spec::new(kind.name), vector());
+            state.keep_ages();
+            state.restore(&a.state()).unwrap();
+            let g = grads(3);
+            a.step(&mut now, &moved(&g[..6], 0.25), RATE);
+            b.step(&mut q, &g[..6], RATE);
+            let want = moved(&q, 0.0);
+            // Values that share a scale or a bound with new ones are a little off.
+            let bound = if ["adamw_8bit", "adafactor"].contains(&kind.name) { 0.7 * RATE } else { 0.0 };
+            for i in [0, 1, 3, 4] {
+                assert!((now[i] - want[i]).abs() <= bound, "{} {i}: {} {}", kind.name, now[i], want[i]);
+            }
+            // A gradient that was always the same is a step of the whole rate.
+            if kind.name == "adamw" {
+                assert!((now[2] + RATE).abs() < 1e-6 && now[2] == now[5], "{now:?}");
+            }
+        }
     }
 
     /// Old values continue as they would have, whatever new values are beside them.

@@ -1,6 +1,6 @@
 //! Gradient descent with momentum, in the form of PyTorch's `SGD` without dampening.
 
-use super::{BETA1, Common, Optimizer, Part, State, StateMut, grown, single, values};
+use super::{BETA1, Common, Optimizer, Origin, Part, State, StateMut, exchanged, grown, single, values};
 use crate::knob::Values;
 use std::prelude::v1::*;
 
@@ -35,6 +35,10 @@ impl Optimizer for Sgd {
     fn grow(&mut self, parts: Vec<Part>) {
         self.m = grown(&self.parts, &parts, &self.m);
         self.parts = parts;
+    }
+
+    fn exchange(&mut self, origins: &[Origin]) {
+        self.m = exchanged(origins, &self.m, |known| known.mean);
     }
 
     fn state(&self) -> Vec<(&'static str, State<'_>)> {
