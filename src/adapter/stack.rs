@@ -167,9 +167,9 @@ impl Stack {
         &self.all
     }
 
-    /// The last one, for changes.
-    pub(crate) fn last_mut(&mut self) -> Option<&mut Arc<Ready>> {
-        self.all.last_mut().map(|a| &mut a.adapter)
+    /// The adapter of that number, for changes.
+    pub(crate) fn get_mut(&mut self, which: usize) -> Option<&mut Arc<Ready>> {
+        self.all.get_mut(which).map(|a| &mut a.adapter)
     }
 
     /// Removes the last one.

@@ -239,8 +239,8 @@ impl Trainer {
     /// All facts that determine what this trainer computes with these rows, independent of its progress.
     fn facts(&self, base: &Base, order: &Order, more: &Head) -> Head {
         let mut facts = match &self.trained {
-            Trained::Adapter { stack, beneath } => {
-                let attached = stack.all().last().expect("the adapter that is trained");
+            Trained::Adapter { stack, beneath, which } => {
+                let attached = &stack.all()[*which];
                 let mut facts = adapter::file::facts(&**attached.adapter, base);
                 if let Some(digest) = digest(beneath, base) {
                     facts.set("attached beneath", digest.to_hex().as_str());
@@ -283,8 +283,8 @@ impl Trainer {
             state.encode(),
         );
         match &self.trained {
-            Trained::Adapter { stack, .. } => {
-                let adapter = &stack.all().last().expect("the adapter that is trained").adapter;
+            Trained::Adapter { stack, which, .. } => {
+                let adapter = &stack.all()[*which].adapter;
                 let bytes = adapter::to_bytes_as(&***adapter, base, &Provenance::default(), "f32")?;
                 file = file.section("adapter", true, bytes);
                 if adapter.exchanges() {
@@ -346,8 +346,8 @@ impl Trainer {
             objective.iter().copied().zip(objective_pieces.iter().map(Piece::state)).collect();
         let mut grown = None;
         let params = match &self.trained {
-            Trained::Adapter { stack, .. } => {
-                let now = &stack.all().last().expect("the adapter that is trained").adapter;
+            Trained::Adapter { stack, which, .. } => {
+                let now = &stack.all()[*which].adapter;
                 let mut held = adapter::file::restore_as(now.kind(), saved.adapter()?, base, &saved.limits)?;
                 if let Some(name) = gathered {
                     held.restore_gathered(&saved.container.require(name)?)?;
@@ -404,9 +404,8 @@ impl Trainer {
         }
         if let Some((adapter, optimizer)) = grown {
             let shape = adapter.shape().clone();
-            if let Trained::Adapter { stack, .. } = &mut self.trained {
-                stack.pop();
-                stack.push(adapter, 1.0)?;
+            if let Trained::Adapter { stack, which, .. } = &mut self.trained {
+                stack.swap(*which, adapter, 1.0)?;
             }
             self.optimizer = optimizer;
             self.unrounded = unrounded;

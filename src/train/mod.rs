@@ -28,6 +28,7 @@ pub mod density;
 pub mod feedback;
 #[cfg(feature = "std")]
 pub mod folder;
+mod groups;
 #[cfg(feature = "std")]
 pub mod journal;
 pub mod activation_cache;
@@ -42,6 +43,7 @@ mod zeroth;
 pub use backprop::Recompute;
 pub use batch::Example;
 pub use checkpoint::Checkpoint;
+pub use groups::{Group, Groups};
 pub use schedule::Schedule;
 pub use zeroth::Zeroth;
 
@@ -171,12 +173,34 @@ impl Config {
         }
         Ok(())
     }
+
+    /// Whether an adapter can be trained with these settings.
+    fn check_adapter(&self, adapter: &dyn Adapter) -> Result<()> {
+        let (shape, kind) = (adapter.shape(), adapter.kind().name);
+        if adapter.params().is_empty() {
+            return Err(Error::invalid("adapter", "it has no parameters to train"));
+        }
+        if self.dropout.is_some() && !shape.drops() {
+            return Err(Error::invalid("dropout", format!("{kind} has no input to apply dropout to")));
+        }
+        if let Some(codec) = &self.codec {
+            codec.row()?;
+            if shape.size.params > adapter.params().len() {
+                return Err(Error::unsupported("codec of training", format!("{kind}, whose number of values grows")));
+            }
+        }
+        if adapter.exchanges() && self.gradient != Gradient::Backward {
+            let message = format!("estimates without a backward pass say nothing of values that {kind} could exchange");
+            return Err(Error::invalid("gradient", message));
+        }
+        Ok(())
+    }
 }
 
 /// What is trained.
 enum Trained {
-    /// The last adapter of a stack; `beneath` are the others.
-    Adapter { stack: Stack, beneath: Stack },
+    /// The adapter `which` of a stack. `beneath` are those that are never trained, the first ones.
+    Adapter { stack: Stack, beneath: Stack, which: usize },
     /// All weights, flat.
     Weights { offsets: Offsets, flat: Arc<Vec<f32>>, none: Stack },
 }
@@ -190,7 +214,7 @@ impl Trained {
         }
     }
 
-    /// The adapters beneath the trained one: the reference.
+    /// The adapters that are never trained: the reference.
     fn beneath(&self) -> &Stack {
         match self {
             Trained::Adapter { beneath, .. } => beneath,
@@ -201,15 +225,15 @@ impl Trained {
     /// The adapter, if one is trained.
     fn adapter(&self) -> Option<&dyn Adapter> {
         match self {
-            Trained::Adapter { stack, .. } => stack.all().last().map(|a| &**a.adapter as &dyn Adapter),
+            Trained::Adapter { stack, which, .. } => stack.all().get(*which).map(|a| &**a.adapter as &dyn Adapter),
             Trained::Weights { .. } => None,
         }
     }
 
     /// The adapter, for changes. Call [`Adapter::prepare`] afterwards.
     fn adapter_mut(&mut self) -> Option<&mut dyn Adapter> {
-        let Trained::Adapter { stack, .. } = self else { return None };
-        let Some(adapter) = stack.last_mut().and_then(Arc::get_mut) else {
+        let Trained::Adapter { stack, which, .. } = self else { return None };
+        let Some(adapter) = stack.get_mut(*which).and_then(Arc::get_mut) else {
             unreachable!("the trainer alone holds its adapter")
         };
         Some(adapter.adapter_mut())
@@ -217,12 +241,11 @@ impl Trained {
 
     /// The adapters of a pass: all that are attached, or those beneath the trained one.
     fn attached<'a>(&'a self, m: &Model, stack: &'a Stack, dropout: Option<(Dropout, u64)>) -> Attached<'a> {
-        let frozen = match self {
+        let (frozen, which) = match self {
             // Cached outputs of frozen blocks belong to the whole stack.
-            Trained::Adapter { .. } => self.stack().lowest(m.hparams.layers),
-            Trained::Weights { .. } => 0,
+            Trained::Adapter { which, .. } => (self.stack().lowest(m.hparams.layers), *which),
+            Trained::Weights { .. } => (0, usize::MAX),
         };
-        let which = stack.all().len().wrapping_sub(1);
         let dropout = dropout.map(|(d, step)| model::Dropout { rate: d.rate, seed: d.seed, step, which });
         Attached { stack, frozen, dropout }
     }
@@ -256,6 +279,51 @@ pub struct Assessment {
     pub n: u64,
     /// Statistics of rewards, if the objective has rewards.
     pub rewards: Option<Rewards>,
+}
+
+/// What of a trainer belongs to what is trained, of which there may be several in [turns](Groups).
+struct Turn {
+    /// The number of the adapter in its stack.
+    which: usize,
+    optimizer: Box<dyn Optimizer>,
+    objective: Box<dyn Objective>,
+    grads: Vec<f32>,
+    acc: Vec<f32>,
+    unrounded: Vec<f32>,
+    lr: f32,
+    step: u64,
+}
+
+impl Turn {
+    /// At the first step. `acc`: [`crate::adapter::Size::gathered`].
+    fn new(config: &Config, which: usize, parts: Vec<Part>, acc: usize) -> Result<Turn> {
+        let (optimizer, optimizer_values) = config.optimizer.row()?;
+        let (objective, objective_values) = config.objective.row()?;
+        let params = parts.last().map_or(0, |p| p.range.end);
+        Ok(Turn {
+            which,
+            objective: (objective.create)(&objective_values),
+            optimizer: (optimizer.create)(&optimizer_values, parts),
+            grads: zeros("gradients", params)?,
+            acc: zeros("gradients", if config.gradient == Gradient::Backward { acc } else { 0 })?,
+            unrounded: Vec::new(),
+            lr: config.lr,
+            step: 0,
+        })
+    }
+
+    fn of_adapter(config: &Config, which: usize, adapter: &dyn Adapter) -> Result<Turn> {
+        let shape = adapter.shape();
+        let mut turn = Turn::new(config, which, shape.parts.clone(), shape.size.gathered)?;
+        if config.codec.is_some() {
+            turn.unrounded = zeros("unrounded parameters", adapter.params().len())?;
+            turn.unrounded.copy_from_slice(adapter.params());
+        }
+        if adapter.exchanges() {
+            turn.optimizer.keep_ages();
+        }
+        Ok(turn)
+    }
 }
 
 /// A training run in memory.
@@ -294,29 +362,11 @@ impl Trainer {
     /// `Invalid` for settings that cannot be used.
     pub fn on(model: &Model, beneath: Stack, adapter: Box<dyn Adapter>, config: Config) -> Result<Trainer> {
         config.check()?;
-        let shape = adapter.shape();
-        if adapter.params().is_empty() {
-            return Err(Error::invalid("adapter", "it has no parameters to train"));
-        }
-        if config.dropout.is_some() && !shape.drops() {
-            let message = format!("{} has no input to apply dropout to", adapter.kind().name);
-            return Err(Error::invalid("dropout", message));
-        }
-        if let Some(codec) = &config.codec {
-            codec.row()?;
-            if shape.size.params > adapter.params().len() {
-                let kind = adapter.kind().name;
-                return Err(Error::unsupported("codec of training", format!("{kind}, whose number of values grows")));
-            }
-        }
-        if adapter.exchanges() && config.gradient != Gradient::Backward {
-            let message = "estimates without a backward pass say nothing of other places; its values cannot be exchanged";
-            return Err(Error::invalid("gradient", message));
-        }
-        let (parts, acc) = (shape.parts.clone(), shape.size.gathered);
-        let mut stack = beneath.clone();
+        config.check_adapter(&*adapter)?;
+        let (mut stack, which) = (beneath.clone(), beneath.all().len());
+        let own = Turn::of_adapter(&config, which, &*adapter)?;
         stack.push(model.ready(adapter)?, 1.0)?;
-        Self::new(model.clone(), Trained::Adapter { stack, beneath }, config, parts, acc)
+        Self::new(model.clone(), Trained::Adapter { stack, beneath, which }, config, own)
     }
 
     /// Trains every weight of `model`, in `f32`.
@@ -349,35 +399,25 @@ impl Trainer {
         let offsets = Offsets::of(&model.weights);
         let flat = Arc::new(model.weights.flatten(&offsets)?);
         let model = model.with_weights(model.weights.from_flat(&offsets, flat.clone())?);
-        let parts = offsets.parts();
-        Self::new(model, Trained::Weights { offsets, flat, none: Stack::new() }, config, parts, 0)
+        let own = Turn::new(&config, 0, offsets.parts(), 0)?;
+        Self::new(model, Trained::Weights { offsets, flat, none: Stack::new() }, config, own)
     }
 
-    fn new(model: Model, trained: Trained, config: Config, parts: Vec<Part>, acc: usize) -> Result<Trainer> {
-        let (optimizer, optimizer_values) = config.optimizer.row()?;
+    fn new(model: Model, trained: Trained, config: Config, own: Turn) -> Result<Trainer> {
         let (kind, objective_values) = config.objective.row()?;
         let contrast = (kind.shape == Rows::Contrast).then(|| Contrast::new(&objective_values, &model.hparams));
-        let acc = if config.gradient == Gradient::Backward { acc } else { 0 };
-        let params = parts.last().map_or(0, |p| p.range.end);
-        let mut unrounded = zeros("unrounded parameters", if config.codec.is_some() { params } else { 0 })?;
-        if let Some(adapter) = trained.adapter().filter(|_| config.codec.is_some()) {
-            unrounded.copy_from_slice(adapter.params());
-        }
-        let mut optimizer = (optimizer.create)(&optimizer_values, parts);
-        if trained.adapter().is_some_and(Adapter::exchanges) {
-            optimizer.keep_ages();
-        }
+        let Turn { optimizer, objective, grads, acc, unrounded, step, .. } = own;
         Ok(Trainer {
-            unrounded,
-            kind,
             contrast: contrast.transpose()?,
-            objective: (kind.create)(&objective_values),
-            optimizer,
             backprop: Backprop::new(&config),
-            grads: zeros("gradients", params)?,
-            acc: zeros("gradients", acc)?,
-            step: 0,
             rows: 0,
+            kind,
+            objective,
+            optimizer,
+            grads,
+            acc,
+            unrounded,
+            step,
             model,
             trained,
             config,
@@ -578,10 +618,9 @@ impl Trainer {
         let attached = self.trained.attached(m, stack, dropout);
         let acc = if self.acc.is_empty() { &mut self.grads } else { &mut self.acc };
         let (mut target, from) = match &self.trained {
-            Trained::Adapter { stack, .. } => {
-                let which = stack.all().len() - 1;
-                let shape = stack.all()[which].adapter.shape();
-                (model::Target::Adapter(which, acc), (shape.lowest(m.hparams.layers), shape.embeds()))
+            Trained::Adapter { stack, which, .. } => {
+                let shape = stack.all()[*which].adapter.shape();
+                (model::Target::Adapter(*which, acc), (shape.lowest(m.hparams.layers), shape.embeds()))
             }
             Trained::Weights { offsets, .. } => (model::Target::Weights(offsets, acc), (0, true)),
         };

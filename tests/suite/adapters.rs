@@ -299,11 +299,11 @@ fn shapes_are_what_they_say() {
 
 /// Kinds that hold what they derive from their parameters fixed within a step, and so for the gradient: PEFT's DoRA does so
 /// with the lengths of rows.
-const HELD: &[&str] = &["dora"];
+pub const HELD: &[&str] = &["dora"];
 
 /// Kinds with a function that bends: across a bend a difference is no derivative.
 #[rustfmt::skip]
-const BENT: &[&str] = &[
+pub const BENT: &[&str] = &[
     "bottleneck",
     "parallel",
     "vblora",

@@ -29,6 +29,7 @@ mod fixes;
 mod foreign;
 mod golden;
 mod gradients;
+mod groups;
 mod hf_folder;
 mod hostile_templates;
 mod identity;

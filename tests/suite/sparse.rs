@@ -156,12 +156,12 @@ impl Run {
     }
 
     fn on(model: Model, spec: &Spec, config: Config) -> Run {
-        Run::for_steps(model, spec, config, STEPS)
+        Run::for_steps(model, spec, Config { lr: 1e-2, ..config }, STEPS)
     }
 
     fn for_steps(model: Model, spec: &Spec, config: Config, steps: u64) -> Run {
         let base = model.base([9; 32]);
-        let config = Config { lr: 1e-2, steps, ..config };
+        let config = Config { steps, ..config };
         let trainer = Trainer::adapter(&model, adapter::create(spec, &base).unwrap(), config).unwrap();
         let row = |i: u32| Example::all((0..9).map(|t| (i * 5 + t * 3) % tiny::VOCAB as u32).collect());
         Run { trainer, order: Order::new(7, 2, 2, Some(5)).unwrap(), rows: (0..7).map(row).collect(), base }
@@ -226,19 +226,21 @@ fn a_share_of_nothing_is_a_fixed_mask() {
     }
 }
 
-/// Growth where gradients are largest finds more than a random mask.
+/// Where gradients are largest more is learnt than where chance says, each at the same rate.
+#[cfg(feature = "base")]
 #[test]
 fn gradients_choose_better_than_chance() {
-    let order = mynah::rng::Permutation::new(7, "blk.0.attn_q.weight", "sparse", 1 << 40);
-    eprintln!("PERM {:?}", (0..4).map(|i| order.at(i)).collect::<Vec<_>>());
-    for share in [0.2, 0.5] { for every in [10u64, 20] { for how in ["ag", "ma"] { for corrected in [false, true] {
+    let model = embedded();
     let last = |spec: &Spec| {
-        let mut run = Run::for_steps(tiny::model("llama", 7, true, 1), spec, Config::default(), 60);
-        (0..60).map(|_| run.step()).last().unwrap()
+        let config = Config { lr: 3e-3, ..Config::default() };
+        let mut run = Run::for_steps(model.clone(), &spec.clone().with("reselect every", 8), config, 24);
+        (0..24).map(|_| run.step()).last().unwrap()
     };
-    let (fixed, grown) = (last(&spec(200)), last(&exchanging(how).with("reselect every", every).with("reselect share", share).with("reselect corrected", corrected)));
-    eprintln!("FIG {how} {share} {every} {corrected} {grown} after exchanges, {fixed} without");
-    }}}}
+    let fixed = last(&spec(500));
+    for how in ["ag", "ma"] {
+        let grown = last(&spec(500).with("reselect", how).with("reselect corrected", true));
+        assert!(grown < fixed, "{how}: {grown} after exchanges, {fixed} without");
+    }
 }
 
 #[test]
@@ -310,17 +312,22 @@ fn estimated_gradients_exchange_nothing() {
     let zeroth = Config { gradient: mynah::train::Gradient::Zeroth(Zeroth::default()), ..Config::default() };
     let why = |spec: &Spec| Trainer::adapter(&model, adapter::create(spec, &base).unwrap(), zeroth.clone()).err();
     assert!(why(&spec(200)).is_none());
-    assert!(why(&exchanging("ag")).unwrap().to_string().contains("exchanged"));
+    assert!(why(&exchanging("ag")).unwrap().to_string().contains("sparse could exchange"));
+}
+
+#[cfg(feature = "base")]
+fn embedded() -> Model {
+    use mynah::bytes::Bytes;
+    use mynah::gguf::Gguf;
+    let gguf = Gguf::parse(Bytes::from_static(mynah::base::MODEL), &Limits::default()).unwrap();
+    Model::load(&gguf, Compute { kernels: kernel::best(), pool: Pool::new(2) }).unwrap()
 }
 
 /// Positions are chosen by gradients, which do not depend on how the base is stored.
 #[cfg(feature = "base")]
 #[test]
 fn a_base_of_four_bits_learns() {
-    use mynah::bytes::Bytes;
-    use mynah::gguf::Gguf;
-    let gguf = Gguf::parse(Bytes::from_static(mynah::base::MODEL), &Limits::default()).unwrap();
-    let model = Model::load(&gguf, Compute { kernels: kernel::best(), pool: Pool::new(2) }).unwrap();
+    let model = embedded();
     assert_eq!(model.base([0; 32]).format, "Q4_0");
     for how in ["ag", "ma"] {
         let mut run = Run::on(model.clone(), &exchanging(how), Config::default());
