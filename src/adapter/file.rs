@@ -20,8 +20,10 @@
 //! a site, and `alphas`, f32 a site. `lora` may add `seed` and `generator`, from which A was drawn. `nola` adds
 //! `bases.a`, `bases.b`, `basis`, `seed`, `generator` and `canary`, the BLAKE3 of the first values of all its streams:
 //! it is loaded only if the streams give the same values; and, for streams that do not follow from the seed, the
-//! sections `seeds`, two u64 a site, and `start`, A₀ of all sites as f32. The other kinds add the values of their
-//! settings, `seed` and `generator`; those of low rank, and `lora` from another start than the usual one, `canary` too.
+//! sections `seeds`, two u64 a site, and `start`, A₀ of all sites as f32. `sparse` adds `values` and
+//! those of its other settings that differ from their defaults, and where its positions do not follow from them the section
+//! `positions`. The other kinds add the values of their settings, `seed` and `generator`; those of low rank, and `lora` from
+//! another start than the usual one, `canary` too.
 #![cfg_attr(
     not(test),
     deny(

@@ -218,7 +218,8 @@ impl Groups {
         let names: Vec<String> = (0..more.len()).map(|group| format!("group.{group}")).collect();
         file.refuse_unknown(&names.iter().map(String::as_str).chain(["state"]).collect::<Vec<_>>())?;
         let done = Head::decode(&file.require("state")?, limits)?.integer("done")?;
-        let saved = names.iter().map(|name| Checkpoint::read(file.require(name)?, limits)).collect::<Result<Vec<_>>>()?;
+        let saved =
+            names.iter().map(|name| Checkpoint::read(file.require(name)?, limits)).collect::<Result<Vec<_>>>()?;
         let n = saved.len() as u64;
         let shares = saved.iter().zip(0..).all(|(saved, i)| saved.step() == done / n + u64::from(i < done % n));
         if !shares {

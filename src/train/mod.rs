@@ -3,7 +3,7 @@
 //! [`Trainer::step`] does one optimiser step and returns; the caller owns the loop, the clock and the files. `batch.rs`
 //! concatenates examples; `backprop.rs` computes gradients and `zeroth.rs` estimates them; `objective` has the losses,
 //! `optim` the optimizers, `schedule.rs` the learning-rate schedules. `checkpoint.rs` saves and resumes runs,
-//! `folder.rs` manages checkpoint files. `feedback.rs` trains on a user's feedback, `journal.rs` stores that. Training
+//! `folder.rs` manages checkpoint files. In `groups.rs` several adapters of one stack take turns, each with its own data. `feedback.rs` trains on a user's feedback, `journal.rs` stores that. Training
 //! runs at f32 precision, with exact gradients, or at int8 precision ([`Config::precision`]), with rounded ones.
 //!
 //! A step on answers that a user liked and disliked:

@@ -32,8 +32,10 @@ impl Run {
     fn new(specs: &[Spec], threads: usize) -> Run {
         let model = tiny::model("llama", 7, true, threads);
         let base = model.base([9; 32]);
-        let group = |(i, spec): (usize, &Spec)| {
-            Group { adapter: adapter::create(spec, &base).unwrap(), lr: 1e-2 / (i + 1) as f32, order: order() }
+        let group = |(i, spec): (usize, &Spec)| Group {
+            adapter: adapter::create(spec, &base).unwrap(),
+            lr: 1e-2 / (i + 1) as f32,
+            order: order(),
         };
         let all = specs.iter().enumerate().map(group).collect();
         let config = Config { steps: STEPS, ..Config::default() };
@@ -174,7 +176,7 @@ fn moved(kind: &Kind, base: &Base, rng: &mut Rng) -> Option<Box<dyn Adapter>> {
 fn slopes(model: &Model, pair: [&Kind; 2], which: usize) -> Option<[f64; 2]> {
     let base = model.base([9; 32]);
     let config = Config { lr: 1e-30, clip: 0.0, schedule: Schedule::Constant, steps: 9, ..Config::default() };
-    let mut loss = |by: f32| -> Option<(f64, f64)> {
+    let loss = |by: f32| -> Option<(f64, f64)> {
         let mut rng = Rng(3);
         let mut groups = Vec::new();
         let mut direction = Vec::new();
@@ -204,7 +206,7 @@ fn slopes(model: &Model, pair: [&Kind; 2], which: usize) -> Option<[f64; 2]> {
     };
     const BY: f32 = 0.02;
     let central = |(a, b): (f64, f64), by: f32| (a - b) / f64::from(2.0 * by);
-    let mut both = |by: f32| Some((loss(by)?.0, loss(-by)?.0));
+    let both = |by: f32| Some((loss(by)?.0, loss(-by)?.0));
     let (wide, narrow) = (central(both(BY)?, BY), central(both(BY / 2.0)?, BY / 2.0));
     Some([(4.0 * narrow - wide) / 3.0, loss(0.0)?.1])
 }

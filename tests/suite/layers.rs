@@ -76,7 +76,7 @@ const INSIDE: &[(&str, &[&[&str]])] = &[
             &["density", "reference", "activation_cache"],
             &["backprop"],
             &["zeroth", "checkpoint", "plan"],
-            &["folder", "journal", "feedback"],
+            &["folder", "journal", "feedback", "groups"],
         ],
     ),
     ("rewrite", &[&["mixes"], &["importance"], &["quantise"], &["bake", "folder"]]),

@@ -87,7 +87,8 @@ fn values_are_shared_out_as_the_setting_says() {
         assert_eq!(n, 1000);
         let all: usize = shape.slots.iter().map(|s| weight(s.shape)).sum();
         for slot in &shape.slots {
-            let (got, want) = (shape.parts[slot.parts.start].range.len(), 1000.0 * weight(slot.shape) as f64 / all as f64);
+            let (got, want) =
+                (shape.parts[slot.parts.start].range.len(), 1000.0 * weight(slot.shape) as f64 / all as f64);
             assert!((got as f64 - want).abs() < 1.0, "{spread} {}: {got} for {want}", slot.place);
         }
     }
@@ -238,7 +239,7 @@ fn gradients_choose_better_than_chance() {
     };
     let fixed = last(&spec(500));
     for how in ["ag", "ma"] {
-        let grown = last(&spec(500).with("reselect", how).with("reselect corrected", true));
+        let grown = last(&spec(500).with("reselect", how).with("reselect moments", "corrected"));
         assert!(grown < fixed, "{how}: {grown} after exchanges, {fixed} without");
     }
 }

@@ -23,8 +23,10 @@
 //! candidate that was just dropped keeps its value; the others start at 0. So the number of values never changes.
 //! * `ag`: candidates are the entries of `∂L/∂W` with the largest magnitudes in the first micro-batch of the last `reselect
 //!   samples` steps, as many as there are values. Their gradients are added up in these steps, and those with the largest sums
-//!   are chosen. A new value tells the optimiser the means of its gradients and their squares ([`Known`]). The dense gradient
-//!   is formed a few rows at a time.
+//!   are chosen. A new value tells the optimiser the means of its gradients and their squares ([`Known`]): the authors' code
+//!   has them as they are (`reselect moments` is `plain`), so that correction by age makes the second moments many times too
+//!   large at first, and the first steps small. In a run of few exchanges `corrected` learns much more. The dense gradient is
+//!   formed a few rows at a time.
 //! * `ma`: candidates are those with the largest products of SM3's accumulators of their row and column, which are made from
 //!   the gradients of the values that there are: `ν = min(row[i], col[j]) + g²; row[i] = max ν; col[j] = max ν`. No other
 //!   gradient is formed. The step itself is the optimiser's.
@@ -103,12 +105,12 @@ static SHARE: Knob = Knob {
     domain: Domain::Real { low: 0.0, high: 1.0 },
 };
 
-/// What the means of new values are to an optimiser.
-static CORRECTED: Knob = Knob {
-    name: "reselect corrected",
-    about: "The optimiser finds the mean gradients of exchanged weights after its correction by age",
-    metavar: "",
-    domain: Domain::Switch,
+/// What an optimiser's moments of new values begin with.
+static MOMENTS: Knob = Knob {
+    name: "reselect moments",
+    about: "Moments of new weights: the plain means of their gradients, or such that these means are what correction by age makes of them",
+    metavar: "HOW",
+    domain: Domain::Word(|| vec!["plain", "corrected"]),
 };
 
 static KNOBS: [Setting; 8] = [
@@ -119,7 +121,7 @@ static KNOBS: [Setting; 8] = [
     Setting::whole(&EVERY, 20),
     Setting::whole(&SAMPLES, 5),
     Setting::real(&SHARE, 0.2),
-    Setting::off(&CORRECTED),
+    Setting::word(&MOMENTS, "plain"),
 ];
 
 /// The section of the file that holds positions.
@@ -129,7 +131,7 @@ const POSITIONS: &str = "positions";
 pub static KIND: Kind = Kind {
     name: "sparse",
     about: "single weights of linear layers; as few as wanted",
-    rate: 3e-3,
+    rate: 1e-2,
     knobs: &KNOBS,
     targets: &Role::LINEAR,
     shape: |spec, base| direct::shape(spec, base, &PLAN),
@@ -163,15 +165,16 @@ static PLAN: Plan = Plan {
         let (k, sides) = (shape.size.params, shape.slots.iter().map(|s| s.shape[0] + s.shape[1]).sum::<usize>());
         let widest = shape.slots.iter().map(|s| s.shape[0]).max().unwrap_or(0);
         let most = counts.iter().max().copied().unwrap_or(0);
-        // Two words a position. Where they are exchanged, the optimiser has an age for each value; candidates have four words,
-        // and in the sums of a step three, and while they are found, twice as many as needed stand beside some rows.
+        // Two words a position. Where they are exchanged, the optimiser has an age for each value, and each has an origin of six
+        // words; candidates have four words, and in the sums of a step three, and while they are found, twice as many as needed
+        // stand beside some rows.
         shape.size.derived = 2 * k;
         match values.word(RESELECT.name) {
             "ag" => {
-                shape.size.derived += 5 * k + 6 * most + TILE * widest;
+                shape.size.derived += 11 * k + 6 * most + TILE * widest;
                 shape.size.gathered = 4 * k;
             }
-            "ma" => shape.size.derived += k + sides + 6 * most + widest,
+            "ma" => shape.size.derived += 7 * k + sides + 6 * most + widest,
             _ => {}
         }
         Ok(shape)
@@ -354,7 +357,7 @@ impl Sparse {
             every: values.whole(EVERY.name),
             samples: values.whole(SAMPLES.name),
             share: values.real(SHARE.name),
-            corrected: values.switch(CORRECTED.name),
+            corrected: values.word(MOMENTS.name) == "corrected",
             done: 0,
             gathered,
         });
@@ -497,14 +500,7 @@ impl Rule for Sparse {
 }
 
 /// `g[p][last] += t Σ dy[row]·x[col]` for the position of each row of `g`, in the order of the rows of `x`.
-fn add_gradients(
-    at: &At,
-    dy: View,
-    x: View,
-    g: &mut Tile,
-    last: usize,
-    position: &(dyn Fn(usize) -> Position + Sync),
-) {
+fn add_gradients(at: &At, dy: View, x: View, g: &mut Tile, last: usize, position: &(dyn Fn(usize) -> Position + Sync)) {
     let (k, c) = (g.n(), g.c());
     let granule = if x.n * k < SMALL { k.max(1) } else { SOME };
     at.cx.pool.rows([g.part(0..k, 0..c)], [granule], &|part, [mut g], _| {
@@ -618,7 +614,8 @@ impl Candidates {
         let (sums, _) = sums.as_chunks::<3>();
         if self.samples == 0 {
             let found = sums.iter().filter(|one| **one != [0.0; 3]);
-            self.all = found.map(|[r, c, _]| Candidate { at: [*r as u32, *c as u32], sum: 0.0, squares: 0.0 }).collect();
+            self.all =
+                found.map(|[r, c, _]| Candidate { at: [*r as u32, *c as u32], sum: 0.0, squares: 0.0 }).collect();
         }
         for (candidate, [_, _, g]) in self.all.iter_mut().zip(sums) {
             candidate.sum += g;
@@ -781,8 +778,7 @@ impl Rounds {
         match &self.gathered {
             Gathered::Gradients(all) => {
                 let one = &all[slot];
-                let mut free: Vec<&Candidate> =
-                    one.all.iter().filter(|c| stay.binary_search(&c.at).is_err()).collect();
+                let mut free: Vec<&Candidate> = one.all.iter().filter(|c| stay.binary_search(&c.at).is_err()).collect();
                 free.sort_unstable_by(|a, b| b.sum.abs().total_cmp(&a.sum.abs()).then(a.at.cmp(&b.at)));
                 let samples = one.samples.max(1) as f32;
                 let known = |c: &Candidate| Known {

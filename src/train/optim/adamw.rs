@@ -1,6 +1,8 @@
 //! Adam with decoupled weight decay (arXiv:1711.05101), in the form of PyTorch's `AdamW`.
 
-use super::{BETA1, BETA2, Common, EPS, Known, Optimizer, Origin, Part, State, StateMut, exchanged, grown, single, values};
+use super::{
+    BETA1, BETA2, Common, EPS, Known, Optimizer, Origin, Part, State, StateMut, exchanged, grown, single, values,
+};
 use crate::knob::Values;
 use crate::math;
 use std::prelude::v1::*;

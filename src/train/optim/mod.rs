@@ -11,8 +11,8 @@ mod lion;
 mod sgd;
 
 pub use super::state::{State, StateMut};
-use crate::adapter::{Group, Known, Origin};
 pub use crate::adapter::Part;
+use crate::adapter::{Group, Known, Origin};
 
 use super::state;
 use crate::container::head::Head;
