@@ -112,16 +112,16 @@ pub trait Rule: Send + Sync + 'static {
         None
     }
 
-    /// What it gathers for that.
-    fn gathered(&self) -> Vec<u8> {
+    /// Its statistics for that.
+    fn exchange_state(&self) -> Vec<u8> {
         Vec::new()
     }
 
-    /// Continues with that.
-    fn restore_gathered(&mut self, own: &Own, bytes: &[u8]) -> Result<()> {
+    /// Continues with these.
+    fn restore_exchange(&mut self, own: &Own, bytes: &[u8]) -> Result<()> {
         match bytes.is_empty() {
             true => Ok(()),
-            false => Err(Error::corrupt(format!("{} bytes of what {} does not gather", bytes.len(), own.kind.name), 0)),
+            false => Err(Error::corrupt(format!("{} bytes for an exchange, and {} has none", bytes.len(), own.kind.name), 0)),
         }
     }
 
@@ -267,12 +267,12 @@ impl<R: Rule> Adapter for Direct<R> {
         self.rule.exchange(&mut self.own, step, grads, acc)
     }
 
-    fn gathered(&self) -> Vec<u8> {
-        self.rule.gathered()
+    fn exchange_state(&self) -> Vec<u8> {
+        self.rule.exchange_state()
     }
 
-    fn restore_gathered(&mut self, bytes: &[u8]) -> Result<()> {
-        self.rule.restore_gathered(&self.own, bytes)
+    fn restore_exchange(&mut self, bytes: &[u8]) -> Result<()> {
+        self.rule.restore_exchange(&self.own, bytes)
     }
 }
 

@@ -158,19 +158,22 @@ pub trait Adapter: Send + Sync {
         None
     }
 
-    /// What it gathers for the next exchange. This belongs to a training run: checkpoints hold it, and adapter files do not.
-    fn gathered(&self) -> Vec<u8> {
+    /// Its statistics for the next exchange. This belongs to a training run: checkpoints hold it, and adapter files do not.
+    fn exchange_state(&self) -> Vec<u8> {
         Vec::new()
     }
 
-    /// Continues with what [`Adapter::gathered`] returned for the same parameters.
+    /// Continues with what [`Adapter::exchange_state`] returned for the same parameters.
     ///
     /// # Errors
     /// `Corrupt` if that is of another adapter.
-    fn restore_gathered(&mut self, bytes: &[u8]) -> Result<()> {
+    fn restore_exchange(&mut self, bytes: &[u8]) -> Result<()> {
         match bytes.is_empty() {
             true => Ok(()),
-            false => Err(Error::corrupt(format!("{} of what {} does not gather", bytes.len(), self.kind().name), 0)),
+            false => Err(Error::corrupt(
+                format!("{} bytes for an exchange, and {} has none", bytes.len(), self.kind().name),
+                0,
+            )),
         }
     }
 }

@@ -7,7 +7,7 @@
 //! adapter   an adapter file, its parameters in f32; or
 //! weights   all weights, f32
 //! unrounded the parameters before they went through the codec of training, f32; only where there is one
-//! gathered  what the adapter gathers for the next exchange of its values; only where it exchanges any
+//! exchange  the adapter's statistics for the next exchange of its values; only where it exchanges any
 //! o.NAME    a piece of the optimiser's state: u64 kind (0 floats, 1 bytes, 2 counter, 3 number), then the values
 //! g.NAME    a piece of the objective's state, likewise
 //! n.NAME    sections of the caller; optional
@@ -288,7 +288,7 @@ impl Trainer {
                 let bytes = adapter::to_bytes_as(&***adapter, base, &Provenance::default(), "f32")?;
                 file = file.section("adapter", true, bytes);
                 if adapter.exchanges() {
-                    file = file.section("gathered", true, adapter.gathered());
+                    file = file.section("exchange", true, adapter.exchange_state());
                 }
                 if self.config.codec.is_some() {
                     file = file.section("unrounded", true, floats(&self.unrounded));
@@ -333,8 +333,8 @@ impl Trainer {
             Trained::Weights { .. } => "weights",
         };
         let unrounded = self.config.codec.as_ref().map(|_| "unrounded");
-        let gathered = self.trained.adapter().filter(|adapter| adapter.exchanges()).map(|_| "gathered");
-        let known = ["head", "state", target].into_iter().chain(unrounded).chain(gathered);
+        let exchange = self.trained.adapter().filter(|adapter| adapter.exchanges()).map(|_| "exchange");
+        let known = ["head", "state", target].into_iter().chain(unrounded).chain(exchange);
         let known: Vec<&str> = known.chain(sections.iter().map(String::as_str)).collect();
         saved.container.refuse_unknown(&known)?;
         let read = |name: &String| Piece::read(name, &saved.container.require(name)?);
@@ -349,8 +349,8 @@ impl Trainer {
             Trained::Adapter { stack, which, .. } => {
                 let now = &stack.all()[*which].adapter;
                 let mut held = adapter::file::restore_as(now.kind(), saved.adapter()?, base, &saved.limits)?;
-                if let Some(name) = gathered {
-                    held.restore_gathered(&saved.container.require(name)?)?;
+                if let Some(name) = exchange {
+                    held.restore_exchange(&saved.container.require(name)?)?;
                 }
                 let differs = held.params().len() != now.params().len();
                 if differs && now.kind().grown.is_empty() {
@@ -358,11 +358,11 @@ impl Trainer {
                     return Err(Error::mismatch("saved adapter", say(&***now), say(&*held)));
                 }
                 let params = held.params().to_vec();
-                if differs || gathered.is_some() {
+                if differs || exchange.is_some() {
                     // The adapter is not the one that was created, and the optimiser's state is that of its values.
                     let (kind, settings) = self.config.optimizer.row()?;
                     let mut optimizer = (kind.create)(&settings, held.shape().parts.clone());
-                    if gathered.is_some() {
+                    if exchange.is_some() {
                         optimizer.keep_ages();
                     }
                     optimizer.restore(&optimizer_state)?;

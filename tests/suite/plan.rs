@@ -59,6 +59,8 @@ struct Case {
     objective: &'static str,
     /// The codec of training; empty for none.
     codec: &'static str,
+    /// How a sparse change exchanges its values after each step; empty for never.
+    reselect: &'static str,
 }
 
 const SIMPLE: Case = Case {
@@ -78,6 +80,7 @@ const SIMPLE: Case = Case {
     checkpoints: false,
     objective: "sft",
     codec: "",
+    reselect: "",
 };
 
 fn cases() -> Vec<Case> {
@@ -105,6 +108,8 @@ fn cases() -> Vec<Case> {
         Case { codec: "ternary", ..SIMPLE },
         Case { codec: "q8", ..SIMPLE },
         Case { codec: "levels", kind: "uni", ..SIMPLE },
+        Case { reselect: "ag", kind: "sparse", ..SIMPLE },
+        Case { reselect: "ma", kind: "sparse", threads: 1, ..SIMPLE },
         Case { precision: Precision::Int8, recompute: Recompute::All, ..SIMPLE },
         Case { precision: Precision::Int8, recompute: Recompute::None, batch: 4, threads: 1, ..SIMPLE },
         Case { precision: Precision::Int8, ctx: 256, targets: 40, threads: 3, ..SIMPLE },
@@ -140,6 +145,10 @@ fn miniatures() -> Vec<Case> {
 fn measured(case: &Case, model: &Model) -> (usize, usize) {
     let base = model.base([0; 32]);
     let spec = Spec { layers: case.layers.clone(), ..Spec::new(case.kind) };
+    let spec = match case.reselect {
+        "" => spec,
+        how => spec.with("reselect", how).with("reselect every", 1).with("reselect samples", 1),
+    };
     let optimizer = optim::Spec::new(case.optimizer);
     let Case { precision, recompute, act_type, slice, .. } = *case;
     let objective = objective::Spec::new(case.objective);

@@ -269,12 +269,12 @@ fn a_run_goes_on_across_exchanges_in_every_bit() {
             (step as u64..STEPS).for_each(|_| _ = run.step());
             assert!(run.save() == saved[STEPS as usize], "{what}: from step {step}");
         }
-        // What is gathered is of the run alone.
+        // Statistics are of the run alone.
         let mut file = Run::new(&exchanging(how), Config::default(), 1);
         let other = whole.file();
         file.step();
         assert!(other.len() < saved[5].len(), "{what}");
-        assert!(!other.windows(8).any(|w| w == b"gathered"), "{what}");
+        assert!(!other.windows(8).any(|w| w == b"exchange"), "{what}");
     }
 }
 

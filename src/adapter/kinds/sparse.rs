@@ -340,7 +340,7 @@ fn read(stored: Stored) -> Result<Box<dyn Adapter>> {
     Direct::read_with(stored, values.clone(), &PLAN, Sparse::new(positions, &shape, &values))
 }
 
-/// The positions, and what is gathered for their exchange.
+/// The positions, and the statistics for their exchange.
 struct Sparse {
     positions: Positions,
     rounds: Option<Rounds>,
@@ -348,18 +348,18 @@ struct Sparse {
 
 impl Sparse {
     fn new(positions: Positions, shape: &Shape, values: &Values) -> Sparse {
-        let gathered = match values.word(RESELECT.name) {
-            "ag" => Some(Gathered::Gradients(shape.slots.iter().map(|_| Candidates::default()).collect())),
-            "ma" => Some(Gathered::Accumulators(shape.slots.iter().map(Accumulators::of).collect())),
+        let statistics = match values.word(RESELECT.name) {
+            "ag" => Some(Statistics::Gradients(shape.slots.iter().map(|_| Candidates::default()).collect())),
+            "ma" => Some(Statistics::Accumulators(shape.slots.iter().map(Accumulators::of).collect())),
             _ => None,
         };
-        let rounds = gathered.map(|gathered| Rounds {
+        let rounds = statistics.map(|statistics| Rounds {
             every: values.whole(EVERY.name),
             samples: values.whole(SAMPLES.name),
             share: values.real(SHARE.name),
             corrected: values.word(MOMENTS.name) == "corrected",
             done: 0,
-            gathered,
+            statistics,
         });
         Sparse { positions, rounds }
     }
@@ -399,7 +399,7 @@ impl Rule for Sparse {
             let range = own.range(at.slot, 0);
             let place = |p: usize| positions[p];
             add_gradients(at, dy, x, &mut Tile::new(&mut acc[range.clone()], values.len(), 1), 0, &place);
-            if let Some(Rounds { gathered: Gathered::Gradients(all), .. }) =
+            if let Some(Rounds { statistics: Statistics::Gradients(all), .. }) =
                 self.rounds.as_ref().filter(|r| r.collects())
             {
                 let (start, len) = (own.params.len() + 3 * range.start, 3 * range.len());
@@ -484,15 +484,15 @@ impl Rule for Sparse {
         Some(origins)
     }
 
-    fn gathered(&self) -> Vec<u8> {
+    fn exchange_state(&self) -> Vec<u8> {
         self.rounds.as_ref().map_or(Vec::new(), Rounds::write)
     }
 
-    fn restore_gathered(&mut self, own: &Own, bytes: &[u8]) -> Result<()> {
+    fn restore_exchange(&mut self, own: &Own, bytes: &[u8]) -> Result<()> {
         let Some(rounds) = &mut self.rounds else {
             return match bytes.is_empty() {
                 true => Ok(()),
-                false => Err(Error::corrupt("gathered for an exchange that there is not", 0)),
+                false => Err(Error::corrupt("statistics for an exchange that there is not", 0)),
             };
         };
         rounds.read(&own.shape, bytes)
@@ -680,7 +680,8 @@ impl Accumulators {
     }
 }
 
-enum Gathered {
+/// What the next exchange is decided by, for each slot.
+enum Statistics {
     Gradients(Vec<Candidates>),
     Accumulators(Vec<Accumulators>),
 }
@@ -693,7 +694,7 @@ struct Rounds {
     corrected: bool,
     /// Steps of the run.
     done: u64,
-    gathered: Gathered,
+    statistics: Statistics,
 }
 
 impl Rounds {
@@ -713,29 +714,29 @@ impl Rounds {
 
     fn clear(&mut self) {
         self.forget();
-        if let Gathered::Accumulators(all) = &mut self.gathered {
+        if let Statistics::Accumulators(all) = &mut self.statistics {
             all.iter_mut().flat_map(|a| &mut a.0).for_each(|v| v.fill(0.0));
         }
     }
 
     /// Candidates are found anew each time.
     fn forget(&mut self) {
-        if let Gathered::Gradients(all) = &mut self.gathered {
+        if let Statistics::Gradients(all) = &mut self.statistics {
             all.iter_mut().for_each(|one| *one = Candidates::default());
         }
     }
 
     fn observe(&mut self, own: &Own, positions: &[Vec<Position>], grads: &[f32], acc: &[f32]) {
         let collects = self.collects();
-        match &mut self.gathered {
-            Gathered::Gradients(all) => {
+        match &mut self.statistics {
+            Statistics::Gradients(all) => {
                 for (slot, one) in all.iter_mut().enumerate().filter(|_| collects) {
                     let range = own.range(slot, 0);
                     let start = own.params.len() + 3 * range.start;
                     one.take(acc.get(start..start + 3 * range.len()).unwrap_or_default());
                 }
             }
-            Gathered::Accumulators(all) => {
+            Statistics::Accumulators(all) => {
                 for (slot, (one, positions)) in all.iter_mut().zip(positions).enumerate() {
                     one.observe(positions, &grads[own.range(slot, 0)]);
                 }
@@ -775,8 +776,8 @@ impl Rounds {
 
     /// Up to `n` positions to grow, without those of `stay`, which are sorted.
     fn candidates(&self, slot: usize, stay: &[Position], n: usize) -> Vec<(Position, Known)> {
-        match &self.gathered {
-            Gathered::Gradients(all) => {
+        match &self.statistics {
+            Statistics::Gradients(all) => {
                 let one = &all[slot];
                 let mut free: Vec<&Candidate> = one.all.iter().filter(|c| stay.binary_search(&c.at).is_err()).collect();
                 free.sort_unstable_by(|a, b| b.sum.abs().total_cmp(&a.sum.abs()).then(a.at.cmp(&b.at)));
@@ -789,7 +790,7 @@ impl Rounds {
                 };
                 free.into_iter().take(n).map(|c| (c.at, known(c))).collect()
             }
-            Gathered::Accumulators(all) => {
+            Statistics::Accumulators(all) => {
                 all[slot].best(n, stay).into_iter().map(|at| (at, Known::default())).collect()
             }
         }
@@ -798,8 +799,8 @@ impl Rounds {
     /// Steps, u64; then for each slot the samples, u32, and the candidates, u32 and four words each, or the accumulators.
     fn write(&self) -> Vec<u8> {
         let mut out = self.done.to_le_bytes().to_vec();
-        match &self.gathered {
-            Gathered::Gradients(all) => {
+        match &self.statistics {
+            Statistics::Gradients(all) => {
                 for one in all {
                     out.extend([one.samples, one.all.len() as u32].iter().flat_map(|n| n.to_le_bytes()));
                     for c in &one.all {
@@ -808,7 +809,7 @@ impl Rounds {
                     }
                 }
             }
-            Gathered::Accumulators(all) => {
+            Statistics::Accumulators(all) => {
                 out.extend(all.iter().flat_map(|a| &a.0).flatten().flat_map(|v| v.to_le_bytes()));
             }
         }
@@ -816,14 +817,14 @@ impl Rounds {
     }
 
     fn read(&mut self, shape: &Shape, bytes: &[u8]) -> Result<()> {
-        let bad = || Error::corrupt("what is gathered for an exchange of another adapter", 0);
+        let bad = || Error::corrupt("statistics for an exchange of another adapter", 0);
         let (done, rest) = bytes.split_first_chunk::<8>().ok_or_else(bad)?;
         let (words, []) = rest.as_chunks::<4>() else { return Err(bad()) };
         let mut words = words.iter().map(|w| u32::from_le_bytes(*w));
         let mut word = || words.next().ok_or_else(bad);
         let finite = |word: u32| Some(f32::from_bits(word)).filter(|v| v.is_finite()).ok_or_else(bad);
-        let gathered = match &self.gathered {
-            Gathered::Gradients(_) => {
+        let statistics = match &self.statistics {
+            Statistics::Gradients(_) => {
                 let mut all = Vec::new();
                 for slot in &shape.slots {
                     let ([n_in, n_out], k) = (slot.shape, shape.parts[slot.parts.start].range.len());
@@ -841,20 +842,20 @@ impl Rounds {
                     }
                     all.push(one);
                 }
-                Gathered::Gradients(all)
+                Statistics::Gradients(all)
             }
-            Gathered::Accumulators(_) => {
+            Statistics::Accumulators(_) => {
                 let mut all: Vec<Accumulators> = shape.slots.iter().map(Accumulators::of).collect();
                 for v in all.iter_mut().flat_map(|a| &mut a.0).flatten() {
                     *v = finite(word()?)?;
                 }
-                Gathered::Accumulators(all)
+                Statistics::Accumulators(all)
             }
         };
         if words.next().is_some() {
             return Err(bad());
         }
-        (self.done, self.gathered) = (u64::from_le_bytes(*done), gathered);
+        (self.done, self.statistics) = (u64::from_le_bytes(*done), statistics);
         Ok(())
     }
 }
