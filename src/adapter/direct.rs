@@ -165,19 +165,11 @@ impl<R: Rule> Direct<R> {
     /// # Errors
     /// Those of the file, of its settings and of the plan; `Mismatch` if such settings stand elsewhere.
     pub fn read(stored: Stored, plan: &Plan, rule: R) -> Result<Box<dyn Adapter>> {
-        let values = Values::read(plan.kind.name, plan.kind.knobs, stored.head)?;
-        Self::read_with(stored, values, plan, rule)
-    }
-
-    /// One from a file with these settings.
-    ///
-    /// # Errors
-    /// Those of the file and of the plan; `Mismatch` if such settings stand elsewhere.
-    pub fn read_with(stored: Stored, values: Values, plan: &Plan, rule: R) -> Result<Box<dyn Adapter>> {
         let generator = stored.head.text("generator")?;
         if generator != GENERATOR {
             return Err(Error::unsupported("generator", format!("{generator}; this build has {GENERATOR}")));
         }
+        let values = Values::read(plan.kind.name, plan.kind.knobs, stored.head)?;
         if let Some((place, _)) = stored.places.iter().find(|(place, _)| !(plan.stands)(*place)) {
             return Err(Error::unsupported("target of an adapter", format!("{place} for {}", plan.kind.name)));
         }

@@ -44,6 +44,7 @@ pub const STARTS: &[(&str, u64)] = &[
     ("randlora", 0x8d7d592a802348d8),
     ("vblora", 0x12a37231bb749494),
     ("lora-shared", 0x12e27988ea686cae),
+    ("sparse", 0x0684926d649293a6),
 ];
 
 /// The words and the hash of the published stream.

@@ -113,15 +113,16 @@ static MOMENTS: Knob = Knob {
     domain: Domain::Word(|| vec!["plain", "corrected"]),
 };
 
+/// A file of few values has only those settings that differ from these.
 static KNOBS: [Setting; 8] = [
     Setting::whole(&VALUES, 65_536),
-    Setting::word(&SPREAD, "size"),
-    Setting::word(&MASK, "random"),
-    Setting::word(&RESELECT, "never"),
-    Setting::whole(&EVERY, 20),
-    Setting::whole(&SAMPLES, 5),
-    Setting::real(&SHARE, 0.2),
-    Setting::word(&MOMENTS, "plain"),
+    Setting::word(&SPREAD, "size").later(),
+    Setting::word(&MASK, "random").later(),
+    Setting::word(&RESELECT, "never").later(),
+    Setting::whole(&EVERY, 20).later(),
+    Setting::whole(&SAMPLES, 5).later(),
+    Setting::real(&SHARE, 0.2).later(),
+    Setting::word(&MOMENTS, "plain").later(),
 ];
 
 /// The section of the file that holds positions.
@@ -315,20 +316,8 @@ pub fn at(spec: &Spec, base: &Base, mut positions: Vec<Vec<[u32; 2]>>) -> Result
     Direct::create(spec, base, &PLAN, Sparse::new(positions, &shape, &values))
 }
 
-/// The settings in a file: those that are not there have their defaults.
-fn settings(head: &Head) -> Result<Values> {
-    let mut all = Head::new();
-    for Setting { knob, value } in &KNOBS {
-        match head.get(knob.name) {
-            Some(field) => _ = all.set(knob.name, field.clone()),
-            None => Values::new().with(knob.name, value.clone()).write(&mut all),
-        }
-    }
-    Values::read(KIND.name, &KNOBS, &all)
-}
-
 fn read(stored: Stored) -> Result<Box<dyn Adapter>> {
-    let values = settings(stored.head)?;
+    let values = Values::read(KIND.name, &KNOBS, stored.head)?;
     Limits::check("values", values.whole(VALUES.name), stored.limits.vector)?;
     let shape = (PLAN.shape)(stored.places.clone(), &values, stored.base)?;
     // The file has as many values as it says before there is room for their positions.
@@ -337,7 +326,7 @@ fn read(stored: Stored) -> Result<Box<dyn Adapter>> {
         Some(bytes) => Positions::read(&shape, &bytes)?,
         None => Positions::of(&shape, &values, stored.head.integer("seed")?, stored.base)?,
     };
-    Direct::read_with(stored, values.clone(), &PLAN, Sparse::new(positions, &shape, &values))
+    Direct::read(stored, &PLAN, Sparse::new(positions, &shape, &values))
 }
 
 /// The positions, and the statistics for their exchange.
@@ -438,9 +427,9 @@ impl Rule for Sparse {
     }
 
     fn record(&self, own: &Own, head: &mut Head) -> Vec<(&'static str, Vec<u8>)> {
-        for Setting { knob, value } in &KNOBS {
+        for Setting { knob, value, later } in &KNOBS {
             let now = own.values.get(knob.name).unwrap_or(value);
-            if knob.name == VALUES.name || now != value {
+            if !later || now != value {
                 Values::new().with(knob.name, Value::clone(now)).write(head);
             }
         }
