@@ -165,16 +165,12 @@ impl<R: Rule> Direct<R> {
     /// # Errors
     /// Those of the file, of its settings and of the plan; `Mismatch` if such settings stand elsewhere.
     pub fn read(stored: Stored, plan: &Plan, rule: R) -> Result<Box<dyn Adapter>> {
-        let generator = stored.head.text("generator")?;
-        if generator != GENERATOR {
-            return Err(Error::unsupported("generator", format!("{generator}; this build has {GENERATOR}")));
-        }
+        let seed = stored.seed()?;
         let values = Values::read(plan.kind.name, plan.kind.knobs, stored.head)?;
         if let Some((place, _)) = stored.places.iter().find(|(place, _)| !(plan.stands)(*place)) {
             return Err(Error::unsupported("target of an adapter", format!("{place} for {}", plan.kind.name)));
         }
         let shape = (plan.shape)(stored.places.clone(), &values, stored.base)?;
-        let seed = stored.head.integer("seed")?;
         let mut own = Own { shape, params: Vec::new(), values, seed, kind: plan.kind };
         own.params = stored.params(&own.shape.parts, |part, out| rule.start(&own, part, out))?;
         Ok(Box::new(Direct { own, rule }))

@@ -398,6 +398,18 @@ pub struct Stored<'a> {
 }
 
 impl Stored<'_> {
+    /// The seed of random values.
+    ///
+    /// # Errors
+    /// `Unsupported` if another generator drew them.
+    pub fn seed(&self) -> Result<u64> {
+        let generator = self.head.text("generator")?;
+        if generator != GENERATOR {
+            return Err(Error::unsupported("generator", format!("{generator}; this build has {GENERATOR}")));
+        }
+        self.head.integer("seed")
+    }
+
     /// The parameters of these parts. `start(part, values)` gives the values of a part before the first step; codecs of
     /// differences call it.
     ///

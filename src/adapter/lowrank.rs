@@ -100,6 +100,21 @@ impl Slot {
         grads: Option<&mut [f32]>,
         scratch: &mut Buffer,
     ) {
+        self.backward_of(factors, at, x, dy, dx, grads, true, scratch);
+    }
+
+    /// [`Slot::backward`], with the gradient of A only if `a_too`.
+    fn backward_of(
+        &self,
+        factors: &[f32],
+        at: &At,
+        x: View,
+        dy: &[f32],
+        dx: Option<&mut Tile>,
+        grads: Option<&mut [f32]>,
+        a_too: bool,
+        scratch: &mut Buffer,
+    ) {
         let cx = at.cx;
         let (a, b, s) = (self.a_of(factors), self.b_of(factors), self.factor * at.strength);
         let (n, rank, dy) = (x.n, self.rank, View::new(dy, x.n, self.shape[1]));
@@ -115,7 +130,7 @@ impl Slot {
         }
         products(cx, dy, b, s, u);
         let du = View::new(u, n, rank);
-        if let Some(grads) = grads {
+        if let Some(grads) = grads.filter(|_| a_too) {
             add_outer(cx, du, x, &mut grads[self.a()]);
         }
         if let Some(dx) = dx {
@@ -239,6 +254,14 @@ impl Layout {
 
     /// Reads the layout from a file.
     pub(super) fn read(stored: &Stored) -> Result<Layout> {
+        Layout::read_as(stored, &|site, rank, alpha, stabilised| Slot::new(site, stored.base, rank, alpha, stabilised))
+    }
+
+    /// Likewise for a kind whose slots are not those of [`Slot::new`]: `slot(site, rank, alpha, stabilised)` checks one.
+    pub(super) fn read_as(
+        stored: &Stored,
+        slot: &dyn Fn(Site, usize, f32, bool) -> Result<Slot>,
+    ) -> Result<Layout> {
         let (head, container) = (stored.head, stored.container);
         let sites: Result<Vec<Site>> = stored.places.iter().map(|(place, _)| site(*place)).collect();
         let sites = sites?;
@@ -262,7 +285,7 @@ impl Layout {
         for (site, (rank, alpha)) in sites.into_iter().zip(ranks.into_iter().zip(alphas)) {
             Limits::check("rank", rank, stored.limits.rank)?;
             let rank = usize::try_from(rank).unwrap_or(usize::MAX);
-            slots.push(Slot { biased, ..Slot::new(site, stored.base, rank, alpha, stabilised)? });
+            slots.push(Slot { biased, ..slot(site, rank, alpha, stabilised)? });
         }
         Ok(Layout::new(slots, stabilised))
     }
@@ -307,6 +330,21 @@ pub trait Factors: Send + Sync + 'static {
     /// The gradients of the parameters from those of the factors. `grads` is overwritten.
     fn project(&self, cx: &Compute, layout: &Layout, params: &[f32], acc: &[f32], grads: &mut [f32]);
 
+    /// Whether A is trained. If not, its gradient is not computed.
+    fn trains_a(&self) -> bool {
+        true
+    }
+
+    /// [`Adapter::penalty`].
+    fn penalty(&self, _cx: &Compute, _layout: &Layout, _params: &[f32], _grads: &mut [f32]) -> f64 {
+        0.0
+    }
+
+    /// [`Adapter::grow`]: changes layout and parameters after a step.
+    fn grow(&mut self, _layout: &mut Layout, _params: &mut Vec<f32>, _step: u64, _grads: &[f32]) -> bool {
+        false
+    }
+
     /// The values of a part before the first step.
     fn start(&self, layout: &Layout, part: usize, out: &mut [f32]);
 
@@ -333,7 +371,8 @@ impl<F: Factors> LowRank<F> {
     /// If the number of parameters is not that of the parts.
     pub(super) fn new(layout: Layout, params: Vec<f32>, of: F) -> Self {
         let shape = shape(&layout, &of);
-        assert_eq!(params.len(), shape.size.params, "parameters of a low-rank change");
+        let last = shape.parts.last().map_or(0, |part| part.range.end);
+        assert_eq!(params.len(), last, "parameters of a low-rank change");
         LowRank { layout, shape, params, factors: Vec::new(), of }
     }
 
@@ -366,7 +405,7 @@ pub(super) fn shape<F: Factors>(layout: &Layout, of: &F) -> Shape {
         needs,
     };
     let slots = layout.slots.iter().enumerate().map(slot).collect();
-    let size = Size { row: layout.rank(), ..size };
+    let size = Size { row: size.row.max(layout.rank()), ..size };
     Shape { slots, parts, size, needs }
 }
 
@@ -401,11 +440,24 @@ impl<F: Factors> Adapter for LowRank<F> {
     }
 
     fn backward(&self, at: &At, seen: &Seen, dy: &mut [f32], into: Into, scratch: &mut Buffer) {
-        self.layout.slots[at.slot].backward(self.factors(), at, seen.x, dy, into.dx, into.acc, scratch);
+        let (slot, a) = (&self.layout.slots[at.slot], self.of.trains_a());
+        slot.backward_of(self.factors(), at, seen.x, dy, into.dx, into.acc, a, scratch);
     }
 
     fn reduce(&self, cx: &Compute, _frozen: &dyn Frozen, acc: &[f32], grads: &mut [f32]) {
         self.of.project(cx, &self.layout, &self.params, acc, grads);
+    }
+
+    fn penalty(&self, cx: &Compute, grads: &mut [f32]) -> f64 {
+        self.of.penalty(cx, &self.layout, &self.params, grads)
+    }
+
+    fn grow(&mut self, step: u64, grads: &[f32]) -> bool {
+        let grown = self.of.grow(&mut self.layout, &mut self.params, step, grads);
+        if grown {
+            self.shape = shape(&self.layout, &self.of);
+        }
+        grown
     }
 
     fn start(&self, part: usize, out: &mut [f32]) {

@@ -36,11 +36,13 @@ mod pattern;
 pub mod peft;
 pub mod place;
 pub mod probe;
+pub mod profile;
 internal!(safetensors);
 mod shape;
 internal!(settled small);
 pub mod spec;
 mod stack;
+mod triplet;
 
 pub use base::{Base, Frozen, Shapes, gguf_row};
 pub use file::{Fit, Info, Provenance, from_bytes, from_bytes_for_shapes, info, restore, to_bytes, to_bytes_as};
@@ -104,6 +106,12 @@ pub trait Adapter: Send + Sync {
         grads.copy_from_slice(acc);
     }
 
+    /// A term of the loss that depends on the parameters alone; called once a step, after [`Adapter::reduce`]. Adds its
+    /// gradient to `grads` and returns its value.
+    fn penalty(&self, _cx: &Compute, _grads: &mut [f32]) -> f64 {
+        0.0
+    }
+
     /// The values of a part before the first step.
     fn start(&self, part: usize, out: &mut [f32]) {
         out.fill(if self.shape().parts[part].start == Start::One { 1.0 } else { 0.0 });
@@ -140,7 +148,7 @@ pub trait Adapter: Send + Sync {
     /// Its record in a file, beside base and parameters: facts of the head, and sections.
     fn record(&self, head: &mut Head) -> Vec<(&'static str, Vec<u8>)>;
 
-    /// May change its shape after a step and then returns `true`. A part keeps its index among the parts, and its old
+    /// May change its parameters after a step. If it changes its shape too, it returns `true`. A part keeps its index among the parts, and its old
     /// values in its upper left corner. The optimiser's state of old values is kept; that of new ones starts at zero.
     /// `grads` are those of the step.
     fn grow(&mut self, _step: u64, _grads: &[f32]) -> bool {

@@ -27,7 +27,7 @@ pub static SIZE: Knob = Knob {
 /// The factor of its output.
 pub static FACTOR: Knob = Knob {
     name: "factor",
-    about: "Factor of the adapter's output",
+    about: "Factor of the adapter's change",
     metavar: "S",
     domain: Domain::Real { low: 1e-6, high: 1e6 },
 };

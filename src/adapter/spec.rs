@@ -1,6 +1,7 @@
 //! The specification of a new adapter: its kind, where it attaches, and the settings of its kind.
 
 use super::lowrank::{Layout, Slot};
+use super::profile::{PROFILE, Profile};
 use super::{Base, Kind, MAX_RANK, Site};
 use crate::error::{Error, Result};
 use crate::knob::{Domain, Knob, Setting, Value, Values, resolve};
@@ -96,8 +97,19 @@ impl Spec {
         let values = self.values()?;
         let (rank, alpha) = (values.whole(RANK.name) as usize, values.real(ALPHA.name) as f32);
         let stabilised = values.switch(STABILISED.name);
-        let slot = |site| Slot::new(site, base, rank, alpha, stabilised);
-        Ok(Layout::new(self.sites(base)?.into_iter().map(slot).collect::<Result<_>>()?, stabilised))
+        let blocks = self.blocks(base)?;
+        let profile = match values.get(PROFILE.name) {
+            Some(_) => Profile::by_name(values.word(PROFILE.name))?,
+            None => Profile::UNIFORM,
+        };
+        let rank_of = |site: &Site| {
+            let at = blocks.binary_search(&site.layer).unwrap_or(0);
+            profile.share(at, blocks.len(), rank * blocks.len())
+        };
+        // A block may have no part of a small total.
+        let sites = self.sites(base)?.into_iter().map(|site| (site, rank_of(&site))).filter(|(_, rank)| *rank > 0);
+        let slot = |(site, rank)| Slot::new(site, base, rank, alpha, stabilised);
+        Ok(Layout::new(sites.map(slot).collect::<Result<_>>()?, stabilised))
     }
 
     /// Its blocks, sorted.

@@ -199,7 +199,16 @@ mod tests {
 
     #[test]
     fn lines_of_the_log_are_json_in_order() {
-        let report = Report { step: 3, loss: 2.5, grad_norm: 1e-7, lr: 5e-4, tokens: 64, targets: 60, rewards: None };
+        let report = Report {
+            step: 3,
+            loss: 2.5,
+            penalty: 0.0,
+            grad_norm: 1e-7,
+            lr: 5e-4,
+            tokens: 64,
+            targets: 60,
+            rewards: None,
+        };
         assert_eq!(
             line(&report).unwrap(),
             "{\"step\":3,\"loss\":2.5,\"grad_norm\":1e-7,\"lr\":0.0005,\"tokens\":64}\n"

@@ -15,7 +15,7 @@ const CHECK: usize = 8;
 
 /// Texts with a number. Frozen: rows are only added at the end.
 #[rustfmt::skip]
-pub static WORDS: [&str; 121] = [
+pub static WORDS: [&str; 128] = [
     "head", "params", "provenance", "probe", "adapter", "ranks", "alphas", "seeds", "start", "lora", "nola", "uni",
     "dora", "ia3", "bottleneck", "parallel", "prefix", "prompt", "llama-adapter", "unlock", "rank", "root", "uniform",
     "rademacher", "torch-uniform", "blake3-chacha8/1", "f32", "f16", "bf16", "q8", "q4", "levels", "ternary", "masks",
@@ -28,7 +28,7 @@ pub static WORDS: [&str; 121] = [
     "dpo", "kto", "bco", "orpo", "marks", "long", "short", "kind", "targets", "codec", "base.architecture",
     "base.content", "base.fingerprint", "base.tokenizer", "alpha", "scaling", "seed", "generator", "canary", "bases.a",
     "bases.b", "basis", "vector", "share", "objective", "data", "steps", "loss.first", "loss.last", "rope",
-    "base.name", "base.format", "all",
+    "base.name", "base.format", "all", "loha", "lokr", "oft", "fourierft", "lora-fa", "adalora", "increlora",
 ];
 
 /// The form of a value.

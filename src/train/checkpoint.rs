@@ -358,8 +358,8 @@ impl Trainer {
                     return Err(Error::mismatch("saved adapter", say(&***now), say(&*held)));
                 }
                 let params = held.params().to_vec();
-                if differs || exchange.is_some() {
-                    // The adapter is not the one that was created, and the optimiser's state is that of its values.
+                if differs || exchange.is_some() || !now.kind().grown.is_empty() {
+                    // The adapter may not be the one that was created, and the optimiser's state is that of its values.
                     let (kind, settings) = self.config.optimizer.row()?;
                     let mut optimizer = (kind.create)(&settings, held.shape().parts.clone());
                     if exchange.is_some() {

@@ -258,6 +258,8 @@ pub struct Report {
     pub step: u64,
     /// The objective's loss before the update; of plain text the mean over the target tokens, in nats.
     pub loss: f64,
+    /// A term that the adapter adds to the loss, which `loss` leaves out: [`Adapter::penalty`].
+    pub penalty: f64,
     /// Norm of all gradients before clipping.
     pub grad_norm: f64,
     /// The learning rate of this step.
@@ -474,6 +476,8 @@ impl Trainer {
         if let (Some(adapter), false) = (self.trained.adapter(), self.acc.is_empty()) {
             adapter.reduce(&self.model.compute, &self.model, &self.acc, &mut self.grads);
         }
+        let cx = &self.model.compute;
+        let penalty = self.trained.adapter().map_or(0.0, |adapter| adapter.penalty(cx, &mut self.grads));
         let norm = optim::norm(&self.grads);
         if !norm.is_finite() || (norm == 0.0 && !flat) {
             let why = format!("norm {norm} in step {}: the step was discarded", self.step + 1);
@@ -500,7 +504,16 @@ impl Trainer {
             Rows::Pair | Rows::Mixed => examples().flat_map(Example::sequences).map(|e| e.targets() as u64).sum(),
             _ => totals.tokens as u64,
         };
-        Ok(Report { step: self.step, loss, grad_norm: norm, lr, tokens, targets, rewards: self.rewards(&metrics) })
+        Ok(Report {
+            step: self.step,
+            loss,
+            penalty,
+            grad_norm: norm,
+            lr,
+            tokens,
+            targets,
+            rewards: self.rewards(&metrics),
+        })
     }
 
     /// Updates the adapter's parameters and lets it exchange values and change its shape.

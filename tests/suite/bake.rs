@@ -11,6 +11,7 @@ use mynah::model::{CacheType, Model, Session, SessionConfig};
 use mynah::nn::linear::Precision;
 use mynah::rewrite::bake::rounding;
 use mynah::rewrite::{Bake, Baked, Mix, bake};
+use mynah::role::Role;
 use std::fs;
 
 fn compute(threads: usize) -> Compute {
@@ -24,7 +25,10 @@ fn parse(bytes: Vec<u8>) -> Gguf {
 /// An adapter of a kind with random values.
 fn drawn(kind: &str, model: &Model, seed: u64) -> Box<dyn Adapter> {
     let spec = tiny::bases(Spec { seed, ..Spec::new(kind) }, [8, 8]);
-    let mut adapter = adapter::create(&spec, &model.base([0; 32])).unwrap();
+    let base = model.base([0; 32]);
+    // A part of a fused product has no input of its own.
+    let own = || Spec { targets: vec![Role::O, Role::Down], ..spec.clone() };
+    let mut adapter = adapter::create(&spec, &base).unwrap_or_else(|_| adapter::create(&own(), &base).unwrap());
     let mut rng = tiny::Rng(seed);
     adapter.params_mut().iter_mut().for_each(|p| *p += 0.2 * rng.unit());
     adapter
@@ -63,12 +67,15 @@ fn farthest(a: &[f32], b: &[f32]) -> f32 {
 
 /// Plain matrices, biases, and tensors that hold several.
 const ARCHES: [&str; 4] = ["llama", "qwen2", "phi3", "gemma3"];
-const STACKS: [&[(&str, f32)]; 7] = [
+const STACKS: [&[(&str, f32)]; 10] = [
     &[("lora", 1.0)],
     &[("nola", 1.0)],
     &[("uni", 0.7)],
     &[("dora", 0.6)],
     &[("ia3", 0.5)],
+    &[("oft", 0.5), ("loha", 0.7)],
+    &[("lokr", 0.5), ("fourierft", -1.0)],
+    &[("lora-fa", 1.0), ("adalora", 0.5), ("increlora", 1.0)],
     &[("lora", 1.0), ("ia3", 1.0), ("dora", 0.5), ("lora", -0.5)],
     &[("ia3", 1.0), ("dora", 1.0), ("ia3", 0.5)],
 ];
@@ -114,6 +121,13 @@ const BAKES: &[&str] = &[
     "vblora",
     "lora-shared",
     "sparse",
+    "loha",
+    "lokr",
+    "oft",
+    "fourierft",
+    "lora-fa",
+    "adalora",
+    "increlora",
 ];
 
 #[test]

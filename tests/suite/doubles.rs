@@ -38,6 +38,13 @@ const DOUBLES: &[(&str, Double)] = &[
     ("vblora", vblora),
     ("lora-shared", lora_shared),
     ("sparse", sparse),
+    ("loha", loha),
+    ("lokr", lokr),
+    ("oft", oft),
+    ("fourierft", fourierft),
+    ("lora-fa", lora_fa),
+    ("adalora", triplets),
+    ("increlora", triplets),
 ];
 
 pub fn double(kind: &str) -> Double {
@@ -543,6 +550,155 @@ fn unlock(spec: &Spec, base: &Base, _: &Model) -> Does {
         let adds = matches!(seen.place, Place::Site(site) if site.role.row().kind == TensorKind::Matrix);
         for y in seen.y {
             y.iter_mut().zip(own[0]).for_each(|(y, v)| *y = if adds { *y + v } else { *y * v });
+        }
+    })
+}
+
+/// `y += ΔW·x` for a change whose entry `[o, i]` is `weight(o, i)`.
+fn dense(seen: Seen, weight: impl Fn(usize, usize) -> f64) {
+    let (n_in, n_out) = (seen.x[0].len(), seen.y[0].len());
+    let rows: Vec<Vec<f64>> = (0..n_out).map(|o| (0..n_in).map(|i| weight(o, i)).collect()).collect();
+    for (x, y) in seen.x.iter().zip(seen.y) {
+        y.iter_mut().zip(&rows).for_each(|(y, row)| *y += dot(row, x));
+    }
+}
+
+/// `y += (s·(W1a·W1b) ∘ (W2a·W2b))·x`
+fn loha(spec: &Spec, base: &Base, _: &Model) -> Does {
+    let values = spec.values().unwrap();
+    let (r, alpha) = (values.whole("rank") as usize, values.real("alpha"));
+    acting(spec, base, move |own, seen| {
+        let (n_out, n_in) = (own[0].len() / r, own[1].len() / r);
+        // Entry `[o, i]` of the product of two of the four.
+        let entry = |a: &[f64], b: &[f64], o: usize, i: usize| -> f64 {
+            (0..r).map(|k| a[k * n_out + o] * b[k * n_in + i]).sum()
+        };
+        dense(seen, |o, i| entry(own[0], own[1], o, i) * entry(own[2], own[3], o, i) * alpha / r as f64);
+    })
+}
+
+/// `y += (s·W1 ⊗ (W2a·W2b))·x`
+fn lokr(spec: &Spec, base: &Base, _: &Model) -> Does {
+    let values = spec.values().unwrap();
+    let (r, alpha) = (values.whole("rank") as usize, values.real("alpha"));
+    acting(spec, base, move |own, seen| {
+        let (n2, m2, m1) = (own[1].len() / r, own[2].len() / r, seen.x[0].len() * r / own[2].len());
+        dense(seen, |o, i| {
+            let second: f64 = (0..r).map(|k| own[1][k * n2 + o % n2] * own[2][k * m2 + i % m2]).sum();
+            own[0][o / n2 * m1 + i / m2] * second * alpha / r as f64
+        });
+    })
+}
+
+/// The inverse of a matrix, by elimination with the largest pivots.
+fn inverse(mut m: Vec<Vec<f64>>) -> Vec<Vec<f64>> {
+    let n = m.len();
+    for (i, row) in m.iter_mut().enumerate() {
+        row.extend((0..n).map(|j| f64::from(u8::from(i == j))));
+    }
+    for k in 0..n {
+        let most = (k..n).max_by(|a, b| m[*a][k].abs().total_cmp(&m[*b][k].abs())).unwrap();
+        m.swap(k, most);
+        let pivot = m[k].clone();
+        for (i, row) in m.iter_mut().enumerate() {
+            let factor = row[k] / pivot[k];
+            row.iter_mut().zip(&pivot).for_each(|(v, p)| *v = if i == k { p / pivot[k] } else { *v - factor * p });
+        }
+    }
+    m.into_iter().map(|row| row[n..].to_vec()).collect()
+}
+
+/// `x ← x·(I − S)·(I + S)⁻¹`, block by block.
+fn oft(spec: &Spec, base: &Base, _: &Model) -> Does {
+    let block = spec.values().unwrap().whole("block") as usize;
+    acting(spec, base, move |own, seen| {
+        assert!(matches!(seen.place, Place::Input(_)));
+        let width = seen.y[0].len();
+        let mut skew = own[0].iter();
+        for start in (0..width).step_by(block) {
+            let w = block.min(width - start);
+            let (mut plus, mut minus) = (vec![vec![0.0; w]; w], vec![vec![0.0; w]; w]);
+            for i in 0..w {
+                (plus[i][i], minus[i][i]) = (1.0, 1.0);
+                for j in i + 1..w {
+                    let s = *skew.next().unwrap();
+                    (plus[i][j], plus[j][i], minus[i][j], minus[j][i]) = (s, -s, -s, s);
+                }
+            }
+            let inverse = inverse(plus);
+            for y in seen.y.iter_mut() {
+                let x = y[start..start + w].to_vec();
+                let half: Vec<f64> = (0..w).map(|j| (0..w).map(|i| x[i] * minus[i][j]).sum()).collect();
+                (0..w).for_each(|j| y[start + j] = (0..w).map(|i| half[i] * inverse[i][j]).sum());
+            }
+        }
+        assert!(skew.next().is_none());
+    })
+}
+
+/// `y += s·Re(ifft2(F))·x`
+fn fourierft(spec: &Spec, base: &Base, _: &Model) -> Does {
+    let (scale, seed) = (spec.values().unwrap().real("factor"), spec.seed);
+    // Matrices of the same shape have the same waves: `[out, in, coefficient]`.
+    let known: std::cell::RefCell<BTreeMap<[usize; 2], Rc<Vec<f64>>>> = Default::default();
+    acting(spec, base, move |own, seen| {
+        let (n_in, n_out) = (seen.x[0].len(), seen.y[0].len());
+        let k = own[0].len();
+        let waves = Rc::clone(known.borrow_mut().entry([n_in, n_out]).or_insert_with(|| {
+            let mut random = Random::new(seed, &format!("{n_out} × {n_in}"), "fourierft");
+            let mut drawn: Vec<u64> = Vec::new();
+            while drawn.len() < k {
+                let at = random.below((n_in * n_out) as u64);
+                if !drawn.contains(&at) {
+                    drawn.push(at);
+                }
+            }
+            let mut waves = Vec::new();
+            for o in 0..n_out {
+                for i in 0..n_in {
+                    waves.extend(drawn.iter().map(|at| {
+                        let (p, q) = (*at as usize / n_in, *at as usize % n_in);
+                        let turns = (p * o) as f64 / n_out as f64 + (q * i) as f64 / n_in as f64;
+                        (2.0 * std::f64::consts::PI * turns).cos() * scale / (n_in * n_out) as f64
+                    }));
+                }
+            }
+            Rc::new(waves)
+        }));
+        dense(seen, |o, i| dot(&waves[(o * n_in + i) * k..][..k], own[0]));
+    })
+}
+
+/// LoRA with an A that follows from the seed.
+fn lora_fa(spec: &Spec, base: &Base, _: &Model) -> Does {
+    let layout = spec.layout(base).unwrap();
+    let seed = spec.seed;
+    Box::new(move |params| {
+        let (mut factors, mut params) = (vec![0.0; layout.len()], params.iter());
+        for slot in layout.slots() {
+            let mut random = Random::new(seed, &slot.site.to_string(), "lora_fa_a");
+            let bound = f64::from((slot.shape[0] as f32).sqrt().recip());
+            for a in &mut factors[slot.a()] {
+                *a = (f64::from(random.next_u32() >> 9) / 4_194_304.0 - 1.0) * bound;
+            }
+            factors[slot.b()].iter_mut().zip(&mut params).for_each(|(b, p)| *b = *p);
+        }
+        low_rank(layout.clone(), factors)
+    })
+}
+
+/// `y += alpha / r·B·(e ∘ (A·x))`
+fn triplets(spec: &Spec, base: &Base, _: &Model) -> Does {
+    let values = spec.values().unwrap();
+    let (alpha, root) = (values.real("alpha"), values.get("rank stabilised") == Some(&true.into()));
+    acting(spec, base, move |own, seen| {
+        let [a, b, e] = own else { panic!("three parts") };
+        let r = e.len() as f64;
+        for (x, y) in seen.x.iter().zip(seen.y) {
+            for ((a, b), e) in a.chunks_exact(x.len()).zip(b.chunks_exact(y.len())).zip(*e) {
+                let u = dot(a, x) * e * alpha / if root { r.sqrt() } else { r };
+                y.iter_mut().zip(b).for_each(|(y, b)| *y += u * b);
+            }
         }
     })
 }

@@ -147,6 +147,13 @@ const KINDS: &[(&str, &[&str])] = &[
     ("llama-adapter", &[]),
     ("unlock", &[]),
     ("sparse", &[]),
+    ("loha", &["PEFT", "GGUF", "MLX"]),
+    ("lokr", &[]),
+    ("oft", &[]),
+    ("fourierft", &[]),
+    ("lora-fa", &["PEFT", "GGUF", "MLX"]),
+    ("adalora", &["PEFT", "GGUF", "MLX"]),
+    ("increlora", &["PEFT", "GGUF", "MLX"]),
 ];
 
 /// Whether the layers of a model that an adapter changes are as this form has them, and its positions: a text behind a prefix has
@@ -177,7 +184,10 @@ fn what_goes_elsewhere_comes_back() {
         for (kind, has) in KINDS {
             let spec = bases(Spec::new(kind), [5, 4]);
             let spec = match *kind {
-                "lora" | "nola" | "uni" | "dora" => spec.with("rank", 3).with("alpha", 5.0),
+                "loha" => spec.with("rank", 2),
+                "lora" | "nola" | "uni" | "dora" | "lora-fa" | "adalora" | "increlora" => {
+                    spec.with("rank", 3).with("alpha", 5.0)
+                }
                 "prompt" | "prefix" => spec.with("length", 3),
                 _ => spec,
             };

@@ -224,7 +224,10 @@ pub fn spec_of(kind: &Kind, base: &Base) -> Option<Spec> {
         assert!(adapter::create(&spec, base).is_err(), "{} stands nowhere on {base:?}", kind.name);
         return None;
     }
-    Some(bases(Spec { targets, ..spec }, [5, 4]))
+    let spec = bases(Spec { targets, ..spec }, [5, 4]);
+    // A penalty is no part of what the twin computes.
+    let has = |name: &str| kind.knobs.iter().any(|u| u.knob.name == name);
+    Some(if has("orthogonality") { spec.with("orthogonality", 0) } else { spec })
 }
 
 /// What a kind that has such a setting is also tested with, each alone.

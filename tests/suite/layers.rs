@@ -50,14 +50,14 @@ const INSIDE: &[(&str, &[&[&str]])] = &[
     (
         "adapter",
         &[
-            &["json", "basis", "compress", "pattern", "algebra"],
+            &["json", "basis", "compress", "pattern", "algebra", "profile"],
             &["place", "base"],
             &["shape"],
             &["stack"],
             &["safetensors", "foreign", "file"],
             &["probe"],
             &["lowrank"],
-            &["spec"],
+            &["spec", "triplet"],
             &["direct", "settled", "frame"],
             &["small"],
             &["kinds"],

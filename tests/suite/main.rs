@@ -54,6 +54,7 @@ mod plan;
 mod prefer;
 #[cfg(feature = "base")]
 mod quantize;
+mod ranks;
 mod readme;
 mod replay;
 mod resume;

@@ -117,7 +117,7 @@ pub fn trajectory(
         );
         let norm = at("grad_norm_before_clip");
         assert!((report.grad_norm - norm).abs() < 1e-3 * norm, "norm of step {i}: {} for {norm}", report.grad_norm);
-        worst = worst.max((report.loss - at("losses")).abs());
+        worst = worst.max((report.loss + report.penalty - at("losses")).abs());
     }
     assert!(worst < 1e-4, "losses of the trajectory differ by {worst}");
     worst

@@ -1,10 +1,10 @@
 //! Kinds of adapters beside LoRA against PEFT's numbers (`golden/peft/b_peft`): loss and gradients of a batch, and twenty
 //! steps. Each kind's parameters are read into a fresh adapter, part by part.
 
-use crate::peft::{batches, close, config, floats, golden, json, trajectory};
+use crate::peft::{batches, close, config, floats, golden, ints, json, trajectory};
 use crate::shared::{needs_shared, shared};
 use mynah::adapter::frame::Frame;
-use mynah::adapter::kinds::{lora_xs, sparse, tinylora, vera};
+use mynah::adapter::kinds::{fourierft, lora_xs, sparse, tinylora, vera};
 use mynah::adapter::lowrank::{Layout, Slot};
 use mynah::adapter::settled::{fresh, made};
 use mynah::adapter::{self, Adapter, Base, Place, Spec, parse_targets};
@@ -65,7 +65,7 @@ fn compare_from(method: &str, fresh: &dyn Fn(&Base, &SafeTensors) -> Box<dyn Ada
     let mut trainer = Trainer::adapter(&model, open(), config(1e-3, 0.0, 1)).unwrap();
     let report = trainer.step(&[&grad[0]]).unwrap();
     let want = result["loss_masked"].as_f64().unwrap();
-    assert!((report.loss - want).abs() < 1e-5, "{method}: loss {} for {want}", report.loss);
+    assert!((report.loss + report.penalty - want).abs() < 1e-5, "{method}: loss {} for {want}", report.loss);
     close(method, trainer.grads(), &gather(2, 2, "masked/"));
     let worst = trajectory(&model, open(), &train, &result["trajectory"], 1e-3, 1.0);
     eprintln!("{method}: twenty losses within {worst:.1e}");
@@ -130,6 +130,11 @@ fn prefix() {
         out
     };
     compare("prefix", &Spec::new("prefix").with("length", 5).with("offset", 5), values);
+}
+
+/// The layers that these goldens adapt.
+fn two(kind: &str) -> Spec {
+    Spec { targets: vec![Role::V, Role::Down], ..Spec::new(kind) }
 }
 
 #[needs_shared]
@@ -272,4 +277,70 @@ fn shira() {
         sorted.into_iter().map(|(_, v)| v).collect()
     };
     compare_from("shira", &create, values);
+}
+
+#[needs_shared]
+#[test]
+fn loha() {
+    let values: &Values = &|plain, _, prefix, place, part| {
+        let (factor, side) = part.split_at(2);
+        let all = floats(plain, &format!("{prefix}{}.hada_{factor}_{side}", module(place)));
+        if side == "a" { transposed(&all, 2) } else { all }
+    };
+    compare("loha", &two("loha").with("rank", 2).with("alpha", 4), values);
+}
+
+#[needs_shared]
+#[test]
+fn lokr() {
+    let values: &Values = &|plain, _, prefix, place, part| {
+        let get = |name: &str| floats(plain, &format!("{prefix}{}.lokr_{name}", module(place)));
+        match part {
+            "w1" => get("w1"),
+            "w2a" => transposed(&get("w2_a"), 2),
+            _ => get("w2_b"),
+        }
+    };
+    compare("lokr", &two("lokr").with("rank", 2).with("alpha", 4), values);
+}
+
+#[needs_shared]
+#[test]
+fn oft() {
+    let values: &Values =
+        &|plain, _, prefix, place, _| floats(plain, &format!("{prefix}{}.oft_R.weight", module(place)));
+    compare("oft", &two("oft").with("block", 4), values);
+}
+
+#[needs_shared]
+#[test]
+fn fourierft() {
+    let values: &Values =
+        &|plain, _, prefix, place, _| floats(plain, &format!("{prefix}{}.fourierft_spectrum", module(place)));
+    let spec = two("fourierft").with("waves", 40).with("factor", 30);
+    let open = |base: &Base, _: &SafeTensors| fourierft::with_positions(&spec, base, fourier_positions).unwrap();
+    compare_from("fourierft", &open, values);
+}
+
+/// PEFT's positions, which are the same in every block.
+fn fourier_positions(shape: [usize; 2]) -> Vec<fourierft::Position> {
+    let name = if shape == [64, 32] { "self_attn.v_proj" } else { "mlp.down_proj" };
+    let file = shared().join("golden/peft/b_peft/fourierft/init/buffers.safetensors");
+    let file = std::fs::read(file).unwrap();
+    let tensors = SafeTensors::deserialize(&file).unwrap();
+    let name = format!("base_model.model.model.layers.0.{name}.indices");
+    let numbers: Vec<usize> = ints(&tensors, &name).into_iter().map(|v| v as usize).collect();
+    let (rows, columns) = numbers.split_at(numbers.len() / 2);
+    rows.iter().zip(columns).map(|(p, q)| [*p, *q]).collect()
+}
+
+#[needs_shared]
+#[test]
+fn adalora() {
+    let values: &Values = &|plain, _, prefix, place, part| {
+        let all = floats(plain, &format!("{prefix}{}.lora_{}", module(place), part.to_uppercase()));
+        if part == "b" { transposed(&all, 4) } else { all }
+    };
+    let spec = two("adalora").with("rank", 4).with("alpha", 8).with("orthogonality", 0.5);
+    compare("adalora", &spec, values);
 }

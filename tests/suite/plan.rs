@@ -205,7 +205,8 @@ fn all_are_planned(cases: &[Case], model: impl Fn(&Case) -> Model) {
         let arch = case.arch;
         eprintln!("case {i} {arch}: {planned} bytes planned, {peak} reserved at the peak, {ratio:.3}");
         assert!(ratio <= 1.1, "case {i}: {peak} bytes reserved, {planned} planned");
-        assert!(ratio >= 0.75, "case {i}: {peak} bytes reserved, {planned} planned: the plan says too much");
+        let grows = adapter::Kind::by_name(case.kind).is_ok_and(|kind| !kind.grown.is_empty());
+        assert!(ratio >= 0.75 || grows, "case {i}: {peak} bytes reserved, {planned} planned: the plan says too much");
     }
 }
 
@@ -434,7 +435,8 @@ fn sizes_of_kinds_are_those_of_their_adapters() {
         let (said, shape) = ((kind.shape)(&spec, &base).unwrap(), fresh.shape());
         assert_eq!((&said.slots, &said.parts), (&shape.slots, &shape.parts), "{}", kind.name);
         assert_eq!((said.size, said.needs), (shape.size, shape.needs), "{}", kind.name);
-        assert_eq!(shape.size.params, fresh.params().len());
+        // What grows says what it will be.
+        assert!(shape.size.params == fresh.params().len() || !kind.grown.is_empty(), "{}", kind.name);
         assert_eq!(shape.parts.last().unwrap().range.end, fresh.params().len());
     }
 }

@@ -2,10 +2,13 @@
 //!
 //! With another start than the usual one, factors begin at the frozen rows and the change is the difference from there:
 //! [`super::shifted`].
+//! A profile ([`crate::adapter::profile`]) shares the ranks of all blocks out over the depth; `s` is alpha over the rank of
+//! the block.
 
 use super::shifted::{START, Shifted, USUAL};
 use crate::adapter::file::Stored;
 use crate::adapter::lowrank::{self, Factors, Layout, LowRank, Slot};
+use crate::adapter::profile::PROFILE;
 use crate::adapter::settled;
 use crate::adapter::spec::{UNSTABILISED, USUAL_ALPHA, USUAL_RANK};
 use crate::adapter::{Base, Group, Kind, Part, Shape, Size, Spec, Start};
@@ -18,7 +21,8 @@ use crate::role::Role;
 use std::prelude::v1::*;
 
 /// Its settings.
-static KNOBS: [Setting; 4] = [USUAL_RANK, USUAL_ALPHA, UNSTABILISED, Setting::word(&START, USUAL)];
+static KNOBS: [Setting; 5] =
+    [USUAL_RANK, USUAL_ALPHA, UNSTABILISED, Setting::word(&START, USUAL), Setting::word(&PROFILE, "uniform")];
 
 fn usual(spec: &Spec) -> Result<bool> {
     Ok(spec.values()?.word(START.name) == USUAL)

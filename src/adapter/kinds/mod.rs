@@ -1,14 +1,21 @@
 //! The kinds of adapters, a file each.
 
+pub mod adalora;
 pub mod bottleneck;
 pub mod dora;
+pub mod fourierft;
 pub mod ia3;
+pub mod increlora;
 pub mod llama_adapter;
+pub mod loha;
+pub mod lokr;
 pub mod lora;
 pub mod lora_shared;
 pub mod lora_xs;
 pub mod mos;
+pub mod lora_fa;
 pub mod nola;
+pub mod oft;
 pub mod parallel;
 pub mod prefix;
 pub mod prompt;
@@ -46,6 +53,13 @@ pub static KINDS: &[&Kind] = &[
     &vblora::KIND,
     &lora_shared::KIND,
     &sparse::KIND,
+    &loha::KIND,
+    &lokr::KIND,
+    &oft::KIND,
+    &fourierft::KIND,
+    &lora_fa::KIND,
+    &adalora::KIND,
+    &increlora::KIND,
 ];
 
 /// How a file is filled of which only the size is known: the first row that fits. The order and the sizes are those that
