@@ -45,6 +45,13 @@ pub const STARTS: &[(&str, u64)] = &[
     ("vblora", 0x12a37231bb749494),
     ("lora-shared", 0x12e27988ea686cae),
     ("sparse", 0x0684926d649293a6),
+    ("loha", 0x845b79288885c446),
+    ("lokr", 0xd6c3f6a66cacf944),
+    ("oft", 0x6d912ab50d1534e9),
+    ("fourierft", 0x4d56ed193b6a960c),
+    ("lora-fa", 0xc6c1e746dad34caf),
+    ("adalora", 0x77d7b13edb302466),
+    ("increlora", 0x3cf5a35331267e5b),
 ];
 
 /// The words and the hash of the published stream.

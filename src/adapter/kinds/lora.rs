@@ -22,7 +22,7 @@ use std::prelude::v1::*;
 
 /// Its settings.
 static KNOBS: [Setting; 5] =
-    [USUAL_RANK, USUAL_ALPHA, UNSTABILISED, Setting::word(&START, USUAL), Setting::word(&PROFILE, "uniform")];
+    [USUAL_RANK, USUAL_ALPHA, UNSTABILISED, Setting::word(&START, USUAL), Setting::word(&PROFILE, "uniform").later()];
 
 fn usual(spec: &Spec) -> Result<bool> {
     Ok(spec.values()?.word(START.name) == USUAL)
