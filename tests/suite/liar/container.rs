@@ -437,7 +437,7 @@ fn entries() -> Vec<Entry> {
             let mut nola = adapter::from_bytes(Adapter::nola().bytes().into(), &base, &Limits::default()).unwrap();
             nola.prepare(
                 &Compute { kernels: mynah::kernel::best(), pool: Pool::new(threads) },
-                &crate::digest::Nothing,
+                &crate::digest::Drawn(Vec::new()),
             )
             .unwrap();
             changed(&*nola, threads)
