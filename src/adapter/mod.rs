@@ -32,6 +32,7 @@ pub mod kinds;
 internal!(frame lowrank);
 pub mod merge;
 pub mod mlx;
+internal!(net);
 mod pattern;
 pub mod peft;
 pub mod place;
@@ -147,6 +148,12 @@ pub trait Adapter: Send + Sync {
 
     /// Its record in a file, beside base and parameters: facts of the head, and sections.
     fn record(&self, head: &mut Head) -> Vec<(&'static str, Vec<u8>)>;
+
+    /// The adapter that is left once training is over, where that is another one: with the same effect and fewer parameters.
+    /// It is prepared when this one is.
+    fn outcome(&self) -> Option<&dyn Adapter> {
+        None
+    }
 
     /// May change its parameters after a step. If it changes its shape too, it returns `true`. A part keeps its index among the parts, and its old
     /// values in its upper left corner. The optimiser's state of old values is kept; that of new ones starts at zero.

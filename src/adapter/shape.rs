@@ -69,8 +69,7 @@ pub enum Group {
 /// What an adapter needs from the passes, beside its rows `x` and `y`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Needs {
-    /// In the backward pass, the rows `y` before it changed them. Not available at the rows before the text, the
-    /// embedding and the join.
+    /// In the backward pass, the rows `y` before it changed them. Not available at the rows before the text and the join.
     pub output: bool,
     /// The log-sum-exp of the attention scores.
     pub lse: bool,
@@ -156,6 +155,31 @@ impl Shape {
     /// The slot at a place.
     pub fn slot(&self, place: Place) -> Option<usize> {
         self.slots.binary_search_by_key(&place, |s| s.place).ok()
+    }
+
+    /// The description of an adapter with the places of both, of which all of `self` come first. Where one of them sums
+    /// something else than gradients, its sums are as many as its parameters.
+    pub fn followed_by(mut self, other: Shape) -> Shape {
+        let (parts, start) = (self.parts.len(), self.size.params);
+        self.parts.extend(other.parts.into_iter().map(|part| {
+            let range = part.range.start + start..part.range.end + start;
+            Part { range, ..part }
+        }));
+        self.slots.extend(other.slots.into_iter().map(|slot| {
+            let range = slot.parts.start + parts..slot.parts.end + parts;
+            Slot { parts: range, ..slot }
+        }));
+        self.needs = self.needs.and(other.needs);
+        let [a, b] = [self.size, other.size];
+        let params = a.params + b.params;
+        self.size = Size {
+            params,
+            derived: a.derived + b.derived,
+            gathered: if a.gathered + b.gathered > 0 { params } else { 0 },
+            scratch: a.scratch.max(b.scratch),
+            row: a.row.max(b.row),
+        };
+        self
     }
 
     /// Builds a description from the places and the parts at each: `parts(place, widths)` gives the parts,

@@ -25,6 +25,7 @@ pub(super) fn encode(
 ) -> Result<Vec<u8>> {
     match trainer.adapter_ref() {
         Some(adapter) => {
+            let adapter = adapter.outcome().unwrap_or(adapter);
             let provenance = history.provenance(trainer.kind(), data, trainer.model(), epoch);
             match &trainer.config().codec {
                 // Before its time has come the values are rounded here.

@@ -9,7 +9,7 @@ use super::acts::{Extra, LSE};
 use super::hparams::{Form, Layer};
 use super::pass::{Pass, Target};
 use super::{HParams, Model};
-use crate::adapter::{At, Into, Member, Needs, Place, Seen, Shape, Site, Spot, Stack};
+use crate::adapter::{At, Into, Member, Needs, Place, Seen, Shape, Site, Slot, Spot, Stack};
 use crate::kernel::{Buffer, Tile, View};
 use crate::nn::experts::{self, Choice};
 use crate::nn::linear::{self, Accumulate, Back, Input, Precision, Quantized};
@@ -38,6 +38,8 @@ pub struct Workspace {
     before: Buffer,
     /// Embeddings before their norm, and their gradient.
     pub embedded: Buffer,
+    /// Embeddings before their adapters.
+    pub frozen_embedded: Buffer,
     /// The rows that dropout leaves, and their gradient.
     dropped: [Buffer; 2],
     /// Which experts rows have, and what these work in.
@@ -90,7 +92,9 @@ impl Workspace {
         let dropped = if dropout { 2 * widest(|p| matches!(p, Place::Site(_) | Place::Stream(..)), 0) } else { 0 };
         let norms = |p: &Place| matches!(p, Place::Site(site) if site.role.row().kind == TensorKind::Gain);
         let before = if shape.needs.output { widest(norms, 1).min(h.width) } else { 0 };
-        4 * n * (apart + dropped + before + shape.size.row)
+        let remade = |s: &&Slot| s.place == Place::Embedding && s.needs.output;
+        let embedded = shape.slots.iter().find(remade).map_or(0, |s| s.shape[1]);
+        4 * n * (apart + dropped + before + embedded + shape.size.row)
     }
 }
 

@@ -248,6 +248,13 @@ impl Dropout {
 
 /// Embeds tokens, and rows before the text where a sequence begins. x: `[N, width]`, overwritten.
 pub fn embed(p: &Pass, tokens: &[u32], x: &mut [f32], work: &mut Workspace) {
+    let (n, d) = (tokens.len(), p.model.hparams.width);
+    frozen_embeddings(p, tokens, x, work);
+    doors::pass_through(p, Place::Embedding, View::new(&[], n, 0), &mut Tile::new(x, n, d), None, work);
+}
+
+/// Embeddings before the adapters of [`Place::Embedding`].
+fn frozen_embeddings(p: &Pass, tokens: &[u32], x: &mut [f32], work: &mut Workspace) {
     let (m, n, d) = (p.model, tokens.len(), p.model.hparams.width);
     summed_embeddings(p, tokens, x, work);
     if let Some(NormWeights { gain, bias }) = &m.weights.embed_norm {
@@ -257,7 +264,6 @@ pub fn embed(p: &Pass, tokens: &[u32], x: &mut [f32], work: &mut Workspace) {
         norm::forward(&m.compute, m.hparams.norm, rows, gain, bias.as_deref(), &mut Tile::new(x, n, d));
         work.embedded = sums;
     }
-    doors::pass_through(p, Place::Embedding, View::new(&[], n, 0), &mut Tile::new(x, n, d), None, work);
 }
 
 /// Embeddings of tokens, of positions and of the type of token, before their norm.
@@ -283,7 +289,15 @@ fn summed_embeddings(p: &Pass, tokens: &[u32], x: &mut [f32], work: &mut Workspa
 pub fn embed_backward(p: &Pass, tokens: &[u32], dx: &mut [f32], target: &mut Target, work: &mut Workspace) {
     let (m, n, d) = (p.model, p.rows.positions.len(), p.model.hparams.width);
     let dx = &mut dx[..n * d];
-    doors::pass_back(p, Place::Embedding, View::new(&[], n, 0), None, &mut *dx, None, target, work);
+    // Where an adapter needs the embeddings, they are made again.
+    let mut made = core::mem::take(&mut work.frozen_embedded);
+    let kept = p.stack.needs_at(Place::Embedding).output.then(|| {
+        let rows = made.room(n * d);
+        frozen_embeddings(p, tokens, rows, work);
+        View::new(rows, n, d)
+    });
+    doors::pass_back(p, Place::Embedding, View::new(&[], n, 0), kept, &mut *dx, None, target, work);
+    work.frozen_embedded = made;
     if let Some(NormWeights { gain, .. }) = &m.weights.embed_norm {
         // The sums are made again.
         let mut sums = core::mem::take(&mut work.embedded);

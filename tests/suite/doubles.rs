@@ -26,8 +26,13 @@ const DOUBLES: &[(&str, Double)] = &[
     ("ia3", ia3),
     ("bottleneck", bottleneck),
     ("parallel", parallel),
+    ("gated-bottleneck", gated),
+    ("invertible", invertible),
     ("prefix", prefix),
+    ("prefix-mlp", prefix_mlp),
+    ("mam", mam),
     ("prompt", prompt),
+    ("p-tuning", p_tuning),
     ("llama-adapter", llama_adapter),
     ("unlock", unlock),
     ("vera", vera),
@@ -427,9 +432,18 @@ fn ia3(spec: &Spec, base: &Base, _: &Model) -> Does {
     })
 }
 
-/// `U·max(D·z + d, 0) + u` of parts D, d, Uᵀ, u.
-fn small(own: &[&[f64]], z: &[f64]) -> Vec<f64> {
-    let hidden = own[0].chunks_exact(z.len()).zip(own[1]).map(|(row, d)| (dot(row, z) + d).max(0.0));
+/// φ by its name.
+fn bend(act: &str, z: f64) -> f64 {
+    match act {
+        "relu" => z.max(0.0),
+        "silu" => z / (1.0 + (-z).exp()),
+        other => panic!("{other} has no twin in double precision"),
+    }
+}
+
+/// `U·φ(D·z + d) + u` of parts D, d, Uᵀ, u.
+fn small(act: &str, own: &[&[f64]], z: &[f64]) -> Vec<f64> {
+    let hidden = own[0].chunks_exact(z.len()).zip(own[1]).map(|(row, d)| bend(act, dot(row, z) + d));
     let mut out = own[3].to_vec();
     for (h, up) in hidden.zip(own[2].chunks_exact(own[3].len())) {
         out.iter_mut().zip(up).for_each(|(out, up)| *out += h * up);
@@ -437,24 +451,87 @@ fn small(own: &[&[f64]], z: &[f64]) -> Vec<f64> {
     out
 }
 
+/// The factor and φ of a small layer.
+fn small_settings(spec: &Spec) -> (f64, String) {
+    let values = spec.values().unwrap();
+    (values.real("factor"), values.word("activation").into())
+}
+
 /// `h ← h + s f(h)`
 fn bottleneck(spec: &Spec, base: &Base, _: &Model) -> Does {
-    let s = spec.values().unwrap().real("factor");
+    let (s, act) = small_settings(spec);
     acting(spec, base, move |own, seen| {
         for y in seen.y {
-            let f = small(own, y);
+            let f = small(&act, own, y);
             y.iter_mut().zip(f).for_each(|(y, f)| *y += s * f);
         }
     })
 }
 
 /// `h ← h + s f(x)`
+fn beside(spec: &Spec) -> impl Fn(&[&[f64]], Seen) + use<> {
+    let (s, act) = small_settings(spec);
+    move |own, seen| {
+        for (x, y) in seen.x.iter().zip(seen.y) {
+            y.iter_mut().zip(small(&act, own, x)).for_each(|(y, f)| *y += s * f);
+        }
+    }
+}
+
 fn parallel(spec: &Spec, base: &Base, _: &Model) -> Does {
-    let s = spec.values().unwrap().real("factor");
+    acting(spec, base, beside(spec))
+}
+
+/// `h' = h + s f(h)`, `h ← h' ∘ G`.
+fn gated(spec: &Spec, base: &Base, _: &Model) -> Does {
+    let ((s, act), gate) = (small_settings(spec), spec.values().unwrap().word("gate").to_string());
+    let open = |u: f64| 2.0 / (1.0 + (-u).exp());
     acting(spec, base, move |own, seen| {
         for (x, y) in seen.x.iter().zip(seen.y) {
-            y.iter_mut().zip(small(own, x)).for_each(|(y, f)| *y += s * f);
+            let f = small(&act, own, y);
+            y.iter_mut().zip(f).for_each(|(y, f)| *y += s * f);
+            let g: Vec<f64> = match &*gate {
+                "large" => {
+                    let a: Vec<f64> = own[4].chunks_exact(x.len()).map(|row| bend(&act, dot(row, x))).collect();
+                    let u = |o: usize| a.iter().enumerate().map(|(i, a)| a * own[5][i * y.len() + o]).sum();
+                    (0..y.len()).map(|o| open(u(o))).collect()
+                }
+                "middle-x" => vec![open(dot(own[4], x) + dot(own[4], y)); y.len()],
+                "middle-y" => own[4].to_vec(),
+                _ => vec![open(dot(own[4], &[&x[..], &y[..]].concat())); y.len()],
+            };
+            y.iter_mut().zip(g).for_each(|(y, g)| *y *= g);
         }
+    })
+}
+
+/// `e1 += s F(e2)`, `e2 += s H(e1)`; before the output the inverse.
+fn invertible(spec: &Spec, base: &Base, _: &Model) -> Does {
+    let ((s, act), shape) = (small_settings(spec), Rc::new(shape(spec, base)));
+    Box::new(move |params| {
+        let (shape, params, act) = (Rc::clone(&shape), params.to_vec(), act.clone());
+        Box::new(move |seen| {
+            if shape.slot(seen.place).is_none() {
+                return;
+            }
+            let own = parts(&shape, 0, &params);
+            // F adds to the first half.
+            let half = own[3].len();
+            for y in seen.y {
+                let (low, high) = y.split_at_mut(half);
+                let add = |to: &mut [f64], f: Vec<f64>, s: f64| to.iter_mut().zip(f).for_each(|(to, f)| *to += s * f);
+                match seen.place {
+                    Place::Embedding => {
+                        add(low, small(&act, &own[..4], high), s);
+                        add(high, small(&act, &own[4..], low), s);
+                    }
+                    _ => {
+                        add(high, small(&act, &own[4..], low), -s);
+                        add(low, small(&act, &own[..4], high), -s);
+                    }
+                }
+            }
+        })
     })
 }
 
@@ -490,9 +567,9 @@ fn pairs(model: &Model) -> Vec<Vec<(usize, usize, f64)>> {
 }
 
 /// `o = Σ over text and prefix of e^s v / Σ e^s`, with keys of the prefix rotated by −offset.
-fn prefix(spec: &Spec, base: &Base, model: &Model) -> Does {
+fn before(spec: &Spec, model: &Model) -> impl Fn(&[&[f64]], Seen) + use<> {
     let (pairs, offset) = (pairs(model), spec.values().unwrap().whole("offset") as f64);
-    acting(spec, base, move |own, seen| {
+    move |own, seen| {
         let Place::Attention(layer) = seen.place else { panic!("prefix at {}", seen.place) };
         let (dim, width) = (seen.heads.dim, seen.heads.kv * seen.heads.dim);
         let mut keys = own[0].to_vec();
@@ -511,15 +588,66 @@ fn prefix(spec: &Spec, base: &Base, model: &Model) -> Does {
                 y.iter_mut().zip(more).for_each(|(y, more)| *y = (text * *y + more) / (text + sum));
             }
         }
+    }
+}
+
+fn prefix(spec: &Spec, base: &Base, model: &Model) -> Does {
+    acting(spec, base, before(spec, model))
+}
+
+/// A prefix at attention, a parallel layer in the stream.
+fn mam(spec: &Spec, base: &Base, model: &Model) -> Does {
+    let (before, beside) = (before(spec, model), beside(spec));
+    acting(spec, base, move |own, seen| match seen.place {
+        Place::Attention(_) => before(own, seen),
+        _ => beside(own, seen),
     })
 }
 
 /// Rows before the text.
+fn rows(own: &[&[f64]], seen: Seen) {
+    let width = own[0].len() / seen.y.len();
+    seen.y.iter_mut().zip(own[0].chunks_exact(width)).for_each(|(y, row)| y.copy_from_slice(row));
+}
+
 fn prompt(spec: &Spec, base: &Base, _: &Model) -> Does {
-    acting(spec, base, |own, seen| {
-        let width = own[0].len() / seen.y.len();
-        seen.y.iter_mut().zip(own[0].chunks_exact(width)).for_each(|(y, row)| y.copy_from_slice(row));
+    acting(spec, base, rows)
+}
+
+/// What `act` does with rows `tanh(E·Wᵀ + c)·U + u`: E, W and c are parts of the first slot, U and u of every part that `act`
+/// knows come behind.
+fn network(spec: &Spec, base: &Base, act: impl Fn(&[&[f64]], Seen) + 'static) -> Does {
+    let shared = Rc::new((shape(spec, base), act));
+    Box::new(move |params| {
+        let (shared, params) = (Rc::clone(&shared), params.to_vec());
+        Box::new(move |seen| {
+            let (shape, act) = &*shared;
+            let Some(slot) = shape.slot(seen.place) else { return };
+            let (first, own) = (parts(shape, 0, &params), parts(shape, slot, &params));
+            let (b, own) = (first[2].len(), if slot == 0 { &own[3..] } else { &own[..] });
+            let hidden = |e: &[f64]| -> Vec<f64> {
+                first[1].chunks_exact(b).zip(first[2]).map(|(w, c)| (dot(w, e) + c).tanh()).collect()
+            };
+            let hidden: Vec<Vec<f64>> = first[0].chunks_exact(b).map(hidden).collect();
+            let made = |pair: &[&[f64]]| -> Vec<f64> {
+                let c = pair[1].len();
+                let value = |h: &Vec<f64>, o: usize| {
+                    h.iter().enumerate().map(|(i, h)| h * pair[0][i * c + o]).sum::<f64>() + pair[1][o]
+                };
+                hidden.iter().flat_map(|h| (0..c).map(|o| value(h, o)).collect::<Vec<_>>()).collect()
+            };
+            let made: Vec<Vec<f64>> = own.chunks_exact(2).map(made).collect();
+            act(&made.iter().map(|m| &m[..]).collect::<Vec<_>>(), seen);
+        })
     })
+}
+
+fn prefix_mlp(spec: &Spec, base: &Base, model: &Model) -> Does {
+    network(spec, base, before(spec, model))
+}
+
+fn p_tuning(spec: &Spec, base: &Base, _: &Model) -> Does {
+    network(spec, base, rows)
 }
 
 /// `o ← o + tanh(g_h) softmax(q K_pᵀ · scale) V_p`

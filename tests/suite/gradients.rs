@@ -231,8 +231,15 @@ pub fn spec_of(kind: &Kind, base: &Base) -> Option<Spec> {
 }
 
 /// What a kind that has such a setting is also tested with, each alone.
-fn settings() -> [(&'static str, Value); 3] {
-    [("rank stabilised", true.into()), ("offset", 3.into()), ("share", 2.into())]
+fn settings() -> [(&'static str, Value); 6] {
+    [
+        ("rank stabilised", true.into()),
+        ("offset", 3.into()),
+        ("share", 2.into()),
+        ("activation", "silu".into()),
+        ("gate", "large".into()),
+        ("gate", "small".into()),
+    ]
 }
 
 #[test]
@@ -243,7 +250,13 @@ fn every_kind_of_adapter() {
         let base = model.base([0; 32]);
         for kind in adapter::KINDS {
             let has = |name: &str| kind.knobs.iter().any(|u| u.knob.name == name);
-            let small = [("rank", 3.into()), ("alpha", 5.into()), ("length", 3.into()), ("size", 5.into())];
+            let small = [
+                ("rank", 3.into()),
+                ("alpha", 5.into()),
+                ("length", 3.into()),
+                ("size", 5.into()),
+                ("hidden", 5.into()),
+            ];
             let small: Vec<(&str, Value)> = small.into_iter().filter(|(name, _)| has(name)).collect();
             let Some(spec) = spec_of(kind, &base) else { continue };
             let usual = small.into_iter().fold(spec, |spec, (name, value)| spec.with(name, value));

@@ -59,7 +59,7 @@ const INSIDE: &[(&str, &[&[&str]])] = &[
             &["lowrank"],
             &["spec", "triplet"],
             &["direct", "settled", "frame"],
-            &["small"],
+            &["small", "net"],
             &["kinds"],
             &["changes", "budget", "merge"],
             &["peft", "gguf_adapter"],

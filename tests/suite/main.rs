@@ -63,6 +63,7 @@ mod save;
 mod sessions;
 mod shared;
 mod sparse;
+mod small_modules;
 mod strangers;
 mod support;
 #[cfg(feature = "base")]

@@ -4,10 +4,12 @@
 //! ```text
 //! h ← h + t s f(h)
 //! ```
-//! `f` is `adapter::small`'s layer, `s` a factor, `t` the strength.
+//! `f` is `adapter::small`'s layer with ReLU or SiLU (`activation`), `s` a factor, `t` the strength.
 
 use crate::adapter::direct::{self, Direct, Own, Plan, Rule};
-use crate::adapter::small::{FACTOR, SIZE, add, add_backward, changes_something, places, shape, start, width};
+use crate::adapter::small::{
+    ACTIVATION, FACTOR, Layer, RELU, SIZE, STREAM, changes_something, factor, places, shape, start, width,
+};
 use crate::adapter::{At, Into, Kind, Needs, Place, Seen};
 use crate::kernel::{Buffer, Tile, View};
 use crate::knob::Setting;
@@ -19,7 +21,7 @@ pub static KIND: Kind = Kind {
     name: "bottleneck",
     about: "small layers after attention and the feed-forward layer",
     rate: 1e-3,
-    knobs: &[Setting::whole(&SIZE, 16), Setting::real(&FACTOR, 1.0)],
+    knobs: &[Setting::whole(&SIZE, 16), Setting::real(&FACTOR, 1.0), Setting::word(&ACTIVATION, RELU)],
     targets: &[Role::ConvOut, Role::DeltaOut, Role::O, Role::Down],
     shape: |spec, base| direct::shape(spec, base, &PLAN),
     create: |spec, base| Direct::create(spec, base, &PLAN, Serial),
@@ -50,7 +52,7 @@ impl Rule for Serial {
         let (n, c) = (y.n(), y.c());
         let (before, h) = scratch.room(n * (c + width(own))).split_at_mut(n * c);
         before.chunks_exact_mut(c).enumerate().for_each(|(i, row)| row.copy_from_slice(y.row(i)));
-        add(own, at, View::new(before, n, c), y, h);
+        Layer::of(at.slot).add(own, at.cx, factor(own, at), View::new(before, n, c), y, h);
     }
 
     fn backward(&self, own: &Own, at: &At, seen: &Seen, dy: &mut [f32], into: Into, scratch: &mut Buffer) {
@@ -59,11 +61,12 @@ impl Rule for Serial {
         let (left, room) = scratch.room(n * (c + 2 * width(own))).split_at_mut(n * c);
         left.copy_from_slice(dy);
         let dz = &mut Tile::new(dy, n, c);
-        add_backward(own, at, z, View::new(left, n, c), Some(dz), into.acc, room);
+        let left = View::new(left, n, c);
+        Layer::of(at.slot).backward(own, at.cx, factor(own, at), z, left, Some(dz), into.acc, room);
     }
 
     fn start(&self, own: &Own, part: usize, out: &mut [f32]) {
-        start(own, part, out);
+        start(own, part, STREAM, out);
     }
 
     fn changes_something(&self, own: &Own) -> bool {

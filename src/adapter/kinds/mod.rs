@@ -4,20 +4,25 @@ pub mod adalora;
 pub mod bottleneck;
 pub mod dora;
 pub mod fourierft;
+pub mod gated_bottleneck;
 pub mod ia3;
 pub mod increlora;
+pub mod invertible;
 pub mod llama_adapter;
 pub mod loha;
 pub mod lokr;
 pub mod lora;
+pub mod lora_fa;
 pub mod lora_shared;
 pub mod lora_xs;
+pub mod mam;
 pub mod mos;
-pub mod lora_fa;
 pub mod nola;
 pub mod oft;
+pub mod p_tuning;
 pub mod parallel;
 pub mod prefix;
+pub mod prefix_mlp;
 pub mod prompt;
 pub mod randlora;
 pub mod shifted;
@@ -41,8 +46,13 @@ pub static KINDS: &[&Kind] = &[
     &ia3::KIND,
     &bottleneck::KIND,
     &parallel::KIND,
+    &gated_bottleneck::KIND,
+    &invertible::KIND,
     &prefix::KIND,
+    &prefix_mlp::KIND,
+    &mam::KIND,
     &prompt::KIND,
+    &p_tuning::KIND,
     &llama_adapter::KIND,
     &unlock::KIND,
     &vera::KIND,

@@ -49,7 +49,7 @@ pub static KIND: Kind = Kind {
     size: Some(&LENGTH),
 };
 
-static PLAN: Plan = Plan {
+pub(super) static PLAN: Plan = Plan {
     kind: &KIND,
     places: |spec, _, base| Ok(spec.attending(spec.blocks(base)?, base)?.into_iter().map(Place::Attention).collect()),
     stands: |place| matches!(place, Place::Attention(_)),
@@ -83,7 +83,7 @@ static PLAN: Plan = Plan {
 
 /// Keys for attention, if they differ from the parameters: a list for each slot.
 #[derive(Default)]
-struct Prefix {
+pub(super) struct Prefix {
     rotated: Vec<Buffer>,
 }
 
@@ -91,6 +91,11 @@ impl Prefix {
     fn keys<'a>(&'a self, own: &'a Own, slot: usize) -> &'a [f32] {
         self.rotated.get(slot).map_or(own.part(slot, 0), |rotated| rotated)
     }
+}
+
+/// The slots with keys and values: a kind that builds on this one may have others.
+fn attentions(own: &Own) -> impl Iterator<Item = usize> + '_ {
+    (0..own.shape.slots.len()).filter(|slot| matches!(own.shape.slots[*slot].place, Place::Attention(_)))
 }
 
 /// Rotates keys by −n, or back. keys: `[L, KV·D]`.
@@ -137,7 +142,7 @@ impl Rule for Prefix {
             return Ok(());
         }
         self.rotated.resize_with(own.shape.slots.len(), Buffer::default);
-        for slot in 0..self.rotated.len() {
+        for slot in attentions(own) {
             let keys = own.part(slot, 0);
             let rotated = self.rotated[slot].room(keys.len());
             rotated.copy_from_slice(keys);
@@ -202,7 +207,7 @@ impl Rule for Prefix {
     fn reduce(&self, own: &Own, cx: &Compute, frozen: &dyn Frozen, acc: &[f32], grads: &mut [f32]) {
         grads.copy_from_slice(acc);
         if own.values.whole(OFFSET.name) > 0 {
-            for slot in 0..own.shape.slots.len() {
+            for slot in attentions(own) {
                 rotate(own, cx, frozen, slot, &mut grads[own.range(slot, 0)], true);
             }
         }
