@@ -21,7 +21,7 @@ pub static KIND: Kind = Kind {
     name: "bottleneck",
     about: "small layers after attention and the feed-forward layer",
     rate: 1e-3,
-    knobs: &[Setting::whole(&SIZE, 16), Setting::real(&FACTOR, 1.0), Setting::word(&ACTIVATION, RELU)],
+    knobs: &[Setting::whole(&SIZE, 16), Setting::real(&FACTOR, 1.0), Setting::word(&ACTIVATION, RELU).later()],
     targets: &[Role::ConvOut, Role::DeltaOut, Role::O, Role::Down],
     shape: |spec, base| direct::shape(spec, base, &PLAN),
     create: |spec, base| Direct::create(spec, base, &PLAN, Serial),

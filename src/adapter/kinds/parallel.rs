@@ -21,7 +21,7 @@ pub static KIND: Kind = Kind {
     name: "parallel",
     about: "small layers beside the feed-forward layer, added with a factor",
     rate: 1e-3,
-    knobs: &[Setting::whole(&SIZE, 16), Setting::real(&FACTOR, 4.0), Setting::word(&ACTIVATION, RELU)],
+    knobs: &[Setting::whole(&SIZE, 16), Setting::real(&FACTOR, 4.0), Setting::word(&ACTIVATION, RELU).later()],
     targets: &[Role::Down],
     shape: |spec, base| direct::shape(spec, base, &PLAN),
     create: |spec, base| Direct::create(spec, base, &PLAN, Parallel),
