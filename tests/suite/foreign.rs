@@ -249,7 +249,7 @@ fn nola_of_its_authors() {
     let slots = nola.layout().slots().to_vec();
     let acc: Vec<f32> = (0..nola.shape().size.gathered).map(|i| (i * 7919 % 1000) as f32 / 500.0 - 1.0).collect();
     let mut grads = vec![0.0; nola.params().len()];
-    nola.reduce(&cx, &Nothing, &acc, &mut grads);
+    nola.reduce(&cx, &Drawn(Vec::new()), &acc, &mut grads);
     for (place, slot) in slots.iter().enumerate() {
         let name = format!("layers.{}.{}", slot.site.layer, slot.site.role.hf());
         let bases_a = values(&file, &format!("{name}.A_bases"));
@@ -276,7 +276,7 @@ fn nola_of_its_authors() {
     // Through a file and back, with the authors' seeds and starts.
     let bytes = mynah::adapter::to_bytes_as(&nola, &base, &Default::default(), "f32").unwrap();
     let mut back = mynah::adapter::from_bytes(bytes.into(), &base, &Limits::default()).unwrap();
-    back.prepare(&cx, &Nothing).unwrap();
+    back.prepare(&cx, &Drawn(Vec::new())).unwrap();
     let changed = |adapter: &dyn Adapter| {
         let (x, mut y) = (vec![0.5; 64], vec![0.0; 64]);
         let place = adapter.shape().slots[0].place;
