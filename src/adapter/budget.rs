@@ -3,10 +3,10 @@
 use super::compress::{self, BITS, DENSITY};
 use super::file::{self, Provenance};
 use super::kinds::FOR_SIZE;
-use super::{Base, Kind, Shape, Spec, Start};
+use super::{Adapter, Base, Kind, Shape, Spec, Start};
 use crate::container::codec::{Codec, Params, Whole};
 use crate::error::{Error, Result};
-use crate::knob::Domain;
+use crate::knob::{Domain, Values};
 use crate::role::Role;
 use core::ops::RangeInclusive;
 use std::prelude::v1::*;
@@ -115,8 +115,8 @@ fn fit_kind(spec: &Spec, codec: Option<compress::Spec>, base: &Base, bytes: usiz
 /// # Errors
 /// Those of [`Spec::layout`] and of the codec.
 pub fn bytes(spec: &Spec, codec: &compress::Spec, base: &Base) -> Result<usize> {
-    let shape = (Kind::by_name(&spec.kind)?.shape)(spec, base)?;
-    Ok(overhead(spec, base)? + most(codec, &shape)?)
+    let room = Room::new(spec, base, 0)?;
+    Ok(room.overhead + most(codec, &room.shape(spec)?)?)
 }
 
 /// Whether the bits of its values can be set.
@@ -135,9 +135,9 @@ fn too_small(spec: &Spec, codecs: &[compress::Spec], base: &Base, bytes: usize) 
         Some(Domain::Whole { low, .. }) => *low,
         _ => 1,
     };
-    let shape = (room.kind.shape)(&room.with(low), base)?;
+    let shape = room.shape(&room.with(low))?;
     let sizes = codecs.iter().map(|codec| most(codec, &shape)).collect::<Result<Vec<_>>>()?;
-    let least = overhead(spec, base)? + sizes.into_iter().min().unwrap_or(0);
+    let least = room.overhead + sizes.into_iter().min().unwrap_or(0);
     Ok(Error::invalid("bytes", format!("{bytes}; the smallest file of {} takes {least}", room.kind.name)))
 }
 
@@ -145,7 +145,11 @@ fn too_small(spec: &Spec, codecs: &[compress::Spec], base: &Base, bytes: usize) 
 struct Room<'a> {
     spec: &'a Spec,
     kind: &'static Kind,
+    /// The kind that the file holds, which may be another: [`super::Adapter::outcome`].
+    held: &'static Kind,
     base: &'a Base,
+    /// Bytes beside the values, at most.
+    overhead: usize,
     /// Bytes for the values.
     bytes: usize,
 }
@@ -153,7 +157,22 @@ struct Room<'a> {
 impl<'a> Room<'a> {
     fn new(spec: &'a Spec, base: &'a Base, bytes: usize) -> Result<Self> {
         let kind = Kind::by_name(&spec.kind)?;
-        Ok(Room { spec, kind, base, bytes: bytes.saturating_sub(overhead(spec, base)?) })
+        let trained = super::create(spec, base)?;
+        let adapter = trained.outcome().unwrap_or(&*trained);
+        let (held, overhead) = (adapter.kind(), overhead(adapter, base)?);
+        Ok(Room { spec, kind, held, base, overhead, bytes: bytes.saturating_sub(overhead) })
+    }
+
+    /// The description of what the file holds for a specification.
+    fn shape(&self, spec: &Spec) -> Result<Shape> {
+        let mut held = Spec { kind: self.held.name.into(), values: Values::new(), ..spec.clone() };
+        for (name, value) in spec.values.iter().filter(|(name, _)| self.held.knobs.iter().any(|s| s.knob.name == *name))
+        {
+            held.values.set(name, value.clone());
+        }
+        // What the kind itself cannot be is refused.
+        (self.kind.shape)(spec, self.base)?;
+        (self.held.shape)(&held, self.base)
     }
 
     /// The specification of a size; the given one of kinds without sizes.
@@ -165,7 +184,7 @@ impl<'a> Room<'a> {
     }
 
     fn fits(&self, size: u64, codec: &compress::Spec) -> Result<bool> {
-        Ok(most(codec, &(self.kind.shape)(&self.with(size), self.base)?)? <= self.bytes)
+        Ok(most(codec, &self.shape(&self.with(size))?)? <= self.bytes)
     }
 
     /// The first codec that fits with the largest size, or else the last one with the largest size that fits.
@@ -190,7 +209,7 @@ impl<'a> Room<'a> {
     /// The smallest size with as many changes of its values as fit.
     fn changes(&self, size: u64) -> Result<Option<(Spec, compress::Spec)>> {
         let spec = self.with(size);
-        let shape = (self.kind.shape)(&spec, self.base)?;
+        let shape = self.shape(&spec)?;
         let (mut low, mut high) = (0.0, 0.5);
         for _ in 0..20 {
             let middle = 0.5 * (low + high);
@@ -203,8 +222,7 @@ impl<'a> Room<'a> {
 }
 
 /// Bytes of a file beside its values, at most.
-fn overhead(spec: &Spec, base: &Base) -> Result<usize> {
-    let adapter = super::create(spec, base)?;
+fn overhead(adapter: &dyn Adapter, base: &Base) -> Result<usize> {
     let origin = Provenance {
         // As long as any name of an objective.
         objective: "?".repeat(24),
@@ -216,8 +234,8 @@ fn overhead(spec: &Spec, base: &Base) -> Result<usize> {
         base: base.name.clone(),
         format: base.format.clone(),
     };
-    let values = file::with_params(&*adapter, |params| Codec::by_name("f16")?.encode(adapter.params(), params))?;
-    let file = file::to_bytes_as(&*adapter, base, &origin, "f16")?;
+    let values = file::with_params(adapter, |params| Codec::by_name("f16")?.encode(adapter.params(), params))?;
+    let file = file::to_bytes_as(adapter, base, &origin, "f16")?;
     Ok(file.len() - values.len() + SLACK)
 }
 

@@ -24,12 +24,13 @@ pub(super) fn encode(
     epoch: u64,
 ) -> Result<Vec<u8>> {
     match trainer.adapter_ref() {
-        Some(adapter) => {
-            let adapter = adapter.outcome().unwrap_or(adapter);
+        Some(trained) => {
+            let outcome = trained.outcome();
+            let adapter = outcome.unwrap_or(trained);
             let provenance = history.provenance(trainer.kind(), data, trainer.model(), epoch);
             match &trainer.config().codec {
-                // Before its time has come the values are rounded here.
-                Some(codec) if trainer.steps() < trainer.config().codec_from() => {
+                // Before its time has come the values are rounded here, and so are those that were not trained themselves.
+                Some(codec) if outcome.is_some() || trainer.steps() < trainer.config().codec_from() => {
                     let bytes = adapter::to_bytes_as(adapter, mynah.base(), &provenance, "f32")?;
                     let mut copy = mynah.adapter(bytes)?;
                     adapter::file::packed(&mut *copy, mynah.base(), &provenance, codec)

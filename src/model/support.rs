@@ -40,8 +40,9 @@ impl Support {
 const DECODER: Support =
     Support { arch: "", models: "", run: "text", train: "all kinds", chat: &[], logits: &[], training: &[] };
 
-/// A mixture of experts, which are frozen. `parallel` stands beside a feed-forward layer, and here all are experts.
-const MIXTURE: Support = Support { train: "adapters but parallel, not on experts", ..DECODER };
+/// A mixture of experts, which are frozen. `parallel` and half of `mam` stand beside a feed-forward layer, and here all are
+/// experts.
+const MIXTURE: Support = Support { train: "adapters but parallel and mam, not on experts", ..DECODER };
 
 /// A model that makes embeddings of texts.
 const ENCODER: Support = Support { run: "embeddings", train: "all kinds", ..DECODER };

@@ -36,7 +36,9 @@ fn adapters(model: &Model) -> Vec<Arc<Ready>> {
         model.ready(a).unwrap()
     };
     // Where all feed-forward layers are experts, nothing stands beside them.
-    let beside = |kind: &&&adapter::Kind| kind.name != "parallel" || model.hparams.blocks.iter().any(|l| l.ff > 0);
+    let beside = |kind: &&&adapter::Kind| {
+        !["parallel", "mam"].contains(&kind.name) || model.hparams.blocks.iter().any(|l| l.ff > 0)
+    };
     KINDS.iter().filter(beside).map(|kind| of(kind)).collect()
 }
 
