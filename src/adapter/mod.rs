@@ -100,6 +100,10 @@ pub trait Adapter: Send + Sync {
     /// [`Adapter::forward`]; on return it is that of the `y` before. Only kinds with [`Needs::rescales`] may change it.
     /// `into.acc` has [`Size::gathered`] values, or one for each parameter if that is 0, and is zero at the start of a
     /// step.
+    ///
+    /// At a state, [`Seen::y`] has the rows after the change. Where a kind with [`Needs::aside`] is trained, it is called
+    /// twice: last layer to first with rows `x` of no width, when it may only change `dy`, and then first to last with `x`
+    /// and the gradient of the state after that layer.
     fn backward(&self, at: &At, seen: &Seen, dy: &mut [f32], into: Into, scratch: &mut Buffer);
 
     /// The gradients of the parameters, from the sums in `acc`; called once a step. `grads` is overwritten.
@@ -247,6 +251,8 @@ pub struct Seen<'a> {
     pub x: View<'a>,
     /// The rows `y` before they were changed, if [`Needs::output`] is set.
     pub y0: Option<View<'a>>,
+    /// The rows `y` after they were changed, at a state whose rows before are needed.
+    pub y: Option<View<'a>>,
 }
 
 impl<'a> Seen<'a> {
@@ -256,6 +262,14 @@ impl<'a> Seen<'a> {
     /// If the shape does not need them.
     pub fn output(&self) -> View<'a> {
         self.y0.expect("the shape says that the output is needed")
+    }
+
+    /// The rows `y` after they were changed.
+    ///
+    /// # Panics
+    /// If this is no state, or the shape does not need its rows.
+    pub fn changed(&self) -> View<'a> {
+        self.y.expect("the shape says that a state is needed")
     }
 }
 

@@ -282,7 +282,13 @@ pub(super) fn read(list: &[String], base: &Base) -> Result<Vec<Shaped>> {
     let mut places: Vec<Shaped> = Vec::new();
     let mut add = |place: Place, shape: [usize; 2]| {
         let found = base.place(place)?;
-        if found != shape {
+        // How wide a state is is the adapter's to say.
+        let known = match place {
+            Place::State(_) => [shape[0], found[1]],
+            Place::Join => [found[0], shape[1]],
+            _ => shape,
+        };
+        if found != known {
             let spell = |[n_in, n_out]: [usize; 2]| format!("{n_in} to {n_out}");
             return Err(Error::mismatch(
                 format!("this adapter was made for another model: {place}"),

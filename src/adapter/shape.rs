@@ -83,6 +83,9 @@ pub struct Needs {
     pub rows: usize,
     /// Width of the state along the layers.
     pub state: usize,
+    /// It stands at states and at the join alone, and carries the gradient of a state back without `x`: see
+    /// [`super::Adapter::backward`]. Its training has no backward pass through blocks, and keeps nothing of them.
+    pub aside: bool,
 }
 
 /// The sizes of an adapter while it is trained, in `f32` values. For an adapter that grows, the largest sizes.
@@ -102,8 +105,16 @@ pub struct Size {
 
 impl Needs {
     /// No needs.
-    pub const NONE: Needs =
-        Needs { output: false, lse: false, rescales: false, input: false, positive: false, rows: 0, state: 0 };
+    pub const NONE: Needs = Needs {
+        output: false,
+        lse: false,
+        rescales: false,
+        input: false,
+        positive: false,
+        rows: 0,
+        state: 0,
+        aside: false,
+    };
 
     /// The union of both.
     pub fn and(self, other: Needs) -> Needs {
@@ -115,6 +126,7 @@ impl Needs {
             positive: self.positive | other.positive,
             rows: self.rows + other.rows,
             state: self.state.max(other.state),
+            aside: self.aside | other.aside,
         }
     }
 }

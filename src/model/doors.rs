@@ -214,6 +214,11 @@ fn unapply(
     work: &mut Workspace,
 ) {
     let members = p.stack.at(place);
+    // Of a state there are the rows before and, behind them, those after.
+    let (product, after) = match (place, product) {
+        (Place::State(_), Some(both)) => (Some(both.rows(0..x.n)), Some(both.rows(x.n..2 * x.n))),
+        (_, product) => (product, None),
+    };
     let Workspace { scratch, before, dropped: [dropped, ddropped], .. } = work;
     for (i, member) in members.iter().enumerate().rev() {
         let adapter = &p.stack.adapter(member).adapter;
@@ -234,7 +239,7 @@ fn unapply(
             Some(dropout) => dropout.apply(p, place, x, dropped),
             None => x,
         };
-        let seen = Seen { x, y0 };
+        let seen = Seen { x, y0, y: after };
         let (all, width) = (p.rows.lead, p.model.hparams.width);
         let dy = match place {
             Place::Rows => {
@@ -657,7 +662,7 @@ pub fn pass_through(p: &Pass, place: Place, x: View, y: &mut Tile, kept: Option<
     apply(p, place, x, None, y, dropped, scratch);
 }
 
-/// The backward pass through such a place.
+/// The backward pass through such a place. `kept` at a state: the rows before, and behind them those after.
 pub fn pass_back(
     p: &Pass,
     place: Place,

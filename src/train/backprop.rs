@@ -188,6 +188,21 @@ impl Backprop {
         sums.iter().map(|v| (v / length) as f32).collect()
     }
 
+    /// `self.x` becomes the input of a block, the first one that is not cached: returns its number.
+    fn begin(&mut self, p: &Pass, batch: &Batch, frozen: usize) -> usize {
+        let x = self.x.room(batch.tokens.len() * p.model.hparams.width);
+        match &mut self.cache {
+            Some(cache) if frozen > 0 => {
+                cache.forward(p.model, batch, frozen, x, &mut self.acts, &mut self.work);
+                frozen
+            }
+            _ => {
+                pass::embed(p, &batch.tokens, x, &mut self.work);
+                0
+            }
+        }
+    }
+
     /// Through all blocks; `self.x` becomes the output of the last one. With `save`, a backward pass can follow: the inputs
     /// of all blocks from `lowest` on are saved, and the activations of `save` blocks below the last one. `lowest` is the
     /// first block that is trained. No adapter changes the first `frozen` blocks.
@@ -203,17 +218,8 @@ impl Backprop {
                 self.saved.resize_with(saved, SavedActs::default);
             }
         }
-        let x = self.x.room(n * d);
-        let first = match &mut self.cache {
-            Some(cache) if frozen > 0 => {
-                cache.forward(p.model, batch, frozen, x, &mut self.acts, &mut self.work);
-                frozen
-            }
-            _ => {
-                pass::embed(p, &batch.tokens, x, &mut self.work);
-                0
-            }
-        };
+        let first = self.begin(p, batch, frozen);
+        let x = &mut self.x[..n * d];
         let (inputs, acts, act_type) = (&mut self.inputs, &mut self.saved, self.act_type);
         let (joined, states) = (&mut self.joined, p.stack.needs().state > 0);
         let mut each = |moment: Moment, layer: usize, x: &[f32], a: &mut Acts| {
@@ -304,7 +310,11 @@ impl Backprop {
         let (h, cx) = (&m.hparams, &m.compute);
         let (n, d, layers) = (batch.tokens.len(), h.width, h.layers);
         let p = Pass::new(m, attached.stack, self.precision, &batch.rows).saving().dropping(attached.dropout);
-        self.forward(&p, batch, attached.frozen, lowest, Some(saved));
+        let aside = match target {
+            Target::Adapter(which, _) => attached.stack.all()[*which].adapter.shape().needs.aside,
+            Target::Weights(..) => false,
+        };
+        self.forward(&p, batch, attached.frozen, lowest, (!aside).then_some(saved));
         // A loss that is not finite is discarded; without derivatives there is nothing to propagate.
         let done = |loss: f64, slopes: &[f32]| !loss.is_finite() || slopes.iter().all(|c| *c == 0.0);
         let targets = batch.target_rows.len();
@@ -359,21 +369,27 @@ impl Backprop {
         let (x, a, width) = (&mut self.x[..n * d], &mut self.acts, p.stack.needs().state);
         let [state, dstate] = &mut self.state;
         if width > 0 {
-            let ds = dstate.room(n * width);
+            // Beside the blocks, the gradient of the state after each of them is kept.
+            let first = if aside { layers * n * width } else { 0 };
+            let ds = &mut dstate.room(first + n * width)[first..];
             ds.fill(0.0);
             let mut tile = Tile::new(ds, n, width);
             let seen = View::new(&state[layers * n * width..], n, width);
             doors::pass_back(&p, Place::Join, seen, None, &mut *dx, Some(&mut tile), target, &mut self.work);
+        }
+        if aside {
+            self.beside(&p, batch, attached.frozen, lowest, target);
+            return loss;
         }
         for layer in (lowest..layers).rev() {
             let place = Place::State(layer);
             if !p.stack.at(place).is_empty() {
                 // The rows are still the output of this block, unless the state has changed them at the end.
                 let out = if layer + 1 == layers { &self.joined[..n * d] } else { &*x };
-                let before = View::new(&state[layer * n * width..], n, width);
+                let kept = View::new(&state[layer * n * width..], 2 * n, width);
                 let (mut tile, ds) = (Tile::new(dx, n, d), &mut dstate[..n * width]);
                 let out = View::new(out, n, d);
-                doors::pass_back(&p, place, out, Some(before), ds, Some(&mut tile), target, &mut self.work);
+                doors::pass_back(&p, place, out, Some(kept), ds, Some(&mut tile), target, &mut self.work);
             }
             self.inputs[layer - lowest].get(cx, self.act_type, x);
             // The activations of the last block are still in `a`.
@@ -391,5 +407,27 @@ impl Backprop {
             pass::embed_backward(&p, &batch.tokens, dx, target, &mut self.work);
         }
         loss
+    }
+
+    /// The backward pass of an adapter beside the blocks, none of which depends on it: first down the states alone, which
+    /// are kept, then through the blocks once more, for what it read of them.
+    fn beside(&mut self, p: &Pass, batch: &Batch, frozen: usize, lowest: usize, target: &mut Target) {
+        let (n, d, width) = (batch.tokens.len(), p.model.hparams.width, p.stack.needs().state);
+        let (layers, size) = (p.model.hparams.layers, n * width);
+        let first = self.begin(p, batch, frozen);
+        let [state, dstate] = &mut self.state;
+        let (x, a, work) = (&mut self.x[..n * d], &mut self.acts, &mut self.work);
+        let kept = |layer: usize| Some(View::new(&state[layer * size..], 2 * n, width));
+        for layer in (lowest..layers).rev() {
+            let (below, above) = dstate.split_at_mut((layer + 1) * size);
+            let ds = &mut below[layer * size..];
+            ds.copy_from_slice(&above[..size]);
+            doors::pass_back(p, Place::State(layer), View::new(&[], n, 0), kept(layer), ds, None, target, work);
+        }
+        for layer in first..layers {
+            block::forward(p, layer, None, x, a, work);
+            let ds = &mut dstate[(layer + 1) * size..(layer + 2) * size];
+            doors::pass_back(p, Place::State(layer), View::new(x, n, d), kept(layer), ds, None, target, work);
+        }
     }
 }

@@ -246,8 +246,10 @@ impl Run<'_> {
         // The product has more bits than an address of 32.
         let moments = (held * size.params.max(now) as u128).div_ceil(now as u128);
         let moments = usize::try_from(moments).unwrap_or(usize::MAX);
-        let blocks = h.layers - lowest;
         let zeroth = self.config.gradient != Gradient::Backward;
+        // Beside the blocks there is no backward pass through them.
+        let aside = shape.is_some_and(|shape| shape.needs.aside) && !zeroth;
+        let blocks = if aside { 0 } else { h.layers - lowest };
         let lead = shape.map_or(0, |shape| shape.needs.rows) + self.beneath.needs().rows;
         let (n, completions) = self.rows.worst(self.batch, lead);
         let (objective, values) = self.config.objective.row()?;
@@ -264,16 +266,25 @@ impl Run<'_> {
         let act_type = self.config.act_type;
         // Without a backward pass nothing is saved for it; instead there are a copy of the parameters and a direction.
         let wants = |layer| backprop::extras(h, shape, self.beneath, layer);
-        let stores = if zeroth { 0 } else { self.config.recompute.saved_blocks(h, &wants, n, lowest, act_type) };
+        let stores =
+            if zeroth || aside { 0 } else { self.config.recompute.saved_blocks(h, &wants, n, lowest, act_type) };
         let stays = |layer| backprop::saved_bytes(h, &wants, layer, n, act_type);
         let stays: usize = (h.layers - 1 - stores..h.layers - 1).map(stays).sum();
         let saved = blocks * act_type.bytes(n * h.width) + stays;
         let saved = if zeroth { 0 } else { saved };
-        let back = if zeroth { 2 * f * size.params } else { f * n * h.width + Grads::bytes(h, shape, n, longest) };
+        let back = match () {
+            () if zeroth => 2 * f * size.params,
+            () if aside => f * n * h.width,
+            () => f * n * h.width + Grads::bytes(h, shape, n, longest),
+        };
         let head_rows = if zeroth { backprop::HEAD_ROWS / 2 } else { backprop::HEAD_ROWS };
         let adapted = shape.map_or(0, |shape| Workspace::adapter_bytes(h, shape, self.config.dropout.is_some(), n));
         let state = shape.map_or(0, |shape| shape.needs.state);
-        let states = if state == 0 { 0 } else { n * ((h.layers + 2) * state + h.width) };
+        let states = match () {
+            () if state == 0 => 0,
+            () if aside => 2 * n * (h.layers + 1) * state,
+            () => n * ((h.layers + 2) * state + h.width),
+        };
         let ends =
             f * (n * h.width + targets * (head_rows * h.width + 2) + states) + adapted + model::Rows::bytes(m, n);
 

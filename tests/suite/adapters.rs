@@ -180,7 +180,9 @@ impl Met {
         let mut acc = vec![0.0; if size.gathered > 0 { size.gathered } else { n }];
         let (mut grads, mut scratch) = (vec![0.0; n], Buffer::default());
         let y0 = a.shape().needs.output.then(|| View::new(&self.y, self.n, self.c_out));
-        let seen = Seen { x: View::new(&self.x, self.n, self.c_in), y0 };
+        let after = self.forward(a, cx);
+        let y = y0.filter(|_| matches!(self.place, Place::State(_))).map(|_| View::new(&after, self.n, self.c_out));
+        let seen = Seen { x: View::new(&self.x, self.n, self.c_in), y0, y };
         let at = self.at(cx);
         let (mut tx, mut tl) = (Tile::new(&mut dx, self.n, self.c_in), Tile::new(&mut dlse, self.n, self.heads.q));
         let dlse_wanted = a.shape().needs.lse && matches!(self.place, Place::Attention(_));
@@ -272,6 +274,10 @@ fn fresh_ones_change_nothing_and_trained_ones_do() {
         for slot in 0..new.shape().slots.len() {
             let met = Met::new(&*new, &base(), slot, 5);
             let shown = format!("{} {}", spec.kind, met.place);
+            // What runs beside the blocks is nothing to them: it changes them where it joins.
+            if matches!(met.place, Place::State(_)) {
+                continue;
+            }
             let same = met.forward(&*new, &cx).iter().zip(&met.y).all(|(a, b)| a == b);
             // A kind with rows before the text may have other places too.
             let rows = new.changes_something() && !matches!(met.place, Place::Stream(..));
@@ -323,6 +329,7 @@ pub const BENT: &[&str] = &[
     "invertible",
     "mam",
     "vblora",
+    "side",
 ];
 
 /// Differences of two widths, by which the error of a curved function falls with the fourth power; and how far they are
@@ -444,6 +451,7 @@ const CURVED: &[(&str, &str)] = &[
     ("p-tuning", "that of the prompt"),
     ("mam", "that of the prefix"),
     ("invertible", "the second coupling sees the change of the first"),
+    ("side", "the strength is a factor where the path joins, and none on its way"),
 ];
 
 #[test]

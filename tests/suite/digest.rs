@@ -57,6 +57,7 @@ pub const STARTS: &[(&str, u64)] = &[
     ("lora-fa", 0xc6c1e746dad34caf),
     ("adalora", 0x77d7b13edb302466),
     ("increlora", 0x3cf5a35331267e5b),
+    ("side", 0x3295b3c2dcb969ca),
 ];
 
 /// The words and the hash of the published stream.

@@ -50,6 +50,7 @@ const DOUBLES: &[(&str, Double)] = &[
     ("lora-fa", lora_fa),
     ("adalora", triplets),
     ("increlora", triplets),
+    ("side", side),
 ];
 
 pub fn double(kind: &str) -> Double {
@@ -827,6 +828,24 @@ fn triplets(spec: &Spec, base: &Base, _: &Model) -> Does {
                 let u = dot(a, x) * e * alpha / if root { r.sqrt() } else { r };
                 y.iter_mut().zip(b).for_each(|(y, b)| *y += u * b);
             }
+/// `z ← z + W·max(D·h + B·z + c, 0) + e`, and `h_L + U·z` at the end; the state is z and the rectified values.
+fn side(spec: &Spec, base: &Base, _: &Model) -> Does {
+    acting(spec, base, |own, seen| {
+        for (x, y) in seen.x.iter().zip(seen.y) {
+            if seen.place == Place::Join {
+                for (z, u) in x.iter().zip(own[0].chunks_exact(y.len())) {
+                    y.iter_mut().zip(u).for_each(|(y, u)| *y += z * u);
+                }
+                continue;
+            }
+            let b = own[2].len();
+            let row = |i: usize| own[0][i * x.len()..(i + 1) * x.len()].to_vec();
+            let along = |i: usize, z: &[f64]| (0..b).map(|j| z[j] * own[1][j * b + i]).sum::<f64>();
+            let g: Vec<f64> = (0..b).map(|i| (dot(&row(i), x) + along(i, y) + own[2][i]).max(0.0)).collect();
+            for o in 0..b {
+                y[o] += own[4][o] + (0..b).map(|i| g[i] * own[3][i * b + o]).sum::<f64>();
+            }
+            y[b..2 * b].copy_from_slice(&g);
         }
     })
 }

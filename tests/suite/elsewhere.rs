@@ -154,6 +154,7 @@ const KINDS: &[(&str, &[&str])] = &[
     ("lora-fa", &["PEFT", "GGUF", "MLX"]),
     ("adalora", &["PEFT", "GGUF", "MLX"]),
     ("increlora", &["PEFT", "GGUF", "MLX"]),
+    ("side", &[]),
 ];
 
 /// Whether the layers of a model that an adapter changes are as this form has them, and its positions: a text behind a prefix has

@@ -64,6 +64,7 @@ mod sessions;
 mod shared;
 mod sparse;
 mod small_modules;
+mod side;
 mod strangers;
 mod support;
 #[cfg(feature = "base")]

@@ -26,8 +26,9 @@ pub mod prefix_mlp;
 pub mod prompt;
 pub mod randlora;
 pub mod shifted;
-pub mod tinylora;
+pub mod side;
 pub mod sparse;
+pub mod tinylora;
 pub mod uni;
 pub mod unlock;
 pub mod vblora;
@@ -70,6 +71,7 @@ pub static KINDS: &[&Kind] = &[
     &lora_fa::KIND,
     &adalora::KIND,
     &increlora::KIND,
+    &side::KIND,
 ];
 
 /// How a file is filled of which only the size is known: the first row that fits. The order and the sizes are those that
