@@ -828,6 +828,10 @@ fn triplets(spec: &Spec, base: &Base, _: &Model) -> Does {
                 let u = dot(a, x) * e * alpha / if root { r.sqrt() } else { r };
                 y.iter_mut().zip(b).for_each(|(y, b)| *y += u * b);
             }
+        }
+    })
+}
+
 /// `z ← z + W·max(D·h + B·z + c, 0) + e`, and `h_L + U·z` at the end; the state is z and the rectified values.
 fn side(spec: &Spec, base: &Base, _: &Model) -> Does {
     acting(spec, base, |own, seen| {
