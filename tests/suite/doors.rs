@@ -241,7 +241,9 @@ impl Toy {
                 lse: law == Joined,
                 rescales: law.rescales(),
                 input: [Parallel, Joined, Gated, State].contains(&law),
-                rows: if law == Rows { LEAD } else { 0 },
+                rows: if law == Rows { LEAD
+                aside: false,
+            } else { 0 },
                 state: if law == State { WIDE } else { 0 },
                 positive: false,
             }
