@@ -241,9 +241,8 @@ impl Toy {
                 lse: law == Joined,
                 rescales: law.rescales(),
                 input: [Parallel, Joined, Gated, State].contains(&law),
-                rows: if law == Rows { LEAD
+                rows: if law == Rows { LEAD } else { 0 },
                 aside: false,
-            } else { 0 },
                 state: if law == State { WIDE } else { 0 },
                 positive: false,
             }
