@@ -6,11 +6,13 @@
 //! places.
 //!
 //! `place.rs` has the places, `base.rs` the description of a model, `shape.rs` that of an adapter, and `stack.rs` the
-//! attached adapters. Kinds build on one of two adapters, `lowrank.rs` or `direct.rs`;
-//! `settled.rs` has low-rank kinds whose layout follows from their settings, and `frame.rs` those that use the frozen rows. `file.rs` reads and writes
-//! mynah's container, and `probe.rs` what it may hold as a proof of effect; `changes.rs` has what other
-//! programs can have of an adapter, and `peft`, `mlx.rs` and `gguf_adapter.rs` read and write their formats; `folder.rs` tells folders apart;
-//! `merge/` makes one adapter of several.
+//! attached adapters. Kinds build on one of two adapters, `lowrank.rs` or `direct.rs`; `settled.rs` has low-rank kinds whose
+//! layout follows from their settings, `frame.rs` those that use the frozen rows, `triplet.rs` those with a factor for each
+//! rank, `small.rs` the layers of bottlenecks, and `net.rs` kinds that end as another one. `profile.rs` shares ranks out over
+//! the depth, and `budget.rs` chooses a kind and its size for a file. `file.rs` reads and writes mynah's container, and
+//! `probe.rs` what it may hold as a proof of effect; `changes.rs` has what other programs can have of an adapter, and `peft`,
+//! `mlx.rs` and `gguf_adapter.rs` read and write their formats; `folder.rs` tells folders apart; `merge/` makes one adapter of
+//! several.
 //!
 //! # Laws
 //! Tested for every row of [`KINDS`]: with strength 0 the model is the base to the bit; the backward pass agrees with

@@ -99,13 +99,37 @@ impl Plan {
         let seed = stored.head.integer("seed")?;
         let layers: Vec<usize> = stored.places.iter().filter_map(|(place, _)| place.layer()).collect();
         let layers = Some(layers).filter(|layers| !layers.is_empty());
-        let made = (self.makes.create)(&self.made(&values, layers, seed), stored.base)?;
-        if made.shape().places() != stored.places {
+        let spec = self.made(&values, layers, seed);
+        let made = (self.makes.shape)(&spec, stored.base)?;
+        if made.places() != stored.places {
             return Err(Error::mismatch("targets of the adapter", self.makes.about, "other places"));
         }
-        let mut net = Net::new(self, values, seed, made);
-        net.params = stored.params(&net.shape.parts, |part, out| net.start(part, out))?;
-        Ok(Box::new(net))
+        // The file has all parameters before there is room for what they make.
+        let own = shape(made.clone(), &values);
+        let params = stored.params(&own.parts, |part, out| self.start(&own, &made, seed, part, out))?;
+        let made = (self.makes.create)(&spec, stored.base)?;
+        Ok(Box::new(Net { params, ..Net::new(self, values, seed, made) }))
+    }
+}
+
+impl Plan {
+    /// What a part of a network holds before the first step. made: the description of what it makes.
+    fn start(&self, shape: &Shape, made: &Shape, seed: u64, part: usize, out: &mut [f32]) {
+        if shape.parts[part].start != Start::Given {
+            return out.fill(0.0);
+        }
+        let (of, b) = (|place: &str, role: &str| Stream::new(seed, place, role), shape.parts[0].cols);
+        let (stream, bound) = match part.checked_sub(SHARED) {
+            None if part == 0 => (of("rows", "network embedding"), 1.0),
+            None => (of("rows", "network in"), kaiming(b)),
+            Some(i) => {
+                let place = made.slots.iter().find(|slot| slot.parts.contains(&(i / 2))).map(|slot| slot.place);
+                let place = place.map(|place| place.to_string()).unwrap_or_default();
+                (of(&place, made.parts[i / 2].name), self.gain * kaiming(b))
+            }
+        };
+        stream.fill_uniform(0, out);
+        out.iter_mut().for_each(|v| *v *= bound);
     }
 }
 
@@ -225,23 +249,7 @@ impl Adapter for Net {
     }
 
     fn start(&self, part: usize, out: &mut [f32]) {
-        let [b, _] = self.sizes();
-        if self.shape.parts[part].start != Start::Given {
-            return out.fill(0.0);
-        }
-        let of = |place: &str, role: &str| Stream::new(self.seed, place, role);
-        let (stream, bound) = match part.checked_sub(SHARED) {
-            None if part == 0 => (of("rows", "network embedding"), 1.0),
-            None => (of("rows", "network in"), kaiming(b)),
-            Some(i) => {
-                let made = self.made.shape();
-                let place = made.slots.iter().find(|slot| slot.parts.contains(&(i / 2))).map(|slot| slot.place);
-                let place = place.map(|place| place.to_string()).unwrap_or_default();
-                (of(&place, made.parts[i / 2].name), self.plan.gain * kaiming(b))
-            }
-        };
-        stream.fill_uniform(0, out);
-        out.iter_mut().for_each(|v| *v *= bound);
+        self.plan.start(&self.shape, self.made.shape(), self.seed, part, out);
     }
 
     fn changes_something(&self) -> bool {

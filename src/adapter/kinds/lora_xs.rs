@@ -6,7 +6,7 @@
 //! ∂L/∂R = ∂L/∂(R·A)·Aᵀ
 //! ```
 //! The authors start R at random values of 10⁻⁵; from 0 a new adapter changes nothing. A and B are computed when the adapter
-//! is loaded ([`crate::adapter::frame`]). The strength multiplies `s`.
+//! is loaded (`adapter::frame`). The strength multiplies `s`.
 
 use crate::adapter::frame::{self, Frame};
 use crate::adapter::lowrank::{Factors, Layout, LowRank, Slot};

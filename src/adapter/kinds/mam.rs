@@ -1,5 +1,5 @@
-//! Mix-and-match (He et al., arXiv:2110.04366): a [`prefix`](super::prefix) at attention and a scaled
-//! [`parallel`](super::parallel) bottleneck beside the feed-forward layer, as one adapter.
+//! Mix-and-match (He et al., arXiv:2110.04366): a [`super::prefix`] at attention and a scaled
+//! [`super::parallel`] bottleneck beside the feed-forward layer, as one adapter.
 //!
 //! ```text
 //! o ← Σ over text and prefix of e^{s} v / Σ e^{s}        P [L, width of keys] for keys and for values, in every block

@@ -5,7 +5,7 @@
 //! P = tanh(E·Wᵀ + c)·U + u        E [L, b], W [b, b], U [b, width]
 //! ```
 //! The paper's network is an LSTM; this one is the feed-forward network that PEFT has as `MLP`, with tanh. The file of what
-//! was learnt is a [`prompt`](super::prompt) with the rows alone and the same logits; a checkpoint keeps the network. The
+//! was learnt is a [`super::prompt`] with the rows alone and the same logits; a checkpoint keeps the network. The
 //! strength multiplies the virtual tokens.
 
 use super::prompt;

@@ -1,4 +1,4 @@
-//! Prefix tuning through a small network, as in the paper (arXiv:2101.00190): a [`prefix`](super::prefix) whose keys and
+//! Prefix tuning through a small network, as in the paper (arXiv:2101.00190): a [`super::prefix`] whose keys and
 //! values a network makes while they are trained.
 //!
 //! ```text

@@ -9,7 +9,7 @@
 //! ```
 //! As a change for other programs it has twice the rank. The differences are the parameters, since what training adds is
 //! small beside the start: rounded to half floats, the sums would lose it. A₀ and B₀ are computed again when the adapter is
-//! loaded ([`crate::adapter::frame`]): a file with them would be twice as large. The strength multiplies `s`.
+//! loaded (`adapter::frame`): a file with them would be twice as large. The strength multiplies `s`.
 
 use super::lora;
 use crate::adapter::algebra::Dense;

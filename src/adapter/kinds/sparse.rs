@@ -9,7 +9,7 @@
 //! **Positions.** `values` of them are shared out among all layers (`spread`): by their numbers of weights, by the sums of
 //! their sides, as a low-rank change has its parameters, or evenly. A layer with fewer weights has them all. `mask` chooses
 //! those of a layer `[out, in]`, which are sorted:
-//! * `random`: the first ones of a [`Permutation`] of all, of the stream of the seed, the site's name and `sparse`. Few
+//! * `random`: the first ones of a permutation of all, of the stream of the seed, the site's name and `sparse`. Few
 //!   positions are among those of more. With few values this is APET's control (arXiv:2306.02320).
 //! * `strided`: of `k` positions in `n` weights position `p·n div k`.
 //! * `magnitude`: the weights with the largest magnitudes; of equal ones the first.
