@@ -15,7 +15,7 @@ const CHECK: usize = 8;
 
 /// Texts with a number. Frozen: rows are only added at the end.
 #[rustfmt::skip]
-pub static WORDS: [&str; 128] = [
+pub static WORDS: [&str; 141] = [
     "head", "params", "provenance", "probe", "adapter", "ranks", "alphas", "seeds", "start", "lora", "nola", "uni",
     "dora", "ia3", "bottleneck", "parallel", "prefix", "prompt", "llama-adapter", "unlock", "rank", "root", "uniform",
     "rademacher", "torch-uniform", "blake3-chacha8/1", "f32", "f16", "bf16", "q8", "q4", "levels", "ternary", "masks",
@@ -29,6 +29,8 @@ pub static WORDS: [&str; 128] = [
     "base.content", "base.fingerprint", "base.tokenizer", "alpha", "scaling", "seed", "generator", "canary", "bases.a",
     "bases.b", "basis", "vector", "share", "objective", "data", "steps", "loss.first", "loss.last", "rope",
     "base.name", "base.format", "all", "loha", "lokr", "oft", "fourierft", "lora-fa", "adalora", "increlora",
+    "vera", "lora-xs", "tinylora", "mos", "randlora", "vblora", "lora-shared",
+    "gated-bottleneck", "invertible", "prefix-mlp", "mam", "p-tuning", "side",
 ];
 
 /// The form of a value.
