@@ -1071,13 +1071,16 @@ fn masked(inner: Box<Change<'static>>, rate: f64, step: u64) -> Box<Change<'stat
 #[test]
 fn dropout_has_the_gradients_of_the_dropped_pass() {
     let examples = examples();
-    for sketch in sketches().into_iter().skip(1) {
+    for (s, sketch) in sketches().into_iter().skip(1).enumerate() {
         let model = sketch.model(2);
         let base = model.base([0; 32]);
         let (twin, rate) = (Twin::new(&model), 0.25);
         let w = twin.weights();
-        for kind in KINDS {
+        // Each kind on every fifth of them.
+        for (_, kind) in KINDS.iter().enumerate().filter(|(k, _)| (s + k) % 5 == 0) {
             let Some(spec) = spec_of(kind, &base) else { continue };
+            let ranked = kind.knobs.iter().any(|usual| usual.knob.name == "rank");
+            let spec = if ranked { spec.with("rank", 3) } else { spec };
             let fresh = || {
                 let mut a = adapter::create(&spec, &base).unwrap();
                 let mut rng = Rng(7);

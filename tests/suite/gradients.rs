@@ -242,13 +242,20 @@ fn settings() -> [(&'static str, Value); 6] {
     ]
 }
 
+/// Kinds that together stand at every place.
+const EVERYWHERE: [&str; 8] = ["lora", "dora", "ia3", "parallel", "invertible", "prefix", "prompt", "unlock"];
+
 #[test]
 fn every_kind_of_adapter() {
     let examples = examples();
-    for sketch in sketches() {
+    for (s, sketch) in sketches().into_iter().enumerate() {
         let model = sketch.model(2);
         let base = model.base([0; 32]);
-        for kind in adapter::KINDS {
+        for (k, kind) in adapter::KINDS.iter().enumerate() {
+            // Some stand at all places there are; each of the others is on every third of the models.
+            if !EVERYWHERE.contains(&kind.name) && (s + k) % 3 != 0 {
+                continue;
+            }
             let has = |name: &str| kind.knobs.iter().any(|u| u.knob.name == name);
             let small = [
                 ("rank", 3.into()),

@@ -233,7 +233,7 @@ fn kinds_learn_together_two_by_two() {
             // Losses are sums in single precision, and the kinds are curved, or have bends.
             let apart = (want - got).abs() / (want.abs().max(got.abs()) + 0.02);
             let bent = names.iter().any(|name| BENT.contains(name));
-            assert!(apart < if bent { 2e-1 } else { 2e-2 }, "{names:?}, number {which}: {got} for {want}");
+            assert!(apart < if bent { 2e-1 } else { 5e-2 }, "{names:?}, number {which}: {got} for {want}");
             (tried, worst) = (tried + 1, worst.max(apart));
         }
     }
