@@ -41,7 +41,13 @@ fn every_kind_saves_loads_resumes_and_is_inspected() {
         let read = |name: &str| std::fs::read(dir.join(name)).unwrap();
         assert!(read(&whole) == read(&parts), "{kind}: a resumed run ends in the same bytes");
         let told: Value = serde_json::from_str(&good(dir, &["inspect", &whole, "--json"])).unwrap();
-        assert!(told.to_string().contains(kind), "{told}");
+        // A network is gone when it has made its rows.
+        let left = match kind {
+            "prefix-mlp" => "prefix",
+            "p-tuning" => "prompt",
+            kind => kind,
+        };
+        assert_eq!(told["kind"], left, "{told}");
         let said = good(dir, &["run", "-m", "model.gguf", "-a", &whole, "-p", "The lamp", "-n", "4", "--temp", "0"]);
         assert!(!said.is_empty());
         // With strength 0 it is not there.
@@ -108,7 +114,7 @@ fn every_kind_learns_half_of_what_lora_does() {
     let losses = |kind: &str| {
         let out = format!("{kind}.mynah");
         let args = ["train", "-m", "model.gguf", "-d", "notes.jsonl", "--method", kind, "-o", &out, "--json"];
-        let more = ["--batch", "8", "--epochs", "6", "--eval-fraction", "0.1", "--eval-every", "100"];
+        let more = ["--batch", "8", "--epochs", "6", "--eval-fraction", "0.1", "--eval-every", "100", "--threads", "1"];
         let told: Value =
             serde_json::from_str(good(dir, &[&args[..], &more].concat()).lines().last().unwrap()).unwrap();
         ["eval_before", "eval_after"].map(|key| told[key].as_f64().unwrap())

@@ -259,6 +259,9 @@ fn files_have_the_size_that_was_asked_for() {
             let mut noise = || (0..4).map(|_| random.next_f32() - 0.5).sum::<f32>();
             a.params_mut().iter_mut().for_each(|p| *p += noise());
             let origin = Provenance { objective: "next token".into(), steps: 80, ..Provenance::default() };
+            a.prepare(&mynah.model().compute, mynah.model()).unwrap();
+            let left = a.outcome().map(|left| adapter::to_bytes_as(left, base, &origin, "f32").unwrap());
+            let mut a = left.map_or(a, |left| mynah.adapter(left).unwrap());
             let file = adapter::file::packed(&mut *a, base, &origin, &codec).unwrap();
             assert!(file.len() <= bytes, "{name} of {bytes}: {} bytes, {codec:?}", file.len());
             // Some are as large as they can be.

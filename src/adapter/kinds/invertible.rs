@@ -11,9 +11,9 @@
 
 use crate::adapter::direct::{self, Direct, Own, Plan, Rule};
 use crate::adapter::small::{ACTIVATION, FACTOR, Layer, RELU, SIZE, changes_something, factor, parts, start, width};
-use crate::adapter::{At, Into, Kind, Needs, Place, Seen, Shape};
+use crate::adapter::{At, Frozen, Into, Kind, Needs, Place, Seen, Shape};
 use crate::error::Error;
-use crate::kernel::{Buffer, Tile, View};
+use crate::kernel::{Buffer, Compute, Tile, View};
 use crate::knob::Setting;
 use core::ops::Range;
 use std::prelude::v1::*;
@@ -59,6 +59,8 @@ static PLAN: Plan = Plan {
         let mut shape = Shape::build(places, |_| needs, two);
         // The rows between the couplings, the gradient of a half, and the small layer.
         shape.size.row = c + c.div_ceil(2) + 2 * b;
+        // Each place has sums of its own, whose order does not depend on which rows are together.
+        shape.size.gathered = PLACES.len() * shape.size.params;
         Ok(shape)
     },
 };
@@ -102,7 +104,8 @@ impl Rule for Couplings {
         y.chunks_exact_mut(c).enumerate().for_each(|(i, y)| y.copy_from_slice(y0.row(i)));
         couple(own, at, s, &couplings[0], &mut Tile::new(y, n, c), half, &mut room[..n * b]);
         let y = View::new(y, n, c);
-        let mut acc = into.acc;
+        let each = own.params.len();
+        let mut acc = into.acc.map(|acc| &mut acc[at.slot * each..][..each]);
         // What a coupling reads it leaves as it is: the second one's rows are still there, and so are the first one's.
         for (layer, from, to) in couplings.into_iter().rev() {
             let left = &mut half[..n * to.len()];
@@ -114,6 +117,11 @@ impl Rule for Couplings {
             let mut dz = whole.part(0..n, from);
             layer.backward(own, at.cx, s, z, left, Some(&mut dz), acc.as_deref_mut(), room);
         }
+    }
+
+    fn reduce(&self, _own: &Own, _cx: &Compute, _frozen: &dyn Frozen, acc: &[f32], grads: &mut [f32]) {
+        let (first, second) = acc.split_at(grads.len());
+        grads.iter_mut().zip(first).zip(second).for_each(|((g, a), b)| *g = a + b);
     }
 
     fn start(&self, own: &Own, part: usize, out: &mut [f32]) {

@@ -17,7 +17,7 @@ use crate::knob::Setting;
 pub static KIND: Kind = Kind {
     name: "p-tuning",
     about: "virtual tokens that a small network makes while they are trained",
-    rate: 1e-3,
+    rate: 5e-3,
     knobs: &[Setting::whole(&prompt::LENGTH, 16), Setting::whole(&HIDDEN, 64)],
     targets: &[],
     shape: |spec, base| PLAN.shape(spec, base),

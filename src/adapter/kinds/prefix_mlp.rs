@@ -16,7 +16,7 @@ use crate::knob::Setting;
 pub static KIND: Kind = Kind {
     name: "prefix-mlp",
     about: "a prefix that a small network makes while it is trained",
-    rate: 1e-3,
+    rate: 3e-3,
     knobs: &[Setting::whole(&prefix::LENGTH, 16), Setting::whole(&prefix::OFFSET, 0), Setting::whole(&HIDDEN, 64)],
     targets: &[],
     shape: |spec, base| PLAN.shape(spec, base),

@@ -27,7 +27,7 @@ use std::prelude::v1::*;
 pub static KIND: Kind = Kind {
     name: "side",
     about: "a small network beside the frozen blocks, trained without a backward pass through them",
-    rate: 1e-3,
+    rate: 3e-3,
     knobs: &[Setting::whole(&SIZE, 16)],
     targets: &[],
     shape: |spec, base| direct::shape(spec, base, &PLAN),

@@ -35,7 +35,7 @@ static KNOBS: [Setting; 3] = [Setting::whole(&RANK, 2), Setting::whole(&COUNT, 1
 pub static KIND: Kind = Kind {
     name: "tinylora",
     about: "a handful of numbers for each layer, or for several; among the smallest files",
-    rate: 5e-3,
+    rate: 2e-2,
     knobs: &KNOBS,
     targets: &Role::LINEAR,
     shape: settled::shape::<Handful>,

@@ -22,7 +22,7 @@ use std::prelude::v1::*;
 pub static KIND: Kind = Kind {
     name: "vera",
     about: "one random pair for all layers, and two trained vectors for each",
-    rate: 5e-3,
+    rate: 2e-2,
     knobs: &KNOBS,
     targets: &Role::LINEAR,
     shape: settled::shape::<Slices>,
