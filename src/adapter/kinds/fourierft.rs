@@ -15,7 +15,7 @@
 use crate::adapter::direct::{self, Direct, Own, Plan, Rule};
 use crate::adapter::lowrank::{add_products, products};
 use crate::adapter::small::FACTOR;
-use crate::adapter::{Adapter, At, Base, Frozen, Into, Kind, Needs, NewPart, Place, Seen, Shape, Spec, Start};
+use crate::adapter::{At, Frozen, Into, Kind, Needs, NewPart, Place, Seen, Shape, Start};
 use crate::error::{Error, Result};
 use crate::kernel::{Buffer, Compute, Tile, View};
 use crate::knob::{Domain, Knob, Setting};
@@ -91,10 +91,10 @@ pub fn positions(seed: u64, [n_in, n_out]: [usize; 2], k: usize) -> Vec<Position
 /// Those of [`Kind::create`].
 #[cfg(feature = "internals")]
 pub fn with_positions(
-    spec: &Spec,
-    base: &Base,
+    spec: &crate::adapter::Spec,
+    base: &crate::adapter::Base,
     positions: fn([usize; 2]) -> Vec<Position>,
-) -> Result<Box<dyn Adapter>> {
+) -> Result<Box<dyn crate::adapter::Adapter>> {
     Direct::create(spec, base, &PLAN, Spectrum { positions: Some(positions), ..Spectrum::default() })
 }
 
