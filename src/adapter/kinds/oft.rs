@@ -211,10 +211,18 @@ impl Rule for Turned {
                     let start = (part * ROWS + k) * b;
                     let cols = start..width.min(start + b);
                     let w = cols.len();
-                    let one = scratch.floats(w * w);
-                    one.fill(0.0);
-                    (at.cx.kernels.outer)(y0.cols(cols.clone()), after.cols(cols), &mut Tile::new(one, w, w));
-                    sums.row(k).iter_mut().zip(one).for_each(|(sum, one)| *sum += at.strength * *one);
+                    let sum = &mut sums.row(k)[..w * w];
+                    // Row after row onto what is there: which rows are together changes no bit.
+                    for first in (0..n).step_by(ROWS) {
+                        let rows = first..n.min(first + ROWS);
+                        let before = scratch.floats(rows.len() * w);
+                        for (i, before) in rows.clone().zip(before.chunks_exact_mut(w)) {
+                            let own = &y0.row(i)[cols.clone()];
+                            before.iter_mut().zip(own).for_each(|(before, y)| *before = at.strength * y);
+                        }
+                        let (before, after) = (View::new(before, rows.len(), w), after.rows(rows).cols(cols.clone()));
+                        (at.cx.kernels.outer)(before, after, &mut Tile::new(sum, w, w));
+                    }
                 }
             });
         }
