@@ -3,7 +3,8 @@
 //! [`Trainer::step`] does one optimiser step and returns; the caller owns the loop, the clock and the files. `batch.rs`
 //! concatenates examples; `backprop.rs` computes gradients and `zeroth.rs` estimates them; `objective` has the losses,
 //! `optim` the optimizers, `schedule.rs` the learning-rate schedules. `checkpoint.rs` saves and resumes runs,
-//! `folder.rs` manages checkpoint files. In `groups.rs` several adapters of one stack take turns, each with its own data. `feedback.rs` trains on a user's feedback, `journal.rs` stores that. Training
+//! `folder.rs` manages checkpoint files. In `groups.rs` several adapters of one stack take turns, each with its own data.
+//! `feedback.rs` trains on a user's feedback, `journal.rs` stores that. Training
 //! runs at f32 precision, with exact gradients, or at int8 precision ([`Config::precision`]), with rounded ones.
 //!
 //! A step on answers that a user liked and disliked:
@@ -520,21 +521,19 @@ impl Trainer {
     fn move_adapter(&mut self, lr: f32) -> Result<()> {
         let Some(adapter) = self.trained.adapter_mut() else { unreachable!("an adapter is trained") };
         let step = Step { number: self.step + 1, last: self.config.steps };
-        let through = self.config.codec.is_some();
-        if through {
+        if self.config.codec.is_some() {
             adapter.params_mut().copy_from_slice(&self.unrounded);
         }
         self.optimizer.step(adapter.params_mut(), &self.grads, lr);
         if let Some(origins) = adapter.exchange(step, &self.grads, &self.acc) {
             self.optimizer.exchange(&origins);
         }
-        if through {
-            self.unrounded.copy_from_slice(adapter.params());
-        }
+        let grown = adapter.grow(step.number, &self.grads);
         if let Some(codec) = self.config.codec.clone() {
+            // Of what is trained through a codec the number of values stays: `Config::check_adapter`.
+            self.unrounded.copy_from_slice(adapter.params());
             return self.round(&codec, step.number);
         }
-        let grown = adapter.grow(step.number, &self.grads);
         adapter.prepare(&self.model.compute, &self.model)?;
         if grown {
             let shape = adapter.shape().clone();

@@ -2,7 +2,7 @@
 
 use crate::tiny;
 use mynah::adapter::profile::PROFILES;
-use mynah::adapter::{self, Adapter, Base, Spec};
+use mynah::adapter::{self, Adapter, Base, Spec, compress};
 use mynah::bytes::Limits;
 use mynah::container::head::Head;
 use mynah::kernel::Compute;
@@ -185,6 +185,22 @@ fn directions_are_pruned_to_the_budget() {
     let of = |part: &adapter::Part| a.params()[part.range.clone()].iter().filter(|e| **e != 0.0).count();
     let each: Vec<usize> = a.shape().parts.iter().filter(|part| part.name == "e").map(of).collect();
     assert!(each.iter().any(|kept| *kept != 2), "{each:?}");
+}
+
+/// Values that are trained through a codec are pruned too.
+#[test]
+fn directions_are_pruned_through_a_codec() {
+    let mut run = Run::new(&pruned(), "adamw", 12);
+    let model = tiny::model("llama", 7, true, 2);
+    let config = Config { codec: Some(compress::Spec::new("q8")), ..config("adamw", 12) };
+    run.trainer = Trainer::adapter(&model, adapter::create(&pruned(), &run.base).unwrap(), config).unwrap();
+    let n = run.ranks().len();
+    (0..12).for_each(|_| _ = run.step());
+    assert!(run.kept() <= 2 * n, "{} of {n} layers", run.kept());
+    // What grows is refused.
+    let config = Config { codec: Some(compress::Spec::new("q8")), ..Config::default() };
+    let e = Trainer::adapter(&model, adapter::create(&growing(), &run.base).unwrap(), config).err().unwrap();
+    assert!(e.to_string().contains("increlora"), "{e}");
 }
 
 #[test]
