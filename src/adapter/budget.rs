@@ -239,11 +239,12 @@ fn overhead(adapter: &dyn Adapter, base: &Base) -> Result<usize> {
     Ok(file.len() - values.len() + SLACK)
 }
 
-/// Bytes of the values of this shape, at most.
+/// Bytes of the values of this shape, at most; of one that grows, of its largest.
 fn most(codec: &compress::Spec, shape: &Shape) -> Result<usize> {
     let (kind, values) = codec.row()?;
     let parts: Vec<Whole> =
         shape.parts.iter().map(|p| Whole { name: p.name, cols: p.cols, len: p.range.len() }).collect();
     let params = Params { parts: &parts, start: &|_, _| {} };
-    Ok((kind.most)(&params, &values))
+    let (now, len) = ((kind.most)(&params, &values), parts.iter().map(|p| p.len).sum::<usize>().max(1));
+    Ok(now + (shape.size.params.saturating_sub(len) as u128 * now as u128).div_ceil(len as u128) as usize)
 }

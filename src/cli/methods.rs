@@ -25,7 +25,7 @@ fn row(kind: &'static Kind, mynah: &Mynah, options: &Options) -> mynah::Result<R
     let setup = mynah.lesson(spec).settings(|s| (s.context, s.batch) = (options.ctx, options.batch.unwrap_or(s.batch)));
     let memory = setup.plan(held())?.map_or_else(|refusal| refusal.least.total(), |plan| plan.total());
     let bakes = adapter.shape().slots.iter().all(|slot| adapter.bakes(slot.place));
-    Ok(Row { kind, parameters: adapter.params().len(), file, memory, bakes })
+    Ok(Row { kind, parameters: adapter.shape().size.params, file, memory, bakes })
 }
 
 pub fn methods(options: &Options, as_json: bool) -> anyhow::Result<Outcome> {

@@ -281,6 +281,12 @@ fn files_have_the_size_that_was_asked_for() {
         }
     }
     assert!(tried > 25, "{tried}");
+    // Of what grows the largest file is told.
+    let f16 = compress::Spec::new("f16");
+    let growing = Spec::new("increlora");
+    let largest = (Kind::by_name("increlora").unwrap().shape)(&growing, base).unwrap().size.params;
+    let told = adapter::budget::bytes(&growing, &f16, base).unwrap();
+    assert!(told >= 2 * largest && told < 2 * largest + 2048, "{told} bytes for {largest} numbers");
     // Whatever the size, levels go with what starts at zero.
     let levels = Some(compress::Spec::new("levels"));
     assert_eq!(adapter::budget::fit(&Spec::new(Spec::AUTO), levels, base, 300_000, &|_| true).unwrap().0.kind, "nola");
