@@ -1,6 +1,7 @@
 //! Adapters that are ready to be attached, and the stack of attached ones with an index by place.
 
 use super::{Adapter, Frozen, Needs, Place};
+use crate::bytes::room;
 use crate::error::{Error, Result};
 use crate::kernel::Compute;
 use core::ops::Deref;
@@ -14,8 +15,10 @@ impl Ready {
     /// Prepares it.
     ///
     /// # Errors
-    /// Those of [`Adapter::prepare`].
+    /// `Memory` if there is no room for what is derived, which a small file can make large; those of [`Adapter::prepare`].
     pub fn new(mut adapter: Box<dyn Adapter>, cx: &Compute, frozen: &dyn Frozen) -> Result<Arc<Ready>> {
+        let derived = adapter.shape().size.derived;
+        room("what is derived from an adapter", derived.saturating_mul(size_of::<f32>()))?;
         adapter.prepare(cx, frozen)?;
         Ok(Arc::new(Ready(adapter)))
     }

@@ -829,6 +829,17 @@ fn rows_of_several_stand_one_behind_the_other() {
     assert!(e.contains("state"), "{e}");
 }
 
+/// A small file may say much of what is to be derived from it.
+#[test]
+fn what_there_is_no_room_for_is_not_derived() {
+    let model = sketches().pop().unwrap().model(1);
+    let base = model.base([0; 32]);
+    let mut toy = Toy::new(&base, 1, &[(Place::Final, Parallel)]);
+    toy.shape.size.derived = 1 << 60;
+    let e = model.ready(Box::new(toy)).err().unwrap();
+    assert!(matches!(e, Error::Memory { .. }) && e.to_string().contains("derived from an adapter"), "{e}");
+}
+
 /// A product that is a part of another has no input of its own.
 #[test]
 fn parts_of_a_product_have_no_input_alone() {
